@@ -1,0 +1,292 @@
+"""The search space: parameters, constraints with reasons, a default config, and the sources a config turns into.
+
+A space is made by a :class:`SpaceFamily` for one definition and one target, so that sizes and limits are
+plain values by the time anybody asks whether a config is valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pprint
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Scalar = bool | int | float | str
+Config = dict[str, Scalar]
+"""One point of a space: a value for every parameter."""
+
+CONFIG_FILE = "config.py"
+"""The only file in which two variants of a family differ."""
+
+
+class SpaceError(ValueError):
+    """A space, a parameter or a config is not usable; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tunable parameter.
+
+    Args:
+        name: A Python identifier, the key in every config.
+        values: All allowed values. For an ordinal parameter their order is meaningful (neighbours are similar).
+        kind: ``ordinal`` for sizes and counts, ``categorical`` where order means nothing.
+        doc: One line for people.
+    """
+
+    name: str
+    values: tuple[Scalar, ...]
+    kind: Literal["ordinal", "categorical"] = "ordinal"
+    doc: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise SpaceError(f"parameter name {self.name!r} is not an identifier")
+        if not self.values:
+            raise SpaceError(f"parameter {self.name!r} has no values")
+        keys = [(type(v).__name__, v) for v in self.values]
+        if len(set(keys)) != len(keys):
+            raise SpaceError(f"parameter {self.name!r} lists a value twice: {list(self.values)}")
+        if self.kind not in ("ordinal", "categorical"):
+            raise SpaceError(f"parameter {self.name!r} has kind {self.kind!r}; allowed are ordinal, categorical")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A rule that every valid config obeys.
+
+    Args:
+        parameters: The names that ``holds`` reads; it is asked as soon as they all have a value.
+        reason: Why a config that breaks it cannot work, or is a twin of another one. Shown to users.
+        holds: True for a config that obeys. Gets a mapping with at least ``parameters``.
+    """
+
+    parameters: tuple[str, ...]
+    reason: str
+    holds: Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A space for one definition on one target.
+
+    Args:
+        name: The family's name, as in ``--space``.
+        target: ``cpu``, ``sm_90a`` or ``sm_100a``.
+        parameters: In the order in which configs are shown.
+        constraints: Rules between them.
+        default: A valid config; measured in every sweep.
+        sources: Path -> text of the Solution's files without ``config.py``.
+        sizes: The definition's constants that the kernels need; they go into ``config.py``.
+        size_axis: The axis that a dispatching Solution compares with the bounds of its table, None if it has none.
+        entry_point: flashinfer-bench's ``file::function``.
+        language: flashinfer-bench's language of the Solution.
+        dependencies: Packages that the exported Solution needs.
+        destination_passing: Whether the entry point takes its outputs as last arguments.
+        config_file: The file that holds the config, in the Solution.
+    """
+
+    name: str
+    target: str
+    parameters: tuple[Parameter, ...]
+    constraints: tuple[Constraint, ...]
+    default: Config
+    sources: Mapping[str, str] = field(repr=False)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    size_axis: str | None = None
+    entry_point: str = "main.py::run"
+    language: str = "python"
+    dependencies: tuple[str, ...] = ()
+    destination_passing: bool = True
+
+    def __post_init__(self) -> None:
+        names = [p.name for p in self.parameters]
+        if len(set(names)) != len(names):
+            raise SpaceError(f"space {self.name!r}: a parameter is declared twice: {names}")
+        for constraint in self.constraints:
+            unknown = sorted(set(constraint.parameters) - set(names))
+            if unknown:
+                raise SpaceError(
+                    f"space {self.name!r}: constraint {constraint.reason!r} names unknown {unknown}; known are {names}"
+                )
+        if CONFIG_FILE in self.sources:
+            raise SpaceError(f"space {self.name!r}: {CONFIG_FILE} is generated and cannot be among the sources")
+        why = self.violation(self.check(self.default))
+        if why is not None:
+            raise SpaceError(f"space {self.name!r}: the default config is not valid: {why}")
+
+    @cached_property
+    def by_name(self) -> dict[str, Parameter]:
+        """Parameter of each name."""
+        return {p.name: p for p in self.parameters}
+
+    def check(self, config: Mapping[str, Any]) -> Config:
+        """The config in canonical order, with each value taken from the declared ones.
+
+        Raises:
+            SpaceError: A parameter is unknown or missing, or a value is not among the allowed ones.
+        """
+        unknown = sorted(set(config) - set(self.by_name))
+        if unknown:
+            raise SpaceError(f"unknown parameter {unknown[0]!r} in space {self.name!r}; known are {list(self.by_name)}")
+        out: Config = {}
+        for p in self.parameters:
+            if p.name not in config:
+                raise SpaceError(f"parameter {p.name!r} of space {self.name!r} has no value; allowed are {list(p.values)}")
+            value = config[p.name]
+            for allowed in p.values:
+                if allowed == value and isinstance(allowed, bool) == isinstance(value, bool):
+                    out[p.name] = allowed
+                    break
+            else:
+                raise SpaceError(f"parameter {p.name!r} cannot be {value!r}; allowed are {list(p.values)}")
+        return out
+
+    def violation(self, config: Mapping[str, Any]) -> str | None:
+        """The reason of the first constraint that the complete config breaks, None if it is valid."""
+        for constraint in self.constraints:
+            if not constraint.holds(config):
+                return constraint.reason
+        return None
+
+    def is_valid(self, config: Mapping[str, Any]) -> bool:
+        """True if no constraint is broken."""
+        return self.violation(config) is None
+
+    @cached_property
+    def _checks(self) -> list[list[Constraint]]:
+        """For each parameter position, the constraints whose last parameter it is."""
+        position = {p.name: i for i, p in enumerate(self.parameters)}
+        checks: list[list[Constraint]] = [[] for _ in self.parameters]
+        for constraint in self.constraints:
+            checks[max((position[n] for n in constraint.parameters), default=0)].append(constraint)
+        return checks
+
+    def enumerate(self, limit: int | None = None) -> Iterator[Config]:
+        """Valid configs in lexicographic order of the value lists, at most ``limit``.
+
+        Depth first; a branch is cut by the first constraint that its values break.
+        """
+        found = 0
+        for config in self._walk(0, {}, None):
+            yield config
+            found += 1
+            if limit is not None and found >= limit:
+                return
+
+    def _walk(self, depth: int, partial: Config, rng: random.Random | None) -> Iterator[Config]:
+        if depth == len(self.parameters):
+            yield dict(partial)
+            return
+        parameter = self.parameters[depth]
+        values: Sequence[Scalar] = parameter.values
+        if rng is not None:
+            values = rng.sample(values, len(values))
+        for value in values:
+            partial[parameter.name] = value
+            if all(c.holds(partial) for c in self._checks[depth]):
+                yield from self._walk(depth + 1, partial, rng)
+        del partial[parameter.name]
+
+    def sample(self, rng: random.Random, tries: int = 200) -> Config:
+        """A random valid config: uniform by rejection, or, where valid ones are rare, by a random descent.
+
+        Raises:
+            SpaceError: No config is valid.
+        """
+        for _ in range(tries):
+            config = {p.name: rng.choice(p.values) for p in self.parameters}
+            if self.is_valid(config):
+                return config
+        for config in self._walk(0, {}, rng):
+            return config
+        raise SpaceError(f"space {self.name!r}: no config satisfies all {len(self.constraints)} constraints")
+
+    def config_hash(self, config: Mapping[str, Any]) -> str:
+        """Canonical hash of a config: 16 hex digits, independent of key order."""
+        text = json.dumps({n: config[n] for n in sorted(self.by_name)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything besides the config that a variant's behaviour depends on: sources, sizes, entry point."""
+        digest = hashlib.sha256()
+        head = [self.name, self.target, self.entry_point, self.language, dict(self.sizes), self.destination_passing]
+        digest.update(json.dumps(head, sort_keys=True, default=str).encode())
+        for path in sorted(self.sources):
+            digest.update(f"\0{path}\0{self.sources[path]}".encode())
+        return digest.hexdigest()[:16]
+
+    def render(self, table: Sequence[tuple[int | None, Mapping[str, Any]]]) -> dict[str, str]:
+        """The complete sources of a Solution.
+
+        Args:
+            table: Rows ``(upper bound of size_axis, config)`` in rising order; the last bound is None. A single
+                variant is a table of one row.
+
+        Returns:
+            Path -> text, with ``config.py`` that defines ``SIZES``, ``TARGET``, ``TABLE`` and ``select(size)``.
+        """
+        bounds = [bound for bound, _ in table]
+        if not table or bounds[-1] is not None or any(b is None for b in bounds[:-1]):
+            raise SpaceError(f"a dispatch table ends with the bound None and has no other; got {bounds}")
+        if len(table) > 1 and self.size_axis is None:
+            raise SpaceError(f"space {self.name!r} has no size axis, so its Solution cannot dispatch")
+        rows = [(bound, self.check(config)) for bound, config in table]
+        return {**self.sources, CONFIG_FILE: _CONFIG_TEMPLATE.format(
+            space=self.name,
+            sizes=pprint.pformat(dict(self.sizes), width=100, sort_dicts=False),
+            target=self.target,
+            table=pprint.pformat(rows, width=100, sort_dicts=False),
+        )}
+
+    def variant_sources(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """The Solution's sources for one config."""
+        return self.render([(None, config)])
+
+
+_CONFIG_TEMPLATE = '''\
+"""The choices this Solution was built with (space {space}). Generated."""
+
+SIZES = {sizes}
+TARGET = {target!r}
+
+# (largest size of the dispatch axis, config); the last row has no bound.
+TABLE = {table}
+
+
+def select(size=0):
+    """The config for a problem of this size."""
+    for bound, config in TABLE:
+        if bound is None or size <= bound:
+            return config
+    raise AssertionError("the last row of TABLE has no bound")
+'''
+
+
+class SpaceFamily(ABC):
+    """Makes the search space of a kernel family for a definition and a target.
+
+    A definition is the parsed JSON document of flashinfer-bench's schema (keys ``name``, ``op_type``, ``axes``,
+    ``inputs``, ``outputs``, ``reference``); families read sizes from it and never hard-code them.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+
+    @abstractmethod
+    def why_not(self, definition: Mapping[str, Any]) -> str | None:
+        """Why this family cannot solve the definition, None if it can."""
+
+    @abstractmethod
+    def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
+        """The space for a definition that :meth:`why_not` accepts.
+
+        Raises:
+            SpaceError: The target is not one of ``targets``, or the definition is not solved.
+        """
