@@ -1,0 +1,63 @@
+"""Regimes: the size ranges into which a definition's workloads fall. Each is searched on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tuner.errors import UsageError
+
+DEFAULT_BOUNDS = (16, 256, 2048)
+"""Decode of one to a few sequences, batched decode, short prefill, long prefill."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A size range and its workloads.
+
+    Args:
+        name: ``lo-hi``, ``lo+`` or ``all``.
+        bound: Largest size that belongs to it, None for the last one.
+        workloads: Workload uuids, the representative one first, then from the middle outwards.
+    """
+
+    name: str
+    bound: int | None
+    workloads: tuple[str, ...]
+
+
+def split(sizes: Mapping[str, int | None], bounds: Sequence[int] = DEFAULT_BOUNDS) -> list[Regime]:
+    """The regimes that have workloads, by rising size.
+
+    Args:
+        sizes: Workload uuid -> value of the size axis, None for a definition without one.
+        bounds: Largest size of each regime but the last, rising.
+
+    Raises:
+        UsageError: The bounds do not rise, or there is no workload.
+    """
+    if not sizes:
+        raise UsageError("no workload to tune for; the dataset has none for this definition and filter")
+    if list(bounds) != sorted(set(bounds)) or any(b < 1 for b in bounds):
+        raise UsageError(f"regimes must be rising positive sizes such as 16,256,2048; got {','.join(map(str, bounds))}")
+    if any(size is None for size in sizes.values()):
+        return [Regime("all", None, tuple(sizes))]
+    regimes = []
+    edges: list[int | None] = [*bounds, None]
+    low = 0
+    for bound in edges:
+        members = {u: s for u, s in sizes.items() if s is not None and s >= low and (bound is None or s <= bound)}
+        if members:
+            name = f"{low}+" if bound is None else f"{low}-{bound}"
+            regimes.append(Regime(name, bound, _representative_first(members)))
+        low = (bound or 0) + 1
+    last = regimes[-1]
+    regimes[-1] = Regime(last.name, None, last.workloads)
+    return regimes
+
+
+def _representative_first(sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Uuids ordered by distance of their rank from the middle: the first ones speak for the whole range."""
+    ranked = sorted(sizes, key=lambda uuid: (sizes[uuid], uuid))
+    middle = (len(ranked) - 1) / 2
+    return tuple(ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (abs(i - middle), i)))
