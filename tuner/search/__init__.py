@@ -1,0 +1,9 @@
+"""Which config to try next: an ask-and-tell search over one space, guided by Optuna.
+
+Importing this package loads neither Optuna nor scikit-learn; the first :class:`Search` does.
+"""
+
+from tuner.search.advice import StopAdvice
+from tuner.search.search import Proposal, Search, samplers
+
+__all__ = ["Proposal", "Search", "StopAdvice", "samplers"]

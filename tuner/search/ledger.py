@@ -1,0 +1,151 @@
+"""The valid configs a search knows of, and what became of each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.space import Config, Constraint, SearchSpace
+from tuner.search.encoding import Encoding, Point
+
+ENUMERATE_LIMIT = 60_000
+"""Spaces with more valid configs are sampled instead of listed."""
+CHECK_LIMIT = 3_000_000
+"""Constraint checks after which listing is given up (a few seconds of CPU)."""
+SAMPLE_START = 3_000
+"""Configs that are drawn at the start where the space is not listed."""
+
+
+@dataclass
+class Ledger:
+    """Known valid configs as rows of ``points``, and the state of every row.
+
+    A row never moves, so strategies refer to configs by row number. Where the space is small enough (``complete``)
+    the rows are all valid configs; otherwise they are a sample that grows with :meth:`add`.
+
+    Args:
+        encoding: Of the space.
+        points: Positions of values, shape [rows, parameters].
+        complete: Whether no other valid config exists.
+        taken: Rows that were proposed or observed; these are never proposed again. Shape [rows].
+        values: Objective per finished row in the order told; None is a failure.
+        pending: Rows in flight.
+    """
+
+    encoding: Encoding
+    points: NDArray[np.int16]
+    complete: bool
+    taken: NDArray[np.bool_]
+    rows: dict[Point, int]
+    values: dict[int, float | None] = field(default_factory=dict)
+    pending: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
+        """The ledger of a space: all valid configs if they can be listed, else a sample of them."""
+        encoding = Encoding(space)
+        listed = _listed(space, encoding)
+        complete = listed is not None
+        found = listed if listed is not None else [encoding.point(space.sample(rng)) for _ in range(SAMPLE_START)]
+        rows = {point: row for row, point in enumerate(dict.fromkeys(found))}
+        points = np.array(list(rows), dtype=np.int16).reshape(len(rows), len(encoding.names))
+        return cls(encoding, points, complete, np.zeros(len(rows), dtype=np.bool_), rows)
+
+    def add(self, points: Iterable[Point]) -> list[int]:
+        """Rows of valid points; unknown ones are appended."""
+        wanted = list(points)
+        new = [p for p in dict.fromkeys(wanted) if p not in self.rows]
+        if new:
+            start = len(self.points)
+            self.rows.update({p: start + i for i, p in enumerate(new)})
+            self.points = np.concatenate([self.points, np.array(new, dtype=np.int16)])
+            self.taken = np.concatenate([self.taken, np.zeros(len(new), dtype=np.bool_)])
+        return [self.rows[p] for p in wanted]
+
+    def free(self) -> NDArray[np.intp]:
+        """Rows that were not taken yet."""
+        return np.flatnonzero(~self.taken)
+
+    def valid(self, point: Point) -> bool:
+        """Whether a point obeys the constraints."""
+        if point in self.rows:
+            return True
+        return not self.complete and self.encoding.space.is_valid(self.encoding.config(point))
+
+    def neighbours(self, point: Point) -> list[Point]:
+        """Valid points that differ in one parameter."""
+        out = []
+        for i, size in enumerate(self.encoding.sizes):
+            for code in range(size):
+                if code != point[i]:
+                    other = (*point[:i], code, *point[i + 1 :])
+                    if self.valid(other):
+                        out.append(other)
+        return out
+
+    def random_free(self, rng: random.Random) -> int | None:
+        """A row drawn from the free ones; where the space is not listed, from all of it. None if there is none."""
+        if not self.complete:
+            for _ in range(20):
+                (row,) = self.add([self.encoding.point(self.encoding.space.sample(rng))])
+                if not self.taken[row]:
+                    return row
+        free = self.free()
+        if len(free):
+            return int(free[rng.randrange(len(free))])
+        if self.complete:
+            return None
+        return self._next_listed()
+
+    def _next_listed(self) -> int | None:
+        """The first free config in the space's own order; proves exhaustion of a space that could not be listed."""
+        for config in self.encoding.space.enumerate():
+            (row,) = self.add([self.encoding.point(config)])
+            if not self.taken[row]:
+                return row
+        self.complete = True
+        return None
+
+
+def _listed(space: SearchSpace, encoding: Encoding) -> list[Point] | None:
+    """All valid points in lexicographic order, None if there are too many or finding them takes too long."""
+    position = {name: i for i, name in enumerate(encoding.names)}
+    checks: list[list[Constraint]] = [[] for _ in encoding.names]
+    for constraint in space.constraints:
+        checks[max((position[n] for n in constraint.parameters), default=0)].append(constraint)
+    budget = _Budget(CHECK_LIMIT)
+    found: list[Point] = []
+    for point in _walk(space, checks, (), {}, budget):
+        if len(found) == ENUMERATE_LIMIT:
+            return None
+        found.append(point)
+    return None if budget.spent else found
+
+
+@dataclass
+class _Budget:
+    left: int
+    spent: bool = False
+
+
+def _walk(
+    space: SearchSpace, checks: list[list[Constraint]], codes: Point, partial: Config, budget: _Budget
+) -> Iterator[Point]:
+    depth = len(codes)
+    if depth == len(checks):
+        yield codes
+        return
+    parameter = space.parameters[depth]
+    for code, value in enumerate(parameter.values):
+        budget.left -= 1 + len(checks[depth])
+        if budget.left < 0:
+            budget.spent = True
+            return
+        partial[parameter.name] = value
+        if all(c.holds(partial) for c in checks[depth]):
+            yield from _walk(space, checks, (*codes, code), partial, budget)
+    del partial[parameter.name]

@@ -1,0 +1,1 @@
+"""One file per strategy; :func:`tuner.search.samplers` names them."""

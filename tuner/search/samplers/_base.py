@@ -1,0 +1,70 @@
+"""What every strategy has in common: it is an Optuna sampler that proposes valid configs nobody proposed before."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from search_spaces.space import Scalar
+from tuner.search.ledger import Ledger
+
+
+class Strategy(BaseSampler):
+    """A sampler over the rows of a ledger.
+
+    Args:
+        ledger: Owned by the search, which records proposals and results in it; read here, and grown by valid points.
+        seed: Of all random choices.
+    """
+
+    def __init__(self, ledger: Ledger, seed: int) -> None:
+        self.ledger = ledger
+        self.rng = random.Random(seed)
+
+    @abstractmethod
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+        """The row of a free config. Only called while there is one."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All parameters, as categories."""
+        from optuna.distributions import CategoricalDistribution
+
+        encoding = self.ledger.encoding
+        return {n: CategoricalDistribution(c) for n, c in zip(encoding.names, encoding.choices, strict=True)}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Scalar]:
+        """A whole config at once: constraints make parameters dependent."""
+        row = self.propose(study, trial, search_space)
+        return self.ledger.encoding.optuna_params([int(c) for c in self.ledger.points[row]])
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Not available: a single parameter cannot be chosen without the others."""
+        raise NotImplementedError(f"parameter {param_name!r} is not part of the search space")
+
+    def random_row(self) -> int:
+        """A free row."""
+        row = self.ledger.random_free(self.rng)
+        if row is None:
+            raise RuntimeError("a strategy was asked although no config is left")
+        return row
+
+    def nearest_free(self, point: Sequence[int]) -> int:
+        """The free row that differs least from a point: fewest parameters, then fewest positions."""
+        free = self.ledger.free()
+        if not len(free):
+            return self.random_row()
+        apart = np.abs(self.ledger.points[free].astype(np.int64) - np.asarray(point, dtype=np.int64))
+        cost = (apart != 0).sum(axis=1) * 1_000_000 + apart.sum(axis=1)
+        return int(free[int(np.argmin(cost))])

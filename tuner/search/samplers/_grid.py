@@ -1,0 +1,31 @@
+"""All valid configs, in the order of the space's parameter lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from tuner.search.ledger import Ledger
+from tuner.search.samplers._base import Strategy
+
+
+class GridStrategy(Strategy):
+    """Lexicographic; for spaces that are meant to be measured completely."""
+
+    def __init__(self, ledger: Ledger, seed: int) -> None:
+        super().__init__(ledger, seed)
+        self._order = self._rows()
+
+    def _rows(self) -> Iterator[int]:
+        for config in self.ledger.encoding.space.enumerate():
+            (row,) = self.ledger.add([self.ledger.encoding.point(config)])
+            yield row
+
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+        for row in self._order:
+            if not self.ledger.taken[row]:
+                return row
+        raise RuntimeError("a strategy was asked although no config is left")

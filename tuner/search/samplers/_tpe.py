@@ -1,0 +1,63 @@
+"""Optuna's TPE, asked again until its config is valid and new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from tuner.search.ledger import Ledger
+from tuner.search.samplers._base import Strategy
+
+TRIES = 50
+"""Draws before the nearest free config is taken instead."""
+
+
+class OptunaStrategy(Strategy):
+    """Wraps a sampler of Optuna's that knows neither constraints nor repeats.
+
+    Args:
+        ledger: See :class:`Strategy`.
+        seed: See :class:`Strategy`.
+        inner: The wrapped sampler.
+        tries: Draws before the free config nearest to the last draw is taken.
+    """
+
+    def __init__(self, ledger: Ledger, seed: int, inner: BaseSampler, tries: int) -> None:
+        super().__init__(ledger, seed)
+        self._inner = inner
+        self._tries = tries
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self._inner.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
+        """Passed on."""
+        self._inner.after_trial(study, trial, state, values)
+
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+        space = {n: d for n, d in search_space.items() if not d.single()}
+        encoding = self.ledger.encoding
+        row = None
+        for _ in range(self._tries):
+            params = self._inner.sample_relative(study, trial, space)
+            if not params:
+                return self.random_row()
+            singles = {n: c[0] for n, c in zip(encoding.names, encoding.choices, strict=True) if n not in space}
+            point = encoding.point_of_params({**singles, **params})
+            if self.ledger.valid(point):
+                (row,) = self.ledger.add([point])
+                if not self.ledger.taken[row]:
+                    return row
+        return self.nearest_free(point)
+
+
+class TPEStrategy(OptunaStrategy):
+    """Multivariate TPE with a constant liar for the trials in flight."""
+
+    def __init__(self, ledger: Ledger, seed: int) -> None:
+        super().__init__(ledger, seed, TPESampler(seed=seed, multivariate=True, constant_liar=True), TRIES)

@@ -1,0 +1,179 @@
+"""The ask-and-tell search of one sweep or regime."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from search_spaces.space import Config, SearchSpace
+from tuner.search.advice import StopAdvice
+from tuner.search.encoding import Point
+from tuner.search.ledger import Ledger
+
+if TYPE_CHECKING:
+    import optuna
+
+_SAMPLERS = {
+    "auto": ("tuner.search.samplers._auto", "AutoSampler"),
+    "tpe": ("tuner.search.samplers._tpe", "TPEStrategy"),
+    "gp": ("tuner.search.samplers._gp", "GPStrategy"),
+    "random": ("tuner.search.samplers._random", "RandomStrategy"),
+    "grid": ("tuner.search.samplers._grid", "GridStrategy"),
+}
+
+
+def samplers() -> tuple[str, ...]:
+    """Names that ``--sampler`` takes; the first is the default."""
+    return tuple(_SAMPLERS)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A config to try.
+
+    Args:
+        number: Its number in this search, for :meth:`Search.tell`.
+        config: Valid, and proposed for the first time.
+        origin: Why it was chosen.
+    """
+
+    number: int
+    config: Config
+    origin: Literal["default", "warm", "sampler"]
+
+
+class Search:
+    """Proposes configs of one space and learns from their values.
+
+    Values are minimised; only their order and relative distances matter, not their scale. Used by one thread. Any
+    number of proposals may be in flight. The same space, seed and sequence of calls gives the same proposals.
+
+    Args:
+        space: What can be proposed.
+        sampler: One of :func:`samplers`.
+        seed: Of all random choices.
+        warm_start: Configs to propose right after the default; those that are not valid in this space are skipped.
+        prior: Finished trials ``(config, value or None)`` of a related sweep: another GPU, shape or version of the
+            space. They guide the sampler and are not counted as evaluated.
+
+    Raises:
+        ValueError: The sampler is unknown.
+        SpaceError: No config of the space is valid.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        sampler: str = "auto",
+        seed: int = 0,
+        warm_start: Sequence[Config] = (),
+        prior: Sequence[tuple[Config, float | None]] = (),
+    ) -> None:
+        if sampler not in _SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}; allowed are {', '.join(_SAMPLERS)}")
+        import optuna
+
+        self.space = space
+        self._rng = random.Random(seed)
+        self._ledger = Ledger.of(space, self._rng)
+        self._encoding = self._ledger.encoding
+        module, name = _SAMPLERS[sampler]
+        self._sampler = getattr(importlib.import_module(module), name)(self._ledger, seed)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study: optuna.Study = optuna.create_study(sampler=self._sampler, direction="minimize")
+        """In memory; failed trials have the state FAIL."""
+        self._distributions = {
+            n: optuna.distributions.CategoricalDistribution(c)
+            for n, c in zip(self._encoding.names, self._encoding.choices, strict=True)
+        }
+        self._in_flight: dict[int, tuple[int, optuna.Trial]] = {}
+        queue: list[tuple[Config, Literal["default", "warm"]]] = [(space.default, "default")]
+        queue += [(config, "warm") for config in warm_start]
+        self._queue: list[tuple[Point, Literal["default", "warm"]]] = [
+            (self._encoding.point(config), origin) for config, origin in queue if self._usable(config)
+        ]
+
+    def ask(self) -> Proposal | None:
+        """The next config, None when every valid config was proposed or observed."""
+        fixed, origin = self._next_queued()
+        if fixed is not None:
+            self.study.enqueue_trial(self._encoding.optuna_params(fixed))
+        elif self._ledger.random_free(self._rng) is None:
+            return None
+        trial = self.study.ask(self._distributions)
+        point = self._encoding.point_of_params(trial.params)
+        (row,) = self._ledger.add([point])
+        self._ledger.taken[row] = True
+        self._ledger.pending.add(row)
+        self._in_flight[trial.number] = (row, trial)
+        return Proposal(trial.number, self._encoding.config(point), origin)
+
+    def tell(self, number: int, value: float | None, *, detail: str = "") -> None:
+        """Report a proposal's value, None if it failed to compile, to run or to be correct.
+
+        Raises:
+            ValueError: No proposal of that number is in flight, or the value is not finite.
+        """
+        import optuna
+
+        if number not in self._in_flight:
+            raise ValueError(f"no proposal {number} is in flight; in flight are {sorted(self._in_flight)}")
+        _check_finite(value)
+        row, trial = self._in_flight.pop(number)
+        self._ledger.pending.discard(row)
+        self._ledger.values[row] = value
+        if detail:
+            trial.set_user_attr("detail", detail)
+        if value is None:
+            self.study.tell(number, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(number, value)
+
+    def observe(self, config: Config, value: float | None) -> None:
+        """Take over a finished trial of this very space; the config is not proposed again.
+
+        Raises:
+            SpaceError: The config does not belong to the space.
+            ValueError: The value is not finite.
+        """
+        import optuna
+
+        _check_finite(value)
+        point = self._encoding.point(config)
+        (row,) = self._ledger.add([point])
+        self._ledger.taken[row] = True
+        self._ledger.values[row] = value
+        state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.FAIL
+        params = self._encoding.optuna_params(point)
+        self.study.add_trial(
+            optuna.trial.create_trial(state=state, value=value, params=params, distributions=self._distributions)
+        )
+
+    def should_stop(self) -> StopAdvice:
+        """Whether more trials still pay."""
+        return StopAdvice(False, None, None, "not yet")
+
+    def _usable(self, config: Config) -> bool:
+        from search_spaces.space import SpaceError
+
+        try:
+            return self.space.is_valid(self.space.check(config))
+        except SpaceError:
+            return False
+
+    def _next_queued(self) -> tuple[Point | None, Literal["default", "warm", "sampler"]]:
+        while self._queue:
+            point, origin = self._queue.pop(0)
+            (row,) = self._ledger.add([point])
+            if not self._ledger.taken[row]:
+                return point, origin
+        return None, "sampler"
+
+
+def _check_finite(value: float | None) -> None:
+    if value is not None and not abs(value) < float("inf"):
+        raise ValueError(f"a value must be finite; got {value!r}; a failed trial is told as None")
