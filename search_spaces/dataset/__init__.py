@@ -1,0 +1,9 @@
+"""The packaged dataset: a small flashinfer-trace folder, so that a sweep needs no download.
+
+It holds a reduced DeepSeek MoE definition, one gemm and one rmsnorm, each with workloads. ``make.py`` writes it.
+"""
+
+from pathlib import Path
+
+PATH = Path(__file__).resolve().parent
+"""The folder to give to ``flashinfer_bench.data.TraceSet.from_path``."""
