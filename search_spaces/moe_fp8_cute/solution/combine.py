@@ -2,47 +2,167 @@
 
 from __future__ import annotations
 
+import cutlass
 import cutlass.cute as cute
+from cutlass import BFloat16, Float32, Int32, Int64, const_expr
+
+THREADS = 128
+VECTOR = 8
+"""Columns per thread: one 16-byte access in bfloat16, two in float32."""
 
 
 class Finalize:
     """``out[t] = bf16(sum over k of w * sum over s of y[s, token_row[t, k]])``, in float32, k ascending: deterministic.
 
     Shapes:
-        y: [P, H] bfloat16 or float32 (``splits == 1``) or [splits, P, H] float32 partial sums of GEMM 2.
+        y: [P, H] bfloat16 or float32, or [splits, P, H] float32 partial sums of GEMM 2 when ``splits`` > 1; row-major.
         token_row: [T, top_k] int32, -1 where the choice is not local. row_weight: [P] float32; ``w`` is
             ``row_weight[token_row[t, k]]`` when ``weighted``, else 1 (GEMM 2's epilogue has multiplied already; pass it anyway).
-        out: [T, H] bfloat16. Tokens without a local expert get zeros.
+        out: [T, H] bfloat16, row-major. Tokens without a local expert get zeros.
+
+    A thread owns 8 columns of a token; a CTA 1024 of them. The loads of all choices are in flight before the first is used;
+    rows of choices that are not local are not read. H is a multiple of 8.
     """
 
     def __init__(self, hidden: int, top_k: int, weighted: bool = True, splits: int = 1, use_pdl: bool = False):
-        raise NotImplementedError
+        if hidden % VECTOR:
+            raise ValueError(f"hidden size {hidden} is not a multiple of {VECTOR}")
+        self.hidden = hidden
+        self.top_k = top_k
+        self.weighted = weighted
+        self.splits = splits
+        self.use_pdl = use_pdl
 
     @cute.jit
     def __call__(self, y, token_row, row_weight, out, stream):
         """Launch one kernel."""
-        raise NotImplementedError
+        tokens = Int32(cute.size(token_row, mode=[0]))
+        rows = Int64(cute.size(y, mode=[len(y.shape) - 2]))
+        columns = (self.hidden + THREADS * VECTOR - 1) // (THREADS * VECTOR)
+        self.kernel(y, token_row, row_weight, out, tokens, rows).launch(
+            grid=(cutlass.max(tokens, 1), columns, 1), block=(THREADS, 1, 1), stream=stream, use_pdl=self.use_pdl
+        )
+
+    @cute.kernel
+    def kernel(self, y, token_row, row_weight, out, tokens: Int32, rows: Int64):
+        tid, _, _ = cute.arch.thread_idx()
+        token, part, _ = cute.arch.block_idx()
+        column = (part * THREADS + tid) * VECTOR
+        if const_expr(self.use_pdl):
+            cute.arch.griddepcontrol_launch_dependents()
+            cute.arch.griddepcontrol_wait()
+        if token < tokens and column < self.hidden:
+            r_row = cute.make_rmem_tensor(self.top_k, Int32)
+            r_weight = cute.make_rmem_tensor(self.top_k, Float32)
+            for k in cutlass.range_constexpr(self.top_k):
+                r_row[k] = token_row[token, k]
+            if const_expr(self.weighted):
+                for k in cutlass.range_constexpr(self.top_k):
+                    r_weight[k] = Float32(0.0)
+                    if r_row[k] >= 0:
+                        r_weight[k] = row_weight[r_row[k]]
+            words = VECTOR * (y.element_type.width // 8) // 4
+            r_sum = cute.make_rmem_tensor(VECTOR, Float32)
+            r_sum.fill(0.0)
+            for split in cutlass.range(self.splits, unroll=1):
+                r_bits = cute.make_rmem_tensor(cute.make_layout((words, self.top_k)), Int32)
+                for k in cutlass.range_constexpr(self.top_k):
+                    start = (split * rows + r_row[k]) * self.hidden + column
+                    load_if(y.iterator + start, r_row[k], r_bits[None, k])
+                for k in cutlass.range_constexpr(self.top_k):
+                    values = cute.recast_tensor(r_bits[None, k], y.element_type).load().to(Float32)
+                    if const_expr(self.weighted):
+                        r_sum.store(r_sum.load() + values * r_weight[k])
+                    else:
+                        r_sum.store(r_sum.load() + values)
+            store_bf16(r_sum, out.iterator + (Int64(token) * self.hidden + column))
 
 
 class Zero:
-    """Zero a row-major [T, H] float32 or bfloat16 tensor (the accumulator of the atomic combine)."""
+    """Zero a row-major [T, H] float32 or bfloat16 tensor (the accumulator of the atomic combine). H is a multiple of 8."""
 
     def __init__(self, hidden: int, use_pdl: bool = False):
-        raise NotImplementedError
+        self.hidden = hidden
+        self.use_pdl = use_pdl
 
     @cute.jit
     def __call__(self, x, stream):
         """Launch one kernel."""
-        raise NotImplementedError
+        vectors = Int32(cute.size(x, mode=[0])) * (self.hidden // VECTOR)
+        self.kernel(x, vectors).launch(
+            grid=(cutlass.max((vectors + THREADS - 1) // THREADS, 1), 1, 1),
+            block=(THREADS, 1, 1),
+            stream=stream,
+            use_pdl=self.use_pdl,
+        )
+
+    @cute.kernel
+    def kernel(self, x, vectors: Int32):
+        tid, _, _ = cute.arch.thread_idx()
+        cta, _, _ = cute.arch.block_idx()
+        if const_expr(self.use_pdl):
+            cute.arch.griddepcontrol_launch_dependents()
+            cute.arch.griddepcontrol_wait()
+        vector = cta * THREADS + tid
+        if vector < vectors:
+            r = cute.make_rmem_tensor(VECTOR, x.element_type)
+            r.fill(0.0)
+            target = (x.iterator + Int64(vector) * VECTOR).align(16)
+            cute.autovec_copy(r, cute.make_tensor(target, cute.make_layout(VECTOR)))
 
 
 class Cast:
-    """``out = bf16(acc)``; acc [T, H] float32, out [T, H] bfloat16, both row-major."""
+    """``out = bf16(acc)``; acc [T, H] float32, out [T, H] bfloat16, both row-major. H is a multiple of 8."""
 
     def __init__(self, hidden: int, use_pdl: bool = False):
-        raise NotImplementedError
+        self.hidden = hidden
+        self.use_pdl = use_pdl
 
     @cute.jit
     def __call__(self, acc, out, stream):
         """Launch one kernel."""
-        raise NotImplementedError
+        vectors = Int32(cute.size(acc, mode=[0])) * (self.hidden // VECTOR)
+        self.kernel(acc, out, vectors).launch(
+            grid=(cutlass.max((vectors + THREADS - 1) // THREADS, 1), 1, 1),
+            block=(THREADS, 1, 1),
+            stream=stream,
+            use_pdl=self.use_pdl,
+        )
+
+    @cute.kernel
+    def kernel(self, acc, out, vectors: Int32):
+        tid, _, _ = cute.arch.thread_idx()
+        cta, _, _ = cute.arch.block_idx()
+        if const_expr(self.use_pdl):
+            cute.arch.griddepcontrol_launch_dependents()
+            cute.arch.griddepcontrol_wait()
+        vector = cta * THREADS + tid
+        if vector < vectors:
+            r = cute.make_rmem_tensor(VECTOR, Float32)
+            source = (acc.iterator + Int64(vector) * VECTOR).align(16)
+            cute.autovec_copy(cute.make_tensor(source, cute.make_layout(VECTOR)), r)
+            store_bf16(r, out.iterator + Int64(vector) * VECTOR)
+
+
+@cute.jit
+def store_bf16(r_values: cute.Tensor, pointer: cute.Pointer):
+    """8 float32 values, rounded to bfloat16, in one 16-byte store."""
+    r = cute.make_rmem_tensor(VECTOR, BFloat16)
+    r.store(r_values.load().to(BFloat16))
+    cute.autovec_copy(r, cute.make_tensor(pointer.align(16), cute.make_layout(VECTOR)))
+
+
+@cute.jit
+def load_if(pointer: cute.Pointer, row: Int32, r_words: cute.Tensor):
+    """16-byte loads into the int32 register tensor if ``row`` >= 0, zeros otherwise.
+
+    Predicated by hand: a branch around each load would keep the loads of later choices from being issued early.
+    """
+    for j in cutlass.range_constexpr(cute.size(r_words) // 4):
+        r_words[4 * j], r_words[4 * j + 1], r_words[4 * j + 2], r_words[4 * j + 3] = cute.arch.inline_ptx(
+            "{ .reg .pred local; setp.ge.s32 local, {$r1}, 0;"
+            " mov.b32 {$w0}, 0; mov.b32 {$w1}, 0; mov.b32 {$w2}, 0; mov.b32 {$w3}, 0;"
+            f" @local ld.global.v4.b32 {{{{$w0}}, {{$w1}}, {{$w2}}, {{$w3}}}}, [{{$r0}} + {16 * j}]; }}",
+            write_only_types=[Int32, Int32, Int32, Int32],
+            read_only_args=[Int64(pointer.toint()), row],
+        )

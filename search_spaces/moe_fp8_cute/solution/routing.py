@@ -16,10 +16,36 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
+from cutlass import Float32, Int32, Uint32, const_expr
+from cutlass.memory import SmemAllocator
+
+WARP = 32
+CLUSTER = 8
+"""CTAs of the small kernel: the largest portable cluster."""
+SMALL_THREADS = 512
+GRID_THREADS = 1024
+GRID_CTAS = 128
+"""Upper bound of CTAs of the large kernel: one 16-byte load per lane covers them, and all are resident on any Hopper part."""
+MIN_CHUNK = 8
+"""Tokens per CTA below which the large kernel uses fewer CTAs instead."""
+SMALL_CHUNK = 32
+GRID_CHUNK = 256
 
 
 class Routing:
     """Expert selection and row map.
+
+    Selection (one warp per token, scores in registers, E / 32 consecutive experts per lane):
+        ``deepseek``: s = sigmoid(logit); order by s + bias; with ``n_group`` > 1 only the ``topk_group`` groups with the
+        largest sum of their two best survive; weight = s / sum of the chosen s * scaling.
+        ``renorm``: order by logit; weight = softmax over the chosen logits; ``scaling`` is not read.
+        Equal scores are taken in rising expert order, as torch.topk does on a GPU.
+
+    Exchange of counts between CTAs, both in one launch of one kernel body:
+        up to ``small_tokens``: one cluster of 8 CTAs, counts read through distributed shared memory;
+        above: up to 128 CTAs, counts through ``scratch`` and a grid barrier (all CTAs are resident: one per SM at most).
+    Each CTA holds a consecutive chunk of tokens and, per local expert, a bit per token of the chunk: the rank of a token
+    inside its chunk is a popcount, so rows come out in token order without sorting.
 
     Shapes:
         logits: [T, E] float32 or bfloat16, row-major, 16-byte aligned.
@@ -31,6 +57,11 @@ class Routing:
         barrier: [1] int32, ZEROED ONCE when the workspace is allocated; every run leaves it fit for the next one.
 
     All outputs may be poisoned beforehand. T may be 0 (counts and m_indptr are still written) up to :attr:`max_tokens`.
+
+    Constraints: E is a multiple of 32; a group is a whole, power-of-two number of lanes' experts; top_k <= 32.
+
+    Source: the semantics are those of flashinfer-trace's moe_fp8_block_scale definitions; the add-to-top-bit grid barrier
+    is the one of CUDA's cooperative groups (cooperative_groups/details/sync.h).
     """
 
     def __init__(
@@ -44,24 +75,48 @@ class Routing:
         row_align: int = 1,
         batched: bool = False,
         use_pdl: bool = False,
+        small_tokens: int = 128,
     ):
-        raise NotImplementedError
-
-    scratch_ints: int
-    max_tokens: int
+        if method not in ("deepseek", "renorm"):
+            raise ValueError(f"routing method {method!r} is unknown; allowed are deepseek, renorm")
+        if num_experts % WARP:
+            raise ValueError(f"{num_experts} experts do not divide among the {WARP} lanes of a warp")
+        per_lane = num_experts // WARP
+        group_lanes = num_experts // n_group // per_lane
+        if num_experts % n_group or group_lanes * per_lane * n_group != num_experts or group_lanes & (group_lanes - 1):
+            raise ValueError(f"{n_group} groups of {num_experts} experts are not whole powers of two of lanes")
+        if not 0 < top_k <= WARP or topk_group > n_group:
+            raise ValueError(f"top_k {top_k} or topk_group {topk_group} of {n_group} is out of range")
+        if small_tokens > CLUSTER * SMALL_CHUNK:
+            raise ValueError(f"small_tokens {small_tokens} exceeds {CLUSTER * SMALL_CHUNK}")
+        self.num_experts = num_experts
+        self.num_local = num_local_experts
+        self.top_k = top_k
+        self.deepseek = method == "deepseek"
+        self.n_group = n_group
+        self.topk_group = topk_group
+        self.row_align = row_align
+        self.batched = batched
+        self.use_pdl = use_pdl
+        self.small_tokens = small_tokens
+        self.per_lane = per_lane
+        self.group_lanes = group_lanes
+        self.scratch_ints = num_local_experts * GRID_CTAS
+        self.max_tokens = GRID_CTAS * GRID_CHUNK
 
     def row_capacity(self, tokens: int) -> int:
         """Rows that any routing of ``tokens`` can need in the flat layout, filling rows included."""
-        raise NotImplementedError
+        pairs = tokens * min(self.top_k, self.num_local)
+        return pairs + min(pairs, self.num_local) * (self.row_align - 1)
 
     @cute.jit
     def __call__(
         self,
         logits: cute.Tensor,
         bias: cute.Tensor | None,
-        offset: cutlass.Int32,
-        scaling: cutlass.Float32,
-        max_m: cutlass.Int32,
+        offset: Int32,
+        scaling: Float32,
+        max_m: Int32,
         counts: cute.Tensor,
         m_indptr: cute.Tensor,
         row_token: cute.Tensor,
@@ -73,4 +128,346 @@ class Routing:
     ):
         """Launch one kernel. ``offset`` is the first local expert; ``scaling`` multiplies ``deepseek`` weights; ``max_m`` is
         read in the batched layout only."""
-        raise NotImplementedError
+        tokens = Int32(cute.size(logits, mode=[0]))
+        outputs = (counts, m_indptr, row_token, row_weight, token_row)
+        if tokens <= self.small_tokens:
+            chunk = (tokens + (CLUSTER - 1)) // CLUSTER
+            self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, scratch, barrier, True).launch(
+                grid=(CLUSTER, 1, 1),
+                block=(SMALL_THREADS, 1, 1),
+                cluster=(CLUSTER, 1, 1),
+                stream=stream,
+                use_pdl=self.use_pdl,
+            )
+        else:
+            chunk = cutlass.max((tokens + (GRID_CTAS - 1)) // GRID_CTAS, MIN_CHUNK)
+            self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, scratch, barrier, False).launch(
+                grid=((tokens + chunk - 1) // chunk, 1, 1),
+                block=(GRID_THREADS, 1, 1),
+                stream=stream,
+                use_pdl=self.use_pdl,
+            )
+
+    @cute.kernel
+    def kernel(
+        self,
+        logits: cute.Tensor,
+        bias: cute.Tensor | None,
+        offset: Int32,
+        scaling: Float32,
+        max_m: Int32,
+        tokens: Int32,
+        chunk: Int32,
+        outputs: tuple[cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor],
+        scratch: cute.Tensor,
+        barrier: cute.Tensor,
+        clustered: cutlass.Constexpr[bool],
+    ):
+        threads = SMALL_THREADS if clustered else GRID_THREADS
+        max_chunk = SMALL_CHUNK if clustered else GRID_CHUNK
+        words = max_chunk // WARP
+        counts, m_indptr, row_token, row_weight, token_row = outputs
+        tid, _, _ = cute.arch.thread_idx()
+        cta, _, _ = cute.arch.block_idx()
+        num_ctas, _, _ = cute.arch.grid_dim()
+        first = cta * chunk
+        here = cutlass.max(cutlass.min(tokens - first, chunk), 0)
+
+        smem = SmemAllocator()
+        s_bits = smem.allocate_tensor(Int32, cute.make_layout((self.num_local, words), stride=(words, 1)), 16)
+        s_local = smem.allocate_tensor(Int32, cute.make_layout(max_chunk * self.top_k), 16)
+        s_weight = smem.allocate_tensor(Float32, cute.make_layout(max_chunk * self.top_k), 16)
+        s_count = smem.allocate_tensor(Int32, cute.make_layout(self.num_local), 16)
+        s_total = smem.allocate_tensor(Int32, cute.make_layout(self.num_local), 16)
+        s_first = smem.allocate_tensor(Int32, cute.make_layout(self.num_local), 16)
+        s_start = smem.allocate_tensor(Int32, cute.make_layout(self.num_local + 1), 16)
+
+        for i in cutlass.range(tid, self.num_local * words, threads, unroll=1):
+            s_bits[i // words, i % words] = Int32(0)
+        cute.arch.sync_threads()
+        if const_expr(self.use_pdl):
+            cute.arch.griddepcontrol_launch_dependents()
+            cute.arch.griddepcontrol_wait()
+
+        self.choose(logits, bias, offset, scaling, first, here, s_bits, s_local, s_weight, threads)
+        cute.arch.sync_threads()
+        for e in cutlass.range(tid, self.num_local, threads, unroll=1):
+            count = Int32(0)
+            for w in cutlass.range_constexpr(words):
+                count += Int32(cute.arch.popc(s_bits[e, w]))
+            s_count[e] = count
+            if const_expr(not clustered):
+                scratch[e * GRID_CTAS + cta] = count
+        if const_expr(clustered):
+            self.exchange_cluster(cta, s_count, s_total, s_first, threads)
+        else:
+            self.exchange_grid(cta, num_ctas, scratch, barrier, s_total, s_first, threads)
+        cute.arch.sync_threads()
+        self.starts(s_total, s_start, max_m, threads)
+        cute.arch.sync_threads()
+
+        for i in cutlass.range(tid, here * self.top_k, threads, unroll=1):
+            local = s_local[i]
+            token = i // self.top_k
+            row = Int32(-1)
+            if local >= 0:
+                below = Int32(cute.arch.popc(s_bits[local, token // WARP] & ((Int32(1) << (token % WARP)) - 1)))
+                for w in cutlass.range(token // WARP, unroll=1):
+                    below += Int32(cute.arch.popc(s_bits[local, w]))
+                row = s_start[local] + s_first[local] + below
+                row_token[row] = first + token
+                row_weight[row] = s_weight[i]
+            token_row[first + token, i % self.top_k] = row
+        self.fill(cta, num_ctas, s_total, s_start, row_token, row_weight, threads)
+        if cta == 0:
+            for e in cutlass.range(tid, self.num_local + 1, threads, unroll=1):
+                m_indptr[e] = s_start[e]
+                if e < self.num_local:
+                    counts[e] = s_total[e]
+        if const_expr(clustered):
+            # A CTA may not leave while another one still reads its counts.
+            cute.arch.cluster_wait()
+
+    @cute.jit
+    def choose(
+        self,
+        logits: cute.Tensor,
+        bias: cute.Tensor | None,
+        offset: Int32,
+        scaling: Float32,
+        first: Int32,
+        here: Int32,
+        s_bits: cute.Tensor,
+        s_local: cute.Tensor,
+        s_weight: cute.Tensor,
+        threads: cutlass.Constexpr[int],
+    ):
+        """Choices of this CTA's tokens into shared memory: local expert or -1, weight, and the token's bit."""
+        lane = cute.arch.lane_idx()
+        r_bias = cute.make_rmem_tensor(self.per_lane, Float32)
+        if const_expr(self.deepseek):
+            self.load_slice(bias.iterator + lane * self.per_lane, r_bias)
+        for i in cutlass.range(cute.arch.warp_idx(), here, threads // WARP, unroll=1):
+            expert, weight = self.select(logits, r_bias, scaling, first + i, lane)
+            local = expert - offset
+            if local < 0 or local >= self.num_local:
+                local = Int32(-1)
+            if lane < self.top_k:
+                s_local[i * self.top_k + lane] = local
+                s_weight[i * self.top_k + lane] = weight
+                if local >= 0:
+                    word = s_bits.iterator + (local * (cute.size(s_bits, mode=[1])) + i // WARP)
+                    cute.arch.atomic_or(word, Int32(1) << (i % WARP), sem="relaxed", scope="cta")
+
+    @cute.jit
+    def select(self, logits: cute.Tensor, r_bias: cute.Tensor, scaling: Float32, token: Int32, lane: Int32):
+        """Lane k < top_k gets the k-th expert of the token and its weight."""
+        r_score = cute.make_rmem_tensor(self.per_lane, Float32)
+        self.load_slice(logits.iterator + (token * self.num_experts + lane * self.per_lane), r_score)
+        for j in cutlass.range_constexpr(self.per_lane):
+            if const_expr(self.deepseek):
+                r_score[j] = sigmoid(r_score[j]) + r_bias[j]
+            else:
+                r_score[j] = r_score[j] + Float32(0.0)  # -0 and +0 are equal
+        r_key = cute.make_rmem_tensor(self.per_lane, Uint32)
+        for j in cutlass.range_constexpr(self.per_lane):
+            r_key[j] = ordered(r_score[j])
+        if const_expr(self.n_group > 1):
+            kept = self.group_kept(r_score, lane)
+            for j in cutlass.range_constexpr(self.per_lane):
+                r_key[j] = r_key[j] if kept else Uint32(0)
+
+        mine = Int32(0)
+        # A loop, not unrolled: a cold launch waits for every line of code it fetches.
+        for k in cutlass.range(self.top_k, unroll=1):
+            best = r_key[0]
+            where = Int32(0)
+            for j in cutlass.range_constexpr(1, self.per_lane):
+                if r_key[j] > best:
+                    best = r_key[j]
+                    where = Int32(j)
+            top = cute.arch.warp_redux_sync(best, "umax")
+            holders = Uint32(cute.arch.vote_ballot_sync(best == top))
+            owner = Int32(cute.arch.clz(cute.arch.brev(holders)))
+            chosen = cute.arch.shuffle_sync(lane * self.per_lane + where, owner)
+            mine = chosen if lane == k else mine
+            for j in cutlass.range_constexpr(self.per_lane):
+                r_key[j] = Uint32(0) if chosen - lane * self.per_lane == j else r_key[j]
+
+        x = Float32(logits[token, mine])
+        part = Float32(0.0)
+        if const_expr(self.deepseek):
+            part = sigmoid(x) if lane < self.top_k else Float32(0.0)
+        else:
+            largest = cute.arch.shuffle_sync(x, 0)
+            part = cute.math.exp(x - largest) if lane < self.top_k else Float32(0.0)
+        total = part
+        for step in cutlass.range_constexpr(5):
+            total += cute.arch.shuffle_sync_bfly(total, 1 << step)
+        weight = Float32(0.0)
+        if const_expr(not self.deepseek):
+            weight = part / total
+        elif const_expr(self.n_group > 1):
+            weight = part / (total + Float32(1e-20)) * scaling
+        else:
+            # The definitions without groups clamp the sum where the others add.
+            weight = part / cute.arch.fmax(total, Float32(1e-20)) * scaling
+        return mine, weight
+
+    @cute.jit
+    def group_kept(self, r_score: cute.Tensor, lane: Int32):
+        """True in the lanes of the topk_group best groups; equal groups in rising order."""
+        first = Float32(-Float32.inf)
+        second = Float32(-Float32.inf)
+        for j in cutlass.range_constexpr(self.per_lane):
+            second = cute.arch.fmax(second, cute.arch.fmin(first, r_score[j]))
+            first = cute.arch.fmax(first, r_score[j])
+        for step in cutlass.range_constexpr(self.group_lanes.bit_length() - 1):
+            other_first = cute.arch.shuffle_sync_bfly(first, 1 << step)
+            other_second = cute.arch.shuffle_sync_bfly(second, 1 << step)
+            second = cute.arch.fmax(cute.arch.fmin(first, other_first), cute.arch.fmax(second, other_second))
+            first = cute.arch.fmax(first, other_first)
+        score = first + second
+        group = lane // self.group_lanes
+        better = Int32(0)
+        for g in cutlass.range_constexpr(self.n_group):
+            other = cute.arch.shuffle_sync(score, g * self.group_lanes)
+            better += Int32(1) if other > score or (other == score and group > g) else Int32(0)
+        return better < self.topk_group
+
+    @cute.jit
+    def load_slice(self, pointer: cute.Pointer, out: cute.Tensor):
+        """One lane's per_lane consecutive values to float32, with the widest aligned loads."""
+        width = self.per_lane * (pointer.dtype.width // 8)
+        align = min(16, width & -width)
+        r = cute.make_rmem_tensor(self.per_lane, pointer.dtype)
+        cute.autovec_copy(cute.make_tensor(pointer.align(align), cute.make_layout(self.per_lane)), r)
+        out.store(r.load().to(Float32))
+
+    @cute.jit
+    def exchange_cluster(self, cta: Int32, s_count, s_total, s_first, threads: cutlass.Constexpr[int]):
+        """Totals and this CTA's first rank per expert, from the counts in the shared memory of all 8 CTAs."""
+        tid, _, _ = cute.arch.thread_idx()
+        cute.arch.cluster_arrive()
+        cute.arch.cluster_wait()
+        for e in cutlass.range(tid, self.num_local, threads, unroll=1):
+            total = Int32(0)
+            before = Int32(0)
+            for rank in cutlass.range_constexpr(CLUSTER):
+                count = load_remote(s_count.iterator + e, rank)
+                total += count
+                before += count if cta > rank else Int32(0)
+            s_total[e] = total
+            s_first[e] = before
+        cute.arch.cluster_arrive()
+
+    @cute.jit
+    def exchange_grid(
+        self, cta: Int32, num_ctas: Int32, scratch, barrier, s_total, s_first, threads: cutlass.Constexpr[int]
+    ):
+        """The same through global memory: a grid barrier, then a warp per expert, 4 CTAs' counts per lane."""
+        tid, _, _ = cute.arch.thread_idx()
+        cute.arch.sync_threads()
+        if tid == 0:
+            # The adds of all CTAs sum to 2^31: the top bit flips when the last one arrives, and the rest is as before.
+            step = Uint32(1)
+            if cta == 0:
+                step = Uint32(0x80000001) - Uint32(num_ctas)
+            pointer = barrier.iterator
+            cute.arch.fence_acq_rel_gpu()
+            old = cute.arch.atomic_add(pointer, Int32(step), sem="acq_rel", scope="gpu")
+            now = cute.arch.load(pointer, Int32, sem="acquire", scope="gpu")
+            while (now ^ old) >= 0:
+                now = cute.arch.load(pointer, Int32, sem="acquire", scope="gpu")
+            cute.arch.fence_acq_rel_gpu()
+        cute.arch.sync_threads()
+        lane = cute.arch.lane_idx()
+        for e in cutlass.range(cute.arch.warp_idx(), self.num_local, threads // WARP, unroll=2):
+            total = Int32(0)
+            before = Int32(0)
+            for j in cutlass.range_constexpr(GRID_CTAS // WARP):
+                other = j * WARP + lane
+                count = Int32(0)
+                if other < num_ctas:
+                    count = cute.arch.load(scratch.iterator + (e * GRID_CTAS + other), Int32, cop="cg")
+                total += count
+                before += count if other < cta else Int32(0)
+            total = cute.arch.warp_redux_sync(total, "add")
+            before = cute.arch.warp_redux_sync(before, "add")
+            if lane == 0:
+                s_total[e] = total
+                s_first[e] = before
+
+    @cute.jit
+    def starts(self, s_total, s_start, max_m: Int32, threads: cutlass.Constexpr[int]):
+        """First row of every expert's segment, and the end of the last one."""
+        tid, _, _ = cute.arch.thread_idx()
+        if const_expr(self.batched):
+            for e in cutlass.range(tid, self.num_local + 1, threads, unroll=1):
+                s_start[e] = e * max_m
+        else:
+            per_lane = (self.num_local + WARP - 1) // WARP
+            if tid < WARP:
+                rows = cute.make_rmem_tensor(per_lane, Int32)
+                mine = Int32(0)
+                for j in cutlass.range_constexpr(per_lane):
+                    e = tid * per_lane + j
+                    rows[j] = Int32(0)
+                    if e < self.num_local:
+                        rows[j] = self.filled(s_total[e])
+                    mine += rows[j]
+                upto = mine
+                for step in cutlass.range_constexpr(5):
+                    other = cute.arch.shuffle_sync_up(upto, 1 << step, mask_and_clamp=0)
+                    upto += other if tid >= (1 << step) else Int32(0)
+                start = upto - mine
+                for j in cutlass.range_constexpr(per_lane):
+                    e = tid * per_lane + j
+                    if e <= self.num_local:
+                        s_start[e] = start
+                    start += rows[j]
+                if tid == WARP - 1:
+                    s_start[self.num_local] = upto
+
+    @cute.jit
+    def fill(
+        self, cta: Int32, num_ctas: Int32, s_total, s_start, row_token, row_weight, threads: cutlass.Constexpr[int]
+    ):
+        """Mark the rows between each expert's last token and the end of its segment; spread over all threads."""
+        if const_expr(self.row_align > 1):
+            tid, _, _ = cute.arch.thread_idx()
+            items = self.num_local * self.row_align
+            for i in cutlass.range(cta * threads + tid, items, num_ctas * threads, unroll=1):
+                e = i // self.row_align
+                r = s_total[e] + i % self.row_align
+                if r < self.filled(s_total[e]):
+                    row_token[s_start[e] + r] = Int32(-1)
+                    row_weight[s_start[e] + r] = Float32(0.0)
+
+    @cute.jit
+    def filled(self, count: Int32):
+        """``count`` rounded up to ``row_align``."""
+        return (count + (self.row_align - 1)) // self.row_align * self.row_align
+
+
+@cute.jit
+def sigmoid(x: Float32):
+    """1 / (1 + exp(-x)) with the accurate exponential and a rounded quotient: the bits of the reference."""
+    return Float32(1.0) / (Float32(1.0) + cute.math.exp(-x))
+
+
+@cute.jit
+def ordered(x: Float32):
+    """An unsigned integer that compares as ``x`` does; 0 is below every number."""
+    bits = x.bitcast(Int32)
+    return Uint32(bits ^ ((bits >> 31) | Int32(-2147483648)))
+
+
+@cute.jit
+def load_remote(pointer: cute.Pointer, rank: cutlass.Constexpr[int]):
+    """The int32 at the same shared-memory address in another CTA of the cluster."""
+    return cute.arch.inline_ptx(
+        "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, {$r0}, {$r1}; ld.shared::cluster.s32 {$w0}, [remote]; }",
+        write_only_types=[Int32],
+        read_only_args=[Int32(pointer.toint()), Int32(rank)],
+    )
