@@ -1,0 +1,5 @@
+"""What is remembered: records, schema, store, migrations. Imports nothing of the other packages.
+
+``db.store.Store`` holds all queries, ``db.records`` what goes in and comes out, ``db.errors`` what can go wrong.
+Importing this package alone loads no SQLAlchemy.
+"""

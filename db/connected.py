@@ -1,0 +1,117 @@
+"""What every group of queries shares: transactions, repeating them, and rows that are made once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, func, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import schema
+from db.engine import is_transient, one_line_errors
+from db.errors import StoreError, SweepBusy
+
+T = TypeVar("T")
+
+RETRY_S = 60.0
+"""How long a write is repeated while a PostgreSQL server restarts or drops connections."""
+
+
+class Connected:
+    """An open database. Safe to use from several threads, not across a fork."""
+
+    def __init__(self, url: URL, engine: Engine) -> None:
+        self._url = url
+        self._engine = engine
+        self._claims: dict[int, str] = {}
+        self._ids: dict[tuple[Any, ...], int] = {}
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        """A transaction that only reads: one consistent picture.
+
+        Raises:
+            StoreError: The database cannot be reached or read.
+        """
+        with one_line_errors(self._url), self._engine.connect() as connection:
+            yield connection
+
+    def _write(self, work: Callable[[Connection], T], *, repeat: bool = True) -> T:
+        """Runs ``work`` in one transaction: everything it writes is kept, or nothing.
+
+        Args:
+            work: Gets the connection. It may run several times, also after a commit whose answer was lost, and has
+                to do the same each time.
+            repeat: False if it cannot.
+
+        Raises:
+            StoreError: The transaction failed, and repeating it did not help or was not allowed.
+        """
+        give_up_at = time.monotonic() + RETRY_S
+        pause_s = 0.05
+        while True:
+            try:
+                with self._engine.connect().execution_options(write=True) as connection, connection.begin():
+                    return work(connection)
+            except SQLAlchemyError as error:
+                if not (repeat and is_transient(error) and time.monotonic() < give_up_at):
+                    with one_line_errors(self._url):
+                        raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+
+    def _insert(self, table: Table) -> Any:
+        """An INSERT that knows ON CONFLICT, in the database's dialect."""
+        return postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+    def _ensure(self, connection: Connection, table: Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> int:
+        """The id of the row with this unique key, made with ``rest`` if it is not there yet."""
+        query = select(table.c.id).where(*(table.c[name] == value for name, value in key.items()))
+        found = connection.execute(query).scalar()
+        if found is None:
+            statement = self._insert(table).values(**key, **rest).on_conflict_do_nothing().returning(table.c.id)
+            found = connection.execute(statement).scalar()
+        if found is None:  # another process has made it in between
+            found = connection.execute(query).scalar_one()
+        return int(found)
+
+    def _now(self) -> ColumnElement[Any]:
+        """The time that heartbeats are compared by: PostgreSQL's own clock, since sweeps may run on several hosts."""
+        if self._engine.dialect.name == "postgresql":
+            return func.extract("epoch", func.clock_timestamp())
+        return literal(time.time())
+
+    def _fence(self, connection: Connection, sweep_id: int) -> None:
+        """Refreshes the heartbeat, and proves that this store may still write the sweep's results.
+
+        Raises:
+            SweepBusy: Another process holds the sweep.
+            StoreError: There is no such sweep.
+        """
+        mine = self._claims.get(sweep_id)
+        table = schema.sweep
+        statement = (
+            update(table)
+            .where(table.c.id == sweep_id, table.c.owner == mine if mine else table.c.owner.is_(None))
+            .values(heartbeat_at=self._now())
+        )
+        if connection.execute(statement).rowcount == 0:
+            owner = self._owner(connection, sweep_id)
+            verb = "has been taken over" if mine else "is held"
+            raise SweepBusy(f"sweep {sweep_id} {verb} by {owner or 'nobody'}; nothing was written")
+
+    def _owner(self, connection: Connection, sweep_id: int) -> str | None:
+        row = connection.execute(select(schema.sweep.c.owner).where(schema.sweep.c.id == sweep_id)).first()
+        if row is None:
+            raise StoreError(f"there is no sweep {sweep_id}")
+        return row.owner
+
+
+def finite(value: float | None) -> float | None:
+    """The value, None for NaN: SQLite would store it as NULL, PostgreSQL would sort it above all numbers."""
+    return None if value is None or math.isnan(value) else value

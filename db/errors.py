@@ -1,0 +1,9 @@
+"""What callers of the store can catch."""
+
+
+class StoreError(Exception):
+    """The database cannot do what was asked; the message is one line for the user and holds no password."""
+
+
+class SweepBusy(StoreError):  # noqa: N818 - names a state of the sweep, as the callers speak of it
+    """Another process holds the sweep, or has taken it over since."""

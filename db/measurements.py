@@ -1,0 +1,173 @@
+"""Builds and measurements: they belong to a variant, so that every later sweep can reuse them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, Table, and_, or_, select
+
+from db import schema
+from db.connected import finite
+from db.records import BuildRecord, Json, MeasurementRecord
+from db.sweeps import Sweeps
+
+_variant, _build, _measurement = schema.variant, schema.build, schema.measurement
+
+BUILT = "BUILT"
+"""The status of a build that can be evaluated."""
+
+FIGURES = ("median_us", "low_us", "high_us", "max_abs_error", "max_rel_error", "matched_ratio")
+MEASURED = ("status", *FIGURES, "conditions", "message", "measured_at")
+"""The columns that measurements and finalists share, without the samples."""
+
+BUILD_COLUMNS = ("id", "toolchain", "status", "build_s", "artifact", "figures", "built_at")
+"""What a build record holds, without the log."""
+
+_RESOURCES = ("registers", "spill_bytes", "smem_bytes")
+
+
+class Measurements(Sweeps):
+    """The part of the store that keeps what is known of variants."""
+
+    def known_measurements(
+        self, *, definition_id: int, space_id: int, config_hash: str, environment: str, method: str
+    ) -> list[MeasurementRecord]:
+        """Measurements of a variant by any sweep, with samples, so that they need not be repeated; by workload uuid.
+
+        Args:
+            definition_id: The sweep's; an edited definition has no old measurements.
+            space_id: The sweep's; changed sources have none either.
+            config_hash: The variant.
+            environment: Fingerprint.
+            method: The :func:`db.records.method_hash`.
+        """
+        query = (
+            measured(_measurement, details=True)
+            .join(_variant, _variant.c.id == _measurement.c.variant_id)
+            .where(
+                _variant.c.search_space_id == space_id,
+                _variant.c.config_hash == config_hash,
+                schema.environment.c.fingerprint == environment,
+                schema.method.c.hash == method,
+                schema.workload.c.definition_id == definition_id,
+            )
+            .order_by(schema.workload.c.uuid)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [measurement_record(row, config_hash) for row in rows]
+
+    def known_build(self, space_id: int, config_hash: str, toolchain: str) -> BuildRecord | None:
+        """The build of a variant by this toolchain, by any sweep, with its log."""
+        query = (
+            select(*(_build.c[name] for name in (*BUILD_COLUMNS, "log")))
+            .join(_variant)
+            .where(_variant.c.search_space_id == space_id, _variant.c.config_hash == config_hash)
+            .where(_build.c.toolchain == toolchain)
+        )
+        with self._read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else BuildRecord(**row)
+
+    def _measurement_rows(self, definition_id: int, records: Sequence[MeasurementRecord]) -> list[dict[str, Any]]:
+        """The records as rows, but for the column that says whose they are.
+
+        Sorted, so that two sweeps that write the same rows cannot wait for each other in a circle.
+        """
+        rows = [
+            {
+                "workload_id": self._workload_id(definition_id, record.workload),
+                "environment_id": self._environment_id(record.environment),
+                "method_id": self._method_id(record.method),
+                "status": str(record.status),
+                "samples": tuple(record.samples_us),
+                **{name: finite(getattr(record, name)) for name in FIGURES},
+                "conditions": dict(record.conditions),
+                "message": record.message,
+                "measured_at": record.measured_at or time.time(),
+            }
+            for record in records
+        ]
+        return sorted(rows, key=lambda row: (row["workload_id"], row["environment_id"], row["method_id"]))
+
+    def _put_measurements(self, connection: Connection, variant_id: int, rows: list[dict[str, Any]]) -> list[int]:
+        """Ids of the measurements; a known one is replaced."""
+        if not rows:
+            return []
+        statement = self._insert(_measurement)
+        upsert = statement.on_conflict_do_update(
+            index_elements=["variant_id", "environment_id", "method_id", "workload_id"],
+            set_={name: statement.excluded[name] for name in (*MEASURED, "samples")},
+        ).returning(_measurement.c.id)
+        return list(connection.execute(upsert, [{**row, "variant_id": variant_id} for row in rows]).scalars())
+
+    def _put_build(self, connection: Connection, variant_id: int, build: BuildRecord) -> int:
+        """Id of the build.
+
+        A known one is replaced, but not a success by a failure, nor by the same artifact from the cache, which
+        would lose the seconds that it took.
+        """
+        if build.id:
+            return build.id
+        key = {"variant_id": variant_id, "toolchain": build.toolchain}
+        values = {
+            "status": str(build.status),
+            "build_s": build.build_s,
+            "artifact": build.artifact,
+            **{name: _whole(build.figures, name) for name in _RESOURCES},
+            "figures": dict(build.figures),
+            "log": build.log,
+            "built_at": build.built_at or time.time(),
+        }
+        statement = self._insert(_build).values(**key, **values)
+        new = statement.excluded
+        replaces = or_(
+            _build.c.status != BUILT,
+            and_(new.status == BUILT, new.artifact.is_distinct_from(_build.c.artifact)),
+        )
+        upsert = statement.on_conflict_do_update(
+            index_elements=list(key), set_={name: new[name] for name in values}, where=replaces
+        ).returning(_build.c.id)
+        build_id = connection.execute(upsert).scalar()
+        if build_id is None:
+            build_id = connection.execute(
+                select(_build.c.id).where(_build.c.variant_id == variant_id, _build.c.toolchain == build.toolchain)
+            ).scalar_one()
+        return int(build_id)
+
+
+def measured(table: Table, *, details: bool) -> Select[Any]:
+    """The query behind measurement records, from ``measurement`` or ``finalist``."""
+    columns = [table.c.id, *(table.c[name] for name in MEASURED)]
+    if details:
+        columns.append(table.c.samples)
+    names = [
+        schema.workload.c.uuid.label("workload"),
+        schema.environment.c.fingerprint.label("environment"),
+        schema.method.c.body.label("method"),
+    ]
+    return (
+        select(*columns, *names)
+        .select_from(table)
+        .join(schema.workload, schema.workload.c.id == table.c.workload_id)
+        .join(schema.environment, schema.environment.c.id == table.c.environment_id)
+        .join(schema.method, schema.method.c.id == table.c.method_id)
+    )
+
+
+def measurement_record(row: Any, config_hash: str) -> MeasurementRecord:
+    """The record of a row of :func:`measured`."""
+    values = row._mapping
+    return MeasurementRecord(
+        **{name: values[name] for name in ("id", "workload", "environment", "method", *MEASURED)},
+        samples_us=values.get("samples") or (),
+        config_hash=config_hash,
+    )
+
+
+def _whole(figures: Json, name: str) -> int | None:
+    """A figure as a whole number, None if the toolchain does not tell it."""
+    value = figures.get(name)
+    return int(value) if isinstance(value, int | float) else None

@@ -1,0 +1,61 @@
+"""The schema's version: read without Alembic, changed with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from db.errors import StoreError
+from db.schema import REVISIONS, VERSION_TABLE, metadata
+
+_LOCK_KEY = 0x74756E6572
+"""The advisory lock under which PostgreSQL's schema is changed: the letters "tuner"."""
+
+
+def schema_version(connection: Connection) -> str | None:
+    """The revision that the database holds, None for one without our tables.
+
+    Raises:
+        StoreError: Tables of the same names are there, but were not made by the migrations.
+    """
+    tables = set(inspect(connection).get_table_names())
+    if VERSION_TABLE in tables:
+        version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        if version is not None:
+            return str(version)
+    foreign = sorted(tables & set(metadata.tables))
+    if foreign:
+        raise StoreError(f"the database holds a table {foreign[0]!r} of another program; name another database")
+    return None
+
+
+def is_current(version: str | None) -> bool:
+    """Whether the database is at the newest revision, False if it is older or empty.
+
+    Raises:
+        StoreError: The revision is not known here: a newer version of this project wrote it.
+    """
+    if version is not None and version not in REVISIONS:
+        raise StoreError(
+            f"the database has schema {version!r}, and this version knows up to {REVISIONS[-1]!r}; "
+            "upgrade tuner, or name another database"
+        )
+    return version == REVISIONS[-1]
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Brings the schema to a revision inside the caller's transaction: all of it or nothing.
+
+    On PostgreSQL an advisory lock makes a second process wait, and then find nothing to do.
+    """
+    # Here and not above: Alembic costs a lookup a tenth of a second that only a schema change needs.
+    from alembic import command
+    from alembic.config import Config
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)

@@ -1,0 +1,102 @@
+"""What sweeps refer to: environments, definitions, workloads, search spaces. Registering twice gives the same id."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from sqlalchemy import select, update
+
+from db import schema
+from db.connected import Connected
+from db.errors import StoreError
+from db.records import EnvironmentRecord, Json, canonical, method_hash
+
+
+class Registry(Connected):
+    """The part of the store that names things."""
+
+    def register_environment(self, environment: EnvironmentRecord) -> int:
+        """Id of the environment with this fingerprint."""
+        values = {
+            "hardware": environment.hardware,
+            "target": environment.target,
+            "compute_capability": environment.compute_capability,
+            "units": environment.units,
+            "memory_bytes": environment.memory_bytes,
+            "driver": environment.driver,
+            "versions": dict(environment.versions),
+        }
+        key = {"fingerprint": environment.fingerprint}
+        return self._write(lambda c: self._ensure(c, schema.environment, key, values))
+
+    def register_definition(self, name: str, op_type: str, body: Json) -> int:
+        """Id of the definition with this name and content; an edited one gets another id."""
+        digest = hashlib.sha256(canonical(dict(body)).encode()).hexdigest()[:16]
+        key = {"name": name, "digest": digest}
+        values = {"op_type": op_type, "body": dict(body)}
+        return self._write(lambda c: self._ensure(c, schema.definition, key, values))
+
+    def register_workload(self, definition_id: int, uuid: str, axes: Mapping[str, int], dataset: str) -> int:
+        """Id of the workload with this uuid.
+
+        Raises:
+            StoreError: The uuid is recorded with other axes: results of two shapes would be mixed.
+        """
+        key = {"definition_id": definition_id, "uuid": uuid}
+        values = {"axes": dict(axes), "dataset": dataset}
+        workload_id = self._write(lambda c: self._ensure(c, schema.workload, key, values))
+        with self._read() as connection:
+            known = connection.execute(
+                select(schema.workload.c.axes, schema.workload.c.dataset).where(schema.workload.c.id == workload_id)
+            ).one()
+        if known.axes != dict(axes):
+            raise StoreError(
+                f"workload {uuid!r} is recorded with axes {known.axes} and now has {dict(axes)}; give it a new uuid"
+            )
+        if known.dataset != dataset:
+            moved = update(schema.workload).where(schema.workload.c.id == workload_id).values(dataset=dataset)
+            self._write(lambda c: c.execute(moved) and None)
+        return workload_id
+
+    def register_space(self, name: str, target: str, fingerprint: str) -> int:
+        """Id of the search space of this family and target with these sources."""
+        key = {"fingerprint": fingerprint, "name": name, "target": target}
+        return self._write(lambda c: self._ensure(c, schema.search_space, key, {}))
+
+    def environments(self) -> list[EnvironmentRecord]:
+        """All environments, in the order in which they were first seen."""
+        with self._read() as connection:
+            rows = connection.execute(select(schema.environment).order_by(schema.environment.c.id)).mappings().all()
+        return [EnvironmentRecord(**row) for row in rows]
+
+    def _environment_id(self, fingerprint: str) -> int:
+        key = ("environment", fingerprint)
+        if key not in self._ids:
+            table = schema.environment
+            with self._read() as connection:
+                found = connection.execute(select(table.c.id).where(table.c.fingerprint == fingerprint)).scalar()
+            if found is None:
+                raise StoreError(f"environment {fingerprint!r} is not registered")
+            self._ids[key] = found
+        return self._ids[key]
+
+    def _workload_id(self, definition_id: int, uuid: str) -> int:
+        key = ("workload", definition_id, uuid)
+        if key not in self._ids:
+            table = schema.workload
+            with self._read() as connection:
+                found = connection.execute(
+                    select(table.c.id).where(table.c.definition_id == definition_id, table.c.uuid == uuid)
+                ).scalar()
+            if found is None:
+                raise StoreError(f"workload {uuid!r} is not registered for the sweep's definition")
+            self._ids[key] = found
+        return self._ids[key]
+
+    def _method_id(self, method: Json) -> int:
+        key = ("method", method_hash(method))
+        if key not in self._ids:
+            body = {"body": dict(method)}
+            self._ids[key] = self._write(lambda c: self._ensure(c, schema.method, {"hash": key[1]}, body))
+        return self._ids[key]

@@ -1,0 +1,157 @@
+"""Sweeps: their life from creation to the end, and who may write their results."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, or_, select, update
+
+from db import schema
+from db.errors import StoreError, SweepBusy
+from db.records import Json, SweepRecord, SweepState
+from db.registry import Registry
+
+_sweep = schema.sweep
+
+
+class Sweeps(Registry):
+    """The part of the store that keeps sweeps.
+
+    A sweep is written by one process at a time: the one that holds its claim. The store remembers the claims that were
+    made through it; every write of a result proves the claim in the same transaction and is its heartbeat too, so that
+    a process that was taken over cannot write any more.
+    """
+
+    def create_sweep(self, sweep: SweepRecord) -> int:
+        """Id of a new RUNNING sweep, claimed for ``sweep.owner`` if that is given."""
+        values = {
+            "definition_id": sweep.definition_id,
+            "search_space_id": sweep.space_id,
+            "environment_id": sweep.environment_id,
+            "seed": sweep.seed,
+            "settings": dict(sweep.settings),
+            "budget_s": sweep.budget_s,
+            "max_trials": sweep.max_trials,
+            "host": sweep.host,
+            "state": SweepState.RUNNING.value,
+            "summary": dict(sweep.summary),
+            "started_at": sweep.started_at or time.time(),
+            "owner": sweep.owner,
+        }
+
+        def create(connection: Connection) -> int:
+            statement = self._insert(_sweep).values(**values, heartbeat_at=self._now()).returning(_sweep.c.id)
+            return int(connection.execute(statement).scalar_one())
+
+        sweep_id = self._write(create, repeat=False)
+        if sweep.owner:
+            self._claims[sweep_id] = sweep.owner
+        return sweep_id
+
+    def claim_sweep(self, sweep_id: int, owner: str, stale_after_s: float) -> None:
+        """Makes this store the only writer of the sweep and sets it RUNNING.
+
+        Args:
+            sweep_id: Which one; finished sweeps can be claimed too, to go on with them.
+            owner: Names the process for people and must be unique to it, such as host, pid and start time.
+            stale_after_s: A heartbeat older than this (or that far in the future, after a clock jump) counts as dead.
+
+        Raises:
+            SweepBusy: A living process holds it.
+            StoreError: There is no such sweep.
+        """
+
+        def claim(connection: Connection) -> None:
+            silence_s = func.abs(self._now() - _sweep.c.heartbeat_at)
+            free = or_(_sweep.c.owner.is_(None), _sweep.c.owner == owner, silence_s > stale_after_s)
+            values = {"owner": owner, "heartbeat_at": self._now(), "state": SweepState.RUNNING.value}
+            taken = connection.execute(update(_sweep).where(_sweep.c.id == sweep_id, free).values(values))
+            if taken.rowcount == 0:
+                holder = self._owner(connection, sweep_id)
+                raise SweepBusy(f"sweep {sweep_id} is running, held by {holder}; stop that process first, or wait")
+
+        self._write(claim)
+        self._claims[sweep_id] = owner
+
+    def heartbeat(self, sweep_id: int) -> None:
+        """Says that the sweep's process lives; needed only when nothing is committed for a while.
+
+        Raises:
+            SweepBusy: Another process has taken the sweep over.
+        """
+        self._write(lambda c: self._fence(c, sweep_id))
+
+    def finish_sweep(self, sweep_id: int, state: str, summary: Json) -> None:
+        """Ends the sweep in DONE, INTERRUPTED or FAILED and gives up its claim.
+
+        Raises:
+            SweepBusy: Another process holds the sweep.
+        """
+        final = SweepState(state)
+        if final is SweepState.RUNNING:
+            raise ValueError("a sweep cannot finish as RUNNING")
+
+        def finish(connection: Connection) -> None:
+            if self._already_finished(connection, sweep_id, final):
+                return
+            self._fence(connection, sweep_id)
+            values = {"state": final.value, "summary": dict(summary), "finished_at": time.time()}
+            connection.execute(
+                update(_sweep).where(_sweep.c.id == sweep_id).values(**values, owner=None, heartbeat_at=None)
+            )
+
+        self._write(finish)
+        self._claims.pop(sweep_id, None)
+
+    def get_sweep(self, sweep_id: int) -> SweepRecord:
+        """The sweep with the names behind its ids.
+
+        Raises:
+            StoreError: There is no such sweep.
+        """
+        with self._read() as connection:
+            row = connection.execute(_sweeps().where(_sweep.c.id == sweep_id)).mappings().first()
+        if row is None:
+            raise StoreError(f"there is no sweep {sweep_id}")
+        return SweepRecord(**row)
+
+    def list_sweeps(self, limit: int = 50, *, definition: str | None = None) -> list[SweepRecord]:
+        """The newest sweeps first."""
+        query = _sweeps().order_by(_sweep.c.id.desc()).limit(limit)
+        if definition is not None:
+            query = query.where(schema.definition.c.name == definition)
+        with self._read() as connection:
+            return [SweepRecord(**row) for row in connection.execute(query).mappings()]
+
+    def _already_finished(self, connection: Connection, sweep_id: int, state: SweepState) -> bool:
+        """Whether this very call has been committed before, when only its answer was lost."""
+        row = connection.execute(select(_sweep.c.owner, _sweep.c.state).where(_sweep.c.id == sweep_id)).first()
+        return row is not None and sweep_id in self._claims and row.owner is None and row.state == state
+
+    def _sweep_keys(self, sweep_id: int) -> tuple[int, int]:
+        """Ids of the sweep's definition and search space."""
+        keys = (("sweep_definition", sweep_id), ("sweep_space", sweep_id))
+        if keys[0] not in self._ids:
+            record = self.get_sweep(sweep_id)
+            self._ids[keys[0]], self._ids[keys[1]] = record.definition_id, record.space_id
+        return self._ids[keys[0]], self._ids[keys[1]]
+
+
+def _sweeps() -> Select[Any]:
+    names = {
+        "definition": schema.definition.c.name,
+        "space": schema.search_space.c.name,
+        "target": schema.search_space.c.target,
+        "space_fingerprint": schema.search_space.c.fingerprint,
+        "hardware": schema.environment.c.hardware,
+        "space_id": _sweep.c.search_space_id,
+    }
+    columns = [names[f.name].label(f.name) if f.name in names else _sweep.c[f.name] for f in fields(SweepRecord)]
+    return (
+        select(*columns)
+        .join_from(_sweep, schema.definition)
+        .join(schema.search_space)
+        .join(schema.environment, schema.environment.c.id == _sweep.c.environment_id)
+    )

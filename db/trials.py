@@ -1,0 +1,172 @@
+"""Trials: written one finished trial at a time, read for resuming and for reports."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from db import schema
+from db.connected import finite
+from db.errors import StoreError
+from db.measurements import BUILD_COLUMNS, Measurements, measured, measurement_record
+from db.records import BuildRecord, MeasurementRecord, TrialRecord
+
+_trial, _variant, _build, _measurement = schema.trial, schema.variant, schema.build, schema.measurement
+
+_PASSED = "PASSED"
+
+
+class Trials(Measurements):
+    """The part of the store that keeps trials."""
+
+    def commit_trial(self, trial: TrialRecord) -> int:
+        """Id of the finished trial, written with its variant, build and measurements in one transaction.
+
+        Committing the same trial again changes nothing. A measurement that exists already (same variant, workload,
+        environment and method) is replaced by the new one; one with an ``id`` is reused as it is, and so is a build
+        with an ``id``.
+
+        Raises:
+            SweepBusy: Another process holds the sweep.
+            StoreError: The number is taken by another result, a measurement comes without a build, a workload or an
+                environment is not registered, or the database failed; nothing of the trial is kept then.
+        """
+        fresh = [m for m in trial.measurements if not m.id]
+        if fresh and trial.build is None:
+            raise StoreError(f"trial {trial.number} of sweep {trial.sweep_id} has measurements but no build")
+        definition_id, space_id = self._sweep_keys(trial.sweep_id)
+        rows = self._measurement_rows(definition_id, fresh)
+        reused = [m.id for m in trial.measurements if m.id]
+
+        def commit(connection: Connection) -> int:
+            self._fence(connection, trial.sweep_id)
+            key = {"search_space_id": space_id, "config_hash": trial.config_hash}
+            variant_id = self._ensure(connection, _variant, key, {"config": dict(trial.config)})
+            known = self._find_trial(connection, trial, variant_id)
+            if known is not None:
+                return known
+            build_id = self._put_build(connection, variant_id, trial.build) if trial.build else None
+            trial_id = self._put_trial(connection, trial, variant_id, build_id)
+            links = {*self._put_measurements(connection, variant_id, rows), *reused}
+            if links:
+                values = [{"trial_id": trial_id, "measurement_id": m} for m in sorted(links)]
+                connection.execute(self._insert(schema.trial_measurement), values)
+            return trial_id
+
+        return self._write(commit)
+
+    def trials(self, sweep_id: int, *, details: bool = False) -> list[TrialRecord]:
+        """All trials of a sweep by number, with their builds and measurements.
+
+        Args:
+            sweep_id: Which sweep.
+            details: Also read samples and build logs, which are most of the bytes.
+        """
+        names = (*BUILD_COLUMNS, "log") if details else BUILD_COLUMNS
+        query = (
+            select(_trial, _variant.c.config, _variant.c.config_hash)
+            .add_columns(*(_build.c[name].label(f"built_{name}") for name in names))
+            .join(_variant, _variant.c.id == _trial.c.variant_id)
+            .outerjoin(_build, _build.c.id == _trial.c.build_id)
+            .where(_trial.c.sweep_id == sweep_id)
+            .order_by(_trial.c.number)
+        )
+        with self._read() as connection:
+            measurements = self._trial_measurements(connection, sweep_id, details)
+            rows = connection.execute(query).all()
+        return [_trial_record(row, names, tuple(measurements.get(row.id, ()))) for row in rows]
+
+    def trial_count(self, sweep_id: int) -> dict[str, int]:
+        """Number of trials by state."""
+        query = select(_trial.c.state, func.count()).where(_trial.c.sweep_id == sweep_id).group_by(_trial.c.state)
+        with self._read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def leading_trials(self, sweep_id: int) -> dict[str, tuple[int, float]]:
+        """For each regime with a PASSED trial, the number and the objective of the best one; the first among equals."""
+        passed = (_trial.c.sweep_id == sweep_id, _trial.c.state == _PASSED, _trial.c.objective.is_not(None))
+        least = (
+            select(_trial.c.regime, func.min(_trial.c.objective).label("objective"))
+            .where(*passed)
+            .group_by(_trial.c.regime)
+            .subquery()
+        )
+        query = (
+            select(_trial.c.regime, func.min(_trial.c.number), _trial.c.objective)
+            .join(least, (least.c.regime == _trial.c.regime) & (least.c.objective == _trial.c.objective))
+            .where(*passed)
+            .group_by(_trial.c.regime, _trial.c.objective)
+        )
+        with self._read() as connection:
+            return {regime: (number, objective) for regime, number, objective in connection.execute(query)}
+
+    def _find_trial(self, connection: Connection, trial: TrialRecord, variant_id: int) -> int | None:
+        """Id of the trial if it was committed before."""
+        query = select(_trial).where(_trial.c.sweep_id == trial.sweep_id, _trial.c.number == trial.number)
+        row = connection.execute(query).first()
+        if row is None:
+            return None
+        if (row.variant_id, row.regime, row.state) != (variant_id, trial.regime, str(trial.state)):
+            raise StoreError(f"trial {trial.number} of sweep {trial.sweep_id} is already recorded with another result")
+        return int(row.id)
+
+    def _put_trial(self, connection: Connection, trial: TrialRecord, variant_id: int, build_id: int | None) -> int:
+        values = {
+            "sweep_id": trial.sweep_id,
+            "number": trial.number,
+            "variant_id": variant_id,
+            "build_id": build_id,
+            "regime": trial.regime,
+            "state": str(trial.state),
+            "objective": finite(trial.objective),
+            "reason": trial.reason,
+            "origin": trial.origin,
+            "started_at": trial.started_at or time.time(),
+            "finished_at": trial.finished_at or time.time(),
+        }
+        return int(connection.execute(self._insert(_trial).values(values).returning(_trial.c.id)).scalar_one())
+
+    def _trial_measurements(
+        self, connection: Connection, sweep_id: int, details: bool
+    ) -> Mapping[int, list[MeasurementRecord]]:
+        link = schema.trial_measurement
+        query = (
+            measured(_measurement, details=details)
+            .add_columns(link.c.trial_id, _variant.c.config_hash)
+            .join(link, link.c.measurement_id == _measurement.c.id)
+            .join(_trial, _trial.c.id == link.c.trial_id)
+            .join(_variant, _variant.c.id == _measurement.c.variant_id)
+            .where(_trial.c.sweep_id == sweep_id)
+            .order_by(link.c.trial_id, link.c.measurement_id)
+        )
+        found: dict[int, list[MeasurementRecord]] = defaultdict(list)
+        for row in connection.execute(query):
+            found[row.trial_id].append(measurement_record(row, row.config_hash))
+        return found
+
+
+def _trial_record(row: Any, build_names: tuple[str, ...], measurements: tuple[MeasurementRecord, ...]) -> TrialRecord:
+    values = row._mapping
+    build = None
+    if row.built_id is not None:
+        build = BuildRecord(**{name: values[f"built_{name}"] for name in build_names})
+    return TrialRecord(
+        sweep_id=row.sweep_id,
+        number=row.number,
+        config=row.config,
+        config_hash=row.config_hash,
+        regime=row.regime,
+        state=row.state,
+        objective=row.objective,
+        reason=row.reason,
+        origin=row.origin,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        build=build,
+        measurements=measurements,
+        id=row.id,
+    )
