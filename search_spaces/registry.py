@@ -44,7 +44,9 @@ def family(name_or_folder: str) -> SpaceFamily:
         from search_spaces.directory import DirectoryFamily
 
         return DirectoryFamily(Path(name_or_folder))
-    raise SpaceError(f"unknown search space {name_or_folder!r}; known are {', '.join(names())}, or a folder with a space.yaml")
+    raise SpaceError(
+        f"unknown search space {name_or_folder!r}; known are {', '.join(names())}, or a folder with a space.yaml"
+    )
 
 
 def for_definition(definition: Mapping[str, Any], target: str) -> SpaceFamily:

@@ -7,6 +7,7 @@ plain values by the time anybody asks whether a config is valid.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pprint
 import random
@@ -88,7 +89,7 @@ class SearchSpace:
         language: flashinfer-bench's language of the Solution.
         dependencies: Packages that the exported Solution needs.
         destination_passing: Whether the entry point takes its outputs as last arguments.
-        config_file: The file that holds the config, in the Solution.
+        binding: flashinfer-bench's binding, for C++ and CUDA sources.
     """
 
     name: str
@@ -103,6 +104,7 @@ class SearchSpace:
     language: str = "python"
     dependencies: tuple[str, ...] = ()
     destination_passing: bool = True
+    binding: str | None = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]
@@ -137,7 +139,9 @@ class SearchSpace:
         out: Config = {}
         for p in self.parameters:
             if p.name not in config:
-                raise SpaceError(f"parameter {p.name!r} of space {self.name!r} has no value; allowed are {list(p.values)}")
+                raise SpaceError(
+                    f"parameter {p.name!r} of space {self.name!r} has no value; allowed are {list(p.values)}"
+                )
             value = config[p.name]
             for allowed in p.values:
                 if allowed == value and isinstance(allowed, bool) == isinstance(value, bool):
@@ -172,12 +176,7 @@ class SearchSpace:
 
         Depth first; a branch is cut by the first constraint that its values break.
         """
-        found = 0
-        for config in self._walk(0, {}, None):
-            yield config
-            found += 1
-            if limit is not None and found >= limit:
-                return
+        yield from itertools.islice(self._walk(0, {}, None), limit)
 
     def _walk(self, depth: int, partial: Config, rng: random.Random | None) -> Iterator[Config]:
         if depth == len(self.parameters):
@@ -238,12 +237,15 @@ class SearchSpace:
         if len(table) > 1 and self.size_axis is None:
             raise SpaceError(f"space {self.name!r} has no size axis, so its Solution cannot dispatch")
         rows = [(bound, self.check(config)) for bound, config in table]
-        return {**self.sources, CONFIG_FILE: _CONFIG_TEMPLATE.format(
-            space=self.name,
-            sizes=pprint.pformat(dict(self.sizes), width=100, sort_dicts=False),
-            target=self.target,
-            table=pprint.pformat(rows, width=100, sort_dicts=False),
-        )}
+        return {
+            **self.sources,
+            CONFIG_FILE: _CONFIG_TEMPLATE.format(
+                space=self.name,
+                sizes=pprint.pformat(dict(self.sizes), width=100, sort_dicts=False),
+                target=self.target,
+                table=pprint.pformat(rows, width=100, sort_dicts=False),
+            ),
+        }
 
     def variant_sources(self, config: Mapping[str, Any]) -> dict[str, str]:
         """The Solution's sources for one config."""

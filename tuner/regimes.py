@@ -17,11 +17,13 @@ class Regime:
 
     Args:
         name: ``lo-hi``, ``lo+`` or ``all``.
+        low: Smallest size that belongs to it, None where sizes play no role.
         bound: Largest size that belongs to it, None for the last one.
         workloads: Workload uuids, the representative one first, then from the middle outwards.
     """
 
     name: str
+    low: int | None
     bound: int | None
     workloads: tuple[str, ...]
 
@@ -41,7 +43,7 @@ def split(sizes: Mapping[str, int | None], bounds: Sequence[int] = DEFAULT_BOUND
     if list(bounds) != sorted(set(bounds)) or any(b < 1 for b in bounds):
         raise UsageError(f"regimes must be rising positive sizes such as 16,256,2048; got {','.join(map(str, bounds))}")
     if any(size is None for size in sizes.values()):
-        return [Regime("all", None, tuple(sizes))]
+        return [Regime("all", None, None, tuple(sizes))]
     regimes = []
     edges: list[int | None] = [*bounds, None]
     low = 0
@@ -49,10 +51,10 @@ def split(sizes: Mapping[str, int | None], bounds: Sequence[int] = DEFAULT_BOUND
         members = {u: s for u, s in sizes.items() if s is not None and s >= low and (bound is None or s <= bound)}
         if members:
             name = f"{low}+" if bound is None else f"{low}-{bound}"
-            regimes.append(Regime(name, bound, _representative_first(members)))
+            regimes.append(Regime(name, low, bound, _representative_first(members)))
         low = (bound or 0) + 1
     last = regimes[-1]
-    regimes[-1] = Regime(last.name, None, last.workloads)
+    regimes[-1] = Regime(last.name, last.low, None, last.workloads)
     return regimes
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from workers.samples import median_interval
+from workers.interval import median_interval
 
 TIE_MARGIN = 0.005
 """Two variants whose ratio is known to lie within this of 1 are the same to a user."""
@@ -55,8 +55,8 @@ def compare(a: Rounds, b: Rounds, confidence: float = 0.95) -> Ratio:
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"paired variants need the same number of rounds, got {sorted(lengths)}")
     logs = np.mean([np.log(np.asarray(a[w], float)) - np.log(np.asarray(b[w], float)) for w in sorted(a)], axis=0)
-    middle, low, high = median_interval(logs.tolist(), confidence)
-    return Ratio(math.exp(middle), math.exp(low), math.exp(high))
+    known = median_interval(logs.tolist(), confidence)
+    return Ratio(math.exp(known.median), math.exp(known.low), math.exp(known.high))
 
 
 @dataclass(frozen=True)

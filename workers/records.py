@@ -64,6 +64,7 @@ class Method:
         target_rel_ci: It stops early once the 95 % interval of the median is within this share of the median.
         budget_s: Seconds after which no further sample starts.
         cold_cache: Whether the last-level cache is flushed before each sample.
+        interleaved: Taken round by round against other variants (ComparisonJob), not on its own.
     """
 
     mode: str = "host"
@@ -73,6 +74,7 @@ class Method:
     target_rel_ci: float = 0.02
     budget_s: float = 1.0
     cold_cache: bool = True
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)

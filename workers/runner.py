@@ -21,8 +21,8 @@ class Runner(ABC):
     """Builders and evaluators behind one queue.
 
     A runner is bound to one definition, its workloads and one target when it is made. It is used by one thread. Jobs
-    that a candidate spoils (hang, crash, wrong answer) come back as outcomes with a typed status; an exception means that
-    the machinery itself cannot go on. Every submitted job comes back exactly once.
+    that a candidate spoils (hang, crash, wrong answer) come back as outcomes with a typed status; an exception means
+    that the machinery itself cannot go on. Every submitted job comes back exactly once.
     """
 
     builders: int

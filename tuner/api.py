@@ -1,0 +1,71 @@
+"""The Python functions behind ``tuner.sweep`` and ``tuner.best_config``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.query import BestConfig
+    from tuner.session import SweepReport
+
+
+def sweep(
+    definition: str | None = None,
+    *,
+    resume: int | None = None,
+    out: Path | str | None = None,
+    config: Path | str | None = None,
+    **settings: Any,
+) -> SweepReport:
+    """Run a sweep and wait for it.
+
+    Args:
+        definition: Name of the definition; may be left out if the dataset has one MoE.
+        resume: ID of a sweep to go on with.
+        out: flashinfer-trace folder for the best Solution, None to write none.
+        config: YAML file with settings.
+        **settings: Keys of :class:`tuner.settings.SweepSettings`, such as ``max_trials=200`` or ``target="sm_90a"``.
+
+    Returns:
+        Winners per regime with their intervals, failures by kind, and the export.
+
+    Raises:
+        TunerError, SpaceError, StoreError, WorkerError: One line each; finished trials are kept.
+    """
+    from tuner.session import run_sweep
+    from tuner.settings import load
+
+    effective = load({"definition": definition, **settings}, None if config is None else Path(config))
+    return run_sweep(effective, resume=resume, out=None if out is None else Path(out))
+
+
+def best_config(
+    definition: str, axes: Mapping[str, int] | None = None, *, hardware: str | None = None, db: str | None = None
+) -> BestConfig | None:
+    """The best known config for a problem size; never measures and never needs a GPU.
+
+    Args:
+        definition: Its name.
+        axes: Values of the variable axes, such as ``{"seq_len": 57}``.
+        hardware: A GPU or CPU name as recorded; ``auto`` for this machine's. None is answered only if all records are
+            of one kind of hardware.
+        db: Database URL.
+
+    Returns:
+        The config with how it was found, where it was measured and how sure the figure is; None if nothing is known.
+    """
+    from db.store import Store
+    from tuner.query import best_config as look_up
+    from tuner.settings import load
+
+    if hardware == "auto":
+        from workers.environment import cpu_model, gpu_name
+
+        hardware = gpu_name() or cpu_model()
+    store = Store.open(load({"db": db}).db)
+    try:
+        return look_up(store, definition, dict(axes or {}), hardware=hardware)
+    finally:
+        store.close()

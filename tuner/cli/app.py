@@ -1,0 +1,82 @@
+"""The Typer application, and what each kind of error means for the exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from tuner import errors
+from tuner.cli import deliver, look, maintain, tune
+
+app = typer.Typer(
+    name="tuner",
+    help="Finds the fastest correct kernel for a flashinfer-bench definition on given hardware, and hands it out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("sweep")(tune.sweep)
+app.command("bench")(tune.bench)
+app.command("compile")(tune.compile_)
+app.command("status")(look.status)
+app.command("best")(look.best)
+app.command("report")(look.report)
+app.command("export")(deliver.export)
+app.command("doctor")(maintain.doctor)
+app.add_typer(maintain.db, name="db")
+
+
+def main() -> None:
+    """Run the command line and exit with the code that the outcome calls for."""
+    logging.basicConfig(level=os.environ.get("TUNER_LOG_LEVEL", "WARNING").upper(), stream=sys.stderr)
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; errors that users can cause end in one line on stderr."""
+    try:
+        app(arguments, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", errors.EXIT_INTERRUPTED)
+    except typer.Exit as done:
+        return done.exit_code
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        return _fail(_one_line(error), code)
+    return errors.EXIT_OK
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code of an error that is a user's to solve, None for an internal one.
+
+    The parts below ``tuner`` have their own error classes and do not know this package; here they get their meaning.
+    """
+    import click
+
+    from db.errors import StoreError
+    from search_spaces import SpaceError
+    from workers.errors import DatasetError, WorkerError
+
+    if isinstance(error, errors.TunerError):
+        return error.exit_code
+    if isinstance(error, SpaceError | DatasetError | click.UsageError):
+        return errors.EXIT_USAGE
+    if isinstance(error, StoreError | WorkerError):
+        return errors.EXIT_ENVIRONMENT
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(message.split())
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"tuner: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,36 @@
+"""Commands that hand results out: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner.cli import options
+from tuner.cli.output import print_json, stdout
+
+
+def export(
+    out: Annotated[Path, typer.Option(help="flashinfer-trace folder to write into; made if missing")],
+    sweep: Annotated[int | None, typer.Option(help="ID of a sweep; default: the newest finished one that fits")] = None,
+    definition: options.Definition = None,
+    hardware: options.Hardware = None,
+    name: Annotated[str | None, typer.Option(help="the Solution's name; default: from space and hardware")] = None,
+    author: Annotated[str, typer.Option(help="the Solution's author")] = "tuner",
+    dataset: options.Dataset = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Write the winners of a sweep as one Solution, verified on every workload; refuses one that does not pass."""
+    from tuner.export import export_solution
+
+    result = export_solution(
+        sweep, out=out, definition=definition, hardware=hardware, name=name, author=author, dataset=dataset,
+        ray_address=ray_address, db=db,
+    )  # fmt: skip
+    if json:
+        print_json(result.document())
+    else:
+        stdout().print(f"Solution {result.name} written to {result.path}, {result.verdict}")

@@ -1,0 +1,117 @@
+"""Commands that only read: status, best, report. They need no GPU and start nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner.cli import options
+from tuner.cli.output import config_text, microseconds, print_json, ratio, stdout
+from tuner.errors import NothingFoundError
+
+
+def status(
+    sweep: Annotated[int | None, typer.Argument(help="ID of a sweep; default: the newest ones")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="how many sweeps to list")] = 20,
+    definition: options.Definition = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Show sweeps, or one sweep with its trials by state and its winners."""
+    from db.store import Store
+    from tuner.status import describe, overview
+
+    store = Store.open(options.database_url(db))
+    try:
+        document = overview(store, limit, definition) if sweep is None else describe(store, sweep)
+    finally:
+        store.close()
+    if json:
+        print_json(document)
+    elif sweep is None:
+        _print_overview(document)
+    else:
+        _print_sweep(document)
+
+
+def _print_overview(document: dict) -> None:
+    from rich.table import Table
+
+    if not document["sweeps"]:
+        stdout().print("no sweep yet; `tuner sweep` runs one")
+        return
+    table = Table("id", "state", "definition", "space", "hardware", "trials", "started")
+    for s in document["sweeps"]:
+        table.add_row(
+            str(s["id"]), s["state"], s["definition"], s["space"], s["hardware"], str(s["trials"]), s["started_at"]
+        )
+    stdout().print(table)
+
+
+def _print_sweep(document: dict) -> None:
+    console = stdout()
+    for key in ("id", "state", "definition", "space", "target", "hardware", "started_at", "finished_at"):
+        console.print(f"{key}: {document[key]}")
+    console.print("trials: " + (", ".join(f"{n} {k}" for k, n in document["trials_by_state"].items()) or "none yet"))
+    for w in document["winners"]:
+        console.print(
+            f"{w['regime']}: {microseconds(w['median_us'])} ({ratio(w['default_median_us'], w['median_us'])} over the "
+            f"default): {config_text(w['config'])}"
+        )
+    for f in document["failures"]:
+        console.print(f"trial {f['number']} {f['state']}: {f['reason']}")
+    if document["resumable"]:
+        console.print(f"go on with: tuner sweep --resume {document['id']}")
+
+
+def best(
+    definition: Annotated[str, typer.Option("--definition", help="name of the definition")],
+    axes: Annotated[
+        list[str] | None, typer.Option("--axes", help="NAME=NUMBER, such as seq_len=57; repeatable")
+    ] = None,
+    hardware: options.Hardware = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """The best known config for a problem size: what it is, how it was found, on what, and how sure that is."""
+    from tuner import best_config
+
+    found = best_config(definition, options.parse_axes(axes or []), hardware=hardware, db=db)
+    if found is None:
+        raise NothingFoundError(
+            f"no record for {definition!r} with {' '.join(axes or []) or 'any size'} on {hardware or 'any hardware'}; "
+            f"`tuner status` lists what was swept"
+        )
+    if json:
+        print_json(found.document())
+        return
+    console = stdout()
+    console.print(f"{microseconds(found.median_us)} [{microseconds(found.low_us)}, {microseconds(found.high_us)}]")
+    console.print(f"config: {config_text(found.config)}")
+    console.print(f"found: {found.found} ({found.detail})")
+    console.print(f"on: {found.hardware}, sweep {found.sweep_id}, {found.age_s / 3600:.1f} h ago")
+    if found.solution:
+        console.print(f"Solution: {found.solution}")
+
+
+def report(
+    sweep: Annotated[int | None, typer.Argument(help="ID of a sweep; default: the newest one")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: tuner-report-ID.html")] = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Write one self-contained HTML page about a sweep."""
+    from db.store import Store
+    from tuner.report import write_report
+
+    store = Store.open(options.database_url(db))
+    try:
+        path = write_report(store, sweep, out)
+    finally:
+        store.close()
+    if json:
+        print_json({"path": str(path)})
+    else:
+        stdout().print(f"report written to {path}")

@@ -1,0 +1,45 @@
+"""Commands that look after the installation: doctor and db."""
+
+from __future__ import annotations
+
+import typer
+
+from tuner.cli import options
+from tuner.cli.output import print_json, stdout
+
+db = typer.Typer(help="Look after the database.", no_args_is_help=True)
+
+
+@db.command("upgrade")
+def upgrade(db: options.Db = None, json: options.Json = False) -> None:
+    """Bring the database to this version's schema. Safe to run while others do."""
+    from db.store import Store
+
+    store = Store.open(options.database_url(db), upgrade=True)
+    version = store.schema_version()
+    store.close()
+    if json:
+        print_json({"schema": version})
+    else:
+        stdout().print(f"database is at schema {version}")
+
+
+def doctor(
+    db: options.Db = None,
+    dataset: options.Dataset = None,
+    ray_address: str | None = typer.Option(None, help="Ray cluster to check"),
+    json: options.Json = False,
+) -> None:
+    """Check everything a sweep needs, and say what to do about what is missing."""
+    from tuner.doctor import examine
+    from tuner.settings import load
+
+    checks = examine(load({"db": db, "dataset": dataset, "ray_address": ray_address}))
+    if json:
+        print_json({"checks": [c.document() for c in checks]})
+    else:
+        for check in checks:
+            stdout().print(
+                f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'none'}  {check.name}: {check.message}"
+            )
+    raise typer.Exit(4 if any(c.needed and not c.ok for c in checks) else 0)

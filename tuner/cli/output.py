@@ -1,0 +1,56 @@
+"""What commands print: results to stdout, everything else to stderr; with ``--json`` one document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+
+
+@cache
+def stdout() -> Console:
+    """Console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+@cache
+def stderr() -> Console:
+    """Console for progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document with its ``schema_version``. Keys carry units; fields are added, never renamed."""
+    json.dump({"schema_version": SCHEMA_VERSION, **document}, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def microseconds(value: float | None) -> str:
+    """A latency for people: three significant digits, in us, ms or s."""
+    if value is None:
+        return "-"
+    for limit, unit, scale in ((1e3, "us", 1.0), (1e6, "ms", 1e3), (float("inf"), "s", 1e6)):
+        if value < limit:
+            return f"{value / scale:.3g} {unit}"
+    raise AssertionError("the last limit is infinite")
+
+
+def ratio(slow_us: float | None, fast_us: float | None) -> str:
+    """``slow / fast`` as a speed-up for people."""
+    return "-" if not slow_us or not fast_us else f"{slow_us / fast_us:.2f}x"
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A config on one line."""
+    return ", ".join(f"{k}={v}" for k, v in config.items())

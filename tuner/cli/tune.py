@@ -1,0 +1,173 @@
+"""Commands that build and measure: sweep, bench, compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tuner.cli import options
+from tuner.cli.output import config_text, microseconds, print_json, ratio, stdout
+
+OUT_DEFAULT = Path("tuner-out")
+
+
+def sweep(
+    definition: options.Definition = None,
+    space: options.Space = None,
+    dataset: options.Dataset = None,
+    target: options.Target = None,
+    max_trials: Annotated[str | None, typer.Option(help="trials over all regimes, or 'auto'")] = None,
+    budget_s: Annotated[float | None, typer.Option(help="seconds of wall time, finals included")] = None,
+    resume: Annotated[int | None, typer.Option(help="ID of a sweep to go on with")] = None,
+    sampler: Annotated[str | None, typer.Option(help="auto, tpe, gp, random or grid")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the search")] = None,
+    regimes: Annotated[str | None, typer.Option(help="largest size of each regime but the last: 16,256,2048")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
+    mode: Annotated[str | None, typer.Option(help="on a GPU: eager or cuda_graph")] = None,
+    builders: Annotated[int | None, typer.Option(help="builds at once")] = None,
+    evaluators: Annotated[int | None, typer.Option(help="evaluations at once")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with these settings and more")] = None,
+    db: options.Db = None,
+    out: Annotated[
+        Path, typer.Option(help="flashinfer-trace folder that the best Solution is written into")
+    ] = OUT_DEFAULT,
+    no_export: Annotated[bool, typer.Option("--no-export", help="do not write a Solution at the end")] = False,
+    no_reuse: Annotated[bool, typer.Option("--no-reuse", help="measure again what the database already has")] = False,
+    json: options.Json = False,
+) -> None:
+    """Search for the fastest correct config of each regime and write the best ones as one Solution."""
+    from tuner.cli.progress import SweepView
+    from tuner.session import run_sweep
+    from tuner.settings import load
+
+    given: dict[str, Any] = {
+        "definition": definition, "space": space, "dataset": dataset, "target": target, "budget_s": budget_s,
+        "max_trials": _trials(max_trials), "sampler": sampler, "seed": seed, "mode": mode, "builders": builders,
+        "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
+        "regimes": _bounds(regimes), "workloads": tuple(workload) if workload else None,
+    }  # fmt: skip
+    with SweepView() as view:
+        report = run_sweep(load(given, config), resume=resume, out=None if no_export else out, view=view)
+    if json:
+        print_json(report.document())
+    else:
+        _print_sweep(report)
+    raise typer.Exit(report.exit_code)
+
+
+def _trials(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+def _bounds(text: str | None) -> tuple[int, ...] | None:
+    from tuner.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"--regimes {text!r} must be numbers with commas between, such as 16,256,2048") from None
+
+
+def _print_sweep(report: Any) -> None:
+    from rich.table import Table
+
+    console = stdout()
+    console.print(
+        f"sweep {report.sweep_id}: {report.trials} trials of {report.space} for {report.definition} "
+        f"on {report.hardware}"
+    )
+    if not report.winners:
+        console.print("no config passed; `tuner status` shows why each one failed")
+        return
+    table = Table(
+        "regime", "best", "default", "over default", "over reference", "config (what differs from the default)"
+    )
+    for w in report.winners:
+        changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
+        table.add_row(
+            w.regime, microseconds(w.median_us), microseconds(w.default_median_us),
+            ratio(w.default_median_us, w.median_us), ratio(report.reference_us.get(w.regime), w.median_us), config_text(changed) or "the default",
+        )  # fmt: skip
+    console.print(table)
+    if report.export is not None:
+        console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")
+    console.print(f"ask for it: tuner best --definition {report.definition} --axes {report.example_axes}")
+
+
+def bench(
+    solutions: Annotated[
+        list[str], typer.Argument(help="Solution names in the dataset, JSON files, or 'default'/'best'")
+    ],
+    definition: options.Definition = None,
+    dataset: options.Dataset = None,
+    target: options.Target = None,
+    workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
+    rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
+    seed: Annotated[int, typer.Option(help="seed of the order within rounds")] = 0,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Measure Solutions side by side, interleaved, so that differences are paired."""
+    from tuner.bench import run_bench
+    from tuner.settings import load
+
+    settings = load({
+        "definition": definition, "dataset": dataset, "target": target, "ray_address": ray_address, "db": db,
+        "workloads": tuple(workload) if workload else None, "seed": seed,
+    })  # fmt: skip
+    result = run_bench(settings, solutions, rounds)
+    if json:
+        print_json(result.document())
+    else:
+        from rich.table import Table
+
+        table = Table("workload", *result.names)
+        for axes, row in result.rows():
+            table.add_row(axes, *row)
+        stdout().print(table)
+        for line in result.verdicts():
+            stdout().print(line)
+    raise typer.Exit(result.exit_code)
+
+
+def compile_(
+    space: options.Space = None,
+    target: options.Target = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="number of configs, spread over the space; the default is the first")
+    ] = 10,
+    definition: options.Definition = None,
+    dataset: options.Dataset = None,
+    seed: Annotated[int, typer.Option(help="seed of the sample")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="builds at once; default: the cores")] = None,
+    json: options.Json = False,
+) -> None:
+    """Build a sample of a space's configs without running them, and show what they need."""
+    from tuner.compilation import compile_sample
+    from tuner.settings import load
+
+    settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})
+    result = compile_sample(settings, sample, jobs)
+    if json:
+        print_json(result.document())
+    else:
+        from rich.table import Table
+
+        table = Table("status", "build s", "registers", "spill bytes", "smem bytes", "config")
+        for v in result.variants:
+            cells = (v["registers"], v["spill_bytes"], v["smem_bytes"])
+            table.add_row(
+                v["status"],
+                f"{v['build_s']:.2f}",
+                *("-" if c is None else str(c) for c in cells),
+                config_text(v["config"]),
+            )
+        stdout().print(table)
+        stdout().print(f"{result.built} of {len(result.variants)} built in {result.wall_s:.1f} s")
+    raise typer.Exit(result.exit_code)

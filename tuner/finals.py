@@ -1,0 +1,159 @@
+"""Finals: the best configs of a regime and the default, measured again, interleaved, until the ranking is settled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from search_spaces import Config
+from tuner.regimes import Regime
+from tuner.statistics import Ranking, rank
+from workers.interval import median_interval
+from workers.records import BuildResult, Comparison, ComparisonJob, Measurement, Method, Status, Variant
+from workers.runner import Runner
+
+ROUNDS_PER_LOOK = 12
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A config that reached the final. ``simplicity`` breaks ties, smaller is simpler."""
+
+    variant: Variant
+    config: Config
+    simplicity: tuple
+    build: BuildResult | None = None
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """Who won a regime, and how sure that is.
+
+    ``measurements`` holds, for each finalist (by config hash), one paired measurement per workload: sample i of each
+    belongs to the same round.
+    """
+
+    winner: str
+    default: str | None
+    ranking: Ranking
+    configs: Mapping[str, Config]
+    measurements: Mapping[str, Mapping[str, Measurement]]
+    rounds: int
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_final(
+    runner: Runner,
+    finalists: Mapping[str, Finalist],
+    regime: Regime,
+    *,
+    default: str,
+    method: Method,
+    max_rounds: int,
+    deadline: float | None,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+) -> FinalResult | None:
+    """Measure the finalists against each other.
+
+    Stops when the ranking is settled, after ``max_rounds``, or past ``deadline`` (of ``time.monotonic``); at least
+    one look is always taken. A finalist that fails now is dropped and the others go on.
+
+    Returns:
+        None if no finalist survives.
+    """
+    artifacts = _artifacts(runner, finalists, tick)
+    dropped = {k: "could not be built again" for k in finalists if k not in artifacts}
+    alive = [k for k in finalists if k in artifacts]
+    rounds: dict[str, dict[str, list[float]]] = {}
+    looks = max(1, max_rounds // ROUNDS_PER_LOOK)
+    ranking: Ranking | None = None
+    done = 0
+    for look in range(looks):
+        if ranking is not None and (ranking.settled or (deadline is not None and time.monotonic() > deadline)):
+            break
+        samples, failed = _one_look(runner, finalists, artifacts, alive, regime, method, seed * 1000 + look, tick)
+        if failed:
+            dropped |= failed
+            alive = [k for k in alive if k not in failed]
+            rounds = {k: v for k, v in rounds.items() if k in alive}
+            samples = {k: v for k, v in samples.items() if k in alive}
+        if not alive:
+            return None
+        for key, by_workload in samples.items():
+            for workload, values in by_workload.items():
+                rounds.setdefault(key, {}).setdefault(workload, []).extend(values)
+        done += ROUNDS_PER_LOOK
+        simplicity = {k: finalists[k].simplicity for k in alive}
+        ranking = rank(rounds, simplicity, default if default in alive else None, looks)
+    if ranking is None:
+        return None
+    return FinalResult(
+        winner=ranking.winner,
+        default=default if default in alive else None,
+        ranking=ranking,
+        configs={k: finalists[k].config for k in alive},
+        measurements={k: _measurements(rounds[k], method) for k in alive},
+        rounds=done,
+        dropped=dropped,
+    )
+
+
+def _artifacts(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, str]:
+    """Artifact of each finalist; what a resumed sweep did not build itself is built now (a cache hit as a rule)."""
+    artifacts = {k: f.build.artifact for k, f in finalists.items() if f.build is not None and f.build.artifact}
+    missing = [k for k in finalists if k not in artifacts]
+    for key in missing:
+        runner.submit_build(finalists[key].variant)
+    while missing:
+        for outcome in runner.wait(1.0):
+            if isinstance(outcome, BuildResult) and outcome.key in missing:
+                missing.remove(outcome.key)
+                if outcome.status is Status.BUILT and outcome.artifact:
+                    artifacts[outcome.key] = outcome.artifact
+        tick()
+    return artifacts
+
+
+def _one_look(
+    runner: Runner,
+    finalists: Mapping[str, Finalist],
+    artifacts: Mapping[str, str],
+    alive: list[str],
+    regime: Regime,
+    method: Method,
+    seed: int,
+    tick: Callable[[], None],
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+    pairs = tuple((finalists[k].variant, artifacts[k]) for k in alive)
+    runner.submit_comparison(ComparisonJob(pairs, regime.workloads, method, ROUNDS_PER_LOOK, seed))
+    comparison: Comparison | None = None
+    while comparison is None:
+        for outcome in runner.wait(1.0):
+            if isinstance(outcome, Comparison):
+                comparison = outcome
+        tick()
+    samples: dict[str, dict[str, list[float]]] = {}
+    failed: dict[str, str] = {}
+    for evaluation in comparison.evaluations:
+        if evaluation.status is Status.PASSED:
+            samples[evaluation.key] = {m.workload: list(m.samples_us) for m in evaluation.measurements}
+        else:
+            failed[evaluation.key] = f"{evaluation.status}: {evaluation.message}"
+    return samples, failed
+
+
+def _measurements(rounds: Mapping[str, list[float]], method: Method) -> dict[str, Measurement]:
+    out = {}
+    for workload, samples in rounds.items():
+        known = median_interval(samples)
+        out[workload] = Measurement(
+            workload, Status.PASSED, tuple(samples), known.median, known.low, known.high, method=interleaved(method)
+        )
+    return out
+
+
+def interleaved(method: Method) -> Method:
+    """The method that final measurements are recorded under: never mixed with those of the search."""
+    return replace(method, min_samples=ROUNDS_PER_LOOK, max_samples=ROUNDS_PER_LOOK, interleaved=True)

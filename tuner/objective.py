@@ -1,0 +1,68 @@
+"""What a sweep minimises: the mean logarithm of the median latency over a regime's workloads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from workers.records import Measurement, Status
+
+
+class Objective:
+    """Scores the trials of one regime and knows the incumbent.
+
+    The mean of logs is the log of the geometric mean, so a workload counts by its ratio, not by its length.
+
+    Args:
+        workloads: The regime's workload uuids.
+    """
+
+    def __init__(self, workloads: Sequence[str]) -> None:
+        self._workloads = tuple(workloads)
+        self._best: float | None = None
+        self._best_log_us: dict[str, float] = {}
+
+    @property
+    def best_us(self) -> float | None:
+        """Geometric mean latency of the incumbent in microseconds, None before the first success."""
+        return None if self._best is None else math.exp(self._best)
+
+    def of_passed(self, measured: Sequence[Measurement]) -> float:
+        """Objective of a trial that passed on all workloads."""
+        return sum(math.log(_median(m)) for m in measured) / len(measured)
+
+    def note(self, measured: Sequence[Measurement]) -> None:
+        """A trial passed completely; it becomes the incumbent if it is the best so far."""
+        value = self.of_passed(measured)
+        if self._best is None or value < self._best:
+            self._best = value
+            self._best_log_us = {m.workload: math.log(_median(m)) for m in measured}
+
+    def value(self, status: Status, measured: Sequence[Measurement]) -> float | None:
+        """What the search is told: lower is better, None for a failure.
+
+        A trial that was raced out gets an estimate, the incumbent's objective plus its mean log ratio on the workloads
+        that it ran: the search learns how bad it was although it never ran to the end.
+        """
+        if status is Status.PASSED:
+            return self.of_passed(measured)
+        timed = [m for m in measured if m.median_us is not None and m.workload in self._best_log_us]
+        if status is not Status.RACED_OUT or self._best is None or not timed:
+            return None
+        ratios = [math.log(_median(m)) - self._best_log_us[m.workload] for m in timed]
+        return self._best + sum(ratios) / len(ratios)
+
+    def limits_us(self, factor: float) -> dict[str, float]:
+        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent."""
+        return {w: math.exp(v) * factor for w, v in self._best_log_us.items()}
+
+    def geomean_us(self, measured: Mapping[str, Measurement]) -> float | None:
+        """Geometric mean latency over the regime's workloads, None if one is missing."""
+        if any(w not in measured for w in self._workloads):
+            return None
+        return math.exp(self.of_passed([measured[w] for w in self._workloads]))
+
+
+def _median(measurement: Measurement) -> float:
+    assert measurement.median_us is not None, f"a passed measurement of {measurement.workload} without a median"
+    return measurement.median_us

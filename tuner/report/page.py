@@ -1,0 +1,116 @@
+"""Puts the figures and tables of a sweep into the page template."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db.records import SweepRecord, TrialRecord, WinnerRecord
+from db.store import Store
+from tuner.cli.output import config_text, microseconds, ratio
+from tuner.errors import NothingFoundError
+from tuner.report import figures
+from tuner.status import NOT_FAILURES, moment
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made from."""
+
+    sweep: SweepRecord
+    trials: list[TrialRecord]
+    winners: list[WinnerRecord]
+
+
+def write_report(store: Store, sweep_id: int | None = None, out: Path | None = None) -> Path:
+    """Write the page; everything it needs, Plotly's script included, is in the one file.
+
+    Args:
+        sweep_id: None for the newest sweep.
+        out: Default ``tuner-report-ID.html`` in the current folder.
+
+    Raises:
+        NothingFoundError: There is no sweep, or it has no trial yet.
+    """
+    if sweep_id is None:
+        newest = store.list_sweeps(limit=1)
+        if not newest:
+            raise NothingFoundError("no sweep to report on; `tuner sweep` runs one")
+        sweep_id = newest[0].id
+    material = Material(store.get_sweep(sweep_id), store.trials(sweep_id), store.winners(sweep_id))
+    if not material.trials:
+        raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
+    path = out or Path(f"tuner-report-{sweep_id}.html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(render(material), encoding="utf-8")
+    os.replace(scratch, path)
+    return path
+
+
+def render(material: Material) -> str:
+    """The page as HTML text."""
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(us=microseconds, config=config_text)
+    reference = dict(material.sweep.summary.get("reference_by_workload_us", {}))
+    return environment.get_template("page.html").render(
+        sweep=material.sweep,
+        started=moment(material.sweep.started_at),
+        finished=moment(material.sweep.finished_at),
+        states=Counter(t.state for t in material.trials).most_common(),
+        total=len(material.trials),
+        winners=[_winner_row(w, material) for w in material.winners],
+        workloads=[row for w in material.winners for row in _workload_rows(w, reference)],
+        failures=_failures(material.trials),
+        progress=figures.best_so_far(material.trials),
+        importance=figures.importance(material.trials),
+        speedups=figures.speedups(material.winners, reference),
+        plotly=get_plotlyjs(),
+        ratio=ratio,
+    )
+
+
+def _winner_row(winner: WinnerRecord, material: Material) -> dict[str, Any]:
+    final = dict(material.sweep.summary.get("finals", {})).get(winner.regime, {})
+    return {
+        "regime": winner.regime,
+        "record": winner,
+        "speedup": ratio(winner.default_median_us, winner.median_us),
+        "settled": final.get("settled"),
+        "reason": final.get("reason", ""),
+        "rounds": final.get("rounds"),
+    }
+
+
+def _workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "axes": " ".join(f"{k}={v}" for k, v in w.axes.items()),
+            "regime": winner.regime,
+            "record": w,
+            "reference_us": reference.get(w.workload),
+        }
+        for w in sorted(winner.workloads, key=lambda w: tuple(w.axes.values()))
+    ]
+
+
+def _failures(trials: list[TrialRecord]) -> list[dict[str, Any]]:
+    """Failed trials grouped by state and message, the most frequent first, each with one example."""
+    groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    for trial in trials:
+        if trial.state not in NOT_FAILURES:
+            groups.setdefault(
+                (trial.state, trial.reason.strip().splitlines()[-1] if trial.reason.strip() else ""), []
+            ).append(trial)
+    return [
+        {"state": state, "message": message, "count": len(group), "example": group[0]}
+        for (state, message), group in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]

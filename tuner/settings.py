@@ -1,0 +1,124 @@
+"""Settings of a sweep, and where they come from: flag, then environment, then YAML file, then default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tuner.errors import UsageError
+from tuner.regimes import DEFAULT_BOUNDS
+
+ENVIRONMENT = {
+    "db": ("TUNER_DB_URL",),
+    "dataset": ("TUNER_DATASET", "FIB_DATASET_PATH"),
+    "cache_dir": ("TUNER_CACHE_DIR",),
+    "ray_address": ("RAY_ADDRESS",),
+}
+"""Setting -> environment variables that may set it, the first one that is set wins."""
+
+
+def default_database_url() -> str:
+    """SQLite in the user's data directory."""
+    import platformdirs
+
+    return f"sqlite:///{Path(platformdirs.user_data_dir('tuner')) / 'tuner.db'}"
+
+
+def default_cache_dir() -> Path:
+    """Where built artifacts are kept unless ``cache_dir`` says otherwise."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tuner"))
+
+
+class SweepSettings(BaseModel):
+    """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues the same one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    definition: str | None = Field(
+        None, description="name of the definition; may be left out if the dataset has one MoE"
+    )
+    dataset: Path | None = Field(None, description="flashinfer-trace folder; default: the packaged one")
+    space: str | None = Field(None, description="name of a search space, or a folder with a space.yaml")
+    target: Literal["cpu", "sm_90a", "sm_100a"] | None = Field(None, description="default: this machine's")
+    sampler: str = Field("auto", description="search strategy")
+    seed: int = Field(0, ge=0, description="seed of the search and of the finals' order")
+    max_trials: int | Literal["auto"] = Field(64, description="trials over all regimes; auto: until more do not pay")
+    budget_s: float | None = Field(None, gt=0, description="seconds of wall time for the sweep, finals included")
+    regimes: tuple[int, ...] = Field(DEFAULT_BOUNDS, description="largest size of each regime but the last")
+    workloads: tuple[str, ...] = Field((), description="only these workload uuids (or prefixes)")
+    builders: int | None = Field(None, ge=1, description="builds at once; default: by the cluster's free CPUs")
+    evaluators: int | None = Field(None, ge=1, description="evaluations at once; default: one per GPU, one on CPU")
+    race_factor: float = Field(1.3, gt=1, description="stop a trial this many times slower than the incumbent")
+    finalists: int = Field(3, ge=1, description="configs per regime that are measured again, besides the default")
+    final_rounds: int = Field(96, ge=8, description="most rounds of a final")
+    final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
+    reuse: bool = Field(True, description="take measurements that the database already has")
+    warm_start: bool = Field(True, description="try the best configs of related sweeps early")
+    compile_s: float = Field(120, gt=0, description="deadline of a build in seconds")
+    check_s: float = Field(60, gt=0, description="deadline of a check in seconds")
+    measure_s: float = Field(60, gt=0, description="deadline of a measurement in seconds")
+    mode: Literal["host", "eager", "cuda_graph"] | None = Field(None, description="execution mode that is timed")
+    max_samples: int = Field(60, ge=5, description="most samples of one measurement")
+    target_rel_ci: float = Field(0.02, gt=0, description="stop sampling at this relative interval of the median")
+    sample_budget_s: float = Field(0.4, gt=0, description="stop sampling after this many seconds")
+    ray_address: str | None = Field(None, description="Ray cluster; default: one on this machine for this sweep")
+    db: str = Field(default_factory=default_database_url, description="database URL")
+    cache_dir: Path | None = Field(None, description="where built artifacts are kept")
+
+    @field_validator("max_trials")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or 'auto'")
+        return value
+
+
+def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSettings:
+    """The effective settings.
+
+    Args:
+        flags: What the command line or the Python caller gave; None values count as not given.
+        config_file: A YAML mapping with keys of :class:`SweepSettings`.
+
+    Raises:
+        UsageError: A key is unknown, a value is not allowed, or the file is not a readable YAML mapping.
+    """
+    merged: dict[str, Any] = {}
+    if config_file is not None:
+        merged.update(_read_yaml(config_file))
+    for key, variables in ENVIRONMENT.items():
+        value = next((os.environ[v] for v in variables if os.environ.get(v)), None)
+        if value is not None:
+            merged[key] = value
+    merged.update({k: v for k, v in flags.items() if v is not None})
+    try:
+        return SweepSettings(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(SweepSettings.model_fields)
+            raise UsageError(f"unknown setting {key!r}; known are {known}") from None
+        raise UsageError(f"setting {key}={first['input']!r}: {first['msg']}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"config file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"config file {path} must hold a mapping of settings, got {type(loaded).__name__}")
+    return {str(k): v for k, v in loaded.items()}

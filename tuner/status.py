@@ -1,0 +1,68 @@
+"""What ``tuner status`` shows: plain documents made from the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from db.records import SweepRecord, SweepState
+from db.store import Store
+from tuner.session import CLAIM_STALE_S
+
+FAILURES_SHOWN = 10
+NOT_FAILURES = ("PASSED", "RACED_OUT")
+
+
+def moment(seconds: float | None) -> str | None:
+    """A stored moment as ISO text in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def overview(store: Store, limit: int, definition: str | None = None) -> dict[str, Any]:
+    """The newest sweeps, one entry each."""
+    return {"sweeps": [{**_head(s), "trials": sum(store.trial_count(s.id).values())}
+                       for s in store.list_sweeps(limit=limit, definition=definition)]}  # fmt: skip
+
+
+def describe(store: Store, sweep_id: int) -> dict[str, Any]:
+    """One sweep: its trials by state, its winners, its last failures."""
+    sweep = store.get_sweep(sweep_id)
+    trials = store.trials(sweep_id)
+    failed = [t for t in trials if t.state not in NOT_FAILURES]
+    return {
+        **_head(sweep),
+        "settings": dict(sweep.settings),
+        "summary": dict(sweep.summary),
+        "trials_by_state": dict(Counter(t.state for t in trials)),
+        "winners": [asdict(w) for w in store.winners(sweep_id)],
+        "failures": [
+            {
+                "number": t.number,
+                "state": t.state,
+                "config": dict(t.config),
+                "reason": " ".join(t.reason.split())[-300:],
+            }
+            for t in failed[-FAILURES_SHOWN:]
+        ],
+        "resumable": sweep.state != SweepState.DONE,
+    }
+
+
+def _head(sweep: SweepRecord) -> dict[str, Any]:
+    state = sweep.state
+    beat = sweep.heartbeat_at
+    if state == SweepState.RUNNING and beat is not None and datetime.now(UTC).timestamp() - beat > CLAIM_STALE_S:
+        state = "LOST"  # its process died without a word; it can be resumed
+    return {
+        "id": sweep.id,
+        "state": state,
+        "definition": sweep.definition,
+        "space": sweep.space,
+        "target": sweep.target,
+        "hardware": sweep.hardware,
+        "host": sweep.host,
+        "started_at": moment(sweep.started_at),
+        "finished_at": moment(sweep.finished_at),
+    }
