@@ -1,0 +1,172 @@
+"""Builds variants in a killable process and publishes what came out in the artifact cache.
+
+How a variant is built: its own ``build.py`` if it has one (``build(out_dir) -> dict`` writes ``artifacts/`` beside the
+sources and returns static figures; raising an exception whose class is named ``Rejected`` says that the variant is
+hopeless), a flashinfer-bench builder for compiled languages, else an import of the entry point.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers import loader
+from workers.cache import ArtifactCache
+from workers.child import Send
+from workers.dataset import Document
+from workers.environment import toolchain
+from workers.errors import ChildDied, ChildRaised, PhaseTimeout
+from workers.process import ChildProcess
+from workers.records import BuildResult, Status, Variant
+from workers.zygote import ForkRequest
+
+BUILD_FILE = "build.py"
+_REJECTED = "Rejected"
+_RECYCLE_AFTER = 100
+"""Builds after which the process is replaced: compilers keep memory."""
+
+
+class VariantBuilder:
+    """Builds one variant at a time. Used by one thread.
+
+    Args:
+        definition: Document of the definition that all variants solve.
+        target: Of all variants.
+        cache_dir: Of the artifact cache.
+        compile_s: Deadline for one build in seconds.
+        nice: Niceness of compilation.
+        preload: Modules imported once for all builds.
+    """
+
+    def __init__(
+        self,
+        definition: Document,
+        target: str,
+        cache_dir: str,
+        compile_s: float = 120.0,
+        nice: int = 0,
+        preload: tuple[str, ...] = (),
+    ) -> None:
+        self._cache = ArtifactCache(cache_dir)
+        self._compile_s = compile_s
+        self._toolchain = toolchain(target)
+        self._process = ChildProcess(
+            ForkRequest("workers.builder:BuildHandler", (definition,), nice=nice),
+            preload=("workers.builder", *preload),
+            # One compiler per builder: their number is the parallelism.
+            env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1"},
+        )
+        self._builds = 0
+
+    def start(self) -> None:
+        """Begin the imports that the first build will need."""
+        self._process.start()
+
+    def build(self, variant: Variant) -> BuildResult:
+        """Build, or find in the cache. A candidate's failure is in the status.
+
+        Raises:
+            WorkerError: The machinery failed.
+        """
+        began = time.perf_counter()
+        digest = self._cache.key(variant, self._toolchain)
+        entry = self._cache.get(digest)
+        if entry is not None:
+            meta = entry.meta
+            return BuildResult(
+                variant.key, Status.BUILT, meta["build_s"], digest, meta["figures"], meta["log"], cached=True
+            )
+        staged = self._cache.stage()
+        try:
+            return self._build(variant, digest, staged, began)
+        finally:
+            self._cache.discard(staged)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+    def _build(self, variant: Variant, digest: str, staged: Path, began: float) -> BuildResult:
+        if self._builds >= _RECYCLE_AFTER:
+            self._process.kill()
+            self._builds = 0
+        self._builds += 1
+
+        def failed(status: Status, message: str, log: str) -> BuildResult:
+            text = f"{message}\n{log}".strip()
+            return BuildResult(variant.key, status, time.perf_counter() - began, log=text)
+
+        try:
+            (status, figures, message), log = self._process.call(
+                "build", variant, str(staged), digest, limits_s={"compile": self._compile_s}, phase="compile"
+            )
+        except PhaseTimeout as error:
+            return failed(Status.TIMEOUT, str(error), error.log)
+        except ChildDied as error:
+            return failed(Status.CRASHED, str(error), error.log)
+        except ChildRaised as error:
+            return failed(Status.COMPILE_ERROR, str(error), error.log)
+        if status is not Status.BUILT:
+            return BuildResult(
+                variant.key, status, time.perf_counter() - began, None, figures, f"{message}\n{log}".strip()
+            )
+        meta = {"build_s": time.perf_counter() - began, "figures": figures, "log": log}
+        self._cache.publish(digest, staged, meta)
+        return BuildResult(variant.key, Status.BUILT, meta["build_s"], digest, figures, log)
+
+
+class BuildHandler:
+    """The child's side of :class:`VariantBuilder`."""
+
+    def __init__(self, send: Send, definition: Document) -> None:
+        self._definition = definition
+
+    def build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str]:
+        """Stage and build below ``folder``.
+
+        Returns:
+            Status (BUILT, REJECTED or COMPILE_ERROR), static figures and a message.
+        """
+        package = loader.package_name(digest)
+        package_dir = Path(folder) / package
+        loader.stage_sources(variant, package_dir)
+        sys.dont_write_bytecode = True
+        try:
+            if BUILD_FILE in variant.sources:
+                figures = _run_build_file(Path(folder), package)
+            else:
+                loader.load(variant, self._definition, Path(folder), package).unload()
+                figures = {}
+        except BaseException as error:
+            if any(cls.__name__ == _REJECTED for cls in type(error).__mro__):
+                return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
+            raise
+        return Status.BUILT, _plain(figures), ""
+
+
+def _run_build_file(folder: Path, package: str) -> Any:
+    """Call ``build(out_dir)`` of the staged package's build.py and forget the package again."""
+    out_dir = folder / package / loader.ARTIFACTS
+    out_dir.mkdir()
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    staged = loader.Loaded(_nothing, package, str(folder))
+    try:
+        return importlib.import_module(f"{package}.build").build(str(out_dir))
+    finally:
+        staged.unload()
+
+
+def _plain(figures: Any) -> dict[str, Any]:
+    """Figures as JSON values; anything else as text."""
+    if not isinstance(figures, Mapping):
+        return {}
+    return {str(k): v if isinstance(v, (bool, int, float, str, type(None))) else str(v) for k, v in figures.items()}
+
+
+def _nothing() -> None:
+    """Stands for the entry point of a package that is only built."""

@@ -1,0 +1,187 @@
+"""Built variants on disk, by content: the same sources, target and toolchain are built once.
+
+An entry is a folder ``<root>/entries/<digest>/`` with the variant's package folder and a manifest that lists every file
+with its SHA-256. Entries appear by one rename, so a reader sees all of an entry or nothing. A read checks the manifest;
+an entry that does not match is moved away and is a miss. Several processes may use one root.
+
+Source: quack (Dao-AILab), quack/cache_utils.py, for the key of source fingerprint and versions and the atomic replace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.records import Variant
+
+_MANIFEST = "manifest.json"
+_FORMAT = 1
+_GRACE_S = 3600.0
+"""An entry used within this time is not evicted: somebody may be loading it."""
+
+DEFAULT_LIMIT_BYTES = 20 << 30
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A built variant on disk. ``meta`` is what its builder had to say (figures, seconds)."""
+
+    digest: str
+    folder: Path
+    meta: Mapping[str, Any]
+
+
+class ArtifactCache:
+    """The content-addressed folder.
+
+    Args:
+        root: Made if it does not exist.
+        limit_bytes: Size above which :meth:`publish` drops the least recently used entries.
+    """
+
+    def __init__(self, root: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self.root = Path(root)
+        self.limit_bytes = limit_bytes
+        self._entries = self.root / "entries"
+        self._staging = self.root / "staging"
+        self._entries.mkdir(parents=True, exist_ok=True)
+        self._staging.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def key(variant: Variant, toolchain: Mapping[str, str]) -> str:
+        """Digest of everything that the built folder depends on: 32 hex digits."""
+        document = {
+            "format": _FORMAT,
+            "sources": dict(variant.sources),
+            "entry_point": variant.entry_point,
+            "language": variant.language,
+            "binding": variant.binding,
+            "target": variant.target,
+            "definition": variant.definition,
+            "dependencies": list(variant.dependencies),
+            "toolchain": dict(toolchain),
+        }
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
+
+    def get(self, digest: str) -> Entry | None:
+        """The entry, or None. A damaged one is removed first."""
+        folder = self._entries / digest
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            intact = manifest["format"] == _FORMAT and all(
+                _sha256(folder / path) == expected for path, expected in manifest["files"].items()
+            )
+            meta = manifest["meta"]
+        except FileNotFoundError:
+            if folder.exists():
+                self._remove(folder)
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            intact, meta = False, {}
+        if not intact:
+            self._remove(folder)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+        return Entry(digest, folder, meta)
+
+    def stage(self) -> Path:
+        """A new empty folder on the same file system, for :meth:`publish` or :meth:`discard`."""
+        return Path(tempfile.mkdtemp(dir=self._staging))
+
+    def publish(self, digest: str, staged: Path, meta: Mapping[str, Any]) -> Entry:
+        """Make a staged folder the entry. If another process was first, its entry stays and ours is dropped."""
+        files = {
+            str(path.relative_to(staged)): _sha256(path)
+            for path in sorted(staged.rglob("*"))
+            if path.is_file() and path.suffix not in (".pyc", ".lock") and path.name != _MANIFEST
+        }
+        manifest = {"format": _FORMAT, "meta": dict(meta), "files": files}
+        (staged / _MANIFEST).write_text(json.dumps(manifest, default=str), encoding="utf-8")
+        target = self._entries / digest
+        try:
+            os.rename(staged, target)
+        except OSError:
+            # Not empty: it exists. get() removes it if it is damaged, and then the second rename succeeds.
+            found = self.get(digest)
+            if found is not None:
+                self.discard(staged)
+                return found
+            os.rename(staged, target)
+        self.evict()
+        return Entry(digest, target, dict(meta))
+
+    def discard(self, staged: Path) -> None:
+        """Drop a staged folder."""
+        shutil.rmtree(staged, ignore_errors=True)
+
+    def evict(self) -> int:
+        """Remove least recently used entries until the limit holds; also stagings that a dead process left.
+
+        Returns:
+            The number of entries removed.
+        """
+        now = time.time()
+        for left in self._staging.iterdir():
+            with contextlib.suppress(OSError):
+                if now - left.stat().st_mtime > 24 * _GRACE_S:
+                    self.discard(left)
+        sized = []
+        for folder in self._entries.iterdir():
+            with contextlib.suppress(OSError):
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                sized.append((folder.stat().st_mtime, size, folder))
+        total = sum(size for _, size, _ in sized)
+        removed = 0
+        for used, size, folder in sorted(sized, key=lambda item: item[0]):
+            if total <= self.limit_bytes or now - used < _GRACE_S:
+                break
+            self._remove(folder)
+            total -= size
+            removed += 1
+        return removed
+
+    def pack(self, digest: str) -> bytes:
+        """The entry as a tar archive, for another machine's cache.
+
+        Raises:
+            FileNotFoundError: There is no intact entry.
+        """
+        entry = self.get(digest)
+        if entry is None:
+            raise FileNotFoundError(f"artifact {digest} is not in the cache {self.root}")
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(entry.folder, arcname=".")
+        return buffer.getvalue()
+
+    def unpack(self, digest: str, packed: bytes) -> Entry:
+        """Store an archive made by :meth:`pack`; modification times are kept, compilers' caches depend on them."""
+        staged = self.stage()
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(staged, filter="data")
+        meta = json.loads((staged / _MANIFEST).read_text(encoding="utf-8"))["meta"]
+        return self.publish(digest, staged, meta)
+
+    def _remove(self, folder: Path) -> None:
+        """Take an entry out of sight by a rename, then delete it."""
+        away = Path(tempfile.mkdtemp(dir=self._staging))
+        with contextlib.suppress(OSError):
+            os.rename(folder, away / "removed")
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""The loop inside a killable process: takes a request, calls the handler's method, sends what comes of it.
+
+Messages to the parent are ``(kind, payload)``: ``phase`` when a phase begins (the parent's clock for it starts),
+``event`` for a partial result, then exactly one of ``done`` and ``raised``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+Send = Callable[[str, Any], None]
+"""What a handler gets to report a phase or an event."""
+
+_MAX_MESSAGE_CHARS = 20_000
+
+
+def serve(channel_fd: int, handler_path: str, arguments: tuple[Any, ...]) -> None:
+    """Answer requests until the parent closes the channel. Does not return."""
+    connection = Connection(channel_fd)
+
+    def send(kind: str, payload: Any) -> None:
+        connection.send_bytes(pickle.dumps((kind, payload), protocol=pickle.HIGHEST_PROTOCOL))
+
+    module, _, name = handler_path.partition(":")
+    handler = getattr(importlib.import_module(module), name)(send, *arguments)
+    while True:
+        try:
+            method, args = pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+        kind, payload = _answer(handler, method, args)
+        _flush()
+        try:
+            send(kind, payload)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            send("raised", f"the answer of {method} cannot be sent: {error}")
+
+
+def _answer(handler: Any, method: str, args: tuple[Any, ...]) -> tuple[str, Any]:
+    try:
+        return "done", getattr(handler, method)(*args)
+    except BaseException as error:
+        # SystemExit and KeyboardInterrupt from a candidate's code are its failure, not the end of this process. The
+        # exception itself is not sent: it may hold anything, and unpickling it would need the candidate's modules.
+        traceback.print_exc()
+        return "raised", describe(error)
+
+
+def describe(error: BaseException) -> str:
+    """``Type: text`` of an exception, also of one whose text raises."""
+    try:
+        text = str(error)
+    except Exception as inner:
+        text = f"<its text raises {type(inner).__name__}>"
+    return f"{type(error).__name__}: {text}"[:_MAX_MESSAGE_CHARS]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            # A candidate may have closed or replaced it; the log just ends there.
+            continue

@@ -1,0 +1,187 @@
+"""A flashinfer-trace folder as plain documents: found, parsed and complained about without torch or flashinfer-bench."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workers.errors import DatasetError
+
+Document = dict[str, Any]
+"""A parsed JSON object of flashinfer-bench's schema."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One definition with the workloads to judge it on; travels to the workers.
+
+    Args:
+        root: The dataset folder; blob paths in workloads are relative to it.
+        definition: The definition's document.
+        workloads: The workload documents (``uuid``, ``axes``, ``inputs``), in dataset order.
+    """
+
+    root: str
+    definition: Document = field(repr=False)
+    workloads: tuple[Document, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The definition's name."""
+        return str(self.definition["name"])
+
+    def workload(self, uuid: str) -> Document:
+        """The workload with this uuid.
+
+        Raises:
+            DatasetError: There is none.
+        """
+        for document in self.workloads:
+            if document["uuid"] == uuid:
+                return document
+        raise DatasetError(unknown("workload", uuid, [w["uuid"] for w in self.workloads]))
+
+
+class Dataset:
+    """A folder with ``definitions/``, ``workloads/`` and, if it has any, ``solutions/``.
+
+    Definitions are parsed at once (a few milliseconds each hundred), workloads of a definition when asked for.
+
+    Raises:
+        DatasetError: The folder is missing or holds no definition, a file is not JSON, a name appears twice.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        folder = self.root / "definitions"
+        if not self.root.is_dir():
+            raise DatasetError(f"dataset folder {self.root} does not exist")
+        if not folder.is_dir():
+            raise DatasetError(f"{self.root} is not a flashinfer-trace folder: it has no definitions/ in it")
+        self.definitions: dict[str, Document] = {}
+        self._files: dict[str, Path] = {}
+        for path in sorted(folder.rglob("*.json")):
+            document = _parse(path.read_text(encoding="utf-8"), path)
+            name = _need(document, "name", path)
+            if name in self.definitions:
+                raise DatasetError(f"definition {name!r} is in both {self._files[name]} and {path}")
+            self.definitions[name] = document
+            self._files[name] = path
+        if not self.definitions:
+            raise DatasetError(f"no definition in {folder}")
+
+    def definition(self, name: str) -> Document:
+        """The definition's document.
+
+        Raises:
+            DatasetError: The name is unknown; the message lists near ones.
+        """
+        if name not in self.definitions:
+            raise DatasetError(unknown("definition", name, list(self.definitions)))
+        return self.definitions[name]
+
+    def definition_file(self, name: str) -> Path:
+        """Where the definition was read from."""
+        self.definition(name)
+        return self._files[name]
+
+    def workloads(self, definition: str) -> list[Document]:
+        """The workload documents of a definition in file order; empty if the dataset has none.
+
+        Raises:
+            DatasetError: The definition is unknown, or a line is not a workload.
+        """
+        self.definition(definition)
+        found: list[Document] = []
+        seen: dict[str, str] = {}
+        for path in sorted((self.root / "workloads").rglob("*.jsonl")):
+            # Files are named after their definition; a foreign name may still hold lines of it.
+            for number, document in _lines(path):
+                if document.get("definition") != definition:
+                    continue
+                workload = document.get("workload")
+                where = f"{path}:{number}"
+                if not isinstance(workload, dict) or not {"uuid", "axes", "inputs"} <= set(workload):
+                    raise DatasetError(f"{where}: a workload line needs 'workload' with uuid, axes and inputs")
+                if workload["uuid"] in seen:
+                    raise DatasetError(
+                        f"{where}: workload {workload['uuid']} was already given in {seen[workload['uuid']]}"
+                    )
+                seen[workload["uuid"]] = where
+                found.append(workload)
+        return found
+
+    def problem(self, definition: str, uuids: Sequence[str] | None = None) -> Problem:
+        """A definition and its workloads, all of them or those named, with their blob files present.
+
+        Raises:
+            DatasetError: Definition, workload or blob is missing, or there is no workload at all.
+        """
+        document = self.definition(definition)
+        workloads = self.workloads(definition)
+        if not workloads:
+            raise DatasetError(f"definition {definition!r} has no workloads in {self.root / 'workloads'}")
+        if uuids is not None:
+            by_uuid = {w["uuid"]: w for w in workloads}
+            for uuid in uuids:
+                if uuid not in by_uuid:
+                    raise DatasetError(unknown("workload", uuid, list(by_uuid)))
+            workloads = [by_uuid[uuid] for uuid in uuids]
+        for workload in workloads:
+            for name, spec in workload["inputs"].items():
+                if spec.get("type") == "safetensors" and not (self.root / spec["path"]).is_file():
+                    raise DatasetError(
+                        f"workload {workload['uuid']}: input {name!r} needs {self.root / spec['path']}, which is missing"
+                    )
+        return Problem(str(self.root.resolve()), document, tuple(workloads))
+
+    def solutions(self) -> dict[str, Document]:
+        """Name -> Solution document of everything under ``solutions/``.
+
+        Raises:
+            DatasetError: A file is not JSON, or a name appears twice.
+        """
+        found: dict[str, Document] = {}
+        for path in sorted((self.root / "solutions").rglob("*.json")):
+            document = _parse(path.read_text(encoding="utf-8"), path)
+            name = _need(document, "name", path)
+            if name in found:
+                raise DatasetError(f"{path}: Solution {name!r} is already defined by another file")
+            found[name] = document
+        return found
+
+
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """One line that says that a name is unknown and which ones are near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    listed = near or sorted(known)[:5]
+    head = "did you mean" if near else "some of the known are"
+    return f"unknown {kind} {name!r}; {head} {', '.join(listed)} ({len(known)} known)"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Document]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            yield number, _parse(line, path, number)
+
+
+def _parse(text: str, path: Path, line: int | None = None) -> Document:
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        at = line if line is not None else error.lineno
+        raise DatasetError(f"{path}:{at}: not valid JSON: {error.msg} (column {error.colno})") from None
+    if not isinstance(document, dict):
+        raise DatasetError(f"{path}:{line or 1}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def _need(document: Document, key: str, path: Path) -> str:
+    value = document.get(key)
+    if not isinstance(value, str) or not value:
+        raise DatasetError(f"{path}: the key {key!r} is missing or not a text")
+    return value

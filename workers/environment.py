@@ -1,0 +1,149 @@
+"""What machine and software a measurement was taken on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from workers.errors import WorkerError
+from workers.records import Environment
+
+_PACKAGES = ("torch", "numba", "llvmlite", "triton", "nvidia-cutlass-dsl", "apache-tvm-ffi", "flashinfer-bench")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that results depend on. Imports none of them."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def toolchain(target: str) -> dict[str, str]:
+    """What a build depends on besides its sources; on the CPU also the processor, for which code is generated."""
+    found = versions()
+    if target == "cpu":
+        found["cpu"] = cpu_model()
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's marketing name, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int:
+    """Main memory that this process may use: the machine's, or the control group's limit if that is lower."""
+    total = int(psutil.virtual_memory().total)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(path).read_text().strip()))
+    return total
+
+
+def cores() -> int:
+    """Logical cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def describe(target: str) -> Environment:
+    """The environment of this process for a target.
+
+    Raises:
+        WorkerError: The target is a GPU's and no GPU can be read.
+    """
+    found = _cpu() if target == "cpu" else _gpu(target)
+    content = asdict(found)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return replace(found, fingerprint=digest)
+
+
+def _cpu() -> Environment:
+    gib = memory_bytes() >> 30
+    return Environment(
+        hardware=cpu_model(),
+        target="cpu",
+        compute_capability=platform.machine(),
+        units=cores(),
+        # Whole GiB: the kernel's own share differs from boot to boot and must not make another environment.
+        memory_bytes=gib << 30,
+        driver="",
+        versions=versions(),
+    )
+
+
+def _gpu(target: str) -> Environment:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = nvml_handle(pynvml)
+        name = pynvml.nvmlDeviceGetName(handle)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion()
+    except Exception as error:
+        raise WorkerError(f"target {target} needs an NVIDIA GPU, and none can be read here: {error}") from error
+    import torch
+
+    found: Mapping[str, str] = {**versions(), "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}"}
+    return Environment(
+        hardware=str(name),
+        target=target,
+        compute_capability=f"{major}.{minor}",
+        units=torch.cuda.get_device_properties(0).multi_processor_count,
+        memory_bytes=int(memory),
+        driver=str(driver),
+        versions=found,
+    )
+
+
+def nvml_handle(pynvml: Any) -> Any:
+    """NVML's handle of the first GPU that CUDA shows to this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if visible.startswith(("GPU-", "MIG-")):
+        return pynvml.nvmlDeviceGetHandleByUUID(visible)
+    return pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible else 0)
+
+
+TARGET_OF_CAPABILITY = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
+"""Compute capability -> the target whose kernels run on it."""
+
+
+def gpu_target() -> str | None:
+    """The target of this machine's first visible GPU, None without a GPU or with one that has no target."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        capability = pynvml.nvmlDeviceGetCudaComputeCapability(nvml_handle(pynvml))
+    except Exception:  # no driver, no library, no device: all mean that there is no GPU to use
+        return None
+    return TARGET_OF_CAPABILITY.get(tuple(capability))
+
+
+def gpu_name() -> str | None:
+    """The marketing name of this machine's first visible GPU, None without one."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlDeviceGetName(nvml_handle(pynvml)))
+    except Exception:  # as in gpu_target
+        return None

@@ -1,0 +1,272 @@
+"""The evaluator's side inside the killable process: loads variants, checks them, times them.
+
+Phases reported to the parent: ``load KEY``, ``prepare UUID``, ``check UUID``, ``measure UUID``, ``compare UUID``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers import check, fib, loader, timer
+from workers.child import Send, describe
+from workers.check import Candidate, Verdict
+from workers.dataset import Problem
+from workers.device import Run, open_device
+from workers.integrity import Integrity
+from workers.interval import median_interval
+from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status, Variant
+from workers.residents import Resident, Residents
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a job ended in the process. ``replace`` asks the parent not to use this process again."""
+
+    status: Status
+    message: str = ""
+    replace: bool = False
+
+
+class Judge:
+    """Judges variants on one device.
+
+    Args:
+        send: To the parent.
+        problem: Definition and workloads.
+        target: ``cpu`` or a GPU's.
+        store: Folder for reference outputs.
+    """
+
+    def __init__(self, send: Send, problem: Problem, target: str, store: str) -> None:
+        self._send = send
+        self._problem = problem
+        self._device = open_device(target)
+        self._definition = fib.definition_model(problem.definition)
+        self._rule = fib.tolerance(problem.definition)
+        self._residents = Residents(problem, self._device, Path(store), self._device.memory_budget_bytes())
+        self._integrity = Integrity()
+
+    def prepare(self, uuid: str) -> str | None:
+        """Make a workload resident and store its reference outputs; why it is degenerate, if so."""
+        return self._residents.get(uuid).degenerate
+
+    def judge(self, job: EvaluationJob, folder: str, package: str) -> Judgement:
+        """Check and time a variant; each Measurement is sent as an event, the failing one last."""
+        import torch
+
+        self._send("phase", f"load {job.variant.key}")
+        try:
+            loaded = loader.load(job.variant, self._problem.definition, Path(folder), package)
+        except BaseException as error:
+            return self._spoiled(Status.RUNTIME_ERROR, f"loading failed: {_say(error)}")
+        try:
+            with torch.no_grad():
+                candidate = Candidate(loaded.function, job.variant.destination_passing)
+                for uuid in job.workloads:
+                    measurement = self._one(candidate, uuid, job)
+                    self._send("event", measurement)
+                    if measurement.status is not Status.PASSED:
+                        return self._spoiled(measurement.status, measurement.message)
+                    limit = job.stop_above_us.get(uuid)
+                    if limit is not None and measurement.median_us is not None and measurement.median_us > limit:
+                        return Judgement(
+                            Status.RACED_OUT, f"{measurement.median_us:.1f} us on {uuid}, limit {limit:.1f}"
+                        )
+            return Judgement(Status.PASSED)
+        finally:
+            loaded.unload()
+
+    def _one(self, candidate: Candidate, uuid: str, job: EvaluationJob) -> Measurement:
+        """One workload: prepare, check, measure, check again."""
+        self._send("phase", f"prepare {uuid}")
+        resident = self._residents.get(uuid)
+        if resident.degenerate:
+            return Measurement(uuid, Status.DEGENERATE_REFERENCE, message=resident.degenerate, method=job.method)
+        verdict = Verdict(Status.PASSED)
+        if job.check:
+            self._send("phase", f"check {uuid}")
+            verdict = self._check(candidate, resident)
+            if verdict.status is not Status.PASSED:
+                return _failed(uuid, verdict, job.method)
+        self._send("phase", f"measure {uuid}")
+        try:
+            run = self._run_of(candidate, resident)
+            timing = timer.measure(run, job.method, self._device, job.stop_above_us.get(uuid))
+        except BaseException as error:
+            return _failed(uuid, Verdict(Status.RUNTIME_ERROR, f"while measured: {_say(error)}"), job.method)
+        after = self._check_after(candidate, resident)
+        if after.status is not Status.PASSED:
+            return _failed(uuid, after, job.method)
+        return Measurement(
+            uuid,
+            Status.PASSED,
+            timing.samples_us,
+            timing.interval.median,
+            timing.interval.low,
+            timing.interval.high,
+            verdict.max_abs_error if job.check else after.max_abs_error,
+            verdict.max_rel_error if job.check else after.max_rel_error,
+            verdict.matched_ratio if job.check else after.matched_ratio,
+            timing.conditions,
+            method=job.method,
+        )
+
+    def _check(self, candidate: Candidate, resident: Resident) -> Verdict:
+        """Right, right again on freshly poisoned outputs, inputs untouched."""
+        first = self._verdict(candidate, resident, attempt=0)
+        if first.status is not Status.PASSED:
+            return first
+        second = self._verdict(candidate, resident, attempt=1)
+        if second.status is not Status.PASSED:
+            return _not_repeatable("the second run", second)
+        return first
+
+    def _check_after(self, candidate: Candidate, resident: Resident) -> Verdict:
+        """Still right after the samples, with every part of the evaluator in place."""
+        part = self._integrity.replaced()
+        if part is not None:
+            return Verdict(Status.RUNTIME_ERROR, f"the candidate replaced {part} in the evaluator's process")
+        verdict = self._verdict(candidate, resident, attempt=0)
+        if verdict.status in (Status.PASSED, Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED):
+            return verdict
+        return _not_repeatable("a run after the samples", verdict)
+
+    def _verdict(self, candidate: Candidate, resident: Resident, attempt: int) -> Verdict:
+        try:
+            outputs = check.run_once(candidate, self._definition, resident.inputs, self._device, attempt)
+            verdict = check.compare(outputs, resident.expected, self._rule)
+        except BaseException as error:
+            verdict = Verdict(Status.RUNTIME_ERROR, _say(error))
+            if not self._device.is_healthy():
+                return verdict
+        if not check.same_digests([check.digest(v) for v in resident.inputs], resident.digests):
+            self._residents.drop(resident.uuid)
+            return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
+        return verdict
+
+    def _run_of(self, candidate: Candidate, resident: Resident) -> Run:
+        """One call on the resident inputs, into outputs that are allocated once."""
+        function, inputs = candidate.function, resident.inputs
+        if not candidate.destination_passing:
+            return lambda: function(*inputs)
+        outputs = fib.allocate_outputs(self._definition, inputs, self._device.name)
+        return lambda: function(*inputs, *outputs)
+
+    def _spoiled(self, status: Status, message: str) -> Judgement:
+        """The job's end after a failure: is this process still good?"""
+        if not self._device.is_healthy():
+            return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
+        return Judgement(status, message, replace=self._integrity.replaced() is not None)
+
+    def compare(self, job: ComparisonJob, folders: Mapping[str, tuple[str, str]], turn_file: str) -> None:
+        """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.
+
+        The key of the variant whose turn it is stands in ``turn_file``, so that the parent knows whom to blame: a
+        message for each sample would wake the parent while a candidate is being timed.
+        """
+        import torch
+
+        turns = os.open(turn_file, os.O_WRONLY)
+        loaded: dict[str, loader.Loaded] = {}
+        try:
+            candidates: dict[str, Candidate] = {}
+            for variant, _ in job.variants:
+                _take_turn(turns, variant.key)
+                self._send("phase", f"load {variant.key}")
+                folder, package = folders[variant.key]
+                loaded[variant.key] = loader.load(variant, self._problem.definition, Path(folder), package)
+                candidates[variant.key] = Candidate(loaded[variant.key].function, variant.destination_passing)
+            with torch.no_grad():
+                for index, uuid in enumerate(job.workloads):
+                    self._compare_on(uuid, job, candidates, turns, job.seed + index)
+        finally:
+            os.close(turns)
+            for item in loaded.values():
+                item.unload()
+
+    def _compare_on(
+        self, uuid: str, job: ComparisonJob, candidates: dict[str, Candidate], turns: int, seed: int
+    ) -> None:
+        self._send("phase", f"prepare {uuid}")
+        resident = self._residents.get(uuid)
+        runs: dict[str, Run] = {}
+        verdicts: dict[str, Verdict] = {}
+        for key, candidate in candidates.items():
+            _take_turn(turns, key)
+            self._send("phase", f"check {uuid}")
+            verdicts[key] = (
+                Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
+                if resident.degenerate
+                else self._check(candidate, resident)
+            )
+            if verdicts[key].status is Status.PASSED:
+                run = self._device.prepare(self._run_of(candidate, resident), job.method.mode)
+                timer.warm_up(run, job.method, self._device)
+                runs[key] = run
+        self._send("phase", f"compare {uuid}")
+        samples: dict[str, list[float]] = {key: [] for key in runs}
+        rng = random.Random(seed)
+        conditions = self._device.conditions()
+        for _ in range(job.rounds):
+            for key in rng.sample(list(runs), len(runs)):
+                _take_turn(turns, key)
+                samples[key].append(self._device.time_us(runs[key], job.method.cold_cache))
+        for key, verdict in verdicts.items():
+            if key not in runs:
+                self._send("event", (key, _failed(uuid, verdict, job.method)))
+                continue
+            self._send("event", (key, _measured(uuid, verdict, samples[key], conditions, job.method)))
+
+
+def _measured(
+    uuid: str, verdict: Verdict, samples: list[float], conditions: Mapping[str, Any], method: Method
+) -> Measurement:
+    interval = median_interval(samples)
+    return Measurement(
+        uuid,
+        Status.PASSED,
+        tuple(samples),
+        interval.median,
+        interval.low,
+        interval.high,
+        verdict.max_abs_error,
+        verdict.max_rel_error,
+        verdict.matched_ratio,
+        conditions,
+        method=method,
+    )
+
+
+def _failed(uuid: str, verdict: Verdict, method: Method) -> Measurement:
+    return Measurement(
+        uuid,
+        verdict.status,
+        max_abs_error=verdict.max_abs_error,
+        max_rel_error=verdict.max_rel_error,
+        matched_ratio=verdict.matched_ratio,
+        message=verdict.message,
+        method=method,
+    )
+
+
+def _not_repeatable(which: str, verdict: Verdict) -> Verdict:
+    if verdict.status in (Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED):
+        return verdict
+    message = f"right the first time; {which} gave {verdict.status.value}: {verdict.message}"
+    return Verdict(Status.NOT_REPEATABLE, message, verdict.max_abs_error, verdict.max_rel_error, verdict.matched_ratio)
+
+
+def _take_turn(turns: int, key: str) -> None:
+    os.pwrite(turns, f"{key}\n".encode().ljust(256), 0)
+
+
+def _say(error: BaseException) -> str:
+    """The candidate's exception in a line, its traceback into the log."""
+    traceback.print_exc()
+    return describe(error)
