@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, func, literal, select, update
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Executable, Float, Table, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +17,7 @@ from db.engine import is_transient, one_line_errors
 from db.errors import StoreError, SweepBusy
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Executable)
 
 RETRY_S = 60.0
 """How long a write is repeated while a PostgreSQL server restarts or drops connections."""
@@ -30,6 +31,7 @@ class Connected:
         self._engine = engine
         self._claims: dict[int, str] = {}
         self._ids: dict[tuple[Any, ...], int] = {}
+        self._statements: dict[str, Any] = {}
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -69,22 +71,33 @@ class Connected:
         """An INSERT that knows ON CONFLICT, in the database's dialect."""
         return postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
 
+    def _once(self, name: str, make: Callable[[], S]) -> S:
+        """A statement that is built once: building one costs more than running it, and each trial runs eight."""
+        if name not in self._statements:
+            self._statements[name] = make()
+        statement: S = self._statements[name]
+        return statement
+
     def _ensure(self, connection: Connection, table: Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> int:
         """The id of the row with this unique key, made with ``rest`` if it is not there yet."""
-        query = select(table.c.id).where(*(table.c[name] == value for name, value in key.items()))
-        found = connection.execute(query).scalar()
+        query = self._once(
+            f"find {table.name}", lambda: select(table.c.id).where(*(table.c[name] == bindparam(name) for name in key))
+        )
+        insert = self._once(
+            f"make {table.name}", lambda: self._insert(table).on_conflict_do_nothing().returning(table.c.id)
+        )
+        found = connection.execute(query, key).scalar()
         if found is None:
-            statement = self._insert(table).values(**key, **rest).on_conflict_do_nothing().returning(table.c.id)
-            found = connection.execute(statement).scalar()
+            found = connection.execute(insert, {**key, **rest}).scalar()
         if found is None:  # another process has made it in between
-            found = connection.execute(query).scalar_one()
+            found = connection.execute(query, key).scalar_one()
         return int(found)
 
     def _now(self) -> ColumnElement[Any]:
         """The time that heartbeats are compared by: PostgreSQL's own clock, since sweeps may run on several hosts."""
         if self._engine.dialect.name == "postgresql":
             return func.extract("epoch", func.clock_timestamp())
-        return literal(time.time())
+        return bindparam(None, callable_=time.time, type_=Float)
 
     def _fence(self, connection: Connection, sweep_id: int) -> None:
         """Refreshes the heartbeat, and proves that this store may still write the sweep's results.
@@ -95,15 +108,18 @@ class Connected:
         """
         mine = self._claims.get(sweep_id)
         table = schema.sweep
-        statement = (
-            update(table)
-            .where(table.c.id == sweep_id, table.c.owner == mine if mine else table.c.owner.is_(None))
-            .values(heartbeat_at=self._now())
+        statement = self._once(
+            "fence",
+            lambda: (
+                update(table)
+                .where(table.c.id == bindparam("sweep"), table.c.owner.is_not_distinct_from(bindparam("mine")))
+                .values(heartbeat_at=self._now())
+            ),
         )
-        if connection.execute(statement).rowcount == 0:
+        if connection.execute(statement, {"sweep": sweep_id, "mine": mine}).rowcount == 0:
             owner = self._owner(connection, sweep_id)
             verb = "has been taken over" if mine else "is held"
-            raise SweepBusy(f"sweep {sweep_id} {verb} by {owner or 'nobody'}; nothing was written")
+            raise SweepBusy(f"sweep {sweep_id} {verb} by {owner or 'another process'}; nothing was written")
 
     def _owner(self, connection: Connection, sweep_id: int) -> str | None:
         row = connection.execute(select(schema.sweep.c.owner).where(schema.sweep.c.id == sweep_id)).first()

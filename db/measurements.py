@@ -96,11 +96,7 @@ class Measurements(Sweeps):
         """Ids of the measurements; a known one is replaced."""
         if not rows:
             return []
-        statement = self._insert(_measurement)
-        upsert = statement.on_conflict_do_update(
-            index_elements=["variant_id", "environment_id", "method_id", "workload_id"],
-            set_={name: statement.excluded[name] for name in (*MEASURED, "samples")},
-        ).returning(_measurement.c.id)
+        upsert = self._once("put measurement", self._measurement_upsert)
         return list(connection.execute(upsert, [{**row, "variant_id": variant_id} for row in rows]).scalars())
 
     def _put_build(self, connection: Connection, variant_id: int, build: BuildRecord) -> int:
@@ -121,21 +117,31 @@ class Measurements(Sweeps):
             "log": build.log,
             "built_at": build.built_at or time.time(),
         }
-        statement = self._insert(_build).values(**key, **values)
-        new = statement.excluded
-        replaces = or_(
-            _build.c.status != BUILT,
-            and_(new.status == BUILT, new.artifact.is_distinct_from(_build.c.artifact)),
-        )
-        upsert = statement.on_conflict_do_update(
-            index_elements=list(key), set_={name: new[name] for name in values}, where=replaces
-        ).returning(_build.c.id)
-        build_id = connection.execute(upsert).scalar()
+        upsert = self._once("put build", self._build_upsert)
+        build_id = connection.execute(upsert, {**key, **values}).scalar()
         if build_id is None:
             build_id = connection.execute(
                 select(_build.c.id).where(_build.c.variant_id == variant_id, _build.c.toolchain == build.toolchain)
             ).scalar_one()
         return int(build_id)
+
+    def _measurement_upsert(self) -> Any:
+        statement = self._insert(_measurement)
+        return statement.on_conflict_do_update(
+            index_elements=["variant_id", "environment_id", "method_id", "workload_id"],
+            set_={name: statement.excluded[name] for name in (*MEASURED, "samples")},
+        ).returning(_measurement.c.id)
+
+    def _build_upsert(self) -> Any:
+        statement = self._insert(_build)
+        new = statement.excluded
+        replaces = or_(
+            _build.c.status != BUILT,
+            and_(new.status == BUILT, new.artifact.is_distinct_from(_build.c.artifact)),
+        )
+        key = ["variant_id", "toolchain"]
+        changed = {column.name: new[column.name] for column in _build.columns if column.name not in ("id", *key)}
+        return statement.on_conflict_do_update(index_elements=key, set_=changed, where=replaces).returning(_build.c.id)
 
 
 def measured(table: Table, *, details: bool) -> Select[Any]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from db import schema
 from db.connected import finite
@@ -54,7 +54,7 @@ class Trials(Measurements):
             links = {*self._put_measurements(connection, variant_id, rows), *reused}
             if links:
                 values = [{"trial_id": trial_id, "measurement_id": m} for m in sorted(links)]
-                connection.execute(self._insert(schema.trial_measurement), values)
+                connection.execute(self._once("link", lambda: self._insert(schema.trial_measurement)), values)
             return trial_id
 
         return self._write(commit)
@@ -106,8 +106,11 @@ class Trials(Measurements):
 
     def _find_trial(self, connection: Connection, trial: TrialRecord, variant_id: int) -> int | None:
         """Id of the trial if it was committed before."""
-        query = select(_trial).where(_trial.c.sweep_id == trial.sweep_id, _trial.c.number == trial.number)
-        row = connection.execute(query).first()
+        query = self._once(
+            "find trial",
+            lambda: select(_trial).where(_trial.c.sweep_id == bindparam("sweep"), _trial.c.number == bindparam("n")),
+        )
+        row = connection.execute(query, {"sweep": trial.sweep_id, "n": trial.number}).first()
         if row is None:
             return None
         if (row.variant_id, row.regime, row.state) != (variant_id, trial.regime, str(trial.state)):
@@ -128,7 +131,8 @@ class Trials(Measurements):
             "started_at": trial.started_at or time.time(),
             "finished_at": trial.finished_at or time.time(),
         }
-        return int(connection.execute(self._insert(_trial).values(values).returning(_trial.c.id)).scalar_one())
+        insert = self._once("put trial", lambda: self._insert(_trial).returning(_trial.c.id))
+        return int(connection.execute(insert, values).scalar_one())
 
     def _trial_measurements(
         self, connection: Connection, sweep_id: int, details: bool
