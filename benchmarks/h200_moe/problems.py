@@ -129,7 +129,11 @@ def random_cases(problem: Problem, count: int, seed: int, largest: int = 4096) -
             offset = 0
         else:
             places = (0, problem.experts - problem.local, problem.experts - problem.local // 2, -problem.local // 2)
-            offset = int(rng.choice(places)) if rng.random() < 0.3 else int(rng.integers(problem.experts - problem.local + 1))
+            offset = (
+                int(rng.choice(places))
+                if rng.random() < 0.3
+                else int(rng.integers(problem.experts - problem.local + 1))
+            )
         cases.append(Case(min(tokens, largest), offset, shape, seed * 100003 + i, float(rng.choice((0.01, 1.0, 30.0)))))
     return cases
 
