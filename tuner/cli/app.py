@@ -11,10 +11,12 @@ import typer
 from tuner import errors
 from tuner.cli import deliver, look, maintain, tune
 
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""The parser's own usage error; which package it lives in depends on Typer's version."""
+
 app = typer.Typer(
     name="tuner",
     help="Finds the fastest correct kernel for a flashinfer-bench definition on given hardware, and hands it out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -38,8 +40,9 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors that users can cause end in one line on stderr."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, standalone_mode=False)
+        app(given or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", errors.EXIT_INTERRUPTED)
     except typer.Exit as done:
@@ -57,15 +60,13 @@ def exit_code(error: Exception) -> int | None:
 
     The parts below ``tuner`` have their own error classes and do not know this package; here they get their meaning.
     """
-    import click
-
     from db.errors import StoreError
     from search_spaces import SpaceError
     from workers.errors import DatasetError, WorkerError
 
     if isinstance(error, errors.TunerError):
         return error.exit_code
-    if isinstance(error, SpaceError | DatasetError | click.UsageError):
+    if isinstance(error, SpaceError | DatasetError | USAGE_ERROR):
         return errors.EXIT_USAGE
     if isinstance(error, StoreError | WorkerError):
         return errors.EXIT_ENVIRONMENT

@@ -7,7 +7,7 @@ import typer
 from tuner.cli import options
 from tuner.cli.output import print_json, stdout
 
-db = typer.Typer(help="Look after the database.", no_args_is_help=True)
+db = typer.Typer(help="Look after the database.")
 
 
 @db.command("upgrade")

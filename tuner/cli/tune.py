@@ -90,9 +90,13 @@ def _print_sweep(report: Any) -> None:
     for w in report.winners:
         changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
         table.add_row(
-            w.regime, microseconds(w.median_us), microseconds(w.default_median_us),
-            ratio(w.default_median_us, w.median_us), ratio(report.reference_us.get(w.regime), w.median_us), config_text(changed) or "the default",
-        )  # fmt: skip
+            w.regime,
+            microseconds(w.median_us),
+            microseconds(w.default_median_us),
+            ratio(w.default_median_us, w.median_us),
+            ratio(report.reference_us.get(w.regime), w.median_us),
+            config_text(changed) or "the default",
+        )
     console.print(table)
     if report.export is not None:
         console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")

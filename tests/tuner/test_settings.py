@@ -1,0 +1,60 @@
+"""Where settings come from: flag, then environment, then file, then default."""
+
+import pytest
+
+from tuner.errors import UsageError
+from tuner.settings import load
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in ("TUNER_DB_URL", "TUNER_DATASET", "FIB_DATASET_PATH", "TUNER_CACHE_DIR", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path, monkeypatch):
+    file = tmp_path / "tuner.yaml"
+    file.write_text("db: sqlite:///from-file.db\nseed: 7\nmax_trials: 5\n")
+    assert load({}, file).db == "sqlite:///from-file.db"
+    monkeypatch.setenv("TUNER_DB_URL", "sqlite:///from-environment.db")
+    assert load({}, file).db == "sqlite:///from-environment.db"
+    settings = load({"db": "sqlite:///from-flag.db", "seed": None}, file)
+    assert (settings.db, settings.seed, settings.max_trials) == ("sqlite:///from-flag.db", 7, 5)
+    assert settings.sampler == "auto"
+
+
+def test_tuner_dataset_beats_the_ecosystems_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("FIB_DATASET_PATH", "/ecosystem")
+    assert str(load({}).dataset) == "/ecosystem"
+    monkeypatch.setenv("TUNER_DATASET", str(tmp_path))
+    assert load({}).dataset == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_trails: 5", "unknown setting 'max_trails'; known are"),
+        ("max_trials: 0", "max_trials"),
+        ("max_trials: lots", "max_trials"),
+        ("target: tpu", "target='tpu'"),
+        ("race_factor: 0.5", "race_factor"),
+        ("- a list", "must hold a mapping"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_bad_file_is_one_line_that_names_key_and_value(tmp_path, text, said):
+    file = tmp_path / "tuner.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load({}, file)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"absent\.yaml"):
+        load({}, tmp_path / "absent.yaml")
+
+
+def test_max_trials_auto():
+    assert load({"max_trials": "auto"}).max_trials == "auto"
