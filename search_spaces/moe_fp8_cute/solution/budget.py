@@ -1,0 +1,186 @@
+"""The plan of one grouped GEMM: sizes, threads, registers and shared memory, in plain Python.
+
+Everything that a build must know before it compiles is decided here, so the search space's constraints, the kernels and
+the static figures cannot disagree. No CuTe import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SMEM_PER_SM = 233472
+"""Bytes of shared memory of a Hopper SM."""
+SMEM_PER_CTA = 232448
+"""The largest dynamic allocation of one CTA on Hopper (227 KB)."""
+SMEM_RESERVED = 1024
+"""Bytes that the system takes per resident CTA."""
+REGISTERS_PER_SM = 65536
+BLOCK = 128
+"""Edge of a weight scale's block, and the K extent of a pipeline stage."""
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """One grouped GEMM ``out[row, :] = x[row, :] @ w[expert(row)].T`` with block scales.
+
+    Args:
+        role: ``gate_up`` (first GEMM, SwiGLU follows) or ``down``.
+        experts: Local experts.
+        n: Weight rows per expert (``2 * intermediate`` or ``hidden``).
+        k: Reduction extent.
+        swap: Weights are the M side of the MMA and tokens its N side.
+        tile_t: Rows (tokens) of a CTA tile.
+        tile_w: Weight rows of a CTA tile; in ``gate_up`` half of them are up rows, half gate rows.
+        groups: Consumer warpgroups.
+        stages: Pipeline stages of 128 along K.
+        out: ``act`` (SwiGLU and requantisation in the epilogue), ``partial`` (float32 sums of each K split),
+            ``rows`` (bfloat16 row per token and expert), ``atomic_f32`` or ``atomic_bf16`` (weighted reduction into the token's row).
+        gather: Token rows are gathered by index with cp.async; otherwise rows are contiguous and come by TMA.
+        overlap: Two sets of temporary accumulators, so that promotion runs under the next K block's MMAs.
+        occupancy: CTAs per SM that the plan must leave room for.
+        ctas: Persistent CTAs.
+        split_k: Parts that K is cut into; each is a tile of its own.
+        multicast: CTAs of a cluster that share the token tile by TMA multicast (neighbours along the weights).
+        order: Which tile index runs fastest inside an expert: ``weights`` or ``tokens``.
+        pdl: Launched with programmatic dependent launch.
+        early_weights: The weight producer starts before the previous kernel has ended (its input is not made by it).
+    """
+
+    role: str
+    experts: int
+    n: int
+    k: int
+    swap: bool
+    tile_t: int
+    tile_w: int
+    groups: int
+    stages: int
+    out: str
+    gather: bool = False
+    overlap: bool = True
+    occupancy: int = 1
+    ctas: int = 132
+    split_k: int = 1
+    multicast: int = 1
+    order: str = "weights"
+    pdl: bool = True
+    early_weights: bool = False
+
+    @property
+    def paired(self) -> bool:
+        """Whether a tile holds up and gate rows of the same columns."""
+        return self.role == "gate_up"
+
+    @property
+    def mma_m(self) -> int:
+        """M extent that the consumer warpgroups cover with one MMA each."""
+        return 64 * self.groups
+
+    @property
+    def sub_w(self) -> int:
+        """Weight rows of one accumulator: a slice of M (swap) or of N."""
+        if self.swap:
+            return self.mma_m
+        return self.tile_w // 2 if self.paired else min(self.tile_w, BLOCK)
+
+    @property
+    def subs(self) -> int:
+        """Accumulators per consumer warpgroup."""
+        return self.tile_w // self.sub_w
+
+    @property
+    def interleave(self) -> int:
+        """Rows of one half before a row of the other half follows in shared memory (``gate_up``)."""
+        return 8 if self.swap else self.tile_w // 2
+
+    @property
+    def scale_rows(self) -> int:
+        """Distinct weight scales per K block of a tile."""
+        return 2 if self.paired else max(1, self.tile_w // BLOCK)
+
+    @property
+    def columns(self) -> int:
+        """Output columns of a tile."""
+        return self.tile_w // 2 if self.paired else self.tile_w
+
+    @property
+    def k_blocks(self) -> int:
+        """K blocks of one tile."""
+        return self.k // BLOCK // self.split_k
+
+    @property
+    def cluster(self) -> int:
+        """CTAs per cluster: those that share an amax block or a token tile."""
+        amax = BLOCK // self.columns if self.out == "act" else 1
+        return max(1, amax, self.multicast)
+
+    @property
+    def weight_tiles(self) -> int:
+        """Tiles along the weights per expert."""
+        return self.n // self.tile_w
+
+    @property
+    def gather_threads(self) -> int:
+        """Threads that copy token rows with cp.async."""
+        return 32 if self.tile_t <= 16 else 64
+
+    @property
+    def threads(self) -> int:
+        """Threads of a CTA: one producer warpgroup and the consumers."""
+        return 128 * (1 + self.groups)
+
+    @property
+    def accumulator_registers(self) -> int:
+        """Float32 registers per consumer thread that the accumulators and temporaries take."""
+        one = 64 * (self.tile_t if self.swap else self.sub_w) // 128
+        temporaries = one * (2 * self.subs if self.overlap else 1)
+        return one * self.subs + temporaries
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers per producer and per consumer thread after the split; equal when there is no split."""
+        share = REGISTERS_PER_SM // self.occupancy // self.threads // 8 * 8
+        if share >= 255:
+            return 248, 248
+        low = 56 if self.gather and self.tile_t > 64 else 40
+        high = (REGISTERS_PER_SM // self.occupancy - 128 * low) // (128 * self.groups) // 8 * 8
+        return low, min(240, high)
+
+    @property
+    def stage_bytes(self) -> int:
+        """Shared memory of one stage: weights, token rows, token scales."""
+        return (self.tile_w + self.tile_t) * BLOCK + 4 * self.tile_t
+
+    @property
+    def epilogue_bytes(self) -> int:
+        """Shared memory of the epilogue: amax exchange and the transposition buffer."""
+        if self.swap:
+            if self.out != "act":
+                return 0
+            warps = 4 * self.groups * self.cluster
+            return 2 * warps * self.tile_t * 4 + self.tile_t * (self.columns + 16)
+        if self.out == "partial":
+            return 0
+        exchange = 2 * self.cluster * self.tile_t * 4 if self.out == "act" and self.cluster > 1 else 0
+        return exchange + 4 * self.groups * 16 * 144
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of a CTA, alignment and barriers included."""
+        return self.stages * self.stage_bytes + self.epilogue_bytes + 2048
+
+    def problem(self) -> str | None:
+        """Why the plan cannot be built, None if it can."""
+        limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.occupancy - SMEM_RESERVED)
+        if self.smem_bytes > limit:
+            return f"{self.role}: {self.stages} stages need {self.smem_bytes} bytes of shared memory, {limit} are there"
+        spare = self.registers[1] - self.accumulator_registers
+        if spare < 24:
+            return f"{self.role}: accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
+        if self.n % self.tile_w or (self.paired and (self.n // 2) % self.columns):
+            return f"{self.role}: weight tile {self.tile_w} does not divide {self.n}"
+        if self.weight_tiles % self.cluster:
+            return f"{self.role}: cluster of {self.cluster} does not divide {self.weight_tiles} weight tiles"
+        if (self.k // BLOCK) % self.split_k or (self.overlap and self.k_blocks % 2):
+            return f"{self.role}: {self.k // BLOCK} K blocks cannot be cut into {self.split_k} parts"
+        return None

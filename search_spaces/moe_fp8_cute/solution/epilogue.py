@@ -1,0 +1,253 @@
+"""Epilogues of the grouped GEMMs: from accumulators in registers to rows in memory.
+
+An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA: sub accumulator ``s`` of a
+thread covers, swapped, weight rows ``64 * groups * s + 16 * warp + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane % 4) + c``; not swapped,
+tokens ``16 * warp + lane // 4 + 8 * h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. ``warp`` counts the consumer warps.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64
+from cutlass.pipeline import NamedBarrier
+
+from .act_quant import FP8_MAX, pack_e4m3, silu_mul
+from .budget import BLOCK, GemmPlan
+
+
+class Epilogue:
+    """What all epilogues share: thread coordinates, an optional shared memory part, an optional barrier."""
+
+    def __init__(self, plan: GemmPlan):
+        self.plan = plan
+        self.warps = 4 * plan.groups
+        self.consumers = NamedBarrier(barrier_id=1, num_threads=32 * self.warps)
+
+    def allocate(self, smem):
+        """Shared memory of this epilogue (a tuple of tensors, possibly empty)."""
+        return ()
+
+    def init_barriers(self, shared) -> None:
+        """Barriers beyond those of the pipeline; called by one thread."""
+
+    def place(self) -> tuple[Int32, Int32, Int32]:
+        """(consumer warp, lane // 4, lane % 4)."""
+        lane = cute.arch.lane_idx()
+        return cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4, lane // 4, lane % 4
+
+
+class SwapAct(Epilogue):
+    """SwiGLU and requantisation, weights as M: columns of 128 are spread over lanes, warps and, for narrow tiles, CTAs.
+
+    Each warp reduces |v| of its 8 columns by shuffles; the warps' maxima meet in shared memory, those of a cluster by
+    asynchronous stores into every CTA of it. Two buffers alternate: a CTA can be at most one tile ahead of its neighbours.
+    """
+
+    def allocate(self, smem):
+        p = self.plan
+        amax = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, self.warps * p.cluster, 2)), byte_alignment=16)
+        pitch = p.columns + 16
+        quant = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((p.columns, p.tile_t), stride=(1, pitch)), byte_alignment=16)
+        bars = smem.allocate_array(Int64, 2)
+        return amax, quant, bars
+
+    def init_barriers(self, shared) -> None:
+        for i in range(2):
+            cute.arch.mbarrier_init(shared[2] + i, 1)
+
+    @cute.jit
+    def exchange(self, shared, column: cutlass.Constexpr, value: Float32, done: Int32):
+        """Put this warp's maximum of a token where every consumer that needs it can read it."""
+        amax, _quant, bars = shared
+        warp, _, quad = self.place()
+        slot = 8 * (column // 2) + 2 * quad + column % 2
+        buffer = done & 1
+        if cutlass.const_expr(self.plan.cluster == 1):
+            amax[slot, warp, buffer] = value
+        else:
+            rank = cute.arch.block_idx_in_cluster()
+            offset = slot + self.plan.tile_t * (rank * self.warps + warp + self.warps * self.plan.cluster * buffer)
+            bits = cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[value])
+            for peer in cutlass.range_constexpr(self.plan.cluster):
+                cute.arch.store_async_dsmem(amax.iterator + offset, bits, bars + buffer, Int32(peer))
+
+    @cute.jit
+    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+        """Write FP8 rows [P, I] and scales [I/128, P]."""
+        p = self.plan
+        amax, quant, bars = shared
+        warp, high, quad = self.place()
+        columns = p.tile_t // 4
+        buffer = done & 1
+        if cutlass.const_expr(p.cluster > 1):
+            if cute.arch.thread_idx()[0] == 128:
+                cute.arch.mbarrier_arrive_and_expect_tx(bars + buffer, 4 * p.tile_t * self.warps * p.cluster)
+        for n in cutlass.range_constexpr(columns):
+            i = n % 2 + 4 * (n // 2)
+            top = Float32(0.0)
+            for s in cutlass.range_constexpr(p.subs):
+                v = silu_mul(acc[s][i + 2], acc[s][i])
+                acc[s][i] = v
+                top = cute.arch.fmax(top, cute.arch.fmax(v, -v))
+            for step in (4, 8, 16):
+                top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, offset=step))
+            if high == 0:
+                self.exchange(shared, n, top, done)
+        if cutlass.const_expr(p.cluster > 1):
+            cute.arch.mbarrier_wait(bars + buffer, (done >> 1) & 1)
+        else:
+            self.consumers.arrive_and_wait()
+        for n in cutlass.range_constexpr(columns):
+            i = n % 2 + 4 * (n // 2)
+            token = 8 * (n // 2) + 2 * quad + n % 2
+            top = Float32(1e-10)
+            for w in cutlass.range_constexpr(self.warps * p.cluster):
+                top = cute.arch.fmax(top, amax[token, w, buffer])
+            inverse = FP8_MAX * cute.arch.rcp_approx(top)
+            for s in cutlass.range_constexpr(p.subs):
+                quant[p.sub_w // 2 * s + 8 * warp + high, token] = pack_e4m3(acc[s][i] * inverse)
+            if weight_tile % p.cluster == 0 and warp == 0 and high == 0:
+                out_scale[weight_tile * p.columns // BLOCK, row0 + token] = top * Float32(1.0 / FP8_MAX)
+        self.consumers.arrive_and_wait()
+        self.copy_out(quant, out, row0, weight_tile)
+
+    @cute.jit
+    def copy_out(self, quant, out, row0: Int32, weight_tile: Int32):
+        """Rows of the transposition buffer to memory, 16 bytes a thread."""
+        p = self.plan
+        thread = cute.arch.thread_idx()[0] - 128
+        per_row = p.columns // 16
+        for step in cutlass.range_constexpr((p.tile_t * per_row + 32 * self.warps - 1) // (32 * self.warps)):
+            item = thread + step * 32 * self.warps
+            if item < p.tile_t * per_row:
+                token, chunk = item // per_row, item % per_row
+                source = cute.make_tensor((quant.iterator + (token * (p.columns + 16) + 16 * chunk)).align(16), cute.make_layout(16))
+                at = Int64(row0 + token) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
+                target = cute.make_tensor(
+                    cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16)
+                )
+                cute.autovec_copy(source, target)
+
+
+class RowAct(Epilogue):
+    """SwiGLU and requantisation, tokens as M: a row's columns lie in four lanes of one warp (and in two CTAs for 64)."""
+
+    def allocate(self, smem):
+        p = self.plan
+        stage = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16)
+        if p.cluster == p.multicast or p.columns == BLOCK:
+            return (stage,)
+        amax = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, p.cluster, 2)), byte_alignment=16)
+        return stage, amax, smem.allocate_array(Int64, 2)
+
+    def init_barriers(self, shared) -> None:
+        if len(shared) > 1:
+            for i in range(2):
+                cute.arch.mbarrier_init(shared[2] + i, 1)
+
+    @cute.jit
+    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+        """Write FP8 rows [P, I] and scales [I/128, P]."""
+        p = self.plan
+        warp, high, quad = self.place()
+        up, gate = acc[0], acc[1]
+        slab = shared[0].iterator + warp * (16 * 144)
+        for h in cutlass.range_constexpr(2):
+            top = Float32(1e-10)
+            for j in cutlass.range_constexpr(p.sub_w // 8):
+                for c in cutlass.range_constexpr(2):
+                    i = c + 2 * h + 4 * j
+                    v = silu_mul(gate[i], up[i])
+                    up[i] = v
+                    top = cute.arch.fmax(top, cute.arch.fmax(v, -v))
+            for step in (1, 2):
+                top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, offset=step))
+            row = 16 * warp + high + 8 * h
+            inverse = FP8_MAX * cute.arch.rcp_approx(top)
+            if quad == 0:
+                out_scale[weight_tile * p.columns // BLOCK, row0 + row] = top * Float32(1.0 / FP8_MAX)
+            for j in cutlass.range_constexpr(p.sub_w // 8):
+                i = 2 * h + 4 * j
+                two = pack_e4m3(up[i] * inverse, up[i + 1] * inverse)
+                target = cute.recast_ptr((slab + ((high + 8 * h) * 144 + 8 * j + 2 * quad)).align(2), dtype=cutlass.Uint16)
+                cute.make_tensor(target, cute.make_layout(1))[0] = two
+        cute.arch.sync_warp()
+        lane = cute.arch.lane_idx()
+        per_row = p.columns // 16
+        for step in cutlass.range_constexpr(16 * per_row // 32):
+            item = lane + 32 * step
+            row, chunk = item // per_row, item % per_row
+            source = cute.make_tensor((slab + (row * 144 + 16 * chunk)).align(16), cute.make_layout(16))
+            at = Int64(row0 + 16 * warp + row) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
+            target = cute.make_tensor(cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16))
+            cute.autovec_copy(source, target)
+        cute.arch.sync_warp()
+
+
+class Plain(Epilogue):
+    """Accumulators as they are: float32 partial sums, bfloat16 rows, or weighted reductions into the token's row."""
+
+    def column(self, s: int, j: int, c: int, h: int, warp: Int32, high: Int32, quad: Int32) -> tuple[Int32, Int32]:
+        """(row in the token tile, weight row in the weight tile) of an accumulator element."""
+        p = self.plan
+        if p.swap:
+            return 8 * j + 2 * quad + c, p.sub_w * s + 16 * warp + high + 8 * h
+        return 16 * warp + high + 8 * h, p.sub_w * s + 8 * j + 2 * quad + c
+
+    def weight_row(self, weight_tile: Int32, inside: Int32) -> Int32:
+        """Weight row in the expert of a row of the tile; undoes the interleaving of up and gate."""
+        p = self.plan
+        if not p.paired:
+            return weight_tile * p.tile_w + inside
+        g = p.interleave
+        pair, half, rest = inside // (2 * g), inside // g % 2, inside % g
+        return weight_tile * p.columns + pair * g + rest + half * (p.n // 2)
+
+    @cute.jit
+    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+        """Write [S, P, N] float32, [P, N] bfloat16, or reduce into [T, N]."""
+        p = self.plan
+        warp, high, quad = self.place()
+        atomic = p.out.startswith("atomic")
+        outer = p.tile_t // 8 if p.swap else 2
+        for n in cutlass.range_constexpr((2 * outer) if p.swap else 2):
+            token = (8 * (n // 2) + 2 * quad + n % 2) if p.swap else 16 * warp + high + 8 * n
+            row = row0 + token
+            weight = Float32(1.0)
+            target_row = Int64(row)
+            valid = cutlass.Boolean(True)
+            if cutlass.const_expr(atomic):
+                index = row_token[row]
+                weight = row_weight[row]
+                valid = index >= 0
+                target_row = Int64(cutlass.max(index, 0))
+            if cutlass.const_expr(p.out == "partial"):
+                target_row = Int64(part) * out.shape[1] + row
+            base = target_row * p.n
+            if valid:
+                self.elements(acc, out, base, weight, weight_tile, n, warp, high, quad)
+
+    @cute.jit
+    def elements(self, acc, out, base: Int64, weight: Float32, weight_tile: Int32, n: cutlass.Constexpr, warp, high, quad):
+        """The thread's elements of one token."""
+        p = self.plan
+        for s in cutlass.range_constexpr(p.subs):
+            for e in cutlass.range_constexpr(2 if p.swap else p.sub_w // 4):
+                if cutlass.const_expr(p.swap):
+                    i, inside = n % 2 + 4 * (n // 2) + 2 * e, p.sub_w * s + 16 * warp + high + 8 * e
+                else:
+                    i, inside = e % 2 + 2 * n + 4 * (e // 2), p.sub_w * s + 8 * (e // 2) + 2 * quad + e % 2
+                at = base + self.weight_row(weight_tile, inside)
+                value = acc[s][i] * weight
+                if cutlass.const_expr(p.out == "atomic_f32"):
+                    cute.arch.red(out.iterator + at, value, op="add", dtype="f32", sem="relaxed", scope="gpu")
+                else:
+                    cute.make_tensor(out.iterator + at, cute.make_layout(1))[0] = value.to(out.element_type)
+
+
+def make_epilogue(plan: GemmPlan) -> Epilogue:
+    """The epilogue that a plan asks for."""
+    if plan.out != "act":
+        return Plain(plan)
+    return SwapAct(plan) if plan.swap else RowAct(plan)

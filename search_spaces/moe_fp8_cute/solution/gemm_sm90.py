@@ -1,0 +1,282 @@
+"""The grouped FP8 GEMM of Hopper: persistent, warp specialised, float32 promotion after every 128 of K."""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+import cutlass.utils.hopper_helpers as sm90
+from cutlass import Float32, Int32, Int64
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
+from cutlass.memory import SmemAllocator
+from cutlass.tensor_utils import LayoutEnum
+
+from .budget import BLOCK, GemmPlan
+from .epilogue import make_epilogue
+from .producer import Producer
+from .scales import Scales
+from .sched import TileTable
+
+F8 = cutlass.Float8E4M3FN
+
+
+class GroupedGemm:
+    """``out[row] = epilogue(x[row] @ w[expert(row)].T)`` for the rows of all local experts.
+
+    Operands (all K-major, FP8 E4M3):
+        w: [E, N, K], ws: [E, N/128, K/128] float32.
+        x: [T, K] gathered through ``row_token``, or [P, K] in row space; xs: [K/128, T or P] float32.
+
+    Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
+    one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]`` counts one
+    arrival of the weight warp, and one of the row warp or one per gathering thread; ``empty[s]`` counts one arrival per
+    consumer warp. The weight warp never waits for the previous kernel when ``early_weights`` is set: it fills the
+    pipeline while that kernel drains.
+
+    Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight gate rows
+    alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M side and up and
+    gate are two accumulators.
+
+    Source: roles and promotion follow DeepGEMM (sm90_fp8_gemm_1d2d.cuh); swapped operands and the interleaved TMA view are ours.
+    """
+
+    def __init__(self, plan: GemmPlan, name: str):
+        self.plan = plan
+        self.name = name
+        self.table = TileTable(plan)
+        self.scales = Scales(plan)
+        self.producer = Producer(plan, self.table)
+        self.epilogue = make_epilogue(plan)
+
+    def _weight_view(self, w: cute.Tensor) -> tuple[cute.Layout, tuple]:
+        """Layout of the weights as the TMA sees them, and the tile in it."""
+        p = self.plan
+        if p.paired:
+            g, half = p.interleave, p.n // 2
+            shape = ((g, 2, half // g), p.k, p.experts)
+            layout = cute.make_layout(shape, stride=((p.k, half * p.k, g * p.k), 1, p.n * p.k))
+            return layout, ((g, 2, p.columns // g), BLOCK)
+        return cute.make_layout((p.n, p.k, p.experts), stride=(p.k, 1, p.n * p.k)), (p.tile_w, BLOCK)
+
+    def _tiled_mma(self, accumulate: bool) -> cute.TiledMma:
+        p = self.plan
+        major = OperandMajorMode.K
+        width = p.tile_t if p.swap else p.sub_w
+        mma = sm90.make_trivial_tiled_mma(F8, F8, major, major, Float32, (p.groups, 1, 1), (64, width))
+        mma.set(warpgroup.Field.ACCUMULATE, accumulate)
+        return mma
+
+    @cute.jit
+    def __call__(self, w, ws, x, xs, row_token, counts, m_indptr, out, out_scale, row_weight, stream):
+        """Launch one kernel. ``out_scale`` and ``row_weight`` are None where the epilogue has no use for them."""
+        p = self.plan
+        w_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_w, p.tile_w, BLOCK), F8, p.stages)
+        x_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_t, p.tile_t, BLOCK), F8, p.stages)
+        view, tiler = self._weight_view(w)
+        load = cpasync.CopyBulkTensorTileG2SOp()
+        info_w = cpasync.make_tiled_tma_atom(
+            load, cute.make_tensor(w.iterator, view), cute.slice_(w_layout, (None, None, 0)), tiler
+        )
+        atom_w, tma_w = info_w[0], info_w[1]
+        atom_x, tma_x = None, None
+        if cutlass.const_expr(not p.gather):
+            op = cpasync.CopyBulkTensorTileG2SMulticastOp() if p.multicast > 1 else load
+            rows = p.tile_t // p.multicast
+            box = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, rows, BLOCK), F8, 1)
+            info_x = cpasync.make_tiled_tma_atom(op, x, cute.slice_(box, (None, None, 0)), (rows, BLOCK), p.multicast)
+            atom_x, tma_x = info_x[0], info_x[1]
+        clusters = p.ctas // p.cluster
+        self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
+        self.kernel(
+            atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, w_layout, x_layout,
+            tiler,
+        ).launch(
+            grid=(clusters * p.cluster, 1, 1),
+            block=(p.threads, 1, 1),
+            cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
+            min_blocks_per_mp=p.occupancy,
+            stream=stream,
+            use_pdl=p.pdl,
+        )
+
+    @cute.kernel
+    def kernel(
+        self, atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, w_layout, x_layout,
+        tiler: cutlass.Constexpr,
+    ):
+        """One persistent CTA."""
+        p = self.plan
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        smem = SmemAllocator()
+        sW = smem.allocate_tensor(F8, w_layout.outer, byte_alignment=1024, swizzle=w_layout.inner)
+        sX = smem.allocate_tensor(F8, x_layout.outer, byte_alignment=1024, swizzle=x_layout.inner)
+        sS = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, p.stages)), byte_alignment=128)
+        bars = smem.allocate_array(Int64, 2 * p.stages)
+        full, empty = bars, bars + p.stages
+        shared = self.epilogue.allocate(smem)
+        if warp == 0:
+            with cute.arch.elect_one():
+                for s in cutlass.range_constexpr(p.stages):
+                    cute.arch.mbarrier_init(full + s, 1 + (p.gather_threads if p.gather else 1))
+                    cute.arch.mbarrier_init(empty + s, 4 * p.groups * p.multicast)
+                self.epilogue.init_barriers(shared)
+        cute.arch.mbarrier_init_fence()
+        if cutlass.const_expr(p.cluster > 1):
+            cute.arch.cluster_arrive_relaxed()
+            cute.arch.cluster_wait()
+        else:
+            cute.arch.sync_threads()
+
+        split = p.registers[0] != p.registers[1]
+        if warp < 4:
+            if cutlass.const_expr(split):
+                cute.arch.setmaxregister_decrease(p.registers[0])
+            if warp == 0:
+                self.producer.weights(atom_w, tma_w, sW, full, empty, counts, tiler)
+            if warp >= 1 and warp < 1 + self.producer.row_warps:
+                if cutlass.const_expr(p.gather):
+                    self.producer.gather(x, xs, sX, sS, full, empty, row_token, counts, m_indptr)
+                else:
+                    self.producer.rows(atom_x, tma_x, xs, sX, sS, full, empty, counts, m_indptr)
+        else:
+            if cutlass.const_expr(split):
+                cute.arch.setmaxregister_increase(p.registers[1])
+            self.consume(sW, sX, sS, ws, full, empty, shared, counts, m_indptr, row_token, out, out_scale, row_weight)
+        if cutlass.const_expr(p.cluster > 1):
+            # Shared memory of a CTA must outlive the last arrival or store of its neighbours.
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()
+
+    @cute.jit
+    def consume(self, sW, sX, sS, ws, full, empty, shared, counts, m_indptr, row_token, out, out_scale, row_weight):
+        """Consumer warpgroups: tile by tile, main loop and epilogue."""
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+            cute.arch.griddepcontrol_launch_dependents()
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
+        mma = (self._tiled_mma(False), self._tiled_mma(True))
+        frags_w, frags_x = self._fragments(mma[0], sW, sX, warp // 4)
+        shape = mma[0].partition_shape_C((p.mma_m, p.tile_t if p.swap else p.sub_w))
+        acc = [cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)]
+        if cutlass.const_expr(p.overlap):
+            tmp = [[cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)] for _ in range(2)]
+        else:
+            one = cute.make_rmem_tensor(shape, Float32)
+            tmp = [[one] * p.subs] * 2
+        token = [cute.make_rmem_tensor((self.scales.token_values,), Float32) for _ in range(2)]
+        lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total = self.table.load(counts, cum) * self.table.per_token_tile
+        rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
+        tile = cute.arch.block_idx()[0] // p.cluster
+        stage, phase, done = Int32(0), Int32(0), Int32(0)
+        while tile < total:
+            expert, token_tile, group, part = self.table.find(cum, tile)
+            weight_tile = group * p.cluster + rank
+            self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks)
+            row0 = m_indptr[expert] + token_tile * p.tile_t
+            for s in cutlass.range_constexpr(p.subs):
+                acc[s].fill(0.0)
+            if cutlass.const_expr(p.overlap):
+                stage, phase = self.loop_overlap(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+            else:
+                stage, phase = self.loop_serial(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+            self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, weight_tile, part, done)
+            done = done + 1
+            tile = tile + p.ctas // p.cluster
+
+    def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, object]:
+        """Shared memory descriptors: one of the weights per accumulator, one of the token rows."""
+        p = self.plan
+        thread = mma.get_slice(128 * group)
+        parts = [cute.local_tile(sW, (p.sub_w, BLOCK, p.stages), (s, 0, 0)) for s in range(p.subs)]
+        if p.swap:
+            return [mma.make_fragment_A(thread.partition_A(t)) for t in parts], mma.make_fragment_B(thread.partition_B(sX))
+        return [mma.make_fragment_B(thread.partition_B(t)) for t in parts], mma.make_fragment_A(thread.partition_A(sX))
+
+    def _mma(self, mma: tuple, tmp, frag_w, frag_x, stage: Int32) -> None:
+        """The four wgmmas of one accumulator and K block; the first one overwrites."""
+        for k in range(BLOCK // 32):
+            at = (None, None, k, stage)
+            a, b = (frag_w[at], frag_x[at]) if self.plan.swap else (frag_x[at], frag_w[at])
+            cute.gemm(mma[0] if k == 0 else mma[1], tmp, a, b, tmp)
+
+    def _token_row(self) -> Int32:
+        """The thread's first row in a 64-row MMA per warpgroup (tokens as M)."""
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
+        return 16 * warp + cute.arch.lane_idx() // 4
+
+    @cute.jit
+    def advance(self, stage: Int32, phase: Int32) -> tuple[Int32, Int32]:
+        """The next stage of the ring; the phase flips at its end."""
+        stage = stage + 1
+        if stage == self.plan.stages:
+            stage = Int32(0)
+            phase = phase ^ 1
+        return stage, phase
+
+    @cute.jit
+    def release(self, empty, stage: Int32):
+        """One arrival per warp: the stage may be overwritten."""
+        if cutlass.const_expr(self.plan.multicast > 1):
+            lane = cute.arch.lane_idx()
+            if lane < self.plan.multicast:
+                cute.arch.mbarrier_arrive(empty + stage, lane)
+        else:
+            if cute.arch.lane_idx() == 0:
+                cute.arch.mbarrier_arrive(empty + stage)
+
+    @cute.jit
+    def issue(self, mma, frags_w, frags_x, tmp, token, sS, full, stage: Int32, phase: Int32):
+        """Wait for a stage and start all its wgmmas as one group."""
+        cute.arch.mbarrier_wait(full + stage, phase)
+        self.scales.load_tokens(sS, token, stage, self._token_row())
+        warpgroup.fence()
+        for s in cutlass.range_constexpr(self.plan.subs):
+            self._mma(mma, tmp[s], frags_w[s], frags_x, stage)
+        warpgroup.commit_group()
+
+    @cute.jit
+    def settle(self, acc, tmp, token, lanes, empty, stage: Int32, k: Int32):
+        """Promote a finished K block and give its stage back."""
+        for s in cutlass.range_constexpr(self.plan.subs):
+            self.scales.promote(acc[s], tmp[s], token, lanes, s, k)
+        self.release(empty, stage)
+
+    @cute.jit
+    def loop_overlap(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):
+        """Main loop with two sets of temporaries: one K block is promoted while the next one multiplies.
+
+        No MMA is in flight where the loop turns: the compiler would copy its registers there and serialise all of them.
+        """
+        p = self.plan
+        unroll = 4 if p.k_blocks % 4 == 0 else 2
+        for i in cutlass.range(p.k_blocks // unroll, unroll=1):
+            last = stage
+            for u in cutlass.range_constexpr(unroll):
+                self.issue(mma, frags_w, frags_x, tmp[u % 2], token[u % 2], sS, full, stage, phase)
+                if cutlass.const_expr(u > 0):
+                    warpgroup.wait_group(1)
+                    self.settle(acc, tmp[1 - u % 2], token[1 - u % 2], lanes, empty, last, unroll * i + u - 1)
+                last = stage
+                stage, phase = self.advance(stage, phase)
+            warpgroup.wait_group(0)
+            self.settle(acc, tmp[1], token[1], lanes, empty, last, unroll * i + unroll - 1)
+        return stage, phase
+
+    @cute.jit
+    def loop_serial(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):
+        """Main loop with one temporary for all accumulators: the other warpgroup fills the tensor cores meanwhile."""
+        for k in cutlass.range(self.plan.k_blocks, unroll=1):
+            cute.arch.mbarrier_wait(full + stage, phase)
+            self.scales.load_tokens(sS, token[0], stage, self._token_row())
+            for s in cutlass.range_constexpr(self.plan.subs):
+                warpgroup.fence()
+                self._mma(mma, tmp[0][s], frags_w[s], frags_x, stage)
+                warpgroup.commit_group()
+                warpgroup.wait_group(0)
+                if cutlass.const_expr(s == self.plan.subs - 1):
+                    self.release(empty, stage)
+                self.scales.promote(acc[s], tmp[0][s], token[0], lanes, s, k)
+            stage, phase = self.advance(stage, phase)
+        return stage, phase

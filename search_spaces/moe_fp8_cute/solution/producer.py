@@ -1,0 +1,167 @@
+"""Producer warps of the grouped GEMM: weight tiles, token rows and token scales on their way into a stage."""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Int64
+from cutlass.cute.nvgpu import cpasync
+
+from .budget import BLOCK, GemmPlan
+from .sched import TileTable
+
+EVICT_FIRST = 0x12F0000000000000
+"""L2 policy word for weights that no other tile reads (the constant that CUTLASS passes for evict-first)."""
+
+
+class Producer:
+    """The three producer roles of one plan. Each walks the tiles on its own and keeps its own stage and phase."""
+
+    def __init__(self, plan: GemmPlan, table: TileTable):
+        self.plan = plan
+        self.table = table
+        self.row_warps = plan.gather_threads // 32 if plan.gather else 1
+
+    @cute.jit
+    def start(self, counts, cum) -> tuple[Int32, Int32, Int32]:
+        """(tiles, first tile, rank in the cluster) of this CTA; fills the tile table."""
+        p = self.plan
+        total = self.table.load(counts, cum) * self.table.per_token_tile
+        rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
+        return total, cute.arch.block_idx()[0] // p.cluster, rank
+
+    @cute.jit
+    def advance(self, stage: Int32, phase: Int32) -> tuple[Int32, Int32]:
+        """The next stage of the ring; the phase flips at its end."""
+        stage = stage + 1
+        if stage == self.plan.stages:
+            stage = Int32(0)
+            phase = phase ^ 1
+        return stage, phase
+
+    @cute.jit
+    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr):
+        """Stream weight tiles; needs nothing of the previous kernel but the counts."""
+        p = self.plan
+        if cutlass.const_expr(p.pdl and not p.early_weights):
+            cute.arch.griddepcontrol_wait()
+        cpasync.prefetch_descriptor(atom)
+        parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
+        tWs, tWg = cpasync.tma_partition(atom, 0, cute.make_layout(1), cute.group_modes(sW, 0, 2), parts)
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.start(counts, cum)
+        stage, phase = Int32(0), Int32(1)
+        while tile < total:
+            expert, _token_tile, group, part = self.table.find(cum, tile)
+            weight_tile = group * p.cluster + rank
+            for k in cutlass.range(p.k_blocks, unroll=1):
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                with cute.arch.elect_one():
+                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, p.tile_w * BLOCK)
+                at = (None, (weight_tile, part * p.k_blocks + k, expert))
+                cute.copy(atom, tWg[at], tWs[(None, stage)], tma_bar_ptr=full + stage)
+                stage, phase = self.advance(stage, phase)
+            tile = tile + p.ctas // p.cluster
+
+    @cute.jit
+    def rows(self, atom, tma_x, xs, sX, sS, full, empty, counts, m_indptr):
+        """Token rows that lie in row space: one TMA box and one bulk copy of scales per stage.
+
+        Multicast: each CTA of the cluster fetches its share of the box and delivers it to all of them.
+        """
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.start(counts, cum)
+        share = p.tile_t // p.multicast
+        mask = cutlass.Int16((1 << p.multicast) - 1)
+        sShare = cute.local_tile(sX, (share, BLOCK, p.stages), (rank % p.multicast, 0, 0))
+        stage, phase = Int32(0), Int32(1)
+        while tile < total:
+            expert, token_tile, _group, part = self.table.find(cum, tile)
+            row0 = m_indptr[expert] + token_tile * p.tile_t
+            gX = cute.local_tile(
+                cute.domain_offset((row0 + (rank % p.multicast) * share, 0), tma_x), (share, BLOCK), (0, None)
+            )
+            tXs, tXg = cpasync.tma_partition(
+                atom, 0, cute.make_layout(1), cute.group_modes(sShare, 0, 2), cute.group_modes(gX, 0, 2)
+            )
+            for k in cutlass.range(p.k_blocks, unroll=1):
+                block = part * p.k_blocks + k
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + row0)
+                with cute.arch.elect_one():
+                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, p.tile_t * (BLOCK + 4))
+                    self.bulk_copy(sS.iterator + stage * p.tile_t, source, 4 * p.tile_t, full + stage)
+                if cutlass.const_expr(p.multicast > 1):
+                    cute.copy(atom, tXg[(None, block)], tXs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
+                else:
+                    cute.copy(atom, tXg[(None, block)], tXs[(None, stage)], tma_bar_ptr=full + stage)
+                stage, phase = self.advance(stage, phase)
+            tile = tile + p.ctas // p.cluster
+
+    def bulk_copy(self, target, source: Int64, size: int, barrier) -> None:
+        """``cp.async.bulk`` of ``size`` bytes (a multiple of 16) from global to shared memory by the calling thread."""
+        cute.arch.inline_ptx(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{$r0}], [{$r1}], {$r2}, [{$r3}];",
+            read_only_args=[target.toint(), source, Int32(size), barrier.toint()],
+        )
+
+    @cute.jit
+    def gather(self, x, xs, sX, sS, full, empty, row_token, counts, m_indptr):
+        """Token rows by index: 16-byte cp.async straight into the swizzled stage; filling rows are zeroed.
+
+        Eight threads copy one 128-byte row. The 128-byte swizzle exchanges the eight 16-byte chunks of a row by the row's
+        index modulo 8.
+        """
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+        thread = cute.arch.thread_idx()[0] - 32
+        threads = p.gather_threads
+        step = threads // 8
+        chunk = thread % 8
+        row = thread // 8
+        copies = p.tile_t // step
+        scale_copies = (p.tile_t + threads - 1) // threads
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, _rank = self.start(counts, cum)
+        token = cute.make_rmem_tensor((copies,), Int32)
+        scale_token = cute.make_rmem_tensor((scale_copies,), Int32)
+        base = sX.iterator.toint()
+        x_base = x.iterator.toint() + 16 * chunk
+        stage, phase = Int32(0), Int32(1)
+        while tile < total:
+            expert, token_tile, _group, part = self.table.find(cum, tile)
+            row0 = m_indptr[expert] + token_tile * p.tile_t
+            for i in cutlass.range_constexpr(copies):
+                token[i] = row_token[row0 + row + i * step]
+            for i in cutlass.range_constexpr(scale_copies):
+                scale_token[i] = Int32(-1)
+                if thread + i * threads < p.tile_t:
+                    scale_token[i] = row_token[row0 + thread + i * threads]
+            for k in cutlass.range(p.k_blocks, unroll=1):
+                block = part * p.k_blocks + k
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                for i in cutlass.range_constexpr(copies):
+                    r = row + i * step
+                    target = base + stage * (p.tile_t * BLOCK) + r * BLOCK + ((chunk ^ (r & 7)) << 4)
+                    source = x_base + Int64(cutlass.max(token[i], 0)) * p.k + block * BLOCK
+                    self.copy_async(target, source, 16, token[i] >= 0)
+                for i in cutlass.range_constexpr(scale_copies):
+                    if thread + i * threads < p.tile_t:
+                        target = (sS.iterator + (stage * p.tile_t + thread + i * threads)).toint()
+                        source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + cutlass.max(scale_token[i], 0))
+                        self.copy_async(target, source, 4, scale_token[i] >= 0)
+                cute.arch.cp_async_mbarrier_arrive_noinc(full + stage)
+                stage, phase = self.advance(stage, phase)
+            tile = tile + p.ctas // p.cluster
+
+    def copy_async(self, target: Int32, source: Int64, size: int, valid: cutlass.Boolean) -> None:
+        """``cp.async`` of 4 or 16 bytes; zeros where not valid."""
+        cache = "cg" if size == 16 else "ca"
+        cute.arch.inline_ptx(
+            f"cp.async.{cache}.shared.global [{{$r0}}], [{{$r1}}], {size}, {{$r2}};",
+            read_only_args=[target, source, Int32(valid) * size],
+        )

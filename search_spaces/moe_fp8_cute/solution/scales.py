@@ -1,0 +1,99 @@
+"""Block scales inside the grouped GEMMs: who holds which scale, and how an accumulator is promoted with them.
+
+Weight scales of a tile (one per 128x128 block of weights) live in the lanes of every consumer warp: lane ``l`` holds the K
+blocks ``l`` and ``l + 32``; a shuffle broadcasts the one that is due. Token scales (one per token and K block) arrive in
+shared memory with their stage.
+
+Fragment coordinates (wgmma, float32): element ``c + 2 * h + 4 * j`` of a thread is row ``16 * warp + lane // 4 + 8 * h`` of the
+64-row MMA and column ``8 * j + 2 * (lane % 4) + c``.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+from .budget import BLOCK, GemmPlan
+
+
+class Scales:
+    """Loads and applies the scales of one plan."""
+
+    def __init__(self, plan: GemmPlan):
+        self.plan = plan
+        self.chunks = (plan.k_blocks + 31) // 32
+        self.lane_values = plan.scale_rows * self.chunks
+        # Swap-AB: a scale per accumulator column; otherwise one per accumulator row (h = 0, 1).
+        self.token_values = plan.tile_t // 4 if plan.swap else 2
+
+    @cute.jit
+    def load_weights(self, ws: cute.Tensor, lanes: cute.Tensor, expert: Int32, weight_tile: Int32, first: Int32):
+        """Lane-held weight scales of a tile.
+
+        Shapes:
+            ws: [E, N/128, K/128] float32. lanes: [scale_rows * chunks] float32 registers.
+        """
+        p = self.plan
+        lane = cute.arch.lane_idx()
+        for i in cutlass.range_constexpr(p.scale_rows):
+            block = weight_tile * p.columns // BLOCK + i
+            if cutlass.const_expr(p.paired):
+                block = weight_tile * p.columns // BLOCK + i * (p.n // 2 // BLOCK)
+            for c in cutlass.range_constexpr(self.chunks):
+                value = Float32(0.0)
+                if lane + 32 * c < p.k_blocks:
+                    value = ws[expert, block, first + lane + 32 * c]
+                lanes[i * self.chunks + c] = value
+
+    @cute.jit
+    def weight(self, lanes: cute.Tensor, row: cutlass.Constexpr, k_block: Int32) -> Float32:
+        """Weight scale ``row`` of K block ``k_block`` of the tile, in every lane."""
+        value = lanes[row * self.chunks]
+        if cutlass.const_expr(self.chunks == 2):
+            value = value if k_block < 32 else lanes[row * self.chunks + 1]
+        return cute.arch.shuffle_sync(value, offset=k_block & 31)
+
+    @cute.jit
+    def load_tokens(self, sS: cute.Tensor, values: cute.Tensor, stage: Int32, row: Int32):
+        """Token scales of a stage into registers. ``row`` is the thread's first accumulator row in the token tile."""
+        if cutlass.const_expr(self.plan.swap):
+            column = 2 * (cute.arch.lane_idx() % 4)
+            for j in cutlass.range_constexpr(self.plan.tile_t // 8):
+                values[2 * j] = sS[8 * j + column, stage]
+                values[2 * j + 1] = sS[8 * j + column + 1, stage]
+        else:
+            values[0] = sS[row, stage]
+            values[1] = sS[row + 8, stage]
+
+    @cute.jit
+    def promote(
+        self, acc: cute.Tensor, tmp: cute.Tensor, values: cute.Tensor, lanes: cute.Tensor, sub: cutlass.Constexpr, k: Int32
+    ):
+        """``acc += tmp * token scale * weight scale`` for accumulator ``sub`` and K block ``k``."""
+        p = self.plan
+        if cutlass.const_expr(p.swap and p.paired):
+            up = self.weight(lanes, 0, k)
+            gate = self.weight(lanes, 1, k)
+            for j in cutlass.range_constexpr(p.tile_t // 8):
+                for c in cutlass.range_constexpr(2):
+                    i = c + 4 * j
+                    acc[i] = acc[i] + tmp[i] * (values[2 * j + c] * up)
+                    acc[i + 2] = acc[i + 2] + tmp[i + 2] * (values[2 * j + c] * gate)
+        elif cutlass.const_expr(p.swap):
+            w = self.weight(lanes, sub * p.sub_w // BLOCK, k)
+            for j in cutlass.range_constexpr(p.tile_t // 8):
+                for c in cutlass.range_constexpr(2):
+                    i = c + 4 * j
+                    f = values[2 * j + c] * w
+                    acc[i] = acc[i] + tmp[i] * f
+                    acc[i + 2] = acc[i + 2] + tmp[i + 2] * f
+        else:
+            w = self.weight(lanes, sub, k)
+            low = values[0] * w
+            high = values[1] * w
+            for j in cutlass.range_constexpr(p.sub_w // 8):
+                for c in cutlass.range_constexpr(2):
+                    i = c + 4 * j
+                    acc[i] = acc[i] + tmp[i] * low
+                    acc[i + 2] = acc[i + 2] + tmp[i + 2] * high

@@ -1,0 +1,76 @@
+"""Which tile comes next: a table of token tiles per expert held in the registers of a warp.
+
+Lane ``l`` of every warp holds the experts ``l, l + 32, ...``: the inclusive sum of their token tiles. A tile index is turned
+into (expert, token tile, weight tile, K part) with ballots, no memory and no divergence; empty experts fall out. The
+order is the same in every warp, so producers and consumers agree without talking.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
+
+from .budget import GemmPlan
+
+
+class TileTable:
+    """Tiles of one grouped GEMM, in the order in which persistent CTAs take them.
+
+    Tile index ``t``: K part fastest, then weight tile and token tile as ``plan.order`` says, then expert. Clusters take
+    ``plan.cluster`` neighbouring weight tiles, so the index counts groups of weight tiles.
+    """
+
+    def __init__(self, plan: GemmPlan):
+        self.plan = plan
+        self.chunks = (plan.experts + 31) // 32
+        self.groups = plan.weight_tiles // plan.cluster
+        self.per_token_tile = self.groups * plan.split_k
+
+    @cute.jit
+    def load(self, counts: cute.Tensor, cum: cute.Tensor) -> Int32:
+        """Fill ``cum`` ([chunks] int32 registers) from counts [E]; returns the number of token tiles."""
+        lane = cute.arch.lane_idx()
+        base = Int32(0)
+        for c in cutlass.range_constexpr(self.chunks):
+            expert = lane + 32 * c
+            tiles = Int32(0)
+            if expert < self.plan.experts:
+                tiles = (counts[expert] + (self.plan.tile_t - 1)) // self.plan.tile_t
+            for step in (1, 2, 4, 8, 16):
+                below = cute.arch.shuffle_sync_up(tiles, offset=step, mask_and_clamp=0)
+                if lane >= step:
+                    tiles = tiles + below
+            cum[c] = tiles + base
+            base = cute.arch.shuffle_sync(cum[c], offset=31)
+        return base
+
+    @cute.jit
+    def find(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, Int32, Int32, Int32]:
+        """(expert, token tile inside it, group of weight tiles, K part) of a tile index inside the table."""
+        expert = Int32(0)
+        before = Int32(0)
+        for c in cutlass.range_constexpr(self.chunks):
+            passed = cum[c] * self.per_token_tile <= tile
+            expert = expert + cute.arch.popc(cute.arch.vote_ballot_sync(passed))
+            before = cutlass.max(before, cum[c] if passed else 0)
+        before = cute.arch.warp_redux_sync(before, "max")
+        rest = tile - before * self.per_token_tile
+        part = rest % self.plan.split_k
+        rest = rest // self.plan.split_k
+        token_tile = rest // self.groups
+        group = rest - token_tile * self.groups
+        if cutlass.const_expr(self.plan.order == "tokens"):
+            after = self.upto(cum, expert)
+            group = rest // (after - before)
+            token_tile = rest - group * (after - before)
+        return expert, token_tile, group, part
+
+    @cute.jit
+    def upto(self, cum: cute.Tensor, expert: Int32) -> Int32:
+        """Token tiles of the experts up to and including ``expert``."""
+        value = Int32(0)
+        for c in cutlass.range_constexpr(self.chunks):
+            mine = cute.arch.shuffle_sync(cum[c], offset=expert & 31)
+            value = mine if expert // 32 == c else value
+        return value
