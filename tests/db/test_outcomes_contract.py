@@ -1,0 +1,143 @@
+"""What every store promises about finalists, winners, lookups, related configs and exports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from db.errors import StoreError
+from db.records import ExportRecord
+from db.store import Store
+
+
+def _best(store: Store, definition: str = "gemm", **filters: Any) -> list[tuple[int, str, str]]:
+    return [(b.sweep_id, b.environment.hardware, b.winner.regime) for b in store.best_rows(definition, **filters)]
+
+
+def test_a_comparison_keeps_its_samples_with_the_sweep(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id, other = scene.sweep(), scene.sweep()
+    for number in range(2):
+        store.commit_trial(scene.trial(sweep_id, number))
+    first = [scene.measurement("w1", config_hash=h, samples_us=(1.0,)) for h in ("hash0", "hash1")]
+    store.commit_comparison(sweep_id, first)
+    store.commit_comparison(other, first)
+    longer = [replace(m, samples_us=(1.0, 2.0), median_us=1.5, measured_at=9.0) for m in first]
+    store.commit_comparison(sweep_id, longer)
+    assert [replace(m, id=0) for m in store.finalists(sweep_id)] == longer
+    assert [m.samples_us for m in store.finalists(other)] == [(1.0,), (1.0,)]
+    assert [m.samples_us for m in store.trials(sweep_id, details=True)[0].measurements] == [(2.5, 1.5, 2.0)] * 2
+
+
+def test_a_finalist_is_a_config_with_a_trial(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    store.commit_trial(scene.trial(sweep_id, 0))
+    with pytest.raises(StoreError, match="config 'hash8' has no trial"):
+        store.commit_comparison(sweep_id, [scene.measurement(config_hash=h) for h in ("hash0", "hash8")])
+    with pytest.raises(StoreError, match="config 'hash8' has no trial"):
+        store.set_winners(sweep_id, [scene.winner(0), scene.winner(8, "large")])
+    assert store.finalists(sweep_id) == []
+    assert store.winners(sweep_id) == []
+
+
+def test_winners_come_back_as_they_were_set(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    large = scene.winner(1, "large", workloads=(), size_axis=None, max_size=None, default_median_us=None)
+    sweep_id = scene.finished(scene.winner(0), large)
+    axes = [{"seq_len": 1}, {"seq_len": 10}]
+    small = scene.winner(0, config={"tile": 0})
+    small = replace(small, workloads=tuple(replace(w, axes=a) for w, a in zip(small.workloads, axes, strict=True)))
+    assert store.winners(sweep_id) == [small, replace(large, config={"tile": 1})]
+
+
+def test_setting_winners_again_replaces_them(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.finished(scene.winner(0), scene.winner(1, "large"))
+    store.set_winners(sweep_id, [scene.winner(2)])
+    assert [(w.regime, w.config) for w in store.winners(sweep_id)] == [("small", {"tile": 2})]
+    with pytest.raises(StoreError):
+        store.set_winners(sweep_id, [scene.winner(0), scene.winner(1)])
+    assert [(w.regime, w.config) for w in store.winners(sweep_id)] == [("small", {"tile": 2})]
+
+
+def test_the_newest_finished_sweep_is_the_best_row(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    older = scene.finished(scene.winner(0), scene.winner(1, "large"))
+    newer = scene.finished(scene.winner(2), state="INTERRUPTED")
+    assert _best(store) == [(newer, "NVIDIA H100", "small"), (older, "NVIDIA H100", "large")]
+    row = store.best_rows("gemm")[0]
+    assert (row.winner.config, row.space, row.space_fingerprint, row.target) == ({"tile": 2}, "tiles", "src1", "sm_90a")
+    assert [w.axes for w in row.winner.workloads] == [{"seq_len": 1}, {"seq_len": 10}]
+    assert row.environment.versions == {"torch": "2.13.0"}
+    assert (row.export_id, row.solution) == (None, None)
+    assert row.finished_at == store.get_sweep(newer).finished_at
+
+
+def test_failed_and_unfinished_sweeps_give_no_best_row(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    scene.finished(state="FAILED")
+    running = scene.sweep(owner="me")
+    store.commit_trial(scene.trial(running, 0))
+    store.set_winners(running, [scene.winner(0)])
+    assert _best(store) == []
+
+
+def test_a_resumed_sweep_keeps_its_earlier_winners_until_it_ends(store: Store, scene: Any) -> None:
+    sweep_id = scene(store).finished()
+    store.claim_sweep(sweep_id, "again", 60.0)
+    assert _best(store) == [(sweep_id, "NVIDIA H100", "small")]
+
+
+def test_hardware_target_and_definition_are_never_mixed(store: Store, scene: Any) -> None:
+    h100 = scene(store).finished()
+    b200 = scene(store, hardware="NVIDIA B200", target="sm_100a").finished()
+    norm = scene(store, definition="rmsnorm").finished()
+    assert _best(store) == [(b200, "NVIDIA B200", "small"), (h100, "NVIDIA H100", "small")]
+    assert _best(store, hardware="nvidia h100") == [(h100, "NVIDIA H100", "small")]
+    assert _best(store, hardware="NVIDIA H1") == []
+    assert _best(store, target="sm_100a") == [(b200, "NVIDIA B200", "small")]
+    assert _best(store, "rmsnorm") == [(norm, "NVIDIA H100", "small")]
+    assert _best(store, "none") == []
+
+
+def test_related_configs_prefer_the_same_definition_then_hardware_then_age(store: Store, scene: Any) -> None:
+    here = scene(store)
+    there = scene(store, hardware="NVIDIA B200", target="sm_100a", fingerprint="src2")
+    norm = scene(store, definition="rmsnorm")
+    scene(store, space="other").finished(here.winner(3))
+    other_definition = norm.finished(norm.winner(0))
+    other_hardware = there.finished(there.winner(1))
+    own = here.finished(here.winner(2))
+    asking = here.finished(here.winner(3))
+    found = store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100", exclude_sweep=asking)
+    assert [(r.sweep_id, r.config) for r in found] == [
+        (own, {"tile": 2}),
+        (other_hardware, {"tile": 1}),
+        (other_definition, {"tile": 0}),
+    ]
+    assert (found[1].hardware, found[1].target, found[1].regime, found[1].median_us) == (
+        "NVIDIA B200",
+        "sm_100a",
+        "small",
+        2.0,
+    )
+    repeated = here.finished(here.winner(1))
+    first = store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100", limit=2)
+    assert [(r.sweep_id, r.config) for r in first] == [(repeated, {"tile": 1}), (asking, {"tile": 3})]
+
+
+def test_exports_are_found_by_definition_sweep_and_id(store: Store, scene: Any) -> None:
+    gemm, norm = scene(store).finished(), scene(store, definition="rmsnorm").finished()
+    record = ExportRecord(gemm, "gemm-v1", "d1", {"small": "hash0"}, {"w1": "PASSED"}, '{"a": 1}', "out/a.json", 5.0)
+    first = store.record_export(record)
+    second = store.record_export(replace(record, solution="gemm-v2"))
+    store.record_export(replace(record, sweep_id=norm, solution="norm-v1"))
+    assert store.get_export(first) == replace(record, id=first, definition="gemm")
+    assert store.get_export(999) is None
+    assert [e.solution for e in store.exports()] == ["norm-v1", "gemm-v2", "gemm-v1"]
+    assert [(e.solution, e.content) for e in store.exports("gemm")] == [("gemm-v2", ""), ("gemm-v1", "")]
+    (best,) = store.best_rows("gemm")
+    assert (best.export_id, best.solution) == (second, "gemm-v2")

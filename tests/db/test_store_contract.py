@@ -1,0 +1,343 @@
+"""What every store promises, on SQLite in memory, SQLite in a file and PostgreSQL: sweeps, trials, measurements."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from db.errors import StoreError, SweepBusy
+from db.records import BuildRecord, EnvironmentRecord, method_hash
+from db.store import Store
+
+LONG_S = 3600.0
+
+
+def _known(scene: Any, **changes: Any) -> list[Any]:
+    key = {
+        "definition_id": scene.definition_id,
+        "space_id": scene.space_id,
+        "config_hash": "hash0",
+        "environment": scene.environment,
+        "method": method_hash(scene.measurement().method),
+    }
+    return scene.store.known_measurements(**{**key, **changes})
+
+
+def test_registering_twice_gives_the_same_id(store: Store, scene: Any) -> None:
+    first, second = scene(store), scene(store)
+    assert (first.environment_id, first.definition_id, first.space_id) == (
+        second.environment_id,
+        second.definition_id,
+        second.space_id,
+    )
+    assert store.register_workload(first.definition_id, "w1", {"seq_len": 1}, "elsewhere") > 0
+    assert store.environments() == [
+        EnvironmentRecord(
+            "env of NVIDIA H100", "NVIDIA H100", "sm_90a", versions={"torch": "2.13.0"}, id=first.environment_id
+        )
+    ]
+
+
+def test_an_edited_definition_is_another_one(store: Store) -> None:
+    first = store.register_definition("gemm", "gemm", {"reference": "a @ b"})
+    assert store.register_definition("gemm", "gemm", {"reference": "a @ b.T"}) != first
+
+
+def test_a_workload_cannot_change_its_axes(store: Store, scene: Any) -> None:
+    definition_id = scene(store).definition_id
+    with pytest.raises(StoreError, match=r"'w1' is recorded with axes \{'seq_len': 1\}.*new uuid"):
+        store.register_workload(definition_id, "w1", {"seq_len": 2}, "shipped")
+
+
+def test_sweep_from_creation_to_the_end(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep(settings={"sampler": "tpe"}, budget_s=60.0, max_trials=5, host="node1", started_at=100.0)
+    running = store.get_sweep(sweep_id)
+    assert running == scene.record(
+        id=sweep_id,
+        settings={"sampler": "tpe"},
+        budget_s=60.0,
+        max_trials=5,
+        host="node1",
+        started_at=100.0,
+        heartbeat_at=running.heartbeat_at,
+        definition="gemm",
+        space="tiles",
+        target="sm_90a",
+        space_fingerprint="src1",
+        hardware="NVIDIA H100",
+    )
+    store.finish_sweep(sweep_id, "INTERRUPTED", {"trials": 3})
+    ended = store.get_sweep(sweep_id)
+    assert (ended.state, ended.summary, ended.owner) == ("INTERRUPTED", {"trials": 3}, None)
+    assert ended.finished_at is not None
+    assert ended.finished_at > 100.0
+
+
+def test_sweeps_are_listed_newest_first(store: Store, scene: Any) -> None:
+    gemm, norm = scene(store), scene(store, definition="rmsnorm")
+    ids = [gemm.sweep(), norm.sweep(), gemm.sweep()]
+    assert [s.id for s in store.list_sweeps()] == ids[::-1]
+    assert [s.id for s in store.list_sweeps(1)] == ids[2:]
+    assert [s.id for s in store.list_sweeps(definition="rmsnorm")] == [ids[1]]
+    assert store.list_sweeps(definition="none") == []
+
+
+def test_an_unknown_sweep_is_named(store: Store, scene: Any) -> None:
+    for call in (
+        lambda: store.get_sweep(41),
+        lambda: store.claim_sweep(41, "me", LONG_S),
+        lambda: store.heartbeat(41),
+        lambda: store.finish_sweep(41, "DONE", {}),
+        lambda: store.commit_trial(scene(store).trial(41, 0)),
+    ):
+        with pytest.raises(StoreError, match="there is no sweep 41"):
+            call()
+
+
+def test_a_trial_comes_back_as_it_was_committed(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    measurement = scene.measurement(
+        "w1",
+        samples_us=(1.5, 0.1, 1e6),
+        max_abs_error=math.inf,
+        max_rel_error=math.nan,
+        matched_ratio=0.99,
+        conditions={"clock_mhz": 1980},
+        message="fine",
+        measured_at=50.0,
+    )
+    build = BuildRecord("dsl 4.8", "BUILT", 0.5, "abc", {"registers": 168, "waves": math.inf}, "a\0b\ud800c", 40.0)
+    trial = scene.trial(
+        sweep_id, 3, build=build, measurements=(measurement,), reason="r", started_at=30.0, finished_at=60.0
+    )
+    trial_id = store.commit_trial(trial)
+    (read,) = store.trials(sweep_id, details=True)
+    (read_measurement,) = read.measurements
+    assert read.build is not None
+    assert read_measurement.samples_us == pytest.approx((1.5, 0.1, 1e6), rel=1e-7)
+    assert replace(read_measurement, id=0, samples_us=measurement.samples_us, max_rel_error=None) == replace(
+        measurement, config_hash="hash3", max_rel_error=None
+    )
+    assert read_measurement.max_rel_error is None
+    assert replace(read.build, id=0, log="") == replace(build, log="")
+    assert read.build.log == "a\ufffdb?c"
+    assert read == replace(trial, id=trial_id, build=read.build, measurements=read.measurements)
+
+
+def test_samples_and_logs_are_read_only_on_request(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    store.commit_trial(scene.trial(sweep_id, 0))
+    (read,) = store.trials(sweep_id)
+    assert [m.samples_us for m in read.measurements] == [(), ()]
+    assert [m.median_us for m in read.measurements] == [2.0, 2.0]
+    assert read.build is not None
+    assert read.build.log == ""
+    assert read.build.artifact == "artifact0"
+
+
+def test_trials_are_counted_and_led(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id, other = scene.sweep(), scene.sweep()
+    store.commit_trial(scene.trial(sweep_id, 0, objective=5.0))
+    store.commit_trial(scene.trial(sweep_id, 1, objective=4.0))
+    store.commit_trial(scene.trial(sweep_id, 2, objective=4.0))
+    store.commit_trial(scene.trial(sweep_id, 3, objective=1.0, state="INCORRECT_NUMERICAL"))
+    store.commit_trial(scene.trial(sweep_id, 4, objective=9.0, regime="large"))
+    store.commit_trial(scene.trial(sweep_id, 5, objective=math.nan, measurements=(), build=None, state="TIMEOUT"))
+    store.commit_trial(scene.trial(other, 0, objective=0.5))
+    assert store.trial_count(sweep_id) == {"PASSED": 4, "INCORRECT_NUMERICAL": 1, "TIMEOUT": 1}
+    assert store.leading_trials(sweep_id) == {"small": (1, 4.0), "large": (4, 9.0)}
+    assert store.trials(sweep_id)[5].objective is None
+
+
+def test_committing_a_trial_again_changes_nothing(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    trial = scene.trial(sweep_id, 0)
+    assert store.commit_trial(trial) == store.commit_trial(trial)
+    assert len(store.trials(sweep_id)) == 1
+    assert len(_known(scene)) == 2
+
+
+def test_a_number_belongs_to_one_result(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    store.commit_trial(scene.trial(sweep_id, 0))
+    for changed in ({"config_hash": "hash9"}, {"regime": "large"}, {"state": "TIMEOUT"}):
+        with pytest.raises(StoreError, match=f"trial 0 of sweep {sweep_id} is already recorded with another result"):
+            store.commit_trial(scene.trial(sweep_id, 0, **changed))
+    assert store.trial_count(sweep_id) == {"PASSED": 1}
+    assert store.known_build(scene.space_id, "hash9", "dsl 4.8") is None
+
+
+def test_a_config_has_one_variant_in_all_sweeps(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    for sweep_id in (scene.sweep(), scene.sweep()):
+        for number in range(3):
+            store.commit_trial(
+                scene.trial(sweep_id, number, config_hash="same", config={"tile": 1}, regime=f"{number}")
+            )
+    assert len(_known(scene, config_hash="same")) == 2
+
+
+def test_measuring_again_replaces_the_measurement(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    store.commit_trial(scene.trial(scene.sweep(), 0))
+    again = scene.measurement("w1", median_us=7.0, samples_us=(7.0,), measured_at=99.0)
+    store.commit_trial(scene.trial(scene.sweep(), 0, measurements=(again,)))
+    known = {m.workload: m for m in _known(scene)}
+    assert (known["w1"].median_us, known["w1"].samples_us, known["w1"].measured_at) == (7.0, (7.0,), 99.0)
+    assert known["w2"].median_us == 2.0
+
+
+def test_measurements_are_known_for_the_very_same_question_only(store: Store, scene: Any) -> None:
+    scene, elsewhere = scene(store), scene(store, hardware="NVIDIA B200")
+    store.commit_trial(scene.trial(scene.sweep(), 0))
+    assert [m.workload for m in _known(scene)] == ["w1", "w2"]
+    assert _known(scene)[0].samples_us == (2.5, 1.5, 2.0)
+    other_space = store.register_space("tiles", "sm_90a", "src2")
+    other_definition = store.register_definition("gemm", "gemm", {"name": "gemm", "edited": True})
+    assert _known(scene, environment=elsewhere.environment) == []
+    assert _known(scene, config_hash="hash1") == []
+    assert _known(scene, method=method_hash({"mode": "eager"})) == []
+    assert _known(scene, space_id=other_space) == []
+    assert _known(scene, definition_id=other_definition) == []
+
+
+def test_a_reused_measurement_is_linked_and_left_alone(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    store.commit_trial(scene.trial(scene.sweep(), 0))
+    known = tuple(_known(scene))
+    build = store.known_build(scene.space_id, "hash0", "dsl 4.8")
+    second = scene.sweep()
+    store.commit_trial(scene.trial(second, 4, config_hash="hash0", build=build, measurements=known))
+    (read,) = store.trials(second, details=True)
+    assert read.measurements == known
+    assert read.build == build
+    assert tuple(_known(scene)) == known
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (("TIMEOUT", None), ("BUILT", "a"), ("BUILT", "a")),
+        (("TIMEOUT", None), ("COMPILE_ERROR", None), ("COMPILE_ERROR", None)),
+        (("BUILT", "a"), ("TIMEOUT", None), ("BUILT", "a")),
+        (("BUILT", "a"), ("BUILT", "b"), ("BUILT", "b")),
+    ],
+)
+def test_a_failed_build_never_replaces_a_good_one(store: Store, scene: Any, first: Any, second: Any, kept: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    for number, (status, artifact) in enumerate((first, second)):
+        build = BuildRecord("dsl 4.8", status, float(number), artifact)
+        trial = scene.trial(sweep_id, number, config_hash="hash0", build=build, measurements=(), state=status)
+        store.commit_trial(trial)
+    build = store.known_build(scene.space_id, "hash0", "dsl 4.8")
+    assert build is not None
+    assert (build.status, build.artifact) == kept
+    assert store.known_build(scene.space_id, "hash0", "dsl 4.9") is None
+
+
+def test_a_build_from_the_cache_keeps_the_seconds_of_the_first(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    for build_s in (3.5, 0.0):
+        store.commit_trial(scene.trial(scene.sweep(), 0, build=BuildRecord("dsl 4.8", "BUILT", build_s, "a")))
+    build = store.known_build(scene.space_id, "hash0", "dsl 4.8")
+    assert build is not None
+    assert build.build_s == 3.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"build": None}, "has measurements but no build"),
+        ({"workload": "w9"}, "workload 'w9' is not registered"),
+        ({"environment": "nowhere"}, "environment 'nowhere' is not registered"),
+        ({"id": 12345}, "failed"),
+    ],
+)
+def test_a_trial_that_cannot_be_kept_leaves_nothing(store: Store, scene: Any, change: Any, message: str) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    if "build" in change:
+        trial = scene.trial(sweep_id, 0, **change)
+    else:
+        spoiled = replace(scene.measurement("w2"), **change)
+        trial = scene.trial(sweep_id, 0, measurements=(scene.measurement("w1"), spoiled))
+    with pytest.raises(StoreError, match=message):
+        store.commit_trial(trial)
+    assert store.trials(sweep_id) == []
+    assert store.known_build(scene.space_id, "hash0", "dsl 4.8") is None
+    assert _known(scene) == []
+
+
+def test_a_living_owner_keeps_others_out(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep(owner="node1:17")
+    with pytest.raises(SweepBusy, match=f"sweep {sweep_id} is running, held by node1:17"):
+        store.claim_sweep(sweep_id, "node2:18", LONG_S)
+    store.claim_sweep(sweep_id, "node1:17", LONG_S)
+    store.heartbeat(sweep_id)
+
+
+def test_a_finished_sweep_can_be_claimed_to_go_on(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep(owner="a")
+    store.finish_sweep(sweep_id, "DONE", {})
+    store.claim_sweep(sweep_id, "b", LONG_S)
+    resumed = store.get_sweep(sweep_id)
+    assert (resumed.state, resumed.owner) == ("RUNNING", "b")
+    store.commit_trial(scene.trial(sweep_id, 0))
+
+
+def test_a_sweep_cannot_finish_as_running(store: Store, scene: Any) -> None:
+    with pytest.raises(ValueError, match="RUNNING"):
+        store.finish_sweep(scene(store).sweep(), "RUNNING", {})
+
+
+def test_retention_drops_samples_and_logs_and_keeps_the_figures(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    sweep_id = scene.sweep()
+    old = scene.measurement("w1", measured_at=100.0)
+    build = BuildRecord("dsl 4.8", "BUILT", 0.5, "a", log="long", built_at=100.0)
+    store.commit_trial(scene.trial(sweep_id, 0, build=build, measurements=(old, scene.measurement("w2"))))
+    store.commit_comparison(sweep_id, [scene.measurement("w1", config_hash="hash0", measured_at=100.0)])
+    assert store.prune(LONG_S) == 2
+    assert store.prune(LONG_S) == 0
+    (read,) = store.trials(sweep_id, details=True)
+    assert read.build is not None
+    assert read.build.log == ""
+    assert {m.workload: len(m.samples_us) for m in read.measurements} == {"w1": 0, "w2": 3}
+    assert {m.median_us for m in read.measurements} == {2.0}
+    assert [len(m.samples_us) for m in store.finalists(sweep_id)] == [3]
+
+
+def test_sql_in_every_name_is_only_a_name(store: Store, scene: Any) -> None:
+    evil = "x'); DROP TABLE trial; --\"%s:p"
+    scene = scene(
+        store, definition=evil, hardware=evil, target=evil, space=evil, fingerprint=evil, axes={evil: {evil: 1}}
+    )
+    sweep_id = scene.sweep(owner=evil, host=evil, settings={evil: evil})
+    trial = scene.trial(
+        sweep_id,
+        0,
+        config={evil: evil},
+        config_hash=evil,
+        regime=evil,
+        state=evil,
+        build=BuildRecord(evil, evil, artifact=evil, log=evil),
+        measurements=(scene.measurement(evil),),
+    )
+    store.commit_trial(trial)
+    assert store.trial_count(sweep_id) == {evil: 1}
+    assert [m.workload for m in _known(scene, config_hash=evil)] == [evil]
+    assert store.known_build(scene.space_id, evil, evil) is not None
+    assert [s.id for s in store.list_sweeps(definition=evil)] == [sweep_id]
+    assert store.best_rows(evil, hardware=evil, target=evil) == []
