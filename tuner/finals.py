@@ -127,7 +127,7 @@ def _one_look(
     tick: Callable[[], None],
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
     pairs = tuple((finalists[k].variant, artifacts[k]) for k in alive)
-    runner.submit_comparison(ComparisonJob(pairs, regime.workloads, method, ROUNDS_PER_LOOK, seed))
+    runner.submit_comparison(ComparisonJob(pairs, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed))
     comparison: Comparison | None = None
     while comparison is None:
         for outcome in runner.wait(1.0):

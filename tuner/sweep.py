@@ -26,7 +26,6 @@ from workers.runner import Runner
 
 REFERENCE_KEY = "reference"
 HEARTBEAT_S = 5.0
-LOST_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Trial:
     started: float
     known: dict[str, MeasurementRecord] = field(default_factory=dict)
     build: BuildResult | None = None
-    lost: int = 0
 
     @property
     def key(self) -> str:
@@ -273,12 +271,6 @@ class Sweep:
             self._on_reference_build(build)
             return
         trials = self._waiting_for_build.pop(build.key)
-        if build.status is Status.WORKER_LOST and trials[0].lost < LOST_RETRIES:
-            for trial in trials:
-                trial.lost += 1
-            self._waiting_for_build[build.key] = trials
-            self.runner.submit_build(trials[0].variant)
-            return
         self._builds[build.key] = build
         for trial in trials:
             self._after_build(trial, build)
@@ -305,10 +297,6 @@ class Sweep:
             self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
             return
         trial = self._evaluating.pop(evaluation.key)
-        if evaluation.status is Status.WORKER_LOST and trial.lost < LOST_RETRIES:
-            trial.lost += 1
-            self._evaluate(trial)
-            return
         self._finish(trial, evaluation.status, evaluation.measurements, evaluation.message)
 
     def _finish(self, trial: Trial, status: Status, fresh: tuple[Measurement, ...], message: str) -> None:
