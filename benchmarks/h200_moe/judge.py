@@ -16,7 +16,8 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Verdict:
-    """``frobenius`` is relative to the reference with the same FP8 requantisation, ``frobenius_exact`` to the float32 one."""
+    """``frobenius`` is relative to the reference with the same FP8 requantisation, ``frobenius_exact`` to the float32
+    one."""
 
     passed: bool
     matched_ratio: float

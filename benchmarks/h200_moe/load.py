@@ -15,7 +15,8 @@ RUNTIME = "libcute_dsl_runtime.so"
 
 
 def load_runtime() -> None:
-    """Make the DSL's runtime library visible to the objects that need it; found in $MOE_SITE or by the loader's path."""
+    """Make the DSL's runtime library visible to the objects that need it; found in $MOE_SITE or by the loader's
+    path."""
     site = os.environ.get("MOE_SITE")
     path = Path(site) / RUNTIME if site and (Path(site) / RUNTIME).is_file() else RUNTIME
     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
@@ -30,7 +31,8 @@ def load_functions(library: Path):
 
 
 def load_variant(folder: Path, entry: str = "main") -> ModuleType:
-    """Import ``entry`` of a folder of Solution sources as a package of its own, so that several can live in one process."""
+    """Import ``entry`` of a folder of Solution sources as a package of its own, so that several can live in one
+    process."""
     load_runtime()
     name = "variant_" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     if name not in sys.modules:

@@ -2,7 +2,8 @@
 
     python benchmarks/h200_moe/parts_check.py FOLDER [--time]
 
-FOLDER is what parts_build.py wrote. Prints one line per failed check, then a table of times; exits with 1 if any failed.
+FOLDER is what parts_build.py wrote. Prints one line per failed check, then a table of times; exits with 1 if any
+failed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -21,6 +23,12 @@ from timing import Timer
 SIZES = (0, 1, 2, 7, 14, 57, 80, 127, 128, 129, 200, 901, 1023, 1025, 4096, 11948, 14107, 16384)
 SCRATCH_CTAS = 128
 POISON_INT = -0x35014542
+FINALIZE = (
+    ("bf16", torch.bfloat16, 1),
+    ("f32", torch.float32, 1),
+    ("split4", torch.float32, 4),
+    ("plain", torch.bfloat16, 1),
+)
 
 
 def poisoned(shape, dtype) -> torch.Tensor:
@@ -31,13 +39,19 @@ def poisoned(shape, dtype) -> torch.Tensor:
     return torch.full((*shape[:-1], shape[-1] * size), 0xFF, dtype=torch.uint8, device="cuda").view(dtype)
 
 
+@cache
+def inputs(problem: Problem, case: Case):
+    """Logits and bias of a case, kept for the other layouts."""
+    return routing_logits(problem, case, "cuda")
+
+
 class RoutingRun:
     """Buffers of one routing call. ``barrier`` is shared by all calls of a process, as in the real workspace."""
 
     def __init__(self, problem: Problem, function, case: Case, align: int, batched: bool, barrier: torch.Tensor):
         self.problem, self.case, self.align, self.batched, self.function = problem, case, align, batched, function
         t, e, k = case.seq_len, problem.local, problem.top_k
-        self.logits, self.bias = routing_logits(problem, case, "cuda")
+        self.logits, self.bias = inputs(problem, case)
         self.max_m = -(-max(t, 1) // align) * align
         pairs = t * min(k, e)
         rows = e * self.max_m if batched else pairs + min(pairs, e) * (align - 1)
@@ -52,37 +66,33 @@ class RoutingRun:
             *(self.counts, self.m_indptr, self.row_token, self.row_weight, self.token_row, self.scratch, self.barrier),
         )
 
+    @cached_property
     def expected(self):
-        """counts, m_indptr, row_token, row_weight (NaN and wild where unwritten) and the set of rows per token."""
-        p, t, e = self.problem, self.case.seq_len, self.problem.local
-        chosen, weight = route(p, self.logits, self.bias, SCALING)
+        """counts, m_indptr, row_token, row_weight (NaN and wild where unwritten), token_row with -1 where not local."""
+        e, device = self.problem.local, "cuda"
+        chosen, weight = route(self.problem, self.logits, self.bias, SCALING)
         local = chosen - self.case.offset
-        rank = torch.full((t, e), -1, device="cuda")
-        inside = (local >= 0) & (local < e)
-        token, slot = torch.nonzero(inside, as_tuple=True)
-        rank[token, local[token, slot]] = 0
-        member = rank == 0
-        counts = member.sum(dim=0)
+        token, slot = torch.nonzero((local >= 0) & (local < e), as_tuple=True)
+        expert = local[token, slot]
+        member = torch.zeros(self.case.seq_len, e, dtype=torch.int64, device=device)
+        member[token, expert] = 1
+        counts, rank = member.sum(dim=0), member.cumsum(dim=0) - 1
         filled = (counts + self.align - 1) // self.align * self.align
-        starts = torch.zeros(e + 1, dtype=torch.int64, device="cuda")
-        starts[1:] = torch.arange(1, e + 1, device="cuda") * self.max_m if self.batched else filled.cumsum(0)
-        row_token, row_weight = (
-            poisoned(self.row_token.shape, torch.int32),
-            poisoned(self.row_weight.shape, torch.float32),
-        )
-        position = member.cumsum(dim=0) - 1
-        for expert in range(e):
-            row_token[starts[expert] + counts[expert] : starts[expert] + filled[expert]] = -1
-            row_weight[starts[expert] + counts[expert] : starts[expert] + filled[expert]] = 0
-        rows = starts[local[token, slot]] + position[token, local[token, slot]]
-        row_token[rows] = token.int()
-        row_weight[rows] = weight[token, slot]
+        starts = torch.zeros(e + 1, dtype=torch.int64, device=device)
+        starts[1:] = torch.arange(1, e + 1, device=device) * self.max_m if self.batched else filled.cumsum(0)
+        row_token = poisoned(self.row_token.shape, torch.int32)
+        row_weight = poisoned(self.row_weight.shape, torch.float32)
+        behind = counts[:, None] + torch.arange(self.align, device=device)
+        filling = (starts[:e, None] + behind)[behind < filled[:, None]]
+        row_token[filling], row_weight[filling] = -1, 0.0
+        rows = starts[expert] + rank[token, expert]
+        row_token[rows], row_weight[rows] = token.int(), weight[token, slot]
         token_row = torch.full_like(chosen, -1)
         token_row[token, slot] = rows
         return counts, starts, row_token, row_weight, token_row
 
     def problems_found(self) -> list[str]:
-        counts, starts, row_token, row_weight, token_row = self.expected()
+        counts, starts, row_token, row_weight, token_row = self.expected
         found = []
         for name, got, want in (
             ("counts", self.counts, counts),
@@ -112,7 +122,7 @@ def check_routing(problem: Problem, module, names: list[str], failures: list[str
     done = 0
     for name in (n for n in names if n.startswith("routing")):
         align, batched = int(name.split("_")[1][1:]), name.endswith("batched")
-        for i, size in enumerate(SIZES):
+        for i, size in enumerate(SIZES if problem is MAIN else SIZES[::2]):
             for j, shape in enumerate(SHAPES):
                 inside = max(problem.experts - problem.local, 1)
                 offset = (
@@ -145,8 +155,7 @@ def check_combine(problem: Problem, module, failures: list[str]) -> int:
             weight = torch.rand(max(rows, 1), device="cuda")
             index = token_row.long().clamp(min=0)
             local = token_row >= 0
-            for name, dtype, splits in (("bf16", torch.bfloat16, 1), ("f32", torch.float32, 1), ("split4", torch.float32, 4),
-                                        ("plain", torch.bfloat16, 1)):  # fmt: skip
+            for name, dtype, splits in FINALIZE:
                 y = torch.randn(splits, max(rows, 1), h, device="cuda").to(dtype)
                 out = poisoned((tokens, h), torch.bfloat16)
                 module[f"finalize_{name}"](y if splits > 1 else y[0], token_row, weight, out)
@@ -189,27 +198,34 @@ def check_copies(problem: Problem, module, token_row: torch.Tensor, rows: int) -
 def times(problem: Problem, module, sizes: tuple[int, ...]) -> None:
     """Graph replay, cold L2, of each part alone."""
     timer = Timer()
-    barrier = torch.zeros(1, dtype=torch.int32, device="cuda")
-    empty = timer.time(lambda: module["zero_f32"](torch.empty(1, problem.hidden, device="cuda")))
-    print(f"{'':>8} one tiny kernel in a graph: {empty.median_us:.2f} us")
+    tiny = torch.empty(1, problem.hidden, device="cuda")
+    print(f"one tiny kernel in a graph: {timer.time(lambda: module['zero_f32'](tiny)).median_us:.2f} us")
     for size in sizes:
-        run = RoutingRun(problem, module["routing_a16"], Case(size, 0, seed=1), 16, False, barrier)
-        run()
-        routing = timer.time(run)
-        token_row = run.token_row
-        rows = len(run.row_token)
-        y = torch.randn(rows, problem.hidden, device="cuda").bfloat16()
-        out = torch.empty(size, problem.hidden, device="cuda", dtype=torch.bfloat16)
-        finalize = timer.time(lambda: module["finalize_bf16"](y, token_row, run.row_weight, out))
-        fp8 = torch.float8_e4m3fn
-        x = torch.zeros(size, problem.hidden, dtype=torch.uint8, device="cuda").view(fp8)
-        x_rows = torch.zeros(rows, problem.hidden, dtype=torch.uint8, device="cuda").view(fp8)
-        scale = torch.randn(problem.hidden // 128, size, device="cuda")
-        x_scale = torch.empty(problem.hidden // 128, rows, device="cuda")
-        permute = timer.time(lambda: module["permute"](x, scale, token_row, x_rows, x_scale))
-        local = int((token_row >= 0).sum())
-        print(f"{size:>8} rows={local:<7} routing {routing.median_us:7.2f}  finalize {finalize.median_us:7.2f}"
-              f"  permute {permute.median_us:7.2f} us", flush=True)  # fmt: skip
+        medians = [f"{name} {timer.time(call).median_us:.2f}" for name, call in timed_calls(problem, module, size)]
+        print(f"T={size}:", ", ".join(medians), flush=True)
+
+
+def timed_calls(problem: Problem, module, size: int):
+    """Name and callable of each part at ``size`` tokens with natural routing."""
+    barrier = torch.zeros(1, dtype=torch.int32, device="cuda")
+    run = RoutingRun(problem, module["routing_a16"], Case(size, 0, seed=1), 16, False, barrier)
+    run()
+    rows, local = len(run.row_token), int((run.token_row >= 0).sum())
+    yield f"{local} rows: routing", run
+    y = torch.randn(rows, problem.hidden, device="cuda")
+    y16 = y.bfloat16()
+    out = torch.empty(size, problem.hidden, device="cuda", dtype=torch.bfloat16)
+    yield "finalize bf16", lambda: module["finalize_bf16"](y16, run.token_row, run.row_weight, out)
+    yield "finalize f32", lambda: module["finalize_f32"](y, run.token_row, run.row_weight, out)
+    acc = torch.empty(size, problem.hidden, device="cuda")
+    yield "zero", lambda: module["zero_f32"](acc)
+    yield "cast", lambda: module["cast"](acc, out)
+    fp8 = torch.float8_e4m3fn
+    x = torch.zeros(size, problem.hidden, dtype=torch.uint8, device="cuda").view(fp8)
+    x_rows = torch.zeros(rows, problem.hidden, dtype=torch.uint8, device="cuda").view(fp8)
+    scale = torch.randn(problem.hidden // 128, size, device="cuda")
+    x_scale = torch.empty(problem.hidden // 128, rows, device="cuda")
+    yield "permute", lambda: module["permute"](x, scale, run.token_row, x_rows, x_scale)
 
 
 def main() -> int:

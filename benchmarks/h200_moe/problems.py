@@ -1,8 +1,8 @@
 """The FP8 block-scale MoE definitions, their public workloads as plain data, floors, and routing inputs.
 
-Everything random here is synthetic: the public copy of the dataset has no recorded routing tensors. The logits of a public
-workload follow the dataset's stand-in recipe (per-expert popularity, a low-rank part that tokens share, and noise) with its
-seed, so that rows and active experts are the same wherever that recipe is used.
+Everything random here is synthetic: the public copy of the dataset has no recorded routing tensors. The logits of a
+public workload follow the dataset's stand-in recipe (per-expert popularity, a low-rank part that tokens share, and
+noise) with its seed, so that rows and active experts are the same wherever that recipe is used.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def random_cases(problem: Problem, count: int, seed: int, largest: int = 4096) -
 
 
 def _natural(experts: int, tokens: int, seed: int, key: int, skew: float) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and bias: popularity and topics belong to the model (``seed``), the mix and the noise to the batch (``key``)."""
+    """Logits and bias: popularity and topics belong to the model (``seed``), the mix and the noise to the batch
+    (``key``)."""
     model = np.random.default_rng(seed)
     popularity = model.normal(0.0, skew, experts)
     topics = model.normal(0.0, 1.0, (16, experts))
@@ -152,9 +153,9 @@ def _natural(experts: int, tokens: int, seed: int, key: int, skew: float) -> tup
 def routing_logits(problem: Problem, case: Case, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits [T, E] (float32, bfloat16 for renorm) and bias [E] bfloat16 (None for renorm).
 
-    ``natural`` and ``skewed`` follow the recipe above with popularity 0.5 and 2.5; ``one_expert`` sends every token to the
-    same local expert and to no other local one (where the routing allows it); ``not_local`` keeps every token away from all
-    local experts; ``flat`` has nearly equal logits, so that the bias decides and near-ties occur.
+    ``natural`` and ``skewed`` follow the recipe above with popularity 0.5 and 2.5; ``one_expert`` sends every token
+    to the same local expert and to no other local one (where the routing allows it); ``not_local`` keeps every token
+    away from all local experts; ``flat`` has nearly equal logits, so that the bias decides and near-ties occur.
     """
     key = zlib.crc32(case.uuid.encode()) if case.uuid else case.seed
     values, bias = _natural(problem.experts, case.seq_len, MODEL_SEED, key, 2.5 if case.shape == "skewed" else 0.5)
@@ -176,7 +177,8 @@ def routing_logits(problem: Problem, case: Case, device: str) -> tuple[torch.Ten
 def distinct_bf16(logits: torch.Tensor) -> torch.Tensor:
     """bfloat16 logits [T, E] in the order of ``logits``, without equal values in a row.
 
-    bfloat16 keeps 8 bits, so rounded logits often tie and any choice among equals would be right; a check needs one answer.
+    bfloat16 keeps 8 bits, so rounded logits often tie and any choice among equals would be right; a check needs one
+    answer.
     The values are a fixed grid of E distinct numbers, dealt out by rank.
     """
     experts = logits.shape[1]

@@ -25,10 +25,10 @@ class Timing:
 class Timer:
     """Times callables on the current device.
 
-    Before each sample the L2 is filled with other lines: ``read`` streams a buffer through it, which leaves clean lines (as
-    weights and activations of other layers would); ``write`` zeroes the buffer and leaves dirty ones, whose write-back
-    the candidate then pays for. That kernel also keeps the device busy while the host enqueues the sample, so that host
-    launch time is not measured in graph mode and, in eager mode, only where it exceeds the flush.
+    Before each sample the L2 is filled with other lines: ``read`` streams a buffer through it, which leaves clean
+    lines (as weights and activations of other layers would); ``write`` zeroes the buffer and leaves dirty ones, whose
+    write-back the candidate then pays for. That kernel also keeps the device busy while the host enqueues the sample,
+    so that host launch time is not measured in graph mode and, in eager mode, only where it exceeds the flush.
     """
 
     def __init__(self, flush: str = "read"):

@@ -17,11 +17,12 @@ class Finalize:
     Shapes:
         y: [P, H] bfloat16 or float32, or [splits, P, H] float32 partial sums of GEMM 2 when ``splits`` > 1; row-major.
         token_row: [T, top_k] int32, -1 where the choice is not local. row_weight: [P] float32; ``w`` is
-            ``row_weight[token_row[t, k]]`` when ``weighted``, else 1 (GEMM 2's epilogue has multiplied already; pass it anyway).
+            ``row_weight[token_row[t, k]]`` when ``weighted``, else 1 (GEMM 2's epilogue has multiplied already; pass
+            it anyway).
         out: [T, H] bfloat16, row-major. Tokens without a local expert get zeros.
 
-    A thread owns 8 columns of a token; a CTA 1024 of them. The loads of all choices are in flight before the first is used;
-    rows of choices that are not local are not read. H is a multiple of 8.
+    A thread owns 8 columns of a token; a CTA 1024 of them. The loads of all choices are in flight before the first is
+    used; rows of choices that are not local are not read. H is a multiple of 8.
     """
 
     def __init__(self, hidden: int, top_k: int, weighted: bool = True, splits: int = 1, use_pdl: bool = False):
@@ -79,7 +80,8 @@ class Finalize:
 
 
 class Zero:
-    """Zero a row-major [T, H] float32 or bfloat16 tensor (the accumulator of the atomic combine). H is a multiple of 8."""
+    """Zero a row-major [T, H] float32 or bfloat16 tensor (the accumulator of the atomic combine). H is a multiple of
+    8."""
 
     def __init__(self, hidden: int, use_pdl: bool = False):
         self.hidden = hidden

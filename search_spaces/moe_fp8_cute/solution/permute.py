@@ -21,7 +21,8 @@ class Permute:
         x_rows: [P, H], same dtype as x, 16-byte aligned. x_rows_scale: [H/128, P] float32 with any strides.
 
     Filling rows and rows outside the segments are not written: whatever reads them must not let them reach another row.
-    A group of 128 threads owns a token, 2 tokens per CTA; tokens without local experts are not read. H is a multiple of 128.
+    A group of 128 threads owns a token, 2 tokens per CTA; tokens without local experts are not read. H is a multiple
+    of 128.
     """
 
     def __init__(self, hidden: int, top_k: int, use_pdl: bool = False):

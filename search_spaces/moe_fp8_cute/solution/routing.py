@@ -1,15 +1,15 @@
 """Routing of tokens to local experts: selection, counts, row offsets and the row map, in one kernel launch.
 
-The row space. Every (token, local expert) pair gets a row. Rows of one expert are consecutive and ascend by token index;
-the order is the same in every run. Expert ``e`` owns rows ``m_indptr[e] .. m_indptr[e] + counts[e]``, and its segment is
-filled up to a multiple of ``row_align`` with marked rows:
+The row space. Every (token, local expert) pair gets a row. Rows of one expert are consecutive and ascend by token
+index; the order is the same in every run. Expert ``e`` owns rows ``m_indptr[e] .. m_indptr[e] + counts[e]``, and its
+segment is filled up to a multiple of ``row_align`` with marked rows:
 
 * ``row_token[r]`` is the token index, or -1 in a filling row (gather with ``max(row_token, 0)`` or skip);
 * ``row_weight[r]`` is the routing weight, 0 in a filling row;
 * rows behind an expert's filled segment are never written.
 
-``flat``: ``m_indptr[e+1] - m_indptr[e]`` is ``counts[e]`` rounded up to ``row_align``. ``batched``: ``m_indptr[e] = e * max_m``
-with ``max_m`` a multiple of ``row_align`` and at least the number of tokens.
+``flat``: ``m_indptr[e+1] - m_indptr[e]`` is ``counts[e]`` rounded up to ``row_align``.
+``batched``: ``m_indptr[e] = e * max_m``, ``max_m`` a multiple of ``row_align`` and at least the number of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ CLUSTER = 8
 SMALL_THREADS = 512
 GRID_THREADS = 1024
 GRID_CTAS = 128
-"""Upper bound of CTAs of the large kernel: one 16-byte load per lane covers them, and all are resident on any Hopper part."""
+"""Upper bound of CTAs of the large kernel: 4 loads per lane of a warp cover them, and all are resident on any Hopper
+part (one per SM where there are that many SMs, else two)."""
 MIN_CHUNK = 8
 """Tokens per CTA below which the large kernel uses fewer CTAs instead."""
 SMALL_CHUNK = 32
@@ -36,16 +37,17 @@ class Routing:
     """Expert selection and row map.
 
     Selection (one warp per token, scores in registers, E / 32 consecutive experts per lane):
-        ``deepseek``: s = sigmoid(logit); order by s + bias; with ``n_group`` > 1 only the ``topk_group`` groups with the
-        largest sum of their two best survive; weight = s / sum of the chosen s * scaling.
+        ``deepseek``: s = sigmoid(logit); order by s + bias; with ``n_group`` > 1 only the ``topk_group`` groups with
+        the largest sum of their two best survive; weight = s / sum of the chosen s * scaling.
         ``renorm``: order by logit; weight = softmax over the chosen logits; ``scaling`` is not read.
         Equal scores are taken in rising expert order, as torch.topk does on a GPU.
 
     Exchange of counts between CTAs, both in one launch of one kernel body:
         up to ``small_tokens``: one cluster of 8 CTAs, counts read through distributed shared memory;
-        above: up to 128 CTAs, counts through ``scratch`` and a grid barrier (all CTAs are resident: one per SM at most).
-    Each CTA holds a consecutive chunk of tokens and, per local expert, a bit per token of the chunk: the rank of a token
-    inside its chunk is a popcount, so rows come out in token order without sorting.
+        above: up to 128 CTAs, counts through ``scratch`` and a grid barrier (all CTAs are resident: one per SM at
+        most).
+    Each CTA holds a consecutive chunk of tokens and, per local expert, a bit per token of the chunk: the rank of a
+    token inside its chunk is a popcount, so rows come out in token order without sorting.
 
     Shapes:
         logits: [T, E] float32 or bfloat16, row-major, 16-byte aligned.
@@ -60,8 +62,8 @@ class Routing:
 
     Constraints: E is a multiple of 32; a group is a whole, power-of-two number of lanes' experts; top_k <= 32.
 
-    Source: the semantics are those of flashinfer-trace's moe_fp8_block_scale definitions; the add-to-top-bit grid barrier
-    is the one of CUDA's cooperative groups (cooperative_groups/details/sync.h).
+    Source: the semantics are those of flashinfer-trace's moe_fp8_block_scale definitions; the add-to-top-bit grid
+    barrier is the one of CUDA's cooperative groups (cooperative_groups/details/sync.h).
     """
 
     def __init__(
@@ -126,8 +128,8 @@ class Routing:
         barrier: cute.Tensor,
         stream,
     ):
-        """Launch one kernel. ``offset`` is the first local expert; ``scaling`` multiplies ``deepseek`` weights; ``max_m`` is
-        read in the batched layout only."""
+        """Launch one kernel. ``offset`` is the first local expert; ``scaling`` multiplies ``deepseek`` weights;
+        ``max_m`` is read in the batched layout only."""
         tokens = Int32(cute.size(logits, mode=[0]))
         outputs = (counts, m_indptr, row_token, row_weight, token_row)
         if tokens <= self.small_tokens:
