@@ -19,7 +19,7 @@ from workers.cache import ArtifactCache
 from workers.child import Send
 from workers.dataset import Document
 from workers.environment import toolchain
-from workers.errors import ChildDied, ChildRaised, PhaseTimeout
+from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError
 from workers.process import ChildProcess
 from workers.records import BuildResult, Status, Variant
 from workers.zygote import ForkRequest
@@ -39,7 +39,7 @@ class VariantBuilder:
         cache_dir: Of the artifact cache.
         compile_s: Deadline for one build in seconds.
         nice: Niceness of compilation.
-        preload: Modules imported once for all builds.
+        preload: Modules imported once for all builds; None for what the target's compilers need.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class VariantBuilder:
         cache_dir: str,
         compile_s: float = 120.0,
         nice: int = 0,
-        preload: tuple[str, ...] = (),
+        preload: tuple[str, ...] | None = None,
     ) -> None:
         self._cache = ArtifactCache(cache_dir)
         self._compile_s = compile_s
         self._toolchain = toolchain(target)
         self._process = ChildProcess(
             ForkRequest("workers.builder:BuildHandler", (definition,), nice=nice),
-            preload=("workers.builder", *preload),
+            preload=("workers.builder", *(_preload(target) if preload is None else preload)),
             # One compiler per builder: their number is the parallelism.
             env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1"},
         )
@@ -86,6 +86,14 @@ class VariantBuilder:
         finally:
             self._cache.discard(staged)
 
+    def pack(self, artifact: str) -> bytes:
+        """A built artifact for another machine's cache."""
+        return self._cache.pack(artifact)
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids of the template and the child."""
+        return {"template": self._process.template_pid, "child": self._process.pid}
+
     def close(self) -> None:
         """End the process."""
         self._process.close()
@@ -104,11 +112,11 @@ class VariantBuilder:
             (status, figures, message), log = self._process.call(
                 "build", variant, str(staged), digest, limits_s={"compile": self._compile_s}, phase="compile"
             )
-        except PhaseTimeout as error:
+        except PhaseTimeoutError as error:
             return failed(Status.TIMEOUT, str(error), error.log)
-        except ChildDied as error:
+        except ChildDiedError as error:
             return failed(Status.CRASHED, str(error), error.log)
-        except ChildRaised as error:
+        except ChildRaisedError as error:
             return failed(Status.COMPILE_ERROR, str(error), error.log)
         if status is not Status.BUILT:
             return BuildResult(
@@ -146,6 +154,10 @@ class BuildHandler:
                 return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
             raise
         return Status.BUILT, _plain(figures), ""
+
+
+def _preload(target: str) -> tuple[str, ...]:
+    return ("torch", "numba") if target == "cpu" else ("torch", "cutlass.cute")
 
 
 def _run_build_file(folder: Path, package: str) -> Any:

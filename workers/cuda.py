@@ -50,7 +50,7 @@ class CudaDevice(Device):
         self._torch.cuda.synchronize()
 
     def prepare(self, run: Run, mode: str) -> Run:
-        """The run, or a graph of it captured after three runs on a side stream (lazy initialisation is not capturable)."""
+        """The run, or a graph of it, captured after three runs on a side stream: first calls do more."""
         if mode != "cuda_graph":
             return run
         torch = self._torch

@@ -1,4 +1,4 @@
-"""A flashinfer-trace folder as plain documents: found, parsed and complained about without torch or flashinfer-bench."""
+"""A flashinfer-trace folder as plain documents: found and parsed without torch or flashinfer-bench."""
 
 from __future__ import annotations
 
@@ -133,10 +133,11 @@ class Dataset:
             workloads = [by_uuid[uuid] for uuid in uuids]
         for workload in workloads:
             for name, spec in workload["inputs"].items():
-                if spec.get("type") == "safetensors" and not (self.root / spec["path"]).is_file():
-                    raise DatasetError(
-                        f"workload {workload['uuid']}: input {name!r} needs {self.root / spec['path']}, which is missing"
-                    )
+                if spec.get("type") != "safetensors":
+                    continue
+                blob = self.root / spec["path"]
+                if not blob.is_file():
+                    raise DatasetError(f"workload {workload['uuid']}: input {name!r} needs {blob}, which is missing")
         return Problem(str(self.root.resolve()), document, tuple(workloads))
 
     def solutions(self) -> dict[str, Document]:

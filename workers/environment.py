@@ -20,6 +20,9 @@ from workers.records import Environment
 
 _PACKAGES = ("torch", "numba", "llvmlite", "triton", "nvidia-cutlass-dsl", "apache-tvm-ffi", "flashinfer-bench")
 
+_CORES_PER_SM = 128
+"""FP32 lanes of an SM on every GPU that has a target (compute capability 9.0 and 10.0)."""
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that results depend on. Imports none of them."""
@@ -98,16 +101,15 @@ def _gpu(target: str) -> Environment:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
         driver = pynvml.nvmlSystemGetDriverVersion()
         cuda = pynvml.nvmlSystemGetCudaDriverVersion()
+        units = pynvml.nvmlDeviceGetNumGpuCores(handle) // _CORES_PER_SM
     except Exception as error:
         raise WorkerError(f"target {target} needs an NVIDIA GPU, and none can be read here: {error}") from error
-    import torch
-
     found: Mapping[str, str] = {**versions(), "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}"}
     return Environment(
         hardware=str(name),
         target=target,
         compute_capability=f"{major}.{minor}",
-        units=torch.cuda.get_device_properties(0).multi_processor_count,
+        units=units,
         memory_bytes=int(memory),
         driver=str(driver),
         versions=found,

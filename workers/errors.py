@@ -15,7 +15,11 @@ class ClusterError(WorkerError):
     """The Ray cluster cannot be reached, or has no machine that fits."""
 
 
-class ChildFailure(Exception):
+class ArtifactMissingError(WorkerError):
+    """The cache does not hold an artifact (any more): the variant has to be built again."""
+
+
+class ChildError(Exception):
     """A killable process did not deliver. ``phase`` is what it was at, ``log`` what it had printed."""
 
     def __init__(self, message: str, phase: str, log: str = "") -> None:
@@ -24,13 +28,13 @@ class ChildFailure(Exception):
         self.log = log
 
 
-class PhaseTimeout(ChildFailure):
+class PhaseTimeoutError(ChildError):
     """A phase ran past its limit and the process was killed."""
 
 
-class ChildDied(ChildFailure):
+class ChildDiedError(ChildError):
     """The process ended by itself: a signal, an exit call, out of memory."""
 
 
-class ChildRaised(ChildFailure):
+class ChildRaisedError(ChildError):
     """The handler raised; the process is still usable. The message holds the traceback's last line."""

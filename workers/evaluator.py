@@ -1,4 +1,4 @@
-"""Judges built variants in a killable process that keeps workloads resident and is replaced when a candidate spoils it."""
+"""Judges built variants in a killable process that keeps workloads resident and is replaced when it was spoiled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from workers import loader
 from workers.cache import ArtifactCache
 from workers.dataset import Problem
 from workers.environment import describe, memory_bytes
-from workers.errors import ChildDied, ChildFailure, ChildRaised, DatasetError, PhaseTimeout, WorkerError
+from workers.errors import (
+    ArtifactMissingError,
+    ChildDiedError,
+    ChildError,
+    ChildRaisedError,
+    DatasetError,
+    PhaseTimeoutError,
+    WorkerError,
+)
 from workers.judge import Judgement
 from workers.process import ChildProcess
 from workers.records import (
@@ -39,10 +47,6 @@ _DATA_SHARE = 0.7
 """Share of main memory that a candidate's process may take on the CPU target."""
 
 _LOG_CHARS = 4000
-
-
-class ArtifactMissing(WorkerError):
-    """The cache does not hold the artifact (any more): the variant has to be built again."""
 
 
 class VariantEvaluator:
@@ -113,7 +117,7 @@ class VariantEvaluator:
             packed: The artifact, where builders have another file system.
 
         Raises:
-            ArtifactMissing: The artifact is not in the cache and was not given.
+            ArtifactMissingError: The artifact is not in the cache and was not given.
             WorkerError: The machinery failed.
         """
         began = time.perf_counter()
@@ -125,7 +129,7 @@ class VariantEvaluator:
             judgement, _ = self._call(
                 "judge", job, str(folder), loader.package_name(job.artifact), phase="load", on_event=measurements.append
             )
-        except ChildFailure as failure:
+        except ChildError as failure:
             judgement, measurement = self._blame(failure, job)
             if measurement:
                 measurements.append(measurement)
@@ -144,7 +148,7 @@ class VariantEvaluator:
         """Measure variants interleaved. One that fails gets its status, and the others start again without it.
 
         Raises:
-            ArtifactMissing: An artifact is not in the cache and was not given.
+            ArtifactMissingError: An artifact is not in the cache and was not given.
             WorkerError: The machinery failed.
         """
         packed = packed or {}
@@ -170,6 +174,10 @@ class VariantEvaluator:
         seconds = time.perf_counter() - began
         return Comparison(tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v, _ in job.variants))
 
+    def processes(self) -> dict[str, int | None]:
+        """Process ids of the template and the child."""
+        return {"template": self._process.template_pid, "child": self._process.pid}
+
     def close(self) -> None:
         """End the process and drop the stored references."""
         self._process.close()
@@ -187,7 +195,7 @@ class VariantEvaluator:
         with tempfile.NamedTemporaryFile(dir=self._store) as turns:
             try:
                 self._call("compare", job, folders, turns.name, phase="load", on_event=keep, limits_s=limits_s)
-            except ChildFailure as failure:
+            except ChildError as failure:
                 key = Path(turns.name).read_bytes().partition(b"\n")[0].decode()
                 self._replace()
                 if key not in taken:
@@ -212,7 +220,9 @@ class VariantEvaluator:
         if entry is None and packed is not None:
             entry = self._cache.unpack(digest, packed)
         if entry is None:
-            raise ArtifactMissing(f"artifact {digest} is not in the cache {self._cache.root}; build the variant again")
+            raise ArtifactMissingError(
+                f"artifact {digest} is not in the cache {self._cache.root}; build the variant again"
+            )
         return entry.folder
 
     def _prepare(self, uuids: Sequence[str]) -> None:
@@ -223,9 +233,9 @@ class VariantEvaluator:
         for uuid in missing:
             try:
                 self._call("prepare", uuid, phase="prepare")
-            except ChildRaised as failure:
+            except ChildRaisedError as failure:
                 raise DatasetError(str(failure).partition(": ")[2] or str(failure)) from failure
-            except ChildFailure as failure:
+            except ChildError as failure:
                 raise WorkerError(f"workload {uuid} cannot be prepared: {failure}\n{failure.log}") from failure
             self._prepared.add(uuid)
 
@@ -245,10 +255,10 @@ class VariantEvaluator:
         self._process.kill()
         self._judged = 0
 
-    def _blame(self, failure: ChildFailure, job: EvaluationJob) -> tuple[Judgement, Measurement | None]:
+    def _blame(self, failure: ChildError, job: EvaluationJob) -> tuple[Judgement, Measurement | None]:
         """The candidate's status when its process did not answer."""
         kind, _, uuid = self._phase.partition(" ")
-        if isinstance(failure, ChildRaised):
+        if isinstance(failure, ChildRaisedError):
             # The judge turns a candidate's exceptions into statuses, so this is ours, or a dataset's.
             self._replace()
             raise WorkerError(f"the evaluator failed in phase {self._phase!r}: {failure}\n{failure.log}") from failure
@@ -260,12 +270,12 @@ class VariantEvaluator:
         return Judgement(status, message), Measurement(uuid, status, message=message, method=job.method)
 
 
-def _status_of(failure: ChildFailure) -> Status:
-    if isinstance(failure, PhaseTimeout):
+def _status_of(failure: ChildError) -> Status:
+    if isinstance(failure, PhaseTimeoutError):
         return Status.TIMEOUT
-    return Status.CRASHED if isinstance(failure, ChildDied) else Status.RUNTIME_ERROR
+    return Status.CRASHED if isinstance(failure, ChildDiedError) else Status.RUNTIME_ERROR
 
 
-def _text(failure: ChildFailure) -> str:
+def _text(failure: ChildError) -> str:
     """What happened, and the end of what was printed."""
     return f"{failure}\n{failure.log[-_LOG_CHARS:]}".strip()

@@ -253,7 +253,7 @@ def trace(
     libs: dict[str, str],
     reference_us: float | None = None,
 ) -> Any:
-    """flashinfer-bench's Trace of a measurement. Statuses that it does not know become RUNTIME_ERROR, named in the log."""
+    """flashinfer-bench's Trace of a measurement. A status that it does not know is RUNTIME_ERROR, named in the log."""
     from flashinfer_bench.data import Correctness, Environment, Evaluation, EvaluationStatus, Performance, Trace
 
     known = measurement.status in _PUBLIC_STATUSES

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from workers import check, fib, loader, timer
-from workers.child import Send, describe
 from workers.check import Candidate, Verdict
+from workers.child import Send, describe
 from workers.dataset import Problem
 from workers.device import Run, open_device
 from workers.integrity import Integrity
 from workers.interval import median_interval
-from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status, Variant
+from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status
 from workers.residents import Resident, Residents
 
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from workers.errors import ChildDied, ChildRaised, PhaseTimeout, WorkerError
+from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError, WorkerError
 from workers.zygote import ForkRequest
 
 _LOG_KEEP_BYTES = 16_384
@@ -138,13 +138,14 @@ class ChildProcess:
             The method's result and what was printed.
 
         Raises:
-            PhaseTimeout: A phase took longer than its limit; the child was killed.
-            ChildDied: The child ended.
-            ChildRaised: The method raised; the child lives.
+            PhaseTimeoutError: A phase took longer than its limit; the child was killed.
+            ChildDiedError: The child ended.
+            ChildRaisedError: The method raised; the child lives.
         """
         if self._pid is None:
             self._fork()
-        assert self._connection is not None and self._log is not None
+        assert self._connection is not None
+        assert self._log is not None
         self._log.drain()
         self._log.take()
         try:
@@ -178,7 +179,7 @@ class ChildProcess:
                 self._log.drain()
                 log = self._log.take()
                 if kind == "raised":
-                    raise ChildRaised(payload, phase, log)
+                    raise ChildRaisedError(payload, phase, log)
                 return payload, log
 
     def kill(self) -> int | None:
@@ -258,22 +259,23 @@ class ChildProcess:
 
     def _template_lost(self, error: OSError | None) -> WorkerError:
         """Forget the template so that the next call starts another."""
-        assert self._template is not None and self._control is not None
+        assert self._template is not None
+        assert self._control is not None
         self._control.close()
         self._template.kill()
         code = self._template.wait()
         self._template = self._control = self._pid = None
         return WorkerError(f"the worker's template process ended (exit {code}{f', {error}' if error else ''})")
 
-    def _died(self, phase: str) -> ChildDied:
+    def _died(self, phase: str) -> ChildDiedError:
         status = self.kill()
         log = self._log.take() if self._log else ""
-        return ChildDied(f"the process died in phase {phase!r}: {_how(status)}", phase, log)
+        return ChildDiedError(f"the process died in phase {phase!r}: {_how(status)}", phase, log)
 
-    def _timed_out(self, phase: str, limit_s: float) -> PhaseTimeout:
+    def _timed_out(self, phase: str, limit_s: float) -> PhaseTimeoutError:
         self.kill()
         log = self._log.take() if self._log else ""
-        return PhaseTimeout(f"phase {phase!r} took longer than {limit_s:g} s", phase, log)
+        return PhaseTimeoutError(f"phase {phase!r} took longer than {limit_s:g} s", phase, log)
 
 
 def _how(status: int | None) -> str:

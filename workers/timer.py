@@ -37,7 +37,7 @@ def measure(run: Run, method: Method, device: Device, stop_above_us: float | Non
     """Take samples of a run.
 
     After ``min_samples`` it stops at ``max_samples`` or ``budget_s``, or once both ends of the interval are within
-    ``target_rel_ci`` of the median, or once its lower end is above ``stop_above_us`` (then more samples cannot change the verdict).
+    ``target_rel_ci`` of the median, or once its lower end is above ``stop_above_us``: the verdict will not change.
 
     Args:
         run: One call on fixed arguments; correctness is not looked at here.

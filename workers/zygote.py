@@ -117,8 +117,8 @@ def _become(request: ForkRequest, channel_fd: int, log_fd: int) -> None:
     os.dup2(log_fd, 2)
     os.close(null)
     os.close(log_fd)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     if request.nice:
         os.nice(request.nice)
     if request.data_limit_bytes is not None:

@@ -1,0 +1,111 @@
+"""Ray actors around a builder and an evaluator. Each owns a killable process; the actor itself never runs a candidate.
+
+An actor is given one job at a time by the runner. When the actor or its machine dies, its template process sees the
+closed control socket and ends with everything below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from workers.builder import VariantBuilder
+from workers.dataset import Problem
+from workers.evaluator import VariantEvaluator
+from workers.records import (
+    BuildResult,
+    Comparison,
+    ComparisonJob,
+    Deadlines,
+    Environment,
+    Evaluation,
+    EvaluationJob,
+    Variant,
+)
+
+Packed = bytes | None
+"""An artifact on its way to another machine; None where all share one file system."""
+
+
+class BuilderActor:
+    """Builds variants on one core.
+
+    Args:
+        problem: What variants solve.
+        target: Of all variants.
+        cache_dir: On the actor's machine.
+        deadlines: For the compile phase.
+        nice: Niceness of compilation.
+        pack: Whether artifacts are sent along, for evaluators on other machines.
+    """
+
+    def __init__(
+        self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, nice: int, pack: bool
+    ) -> None:
+        self._builder = VariantBuilder(problem.definition, target, cache_dir, deadlines.compile_s, nice)
+        self._pack = pack
+        self._builder.start()
+
+    def build(self, variant: Variant) -> tuple[BuildResult, Packed]:
+        """The result, and the artifact if it is sent along."""
+        result = self._builder.build(variant)
+        packed = self._builder.pack(result.artifact) if self._pack and result.artifact else None
+        return result, packed
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids: of the actor, its template and its child."""
+        return {"actor": os.getpid(), **self._builder.processes()}
+
+    def close(self) -> None:
+        """End the process below."""
+        self._builder.close()
+
+
+class EvaluatorActor:
+    """Judges variants on one device, which it has for itself.
+
+    Args:
+        problem: Definition and workloads.
+        target: Of all variants.
+        cache_dir: On the actor's machine.
+        deadlines: For load, check and measure.
+    """
+
+    def __init__(self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines) -> None:
+        self._evaluator = VariantEvaluator(problem, target, cache_dir, deadlines)
+        self._evaluator.start()
+
+    def environment(self) -> Environment:
+        """Where it runs."""
+        return self._evaluator.environment()
+
+    def warm(self) -> None:
+        """Make workloads resident before the first variant is built."""
+        self._evaluator.warm()
+
+    def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
+        """See :meth:`workers.evaluator.VariantEvaluator.evaluate`."""
+        return self._evaluator.evaluate(job, packed)
+
+    def compare(self, job: ComparisonJob, digests: tuple[str, ...], *packed: Packed) -> Comparison:
+        """See :meth:`workers.evaluator.VariantEvaluator.compare`; ``packed`` goes with ``digests``."""
+        given: Mapping[str, bytes] = {d: p for d, p in zip(digests, packed, strict=True) if p is not None}
+        return self._evaluator.compare(job, given)
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids: of the actor, its template and its child."""
+        return {"actor": os.getpid(), **self._evaluator.processes()}
+
+    def close(self) -> None:
+        """End the process below."""
+        self._evaluator.close()
+
+
+def kill_quietly(actor: Any) -> None:
+    """End a Ray actor that may be dead already."""
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.kill(actor, no_restart=True)

@@ -1,0 +1,171 @@
+"""Starts or joins a Ray cluster, and says which machines of it do what."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.environment import cores
+from workers.errors import ClusterError
+
+EVALUATOR_SLOT = "tuner_evaluator"
+"""Custom resource of a machine on which one evaluator of the cpu target may run."""
+
+_OBJECT_STORE_BYTES = 80 << 20
+"""Artifacts and records are small; Ray's own default would take a third of the memory."""
+
+_ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
+"""Ray accelerator types that run a target."""
+
+_LOCAL_ENV = {
+    # Ray must not phone home, and must not kill our actors for memory: candidates have a limit of their own.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    # Ray's warning about CUDA_VISIBLE_DEVICES of num_gpus=0 actors; we never rely on it being emptied.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray installs its own uv and pip hooks into runtime environments otherwise.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A joined cluster. ``temp_dir`` is set for a local one, which ends with :meth:`close`."""
+
+    cpus: int
+    gpus: int
+    evaluator_slots: int
+    nodes: int
+    temp_dir: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process started it."""
+        return self.temp_dir is not None
+
+    def close(self) -> None:
+        """Leave; a local cluster ends and its files go."""
+        import ray
+
+        ray.shutdown()
+        if self.temp_dir is not None:
+            shutil.rmtree(self.temp_dir, ignore_errors=True)
+
+
+def join(address: str | None, gpus: int | None = None) -> Cluster:
+    """Join the cluster at an address, or start one on this machine.
+
+    Args:
+        address: ``host:port``, ``ray://...`` or ``auto``; None for a local cluster.
+        gpus: GPUs that a local cluster offers; None for all.
+
+    Raises:
+        ClusterError: It cannot be reached or started.
+    """
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError("this process is already connected to a Ray cluster; one runner at a time")
+    return _start(gpus) if address is None else _connect(address)
+
+
+def _start(gpus: int | None) -> Cluster:
+    import ray
+
+    # Ray puts UNIX sockets below it, and their paths may have 107 characters at most.
+    temp_dir = Path(tempfile.mkdtemp(prefix="tnr", dir="/tmp" if Path("/tmp").is_dir() else None))
+    # Workers are started with our environment and have to find this package wherever it was imported from.
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    # RAY_ADDRESS would make ray.init join that cluster: the caller's choice of a local one counts.
+    saved = {key: os.environ.pop(key) for key in ("RAY_ADDRESS",) if key in os.environ}
+    os.environ.update(_LOCAL_ENV)
+    os.environ["PYTHONPATH"] = root if not path else os.pathsep.join((root, path))
+    try:
+        ray.init(
+            # An evaluator waits for its candidate and a builder compiles, so one core more than there are is no lie.
+            num_cpus=max(2, cores()),
+            num_gpus=gpus,
+            resources={EVALUATOR_SLOT: 1},
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(temp_dir),
+        )
+    except Exception as error:
+        shutil.rmtree(temp_dir, ignore_errors=True)
+        raise ClusterError(f"a local Ray cluster cannot be started: {_line(error)}") from error
+    finally:
+        os.environ.update(saved)
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    return _cluster(temp_dir)
+
+
+def _connect(address: str) -> Cluster:
+    import ray
+
+    import search_spaces
+    import workers
+
+    packages = [str(Path(str(m.__file__)).parent) for m in (workers, search_spaces)]
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": packages},
+        )
+    except Exception as error:
+        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
+    return _cluster(None)
+
+
+def _cluster(temp_dir: Path | None) -> Cluster:
+    import ray
+
+    total: Mapping[str, float] = ray.cluster_resources()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        cpus=int(total.get("CPU", 0)),
+        gpus=int(total.get("GPU", 0)),
+        evaluator_slots=int(total.get(EVALUATOR_SLOT, 0)),
+        nodes=len(alive),
+        temp_dir=temp_dir,
+    )
+
+
+def evaluator_options(target: str, cluster: Cluster) -> list[dict[str, Any]]:
+    """Ray actor options of every evaluator that the cluster can hold, empty if no machine fits the target."""
+    if target == "cpu":
+        if cluster.evaluator_slots:
+            return [{"num_cpus": 0, "resources": {EVALUATOR_SLOT: 1}}] * cluster.evaluator_slots
+        return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * cluster.nodes
+    if cluster.is_local:
+        return [{"num_cpus": 0, "num_gpus": 1}] * cluster.gpus
+    import ray
+
+    found: list[dict[str, Any]] = []
+    for node in ray.nodes():
+        resources = node["Resources"] if node["Alive"] else {}
+        for kind in _ACCELERATORS.get(target, ()):
+            if f"accelerator_type:{kind}" in resources:
+                # A hundredth of the node's one accelerator_type unit each: it only says where, not how much.
+                place = {f"accelerator_type:{kind}": 0.01}
+                found += [{"num_cpus": 0, "num_gpus": 1, "resources": place}] * int(resources.get("GPU", 0))
+    return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
