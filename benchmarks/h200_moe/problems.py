@@ -170,8 +170,12 @@ def routing_logits(problem: Problem, case: Case, device: str) -> tuple[torch.Ten
         values = 1.0 + values * 1e-4
     logits = torch.tensor(values, dtype=torch.float32)
     if problem.renorm:
-        return distinct_bf16(logits).to(device), None
-    return logits.to(device), torch.tensor(bias, dtype=torch.bfloat16, device=device)
+        logits = distinct_bf16(logits)
+    placed = torch.empty(logits.shape, dtype=logits.dtype, device=device)  # row-major strides even without tokens
+    placed.copy_(logits)
+    if problem.renorm:
+        return placed, None
+    return placed, torch.tensor(bias, dtype=torch.bfloat16, device=device)
 
 
 def distinct_bf16(logits: torch.Tensor) -> torch.Tensor:

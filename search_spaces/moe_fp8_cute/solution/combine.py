@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Float32, Int32, Int64, const_expr
+from cutlass import BFloat16, Float32, Int32, Int64, Uint32, const_expr
 
 THREADS = 128
 VECTOR = 8
 """Columns per thread: one 16-byte access in bfloat16, two in float32."""
+
+
+WARP = 32
+WIDE_TOKENS = 512
 
 
 class Finalize:
@@ -21,8 +25,11 @@ class Finalize:
             it anyway).
         out: [T, H] bfloat16, row-major. Tokens without a local expert get zeros.
 
-    A thread owns 8 columns of a token; a CTA 1024 of them. The loads of all choices are in flight before the first is
-    used; rows of choices that are not local are not read. H is a multiple of 8.
+    A thread owns 8-column pieces of one token. Up to ``WIDE_TOKENS`` tokens it owns one piece, so that the row
+    spreads over several CTAs, and the loads of all choices are in flight before the first is used. Above, a CTA owns
+    a token and a thread up to 4 pieces, taken together choice after choice: most tokens have one local row, and one
+    piece per thread leaves too few bytes in flight. Rows of choices that are not local are not read. H is a multiple
+    of 8.
     """
 
     def __init__(self, hidden: int, top_k: int, weighted: bool = True, splits: int = 1, use_pdl: bool = False):
@@ -33,19 +40,32 @@ class Finalize:
         self.weighted = weighted
         self.splits = splits
         self.use_pdl = use_pdl
+        vectors = hidden // VECTOR
+        self.pieces = min(4, -(-vectors // WARP))
+        self.deep_threads = -(-vectors // (self.pieces * WARP)) * WARP
+        if self.deep_threads > 1024:
+            raise ValueError(f"hidden size {hidden} is over {1024 * 4 * VECTOR}, the most that one CTA owns")
 
     @cute.jit
     def __call__(self, y, token_row, row_weight, out, stream):
         """Launch one kernel."""
         tokens = Int32(cute.size(token_row, mode=[0]))
         rows = Int64(cute.size(y, mode=[len(y.shape) - 2]))
-        columns = (self.hidden + THREADS * VECTOR - 1) // (THREADS * VECTOR)
-        self.kernel(y, token_row, row_weight, out, tokens, rows).launch(
-            grid=(cutlass.max(tokens, 1), columns, 1), block=(THREADS, 1, 1), stream=stream, use_pdl=self.use_pdl
-        )
+        vectors = self.hidden // VECTOR
+        if tokens <= WIDE_TOKENS:
+            self.wide(y, token_row, row_weight, out, tokens, rows).launch(
+                grid=(cutlass.max(tokens, 1), (vectors + THREADS - 1) // THREADS, 1),
+                block=(THREADS, 1, 1),
+                stream=stream,
+                use_pdl=self.use_pdl,
+            )
+        else:
+            self.deep(y, token_row, row_weight, out, rows).launch(
+                grid=(tokens, 1, 1), block=(self.deep_threads, 1, 1), stream=stream, use_pdl=self.use_pdl
+            )
 
     @cute.kernel
-    def kernel(self, y, token_row, row_weight, out, tokens: Int32, rows: Int64):
+    def wide(self, y, token_row, row_weight, out, tokens: Int32, rows: Int64):
         tid, _, _ = cute.arch.thread_idx()
         token, part, _ = cute.arch.block_idx()
         column = (part * THREADS + tid) * VECTOR
@@ -57,26 +77,58 @@ class Finalize:
             r_weight = cute.make_rmem_tensor(self.top_k, Float32)
             for k in cutlass.range_constexpr(self.top_k):
                 r_row[k] = token_row[token, k]
-            if const_expr(self.weighted):
-                for k in cutlass.range_constexpr(self.top_k):
-                    r_weight[k] = Float32(0.0)
+            for k in cutlass.range_constexpr(self.top_k):
+                r_weight[k] = Float32(1.0)
+                if const_expr(self.weighted):  # noqa: SIM102  (compile time, the inner one is not)
                     if r_row[k] >= 0:
                         r_weight[k] = row_weight[r_row[k]]
-            words = VECTOR * (y.element_type.width // 8) // 4
             r_sum = cute.make_rmem_tensor(VECTOR, Float32)
             r_sum.fill(0.0)
             for split in cutlass.range(self.splits, unroll=1):
-                r_bits = cute.make_rmem_tensor(cute.make_layout((words, self.top_k)), Int32)
+                r_bits = cute.make_rmem_tensor(cute.make_layout((piece_words(y), self.top_k)), Int32)
                 for k in cutlass.range_constexpr(self.top_k):
                     start = (split * rows + r_row[k]) * self.hidden + column
                     load_if(y.iterator + start, r_row[k], r_bits[None, k])
                 for k in cutlass.range_constexpr(self.top_k):
-                    values = cute.recast_tensor(r_bits[None, k], y.element_type).load().to(Float32)
-                    if const_expr(self.weighted):
-                        r_sum.store(r_sum.load() + values * r_weight[k])
-                    else:
-                        r_sum.store(r_sum.load() + values)
+                    add_piece(r_sum, r_bits[None, k], r_weight[k], y.element_type)
             store_bf16(r_sum, out.iterator + (Int64(token) * self.hidden + column))
+
+    @cute.kernel
+    def deep(self, y, token_row, row_weight, out, rows: Int64):
+        tid, _, _ = cute.arch.thread_idx()
+        token, _, _ = cute.arch.block_idx()
+        if const_expr(self.use_pdl):
+            cute.arch.griddepcontrol_launch_dependents()
+            cute.arch.griddepcontrol_wait()
+        # Lane k of every warp holds choice k, so that the loop below runs over the local ones only.
+        lane = cute.arch.lane_idx()
+        my_row = Int32(-1)
+        my_weight = Float32(1.0)
+        if lane < self.top_k:
+            my_row = token_row[token, lane]
+            if const_expr(self.weighted):  # noqa: SIM102  (compile time, the inner one is not)
+                if my_row >= 0:
+                    my_weight = row_weight[my_row]
+        left = Uint32(cute.arch.vote_ballot_sync(my_row >= 0))
+        r_sum = cute.make_rmem_tensor(cute.make_layout((VECTOR, self.pieces)), Float32)
+        r_sum.fill(0.0)
+        r_words = cute.make_rmem_tensor(cute.make_layout((piece_words(y), self.pieces)), Int32)
+        while left != 0:
+            k = Int32(cute.arch.clz(cute.arch.brev(left)))
+            left = left & (left - Uint32(1))
+            row = cute.arch.shuffle_sync(my_row, k)
+            weight = cute.arch.shuffle_sync(my_weight, k)
+            for split in cutlass.range(self.splits, unroll=1):
+                start = (split * rows + row) * self.hidden
+                for j in cutlass.range_constexpr(self.pieces):
+                    column = (j * self.deep_threads + tid) * VECTOR
+                    load_if(y.iterator + (start + column), Int32(self.hidden - 1) - column, r_words[None, j])
+                for j in cutlass.range_constexpr(self.pieces):
+                    add_piece(r_sum[None, j], r_words[None, j], weight, y.element_type)
+        for j in cutlass.range_constexpr(self.pieces):
+            column = (j * self.deep_threads + tid) * VECTOR
+            if column < self.hidden:
+                store_bf16(r_sum[None, j], out.iterator + (Int64(token) * self.hidden + column))
 
 
 class Zero:
@@ -146,6 +198,17 @@ class Cast:
             store_bf16(r, out.iterator + Int64(vector) * VECTOR)
 
 
+def piece_words(y) -> int:
+    """32-bit words of 8 columns of ``y``."""
+    return VECTOR * y.element_type.width // 32
+
+
+@cute.jit
+def add_piece(r_sum: cute.Tensor, r_words: cute.Tensor, weight: Float32, dtype: cutlass.Constexpr):
+    """``r_sum += weight * values`` where the words hold 8 values of ``dtype``."""
+    r_sum.store(r_sum.load() + cute.recast_tensor(r_words, dtype).load().to(Float32) * weight)
+
+
 @cute.jit
 def store_bf16(r_values: cute.Tensor, pointer: cute.Pointer):
     """8 float32 values, rounded to bfloat16, in one 16-byte store."""
@@ -156,7 +219,7 @@ def store_bf16(r_values: cute.Tensor, pointer: cute.Pointer):
 
 @cute.jit
 def load_if(pointer: cute.Pointer, row: Int32, r_words: cute.Tensor):
-    """16-byte loads into the int32 register tensor if ``row`` >= 0, zeros otherwise.
+    """16-byte loads into the int32 register tensor if ``row`` >= 0, zeros otherwise. Read-only data.
 
     Predicated by hand: a branch around each load would keep the loads of later choices from being issued early.
     """

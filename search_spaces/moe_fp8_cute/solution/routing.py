@@ -246,11 +246,23 @@ class Routing:
     ):
         """Choices of this CTA's tokens into shared memory: local expert or -1, weight, and the token's bit."""
         lane = cute.arch.lane_idx()
-        r_bias = cute.make_rmem_tensor(self.per_lane, Float32)
-        if const_expr(self.deepseek):
-            self.load_slice(bias.iterator + lane * self.per_lane, r_bias)
-        for i in cutlass.range(cute.arch.warp_idx(), here, threads // WARP, unroll=1):
-            expert, weight = self.select(logits, r_bias, scaling, first + i, lane)
+        warp = cute.arch.warp_idx()
+        warps = threads // WARP
+        # The loads of the bias and of the first token are in flight together, and each later token's during the one
+        # before.
+        r_bias = cute.make_rmem_tensor(self.per_lane, cutlass.BFloat16)
+        r_next = cute.make_rmem_tensor(self.per_lane, logits.element_type)
+        r_score = cute.make_rmem_tensor(self.per_lane, Float32)
+        if warp < here:
+            self.load_slice(logits.iterator + ((first + warp) * self.num_experts + lane * self.per_lane), r_next)
+            if const_expr(self.deepseek):
+                self.load_slice(bias.iterator + lane * self.per_lane, r_bias)
+        for i in cutlass.range(warp, here, warps, unroll=1):
+            r_score.store(r_next.load().to(Float32))
+            if i + warps < here:
+                later = first + i + warps
+                self.load_slice(logits.iterator + (later * self.num_experts + lane * self.per_lane), r_next)
+            expert, weight = self.select(logits, r_score, r_bias, scaling, first + i, lane)
             local = expert - offset
             if local < 0 or local >= self.num_local:
                 local = Int32(-1)
@@ -262,13 +274,19 @@ class Routing:
                     cute.arch.atomic_or(word, Int32(1) << (i % WARP), sem="relaxed", scope="cta")
 
     @cute.jit
-    def select(self, logits: cute.Tensor, r_bias: cute.Tensor, scaling: Float32, token: Int32, lane: Int32):
-        """Lane k < top_k gets the k-th expert of the token and its weight."""
-        r_score = cute.make_rmem_tensor(self.per_lane, Float32)
-        self.load_slice(logits.iterator + (token * self.num_experts + lane * self.per_lane), r_score)
+    def select(
+        self,
+        logits: cute.Tensor,
+        r_score: cute.Tensor,
+        r_bias: cute.Tensor,
+        scaling: Float32,
+        token: Int32,
+        lane: Int32,
+    ):
+        """Lane k < top_k gets the k-th expert of the token and its weight. ``r_score`` holds the lane's logits."""
         for j in cutlass.range_constexpr(self.per_lane):
             if const_expr(self.deepseek):
-                r_score[j] = sigmoid(r_score[j]) + r_bias[j]
+                r_score[j] = sigmoid(r_score[j]) + Float32(r_bias[j])
             else:
                 r_score[j] = r_score[j] + Float32(0.0)  # -0 and +0 are equal
         r_key = cute.make_rmem_tensor(self.per_lane, Uint32)
@@ -339,12 +357,10 @@ class Routing:
 
     @cute.jit
     def load_slice(self, pointer: cute.Pointer, out: cute.Tensor):
-        """One lane's per_lane consecutive values to float32, with the widest aligned loads."""
+        """One lane's per_lane consecutive values into registers, with the widest aligned loads."""
         width = self.per_lane * (pointer.dtype.width // 8)
         align = min(16, width & -width)
-        r = cute.make_rmem_tensor(self.per_lane, pointer.dtype)
-        cute.autovec_copy(cute.make_tensor(pointer.align(align), cute.make_layout(self.per_lane)), r)
-        out.store(r.load().to(Float32))
+        cute.autovec_copy(cute.make_tensor(pointer.align(align), cute.make_layout(self.per_lane)), out)
 
     @cute.jit
     def exchange_cluster(self, cta: Int32, s_count, s_total, s_first, threads: cutlass.Constexpr[int]):
