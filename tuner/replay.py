@@ -50,7 +50,9 @@ class ReplayRunner(Runner):
         self.recording = recording
         self.builders = (in_flight - 1) // 2
         self.evaluators = in_flight - 1 - self.builders
-        self._ready: deque[Outcome] = deque()
+        self.judged: list[int] = []
+        """Row of each finished look-up, in the order in which they ended; comparisons are not among them."""
+        self._ready: deque[tuple[int | None, Outcome]] = deque()
 
     def environment(self) -> Environment:
         """The recorded hardware."""
@@ -61,23 +63,29 @@ class ReplayRunner(Runner):
         """Ready at once: BUILT, or COMPILE_ERROR if that is what was recorded."""
         row = self._row(variant)
         if self.recording.status[row] == "compile":
-            self._ready.append(BuildResult(variant.key, Status.COMPILE_ERROR, 0.0, log="recorded as a compile failure"))
+            failed = BuildResult(variant.key, Status.COMPILE_ERROR, 0.0, log="recorded as a compile failure")
+            self._ready.append((row, failed))
         else:
-            self._ready.append(BuildResult(variant.key, Status.BUILT, 0.0, artifact=f"row-{row}"))
+            self._ready.append((None, BuildResult(variant.key, Status.BUILT, 0.0, artifact=f"row-{row}")))
 
     def submit_evaluation(self, job: EvaluationJob) -> None:
         """Ready at once."""
-        self._ready.append(self._evaluation(job.variant, job.workloads, job.method, job.stop_above_us, 1))
+        row = self._row(job.variant)
+        self._ready.append((row, self._evaluation(row, job.variant, job.workloads, job.method, job.stop_above_us)))
 
     def submit_comparison(self, job: ComparisonJob) -> None:
         """Ready at once."""
-        self._ready.append(
-            Comparison(tuple(self._evaluation(v, job.workloads, job.method, {}, job.rounds) for v, _ in job.variants))
-        )
+        judged = (self._evaluation(self._row(v), v, job.workloads, job.method, {}, job.rounds) for v, _ in job.variants)
+        self._ready.append((None, Comparison(tuple(judged))))
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """The oldest outcome alone, so that with several in flight each is told before the next config is asked for."""
-        return [self._ready.popleft()] if self._ready else []
+        if not self._ready:
+            return []
+        row, outcome = self._ready.popleft()
+        if row is not None:
+            self.judged.append(row)
+        return [outcome]
 
     def close(self) -> None:
         """Forget what is queued."""
@@ -91,13 +99,13 @@ class ReplayRunner(Runner):
 
     def _evaluation(
         self,
+        row: int,
         variant: Variant,
         workloads: Sequence[str],
         method: Method,
         stop_above_us: Mapping[str, float],
-        samples: int,
+        samples: int = 1,
     ) -> Evaluation:
-        row = self._row(variant)
         fingerprint = self.environment().fingerprint
         times_ms = self.recording.times_ms(row)
         measured: list[Measurement] = []

@@ -1,0 +1,1 @@
+"""How many evaluations a search strategy needs, measured by the true sweep loop on recorded spaces."""
