@@ -2,8 +2,9 @@
 
 Allowed are parameter names, numbers, strings, booleans, tuples and lists of them, arithmetic (``+ - * / // %``),
 comparisons (also chained, ``in``, ``not in``), ``and``, ``or``, ``not``, ``a if c else b``, and calls of
-``min``, ``max``, ``abs``, ``len``. The text is parsed, never handed to ``eval``: there are no attributes, subscripts or
-other calls, no powers (a short text could ask for a number that fills the memory), and no arithmetic on strings or lists.
+``min``, ``max``, ``abs``, ``len``. The text is parsed, never handed to ``eval``: there are no attributes, subscripts
+or other calls, no powers (a short text could ask for a number that fills the memory), and no arithmetic on strings or
+lists.
 """
 
 from __future__ import annotations
@@ -150,14 +151,15 @@ class _Compiler:
                 function, given = _FUNCTIONS[name], [self.compile(a) for a in arguments]
                 return lambda config: function(*(g(config) for g in given))
         raise SpaceError(
-            f"expression {_quote(self.text)} uses {_quote(ast.unparse(node))}, which is not allowed; allowed are names, constants, "
-            f"+ - * / // %, comparisons, and, or, not, if-else and {', '.join(_FUNCTIONS)}"
+            f"expression {_quote(self.text)} uses {_quote(ast.unparse(node))}, which is not allowed; "
+            f"allowed are names, constants, + - * / // %, comparisons, and, or, not, if-else, {', '.join(_FUNCTIONS)}"
         )
 
     def _name(self, name: str) -> _Evaluate:
         if name not in self.names:
             raise SpaceError(
-                f"expression {_quote(self.text)} names unknown {_quote(name)}; known are {', '.join(sorted(self.names))}"
+                f"expression {_quote(self.text)} names unknown {_quote(name)}; "
+                f"known are {', '.join(sorted(self.names))}"
             )
         self.used.add(name)
         return lambda config: config[name]
