@@ -27,10 +27,6 @@ _LOCAL_ENV = {
     # Ray must not phone home, and must not kill our actors for memory: candidates have a limit of their own.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",
-    # Ray's warning about CUDA_VISIBLE_DEVICES of num_gpus=0 actors; we never rely on it being emptied.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray installs its own uv and pip hooks into runtime environments otherwise.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
 

@@ -1,0 +1,116 @@
+"""A tiny dataset, and one builder with one evaluator for all tests that judge candidates."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from workers.builder import VariantBuilder
+from workers.dataset import Dataset, Problem
+from workers.evaluator import VariantEvaluator
+from workers.records import BuildResult, Deadlines, Evaluation, EvaluationJob, Method, Status, Variant
+
+AXES = {"n": {"type": "var"}, "d": {"type": "const", "value": 64}}
+MATRIX = {"shape": ["n", "d"], "dtype": "float32"}
+REFERENCES = {
+    "scale_add_d64": "import torch\n\n\ndef run(x, y):\n    return 2 * x + y\n",
+    "zero_d64": "import torch\n\n\ndef run(x, y):\n    return 0 * x\n",
+    "broken_d64": "import torch\n\n\ndef run(x, y):\n    raise ValueError('no such thing')\n",
+}
+QUICK = Method(warmup_s=0.0, min_samples=3, max_samples=6, budget_s=0.5, cold_cache=False)
+DEADLINES = Deadlines(compile_s=3.0, check_s=2.5, measure_s=2.5)
+
+# Modules here cannot import each other (no packages among tests), so what they share comes as fixtures.
+GOOD = "import torch\n\n\ndef run(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n"
+
+
+def write_dataset(root: Path) -> Path:
+    for name, reference in REFERENCES.items():
+        document = {
+            "name": name,
+            "op_type": "toy",
+            "axes": AXES,
+            "inputs": {"x": MATRIX, "y": MATRIX},
+            "outputs": {"out": MATRIX},
+            "reference": reference,
+        }
+        (root / "definitions" / "toy").mkdir(parents=True, exist_ok=True)
+        (root / "definitions" / "toy" / f"{name}.json").write_text(json.dumps(document))
+        lines = [
+            {
+                "definition": name,
+                "solution": None,
+                "workload": {
+                    "uuid": f"{name}-n{n}",
+                    "axes": {"n": n},
+                    "inputs": {"x": {"type": "random"}, "y": {"type": "random"}},
+                },
+                "evaluation": None,
+            }
+            for n in (3, 40)
+        ]
+        (root / "workloads" / "toy").mkdir(parents=True, exist_ok=True)
+        (root / "workloads" / "toy" / f"{name}.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return root
+
+
+def toy(source: str = GOOD, key: str = "toy", returns: bool = False, **sources: str) -> Variant:
+    """A variant of the toy definition; keyword arguments are further files (``build`` is ``build.py``)."""
+    files = {"main.py": source, **{f"{name}.py": text for name, text in sources.items()}}
+    return Variant(key, "scale_add_d64", files, "main.py::run", "python", "cpu", destination_passing=not returns)
+
+
+def job(variant: Variant, build: BuildResult, workloads: tuple[str, ...], **more: object) -> EvaluationJob:
+    """An evaluation of a built variant with the quick method."""
+    assert build.artifact is not None, build.log
+    return replace(EvaluationJob(variant, build.artifact, workloads, QUICK), **more)
+
+
+@dataclass
+class Bench:
+    """A builder and an evaluator without Ray."""
+
+    problem: Problem
+    builder: VariantBuilder
+    evaluator: VariantEvaluator
+    cache_dir: Path
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        return tuple(w["uuid"] for w in self.problem.workloads)
+
+    def judge(self, variant: Variant, **more: object) -> Evaluation:
+        build = self.builder.build(variant)
+        assert build.status is Status.BUILT, build.log
+        return self.evaluator.evaluate(job(variant, build, self.workloads, **more))
+
+
+@pytest.fixture(scope="session")
+def make():
+    """Variants of the toy definition; see :func:`toy`."""
+    return toy
+
+
+@pytest.fixture(scope="session")
+def order():
+    """Evaluation jobs; see :func:`job`."""
+    return job
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset(write_dataset(tmp_path_factory.mktemp("dataset")))
+
+
+@pytest.fixture(scope="session")
+def bench(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
+    cache_dir = tmp_path_factory.mktemp("cache")
+    problem = dataset.problem("scale_add_d64")
+    builder = VariantBuilder(problem.definition, "cpu", str(cache_dir), DEADLINES.compile_s, preload=("torch",))
+    evaluator = VariantEvaluator(problem, "cpu", str(cache_dir), DEADLINES)
+    builder.start()
+    evaluator.start()
+    yield Bench(problem, builder, evaluator, cache_dir)
+    builder.close()
+    evaluator.close()
