@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Executable, Float, Table, bindparam, func, select, update
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Float,
+    Select,
+    Table,
+    bindparam,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,29 +32,39 @@ from db.errors import StoreError, SweepBusy
 T = TypeVar("T")
 S = TypeVar("S", bound=Executable)
 
-RETRY_S = 60.0
-"""How long a write is repeated while a PostgreSQL server restarts or drops connections."""
-
 
 class Connected:
     """An open database. Safe to use from several threads, not across a fork."""
 
-    def __init__(self, url: URL, engine: Engine) -> None:
+    def __init__(self, url: URL, engine: Engine, patience_s: float) -> None:
         self._url = url
         self._engine = engine
+        self._patience_s = patience_s
         self._claims: dict[int, str] = {}
         self._ids: dict[tuple[Any, ...], int] = {}
         self._statements: dict[str, Any] = {}
 
+    def _rows(self, query: Select[Any]) -> Sequence[Any]:
+        """All rows of one query."""
+        return self._fetch(lambda connection: connection.execute(query).all())
+
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        """A transaction that only reads: one consistent picture.
+        """A transaction that only reads and is not repeated: for answers that are worth nothing when they are late.
 
         Raises:
             StoreError: The database cannot be reached or read.
         """
         with one_line_errors(self._url), self._engine.connect() as connection:
             yield connection
+
+    def _fetch(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` in a transaction that only reads: one consistent picture.
+
+        Raises:
+            StoreError: The database cannot be reached or read, and repeating it did not help.
+        """
+        return self._run(work, write=False, repeat=True)
 
     def _write(self, work: Callable[[Connection], T], *, repeat: bool = True) -> T:
         """Runs ``work`` in one transaction: everything it writes is kept, or nothing.
@@ -54,11 +77,14 @@ class Connected:
         Raises:
             StoreError: The transaction failed, and repeating it did not help or was not allowed.
         """
-        give_up_at = time.monotonic() + RETRY_S
+        return self._run(work, write=True, repeat=repeat)
+
+    def _run(self, work: Callable[[Connection], T], *, write: bool, repeat: bool) -> T:
+        give_up_at = time.monotonic() + self._patience_s
         pause_s = 0.05
         while True:
             try:
-                with self._engine.connect().execution_options(write=True) as connection, connection.begin():
+                with self._engine.connect().execution_options(write=write) as connection, connection.begin():
                     return work(connection)
             except SQLAlchemyError as error:
                 if not (repeat and is_transient(error) and time.monotonic() < give_up_at):

@@ -55,9 +55,7 @@ class Measurements(Sweeps):
             )
             .order_by(schema.workload.c.uuid)
         )
-        with self._read() as connection:
-            rows = connection.execute(query).all()
-        return [measurement_record(row, config_hash) for row in rows]
+        return [measurement_record(row, config_hash) for row in self._rows(query)]
 
     def known_build(self, space_id: int, config_hash: str, toolchain: str) -> BuildRecord | None:
         """The build of a variant by this toolchain, by any sweep, with its log."""
@@ -67,9 +65,7 @@ class Measurements(Sweeps):
             .where(_variant.c.search_space_id == space_id, _variant.c.config_hash == config_hash)
             .where(_build.c.toolchain == toolchain)
         )
-        with self._read() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else BuildRecord(**row)
+        return next((BuildRecord(**row._mapping) for row in self._rows(query)), None)
 
     def _measurement_rows(self, definition_id: int, records: Sequence[MeasurementRecord]) -> list[dict[str, Any]]:
         """The records as rows, but for the column that says whose they are.

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
+from db import schema
 from db.errors import StoreError
-from db.schema import REVISIONS, VERSION_TABLE, metadata
+from db.schema import VERSION_TABLE, metadata
+
+SCRIPTS = Path(__file__).parent / "migrations"
+"""Alembic's folder."""
 
 _LOCK_KEY = 0x74756E6572
 """The advisory lock under which PostgreSQL's schema is changed: the letters "tuner"."""
@@ -36,12 +40,12 @@ def is_current(version: str | None) -> bool:
     Raises:
         StoreError: The revision is not known here: a newer version of this project wrote it.
     """
-    if version is not None and version not in REVISIONS:
+    if version is not None and version not in schema.REVISIONS:
         raise StoreError(
-            f"the database has schema {version!r}, and this version knows up to {REVISIONS[-1]!r}; "
+            f"the database has schema {version!r}, and this version knows up to {schema.REVISIONS[-1]!r}; "
             "upgrade tuner, or name another database"
         )
-    return version == REVISIONS[-1]
+    return version == schema.REVISIONS[-1]
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
@@ -56,6 +60,6 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)

@@ -46,10 +46,7 @@ class Registry(Connected):
         key = {"definition_id": definition_id, "uuid": uuid}
         values = {"axes": dict(axes), "dataset": dataset}
         workload_id = self._write(lambda c: self._ensure(c, schema.workload, key, values))
-        with self._read() as connection:
-            known = connection.execute(
-                select(schema.workload.c.axes, schema.workload.c.dataset).where(schema.workload.c.id == workload_id)
-            ).one()
+        (known,) = self._rows(select(schema.workload).where(schema.workload.c.id == workload_id))
         if known.axes != dict(axes):
             raise StoreError(
                 f"workload {uuid!r} is recorded with axes {known.axes} and now has {dict(axes)}; give it a new uuid"
@@ -66,32 +63,27 @@ class Registry(Connected):
 
     def environments(self) -> list[EnvironmentRecord]:
         """All environments, in the order in which they were first seen."""
-        with self._read() as connection:
-            rows = connection.execute(select(schema.environment).order_by(schema.environment.c.id)).mappings().all()
-        return [EnvironmentRecord(**row) for row in rows]
+        rows = self._rows(select(schema.environment).order_by(schema.environment.c.id))
+        return [EnvironmentRecord(**row._mapping) for row in rows]
 
     def _environment_id(self, fingerprint: str) -> int:
         key = ("environment", fingerprint)
         if key not in self._ids:
             table = schema.environment
-            with self._read() as connection:
-                found = connection.execute(select(table.c.id).where(table.c.fingerprint == fingerprint)).scalar()
-            if found is None:
+            found = self._rows(select(table.c.id).where(table.c.fingerprint == fingerprint))
+            if not found:
                 raise StoreError(f"environment {fingerprint!r} is not registered")
-            self._ids[key] = found
+            self._ids[key] = found[0].id
         return self._ids[key]
 
     def _workload_id(self, definition_id: int, uuid: str) -> int:
         key = ("workload", definition_id, uuid)
         if key not in self._ids:
             table = schema.workload
-            with self._read() as connection:
-                found = connection.execute(
-                    select(table.c.id).where(table.c.definition_id == definition_id, table.c.uuid == uuid)
-                ).scalar()
-            if found is None:
+            found = self._rows(select(table.c.id).where(table.c.definition_id == definition_id, table.c.uuid == uuid))
+            if not found:
                 raise StoreError(f"workload {uuid!r} is not registered for the sweep's definition")
-            self._ids[key] = found
+            self._ids[key] = found[0].id
         return self._ids[key]
 
     def _method_id(self, method: Json) -> int:

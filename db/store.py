@@ -21,7 +21,7 @@ class Store(Winners):
     """
 
     @classmethod
-    def open(cls, url: str, *, create: bool = True, upgrade: bool = False) -> Store:
+    def open(cls, url: str, *, create: bool = True, upgrade: bool = False, patience_s: float = 60.0) -> Store:
         """The store behind a URL, with the schema that this code works with.
 
         Args:
@@ -29,6 +29,8 @@ class Store(Winners):
             create: Make a missing file, its folder and missing tables. A lookup passes False.
             upgrade: Bring an older PostgreSQL schema to the newest. An older SQLite file always is, by whoever opens
                 it, since it belongs to one user.
+            patience_s: How long a transaction is repeated while a PostgreSQL server restarts or drops connections.
+                Opening never waits for a server that is not there.
 
         Raises:
             StoreError: The URL cannot be read, the database is missing, unreachable, damaged, may not be written, or
@@ -36,7 +38,7 @@ class Store(Winners):
         """
         parsed = parse_url(url)
         engine = make_engine(parsed, create=create)
-        store = cls(parsed, engine)
+        store = cls(parsed, engine, 0.0)
         try:
             version = store.schema_version()
             if not migrate.is_current(version):
@@ -44,6 +46,7 @@ class Store(Winners):
         except BaseException:
             store.close()
             raise
+        store._patience_s = patience_s
         return store
 
     def _bring_up(self, version: str | None, *, create: bool, upgrade: bool) -> None:
@@ -67,8 +70,7 @@ class Store(Winners):
 
     def schema_version(self) -> str | None:
         """The revision that the database holds, None for an empty one."""
-        with self._read() as connection:
-            return migrate.schema_version(connection)
+        return self._fetch(migrate.schema_version)
 
     def prune(self, samples_older_than_s: float) -> int:
         """Drops samples and build logs of that age; medians, intervals and statuses stay.

