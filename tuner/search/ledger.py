@@ -32,8 +32,8 @@ class Ledger:
         points: Positions of values, shape [rows, parameters].
         complete: Whether no other valid config exists.
         taken: Rows that were proposed or observed; these are never proposed again. Shape [rows].
+        order: The taken rows in the order in which they were taken.
         values: Objective per finished row in the order told; None is a failure.
-        pending: Rows in flight.
     """
 
     encoding: Encoding
@@ -41,8 +41,8 @@ class Ledger:
     complete: bool
     taken: NDArray[np.bool_]
     rows: dict[Point, int]
+    order: list[int] = field(default_factory=list)
     values: dict[int, float | None] = field(default_factory=dict)
-    pending: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
@@ -65,6 +65,16 @@ class Ledger:
             self.points = np.concatenate([self.points, np.array(new, dtype=np.int16)])
             self.taken = np.concatenate([self.taken, np.zeros(len(new), dtype=np.bool_)])
         return [self.rows[p] for p in wanted]
+
+    def take(self, row: int) -> None:
+        """The config was proposed, or came with its result."""
+        if not self.taken[row]:
+            self.taken[row] = True
+            self.order.append(row)
+
+    def settle(self, row: int, value: float | None) -> None:
+        """The result of a taken row; None for a failure."""
+        self.values[row] = value
 
     def free(self) -> NDArray[np.intp]:
         """Rows that were not taken yet."""

@@ -107,8 +107,7 @@ class Search:
         trial = self.study.ask(self._distributions)
         point = self._encoding.point_of_params(trial.params)
         (row,) = self._ledger.add([point])
-        self._ledger.taken[row] = True
-        self._ledger.pending.add(row)
+        self._ledger.take(row)
         self._in_flight[trial.number] = (row, trial)
         return Proposal(trial.number, self._encoding.config(point), origin)
 
@@ -124,8 +123,7 @@ class Search:
             raise ValueError(f"no proposal {number} is in flight; in flight are {sorted(self._in_flight)}")
         _check_finite(value)
         row, trial = self._in_flight.pop(number)
-        self._ledger.pending.discard(row)
-        self._ledger.values[row] = value
+        self._ledger.settle(row, value)
         if detail:
             trial.set_user_attr("detail", detail)
         if value is None:
@@ -145,8 +143,8 @@ class Search:
         _check_finite(value)
         point = self._encoding.point(config)
         (row,) = self._ledger.add([point])
-        self._ledger.taken[row] = True
-        self._ledger.values[row] = value
+        self._ledger.take(row)
+        self._ledger.settle(row, value)
         state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.FAIL
         params = self._encoding.optuna_params(point)
         self.study.add_trial(

@@ -1,9 +1,166 @@
-"""The default strategy."""
+"""The default strategy: a Gaussian process over the valid configs, with a space-filling start."""
 
 from __future__ import annotations
 
-from tuner.search.samplers._tpe import TPEStrategy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from tuner.search import gaussian_process as gp
+from tuner.search.acquisition import log_expected_improvement
+from tuner.search.features import Features
+from tuner.search.ledger import Ledger
+from tuner.search.samplers._base import Strategy
+from tuner.search.transform import targets
+
+Rows = NDArray[np.intp]
 
 
-class AutoSampler(TPEStrategy):
-    """Thin first version."""
+@dataclass(frozen=True)
+class Options:
+    """Everything that was chosen by measurement; see docs/search.md.
+
+    Args:
+        start: Proposals before the model takes over, spread over the space.
+        start_candidates: Random free configs among which the farthest from all taken ones is proposed.
+        refit_growth: Hyperparameters are fitted again when this many times more values are known.
+        pool_limit: Candidates that the model looks at; all free configs where there are fewer.
+        fresh: Random configs that join the candidates at each fit where the space is not listed.
+        leaders: Best configs whose neighbours are always among the candidates.
+        observations_limit: Values that the model learns from; beyond it the best and a random rest.
+        prior_failure: Weight of the overall failure share against nearby configs.
+    """
+
+    start: int = 10
+    start_candidates: int = 200
+    refit_growth: float = 1.1
+    pool_limit: int = 20_000
+    fresh: int = 100
+    leaders: int = 5
+    observations_limit: int = 500
+    prior_failure: float = 0.5
+
+
+class AutoSampler(Strategy):
+    """Expected improvement under a Gaussian process, times the chance that the config works at all.
+
+    Args:
+        ledger: See :class:`Strategy`.
+        seed: See :class:`Strategy`.
+        options: What was chosen by measurement.
+    """
+
+    def __init__(self, ledger: Ledger, seed: int, options: Options | None = None) -> None:
+        super().__init__(ledger, seed)
+        self.options = options or Options()
+        self._random = np.random.default_rng(seed)
+        self._features = Features.of(ledger.encoding)
+        self._known: gp.Hyperparameters | None = None
+        self._posterior: gp.Posterior | None = None
+        self._pool: Rows = np.zeros(0, dtype=np.intp)
+        self._left_out: set[int] = set()
+        self._fitted_at = 0
+
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+        passed = [r for r, v in self.ledger.values.items() if v is not None]
+        if len(self.ledger.order) < self.options.start or len(passed) < 4:
+            return self._farthest()
+        return self._best_promise(passed)
+
+    # -- start -------------------------------------------------------------------------------------------------------
+
+    def _farthest(self) -> int:
+        """The free config, of a random few, that is farthest from every taken one in steps of the value lists."""
+        ledger = self.ledger
+        free = ledger.free()
+        if len(free) == 0:
+            return self.random_row()
+        few = self._random.choice(free, min(len(free), self.options.start_candidates), replace=False)
+        last = np.maximum(np.array(ledger.encoding.sizes) - 1, 1)
+        taken = ledger.points[ledger.taken] / last
+        if len(taken) == 0:
+            return int(few[0])
+        apart = np.abs(ledger.points[few][:, None] / last - taken[None]).sum(axis=2).min(axis=1)
+        return int(few[np.argmax(apart + 1e-9 * self._random.random(len(few)))])
+
+    # -- model -------------------------------------------------------------------------------------------------------
+
+    def _best_promise(self, passed: list[int]) -> int:
+        if self._posterior is None or len(passed) >= self._fitted_at * self.options.refit_growth:
+            self._refit(passed)
+        assert self._posterior is not None
+        free = ~self.ledger.taken[self._pool]
+        if not free.any():
+            return self.random_row()
+        seen, told, wanted = self._condition()
+        best = float(wanted[told].min())
+        promise = log_expected_improvement(
+            self._posterior.mean(wanted, told)[free], self._posterior.deviation()[free], best
+        )
+        promise += np.broadcast_to(self._log_chance_to_work(), free.shape)[free]
+        return int(self._pool[free][int(np.argmax(promise))])
+
+    def _condition(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
+        """Bring the model up to date: rows it knows of, which have a value, and their targets."""
+        assert self._posterior is not None
+        values = self.ledger.values
+        seen = [r for r in self.ledger.order if values.get(r, 0.0) is not None and r not in self._left_out]
+        told = np.array([r in values for r in seen])
+        raw = np.array([values[r] for r in seen if r in values], dtype=np.float64)
+        wanted = np.zeros(len(seen))
+        wanted[told] = targets(raw)
+        self._posterior.condition(seen, self._features(self.ledger.points[seen]), np.zeros(len(seen)))
+        return seen, told, wanted
+
+    def _refit(self, passed: list[int]) -> None:
+        """Hyperparameters and candidates anew."""
+        values = np.array([self.ledger.values[r] for r in passed], dtype=np.float64)
+        kept = self._kept(values)
+        self._left_out = set(passed) - {passed[i] for i in kept}
+        rows = [passed[i] for i in kept]
+        features = self._features(self.ledger.points[rows])
+        self._known = gp.fit(features, self._features.groups, targets(values[kept]), start=self._known)
+        self._pool = self._candidates([passed[i] for i in np.argsort(values)[: self.options.leaders]])
+        pool = self._features(self.ledger.points[self._pool])
+        self._posterior = gp.Posterior(self._known, pool, np.zeros(len(pool)))
+        self._fitted_at = len(passed)
+
+    def _kept(self, values: NDArray[np.float64]) -> Rows:
+        """Positions of the values to learn from: all, or the best and a random rest."""
+        limit = self.options.observations_limit
+        if len(values) <= limit:
+            return np.arange(len(values))
+        ranked = np.argsort(values)
+        rest = self._random.choice(ranked[limit // 2 :], limit - limit // 2, replace=False)
+        return np.sort(np.concatenate([ranked[: limit // 2], rest]))
+
+    def _candidates(self, leaders: list[int]) -> Rows:
+        """Rows the model looks at until the next fit: everything free, or a sample and the leaders' neighbours."""
+        ledger = self.ledger
+        if ledger.complete and len(ledger.points) <= self.options.pool_limit:
+            return ledger.free()
+        near: list[int] = []
+        for leader in leaders:
+            near += ledger.add(ledger.neighbours(tuple(int(c) for c in ledger.points[leader])))
+        for _ in range(0 if ledger.complete else self.options.fresh):
+            self.random_row()
+        free = ledger.free()
+        sample = self._random.choice(free, min(len(free), self.options.pool_limit), replace=False)
+        wanted = np.union1d(sample, np.array(near, dtype=np.intp))
+        return wanted[~ledger.taken[wanted]]
+
+    def _log_chance_to_work(self) -> NDArray[np.float64] | float:
+        """Of each candidate: the share of successes among nearby configs, by the model's own idea of near."""
+        assert self._posterior is not None
+        values = self.ledger.values
+        worked = np.array([v is not None for v in values.values()])
+        if worked.all():
+            return 0.0
+        near = self._posterior.closeness(self._features(self.ledger.points[list(values)]))
+        weight = self.options.prior_failure
+        chance = (near @ worked + weight * worked.mean()) / (near.sum(axis=1) + weight)
+        return np.log(np.maximum(chance, 1e-3))
