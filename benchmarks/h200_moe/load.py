@@ -18,6 +18,8 @@ def load_runtime() -> None:
     """Make the DSL's runtime library visible to the objects that need it; found in $MOE_SITE or by the loader's
     path."""
     site = os.environ.get("MOE_SITE")
+    if site:
+        os.environ.setdefault("CUTE_DSL_LIBS", site)  # where a Solution looks for it
     path = Path(site) / RUNTIME if site and (Path(site) / RUNTIME).is_file() else RUNTIME
     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 

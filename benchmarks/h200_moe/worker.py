@@ -1,0 +1,229 @@
+"""Checks and times built variants one after the other in one process; meant to be started and watched by drive.py.
+
+    python benchmarks/h200_moe/worker.py OPTIONS_JSON FOLDER [FOLDER ...]
+
+Every step first writes a line ``{"event": "step", ...}`` to stdout, so that the watcher knows what was under way when
+a variant hangs or takes the process down; every variant ends with a line ``{"event": "result", ...}``. A device error
+that poisons the process ends it with code 3 after the result line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from judge import judge
+from load import load_variant
+from problems import MAIN, PROBLEMS, Case, Problem, public_cases, random_cases
+from reference import Answer, Inputs, Weights, answer, make_inputs, make_weights
+from timing import Conditions, Timer, kernel_times
+
+STICKY_EXIT = 3
+KEPT_ZERO_BYTES = 1024
+"""Head of a variant's workspace that holds its zeroed-once counters and is not poisoned."""
+OTHER_SIZES = (1, 16, 57, 80, 901, 4096)
+"""Tokens at which problems without public workloads are timed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do with each variant.
+
+    Args:
+        random_cases: Number of random cases beside the public workloads.
+        seed: Of the random cases.
+        largest: Most tokens of a random case.
+        time: Whether to time correct variants.
+        samples: Samples per workload.
+        graph: CUDA-graph replay, else eager calls.
+        flush: ``read`` or ``write``, see :class:`timing.Timer`.
+        profile: Whether to add mean times per kernel.
+        sizes: Time only workloads of these token counts; empty for all.
+    """
+
+    random_cases: int = 20
+    seed: int = 1
+    largest: int = 4096
+    time: bool = True
+    samples: int = 50
+    graph: bool = True
+    flush: str = "read"
+    profile: bool = False
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass
+class Resident:
+    """A problem's weights and the cases made so far, kept on the device for all variants."""
+
+    problem: Problem
+    weights: Weights
+    cases: dict[Case, tuple[Inputs, Answer]] = field(default_factory=dict)
+
+    def get(self, case: Case) -> tuple[Inputs, Answer]:
+        if case not in self.cases:
+            inputs = make_inputs(self.problem, case, self.weights, "cuda")
+            self.cases[case] = inputs, answer(self.problem, inputs)
+        return self.cases[case]
+
+
+def problem_of(sizes: Mapping) -> Problem:
+    """The problem that a variant's SIZES describe.
+
+    Raises:
+        LookupError: None of the known definitions has these sizes.
+    """
+    for p in PROBLEMS.values():
+        key = (p.experts, p.local, p.top_k, p.hidden, p.intermediate)
+        if key == tuple(sizes[n] for n in ("experts", "local_experts", "top_k", "hidden", "intermediate")):
+            return p
+    raise LookupError(f"no definition has the sizes {dict(sizes)}")
+
+
+def checksum(inputs: Inputs) -> int:
+    """Changes if a byte of the inputs that belong to a case does."""
+    parts = (inputs.logits, inputs.hidden, inputs.hidden_scale)
+    return sum(int(p.view(torch.uint8).sum(dtype=torch.int64)) for p in parts if p.numel())
+
+
+def poison(module) -> None:
+    """NaN bytes into the variant's workspaces, apart from the counters at their head."""
+    for made in module._workspaces.values():
+        for workspace in made:
+            workspace[KEPT_ZERO_BYTES:].fill_(0xFF)
+
+
+def check_case(module, problem: Problem, inputs: Inputs, want: Answer) -> dict:
+    """Two runs with poisoned output and workspace; ``problem`` is empty if all is well."""
+    tokens, before, outputs = len(inputs.hidden), checksum(inputs), []
+    for _ in range(2):
+        out = torch.full((tokens, problem.hidden), float("nan"), dtype=torch.bfloat16, device="cuda")
+        poison(module)
+        module.run(*inputs.arguments(problem), out)
+        torch.cuda.synchronize()
+        verdict = judge(out, want)
+        outputs.append(out)
+        if not verdict.passed:
+            break
+    found = verdict.message if verdict.passed or len(outputs) == 1 else f"second run: {verdict.message}"
+    if not found and checksum(inputs) != before:
+        found = "inputs were modified"
+    same = len(outputs) == 2 and torch.equal(outputs[0], outputs[1])
+    return {
+        "problem": found,
+        "matched_ratio": verdict.matched_ratio,
+        "frobenius": verdict.frobenius,
+        "frobenius_exact": verdict.frobenius_exact,
+        "same_bits": same,
+    }
+
+
+class Worker:
+    """State shared by all variants of the process."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.timer = Timer(options.flush)
+        self.conditions = Conditions()
+        self.resident: dict[str, Resident] = {}
+
+    def emit(self, event: str, **fields) -> None:
+        print(json.dumps({"event": event, **fields}), flush=True)
+
+    def of(self, problem: Problem) -> Resident:
+        """The problem's resident data; another problem's is dropped first, since weights are large."""
+        if problem.name not in self.resident:
+            self.resident.clear()
+            torch.cuda.empty_cache()
+            self.resident[problem.name] = Resident(problem, make_weights(problem, 7, "cuda"))
+        return self.resident[problem.name]
+
+    def cases(self, problem: Problem) -> list[Case]:
+        o = self.options
+        return (public_cases() if problem is MAIN else []) + random_cases(problem, o.random_cases, o.seed, o.largest)
+
+    def timed(self, problem: Problem) -> list[Case]:
+        cases = public_cases() if problem is MAIN else [Case(tokens, 0, seed=tokens) for tokens in OTHER_SIZES]
+        return [c for c in cases if not self.options.sizes or c.seq_len in self.options.sizes]
+
+    def variant(self, folder: Path) -> dict:
+        """Everything about one variant. Exceptions of the variant are left to the caller."""
+        self.emit("step", variant=folder.name, phase="load")
+        module = load_variant(folder)
+        config = importlib.import_module(module.__package__ + ".config")
+        problem = problem_of(config.SIZES)
+        resident = self.of(problem)
+        checks = []
+        for case in self.cases(problem):
+            self.emit("step", variant=folder.name, phase="check", case=asdict(case))
+            checks.append({"case": asdict(case), **check_case(module, problem, *resident.get(case))})
+            if checks[-1]["problem"]:
+                break
+        wrong = [c for c in checks if c["problem"]]
+        result = {"variant": folder.name, "definition": problem.name, "checks": len(checks)}
+        result["status"] = "INCORRECT_NUMERICAL" if wrong else "PASSED"
+        result["failed"] = wrong
+        result["worst_frobenius"] = max((c["frobenius"] for c in checks), default=None)
+        result["same_bits"] = all(c["same_bits"] for c in checks)
+        if self.options.time and not wrong:
+            result["times"] = [self.measure(folder, module, config, resident, c) for c in self.timed(problem)]
+        return result
+
+    def measure(self, folder: Path, module, config, resident: Resident, case: Case) -> dict:
+        """One workload's figures."""
+        o, problem = self.options, resident.problem
+        self.emit("step", variant=folder.name, phase="time", case=asdict(case))
+        inputs, want = resident.get(case)
+        out = torch.empty(case.seq_len, problem.hidden, dtype=torch.bfloat16, device="cuda")
+        arguments = [*inputs.arguments(problem), out]
+        module.run(*arguments)
+        t = self.timer.time(lambda: module.run(*arguments), o.samples, o.graph)
+        figures = {
+            "seq_len": case.seq_len,
+            "offset": case.offset,
+            "rows": want.rows,
+            "active_experts": want.active_experts,
+            "floor_us": problem.floor_us(want.active_experts, want.rows),
+            "median_us": t.median_us,
+            "low_us": t.low_us,
+            "high_us": t.high_us,
+            "config": config.select(case.seq_len),
+            "conditions": self.conditions.read(),
+        }
+        if o.profile:
+            figures["kernels_us"] = kernel_times(lambda: module.run(*arguments), self.timer)
+        return figures
+
+
+def main() -> int:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    options = json.loads(sys.argv[1])
+    worker = Worker(Options(**{**options, "sizes": tuple(options.get("sizes", ()))}))
+    tiny = torch.zeros(32, device="cuda")
+    empty = worker.timer.time(lambda: tiny.zero_())
+    device = torch.cuda.get_device_name()
+    worker.emit("start", device=device, torch=torch.__version__, one_tiny_kernel_us=empty.median_us, options=options)
+    for name in sys.argv[2:]:
+        folder = Path(name)
+        try:
+            result = worker.variant(folder)
+        except Exception as error:
+            trace = traceback.format_exc()[-1500:]
+            text = f"{type(error).__name__}: {error}"[:500]
+            result = {"variant": folder.name, "status": "RUNTIME_ERROR", "message": text, "trace": trace}
+        worker.emit("result", **result)
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return STICKY_EXIT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
