@@ -51,7 +51,7 @@ def run_final(
     default: str,
     method: Method,
     max_rounds: int,
-    deadline: float | None,
+    deadline: float,
     seed: int,
     tick: Callable[[], None] = lambda: None,
 ) -> FinalResult | None:
@@ -71,7 +71,7 @@ def run_final(
     ranking: Ranking | None = None
     done = 0
     for look in range(looks):
-        if ranking is not None and (ranking.settled or (deadline is not None and time.monotonic() > deadline)):
+        if ranking is not None and (ranking.settled or time.monotonic() > deadline):
             break
         samples, failed = _one_look(runner, finalists, artifacts, alive, regime, method, seed * 1000 + look, tick)
         if failed:

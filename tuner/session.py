@@ -286,6 +286,7 @@ def _guarded(
         race_factor=s.race_factor,
         finalists=s.finalists,
         final_rounds=s.final_rounds,
+        final_s=s.final_s,
         final_share=s.final_share,
         reuse=s.reuse,
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},

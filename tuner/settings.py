@@ -57,6 +57,7 @@ class SweepSettings(BaseModel):
     race_factor: float = Field(1.3, gt=1, description="stop a trial this many times slower than the incumbent")
     finalists: int = Field(3, ge=1, description="configs per regime that are measured again, besides the default")
     final_rounds: int = Field(96, ge=8, description="most rounds of a final")
+    final_s: float = Field(12, gt=0, description="seconds after which a regime's final ends unsettled")
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
     reuse: bool = Field(True, description="take measurements that the database already has")
     warm_start: bool = Field(True, description="try the best configs of related sweeps early")
@@ -76,6 +77,15 @@ class SweepSettings(BaseModel):
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError("must be at least 1, or 'auto'")
+        return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, value: str) -> str:
+        from tuner.search import samplers
+
+        if value not in samplers():
+            raise ValueError(f"allowed are {', '.join(samplers())}")
         return value
 
 

@@ -43,6 +43,7 @@ class Plan:
     race_factor: float = 1.3
     finalists: int = 3
     final_rounds: int = 96
+    final_s: float = 12.0
     final_share: float = 0.25
     reuse: bool = True
     time_reference: bool = True
@@ -355,7 +356,9 @@ class Sweep:
             finalists = self._finalists(state)
             if not finalists:
                 continue
-            deadline = None if self.plan.budget_s is None else self._started + self.plan.budget_s
+            deadline = time.monotonic() + self.plan.final_s
+            if self.plan.budget_s is not None:
+                deadline = min(deadline, self._started + self.plan.budget_s)
             result = run_final(
                 self.runner,
                 finalists,

@@ -1,0 +1,124 @@
+"""Every kind of bad input ends in one clear line and the right exit code, and leaves nothing behind.
+
+The real command runs in a process of its own: what is tested is what a person sees.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+USAGE, NOTHING, ENVIRONMENT = 2, 3, 4
+MOE = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"
+
+
+def tuner(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "tuner", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**clean, "TUNER_DB_URL": f"sqlite:///{cwd}/results.db", **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+def broken_dataset(folder: Path) -> Path:
+    (folder / "definitions" / "moe").mkdir(parents=True)
+    (folder / "definitions" / "moe" / "bad.json").write_text('{"name": "x",\n "axes": }')
+    return folder
+
+
+CASES = {
+    "unknown definition": (["sweep", "--definition", "moe_fp9"], USAGE, ["moe_fp9", "definition"]),
+    "unknown workload": (["sweep", "--workload", "zzz"], USAGE, ["zzz", "workload"]),
+    "unknown space": (["sweep", "--space", "no_such"], USAGE, ["no_such", "moe_fp8_cpu"]),
+    "space for another definition": (["sweep", "--space", "moe_fp8_cpu", "--definition", "{gemm}"], USAGE, ["cannot solve"]),
+    "space without the target": (["sweep", "--space", "moe_fp8_cpu", "--target", "sm_90a"], USAGE, ["sm_90a", "cpu"]),
+    "unknown target": (["sweep", "--target", "tpu"], USAGE, ["tpu", "sm_90a"]),
+    "unknown sampler": (["sweep", "--sampler", "magic"], USAGE, ["magic", "random"]),
+    "bad regimes": (["sweep", "--regimes", "16,8"], USAGE, ["16,8", "rising"]),
+    "regimes that are no numbers": (["sweep", "--regimes", "a,b"], USAGE, ["a,b"]),
+    "no trials": (["sweep", "--max-trials", "0"], USAGE, ["max_trials", "0"]),
+    "no budget": (["sweep", "--budget-s", "-1"], USAGE, ["budget_s", "-1"]),
+    "missing dataset": (["sweep", "--dataset", "{tmp}/absent"], USAGE, ["absent", "does not exist"]),
+    "broken dataset file": (["sweep", "--dataset", "{broken}"], USAGE, ["bad.json:2", "JSON"]),
+    "unknown flag": (["sweep", "--frobnicate"], USAGE, ["--frobnicate"]),
+    "unknown command": (["swep"], USAGE, ["swep"]),
+    "unknown setting in file": (["sweep", "--config", "{tmp}/bad.yaml"], USAGE, ["max_trails", "max_trials"]),
+    "resume of nothing": (["sweep", "--resume", "41"], NOTHING, ["41"]),
+    "status of nothing": (["status", "41"], NOTHING, ["41"]),
+    "report of nothing": (["report"], NOTHING, ["no sweep"]),
+    "export of nothing": (["export", "--out", "{tmp}/out"], NOTHING, ["no finished sweep"]),
+    "best of nothing": (["best", "--definition", MOE, "--axes", "seq_len=7"], NOTHING, [MOE]),
+    "bad axes": (["best", "--definition", MOE, "--axes", "seq_len"], USAGE, ["seq_len", "NAME=NUMBER"]),
+    "unreadable database url": (["status", "--db", "nonsense"], ENVIRONMENT, ["sqlite:///"]),
+    "unreachable database": (
+        ["status", "--db", "postgresql://u:secret@127.0.0.1:1/x"], ENVIRONMENT, ["127.0.0.1"]
+    ),
+    "unreachable cluster": (["sweep", "--ray-address", "127.0.0.1:1"], ENVIRONMENT, ["127.0.0.1:1"]),
+    "no such gpu": (["sweep", "--target", "sm_90a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_90a", "--ray-address"]),
+    "unknown Solution": (["bench", "nobody", "--definition", MOE], USAGE, ["nobody"]),
+    "missing Solution file": (["bench", "{tmp}/no.json", "--definition", MOE], USAGE, ["no.json"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(case, tmp_path):
+    arguments, code, said = CASES[case]
+    (tmp_path / "bad.yaml").write_text("max_trails: 3\n")
+    packaged = Path(__file__).parents[2] / "search_spaces" / "dataset" / "definitions"
+    gemm = json.loads(next(packaged.glob("gemm/*.json")).read_text())["name"]
+    broken = broken_dataset(tmp_path / "broken")
+    done = tuner(*(a.format(tmp=tmp_path, gemm=gemm, broken=broken) for a in arguments), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("starting workers")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("tuner: ")
+    for text in said:
+        assert text in lines[0]
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "tuner-out").exists()
+
+
+def test_importing_tuner_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys, tuner, tuner.cli; heavy = {'torch', 'ray', 'cutlass', 'optuna', 'numba', 'flashinfer_bench'}"
+        " & set(sys.modules); print(sorted(heavy)); sys.exit(bool(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("command", ["best", "status"])
+def test_lookups_load_no_torch_and_no_ray(command, tmp_path):
+    arguments = {"best": ["best", "--definition", MOE], "status": ["status"]}[command]
+    code = (
+        f"import sys; from tuner.cli.app import run; run({arguments!r});"
+        "heavy = {'torch', 'ray', 'cutlass', 'optuna', 'numba', 'flashinfer_bench'} & set(sys.modules);"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(bool(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "TUNER_DB_URL": f"sqlite:///{tmp_path}/x.db"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_arguments_shows_help(tmp_path):
+    done = tuner(cwd=tmp_path)
+    assert done.returncode == 0
+    assert "sweep" in done.stdout
+
+
+def test_json_is_one_document_with_a_schema_version(tmp_path):
+    done = tuner("status", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"schema_version": 1, "sweeps": []}
+    assert done.stderr == ""
