@@ -50,14 +50,17 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
     }
 
 
-def _head(sweep: SweepRecord) -> dict[str, Any]:
-    state = sweep.state
+def state_now(sweep: SweepRecord) -> str:
+    """The recorded state, ``LOST`` for a running sweep whose process died without a word; it can be resumed."""
     beat = sweep.heartbeat_at
-    if state == SweepState.RUNNING and beat is not None and datetime.now(UTC).timestamp() - beat > CLAIM_STALE_S:
-        state = "LOST"  # its process died without a word; it can be resumed
+    silent = beat is not None and datetime.now(UTC).timestamp() - beat > CLAIM_STALE_S
+    return "LOST" if sweep.state == SweepState.RUNNING and silent else str(sweep.state)
+
+
+def _head(sweep: SweepRecord) -> dict[str, Any]:
     return {
         "id": sweep.id,
-        "state": state,
+        "state": state_now(sweep),
         "definition": sweep.definition,
         "space": sweep.space,
         "target": sweep.target,

@@ -1,18 +1,21 @@
-"""The plots of a report, as HTML fragments that share one copy of Plotly's script."""
+"""The plots of a sweep, for the report file and for the pages of the service."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from db.records import TrialRecord, WinnerRecord
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 COLOURS = ("#3b6fd4", "#d9822b", "#2b9a66", "#b0499b", "#8a8f98")
 MIN_TRIALS_FOR_IMPORTANCE = 8
 
 
-def best_so_far(trials: Sequence[TrialRecord]) -> str:
+def best_so_far(trials: Sequence[TrialRecord]) -> Figure:
     """Each regime's trials as dots, its best so far as a line. Latency is the geometric mean over its workloads."""
     import plotly.graph_objects as go
 
@@ -44,10 +47,10 @@ def best_so_far(trials: Sequence[TrialRecord]) -> str:
         )  # fmt: skip
     figure.update_xaxes(title="trial")
     figure.update_yaxes(title="latency (us)", type="log")
-    return _html(figure)
+    return _styled(figure)
 
 
-def importance(trials: Sequence[TrialRecord]) -> str | None:
+def importance(trials: Sequence[TrialRecord]) -> Figure | None:
     """How much of the objective's variance each parameter explains (fANOVA), per regime; None with too few trials."""
     import plotly.graph_objects as go
 
@@ -62,7 +65,7 @@ def importance(trials: Sequence[TrialRecord]) -> str | None:
     if not figure.data:
         return None
     figure.update_xaxes(title="share of the variance of log latency", tickformat=".0%")
-    return _html(figure, height=120 + 26 * len({n for t in figure.data for n in t.y}))
+    return _styled(figure, height=120 + 26 * len({n for t in figure.data for n in t.y}))
 
 
 def _importances(trials: Sequence[TrialRecord]) -> dict[str, float]:
@@ -84,7 +87,7 @@ def _importances(trials: Sequence[TrialRecord]) -> dict[str, float]:
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
-def speedups(winners: Sequence[WinnerRecord], reference: Mapping[str, float]) -> str | None:
+def speedups(winners: Sequence[WinnerRecord], reference: Mapping[str, float]) -> Figure | None:
     """How much faster the winner is than default and reference, per workload; None without winners."""
     import plotly.graph_objects as go
 
@@ -106,7 +109,7 @@ def speedups(winners: Sequence[WinnerRecord], reference: Mapping[str, float]) ->
     figure.add_trace(go.Bar(x=labels, y=over_reference, name="over the reference", marker={"color": COLOURS[1]}))
     figure.add_hline(y=1, line={"color": COLOURS[4], "dash": "dot"})
     figure.update_yaxes(title="speed-up", type="log")
-    return _html(figure)
+    return _styled(figure)
 
 
 def _by_regime(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
@@ -122,7 +125,7 @@ def _cycle() -> Any:
     return itertools.cycle(COLOURS)
 
 
-def _html(figure: Any, height: int = 380) -> str:
+def _styled(figure: Figure, height: int = 380) -> Figure:
     figure.update_layout(
         height=height,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
@@ -131,7 +134,14 @@ def _html(figure: Any, height: int = 380) -> str:
         font={"color": "#7a808a", "family": "system-ui, sans-serif"},
         legend={"orientation": "h", "y": 1.12},
     )
-    html: str = figure.to_html(
+    return figure
+
+
+def html(figure: Figure | None) -> str | None:
+    """The figure as an HTML fragment, for a page that has Plotly's script."""
+    if figure is None:
+        return None
+    text: str = figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
     )
-    return html
+    return text

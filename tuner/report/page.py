@@ -68,11 +68,11 @@ def render(material: Material) -> str:
         states=Counter(t.state for t in material.trials).most_common(),
         total=len(material.trials),
         winners=[_winner_row(w, material) for w in material.winners],
-        workloads=[row for w in material.winners for row in _workload_rows(w, reference)],
-        failures=_failures(material.trials),
-        progress=figures.best_so_far(material.trials),
-        importance=figures.importance(material.trials),
-        speedups=figures.speedups(material.winners, reference),
+        workloads=[row for w in material.winners for row in workload_rows(w, reference)],
+        failures=failures(material.trials),
+        progress=figures.html(figures.best_so_far(material.trials)),
+        importance=figures.html(figures.importance(material.trials)),
+        speedups=figures.html(figures.speedups(material.winners, reference)),
         plotly=get_plotlyjs(),
         ratio=ratio,
     )
@@ -90,7 +90,8 @@ def _winner_row(winner: WinnerRecord, material: Material) -> dict[str, Any]:
     }
 
 
-def _workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dict[str, Any]]:
+def workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dict[str, Any]]:
+    """A winner's workloads by size, each with the time of the definition's reference if that is known."""
     return [
         {
             "axes": " ".join(f"{k}={v}" for k, v in w.axes.items()),
@@ -102,7 +103,7 @@ def _workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[di
     ]
 
 
-def _failures(trials: list[TrialRecord]) -> list[dict[str, Any]]:
+def failures(trials: list[TrialRecord]) -> list[dict[str, Any]]:
     """Failed trials grouped by state and message, the most frequent first, each with one example."""
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for trial in trials:
