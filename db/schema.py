@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from db.records import canonical
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
@@ -154,7 +154,7 @@ search_space = Table(
     _text("name"),
     _text("target"),
     _text("fingerprint"),
-    UniqueConstraint("fingerprint", "name", "target"),
+    UniqueConstraint("name", "target", "fingerprint"),
 )
 
 sweep = Table(
@@ -175,8 +175,11 @@ sweep = Table(
     _figure("finished_at"),
     Column("owner", PlainText),
     _figure("heartbeat_at"),
+    Column("ticket", PlainText),
+    _figure("stop_requested_at"),
     Index(None, "definition_id", "finished_at"),
     Index(None, "search_space_id", "finished_at"),
+    Index(None, "ticket", unique=True),
 )
 
 variant = Table(
@@ -329,4 +332,17 @@ export = Table(
     _text("path"),
     _figure("exported_at", nullable=False),
     Index(None, "sweep_id"),
+)
+
+api_token = Table(
+    "api_token",
+    metadata,
+    _key(),
+    Column("key", PlainText, nullable=False, unique=True),
+    _text("secret_hash"),
+    _text("name"),
+    _text("scopes"),
+    _figure("created_at", nullable=False),
+    _figure("expires_at"),
+    _figure("revoked_at"),
 )

@@ -56,7 +56,7 @@ def _create_what_is_named() -> None:
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_search_space"),
-        sa.UniqueConstraint("fingerprint", "name", "target", name="uq_search_space_fingerprint"),
+        sa.UniqueConstraint("name", "target", "fingerprint", name="uq_search_space_name"),
     )
     op.create_table(
         "variant",

@@ -1,0 +1,105 @@
+"""The queries that run often never read a whole table that grows: shown by the databases' own plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from db.records import method_hash
+from db.store import Store
+
+GROWING = ("measurement", "trial_measurement", "trial", "variant", "build", "finalist", "winner", "winner_workload")
+"""Tables that grow with every sweep; ``sweep`` and what it names stay small beside them."""
+
+
+@contextmanager
+def _statements(store: Store) -> Iterator[list[tuple[str, Any]]]:
+    """The statements with their parameters that run inside the block."""
+    seen: list[tuple[str, Any]] = []
+
+    def remember(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        seen.append((statement, parameters[0] if many and isinstance(parameters, list) else parameters))
+
+    event.listen(store._engine, "before_cursor_execute", remember)
+    yield seen
+    event.remove(store._engine, "before_cursor_execute", remember)
+
+
+def _plan(store: Store, statement: str, parameters: Any) -> list[str]:
+    with store._engine.connect() as connection:
+        if store._engine.dialect.name == "sqlite":
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            return [row.detail for row in rows]
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the test's tables are too small for an index
+        return [row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)]
+
+
+def _whole_table_reads(plan: list[str]) -> list[str]:
+    scans = [line.strip() for line in plan if line.startswith("SCAN ") or "Seq Scan on " in line]
+    named = [(line, line.partition("Seq Scan on ")[2] or line.removeprefix("SCAN ")) for line in scans]
+    return [line for line, rest in named if rest.split()[0] in GROWING]
+
+
+@pytest.fixture
+def filled(store: Store, scene: Any) -> Any:
+    """A store in which every table has rows."""
+    scene = scene(store)
+    sweep_id = scene.finished()
+    store.commit_comparison(sweep_id, [scene.measurement(config_hash="hash0")])
+    return scene
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "best_rows",
+        "known_measurements",
+        "known_build",
+        "trial_count",
+        "leading_trials",
+        "trials",
+        "winners",
+        "finalists",
+        "list_sweeps",
+        "related",
+        "commit_trial",
+    ],
+)
+def test_no_query_reads_a_whole_growing_table(filled: Any, query: str) -> None:
+    store = filled.store
+    calls = {
+        "best_rows": lambda: store.best_rows("gemm", hardware="NVIDIA H100"),
+        "known_measurements": lambda: store.known_measurements(
+            definition_id=filled.definition_id,
+            space_id=filled.space_id,
+            config_hash="hash0",
+            environment=filled.environment,
+            method=method_hash(filled.measurement().method),
+        ),
+        "known_build": lambda: store.known_build(filled.space_id, "hash0", "dsl 4.8"),
+        "trial_count": lambda: store.trial_count(1),
+        "leading_trials": lambda: store.leading_trials(1),
+        "trials": lambda: store.trials(1),
+        "winners": lambda: store.winners(1),
+        "finalists": lambda: store.finalists(1),
+        "list_sweeps": lambda: store.list_sweeps(10),
+        "related": lambda: store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100"),
+        "commit_trial": lambda: store.commit_trial(filled.trial(1, 9)),
+    }
+    with _statements(store) as seen:
+        assert calls[query]()
+    assert seen
+    for statement, parameters in seen:
+        if statement.startswith("INSERT"):
+            continue  # finds its row by a unique key; SQLite's plan also lists foreign key checks that never run
+        plan = _plan(store, statement, parameters)
+        assert _whole_table_reads(plan) == [], "\n".join([statement, *plan])
+
+
+def test_a_query_without_an_index_would_be_found(filled: Any) -> None:
+    plan = _plan(filled.store, "SELECT id FROM measurement WHERE message = 'x'", ())
+    assert len(_whole_table_reads(plan)) == 1
