@@ -53,8 +53,13 @@ class Objective:
         return self._best + sum(ratios) / len(ratios)
 
     def limits_us(self, factor: float) -> dict[str, float]:
-        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent."""
-        return {w: math.exp(v) * factor for w, v in self._best_log_us.items()}
+        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent.
+
+        The last of several workloads has none: by then there is nothing left to save, and a trial that is slow there
+        may have won it back on the others.
+        """
+        last = self._workloads[-1] if len(self._workloads) > 1 else None
+        return {w: math.exp(v) * factor for w, v in self._best_log_us.items() if w != last}
 
     def geomean_us(self, measured: Mapping[str, Measurement]) -> float | None:
         """Geometric mean latency over the regime's workloads, None if one is missing."""

@@ -227,6 +227,8 @@ class Sweep:
     def _search_is_over(self) -> bool:
         if self._should_stop():
             return True
+        if any(s.asked == 0 for s in self._states):
+            return False  # the default is measured in every regime, however small the budget
         budget = self.plan.budget_s
         if budget is not None and time.monotonic() - self._started > budget * (1 - self.plan.final_share):
             return True
