@@ -131,10 +131,11 @@ class GemmPlan:
 
     @property
     def accumulator_registers(self) -> int:
-        """Float32 registers per consumer thread that the accumulators and temporaries take."""
+        """Float32 registers per consumer thread that accumulators, temporaries and token scales take."""
         one = 64 * (self.tile_t if self.swap else self.sub_w) // 128
         temporaries = one * (2 * self.subs if self.overlap else 1)
-        return one * self.subs + temporaries
+        token_scales = self.tile_t // 4 if self.swap else 2
+        return one * self.subs + temporaries + token_scales * (2 if self.overlap else 1)
 
     @property
     def registers(self) -> tuple[int, int]:
@@ -143,7 +144,8 @@ class GemmPlan:
         if share >= 255:
             return 248, 248
         low = 56 if self.gather and self.tile_t > 64 else 40
-        high = (REGISTERS_PER_SM // self.occupancy - 128 * low) // (128 * self.groups) // 8 * 8
+        # What the consumers gain must come from the producers: a CTA's pool is what it was launched with.
+        high = (share * self.threads - 128 * low) // (128 * self.groups) // 8 * 8
         return low, min(240, high)
 
     @property

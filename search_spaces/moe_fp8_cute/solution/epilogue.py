@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import BFloat16, Float32, Int32, Int64
 from cutlass.pipeline import NamedBarrier
 
 from .act_quant import FP8_MAX, pack_e4m3, silu_mul
@@ -185,6 +185,41 @@ class RowAct(Epilogue):
         cute.arch.sync_warp()
 
 
+class RowStore(Epilogue):
+    """bfloat16 rows, tokens as M: 16 rows of 64 columns at a time through a warp's own slab, then 16-byte stores."""
+
+    def allocate(self, smem):
+        return (smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16),)
+
+    @cute.jit
+    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+        """Write [P, N] bfloat16."""
+        p = self.plan
+        warp, high, quad = self.place()
+        lane = cute.arch.lane_idx()
+        slab = shared[0].iterator + warp * (16 * 144)
+        for s in cutlass.range_constexpr(p.subs):
+            for half in cutlass.range_constexpr(p.sub_w // 64):
+                for h in cutlass.range_constexpr(2):
+                    for j in cutlass.range_constexpr(8):
+                        i = 2 * h + 4 * (8 * half + j)
+                        two = cute.make_rmem_tensor((2,), BFloat16)
+                        two[0] = acc[s][i].to(BFloat16)
+                        two[1] = acc[s][i + 1].to(BFloat16)
+                        at = slab + ((high + 8 * h) * 144 + 16 * j + 4 * quad)
+                        target = cute.make_tensor(cute.recast_ptr(at.align(4), dtype=BFloat16), cute.make_layout(2))
+                        cute.autovec_copy(two, target)
+                cute.arch.sync_warp()
+                column = weight_tile * p.tile_w + p.sub_w * s + 64 * half
+                for step in cutlass.range_constexpr(4):
+                    row, chunk = lane // 8 + 4 * step, lane % 8
+                    source = cute.recast_ptr((slab + (row * 144 + 16 * chunk)).align(16), dtype=BFloat16)
+                    at = Int64(row0 + 16 * warp + row) * p.n + column + 8 * chunk
+                    target = cute.make_tensor((out.iterator + at).align(16), cute.make_layout(8))
+                    cute.autovec_copy(cute.make_tensor(source, cute.make_layout(8)), target)
+                cute.arch.sync_warp()
+
+
 class Plain(Epilogue):
     """Accumulators as they are: float32 partial sums, bfloat16 rows, or weighted reductions into the token's row."""
 
@@ -248,6 +283,8 @@ class Plain(Epilogue):
 
 def make_epilogue(plan: GemmPlan) -> Epilogue:
     """The epilogue that a plan asks for."""
+    if plan.out == "rows" and not plan.swap:
+        return RowStore(plan)
     if plan.out != "act":
         return Plain(plan)
     return SwapAct(plan) if plan.swap else RowAct(plan)

@@ -94,6 +94,7 @@ class GroupedGemm:
             block=(p.threads, 1, 1),
             cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
             min_blocks_per_mp=p.occupancy,
+            preferred_smem_carveout=100,
             stream=stream,
             use_pdl=p.pdl,
         )
@@ -175,13 +176,16 @@ class GroupedGemm:
             weight_tile = group * p.cluster + rank
             self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks)
             row0 = m_indptr[expert] + token_tile * p.tile_t
-            for s in cutlass.range_constexpr(p.subs):
-                acc[s].fill(0.0)
-            if cutlass.const_expr(p.overlap):
-                stage, phase = self.loop_overlap(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+            if cutlass.const_expr(p.swap or p.groups == 1):
+                stage, phase = self.loop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+                self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, weight_tile, part, done)
             else:
-                stage, phase = self.loop_serial(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
-            self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, weight_tile, part, done)
+                # A warpgroup whose 64 rows are all filling leaves the tensor cores to the other one.
+                if counts[expert] - token_tile * p.tile_t > 64 * (warp // 4):
+                    stage, phase = self.loop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+                    self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, weight_tile, part, done)
+                else:
+                    stage, phase = self.skip(full, empty, stage, phase)
             done = done + 1
             tile = tile + p.ctas // p.cluster
 
@@ -242,6 +246,26 @@ class GroupedGemm:
         for s in cutlass.range_constexpr(self.plan.subs):
             self.scales.promote(acc[s], tmp[s], token, lanes, s, k)
         self.release(empty, stage)
+
+    @cute.jit
+    def skip(self, full, empty, stage: Int32, phase: Int32):
+        """Give the stages of a tile back unread."""
+        for _ in cutlass.range(self.plan.k_blocks, unroll=1):
+            cute.arch.mbarrier_wait(full + stage, phase)
+            self.release(empty, stage)
+            stage, phase = self.advance(stage, phase)
+        return stage, phase
+
+    @cute.jit
+    def loop(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):
+        """Main loop of one tile; returns where the ring stands after it."""
+        for s in cutlass.range_constexpr(self.plan.subs):
+            acc[s].fill(0.0)
+        if cutlass.const_expr(self.plan.overlap):
+            stage, phase = self.loop_overlap(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+        else:
+            stage, phase = self.loop_serial(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+        return stage, phase
 
     @cute.jit
     def loop_overlap(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):

@@ -1,0 +1,141 @@
+"""Compiles the configs of the table into one shared object, on a machine that needs no GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .config import SIZES, TABLE, TARGET
+from .plans import plans
+
+MANIFEST = "manifest.json"
+LIBRARY = "moe_kernels.so"
+TOLERATED_SPILL_BYTES = 64
+"""Spill stores of a kernel that are still taken: a few values kept outside the main loop (tile table, addresses)."""
+
+
+class Rejected(RuntimeError):
+    """The static figures say that the variant is hopeless or cannot run; the message says why."""
+
+
+def function_name(config: dict[str, Any]) -> str:
+    """Name of a config's host function in the library."""
+    return "moe_" + hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def build(out_dir: str) -> dict[str, Any]:
+    """Compile every distinct config of TABLE for TARGET into ``out_dir``.
+
+    Returns:
+        ``registers`` (largest per thread at launch), ``spill_bytes``, ``smem_bytes`` (largest per CTA), ``stages`` and per kernel
+        the same figures under ``kernels``.
+
+    Raises:
+        Rejected: A plan exceeds the hardware, or a GEMM spills.
+    """
+    configs = {function_name(config): config for _, config in TABLE}
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    kernels: dict[str, dict[str, int]] = {}
+    objects = []
+    for name, config in configs.items():
+        for plan in plans(config, SIZES):
+            problem = plan.problem()
+            if problem is not None:
+                raise Rejected(problem)
+        figures = _compile(name, config, out)
+        objects.append(out / f"{name}.o")
+        for kernel, figure in figures.items():
+            kernels[f"{name}.{kernel}" if len(configs) > 1 else kernel] = figure
+    for kernel, figure in kernels.items():
+        if "gemm" in kernel and figure["spill_bytes"] > TOLERATED_SPILL_BYTES:
+            raise Rejected(f"{kernel} spills {figure['spill_bytes']} bytes")
+    _link(objects, out / LIBRARY)
+    for path in objects:
+        path.unlink()
+    (out / MANIFEST).write_text(json.dumps({"target": TARGET, "functions": sorted(configs), "kernels": kernels}, indent=1))
+    first = [plans(config, SIZES) for config in configs.values()]
+    return {
+        "registers": max(k["registers"] for k in kernels.values()),
+        "spill_bytes": sum(k["spill_bytes"] for k in kernels.values()),
+        "smem_bytes": max(p.smem_bytes for pair in first for p in pair),
+        "stages": max(p.stages for pair in first for p in pair),
+        "kernels": kernels,
+    }
+
+
+def _arguments() -> list[Any]:
+    """Stand-ins for the host function's arguments."""
+    import cutlass.cute as cute
+    from cutlass import BFloat16, Float8E4M3FN, Float32, Int32, Uint8
+    from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
+
+    def tensor(dtype, *shape, align=16):
+        order = tuple(reversed(range(len(shape))))
+        return make_fake_compact_tensor(dtype, shape, stride_order=order, assumed_align=align)
+
+    s = SIZES
+    hidden, inter, local = s["hidden"], s["intermediate"], s["local_experts"]
+    tokens = cute.sym_int()
+    deepseek = s["routing"] == "deepseek"
+    return [
+        tensor(Float32 if deepseek else BFloat16, tokens, s["experts"]),
+        tensor(BFloat16, s["experts"]) if deepseek else None,
+        tensor(Float8E4M3FN, tokens, hidden),
+        tensor(Float32, hidden // 128, tokens, align=4),
+        tensor(Float8E4M3FN, local, 2 * inter, hidden),
+        tensor(Float32, local, 2 * inter // 128, hidden // 128, align=4),
+        tensor(Float8E4M3FN, local, hidden, inter),
+        tensor(Float32, local, hidden // 128, inter // 128, align=4),
+        Int32(0),
+        Float32(1.0),
+        tensor(BFloat16, tokens, hidden),
+        tensor(Uint8, cute.sym_int64(), align=1024),
+        Int32(0),
+        Int32(0),
+        make_fake_stream(use_tvm_ffi_env_stream=True),
+    ]
+
+
+def _compile(name: str, config: dict[str, Any], out: Path) -> dict[str, dict[str, int]]:
+    """Compile one config to ``name.o``; static figures per kernel."""
+    os.environ.setdefault("CUTE_DSL_ARCH", TARGET)
+    import cutlass.cute as cute
+
+    from .host import Moe
+
+    remarks = out / f"{name}.yaml"
+    options = f"--enable-tvm-ffi --gpu-arch {TARGET} --ptxas-options -v remarks{{ptx}} --remark-output {remarks}"
+    compiled = cute.compile(Moe(config, SIZES), *_arguments(), options=options)
+    compiled.export_to_c(str(out / f"{name}.o"), function_name=name)
+    return read_remarks(remarks.read_text())
+
+
+def read_remarks(text: str) -> dict[str, dict[str, int]]:
+    """Registers and spills per kernel out of the compiler's remarks (ptxas -v in YAML strings)."""
+    flat = re.sub(r"\s+", " ", text.replace("\\n", " "))
+    figures = {}
+    for part in flat.split("Compiling entry function")[1:]:
+        kernel = re.search(r"'+([\w$]+)'+ for", part)
+        registers = re.search(r"Used (\d+) registers", part)
+        spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        if kernel and registers and spills:
+            spill = int(spills[1]) + int(spills[2])
+            figures[kernel[1]] = {"registers": int(registers[1]), "spill_bytes": spill}
+    return figures
+
+
+def _link(objects: list[Path], library: Path) -> None:
+    """Link object files with the DSL's and tvm-ffi's runtime libraries."""
+    import cutlass.cute as cute
+
+    runtime = cute.runtime.find_runtime_libraries(enable_tvm_ffi=True)
+    command = ["gcc", "-shared", "-o", str(library), *map(str, objects), *runtime]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"gcc could not link {library.name}: {done.stderr.strip()[-500:]}")

@@ -1,0 +1,53 @@
+"""The workspace: one buffer of bytes, cut into sections whose offsets depend on the config, the tokens and the row capacity.
+
+The same function gives plain integers to the caller that allocates and run-time values to the host function that cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .plans import blocks, plans
+
+ALIGN = 1024
+"""Sections start at multiples of this."""
+ROUTING_CTAS = 128
+"""CTAs whose counts the routing kernel exchanges through its scratch (routing.GRID_CTAS)."""
+
+
+def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) -> dict[str, Any]:
+    """Offset of each section in bytes, and the ``total``.
+
+    Sections: ``barrier`` (must start as zeros), ``scratch``, ``counts``, ``m_indptr``, ``token_row`` [T, top_k], ``row_token`` [P],
+    ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and where the config has a use for them ``partial``
+    [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``y`` [P, H] bfloat16, ``acc`` [T, H] float32.
+    """
+    first, _ = plans(config, sizes)
+    experts, hidden, intermediate = sizes["local_experts"], sizes["hidden"], sizes["intermediate"]
+    wanted = [
+        ("barrier", 4),
+        ("scratch", 4 * experts * ROUTING_CTAS),
+        ("counts", 4 * experts),
+        ("m_indptr", 4 * (experts + 1)),
+        ("token_row", tokens * (4 * sizes["top_k"])),
+        ("row_token", rows * 4),
+        ("row_weight", rows * 4),
+        ("act", rows * intermediate),
+        ("act_scale", rows * (4 * blocks(intermediate))),
+    ]
+    if first.out == "partial":
+        wanted.append(("partial", rows * (8 * intermediate * first.split_k)))
+    if not first.gather:
+        wanted += [("x_rows", rows * hidden), ("x_scale", rows * (4 * blocks(hidden)))]
+    if config["combine"] == "finalize":
+        wanted.append(("y", rows * (2 * hidden)))
+    if config["combine"] == "atomic_f32":
+        wanted.append(("acc", tokens * (4 * hidden)))
+    offsets: dict[str, Any] = {}
+    at: Any = 0
+    for name, size in wanted:
+        offsets[name] = at
+        at = at + (size + (ALIGN - 1)) // ALIGN * ALIGN
+    offsets["total"] = at
+    return offsets

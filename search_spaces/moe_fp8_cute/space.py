@@ -1,0 +1,258 @@
+"""The search space of the FP8 block-scale MoE kernels: parameters, constraints with their hardware reasons, defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from search_spaces.moe_fp8_cute.solution.plans import plans
+from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily
+
+NAME = "moe_fp8_cute"
+TARGETS = ("sm_90a",)
+_DEEPSEEK_INPUTS = [
+    "routing_logits",
+    "routing_bias",
+    "hidden_states",
+    "hidden_states_scale",
+    "gemm1_weights",
+    "gemm1_weights_scale",
+    "gemm2_weights",
+    "gemm2_weights_scale",
+    "local_expert_offset",
+    "routed_scaling_factor",
+]
+_RENORM_INPUTS = [n for n in _DEEPSEEK_INPUTS if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")]
+
+PARAMETERS = (
+    Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
+    Parameter("gather", ("fused", "kernel"), "categorical", "GEMM 1 gathers token rows itself, or a permute kernel does"),
+    Parameter("requant", ("fused", "kernel"), "categorical", "SwiGLU and requantisation in GEMM 1's epilogue or apart"),
+    Parameter("combine", ("finalize", "atomic_f32"), "categorical", "weighted sum by an own kernel or float32 reductions"),
+    Parameter("swap_1", (True, False), "categorical", "GEMM 1: weights are the M side of the MMA"),
+    Parameter("tile_t_1", (8, 16, 32, 64, 128), doc="GEMM 1: token rows of a tile"),
+    Parameter("tile_w_1", (64, 128, 256), doc="GEMM 1: weight rows of a tile, half up and half gate"),
+    Parameter("groups_1", (1, 2), doc="GEMM 1: consumer warpgroups"),
+    Parameter("stages_1", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 1: pipeline stages of 128 along K"),
+    Parameter("ctas_per_sm_1", (1, 2), doc="GEMM 1: resident persistent CTAs per SM"),
+    Parameter("split_k_1", (1, 2, 4), doc="GEMM 1: parts of K, summed by the requantisation kernel"),
+    Parameter("multicast_1", (1, 2), doc="GEMM 1: CTAs that share a token tile by multicast"),
+    Parameter("swap_2", (True, False), "categorical", "GEMM 2: weights are the M side of the MMA"),
+    Parameter("tile_t_2", (8, 16, 32, 64, 128), doc="GEMM 2: token rows of a tile"),
+    Parameter("tile_w_2", (64, 128, 256), doc="GEMM 2: weight rows of a tile"),
+    Parameter("groups_2", (1, 2), doc="GEMM 2: consumer warpgroups"),
+    Parameter("stages_2", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 2: pipeline stages of 128 along K"),
+    Parameter("ctas_per_sm_2", (1, 2), doc="GEMM 2: resident persistent CTAs per SM"),
+    Parameter("split_k_2", (1, 2, 4), doc="GEMM 2: parts of K, summed by the atomics of the combine"),
+    Parameter("multicast_2", (1, 2), doc="GEMM 2: CTAs that share a token tile by multicast"),
+    Parameter("order", ("weights", "tokens"), "categorical", "which tile index runs fastest inside an expert"),
+    Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
+    Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
+)
+
+DEFAULT: Config = {
+    "layout": "flat",
+    "gather": "fused",
+    "requant": "fused",
+    "combine": "finalize",
+    "swap_1": True,
+    "tile_t_1": 16,
+    "tile_w_1": 128,
+    "groups_1": 2,
+    "stages_1": 5,
+    "ctas_per_sm_1": 2,
+    "split_k_1": 1,
+    "multicast_1": 1,
+    "swap_2": True,
+    "tile_t_2": 16,
+    "tile_w_2": 128,
+    "groups_2": 2,
+    "stages_2": 5,
+    "ctas_per_sm_2": 2,
+    "split_k_2": 1,
+    "multicast_2": 1,
+    "order": "tokens",
+    "pdl": True,
+    "early_weights": True,
+}
+
+
+def _gemm_constraints(i: int) -> list[Constraint]:
+    """Rules inside one GEMM."""
+    swap, tile_t, tile_w, groups, stages = (f"{n}_{i}" for n in ("swap", "tile_t", "tile_w", "groups", "stages"))
+    return [
+        Constraint(
+            (swap, tile_t, groups),
+            "a wgmma takes 64 rows of A per warpgroup: with tokens as M the tile has 64 rows per consumer warpgroup",
+            lambda c: c[swap] or c[tile_t] == 64 * c[groups],
+        ),
+        Constraint(
+            (swap, tile_t),
+            "swapped operands hold one accumulator column per token: beyond 64 the column scales do not fit into registers",
+            lambda c: not c[swap] or c[tile_t] <= 64,
+        ),
+        Constraint(
+            (swap, tile_w, groups),
+            "swapped operands give every consumer warpgroup whole MMAs of 64 weight rows",
+            lambda c: not c[swap] or c[tile_w] % (64 * c[groups]) == 0,
+        ),
+        Constraint(
+            (swap, tile_w),
+            "with tokens as M the weight tile is the N side: below 128 rows the MMA starves on shared memory bandwidth",
+            lambda c: c[swap] or c[tile_w] >= 128,
+        ),
+    ]
+
+
+def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
+    @lru_cache(maxsize=1 << 16)
+    def problem(which: int, values: tuple) -> str | None:
+        return plans({**DEFAULT, **dict(values)}, sizes)[which].problem()
+
+    def fits(which: int, names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], bool]:
+        return lambda c: problem(which, tuple((n, c[n]) for n in names)) is None
+
+    bases = ("swap", "tile_t", "tile_w", "groups", "stages", "ctas_per_sm", "split_k", "multicast")
+    first = ("gather", "requant", *(f"{n}_1" for n in bases))
+    second = ("combine", *(f"{n}_2" for n in bases))
+    plan_reason = "{}: shared memory (227 KB per SM), registers (64 K per SM), tile or K division does not work out"
+    return (
+        *_gemm_constraints(1),
+        *_gemm_constraints(2),
+        Constraint(
+            ("requant", "split_k_1"),
+            "SwiGLU needs the full sum: parts of K are added by the requantisation kernel",
+            lambda c: c["split_k_1"] == 1 or c["requant"] == "kernel",
+        ),
+        Constraint(
+            ("combine", "split_k_2"),
+            "parts of GEMM 2 are added by the atomics; the finalize kernel reads one bfloat16 row",
+            lambda c: c["split_k_2"] == 1 or c["combine"] == "atomic_f32",
+        ),
+        Constraint(
+            ("gather", "multicast_1"),
+            "cp.async cannot multicast: only token rows that come by TMA can be shared",
+            lambda c: c["multicast_1"] == 1 or c["gather"] == "kernel",
+        ),
+        Constraint(
+            ("multicast_1", "swap_1", "requant", "tile_w_1"),
+            "narrow fused tiles already form clusters for the maximum of 128 columns; swapped token tiles are too small to share",
+            lambda c: c["multicast_1"] == 1 or not c["swap_1"],
+        ),
+        Constraint(
+            ("multicast_2", "swap_2"),
+            "a swapped token tile is a few KB: sharing it saves nothing",
+            lambda c: c["multicast_2"] == 1 or not c["swap_2"],
+        ),
+        Constraint(
+            ("pdl", "early_weights"),
+            "without programmatic launch GEMM 2 starts after GEMM 1 in any case",
+            lambda c: c["pdl"] or not c["early_weights"],
+        ),
+        Constraint(first, plan_reason.format("GEMM 1"), fits(0, first)),
+        Constraint(second, plan_reason.format("GEMM 2"), fits(1, second)),
+    )
+
+
+def sizes_of(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants the kernels need, read from the definition.
+
+    Raises:
+        SpaceError: Something this family needs is missing or not supported; the message says what.
+    """
+    why = _shape_problem(definition)
+    if why is not None:
+        raise SpaceError(why)
+    axes = {name: axis.get("value") for name, axis in definition["axes"].items()}
+    text = f"{definition['name']}\n{definition.get('reference') or ''}"
+    local = axes["num_local_experts"]
+    deepseek = list(definition["inputs"]) == _DEEPSEEK_INPUTS
+    top_k = axes.get("top_k") or _constant(text, r"\bTOP_K\s*=\s*(\d+)", r"_topk(\d+)")
+    if top_k is None:
+        raise SpaceError("top-k is neither an axis nor named in the definition")
+    groups = _constant(text, r"\bN_GROUP\s*=\s*(\d+)", r"_ng(\d+)") if deepseek else 1
+    topk_groups = _constant(text, r"\bTOPK_GROUP\s*=\s*(\d+)", r"_kg(\d+)") if deepseek else 1
+    return {
+        "hidden": axes["hidden_size"],
+        "intermediate": axes["intermediate_size"],
+        "experts": axes["num_experts"] if deepseek else local,
+        "local_experts": local,
+        "top_k": top_k,
+        "routing": "deepseek" if deepseek else "renorm",
+        "groups": groups or 1,
+        "topk_groups": topk_groups or 1,
+    }
+
+
+def _constant(text: str, *patterns: str) -> int | None:
+    """The first number that one of the patterns finds."""
+    for pattern in patterns:
+        found = re.search(pattern, text)
+        if found:
+            return int(found[1])
+    return None
+
+
+def _shape_problem(definition: Mapping[str, Any]) -> str | None:
+    """Why the definition is not an FP8 block-scale MoE of the known form, None if it is."""
+    if definition.get("op_type") != "moe":
+        return f"op_type is {definition.get('op_type')!r}, this family solves 'moe'"
+    inputs = definition.get("inputs", {})
+    if list(inputs) not in (_DEEPSEEK_INPUTS, _RENORM_INPUTS):
+        return "inputs are not those of an FP8 block-scale MoE with DeepSeek or renormalised softmax routing"
+    for name in ("hidden_states", "gemm1_weights", "gemm2_weights"):
+        if inputs[name].get("dtype") != "float8_e4m3fn":
+            return f"{name} is {inputs[name].get('dtype')}, this family takes float8_e4m3fn"
+    axes = {name: axis.get("value") for name, axis in definition.get("axes", {}).items()}
+    for name in ("hidden_size", "intermediate_size", "num_local_experts"):
+        if not isinstance(axes.get(name), int):
+            return f"axis {name!r} is not a constant"
+    if axes.get("gemm1_out_size") != 2 * axes["intermediate_size"]:
+        return f"gemm1_out_size is {axes.get('gemm1_out_size')}, SwiGLU needs twice the intermediate size"
+    for name in ("hidden_size", "intermediate_size"):
+        if axes[name] % 256:
+            return f"{name} is {axes[name]}, the main loop takes pairs of 128-blocks"
+    for name, blocks in (("num_hidden_blocks", "hidden_size"), ("num_intermediate_blocks", "intermediate_size")):
+        if axes.get(name) != axes[blocks] // 128:
+            return f"{name} is {axes.get(name)}, scale blocks must have 128 elements"
+    outputs = definition.get("outputs", {})
+    if [o.get("dtype") for o in outputs.values()] != ["bfloat16"]:
+        return "the output is not one bfloat16 tensor"
+    return None
+
+
+class MoeFp8Cute(SpaceFamily):
+    """FP8 block-scale MoE with routing, for Hopper."""
+
+    name = NAME
+    targets = TARGETS
+
+    def why_not(self, definition: Mapping[str, Any]) -> str | None:
+        try:
+            sizes_of(definition)
+        except SpaceError as error:
+            return str(error)
+        return None
+
+    def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
+        if target not in TARGETS:
+            raise SpaceError(f"space {NAME!r} has no target {target!r}; it has {', '.join(TARGETS)}")
+        sizes = sizes_of(definition)
+        folder = Path(__file__).parent / "solution"
+        return SearchSpace(
+            name=NAME,
+            target=target,
+            parameters=PARAMETERS,
+            constraints=_constraints(sizes),
+            default=dict(DEFAULT),
+            sources={p.name: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))},
+            sizes=sizes,
+            size_axis="seq_len",
+            dependencies=("nvidia-cutlass-dsl", "apache-tvm-ffi", "torch"),
+        )
+
+
+FAMILY = MoeFp8Cute()
