@@ -1,0 +1,233 @@
+"""The best-config query: what is known for a problem size on given hardware, and how it was found.
+
+A lookup reads records and nothing else: it measures nothing and needs no GPU. It names how it was found, and where
+nothing is known it gives None, never a guess and never another GPU model's config.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from db.records import BestRow, EnvironmentRecord, WinnerWorkload
+from tuner.errors import UsageError
+
+NEAREST_LIMIT = 4.0
+"""How many times larger or smaller than the nearest measured size a problem may be and still get its config."""
+
+OBJECTIVES = ("latency",)
+
+Found = Literal["exact", "regime", "nearest"]
+
+
+class Rows(Protocol):
+    """What the query needs of a :class:`db.store.Store`."""
+
+    def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
+        """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first."""
+
+
+@dataclass(frozen=True)
+class BestConfig:
+    """An answer.
+
+    Args:
+        found: ``exact``: a workload of these axes was measured. ``regime``: the size lies between measured ones or in
+            the bounded range that the config was chosen for. ``nearest``: it lies outside, by ``distance``.
+        detail: The same for people, with the sizes that the figures are from.
+        distance: How many times larger or smaller the nearest measured size is; 1 for ``exact`` and ``regime``.
+        config: The config of the search space.
+        median_us: Of the workload that was found, or for ``regime`` the sweep's figure over the regime's workloads;
+            ``low_us`` and ``high_us`` bound it at 95 %.
+        default_median_us: The default config's figure from the same comparison, None if it failed.
+        environment: Where it was measured; ``hardware`` is the model.
+        age_s: Seconds since the sweep ended.
+        solution: Name of the Solution exported from the sweep, None if there is none; ``export_id`` is its id.
+    """
+
+    found: Found
+    detail: str
+    distance: float
+    definition: str
+    regime: str
+    space: str
+    space_fingerprint: str
+    target: str
+    config: Mapping[str, Any]
+    config_hash: str
+    median_us: float
+    low_us: float
+    high_us: float
+    default_median_us: float | None
+    hardware: str
+    environment: EnvironmentRecord = field(repr=False)
+    age_s: float
+    sweep_id: int
+    solution: str | None
+    export_id: int | None
+
+    def document(self) -> dict[str, Any]:
+        """The answer as JSON values, the same on the command line and over HTTP."""
+        document = asdict(self)
+        document["config"] = dict(self.config)
+        document["environment"] = {k: v for k, v in asdict(self.environment).items() if k != "id"}
+        return document
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A row that answers, and which of its figures do."""
+
+    row: BestRow
+    found: Found
+    detail: str
+    distance: float = 1.0
+    workload: WinnerWorkload | None = None
+
+
+def best_config(
+    store: Rows,
+    definition: str,
+    axes: Mapping[str, int],
+    *,
+    hardware: str | None = None,
+    objective: str = "latency",
+    now: float | None = None,
+) -> BestConfig | None:
+    """The best known config for a problem size.
+
+    Args:
+        store: Where winners are kept.
+        definition: Its name.
+        axes: Values of the variable axes, such as ``{"seq_len": 57}``.
+        hardware: A GPU or CPU model as recorded, in any case of letters; None if the records are of one model only.
+        objective: What is best; only ``latency`` so far.
+        now: Unix time, for the age.
+
+    Returns:
+        The answer, None if nothing is known for this definition, hardware and size.
+
+    Raises:
+        UsageError: The question is not complete or names an axis or an objective that does not exist.
+    """
+    if objective not in OBJECTIVES:
+        raise UsageError(f"objective {objective!r} is not known; allowed are {', '.join(OBJECTIVES)}")
+    rows = store.best_rows(definition, hardware=hardware)
+    if not rows:
+        return None
+    models = sorted({row.environment.hardware for row in rows})
+    if len(models) > 1:
+        raise UsageError(f"{definition!r} was tuned on {', '.join(models)}; say which one is meant with --hardware")
+    _check_axes(definition, rows, axes)
+    match = _exact(rows, axes) or _regime(rows, axes) or _nearest(rows, axes)
+    return None if match is None else _answer(match, time.time() if now is None else now)
+
+
+def _check_axes(definition: str, rows: Sequence[BestRow], axes: Mapping[str, int]) -> None:
+    """Refuses a question whose axes are misspelled, or that leaves out the axis that decides.
+
+    Raises:
+        UsageError: As said.
+    """
+    deciding = {row.winner.size_axis for row in rows if row.winner.size_axis is not None}
+    known = deciding | {name for row in rows for w in row.winner.workloads for name in w.axes}
+    for name, value in axes.items():
+        if known and name not in known:
+            raise UsageError(f"{definition!r} has no variable axis {name!r}; its axes are {', '.join(sorted(known))}")
+        if value < 0:
+            raise UsageError(f"axis {name!r} cannot be {value}; sizes are not negative")
+    missing = sorted(deciding - set(axes))
+    if missing and len(deciding) == len(missing):
+        raise UsageError(f"{definition!r} was tuned by size; say which one, such as --axes {missing[0]}=57")
+
+
+def _exact(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
+    """The newest row with a workload of the very same axes; of several, the slowest workload."""
+    for row in rows:
+        same = [w for w in row.winner.workloads if dict(w.axes) == dict(axes)]
+        if same:
+            slowest = max(same, key=lambda w: w.median_us)
+            which = f"workload {slowest.workload}" + (f", the slowest of {len(same)}" if len(same) > 1 else "")
+            return _Match(row, "exact", f"measured on {which} with {_text(axes)}", workload=slowest)
+    return None
+
+
+def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
+    """The newest row whose regime holds the size; where the regime is open upwards, up to the largest measured size."""
+    for row in rows:
+        winner = row.winner
+        if winner.size_axis is None:
+            return _Match(row, "regime", f"one config for all sizes, from {_over(row)}")
+        size = axes.get(winner.size_axis)
+        if size is None:
+            continue
+        highest = winner.max_size if winner.max_size is not None else max(_sizes(row), default=None)
+        if (winner.min_size or 0) <= size and (highest is None or size <= highest):
+            name = f"regime {winner.regime} of {winner.size_axis}" if winner.regime else f"all {winner.size_axis}"
+            return _Match(row, "regime", f"{name}, from {_over(row)}")
+    return None
+
+
+def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
+    """The row with the nearest measured size, the newest of equals; None beyond :data:`NEAREST_LIMIT`."""
+    best: _Match | None = None
+    for row in rows:
+        axis = row.winner.size_axis
+        size = axes.get(axis) if axis is not None else None
+        if axis is None or size is None:
+            continue
+        for workload in row.winner.workloads:
+            measured = workload.axes.get(axis)
+            if measured is None:
+                continue
+            larger, smaller = max(size, measured), min(size, measured)
+            distance = larger / smaller if smaller else float("inf")
+            if distance <= NEAREST_LIMIT and (best is None or distance < best.distance):
+                detail = f"nearest measured size: {axis}={measured}, {distance:.3g} times away"
+                best = _Match(row, "nearest", detail, distance, workload)
+    return best
+
+
+def _sizes(row: BestRow) -> list[int]:
+    axis = row.winner.size_axis
+    return sorted(w.axes[axis] for w in row.winner.workloads if axis is not None and axis in w.axes)
+
+
+def _over(row: BestRow) -> str:
+    """What a regime's figures are from, for people."""
+    sizes, count = _sizes(row), len(row.winner.workloads)
+    between = f" from {sizes[0]} to {sizes[-1]}" if sizes else ""
+    return f"{count} workload{'' if count == 1 else 's'}{between}"
+
+
+def _text(axes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(axes.items())) or "no variable axes"
+
+
+def _answer(match: _Match, now: float) -> BestConfig:
+    row, winner = match.row, match.row.winner
+    figures = match.workload or winner
+    return BestConfig(
+        found=match.found,
+        detail=match.detail,
+        distance=match.distance,
+        definition=row.definition,
+        regime=winner.regime,
+        space=row.space,
+        space_fingerprint=row.space_fingerprint,
+        target=row.target,
+        config=winner.config,
+        config_hash=winner.config_hash,
+        median_us=figures.median_us,
+        low_us=figures.low_us,
+        high_us=figures.high_us,
+        default_median_us=figures.default_median_us,
+        hardware=row.environment.hardware,
+        environment=row.environment,
+        age_s=max(0.0, now - row.finished_at),
+        sweep_id=row.sweep_id,
+        solution=row.solution,
+        export_id=row.export_id,
+    )
