@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import schema
 from db.engine import is_transient, one_line_errors
-from db.errors import StoreError, SweepBusy
+from db.errors import NoSuchSweep, SweepBusy
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Executable)
@@ -150,7 +150,7 @@ class Connected:
     def _owner(self, connection: Connection, sweep_id: int) -> str | None:
         row = connection.execute(select(schema.sweep.c.owner).where(schema.sweep.c.id == sweep_id)).first()
         if row is None:
-            raise StoreError(f"there is no sweep {sweep_id}")
+            raise NoSuchSweep(f"there is no sweep {sweep_id}")
         return row.owner
 
 

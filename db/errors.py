@@ -5,5 +5,9 @@ class StoreError(Exception):
     """The database cannot do what was asked; the message is one line for the user and holds no password."""
 
 
+class NoSuchSweep(StoreError):  # noqa: N818 - as SweepBusy
+    """The id is no sweep's."""
+
+
 class SweepBusy(StoreError):  # noqa: N818 - names a state of the sweep, as the callers speak of it
     """Another process holds the sweep, or has taken it over since."""

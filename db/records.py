@@ -66,6 +66,8 @@ class SweepRecord:
         owner: The process that holds the sweep, None if none does. Given on creation, it is a claim from birth.
         state: A :class:`SweepState`.
         summary: What ``finish_sweep`` was given.
+        ticket: What whoever started the sweep's process recognises the sweep by, unique; None if nobody waits for it.
+        stop_requested_at: When the owner was asked to stop, None if it was not.
         heartbeat_at: When the owner was last heard of, by the database's clock.
 
     The rest is filled by the store when a sweep is read: ``id``, the moments, and the names behind the ids.
@@ -86,6 +88,8 @@ class SweepRecord:
     started_at: float = 0.0
     finished_at: float | None = None
     heartbeat_at: float | None = None
+    ticket: str | None = None
+    stop_requested_at: float | None = None
     definition: str = ""
     space: str = ""
     target: str = ""
@@ -276,4 +280,27 @@ class ExportRecord:
     path: str = ""
     exported_at: float = 0.0
     definition: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """A token of the HTTP service, without its secret.
+
+    Args:
+        key: Its public part.
+        secret_hash: Of its secret part.
+        scopes: What it allows.
+        name: For people.
+        expires_at: When it ends by itself, None for never.
+        revoked_at: When somebody ended it.
+    """
+
+    key: str
+    secret_hash: str
+    scopes: tuple[str, ...]
+    name: str = ""
+    created_at: float = 0.0
+    expires_at: float | None = None
+    revoked_at: float | None = None
     id: int = 0

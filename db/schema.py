@@ -3,7 +3,7 @@
 ``sweep`` 1-n ``trial`` n-1 ``variant`` 1-n ``build``; ``measurement`` belongs to a variant, not to a trial, so that
 later sweeps reuse it: ``trial_measurement`` says which trial rests on which. ``finalist`` holds the interleaved
 measurements from which a sweep chose its ``winner`` rows; they are paired, so they belong to the sweep and are never
-reused.
+reused. ``ticket`` and ``stop_requested_at`` of a sweep are how the HTTP service and the sweep's process talk.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, or_, select, update
 
 from db import schema
-from db.errors import StoreError, SweepBusy
+from db.errors import NoSuchSweep, SweepBusy
 from db.records import Json, SweepRecord, SweepState
 from db.registry import Registry
 
@@ -39,6 +39,7 @@ class Sweeps(Registry):
             "summary": dict(sweep.summary),
             "started_at": sweep.started_at or time.time(),
             "owner": sweep.owner,
+            "ticket": sweep.ticket,
         }
 
         def create(connection: Connection) -> int:
@@ -66,7 +67,8 @@ class Sweeps(Registry):
         def claim(connection: Connection) -> None:
             silence_s = func.abs(self._now() - _sweep.c.heartbeat_at)
             free = or_(_sweep.c.owner.is_(None), _sweep.c.owner == owner, silence_s > stale_after_s)
-            values = {"owner": owner, "heartbeat_at": self._now(), "state": SweepState.RUNNING.value}
+            values: dict[str, Any] = {"owner": owner, "heartbeat_at": self._now(), "state": SweepState.RUNNING.value}
+            values["stop_requested_at"] = None
             taken = connection.execute(update(_sweep).where(_sweep.c.id == sweep_id, free).values(values))
             if taken.rowcount == 0:
                 holder = self._owner(connection, sweep_id)
@@ -113,12 +115,16 @@ class Sweeps(Registry):
         """
         rows = self._rows(_sweeps().where(_sweep.c.id == sweep_id))
         if not rows:
-            raise StoreError(f"there is no sweep {sweep_id}")
+            raise NoSuchSweep(f"there is no sweep {sweep_id}")
         return SweepRecord(**rows[0]._mapping)
 
-    def list_sweeps(self, limit: int = 50, *, definition: str | None = None) -> list[SweepRecord]:
-        """The newest sweeps first."""
+    def list_sweeps(
+        self, limit: int = 50, *, definition: str | None = None, before: int | None = None
+    ) -> list[SweepRecord]:
+        """The newest sweeps first; only those with an id below ``before``, if that is given."""
         query = _sweeps().order_by(_sweep.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(_sweep.c.id < before)
         if definition is not None:
             query = query.where(schema.definition.c.name == definition)
         return [SweepRecord(**row._mapping) for row in self._rows(query)]

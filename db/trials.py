@@ -59,12 +59,25 @@ class Trials(Measurements):
 
         return self._write(commit)
 
-    def trials(self, sweep_id: int, *, details: bool = False) -> list[TrialRecord]:
-        """All trials of a sweep by number, with their builds and measurements.
+    def trials(
+        self,
+        sweep_id: int,
+        *,
+        details: bool = False,
+        measurements: bool = True,
+        number: int | None = None,
+        after_id: int | None = None,
+        limit: int | None = None,
+    ) -> list[TrialRecord]:
+        """Trials of a sweep with their builds and measurements: by number, after ``after_id`` as they were committed.
 
         Args:
             sweep_id: Which sweep.
             details: Also read samples and build logs, which are most of the bytes.
+            measurements: False leaves them out, which are most of the rows.
+            number: Only the trial with this number.
+            after_id: Only trials with a greater id, that is, committed later.
+            limit: At most so many.
         """
         names = (*BUILD_COLUMNS, "log") if details else BUILD_COLUMNS
         query = (
@@ -73,14 +86,21 @@ class Trials(Measurements):
             .join(_variant, _variant.c.id == _trial.c.variant_id)
             .outerjoin(_build, _build.c.id == _trial.c.build_id)
             .where(_trial.c.sweep_id == sweep_id)
-            .order_by(_trial.c.number)
+            .order_by(_trial.c.number if after_id is None else _trial.c.id)
+            .limit(limit)
         )
+        if number is not None:
+            query = query.where(_trial.c.number == number)
+        if after_id is not None:
+            query = query.where(_trial.c.id > after_id)
 
         def read(connection: Connection) -> tuple[Sequence[Any], Mapping[int, list[MeasurementRecord]]]:
-            return connection.execute(query).all(), self._trial_measurements(connection, sweep_id, details)
+            if not measurements:
+                return connection.execute(query).all(), {}
+            return connection.execute(query).all(), self._trial_measurements(connection, sweep_id, details, number)
 
-        rows, measurements = self._fetch(read)
-        return [_trial_record(row, names, tuple(measurements.get(row.id, ()))) for row in rows]
+        rows, found = self._fetch(read)
+        return [_trial_record(row, names, tuple(found.get(row.id, ()))) for row in rows]
 
     def trial_count(self, sweep_id: int) -> dict[str, int]:
         """Number of trials by state."""
@@ -135,7 +155,7 @@ class Trials(Measurements):
         return int(connection.execute(insert, values).scalar_one())
 
     def _trial_measurements(
-        self, connection: Connection, sweep_id: int, details: bool
+        self, connection: Connection, sweep_id: int, details: bool, number: int | None
     ) -> Mapping[int, list[MeasurementRecord]]:
         link = schema.trial_measurement
         query = (
@@ -147,6 +167,8 @@ class Trials(Measurements):
             .where(_trial.c.sweep_id == sweep_id)
             .order_by(link.c.trial_id, link.c.measurement_id)
         )
+        if number is not None:
+            query = query.where(_trial.c.number == number)
         found: dict[int, list[MeasurementRecord]] = defaultdict(list)
         for row in connection.execute(query):
             found[row.trial_id].append(measurement_record(row, row.config_hash))

@@ -1,0 +1,72 @@
+"""What the service asks of the store beside results: who started a sweep, stop requests, counts for many sweeps."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import func, select, update
+
+from db import schema
+from db.connected import Connected
+
+_sweep, _trial = schema.sweep, schema.trial
+
+
+class Requests(Connected):
+    """The part of the store through which the service and a sweep's process talk; they share nothing else."""
+
+    def sweep_of_ticket(self, ticket: str) -> int | None:
+        """Id of the sweep that was created with this ticket, None if its process has not come that far."""
+        rows = self._rows(select(_sweep.c.id).where(_sweep.c.ticket == ticket))
+        return rows[0].id if rows else None
+
+    def request_stop(self, sweep_id: int) -> bool:
+        """Asks the process that holds the sweep to stop; False if none does. A resume forgets the request."""
+        asked = (
+            update(_sweep)
+            .where(_sweep.c.id == sweep_id, _sweep.c.owner.is_not(None))
+            .values(stop_requested_at=func.coalesce(_sweep.c.stop_requested_at, time.time()))
+        )
+        return self._write(lambda c: c.execute(asked).rowcount > 0)
+
+    def stop_requested(self, sweep_id: int) -> bool:
+        """Whether somebody asked for the sweep to stop."""
+        rows = self._rows(select(_sweep.c.stop_requested_at).where(_sweep.c.id == sweep_id))
+        return bool(rows) and rows[0].stop_requested_at is not None
+
+    def trial_counts(self, sweep_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
+        """Number of trials by sweep and state."""
+        query = (
+            select(_trial.c.sweep_id, _trial.c.state, func.count().label("trials"))
+            .where(_trial.c.sweep_id.in_(list(sweep_ids)))
+            .group_by(_trial.c.sweep_id, _trial.c.state)
+        )
+        found: dict[int, dict[str, int]] = defaultdict(dict)
+        for row in self._rows(query):
+            found[row.sweep_id][row.state] = row.trials
+        return {i: found[i] for i in sweep_ids}
+
+    def sweep_states(self) -> dict[str, int]:
+        """Number of sweeps by state."""
+        return {row[0]: row[1] for row in self._rows(select(_sweep.c.state, func.count()).group_by(_sweep.c.state))}
+
+    def swept(self) -> list[tuple[str, str]]:
+        """Definitions with a finished sweep and the hardware it ran on, by name."""
+        definition, environment = schema.definition, schema.environment
+        query = (
+            select(definition.c.name, environment.c.hardware)
+            .distinct()
+            .join_from(_sweep, definition)
+            .join(environment, environment.c.id == _sweep.c.environment_id)
+            .where(_sweep.c.finished_at.is_not(None))
+            .order_by(definition.c.name, environment.c.hardware)
+        )
+        return [(row[0], row[1]) for row in self._rows(query)]
+
+    def workload_axes(self, uuids: Sequence[str]) -> dict[str, Mapping[str, int]]:
+        """Axes by uuid."""
+        table = schema.workload
+        query = select(table.c.uuid, table.c.axes).where(table.c.uuid.in_(list(uuids)))
+        return {row.uuid: row.axes for row in self._rows(query)}

@@ -1,0 +1,56 @@
+"""Tokens of the HTTP service. The secret itself never gets here, only its hash."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import select, update
+
+from db import schema
+from db.connected import Connected
+from db.records import TokenRecord
+
+_token = schema.api_token
+
+
+class Tokens(Connected):
+    """The part of the store that keeps who may use the service."""
+
+    def create_token(self, token: TokenRecord) -> int:
+        """Id of the new token. Its ``key`` must be new."""
+        values = {
+            "key": token.key,
+            "secret_hash": token.secret_hash,
+            "name": token.name,
+            "scopes": " ".join(token.scopes),
+            "created_at": token.created_at or time.time(),
+            "expires_at": token.expires_at,
+        }
+        statement = self._insert(_token).values(values).returning(_token.c.id)
+        return self._write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
+
+    def find_token(self, key: str) -> TokenRecord | None:
+        """The token with this public key, whether it still holds or not; None if there never was one."""
+        rows = self._rows(select(_token).where(_token.c.key == key))
+        return _record(rows[0]) if rows else None
+
+    def tokens(self) -> list[TokenRecord]:
+        """All tokens ever made, oldest first."""
+        return [_record(row) for row in self._rows(select(_token).order_by(_token.c.id))]
+
+    def has_tokens(self) -> bool:
+        """Whether any token was ever made, revoked ones included."""
+        return bool(self._rows(select(_token.c.id).limit(1)))
+
+    def revoke_token(self, key: str) -> bool:
+        """Ends a token for good; False if there is no such one. Revoking twice keeps the first moment."""
+        now = time.time()
+        revoked = update(_token).where(_token.c.key == key, _token.c.revoked_at.is_(None)).values(revoked_at=now)
+        self._write(lambda c: c.execute(revoked).rowcount)
+        return self.find_token(key) is not None
+
+
+def _record(row: Any) -> TokenRecord:
+    values = dict(row._mapping)
+    return TokenRecord(**{**values, "scopes": tuple(values["scopes"].split())})

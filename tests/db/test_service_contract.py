@@ -1,0 +1,109 @@
+"""What the service keeps in the store: tokens, tickets, stop requests, and trials read in pieces; on every database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from db.errors import NoSuchSweep, StoreError
+from db.records import TokenRecord
+from db.store import Store
+
+
+def test_a_token_is_found_by_its_key(store: Store) -> None:
+    assert not store.has_tokens()
+    store.create_token(TokenRecord("k1", "hash", ("read", "run"), "ci", created_at=5.0, expires_at=9.0))
+    found = store.find_token("k1")
+    assert found is not None
+    assert (found.secret_hash, found.scopes, found.name, found.expires_at, found.revoked_at) == (
+        "hash", ("read", "run"), "ci", 9.0, None,
+    )  # fmt: skip
+    assert store.find_token("k2") is None
+    assert store.has_tokens()
+
+
+def test_a_key_names_one_token(store: Store) -> None:
+    store.create_token(TokenRecord("k1", "hash", ("read",)))
+    with pytest.raises(StoreError):
+        store.create_token(TokenRecord("k1", "other", ("run",)))
+    assert [t.secret_hash for t in store.tokens()] == ["hash"]
+
+
+def test_revoking_is_final_and_counts_once(store: Store) -> None:
+    store.create_token(TokenRecord("k1", "hash", ("read",)))
+    assert store.revoke_token("k1")
+    first = store.tokens()[0].revoked_at
+    assert first is not None
+    assert store.revoke_token("k1")
+    assert store.tokens()[0].revoked_at == first
+    assert not store.revoke_token("nobody")
+    assert store.has_tokens()
+
+
+def test_a_ticket_leads_to_its_sweep(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    assert store.sweep_of_ticket("t1") is None
+    sweep_id = stage.sweep(ticket="t1")
+    stage.sweep()
+    stage.sweep()
+    assert store.sweep_of_ticket("t1") == sweep_id
+    assert store.get_sweep(sweep_id).ticket == "t1"
+
+
+def test_a_stop_is_asked_of_who_holds_the_sweep_and_forgotten_by_a_resume(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    held, free = stage.sweep(owner="host:1"), stage.sweep()
+    assert store.request_stop(held)
+    assert store.stop_requested(held)
+    assert not store.request_stop(free)
+    assert not store.stop_requested(free)
+    store.finish_sweep(held, "INTERRUPTED", {})
+    store.claim_sweep(held, "host:2", 30.0)
+    assert not store.stop_requested(held)
+
+
+def test_trials_are_read_in_pieces_as_they_were_committed(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    sweep_id, other = stage.sweep(), stage.sweep()
+    for number in (2, 0, 1):
+        store.commit_trial(stage.trial(sweep_id, number))
+    store.commit_trial(stage.trial(other, 0))
+    first = store.trials(sweep_id, measurements=False, after_id=0, limit=2)
+    assert [t.number for t in first] == [2, 0]
+    assert [t.measurements for t in first] == [(), ()]
+    rest = store.trials(sweep_id, measurements=False, after_id=first[-1].id, limit=2)
+    assert [t.number for t in rest] == [1]
+    one = store.trials(sweep_id, number=1, details=True)
+    assert [(t.number, len(t.measurements), t.measurements[0].samples_us) for t in one] == [(1, 2, (2.5, 1.5, 2.0))]
+
+
+def test_counts_of_several_sweeps(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    first, second = stage.sweep(), stage.sweep()
+    store.commit_trial(stage.trial(first, 0))
+    store.commit_trial(stage.trial(first, 1, state="TIMEOUT", measurements=(), objective=None))
+    assert store.trial_counts([first, second]) == {first: {"PASSED": 1, "TIMEOUT": 1}, second: {}}
+    assert store.sweep_states() == {"RUNNING": 2}
+
+
+def test_what_was_swept_is_what_finished(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    stage.sweep()
+    assert store.swept() == []
+    stage.finished()
+    stage.finished()
+    assert store.swept() == [("gemm", "NVIDIA H100")]
+    assert store.workload_axes(["w1", "w3", "none"]) == {"w1": {"seq_len": 1}, "w3": {"seq_len": 100}}
+
+
+def test_sweeps_are_listed_in_pages(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    ids = [stage.sweep() for _ in range(3)]
+    assert [s.id for s in store.list_sweeps(2)] == [ids[2], ids[1]]
+    assert [s.id for s in store.list_sweeps(2, before=ids[1])] == [ids[0]]
+
+
+def test_a_sweep_that_is_not_there_has_an_error_of_its_own(store: Store) -> None:
+    with pytest.raises(NoSuchSweep, match="there is no sweep 7"):
+        store.get_sweep(7)
