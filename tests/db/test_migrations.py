@@ -129,7 +129,7 @@ def test_a_newer_schema_is_refused(shared_url: str) -> None:
 def test_tables_of_another_program_are_left_alone(shared_url: str) -> None:
     with Store.open(shared_url) as store:
         _execute(store, f"DROP TABLE {schema.VERSION_TABLE}")
-    with pytest.raises(StoreError, match=r"holds a table 'build' of another program; name another database"):
+    with pytest.raises(StoreError, match=r"holds a table 'api_token' of another program; name another database"):
         Store.open(shared_url)
 
 
