@@ -10,12 +10,12 @@ from sqlalchemy import update
 from db import migrate, schema
 from db.engine import label, make_engine, parse_url
 from db.errors import StoreError
+from db.lookups import Lookups
 from db.requests import Requests
 from db.tokens import Tokens
-from db.winners import Winners
 
 
-class Store(Winners, Requests, Tokens):
+class Store(Lookups, Requests, Tokens):
     """A database of results: SQLite, in a file or in memory, or PostgreSQL.
 
     Every write is one transaction. Safe to use from several threads and several processes, but not across a fork: a

@@ -1,4 +1,4 @@
-"""What came out: finalists, winners, exports, and the queries that hand them out."""
+"""What came out of a sweep: finalists, winners, exports."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Select, bindparam, delete, select
 
 from db import schema
 from db.errors import StoreError
 from db.measurements import MEASURED, measured, measurement_record
 from db.records import (
-    BestRow,
-    EnvironmentRecord,
     ExportRecord,
     MeasurementRecord,
-    RelatedConfig,
-    SweepState,
     WinnerRecord,
     WinnerWorkload,
 )
@@ -118,69 +114,14 @@ class Winners(Trials):
 
     def winners(self, sweep_id: int) -> list[WinnerRecord]:
         """The winners of a sweep, by regime in the order in which they were set."""
-        query = select(*_winner_columns()).join(_variant).where(_winner.c.sweep_id == sweep_id).order_by(_winner.c.id)
+        query = select(*winner_columns()).join(_variant).where(_winner.c.sweep_id == sweep_id).order_by(_winner.c.id)
 
         def read(connection: Connection) -> list[WinnerRecord]:
             rows = connection.execute(query).all()
-            workloads = _winner_workloads(connection, [row.winner_id for row in rows])
-            return [_winner_record(row, workloads[row.winner_id]) for row in rows]
+            workloads = self._winner_workloads(connection, [row.winner_id for row in rows])
+            return [winner_record(row, workloads[row.winner_id]) for row in rows]
 
         return self._fetch(read)
-
-    def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
-        """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first.
-
-        Args:
-            definition: Name.
-            hardware: Only this model, in any case of letters.
-            target: Only this target.
-        """
-
-        def read(connection: Connection) -> list[BestRow]:
-            rows = connection.execute(_best_query(definition, hardware, target)).all()
-            workloads = _winner_workloads(connection, [row.winner_id for row in rows])
-            exports = _newest_exports(connection, {row.sweep_id for row in rows})
-            return [_best_row(row, workloads[row.winner_id], exports.get(row.sweep_id)) for row in rows]
-
-        return self._fetch(read)
-
-    def related_best_configs(
-        self, space: str, *, definition: str, hardware: str, exclude_sweep: int | None = None, limit: int = 10
-    ) -> list[RelatedConfig]:
-        """Distinct winning configs of the same space family, to start a search from.
-
-        Those of the same definition come first, then those of the same hardware, then the newest.
-
-        Args:
-            space: Name of the family, of any sources and target.
-            definition: The definition that is searched for.
-            hardware: The hardware that is searched on.
-            exclude_sweep: The sweep that asks.
-            limit: At most so many.
-        """
-        query = (
-            select(
-                _variant.c.config,
-                _variant.c.config_hash,
-                schema.definition.c.name.label("definition"),
-                schema.environment.c.hardware,
-                schema.search_space.c.target,
-                _winner.c.regime,
-                _winner.c.median_us,
-                _winner.c.sweep_id,
-            )
-            .select_from(_joined())
-            .where(schema.search_space.c.name == space, _sweep.c.finished_at.is_not(None))
-            .order_by(_sweep.c.finished_at.desc(), _winner.c.id)
-            .limit(50 * limit)
-        )
-        rows = [row for row in self._rows(query) if row.sweep_id != exclude_sweep]
-        rows.sort(key=lambda row: (row.definition != definition, row.hardware != hardware))
-        distinct: dict[str, Any] = {}
-        for row in rows:
-            distinct.setdefault(row.config_hash, row)
-        names = ("config", "definition", "hardware", "target", "regime", "median_us", "sweep_id")
-        return [RelatedConfig(**{n: row._mapping[n] for n in names}) for row in list(distinct.values())[:limit]]
 
     def record_export(self, export: ExportRecord) -> int:
         """Id of the recorded export."""
@@ -209,6 +150,27 @@ class Winners(Trials):
         rows = self._rows(_exports(content=True).where(_export.c.id == export_id))
         return ExportRecord(**rows[0]._mapping) if rows else None
 
+    def _winner_workloads(
+        self, connection: Connection, winner_ids: Sequence[int]
+    ) -> dict[int, tuple[WinnerWorkload, ...]]:
+        table = schema.winner_workload
+        query = self._once(
+            "winner workloads",
+            lambda: (
+                select(
+                    table.c.winner_id, schema.workload.c.uuid, schema.workload.c.axes, *(table.c[name] for name in _OWN)
+                )
+                .join(schema.workload, schema.workload.c.id == table.c.workload_id)
+                .where(table.c.winner_id.in_(bindparam("winners", expanding=True)))
+                .order_by(table.c.winner_id, table.c.workload_id)
+            ),
+        )
+        found: dict[int, list[WinnerWorkload]] = defaultdict(list)
+        for row in connection.execute(query, {"winners": winner_ids}):
+            figures = {name: row._mapping[name] for name in _OWN}
+            found[row.winner_id].append(WinnerWorkload(workload=row.uuid, axes=row.axes, **figures))
+        return {winner_id: tuple(found[winner_id]) for winner_id in winner_ids}
+
     def _variant_ids(self, connection: Connection, space_id: int, hashes: Iterable[str]) -> dict[str, int]:
         wanted = set(hashes)
         query = select(_variant.c.config_hash, _variant.c.id).where(
@@ -230,98 +192,18 @@ def _exports(*, content: bool) -> Select[Any]:
     )
 
 
-def _joined() -> Any:
-    """A winner with its sweep and everything that the sweep names."""
-    return (
-        schema.definition.join(_sweep, _sweep.c.definition_id == schema.definition.c.id)
-        .join(_winner, _winner.c.sweep_id == _sweep.c.id)
-        .join(schema.environment, schema.environment.c.id == _sweep.c.environment_id)
-        .join(schema.search_space, schema.search_space.c.id == _sweep.c.search_space_id)
-        .join(_variant, _variant.c.id == _winner.c.variant_id)
-    )
-
-
-def _winner_columns() -> list[Any]:
+def winner_columns() -> list[Any]:
+    """The columns that :func:`winner_record` reads, from ``winner`` joined with ``variant``."""
     own = [_winner.c[name] for name in _WINNER]
     return [_winner.c.id.label("winner_id"), *own, _variant.c.config, _variant.c.config_hash]
 
 
-def _best_query(definition: str, hardware: str | None, target: str | None) -> Select[Any]:
-    newest_first = (_sweep.c.finished_at.desc(), _sweep.c.id.desc())
-    place = func.row_number().over(
-        partition_by=(schema.environment.c.hardware, schema.search_space.c.target, _winner.c.regime),
-        order_by=newest_first,
-    )
-    environment = [schema.environment.c[name].label(f"environment_{name}") for name in _ENVIRONMENT]
-    query = (
-        select(
-            *_winner_columns(),
-            *environment,
-            _winner.c.sweep_id,
-            _sweep.c.finished_at,
-            schema.definition.c.name.label("definition"),
-            schema.search_space.c.name.label("space"),
-            schema.search_space.c.target,
-            schema.search_space.c.fingerprint.label("space_fingerprint"),
-            place.label("place"),
-        )
-        .select_from(_joined())
-        .where(schema.definition.c.name == definition)
-        .where(_sweep.c.finished_at.is_not(None), _sweep.c.state != SweepState.FAILED.value)
-    )
-    if hardware is not None:
-        query = query.where(func.lower(schema.environment.c.hardware) == hardware.lower())
-    if target is not None:
-        query = query.where(schema.search_space.c.target == target)
-    ranked = query.subquery()
-    return select(ranked).where(ranked.c.place == 1).order_by(ranked.c.finished_at.desc(), ranked.c.winner_id)
-
-
-def _winner_workloads(connection: Connection, winner_ids: Sequence[int]) -> dict[int, tuple[WinnerWorkload, ...]]:
-    table = schema.winner_workload
-    query = (
-        select(table.c.winner_id, schema.workload.c.uuid, schema.workload.c.axes, *(table.c[name] for name in _OWN))
-        .join(schema.workload, schema.workload.c.id == table.c.workload_id)
-        .where(table.c.winner_id.in_(winner_ids))
-        .order_by(table.c.winner_id, table.c.workload_id)
-    )
-    found: dict[int, list[WinnerWorkload]] = defaultdict(list)
-    for row in connection.execute(query):
-        figures = {name: row._mapping[name] for name in _OWN}
-        found[row.winner_id].append(WinnerWorkload(workload=row.uuid, axes=row.axes, **figures))
-    return {winner_id: tuple(found[winner_id]) for winner_id in winner_ids}
-
-
-def _newest_exports(connection: Connection, sweep_ids: Iterable[int]) -> dict[int, Any]:
-    query = (
-        select(_export.c.sweep_id, _export.c.id, _export.c.solution)
-        .where(_export.c.sweep_id.in_(list(sweep_ids)))
-        .order_by(_export.c.id)
-    )
-    return {row.sweep_id: row for row in connection.execute(query)}
-
-
-def _winner_record(row: Any, workloads: tuple[WinnerWorkload, ...]) -> WinnerRecord:
+def winner_record(row: Any, workloads: tuple[WinnerWorkload, ...]) -> WinnerRecord:
+    """The record of a row of :func:`winner_columns`."""
     values = row._mapping
     return WinnerRecord(
         **{name: values[name] for name in _WINNER},
         config_hash=row.config_hash,
         config=row.config,
         workloads=workloads,
-    )
-
-
-def _best_row(row: Any, workloads: tuple[WinnerWorkload, ...], export: Any | None) -> BestRow:
-    values = row._mapping
-    return BestRow(
-        sweep_id=row.sweep_id,
-        definition=row.definition,
-        space=row.space,
-        target=row.target,
-        space_fingerprint=row.space_fingerprint,
-        finished_at=row.finished_at,
-        winner=_winner_record(row, workloads),
-        environment=EnvironmentRecord(**{name: values[f"environment_{name}"] for name in _ENVIRONMENT}),
-        export_id=None if export is None else export.id,
-        solution=None if export is None else export.solution,
     )

@@ -1,0 +1,156 @@
+"""Lookups over all sweeps: the best configs of a definition, and configs to start a related search from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, func, select
+
+from db import schema
+from db.records import BestRow, EnvironmentRecord, RelatedConfig, SweepState, WinnerWorkload
+from db.winners import Winners, winner_columns, winner_record
+
+_sweep, _winner, _variant, _export = schema.sweep, schema.winner, schema.variant, schema.export
+
+_ENVIRONMENT = tuple(column.name for column in schema.environment.columns)
+
+
+class Lookups(Winners):
+    """The part of the store that answers for all sweeps together."""
+
+    def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
+        """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first.
+
+        Args:
+            definition: Name.
+            hardware: Only this model, in any case of letters.
+            target: Only this target.
+        """
+
+        query = self._once(
+            f"best rows {hardware is not None} {target is not None}",
+            lambda: _best_query(by_hardware=hardware is not None, by_target=target is not None),
+        )
+        given = {"definition": definition, "hardware": hardware and hardware.lower(), "target": target}
+        asked = {name: value for name, value in given.items() if value is not None}
+
+        def read(connection: Connection) -> list[BestRow]:
+            rows = connection.execute(query, asked).all()
+            workloads = self._winner_workloads(connection, [row.winner_id for row in rows])
+            exports = self._newest_exports(connection, [row.sweep_id for row in rows])
+            return [_best_row(row, workloads[row.winner_id], exports.get(row.sweep_id)) for row in rows]
+
+        return self._fetch(read)
+
+    def related_best_configs(
+        self, space: str, *, definition: str, hardware: str, exclude_sweep: int | None = None, limit: int = 10
+    ) -> list[RelatedConfig]:
+        """Distinct winning configs of the same space family, to start a search from.
+
+        Those of the same definition come first, then those of the same hardware, then the newest.
+
+        Args:
+            space: Name of the family, of any sources and target.
+            definition: The definition that is searched for.
+            hardware: The hardware that is searched on.
+            exclude_sweep: The sweep that asks.
+            limit: At most so many.
+        """
+        query = (
+            select(
+                _variant.c.config,
+                _variant.c.config_hash,
+                schema.definition.c.name.label("definition"),
+                schema.environment.c.hardware,
+                schema.search_space.c.target,
+                _winner.c.regime,
+                _winner.c.median_us,
+                _winner.c.sweep_id,
+            )
+            .select_from(_joined(details=True))
+            .where(schema.search_space.c.name == space, _sweep.c.finished_at.is_not(None))
+            .order_by(_sweep.c.finished_at.desc(), _winner.c.id)
+            .limit(50 * limit)
+        )
+        rows = [row for row in self._rows(query) if row.sweep_id != exclude_sweep]
+        rows.sort(key=lambda row: (row.definition != definition, row.hardware != hardware))
+        distinct: dict[str, Any] = {}
+        for row in rows:
+            distinct.setdefault(row.config_hash, row)
+        names = ("config", "definition", "hardware", "target", "regime", "median_us", "sweep_id")
+        return [RelatedConfig(**{n: row._mapping[n] for n in names}) for row in list(distinct.values())[:limit]]
+
+    def _newest_exports(self, connection: Connection, sweep_ids: Sequence[int]) -> dict[int, Any]:
+        query = self._once(
+            "newest exports",
+            lambda: (
+                select(_export.c.sweep_id, _export.c.id, _export.c.solution)
+                .where(_export.c.sweep_id.in_(bindparam("sweeps", expanding=True)))
+                .order_by(_export.c.id)
+            ),
+        )
+        return {row.sweep_id: row for row in connection.execute(query, {"sweeps": sweep_ids})}
+
+
+def _joined(*, details: bool) -> Any:
+    """A winner with its sweep and everything that the sweep names; the config only with details."""
+    joined = (
+        schema.definition.join(_sweep, _sweep.c.definition_id == schema.definition.c.id)
+        .join(_winner, _winner.c.sweep_id == _sweep.c.id)
+        .join(schema.environment, schema.environment.c.id == _sweep.c.environment_id)
+        .join(schema.search_space, schema.search_space.c.id == _sweep.c.search_space_id)
+    )
+    return joined.join(_variant, _variant.c.id == _winner.c.variant_id) if details else joined
+
+
+def _best_query(*, by_hardware: bool, by_target: bool) -> Select[Any]:
+    """The winners in first place; the place is found on ids alone, and only the few in front read their details."""
+    place = func.row_number().over(
+        partition_by=(schema.environment.c.hardware, schema.search_space.c.target, _winner.c.regime),
+        order_by=(_sweep.c.finished_at.desc(), _sweep.c.id.desc()),
+    )
+    placed = (
+        select(_winner.c.id, place.label("place"))
+        .select_from(_joined(details=False))
+        .where(schema.definition.c.name == bindparam("definition"))
+        .where(_sweep.c.finished_at.is_not(None), _sweep.c.state != SweepState.FAILED.value)
+    )
+    if by_hardware:
+        placed = placed.where(func.lower(schema.environment.c.hardware) == bindparam("hardware"))
+    if by_target:
+        placed = placed.where(schema.search_space.c.target == bindparam("target"))
+    ranked = placed.subquery()
+    environment = [schema.environment.c[name].label(f"environment_{name}") for name in _ENVIRONMENT]
+    return (
+        select(
+            *winner_columns(),
+            *environment,
+            _winner.c.sweep_id,
+            _sweep.c.finished_at,
+            schema.definition.c.name.label("definition"),
+            schema.search_space.c.name.label("space"),
+            schema.search_space.c.target,
+            schema.search_space.c.fingerprint.label("space_fingerprint"),
+        )
+        .select_from(_joined(details=True))
+        .join(ranked, ranked.c.id == _winner.c.id)
+        .where(ranked.c.place == 1)
+        .order_by(_sweep.c.finished_at.desc(), _winner.c.id)
+    )
+
+
+def _best_row(row: Any, workloads: tuple[WinnerWorkload, ...], export: Any | None) -> BestRow:
+    values = row._mapping
+    return BestRow(
+        sweep_id=row.sweep_id,
+        definition=row.definition,
+        space=row.space,
+        target=row.target,
+        space_fingerprint=row.space_fingerprint,
+        finished_at=row.finished_at,
+        winner=winner_record(row, workloads),
+        environment=EnvironmentRecord(**{name: values[f"environment_{name}"] for name in _ENVIRONMENT}),
+        export_id=None if export is None else export.id,
+        solution=None if export is None else export.solution,
+    )
