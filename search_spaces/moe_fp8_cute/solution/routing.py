@@ -19,7 +19,8 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Uint32, const_expr
 from cutlass.memory import SmemAllocator
 
-WARP = 32
+from .topk import WARP, ExpertChoice
+
 CLUSTER = 8
 """CTAs of the small kernel: the largest portable cluster."""
 SMALL_THREADS = 512
@@ -34,13 +35,7 @@ GRID_CHUNK = 256
 
 
 class Routing:
-    """Expert selection and row map.
-
-    Selection (one warp per token, scores in registers, E / 32 consecutive experts per lane):
-        ``deepseek``: s = sigmoid(logit); order by s + bias; with ``n_group`` > 1 only the ``topk_group`` groups with
-        the largest sum of their two best survive; weight = s / sum of the chosen s * scaling.
-        ``renorm``: order by logit; weight = softmax over the chosen logits; ``scaling`` is not read.
-        Equal scores are taken in rising expert order, as torch.topk does on a GPU.
+    """Expert selection (:class:`ExpertChoice`, a warp per token) and row map.
 
     Exchange of counts between CTAs, both in one launch of one kernel body:
         up to ``small_tokens``: one cluster of 8 CTAs, counts read through distributed shared memory;
@@ -60,10 +55,7 @@ class Routing:
 
     All outputs may be poisoned beforehand. T may be 0 (counts and m_indptr are still written) up to :attr:`max_tokens`.
 
-    Constraints: E is a multiple of 32; a group is a whole, power-of-two number of lanes' experts; top_k <= 32.
-
-    Source: the semantics are those of flashinfer-trace's moe_fp8_block_scale definitions; the add-to-top-bit grid
-    barrier is the one of CUDA's cooperative groups (cooperative_groups/details/sync.h).
+    Source: the add-to-top-bit grid barrier is the one of CUDA's cooperative groups (cooperative_groups/details/sync.h).
     """
 
     def __init__(
@@ -79,30 +71,16 @@ class Routing:
         use_pdl: bool = False,
         small_tokens: int = 128,
     ):
-        if method not in ("deepseek", "renorm"):
-            raise ValueError(f"routing method {method!r} is unknown; allowed are deepseek, renorm")
-        if num_experts % WARP:
-            raise ValueError(f"{num_experts} experts do not divide among the {WARP} lanes of a warp")
-        per_lane = num_experts // WARP
-        group_lanes = num_experts // n_group // per_lane
-        if num_experts % n_group or group_lanes * per_lane * n_group != num_experts or group_lanes & (group_lanes - 1):
-            raise ValueError(f"{n_group} groups of {num_experts} experts are not whole powers of two of lanes")
-        if not 0 < top_k <= WARP or topk_group > n_group:
-            raise ValueError(f"top_k {top_k} or topk_group {topk_group} of {n_group} is out of range")
         if small_tokens > CLUSTER * SMALL_CHUNK:
             raise ValueError(f"small_tokens {small_tokens} exceeds {CLUSTER * SMALL_CHUNK}")
+        self.choice = ExpertChoice(num_experts, top_k, method, n_group, topk_group)
         self.num_experts = num_experts
         self.num_local = num_local_experts
         self.top_k = top_k
-        self.deepseek = method == "deepseek"
-        self.n_group = n_group
-        self.topk_group = topk_group
         self.row_align = row_align
         self.batched = batched
         self.use_pdl = use_pdl
         self.small_tokens = small_tokens
-        self.per_lane = per_lane
-        self.group_lanes = group_lanes
         self.scratch_ints = num_local_experts * GRID_CTAS
         self.max_tokens = GRID_CTAS * GRID_CHUNK
 
@@ -191,7 +169,7 @@ class Routing:
             cute.arch.griddepcontrol_launch_dependents()
             cute.arch.griddepcontrol_wait()
 
-        self.choose(logits, bias, offset, scaling, first, here, s_bits, s_local, s_weight, threads)
+        self.choose_all(logits, bias, offset, scaling, first, here, s_bits, s_local, s_weight, threads)
         cute.arch.sync_threads()
         for e in cutlass.range(tid, self.num_local, threads, unroll=1):
             count = Int32(0)
@@ -231,7 +209,7 @@ class Routing:
             cute.arch.cluster_wait()
 
     @cute.jit
-    def choose(
+    def choose_all(
         self,
         logits: cute.Tensor,
         bias: cute.Tensor | None,
@@ -250,19 +228,20 @@ class Routing:
         warps = threads // WARP
         # The loads of the bias and of the first token are in flight together, and each later token's during the one
         # before.
-        r_bias = cute.make_rmem_tensor(self.per_lane, cutlass.BFloat16)
-        r_next = cute.make_rmem_tensor(self.per_lane, logits.element_type)
-        r_score = cute.make_rmem_tensor(self.per_lane, Float32)
+        per_lane = self.choice.per_lane
+        r_bias = cute.make_rmem_tensor(per_lane, cutlass.BFloat16)
+        r_next = cute.make_rmem_tensor(per_lane, logits.element_type)
+        r_score = cute.make_rmem_tensor(per_lane, Float32)
+        my_logits = logits.iterator + (first * self.num_experts + lane * per_lane)
         if warp < here:
-            self.load_slice(logits.iterator + ((first + warp) * self.num_experts + lane * self.per_lane), r_next)
-            if const_expr(self.deepseek):
-                self.load_slice(bias.iterator + lane * self.per_lane, r_bias)
+            self.choice.load_slice(my_logits + warp * self.num_experts, r_next)
+            if const_expr(self.choice.deepseek):
+                self.choice.load_slice(bias.iterator + lane * per_lane, r_bias)
         for i in cutlass.range(warp, here, warps, unroll=1):
             r_score.store(r_next.load().to(Float32))
             if i + warps < here:
-                later = first + i + warps
-                self.load_slice(logits.iterator + (later * self.num_experts + lane * self.per_lane), r_next)
-            expert, weight = self.select(logits, r_score, r_bias, scaling, first + i, lane)
+                self.choice.load_slice(my_logits + (i + warps) * self.num_experts, r_next)
+            expert, weight = self.choice.choose(logits, r_score, r_bias, scaling, first + i, lane)
             local = expert - offset
             if local < 0 or local >= self.num_local:
                 local = Int32(-1)
@@ -272,95 +251,6 @@ class Routing:
                 if local >= 0:
                     word = s_bits.iterator + (local * (cute.size(s_bits, mode=[1])) + i // WARP)
                     cute.arch.atomic_or(word, Int32(1) << (i % WARP), sem="relaxed", scope="cta")
-
-    @cute.jit
-    def select(
-        self,
-        logits: cute.Tensor,
-        r_score: cute.Tensor,
-        r_bias: cute.Tensor,
-        scaling: Float32,
-        token: Int32,
-        lane: Int32,
-    ):
-        """Lane k < top_k gets the k-th expert of the token and its weight. ``r_score`` holds the lane's logits."""
-        for j in cutlass.range_constexpr(self.per_lane):
-            if const_expr(self.deepseek):
-                r_score[j] = sigmoid(r_score[j]) + Float32(r_bias[j])
-            else:
-                r_score[j] = r_score[j] + Float32(0.0)  # -0 and +0 are equal
-        r_key = cute.make_rmem_tensor(self.per_lane, Uint32)
-        for j in cutlass.range_constexpr(self.per_lane):
-            r_key[j] = ordered(r_score[j])
-        if const_expr(self.n_group > 1):
-            kept = self.group_kept(r_score, lane)
-            for j in cutlass.range_constexpr(self.per_lane):
-                r_key[j] = r_key[j] if kept else Uint32(0)
-
-        mine = Int32(0)
-        # A loop, not unrolled: a cold launch waits for every line of code it fetches.
-        for k in cutlass.range(self.top_k, unroll=1):
-            best = r_key[0]
-            where = Int32(0)
-            for j in cutlass.range_constexpr(1, self.per_lane):
-                if r_key[j] > best:
-                    best = r_key[j]
-                    where = Int32(j)
-            top = cute.arch.warp_redux_sync(best, "umax")
-            holders = Uint32(cute.arch.vote_ballot_sync(best == top))
-            owner = Int32(cute.arch.clz(cute.arch.brev(holders)))
-            chosen = cute.arch.shuffle_sync(lane * self.per_lane + where, owner)
-            mine = chosen if lane == k else mine
-            for j in cutlass.range_constexpr(self.per_lane):
-                r_key[j] = Uint32(0) if chosen - lane * self.per_lane == j else r_key[j]
-
-        x = Float32(logits[token, mine])
-        part = Float32(0.0)
-        if const_expr(self.deepseek):
-            part = sigmoid(x) if lane < self.top_k else Float32(0.0)
-        else:
-            largest = cute.arch.shuffle_sync(x, 0)
-            part = cute.math.exp(x - largest) if lane < self.top_k else Float32(0.0)
-        total = part
-        for step in cutlass.range_constexpr(5):
-            total += cute.arch.shuffle_sync_bfly(total, 1 << step)
-        weight = Float32(0.0)
-        if const_expr(not self.deepseek):
-            weight = part / total
-        elif const_expr(self.n_group > 1):
-            weight = part / (total + Float32(1e-20)) * scaling
-        else:
-            # The definitions without groups clamp the sum where the others add.
-            weight = part / cute.arch.fmax(total, Float32(1e-20)) * scaling
-        return mine, weight
-
-    @cute.jit
-    def group_kept(self, r_score: cute.Tensor, lane: Int32):
-        """True in the lanes of the topk_group best groups; equal groups in rising order."""
-        first = Float32(-Float32.inf)
-        second = Float32(-Float32.inf)
-        for j in cutlass.range_constexpr(self.per_lane):
-            second = cute.arch.fmax(second, cute.arch.fmin(first, r_score[j]))
-            first = cute.arch.fmax(first, r_score[j])
-        for step in cutlass.range_constexpr(self.group_lanes.bit_length() - 1):
-            other_first = cute.arch.shuffle_sync_bfly(first, 1 << step)
-            other_second = cute.arch.shuffle_sync_bfly(second, 1 << step)
-            second = cute.arch.fmax(cute.arch.fmin(first, other_first), cute.arch.fmax(second, other_second))
-            first = cute.arch.fmax(first, other_first)
-        score = first + second
-        group = lane // self.group_lanes
-        better = Int32(0)
-        for g in cutlass.range_constexpr(self.n_group):
-            other = cute.arch.shuffle_sync(score, g * self.group_lanes)
-            better += Int32(1) if other > score or (other == score and group > g) else Int32(0)
-        return better < self.topk_group
-
-    @cute.jit
-    def load_slice(self, pointer: cute.Pointer, out: cute.Tensor):
-        """One lane's per_lane consecutive values into registers, with the widest aligned loads."""
-        width = self.per_lane * (pointer.dtype.width // 8)
-        align = min(16, width & -width)
-        cute.autovec_copy(cute.make_tensor(pointer.align(align), cute.make_layout(self.per_lane)), out)
 
     @cute.jit
     def exchange_cluster(self, cta: Int32, s_count, s_total, s_first, threads: cutlass.Constexpr[int]):
@@ -466,19 +356,6 @@ class Routing:
     def filled(self, count: Int32):
         """``count`` rounded up to ``row_align``."""
         return (count + (self.row_align - 1)) // self.row_align * self.row_align
-
-
-@cute.jit
-def sigmoid(x: Float32):
-    """1 / (1 + exp(-x)) with the accurate exponential and a rounded quotient: the bits of the reference."""
-    return Float32(1.0) / (Float32(1.0) + cute.math.exp(-x))
-
-
-@cute.jit
-def ordered(x: Float32):
-    """An unsigned integer that compares as ``x`` does; 0 is below every number."""
-    bits = x.bitcast(Int32)
-    return Uint32(bits ^ ((bits >> 31) | Int32(-2147483648)))
 
 
 @cute.jit
