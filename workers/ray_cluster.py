@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from workers.environment import cores
 from workers.errors import ClusterError
@@ -20,6 +23,10 @@ EVALUATOR_SLOT = "tuner_evaluator"
 _OBJECT_STORE_BYTES = 80 << 20
 """Artifacts and records are small; Ray's own default would take a third of the memory."""
 
+_TEMP_ROOT = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+_TEMP_PREFIX = "tnr"
+_KNOCK_LIMIT_S = 10.0
+
 _ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
 """Ray accelerator types that run a target."""
 
@@ -27,6 +34,7 @@ _LOCAL_ENV = {
     # Ray must not phone home, and must not kill our actors for memory: candidates have a limit of their own.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",
+    # RAY_AUTH_MODE is not for here: Ray reads it when it is imported, and set later its own services refuse us.
 }
 
 
@@ -66,6 +74,10 @@ def join(address: str | None, gpus: int | None = None) -> Cluster:
     """
     import ray
 
+    # It announces on the terminal that a local cluster has an access token, which is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    # It announces on the terminal that it uses a token, as it does by default for a local cluster.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         raise ClusterError("this process is already connected to a Ray cluster; one runner at a time")
     return _start(gpus) if address is None else _connect(address)
@@ -75,13 +87,14 @@ def _start(gpus: int | None) -> Cluster:
     import ray
 
     # Ray puts UNIX sockets below it, and their paths may have 107 characters at most.
-    temp_dir = Path(tempfile.mkdtemp(prefix="tnr", dir="/tmp" if Path("/tmp").is_dir() else None))
+    _remove_left_over()
+    temp_dir = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}_", dir=_TEMP_ROOT))
     # Workers are started with our environment and have to find this package wherever it was imported from.
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     # RAY_ADDRESS would make ray.init join that cluster: the caller's choice of a local one counts.
     saved = {key: os.environ.pop(key) for key in ("RAY_ADDRESS",) if key in os.environ}
-    os.environ.update(_LOCAL_ENV)
+    os.environ.update({**_LOCAL_ENV, **{k: v for k, v in os.environ.items() if k in _LOCAL_ENV}})
     os.environ["PYTHONPATH"] = root if not path else os.pathsep.join((root, path))
     try:
         ray.init(
@@ -108,12 +121,21 @@ def _start(gpus: int | None) -> Cluster:
     return _cluster(temp_dir)
 
 
+def _remove_left_over() -> None:
+    """Delete the files of local clusters whose sweep was killed."""
+    for folder in _TEMP_ROOT.glob(f"{_TEMP_PREFIX}*_*"):
+        pid = folder.name.removeprefix(_TEMP_PREFIX).partition("_")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _connect(address: str) -> Cluster:
     import ray
 
     import search_spaces
     import workers
 
+    _knock(address)
     packages = [str(Path(str(m.__file__)).parent) for m in (workers, search_spaces)]
     try:
         ray.init(
@@ -126,6 +148,21 @@ def _connect(address: str) -> Cluster:
     except Exception as error:
         raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
     return _cluster(None)
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nobody listens: Ray itself tries for minutes.
+
+    Raises:
+        ClusterError: No connection.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_LIMIT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
 
 
 def _cluster(temp_dir: Path | None) -> Cluster:

@@ -12,6 +12,7 @@ from typing import Any
 
 from workers import actors
 from workers.dataset import Problem
+from workers.environment import gpu_name
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
 from workers.ray_cluster import Cluster, evaluator_options, join
 from workers.records import (
@@ -123,6 +124,8 @@ class RayRunner(Runner):
         self._refs: dict[Any, _Call] = {}
         self._ready: list[Outcome] = []
         self._closed = False
+        if ray_address is None and target != "cpu" and gpu_name() is None:
+            raise ClusterError(f"target {target} needs an NVIDIA GPU and this machine has none; give a Ray address")
         self._cluster = join(ray_address)
         self._pack = self._cluster.nodes > 1
         try:

@@ -10,8 +10,15 @@ from workers.cache import ArtifactCache
 from workers.records import Status, Variant
 
 GOOD = "import torch\n\n\ndef run(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n"
-BUILD = "import os\n\n\ndef build(out_dir):\n    open(os.path.join(out_dir, 'kernel.bin'), 'w').write('code')\n    return {'registers': 64, 'odd': object}\n"
-REJECTING = "class Rejected(Exception):\n    pass\n\n\ndef build(out_dir):\n    error = Rejected('spills 512 bytes')\n    error.figures = {'spill_bytes': 512}\n    raise error\n"
+BUILD = (
+    "import os\n\n\ndef build(out_dir):\n"
+    "    open(os.path.join(out_dir, 'kernel.bin'), 'w').write('code')\n"
+    "    return {'registers': 64, 'odd': object}\n"
+)
+REJECTING = (
+    "class Rejected(Exception):\n    pass\n\n\ndef build(out_dir):\n"
+    "    error = Rejected('spills 512 bytes')\n    error.figures = {'spill_bytes': 512}\n    raise error\n"
+)
 
 FAILING = {
     "raises": ({"main.py": "raise ImportError('nothing here')"}, Status.COMPILE_ERROR, "nothing here"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from workers import check
 from workers.records import Status, Tolerance
 
+FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 DTYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.int8, torch.bool]
 
 
@@ -47,7 +48,9 @@ def test_digest_of_every_dtype_shape_and_scalar(dtype):
     assert not check.same_digests([check.digest(1.5)], [check.digest(2.5)])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+)
 @pytest.mark.parametrize("shape", [(3, 4), ()])
 def test_poison_of_floats_is_nan(dtype, shape):
     tensor = torch.zeros(shape, dtype=dtype)

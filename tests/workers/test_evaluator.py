@@ -8,7 +8,10 @@ from workers.evaluator import VariantEvaluator
 from workers.records import BuildResult, ComparisonJob, Deadlines, EvaluationJob, Method, Status
 
 QUICK = Method(warmup_s=0.0, min_samples=3, max_samples=6, budget_s=0.5, cold_cache=False)
-HEAD = "import ctypes, os, sys, time\nimport torch\n\ncalls = 0\n\n\ndef good(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n\n\n"
+HEAD = (
+    "import ctypes, os, sys, time\nimport torch\n\ncalls = 0\n\n\n"
+    "def good(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n\n\n"
+)
 
 
 def passing(body: str) -> str:
@@ -44,7 +47,11 @@ RUN_TIME = {
         "replaced torch.isfinite",
     ),
     "segfault": (passing("ctypes.string_at(0)"), Status.CRASHED, "signal 11"),
-    "segfault when measured": (passing("good(x, y, out)\nif calls > 2: ctypes.string_at(0)"), Status.CRASHED, "measure"),
+    "segfault when measured": (
+        passing("good(x, y, out)\nif calls > 2: ctypes.string_at(0)"),
+        Status.CRASHED,
+        "measure",
+    ),
     "exits at once": (passing("os._exit(0)"), Status.CRASHED, "exit code 0"),
     "kills its parent": (passing("os.kill(os.getppid(), 9)\ntime.sleep(60)"), Status.CRASHED, "died"),
     "writes to every channel": (
@@ -113,7 +120,10 @@ def test_huge_log_is_cut_and_no_failure(bench, make):
 
 def test_processes_of_a_candidate_end_with_it(bench, make, tmp_path):
     note = tmp_path / "pid"
-    body = f"import subprocess\np = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nopen({str(note)!r}, 'w').write(str(p.pid))\nctypes.string_at(0)"
+    body = (
+        "import subprocess\np = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        f"open({str(note)!r}, 'w').write(str(p.pid))\nctypes.string_at(0)"
+    )
     assert bench.judge(make(passing(body))).status is Status.CRASHED
     assert not psutil.pid_exists(int(note.read_text()))
 

@@ -8,7 +8,13 @@ import pytest
 from workers.interval import median_interval
 
 # n -> (index of the lower end, coverage). Source: Hollander, Wolfe, Chicken, table of binomial sign-test ranks.
-RANKS = {6: (0, 0.96875), 9: (1, 0.9609375), 10: (1, 0.978515625), 20: (5, 0.958610534667969), 25: (7, 0.956714749336243)}
+RANKS = {
+    6: (0, 0.96875),
+    9: (1, 0.9609375),
+    10: (1, 0.978515625),
+    20: (5, 0.958610534667969),
+    25: (7, 0.956714749336243),
+}
 
 
 @pytest.mark.parametrize("n", RANKS)

@@ -15,7 +15,7 @@ from workers.zygote import ForkRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-HANDLER = '''
+HANDLER = """
 import os, time
 
 
@@ -47,7 +47,7 @@ class Handler:
     def spawn(self):
         import subprocess
         return os.getpid(), subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
-'''
+"""
 
 
 @pytest.fixture(scope="module")
