@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from search_spaces.header import HEADER_FILE, HEADER_LANGUAGES, render_header
+
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
 """One point of a space: a value for every parameter."""
@@ -116,11 +118,17 @@ class SearchSpace:
                 raise SpaceError(
                     f"space {self.name!r}: constraint {constraint.reason!r} names unknown {unknown}; known are {names}"
                 )
-        if CONFIG_FILE in self.sources:
-            raise SpaceError(f"space {self.name!r}: {CONFIG_FILE} is generated and cannot be among the sources")
+        for generated in self.generated_files:
+            if generated in self.sources:
+                raise SpaceError(f"space {self.name!r}: {generated} is generated and cannot be among the sources")
         why = self.violation(self.check(self.default))
         if why is not None:
             raise SpaceError(f"space {self.name!r}: the default config is not valid: {why}")
+
+    @property
+    def generated_files(self) -> tuple[str, ...]:
+        """Files in which two variants differ: ``config.py``, for C++ and CUDA also ``config.h``."""
+        return (CONFIG_FILE, HEADER_FILE) if self.language in HEADER_LANGUAGES else (CONFIG_FILE,)
 
     @cached_property
     def by_name(self) -> dict[str, Parameter]:
@@ -229,7 +237,8 @@ class SearchSpace:
                 variant is a table of one row.
 
         Returns:
-            Path -> text, with ``config.py`` that defines ``SIZES``, ``TARGET``, ``TABLE`` and ``select(size)``.
+            Path -> text, with ``config.py`` that defines ``SIZES``, ``TARGET``, ``TABLE`` and ``select(size)``; for C++
+            and CUDA also ``config.h`` with macros, so that such a Solution has one row only.
         """
         bounds = [bound for bound, _ in table]
         if not table or bounds[-1] is not None or any(b is None for b in bounds[:-1]):
@@ -237,8 +246,16 @@ class SearchSpace:
         if len(table) > 1 and self.size_axis is None:
             raise SpaceError(f"space {self.name!r} has no size axis, so its Solution cannot dispatch")
         rows = [(bound, self.check(config)) for bound, config in table]
+        header = {}
+        if self.language in HEADER_LANGUAGES:
+            if len(rows) > 1:
+                raise SpaceError(
+                    f"space {self.name!r}: a Solution in {self.language} holds one config, not {len(rows)}"
+                )
+            header = {HEADER_FILE: render_header(self.sizes, rows[0][1])}
         return {
             **self.sources,
+            **header,
             CONFIG_FILE: _CONFIG_TEMPLATE.format(
                 space=self.name,
                 sizes=pprint.pformat(dict(self.sizes), width=100, sort_dicts=False),

@@ -6,13 +6,14 @@ from pathlib import Path
 
 
 def build(out_dir):
-    """Compile, and leave the machine code in ``out_dir/__pycache__``.
+    """Compile, and leave the machine code in ``__pycache__`` beside the sources, where Numba looks for it.
 
-    A process that imports ``main`` from a copy of that folder, at any path, on the same kind of CPU, loads the code
+    A process that imports ``main`` from a copy of this folder, at any path, on the same kind of CPU, loads the code
     and compiles nothing. On another kind of CPU Numba's key does not match and it compiles anew.
 
     Args:
-        out_dir: The folder that becomes the artifact; normally the one that holds the sources.
+        out_dir: Folder of the artifact. If it does not belong to the folder of the sources, it gets a copy of the
+            machine code.
 
     Returns:
         Measured figures: ``compile_s`` and ``compile_cpu_s``; ``cache_hits`` and ``cache_misses`` of Numba;
@@ -27,7 +28,7 @@ def build(out_dir):
     source = Path(__file__).resolve().parent / "__pycache__"
     target = Path(out_dir).resolve() / "__pycache__"
     files = [file for file in source.iterdir() if file.suffix in (".nbi", ".nbc")]
-    if target != source:
+    if source.parent not in target.parents:
         target.mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copy2(file, target / file.name)

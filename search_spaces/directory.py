@@ -1,0 +1,62 @@
+"""A folder with a ``space.yaml`` and the sources of a Solution, as a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search_spaces.space import SearchSpace, SpaceError, SpaceFamily
+from search_spaces.space_file import SPACE_FILE, read_space_file
+
+
+class DirectoryFamily(SpaceFamily):
+    """The family of a folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        SpaceError: ``space.yaml`` or the sources are not usable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = read_space_file(path / SPACE_FILE)
+        self.name = self._file.name
+        self.targets = self._file.targets
+
+    def why_not(self, definition: Mapping[str, Any]) -> str | None:
+        file = self._file
+        name, op_type = definition.get("name"), definition.get("op_type")
+        if file.definitions and name not in file.definitions:
+            return f"definition {name!r} is not one of {', '.join(file.definitions)}"
+        if file.op_types and op_type not in file.op_types:
+            return f"op_type {op_type!r} is not one of {', '.join(file.op_types)}"
+        if file.size_axis is not None:
+            variable = [n for n, axis in definition.get("axes", {}).items() if axis.get("type") == "var"]
+            if file.size_axis not in variable:
+                return f"size_axis {file.size_axis!r} is not a variable axis; those are {', '.join(variable)}"
+        return None
+
+    def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
+        file = self._file
+        if target not in file.targets:
+            raise SpaceError(f"space {file.name!r} has no target {target!r}; it has {', '.join(file.targets)}")
+        why = self.why_not(definition)
+        if why is not None:
+            raise SpaceError(f"space {file.name!r} cannot solve {definition.get('name')!r}: {why}")
+        return SearchSpace(
+            name=file.name,
+            target=target,
+            parameters=file.parameters,
+            constraints=file.constraints,
+            default=file.default,
+            sources=file.sources,
+            sizes={n: axis["value"] for n, axis in definition.get("axes", {}).items() if axis.get("type") == "const"},
+            size_axis=file.size_axis,
+            entry_point=file.entry_point,
+            language=file.language,
+            binding=file.binding,
+            dependencies=file.dependencies,
+            destination_passing=file.destination_passing,
+        )

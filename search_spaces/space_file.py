@@ -1,0 +1,354 @@
+"""Reads a ``space.yaml`` and the sources beside it.
+
+The keys of ``space.yaml`` (``REQUIRED`` and ``OPTIONAL`` below) are explained in docs/bring-your-own-kernel.md. The
+file is read by people who are trying things out, so every mistake ends in one line that says file, key, value and what
+is allowed.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import keyword
+import math
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from search_spaces.expression import compile_expression
+from search_spaces.header import HEADER_FILE, HEADER_LANGUAGES, macro_name
+from search_spaces.space import CONFIG_FILE, Config, Constraint, Parameter, SpaceError
+
+SPACE_FILE = "space.yaml"
+TARGETS = ("cpu", "sm_90a", "sm_100a")
+LANGUAGES = ("python", "triton", "cpp", "cuda", "tilelang")
+BINDINGS = ("tvm-ffi", "torch")
+REQUIRED = ("targets", "parameters", "default", "entry_point")
+OPTIONAL = (
+    "name", "definition", "op_type", "constraints", "language", "binding", "destination_passing", "dependencies",
+    "sources", "size_axis",
+)  # fmt: skip
+MAX_CHECKED = 20_000
+"""Value combinations of one constraint that are tried when the file is read."""
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """A checked ``space.yaml`` with its sources."""
+
+    name: str
+    definitions: tuple[str, ...]
+    op_types: tuple[str, ...]
+    targets: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    constraints: tuple[Constraint, ...]
+    default: Config
+    entry_point: str
+    language: str
+    binding: str | None
+    destination_passing: bool
+    dependencies: tuple[str, ...]
+    size_axis: str | None
+    sources: Mapping[str, str]
+
+
+def read_space_file(path: Path) -> SpaceFile:
+    """Read and check a ``space.yaml`` and the sources beside it.
+
+    Raises:
+        SpaceError: Always one line, beginning with the file's path.
+    """
+    reader = _Reader(path)
+    try:
+        return reader.read()
+    except SpaceError as error:
+        raise SpaceError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, but a key given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise SpaceError(f"line {node.start_mark.line + 1}: key {_show(key)} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+class _Reader:
+    """The checks of one file, key by key; messages are completed with the path by the caller."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path.parent
+        self.path = path
+        self.data: dict[str, Any] = {}
+
+    def read(self) -> SpaceFile:
+        self.data = self._load()
+        definitions, op_types = self._names("definition"), self._names("op_type")
+        if not definitions and not op_types:
+            raise SpaceError("neither 'definition' nor 'op_type' is given; name what the Solution solves")
+        language = self._choice("language", LANGUAGES, "python")
+        binding = self._choice("binding", BINDINGS, None)
+        if binding is not None and language not in HEADER_LANGUAGES:
+            raise SpaceError(f"'binding' is for {' and '.join(HEADER_LANGUAGES)}, not for language {language!r}")
+        if "size_axis" in self.data and language in HEADER_LANGUAGES:
+            raise SpaceError(
+                f"'size_axis' is for Solutions that read {CONFIG_FILE}; one in {language} holds one config"
+            )
+        parameters = self._parameters()
+        if language in HEADER_LANGUAGES:
+            _check_macros(parameters)
+        constraints = self._constraints(parameters)
+        sources = self._sources(language)
+        return SpaceFile(
+            name=self._string("name", self.folder.resolve().name),
+            definitions=definitions,
+            op_types=op_types,
+            targets=self._targets(),
+            parameters=parameters,
+            constraints=constraints,
+            default=self._default(parameters, constraints),
+            entry_point=self._entry_point(sources),
+            language=language,
+            binding=binding,
+            destination_passing=self._boolean("destination_passing", True),
+            dependencies=self._names("dependencies"),
+            size_axis=self._string("size_axis", None) if "size_axis" in self.data else None,
+            sources=sources,
+        )
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise SpaceError(f"cannot be read: {reason}") from error
+        try:
+            data = yaml.load(text, Loader=_UniqueKeyLoader)
+        except yaml.YAMLError as error:
+            raise SpaceError(f"not YAML: {error}") from error
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:
+            if isinstance(error, SpaceError):
+                raise
+            raise SpaceError(f"not YAML: {type(error).__name__} {error}") from error
+        if not isinstance(data, dict):
+            raise SpaceError(f"holds {_show(data)}; needed is a mapping with the keys {', '.join(REQUIRED)}")
+        _check_keys(data, "", REQUIRED, OPTIONAL)
+        return data
+
+    def _string(self, key: str, fallback: Any) -> Any:
+        value = self.data.get(key, fallback)
+        if not isinstance(value, str) or not value.strip():
+            raise SpaceError(f"{key!r} is {_show(value)}; needed is a text")
+        return value
+
+    def _boolean(self, key: str, fallback: bool) -> bool:
+        value = self.data.get(key, fallback)
+        if not isinstance(value, bool):
+            raise SpaceError(f"{key!r} is {_show(value)}; allowed are true, false")
+        return value
+
+    def _choice(self, key: str, allowed: tuple[str, ...], fallback: Any) -> Any:
+        value = self.data.get(key, fallback)
+        if value != fallback and value not in allowed:
+            raise SpaceError(f"{key!r} is {_show(value)}; allowed are {', '.join(allowed)}")
+        return value
+
+    def _names(self, key: str, fallback: tuple[str, ...] = ()) -> tuple[str, ...]:
+        value = self.data.get(key, list(fallback))
+        found = [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not all(isinstance(v, str) and v.strip() for v in found):
+            raise SpaceError(f"{key!r} is {_show(value)}; needed is a text or a list of texts")
+        if key in self.data and not found and key != "dependencies":
+            raise SpaceError(f"{key!r} is an empty list")
+        return tuple(found)
+
+    def _targets(self) -> tuple[str, ...]:
+        targets = self._names("targets")
+        for target in targets:
+            if target not in TARGETS:
+                raise SpaceError(f"target {_show(target)} is unknown; allowed are {', '.join(TARGETS)}")
+        return targets
+
+    def _parameters(self) -> tuple[Parameter, ...]:
+        given = self.data["parameters"]
+        if not isinstance(given, dict) or not given:
+            raise SpaceError(f"'parameters' is {_show(given)}; needed is a mapping from names to their values")
+        return tuple(_parameter(name, spec) for name, spec in given.items())
+
+    def _constraints(self, parameters: tuple[Parameter, ...]) -> tuple[Constraint, ...]:
+        given = self.data.get("constraints", [])
+        if not isinstance(given, list):
+            raise SpaceError(f"'constraints' is {_show(given)}; needed is a list of {{expression, reason}}")
+        return tuple(_constraint(i, spec, parameters) for i, spec in enumerate(given))
+
+    def _default(self, parameters: tuple[Parameter, ...], constraints: tuple[Constraint, ...]) -> Config:
+        given = self.data["default"]
+        if not isinstance(given, dict):
+            raise SpaceError(f"'default' is {_show(given)}; needed is a mapping with a value for every parameter")
+        known = {p.name: p.values for p in parameters}
+        for name in given:
+            if name not in known:
+                raise SpaceError(f"'default' names unknown parameter {_show(name)}; known are {', '.join(known)}")
+        for name, values in known.items():
+            if name not in given:
+                raise SpaceError(f"'default' has no value for parameter {name!r}; allowed are {list(values)}")
+            if not any(type(v) is type(given[name]) and v == given[name] for v in values):
+                raise SpaceError(f"'default' has {name}={_show(given[name])}; allowed are {list(values)}")
+        config: Config = {name: given[name] for name in known}
+        for constraint in constraints:
+            if not constraint.holds(config):
+                raise SpaceError(f"'default' breaks a constraint: {constraint.reason}")
+        return config
+
+    def _sources(self, language: str) -> dict[str, str]:
+        generated = (CONFIG_FILE, HEADER_FILE) if language in HEADER_LANGUAGES else (CONFIG_FILE,)
+        for name in generated:
+            if (self.folder / name).exists():
+                raise SpaceError(f"{name} is in the folder; it is generated from the config, so rename or remove it")
+        sources = {}
+        for pattern in self._names("sources", ("**/*",)):
+            if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+                raise SpaceError(
+                    f"'sources' has {_show(pattern)}; patterns are relative to the folder and stay inside it"
+                )
+            try:
+                found = sorted(self.folder.glob(pattern))
+            except (ValueError, NotImplementedError, OSError) as error:
+                raise SpaceError(f"'sources' has {_show(pattern)}, which is no pattern: {error}") from error
+            files = [f for f in found if f.is_file() and self._is_source(f.relative_to(self.folder))]
+            if not files:
+                raise SpaceError(f"'sources' has {_show(pattern)}, which matches no file")
+            for file in files:
+                sources[file.relative_to(self.folder).as_posix()] = _text(file, self.folder)
+        return sources
+
+    @staticmethod
+    def _is_source(path: Path) -> bool:
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+        return not hidden and path.as_posix() != SPACE_FILE
+
+    def _entry_point(self, sources: Mapping[str, str]) -> str:
+        entry: str = self._string("entry_point", None)
+        file, separator, function = entry.partition("::")
+        if not separator or not file or not function.isidentifier():
+            raise SpaceError(f"'entry_point' is {_show(entry)}; needed is file::function, as in main.py::run")
+        if file not in sources:
+            raise SpaceError(f"'entry_point' names {_show(file)}; the sources are {', '.join(sorted(sources))}")
+        if function not in (_python_names(file, sources[file]) if file.endswith(".py") else sources[file]):
+            raise SpaceError(f"'entry_point' names {function!r}, which {file} does not define")
+        return entry
+
+
+def _parameter(name: Any, spec: Any) -> Parameter:
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise SpaceError(f"parameter {_show(name)} is not a name; allowed are Python identifiers")
+    where = f"parameter {name!r}"
+    if not isinstance(spec, dict):
+        raise SpaceError(f"{where} is {_show(spec)}; needed is a mapping with 'values' and maybe 'kind', 'doc'")
+    _check_keys(spec, f"{where}: ", ("values",), ("kind", "doc"))
+    values, kind, doc = spec["values"], spec.get("kind"), spec.get("doc", "")
+    if not isinstance(values, list) or not values:
+        raise SpaceError(f"{where}: 'values' is {_show(values)}; needed is a list of at least one value")
+    types = {type(v) for v in values}
+    if len(types) != 1 or not types <= {bool, int, float, str}:
+        raise SpaceError(f"{where}: 'values' is {_show(values)}; all must be of one type: int, float, bool or text")
+    if types == {float} and not all(math.isfinite(v) for v in values):
+        raise SpaceError(f"{where}: 'values' is {_show(values)}; numbers must be finite")
+    if kind is None:
+        kind = "ordinal" if types <= {int, float} else "categorical"
+    if kind not in ("ordinal", "categorical"):
+        raise SpaceError(f"{where}: 'kind' is {_show(kind)}; allowed are ordinal, categorical")
+    if not isinstance(doc, str):
+        raise SpaceError(f"{where}: 'doc' is {_show(doc)}; needed is a text")
+    checked: Literal["ordinal", "categorical"] = "ordinal" if kind == "ordinal" else "categorical"
+    return Parameter(name, tuple(values), checked, " ".join(doc.split()))
+
+
+def _constraint(index: int, spec: Any, parameters: tuple[Parameter, ...]) -> Constraint:
+    where = f"constraint {index + 1}"
+    if not isinstance(spec, dict):
+        raise SpaceError(f"{where} is {_show(spec)}; needed is a mapping with 'expression' and 'reason'")
+    _check_keys(spec, f"{where}: ", ("expression", "reason"), ())
+    text, reason = spec["expression"], spec["reason"]
+    for key, value in (("expression", text), ("reason", reason)):
+        if not isinstance(value, str) or not value.strip():
+            raise SpaceError(f"{where}: {key!r} is {_show(value)}; needed is a text")
+    values = {p.name: p.values for p in parameters}
+    try:
+        expression = compile_expression(text, list(values))
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    if not expression.names:
+        raise SpaceError(f"{where}: expression {_show(text)} reads no parameter; known are {', '.join(values)}")
+    holds = False
+    combinations = itertools.product(*(values[n] for n in expression.names))
+    for combination in itertools.islice(combinations, MAX_CHECKED):
+        try:
+            outcome = expression(dict(zip(expression.names, combination, strict=True)))
+        except SpaceError as error:
+            raise SpaceError(f"{where}: {error}") from error
+        if not isinstance(outcome, bool):
+            raise SpaceError(f"{where}: expression {_show(text)} gives {_show(outcome)}; needed is true or false")
+        holds = holds or outcome
+    if not holds and math.prod(len(values[n]) for n in expression.names) <= MAX_CHECKED:
+        raise SpaceError(f"{where}: expression {_show(text)} is false for all values, so no config is valid")
+    return Constraint(expression.names, " ".join(reason.split()), expression)
+
+
+def _check_macros(parameters: tuple[Parameter, ...]) -> None:
+    names = [macro_name(p.name) for p in parameters]
+    for parameter, name in zip(parameters, names, strict=True):
+        if names.count(name) > 1:
+            raise SpaceError(f"parameter {parameter.name!r} and another one both become the macro CONFIG_{name}")
+
+
+def _check_keys(data: Mapping[Any, Any], where: str, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    for key in data:
+        if key not in required + optional:
+            raise SpaceError(f"{where}unknown key {_show(key)}; allowed are {', '.join(required + optional)}")
+    for key in required:
+        if key not in data:
+            raise SpaceError(f"{where}key {key!r} is missing; needed are {', '.join(required)}")
+
+
+def _text(file: Path, folder: Path) -> str:
+    name = file.relative_to(folder).as_posix()
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise SpaceError(f"source {name} is a link that leaves the folder")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"source {name} is not readable UTF-8 text; leave it out of 'sources'") from error
+    if not text.strip():
+        raise SpaceError(f"source {name} is empty, which flashinfer-bench refuses; give it a comment or leave it out")
+    return text
+
+
+def _python_names(file: str, text: str) -> set[str]:
+    """Names that a Python file defines at its top level."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 0
+        raise SpaceError(f"source {file}, line {line}: {getattr(error, 'msg', error)}") from error
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return names
+
+
+def _show(value: Any) -> str:
+    """The value for a message, shortened; a file may hold anything."""
+    return reprlib.repr(value)
