@@ -19,6 +19,7 @@ from tuner.errors import UnusableEnvironmentError, UsageError
 from tuner.objective import Objective
 from tuner.regimes import Regime, split
 from tuner.settings import SweepSettings
+from tuner.stopping import stoppable
 from tuner.sweep import Plan, Progress, Sweep, SweepResult
 from workers.dataset import Dataset, Problem
 from workers.records import Deadlines, Method
@@ -180,7 +181,12 @@ def open_runner(setup: Setup) -> Iterator[Runner]:
 
 
 def run_sweep(
-    settings: SweepSettings, *, resume: int | None = None, out: Path | None = None, view: View | None = None
+    settings: SweepSettings,
+    *,
+    resume: int | None = None,
+    out: Path | None = None,
+    view: View | None = None,
+    ticket: str | None = None,
 ) -> SweepReport:
     """Run a sweep, or go on with one, to a verified Solution.
 
@@ -189,6 +195,7 @@ def run_sweep(
         resume: ID of the sweep to go on with.
         out: flashinfer-trace folder for the Solution, None to write none.
         view: Told about progress.
+        ticket: What whoever started this process recognises the new sweep by.
 
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: One line each; what was finished is kept.
@@ -204,7 +211,7 @@ def run_sweep(
         if view is not None:
             view.say(f"starting workers for {setup.problem.name} on {setup.target} ({space.name})")
         with open_runner(setup) as runner:
-            sweep_id = _register(store, setup, space, regimes, runner, resume)
+            sweep_id = _register(store, setup, space, runner, resume, ticket)
             if view is not None:
                 shape = f"{len(regimes)} regimes, {len(setup.sizes)} workloads"
                 view.say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
@@ -229,7 +236,7 @@ def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSetti
 
 
 def _register(
-    store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], runner: Runner, resume: int | None
+    store: Store, setup: Setup, space: SearchSpace, runner: Runner, resume: int | None, ticket: str | None
 ) -> int:
     """Write down what the sweep is about, and claim it for this process."""
     owner = f"{tuning_record.host()}:{os.getpid()}:{time.time():.3f}"
@@ -259,6 +266,7 @@ def _register(
             max_trials=None if settings.max_trials == "auto" else settings.max_trials,
             host=tuning_record.host(),
             owner=owner,
+            ticket=ticket,
         )
     )
 
@@ -292,7 +300,8 @@ def _guarded(
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
     )
     try:
-        return Sweep(plan, runner, store, sweep_id, on_progress=view or (lambda _: None)).run()
+        with stoppable(store, sweep_id):
+            return Sweep(plan, runner, store, sweep_id, on_progress=view or (lambda _: None)).run()
     except KeyboardInterrupt:
         store.finish_sweep(sweep_id, SweepState.INTERRUPTED, {})
         if view is not None:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from tuner import errors
-from tuner.cli import deliver, look, maintain, tune
+from tuner.cli import deliver, look, maintain, serve, tune
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own usage error; which package it lives in depends on Typer's version."""
@@ -29,7 +29,9 @@ app.command("best")(look.best)
 app.command("report")(look.report)
 app.command("export")(deliver.export)
 app.command("doctor")(maintain.doctor)
+app.command("serve")(serve.serve)
 app.add_typer(maintain.db, name="db")
+app.add_typer(serve.token, name="token")
 
 
 def main() -> None:

@@ -36,6 +36,9 @@ def sweep(
     ] = OUT_DEFAULT,
     no_export: Annotated[bool, typer.Option("--no-export", help="do not write a Solution at the end")] = False,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="measure again what the database already has")] = False,
+    ticket: Annotated[
+        str | None, typer.Option(hidden=True, help="how a server recognises the sweep it started")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Search for the fastest correct config of each regime and write the best ones as one Solution."""
@@ -50,7 +53,7 @@ def sweep(
         "regimes": _bounds(regimes), "workloads": tuple(workload) if workload else None,
     }  # fmt: skip
     with SweepView() as view:
-        report = run_sweep(load(given, config), resume=resume, out=None if no_export else out, view=view)
+        report = run_sweep(load(given, config), resume=resume, out=None if no_export else out, view=view, ticket=ticket)
     if json:
         print_json(report.document())
     else:

@@ -1,0 +1,252 @@
+"""The routes under ``/api/v1``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from db.records import SweepState
+from db.store import Store
+from tuner.errors import UsageError
+from tuner.service import views
+from tuner.service.auth import Reader, Runner
+from tuner.service.best import NOTHING
+from tuner.service.events import stream
+from tuner.service.metrics import LOOKUPS, STREAMS
+from tuner.service.models import (
+    HARDWARE,
+    MAX_ID,
+    NAME,
+    Choices,
+    Id,
+    Name,
+    SolutionList,
+    Started,
+    StartSweep,
+    SweepDetail,
+    SweepList,
+    TrialDetail,
+    TrialList,
+)
+from tuner.service.problems import ProblemError, responses
+from tuner.service.starting import Starter, choices
+from tuner.status import state_now
+
+HARDWARE_HEADER = "Tuner-Hardware"
+AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
+MAX_AGE_S = 5
+
+# 400 for a body that is no JSON at all, 403 for a host name that is not this machine's, 413, 414 and 429 by the gate.
+router = APIRouter(prefix="/api/v1", responses=responses(400, 401, 403, 413, 414, 422, 429, 503))
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+@router.get("/best-config", tags=["best config"], responses=responses(404) | {304: {"description": "Not changed"}})
+async def best_config(
+    request: Request,
+    caller: Reader,
+    definition: Name,
+    axes: Annotated[
+        list[Annotated[str, Query(pattern=AXIS)]],
+        Query(max_length=16, description="NAME=NUMBER, such as seq_len=57; repeatable"),
+    ] = [],  # noqa: B006 - FastAPI copies it
+    hardware: Annotated[
+        str | None, Query(pattern=HARDWARE, description="as recorded, or auto: from the header Tuner-Hardware")
+    ] = None,
+    objective: Annotated[Literal["latency"], Query(description="what is best")] = "latency",
+    tuner_hardware: Annotated[str | None, Header(pattern=HARDWARE)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+) -> Response:
+    """The best known config for a problem size. Never measures, never guesses: ``found`` says how it was found.
+
+    404 if there is no record. Poll with the ETag: 304 costs next to nothing.
+    """
+    if hardware == "auto":
+        if tuner_hardware is None:
+            raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")
+        hardware = tuner_hardware
+    sizes = {name: int(value) for name, _, value in (a.partition("=") for a in axes)}
+    try:
+        answer = await request.app.state.best.answer(definition, sizes, hardware)
+    except UsageError as error:
+        raise ProblemError(422, str(error)) from None
+    LOOKUPS.labels(answer.found).inc()
+    if answer is NOTHING:
+        raise ProblemError(
+            404,
+            f"no record for {definition!r} with {' '.join(axes) or 'any size'} on {hardware or 'any hardware'}",
+            kind="no-record",
+            title="No record",
+            more={"found": "none"},
+        )
+    headers = {
+        "ETag": answer.etag,
+        "Cache-Control": f"private, max-age={MAX_AGE_S}",
+        "Vary": f"Authorization, {HARDWARE_HEADER}",
+    }
+    if if_none_match is not None and answer.etag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(answer.body, media_type="application/json", headers=headers)
+
+
+@router.get("/definitions", tags=["sweeps"])
+def definitions(request: Request, caller: Reader) -> Choices:
+    """What a sweep can be started for."""
+    return Choices(**choices(request.app.state.settings.dataset))
+
+
+@router.get("/sweeps", tags=["sweeps"])
+def sweeps(
+    request: Request,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=MAX_ID, description="only sweeps with a smaller id")] = None,
+    definition: Annotated[str | None, Query(pattern=NAME)] = None,
+) -> SweepList:
+    """The newest sweeps first."""
+    store = _store(request)
+    found = store.list_sweeps(limit, definition=definition, before=before)
+    more = found[-1].id if len(found) == limit else None
+    return SweepList.model_validate({"sweeps": views.heads(store, found), "next_before": more})
+
+
+@router.post("/sweeps", tags=["sweeps"], status_code=201, responses=responses(415, 502, 504))
+def start(request: Request, caller: Runner, wanted: StartSweep, response: Response) -> Started:
+    """Start a sweep. Answers when its process has registered it, which takes seconds."""
+    sweep_id = _starter(request).start(wanted)
+    response.headers["Location"] = str(request.url_for("sweep", sweep_id=sweep_id).path)
+    return _started(request, sweep_id)
+
+
+@router.get("/sweeps/{sweep_id}", tags=["sweeps"], responses=responses(404))
+def sweep(request: Request, caller: Reader, sweep_id: Id) -> SweepDetail:
+    """One sweep with its winners."""
+    return SweepDetail.model_validate(views.sweep_detail(_store(request), sweep_id))
+
+
+@router.post("/sweeps/{sweep_id}/resume", tags=["sweeps"], status_code=202, responses=responses(404, 409, 502, 504))
+def resume(request: Request, caller: Runner, sweep_id: Id) -> Started:
+    """Go on with a sweep that was stopped or whose process died."""
+    _starter(request).resume(sweep_id)
+    return _started(request, sweep_id)
+
+
+@router.delete("/sweeps/{sweep_id}", tags=["sweeps"], status_code=202, responses=responses(404))
+def stop(request: Request, caller: Runner, sweep_id: Id) -> Started:
+    """Ask a sweep to stop. What it finished is kept, it ends as INTERRUPTED and can be resumed."""
+    store = _store(request)
+    if state_now(store.get_sweep(sweep_id)) == SweepState.RUNNING:
+        store.request_stop(sweep_id)
+    return _started(request, sweep_id)
+
+
+@router.get("/sweeps/{sweep_id}/trials", tags=["sweeps"], responses=responses(404))
+def trials(
+    request: Request,
+    caller: Reader,
+    sweep_id: Id,
+    after: Annotated[int, Query(ge=0, le=MAX_ID, description="only trials with a greater id")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> TrialList:
+    """Trials in the order in which they were committed."""
+    store = _store(request)
+    store.get_sweep(sweep_id)
+    found = store.trials(sweep_id, measurements=False, after_id=after, limit=limit)
+    more = found[-1].id if len(found) == limit else None
+    return TrialList.model_validate({"trials": [views.trial_row(t) for t in found], "next_after": more})
+
+
+@router.get("/sweeps/{sweep_id}/trials/{number}", tags=["sweeps"], responses=responses(404))
+def trial(request: Request, caller: Reader, sweep_id: Id, number: int) -> TrialDetail:
+    """One trial with its build, samples and clocks."""
+    return TrialDetail.model_validate(views.trial_detail(find_trial(_store(request), sweep_id, number)))
+
+
+def find_trial(store: Store, sweep_id: int, number: int) -> Any:
+    """A trial by its number, with details.
+
+    Raises:
+        ProblemError: 404.
+        NoSuchSweep: There is no such sweep.
+    """
+    store.get_sweep(sweep_id)
+    found = store.trials(sweep_id, details=True, number=number) if abs(number) < 2**31 else []
+    if not found:
+        raise ProblemError(404, f"sweep {sweep_id} has no trial {number}")
+    return found[0]
+
+
+@router.get(
+    "/sweeps/{sweep_id}/events",
+    tags=["sweeps"],
+    responses=responses(404) | {200: {"content": {"text/event-stream": {}}, "description": "trial, state, end"}},
+    response_class=StreamingResponse,
+)
+async def events(
+    request: Request,
+    caller: Reader,
+    sweep_id: Id,
+    last_event_id: Annotated[str | None, Header(max_length=30)] = None,
+    after: Annotated[int, Query(ge=0, le=MAX_ID, description="as Last-Event-ID, for the first request")] = 0,
+) -> StreamingResponse:
+    """A sweep's progress as server-sent events; a client that comes back sends ``Last-Event-ID`` and misses nothing."""
+    store = _store(request)
+    state = request.app.state
+    await request.app.state.in_thread(store.get_sweep, sweep_id)
+    if state.streams >= state.settings.max_streams:
+        raise ProblemError(503, "too many event streams are open", headers={"Retry-After": "5"})
+    known = last_event_id or ""
+    seen = int(known) if known.isascii() and known.isdigit() and int(known) <= MAX_ID else after
+
+    async def counted() -> AsyncIterator[bytes]:
+        state.streams += 1
+        STREAMS.inc()
+        try:
+            async for part in stream(store, sweep_id, seen):
+                yield part
+        finally:
+            state.streams -= 1
+            STREAMS.dec()
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(counted(), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/solutions", tags=["solutions"])
+def solutions(
+    request: Request, caller: Reader, definition: Annotated[str | None, Query(pattern=NAME)] = None
+) -> SolutionList:
+    """Exported Solutions, the newest first."""
+    found = _store(request).exports(definition)
+    return SolutionList.model_validate({"solutions": [views.solution_head(e) for e in found]})
+
+
+@router.get(
+    "/solutions/{solution_id}",
+    tags=["solutions"],
+    responses=responses(404) | {200: {"content": {"application/json": {}}, "description": "a Solution"}},
+)
+def solution(request: Request, caller: Reader, solution_id: Id) -> Response:
+    """An exported Solution, byte for byte as it was verified: flashinfer-bench's JSON."""
+    found = _store(request).get_export(solution_id)
+    if found is None or not found.content:
+        raise ProblemError(404, f"there is no Solution {solution_id}")
+    headers = {"ETag": f'"{found.digest}"', "Cache-Control": "private, max-age=86400, immutable"}
+    return Response(found.content, media_type="application/json", headers=headers)
+
+
+def _starter(request: Request) -> Starter:
+    starter: Starter = request.app.state.starter
+    return starter
+
+
+def _started(request: Request, sweep_id: int) -> Started:
+    state = state_now(_store(request).get_sweep(sweep_id))
+    return Started(id=sweep_id, state=str(state), url=f"/sweeps/{sweep_id}")

@@ -1,0 +1,121 @@
+"""The application: routes, guards and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
+
+from db.errors import StoreError
+from db.store import Store
+from tuner.service import api, pages, problems
+from tuner.service.auth import Guard, Reader
+from tuner.service.best import BestConfigs
+from tuner.service.launch import launcher
+from tuner.service.limits import Gate, configure_logging
+from tuner.service.metrics import exposition
+from tuner.service.settings import ServiceSettings, published
+from tuner.service.starting import Starter
+
+THREADS = 12
+"""Requests that may wait for the database at once in one server process; below the store's 15 connections, so that
+the lookup, which asks from threads of its own, always finds one."""
+
+
+def create() -> FastAPI:
+    """The application with the settings that ``tuner serve`` published; called in each server process."""
+    configure_logging(os.environ.get("TUNER_LOG_LEVEL", "INFO").upper())
+    return make(published())
+
+
+def make(settings: ServiceSettings) -> FastAPI:
+    """The application.
+
+    Raises:
+        StoreError: The database cannot be opened.
+    """
+    store = Store.open(settings.db)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+        store.close()
+
+    app = FastAPI(
+        title="tuner",
+        version="1",
+        summary="The fastest correct kernel for a flashinfer-bench definition on given hardware",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is in pages.py
+        redoc_url=None,
+        lifespan=life,
+    )
+    app.state.settings = settings
+    app.state.store = store
+    app.state.guard = Guard(store, loopback=settings.loopback, cache_s=settings.cache_s)
+    app.state.best = BestConfigs(store, settings.cache_s)
+    app.state.starter = Starter(settings, store, launcher(settings))
+    app.state.streams = 0
+    app.state.in_thread = asyncio.to_thread
+    problems.install(app)
+    pages.install(app)
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    _add_health(app)
+    app.add_middleware(Gate, settings=settings)
+    _document(app)
+    return app
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"], responses=problems.responses(503))
+    def readyz(request: Request) -> dict[str, str]:
+        """The database answers too."""
+        version = request.app.state.store.schema_version()
+        if version is None:
+            raise StoreError("the database holds no tables any more")
+        return {"status": "ok", "schema": version}
+
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        response_class=Response,
+        responses=problems.responses(401, 503) | {200: {"content": {"text/plain": {}}, "description": "metrics"}},
+    )
+    def metrics(request: Request, caller: Reader) -> Response:
+        """For Prometheus."""
+        return Response(exposition(request.app.state.store), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _document(app: FastAPI) -> None:
+    """Adds to the OpenAPI document what FastAPI cannot know: problem documents and bearer tokens."""
+    make_document = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = make_document()
+            parts = document.setdefault("components", {})
+            schemas = parts.setdefault("schemas", {})
+            schemas["Problem"] = problems.Problem.model_json_schema()
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"token": []}]
+        document_: dict[str, Any] = app.openapi_schema or document
+        return document_
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,57 @@
+"""A sweep's progress as server-sent events, read from the database, so that any server process can tell it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from db.records import SweepState
+from db.store import Store
+from tuner.service.views import sweep_head, trial_row
+
+POLL_S = 0.5
+KEEP_ALIVE_S = 15.0
+BATCH = 200
+"""Trials that are sent before the state is looked at again."""
+
+
+async def stream(store: Store, sweep_id: int, after: int) -> AsyncIterator[bytes]:
+    """Events until the sweep's process is done: ``trial`` for each new one, ``state`` on every change, then ``end``.
+
+    Args:
+        store: Read from.
+        sweep_id: One that exists.
+        after: Id of the last trial the client has, 0 for none. Every event carries such an id, so that a client that
+            lost the connection goes on where it was.
+    """
+    shown: dict[str, Any] | None = None
+    spoke_at = time.monotonic()
+    while True:
+        # The state first: when it says that the sweep has ended, the trials read after it are all there are.
+        state = await asyncio.to_thread(sweep_head, store, sweep_id)
+        trials = await asyncio.to_thread(store.trials, sweep_id, measurements=False, after_id=after, limit=BATCH)
+        for trial in trials:
+            after = trial.id
+            yield event("trial", trial_row(trial), after)
+        if state != shown:
+            yield event("state", state, after)
+        if trials or state != shown:
+            spoke_at = time.monotonic()
+        elif time.monotonic() - spoke_at > KEEP_ALIVE_S:
+            yield b": still here\n\n"
+            spoke_at = time.monotonic()
+        shown = state
+        if len(trials) == BATCH:
+            continue
+        if state["state"] != SweepState.RUNNING:
+            yield event("end", state, after)
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def event(kind: str, data: dict[str, Any], last_id: int) -> bytes:
+    """One event on the wire."""
+    return f"id: {last_id}\nevent: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()

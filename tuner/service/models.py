@@ -1,0 +1,152 @@
+"""What the API takes and gives. Keys carry units; fields are added, never renamed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_ID = 2**63 - 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
+"""Names of definitions, spaces and workloads: no slash, no leading dot, so that none can be a path."""
+HARDWARE = r"^[\x20-\x7E]{1,200}$"
+
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+Name = Annotated[str, Query(pattern=NAME, description="name of a definition")]
+
+
+class StartSweep(BaseModel):
+    """What to sweep. Only names of what is installed on the server: code, files and folders cannot be given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    definition: str = Field(pattern=NAME, description="a definition of the server's dataset")
+    space: str | None = Field(None, pattern=NAME, description="an installed search space; default: the one that fits")
+    target: Literal["cpu", "sm_90a", "sm_100a"] | None = Field(None, description="default: the server machine's")
+    max_trials: int | Literal["auto"] = Field(64, description="1 to 100000 trials over all regimes, or auto")
+    budget_s: float | None = Field(None, gt=0, le=7 * 86400, allow_inf_nan=False, description="wall time in seconds")
+    sampler: str | None = Field(None, pattern=NAME, description="search strategy")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    workloads: list[Annotated[str, Field(pattern=NAME)]] = Field([], max_length=100, description="uuids or prefixes")
+    reuse: bool = Field(True, description="take measurements that the database already has")
+
+
+class SweepHead(BaseModel):
+    """A sweep on one line."""
+
+    id: int
+    state: str = Field(description="RUNNING, DONE, INTERRUPTED, FAILED, or LOST: its process died, resume it")
+    definition: str
+    space: str
+    target: str
+    hardware: str
+    started_at: str | None
+    finished_at: str | None
+    trials: int
+    max_trials: int | None = None
+    budget_s: float | None = None
+
+
+class SweepList(BaseModel):
+    """The newest sweeps first; ``next_before`` asks for the following page."""
+
+    sweeps: list[SweepHead]
+    next_before: int | None = None
+
+
+class Winner(BaseModel):
+    """The best config of a regime. Latencies are geometric means over its workloads with a 95 % interval."""
+
+    regime: str
+    config: dict[str, Any]
+    config_hash: str
+    median_us: float
+    low_us: float
+    high_us: float
+    default_median_us: float | None
+    size_axis: str | None
+    min_size: int | None
+    max_size: int | None
+    workloads: list[dict[str, Any]]
+
+
+class SweepDetail(SweepHead):
+    """A sweep with its outcome so far."""
+
+    seed: int
+    stop_requested: bool
+    resumable: bool
+    trials_by_state: dict[str, int]
+    winners: list[Winner]
+
+
+class TrialRow(BaseModel):
+    """A finished trial."""
+
+    id: int
+    number: int
+    regime: str
+    state: str
+    latency_us: float | None = Field(description="geometric mean over the workloads that were measured")
+    config: dict[str, Any]
+    origin: str
+    reason: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class TrialList(BaseModel):
+    """Trials in the order in which they were committed; ``next_after`` asks for the following page."""
+
+    trials: list[TrialRow]
+    next_after: int | None = None
+
+
+class TrialDetail(TrialRow):
+    """A trial with its build and its measurements."""
+
+    build: dict[str, Any] | None
+    measurements: list[dict[str, Any]]
+
+
+class Started(BaseModel):
+    """The sweep that was started, or goes on."""
+
+    id: int
+    state: str
+    url: str
+
+
+class SolutionHead(BaseModel):
+    """An exported Solution."""
+
+    id: int
+    name: str
+    definition: str
+    sweep_id: int
+    digest: str
+    exported_at: str | None
+
+
+class SolutionList(BaseModel):
+    """The newest first."""
+
+    solutions: list[SolutionHead]
+
+
+class Choice(BaseModel):
+    """What a sweep can be started for."""
+
+    name: str
+    op_type: str
+    workloads: int
+    spaces: list[str]
+
+
+class Choices(BaseModel):
+    """Definitions of the server's dataset, each with the installed search spaces that solve it."""
+
+    definitions: list[Choice]
+    targets: list[str]
+    samplers: list[str]

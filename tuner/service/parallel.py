@@ -1,0 +1,109 @@
+"""Parallel coordinates of a sweep as SVG: one vertical axis per parameter, one line per trial.
+
+Drawn here and not by Plotly, whose version needs WebGL and a relaxed content security policy, and has no dark mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from db.records import TrialRecord
+
+LINES = 250
+"""Trials drawn, the fastest ones; more cannot be told apart."""
+WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1000, 300, 34, 26, 46
+SHADES = 8
+"""Classes of speed that the style sheet has colours for, 0 the fastest."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A vertical axis with its ticks as (label, y)."""
+
+    name: str
+    x: float
+    ticks: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One trial."""
+
+    number: int
+    points: str
+    shade: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the template draws; coordinates in the SVG's own units."""
+
+    axes: tuple[Axis, ...]
+    lines: tuple[Line, ...]
+    hidden: int
+    width: int = WIDTH
+    height: int = HEIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def parallel_coordinates(trials: Sequence[TrialRecord]) -> Drawing | None:
+    """The trials that have a latency, over the parameters that varied; None if there is nothing to compare."""
+    timed = sorted((t for t in trials if t.objective is not None), key=lambda t: t.objective or 0.0)
+    values = {n: _ordered({t.config.get(n) for t in timed}) for n in (timed[0].config if timed else ())}
+    varied = {n: v for n, v in values.items() if len(v) > 1}
+    if len(timed) < 2 or not varied:
+        return None
+    shown = timed[:LINES]
+    latencies = [math.exp(t.objective or 0.0) for t in shown]
+    axes = [Axis(name, x, _ticks(varied[name])) for name, x in zip(varied, _places(len(varied) + 1), strict=False)]
+    low, high = latencies[0], latencies[-1]
+    ends = tuple((f"{us:.4g} us", _y(share)) for us, share in {low: 0.0, high: 1.0}.items())
+    last = Axis("latency", float(WIDTH - SIDE), ends)
+    lines = [
+        _line(i, t, us, axes, last, (low, high), len(shown))
+        for i, (t, us) in enumerate(zip(shown, latencies, strict=True))
+    ]
+    return Drawing((*axes, last), tuple(reversed(lines)), len(timed) - len(shown))  # the fastest is drawn last, on top
+
+
+def _line(
+    rank: int, trial: TrialRecord, us: float, axes: Sequence[Axis], last: Axis, span: tuple[float, float], count: int
+) -> Line:
+    points = [(a.x, dict(a.ticks)[_label(trial.config.get(a.name))]) for a in axes]
+    low, high = span
+    share = math.log(us / low) / math.log(high / low) if high > low else 0.0
+    points.append((last.x, _y(share)))
+    config = ", ".join(f"{k}={v}" for k, v in trial.config.items())
+    return Line(
+        number=trial.number,
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        shade=min(SHADES - 1, rank * SHADES // count),
+        title=f"trial {trial.number}, {trial.regime or 'all sizes'}: {us:.4g} us with {config}",
+    )
+
+
+def _places(count: int) -> list[float]:
+    return [SIDE + i * (WIDTH - 2 * SIDE) / (count - 1) for i in range(count)]
+
+
+def _ticks(values: Sequence[Any]) -> tuple[tuple[str, float], ...]:
+    return tuple((_label(v), _y(1.0 - i / (len(values) - 1))) for i, v in enumerate(values))
+
+
+def _y(share: float) -> float:
+    """From 0 (top) to 1 (bottom)."""
+    return round(TOP + 12 + share * (HEIGHT - TOP - BOTTOM - 24), 1)
+
+
+def _label(value: Any) -> str:
+    return str(value)
+
+
+def _ordered(values: set[Any]) -> list[Any]:
+    numbers = all(isinstance(v, int | float) for v in values)
+    return sorted(values) if numbers else sorted(values, key=str)

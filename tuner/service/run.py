@@ -1,0 +1,79 @@
+"""Starts the server: refuses what would be open to the world, then hands over to Uvicorn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+
+from db.store import Store
+from tuner.errors import UnusableEnvironmentError, UsageError
+from tuner.service.settings import ServiceSettings
+from tuner.service.tokens import state
+
+SHUTDOWN_S = 3
+"""How long open event streams may keep a server that was told to stop; their clients come back and go on."""
+
+
+def run(settings: ServiceSettings) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        UsageError: The address is open to others and there is no token that they would need.
+        UnusableEnvironmentError: The server's packages are missing.
+        StoreError: The database cannot be opened.
+    """
+    try:
+        import uvicorn
+
+        import tuner.service.metrics  # noqa: F401
+    except ImportError as error:
+        raise UnusableEnvironmentError(f"package {error.name} is missing: pip install 'tuner[serve]'") from None
+    check(settings)
+    shared = _share_metrics(settings)
+    settings.publish()
+    scheme = f"http://{settings.host}:{settings.port}"
+    print(f"tuner: serving on {scheme}, database opened, {settings.workers} process(es)", file=sys.stderr)
+    try:
+        uvicorn.run(
+            "tuner.service.app:create",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+            limit_concurrency=1000,
+        )
+    finally:
+        if shared is not None:
+            shutil.rmtree(shared, ignore_errors=True)
+
+
+def check(settings: ServiceSettings) -> None:
+    """Creates the database's tables if need be, and refuses to serve strangers without tokens.
+
+    Raises:
+        UsageError: As said.
+        StoreError: The database cannot be opened.
+    """
+    with Store.open(settings.db) as store:
+        active = any(state(token, time.time()) == "active" for token in store.tokens())
+    if not settings.loopback and not active:
+        raise UsageError(
+            f"--host {settings.host} can be reached by others, and there is no token that they would need; make one "
+            "with `tuner token create --scope read`, or listen on 127.0.0.1"
+        )
+
+
+def _share_metrics(settings: ServiceSettings) -> str | None:
+    """A folder through which several server processes add up their metrics."""
+    if settings.workers == 1:
+        return None
+    folder = tempfile.mkdtemp(prefix="tuner-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    return folder
