@@ -39,7 +39,7 @@ PARAMETERS = (
     Parameter("stages_1", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 1: pipeline stages of 128 along K"),
     Parameter("ctas_per_sm_1", (1, 2), doc="GEMM 1: resident persistent CTAs per SM"),
     Parameter("split_k_1", (1, 2, 4), doc="GEMM 1: parts of K, summed by the requantisation kernel"),
-    Parameter("multicast_1", (1, 2), doc="GEMM 1: CTAs that share a token tile by multicast"),
+    Parameter("multicast_1", (1, 2, 4), doc="GEMM 1: CTAs that share a token tile by multicast"),
     Parameter("swap_2", (True, False), "categorical", "GEMM 2: weights are the M side of the MMA"),
     Parameter("tile_t_2", (8, 16, 32, 64, 128), doc="GEMM 2: token rows of a tile"),
     Parameter("tile_w_2", (64, 128, 256), doc="GEMM 2: weight rows of a tile"),
@@ -47,7 +47,9 @@ PARAMETERS = (
     Parameter("stages_2", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 2: pipeline stages of 128 along K"),
     Parameter("ctas_per_sm_2", (1, 2), doc="GEMM 2: resident persistent CTAs per SM"),
     Parameter("split_k_2", (1, 2, 4), doc="GEMM 2: parts of K, summed by the atomics of the combine"),
-    Parameter("multicast_2", (1, 2), doc="GEMM 2: CTAs that share a token tile by multicast"),
+    Parameter("multicast_2", (1, 2, 4), doc="GEMM 2: CTAs that share a token tile by multicast"),
+    Parameter("alternate", (False, True), "categorical", "the consumer warpgroups take turns on the tensor cores"),
+    Parameter("sms", (128, 132), doc="SMs that the persistent grids are made for"),
     Parameter("order", ("weights", "tokens"), "categorical", "which tile index runs fastest inside an expert"),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
@@ -74,6 +76,8 @@ DEFAULT: Config = {
     "ctas_per_sm_2": 2,
     "split_k_2": 1,
     "multicast_2": 1,
+    "alternate": False,
+    "sms": 132,
     "order": "tokens",
     "pdl": True,
     "early_weights": True,
@@ -116,8 +120,8 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         return lambda c: problem(which, tuple((n, c[n]) for n in names)) is None
 
     bases = ("swap", "tile_t", "tile_w", "groups", "stages", "ctas_per_sm", "split_k", "multicast")
-    first = ("gather", "requant", *(f"{n}_1" for n in bases))
-    second = ("combine", *(f"{n}_2" for n in bases))
+    first = ("gather", "requant", "sms", *(f"{n}_1" for n in bases))
+    second = ("combine", "sms", *(f"{n}_2" for n in bases))
     plan_reason = "{}: shared memory (227 KB per SM), registers (64 K per SM), tile or K division does not work out"
     return (
         *_gemm_constraints(1),
@@ -151,6 +155,11 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             ("pdl", "early_weights"),
             "without programmatic launch GEMM 2 starts after GEMM 1 in any case",
             lambda c: c["pdl"] or not c["early_weights"],
+        ),
+        Constraint(
+            ("alternate", "swap_1", "groups_1", "swap_2", "groups_2"),
+            "only two warpgroups with tokens as M can take turns; swapped ones overlap promotion by themselves",
+            lambda c: not c["alternate"] or any(not c[f"swap_{i}"] and c[f"groups_{i}"] == 2 for i in (1, 2)),
         ),
         Constraint(first, plan_reason.format("GEMM 1"), fits(0, first)),
         Constraint(second, plan_reason.format("GEMM 2"), fits(1, second)),

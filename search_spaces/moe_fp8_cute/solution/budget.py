@@ -37,6 +37,7 @@ class GemmPlan:
             ``rows`` (bfloat16 row per token and expert), ``atomic_f32`` or ``atomic_bf16`` (weighted reduction into the token's row).
         gather: Token rows are gathered by index with cp.async; otherwise rows are contiguous and come by TMA.
         overlap: Two sets of temporary accumulators, so that promotion runs under the next K block's MMAs.
+        alternate: The two consumer warpgroups take turns on the tensor cores instead of running freely.
         occupancy: CTAs per SM that the plan must leave room for.
         ctas: Persistent CTAs.
         split_k: Parts that K is cut into; each is a tile of its own.
@@ -58,6 +59,7 @@ class GemmPlan:
     out: str
     gather: bool = False
     overlap: bool = True
+    alternate: bool = False
     occupancy: int = 1
     ctas: int = 132
     split_k: int = 1
@@ -179,6 +181,10 @@ class GemmPlan:
         spare = self.registers[1] - self.accumulator_registers
         if spare < 24:
             return f"{self.role}: accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
+        if self.out == "act" and not self.swap and self.columns != BLOCK:
+            return f"{self.role}: with tokens as M the fused requantisation wants 128 columns in a tile, not {self.columns}"
+        if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 128 * self.occupancy):
+            return f"{self.role}: {self.ctas} CTAs are not whole resident clusters of {self.cluster}"
         if self.n % self.tile_w or (self.paired and (self.n // 2) % self.columns):
             return f"{self.role}: weight tile {self.tile_w} does not divide {self.n}"
         if self.weight_tiles % self.cluster:

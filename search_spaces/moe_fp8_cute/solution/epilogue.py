@@ -131,20 +131,12 @@ class SwapAct(Epilogue):
 
 
 class RowAct(Epilogue):
-    """SwiGLU and requantisation, tokens as M: a row's columns lie in four lanes of one warp (and in two CTAs for 64)."""
+    """SwiGLU and requantisation, tokens as M: the 128 columns of a row lie in four lanes of one warp."""
 
     def allocate(self, smem):
         p = self.plan
         stage = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16)
-        if p.cluster == p.multicast or p.columns == BLOCK:
-            return (stage,)
-        amax = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, p.cluster, 2)), byte_alignment=16)
-        return stage, amax, smem.allocate_array(Int64, 2)
-
-    def init_barriers(self, shared) -> None:
-        if len(shared) > 1:
-            for i in range(2):
-                cute.arch.mbarrier_init(shared[2] + i, 1)
+        return (stage,)
 
     @cute.jit
     def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):

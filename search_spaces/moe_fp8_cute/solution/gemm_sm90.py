@@ -80,9 +80,8 @@ class GroupedGemm:
         atom_x, tma_x = None, None
         if cutlass.const_expr(not p.gather):
             op = cpasync.CopyBulkTensorTileG2SMulticastOp() if p.multicast > 1 else load
-            rows = p.tile_t // p.multicast
-            box = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, rows, BLOCK), F8, 1)
-            info_x = cpasync.make_tiled_tma_atom(op, x, cute.slice_(box, (None, None, 0)), (rows, BLOCK), p.multicast)
+            box = cute.slice_(x_layout, (None, None, 0))
+            info_x = cpasync.make_tiled_tma_atom(op, x, box, (p.tile_t, BLOCK), p.multicast)
             atom_x, tma_x = info_x[0], info_x[1]
         clusters = p.ctas // p.cluster
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
@@ -171,23 +170,29 @@ class GroupedGemm:
         rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
         tile = cute.arch.block_idx()[0] // p.cluster
         stage, phase, done = Int32(0), Int32(0), Int32(0)
+        expert, token_tile, group, part = self.table.find(cum, tile)
+        weight_tile = group * p.cluster + rank
+        self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
+            row0 = m_indptr[expert] + token_tile * p.tile_t
+            active, both = cutlass.Boolean(True), cutlass.Boolean(False)
+            if cutlass.const_expr(not p.swap and p.groups > 1):
+                # A warpgroup whose 64 rows are all filling leaves the tensor cores to the other one.
+                left = counts[expert] - token_tile * p.tile_t
+                active, both = left > 64 * (warp // 4), left > 64
+            if active:
+                stage, phase = self.loop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both)
+            else:
+                stage, phase = self.skip(full, empty, stage, phase)
+            # The next tile's weight scales travel while this tile is stored.
+            this_weight_tile, this_part = weight_tile, part
+            tile = tile + p.ctas // p.cluster
             expert, token_tile, group, part = self.table.find(cum, tile)
             weight_tile = group * p.cluster + rank
-            self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks)
-            row0 = m_indptr[expert] + token_tile * p.tile_t
-            if cutlass.const_expr(p.swap or p.groups == 1):
-                stage, phase = self.loop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
-                self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, weight_tile, part, done)
-            else:
-                # A warpgroup whose 64 rows are all filling leaves the tensor cores to the other one.
-                if counts[expert] - token_tile * p.tile_t > 64 * (warp // 4):
-                    stage, phase = self.loop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
-                    self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, weight_tile, part, done)
-                else:
-                    stage, phase = self.skip(full, empty, stage, phase)
+            self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+            if active:
+                self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done)
             done = done + 1
-            tile = tile + p.ctas // p.cluster
 
     def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, object]:
         """Shared memory descriptors: one of the weights per accumulator, one of the token rows."""
@@ -198,9 +203,9 @@ class GroupedGemm:
             return [mma.make_fragment_A(thread.partition_A(t)) for t in parts], mma.make_fragment_B(thread.partition_B(sX))
         return [mma.make_fragment_B(thread.partition_B(t)) for t in parts], mma.make_fragment_A(thread.partition_A(sX))
 
-    def _mma(self, mma: tuple, tmp, frag_w, frag_x, stage: Int32) -> None:
-        """The four wgmmas of one accumulator and K block; the first one overwrites."""
-        for k in range(BLOCK // 32):
+    def _mma(self, mma: tuple, tmp, frag_w, frag_x, stage: Int32, steps: range = range(BLOCK // 32)) -> None:
+        """Some of the four wgmmas of one accumulator and K block; the first of the four overwrites."""
+        for k in steps:
             at = (None, None, k, stage)
             a, b = (frag_w[at], frag_x[at]) if self.plan.swap else (frag_x[at], frag_w[at])
             cute.gemm(mma[0] if k == 0 else mma[1], tmp, a, b, tmp)
@@ -257,12 +262,14 @@ class GroupedGemm:
         return stage, phase
 
     @cute.jit
-    def loop(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):
+    def loop(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32, both):
         """Main loop of one tile; returns where the ring stands after it."""
         for s in cutlass.range_constexpr(self.plan.subs):
             acc[s].fill(0.0)
         if cutlass.const_expr(self.plan.overlap):
             stage, phase = self.loop_overlap(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+        elif cutlass.const_expr(self.plan.alternate):
+            stage, phase = self.loop_alternate(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both)
         else:
             stage, phase = self.loop_serial(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
         return stage, phase
@@ -304,3 +311,47 @@ class GroupedGemm:
                 self.scales.promote(acc[s], tmp[0][s], token[0], lanes, s, k)
             stage, phase = self.advance(stage, phase)
         return stage, phase
+
+    @cute.jit
+    def loop_alternate(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32, both):
+        """Main loop in which the two warpgroups take turns on the tensor cores.
+
+        Left alone they wait for the same stage, multiply at half speed side by side, and promote at the same time while
+        the tensor cores idle. Here a warpgroup may start an accumulator when the other one is at the last of its four MMAs.
+        Each of the barriers 2 and 3 is one warpgroup's permission to multiply.
+        """
+        group = (cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4) // 4
+        mine, other = 2 + group, 3 - group
+        turns = Int32(both)
+        self.pass_turn(turns * group, other)
+        for k in cutlass.range(self.plan.k_blocks, unroll=1):
+            cute.arch.mbarrier_wait(full + stage, phase)
+            self.scales.load_tokens(sS, token[0], stage, self._token_row())
+            for s in cutlass.range_constexpr(self.plan.subs):
+                self.take_turn(turns, mine)
+                warpgroup.fence()
+                self._mma(mma, tmp[0][s], frags_w[s], frags_x, stage, range(3))
+                warpgroup.commit_group()
+                self._mma(mma, tmp[0][s], frags_w[s], frags_x, stage, range(3, 4))
+                warpgroup.commit_group()
+                warpgroup.wait_group(1)
+                last = cutlass.Boolean(False)
+                if cutlass.const_expr(s == self.plan.subs - 1):
+                    last = k == self.plan.k_blocks - 1
+                self.pass_turn(turns * (1 - group * Int32(last)), other)
+                warpgroup.wait_group(0)
+                if cutlass.const_expr(s == self.plan.subs - 1):
+                    self.release(empty, stage)
+                self.scales.promote(acc[s], tmp[0][s], token[0], lanes, s, k)
+            stage, phase = self.advance(stage, phase)
+        return stage, phase
+
+    def take_turn(self, wanted: Int32, barrier: Int32) -> None:
+        """Wait for permission where ``wanted`` is not 0; predicated, since a branch would drain the MMAs in flight."""
+        code = "{ .reg .pred p; setp.ne.s32 p, {$r0}, 0; @p bar.sync {$r1}, 256; }"
+        cute.arch.inline_ptx(code, read_only_args=[wanted, barrier])
+
+    def pass_turn(self, wanted: Int32, barrier: Int32) -> None:
+        """Give the other warpgroup permission where ``wanted`` is not 0."""
+        code = "{ .reg .pred p; setp.ne.s32 p, {$r0}, 0; @p bar.arrive {$r1}, 256; }"
+        cute.arch.inline_ptx(code, read_only_args=[wanted, barrier])

@@ -74,18 +74,14 @@ class Producer:
             cute.arch.griddepcontrol_wait()
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(counts, cum)
-        share = p.tile_t // p.multicast
         mask = cutlass.Int16((1 << p.multicast) - 1)
-        sShare = cute.local_tile(sX, (share, BLOCK, p.stages), (rank % p.multicast, 0, 0))
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
             row0 = m_indptr[expert] + token_tile * p.tile_t
-            gX = cute.local_tile(
-                cute.domain_offset((row0 + (rank % p.multicast) * share, 0), tma_x), (share, BLOCK), (0, None)
-            )
+            gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.tile_t, BLOCK), (0, None))
             tXs, tXg = cpasync.tma_partition(
-                atom, 0, cute.make_layout(1), cute.group_modes(sShare, 0, 2), cute.group_modes(gX, 0, 2)
+                atom, rank, cute.make_layout(p.multicast), cute.group_modes(sX, 0, 2), cute.group_modes(gX, 0, 2)
             )
             for k in cutlass.range(p.k_blocks, unroll=1):
                 block = part * p.k_blocks + k

@@ -28,8 +28,8 @@ class Scales:
         self.token_values = plan.tile_t // 4 if plan.swap else 2
 
     @cute.jit
-    def load_weights(self, ws: cute.Tensor, lanes: cute.Tensor, expert: Int32, weight_tile: Int32, first: Int32):
-        """Lane-held weight scales of a tile.
+    def load_weights(self, ws: cute.Tensor, lanes: cute.Tensor, expert: Int32, weight_tile: Int32, first: Int32, valid):
+        """Lane-held weight scales of a tile; zeros without a memory access when the tile is not ``valid``.
 
         Shapes:
             ws: [E, N/128, K/128] float32. lanes: [scale_rows * chunks] float32 registers.
@@ -42,7 +42,7 @@ class Scales:
                 block = weight_tile * p.columns // BLOCK + i * (p.n // 2 // BLOCK)
             for c in cutlass.range_constexpr(self.chunks):
                 value = Float32(0.0)
-                if lane + 32 * c < p.k_blocks:
+                if valid and lane + 32 * c < p.k_blocks:
                     value = ws[expert, block, first + lane + 32 * c]
                 lanes[i * self.chunks + c] = value
 
