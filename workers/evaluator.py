@@ -126,9 +126,11 @@ class VariantEvaluator:
         measurements: list[Measurement] = []
         self._judged += 1
         try:
-            judgement, _ = self._call(
+            judgement, log = self._call(
                 "judge", job, str(folder), loader.package_name(job.artifact), phase="load", on_event=measurements.append
             )
+            if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+                judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
         except ChildError as failure:
             judgement, measurement = self._blame(failure, job)
             if measurement:

@@ -15,6 +15,7 @@ _WATCHED: dict[str, tuple[str, ...]] = {
     "flashinfer_bench.bench.evaluators.utils": ("allocate_outputs", "normalize_result"),
     "workers.check": ("run_once", "compare", "poison", "digest", "same_digests"),
     "workers.timer": ("measure", "warm_up"),
+    "workers.timed.TimedRun": ("__call__", "poison", "outputs"),
     "workers.interval": ("median_interval",),
     "workers.fib": ("error_figures", "allocate_outputs", "normalize", "make_inputs", "run_reference"),
 }

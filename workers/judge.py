@@ -22,6 +22,7 @@ from workers.integrity import Integrity
 from workers.interval import median_interval
 from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status
 from workers.residents import Resident, Residents
+from workers.timed import TimedRun
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Judge:
             loaded.unload()
 
     def _one(self, candidate: Candidate, uuid: str, job: EvaluationJob) -> Measurement:
-        """One workload: prepare, check, measure, check again."""
+        """One workload: prepare, check, measure, look at what the timed runs left."""
         self._send("phase", f"prepare {uuid}")
         resident = self._residents.get(uuid)
         if resident.degenerate:
@@ -96,11 +97,11 @@ class Judge:
                 return _failed(uuid, verdict, job.method)
         self._send("phase", f"measure {uuid}")
         try:
-            run = self._run_of(candidate, resident)
-            timing = timer.measure(run, job.method, self._device, job.stop_above_us.get(uuid))
+            run = TimedRun(candidate, self._definition, resident.inputs, self._device)
+            timing = timer.measure(run, job.method, self._device, job.stop_above_us.get(uuid), run.poison)
+            after = self._check_timed(run, resident)
         except BaseException as error:
-            return _failed(uuid, Verdict(Status.RUNTIME_ERROR, f"while measured: {_say(error)}"), job.method)
-        after = self._check_after(candidate, resident)
+            after = Verdict(Status.RUNTIME_ERROR, f"while measured: {_say(error)}")
         if after.status is not Status.PASSED:
             return _failed(uuid, after, job.method)
         return Measurement(
@@ -127,15 +128,13 @@ class Judge:
             return _not_repeatable("the second run", second)
         return first
 
-    def _check_after(self, candidate: Candidate, resident: Resident) -> Verdict:
-        """Still right after the samples, with every part of the evaluator in place."""
+    def _check_timed(self, run: TimedRun, resident: Resident) -> Verdict:
+        """The last timed run was right, inputs untouched, every part of the evaluator in place."""
         part = self._integrity.replaced()
         if part is not None:
             return Verdict(Status.RUNTIME_ERROR, f"the candidate replaced {part} in the evaluator's process")
-        verdict = self._verdict(candidate, resident, attempt=0)
-        if verdict.status in (Status.PASSED, Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED):
-            return verdict
-        return _not_repeatable("a run after the samples", verdict)
+        verdict = self._with_inputs(check.compare(run.outputs(), resident.expected, self._rule), resident)
+        return verdict if verdict.status is Status.PASSED else _not_repeatable("the last timed run", verdict)
 
     def _verdict(self, candidate: Candidate, resident: Resident, attempt: int) -> Verdict:
         try:
@@ -145,18 +144,14 @@ class Judge:
             verdict = Verdict(Status.RUNTIME_ERROR, _say(error))
             if not self._device.is_healthy():
                 return verdict
-        if not check.same_digests([check.digest(v) for v in resident.inputs], resident.digests):
-            self._residents.drop(resident.uuid)
-            return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
-        return verdict
+        return self._with_inputs(verdict, resident)
 
-    def _run_of(self, candidate: Candidate, resident: Resident) -> Run:
-        """One call on the resident inputs, into outputs that are allocated once."""
-        function, inputs = candidate.function, resident.inputs
-        if not candidate.destination_passing:
-            return lambda: function(*inputs)
-        outputs = fib.allocate_outputs(self._definition, inputs, self._device.name)
-        return lambda: function(*inputs, *outputs)
+    def _with_inputs(self, verdict: Verdict, resident: Resident) -> Verdict:
+        """The verdict, unless the inputs are not what they were."""
+        if check.same_digests([check.digest(v) for v in resident.inputs], resident.digests):
+            return verdict
+        self._residents.drop(resident.uuid)
+        return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
 
     def _spoiled(self, status: Status, message: str) -> Judgement:
         """The job's end after a failure: is this process still good?"""
@@ -195,7 +190,8 @@ class Judge:
     ) -> None:
         self._send("phase", f"prepare {uuid}")
         resident = self._residents.get(uuid)
-        runs: dict[str, Run] = {}
+        runs: dict[str, TimedRun] = {}
+        prepared: dict[str, Run] = {}
         verdicts: dict[str, Verdict] = {}
         for key, candidate in candidates.items():
             _take_turn(turns, key)
@@ -206,9 +202,9 @@ class Judge:
                 else self._check(candidate, resident)
             )
             if verdicts[key].status is Status.PASSED:
-                run = self._device.prepare(self._run_of(candidate, resident), job.method.mode)
-                timer.warm_up(run, job.method, self._device)
-                runs[key] = run
+                runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
+                prepared[key] = self._device.prepare(runs[key], job.method.mode)
+                timer.warm_up(prepared[key], job.method, self._device)
         self._send("phase", f"compare {uuid}")
         samples: dict[str, list[float]] = {key: [] for key in runs}
         rng = random.Random(seed)
@@ -216,12 +212,19 @@ class Judge:
         for _ in range(job.rounds):
             for key in rng.sample(list(runs), len(runs)):
                 _take_turn(turns, key)
-                samples[key].append(self._device.time_us(runs[key], job.method.cold_cache))
+                runs[key].poison()
+                samples[key].append(self._device.time_us(prepared[key], job.method.cold_cache))
+        for key, run in runs.items():
+            _take_turn(turns, key)
+            timed = self._check_timed(run, resident)
+            verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
         for key, verdict in verdicts.items():
-            if key not in runs:
-                self._send("event", (key, _failed(uuid, verdict, job.method)))
-                continue
-            self._send("event", (key, _measured(uuid, verdict, samples[key], conditions, job.method)))
+            measurement = (
+                _measured(uuid, verdict, samples[key], conditions, job.method)
+                if verdict.status is Status.PASSED
+                else _failed(uuid, verdict, job.method)
+            )
+            self._send("event", (key, measurement))
 
 
 def _measured(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ from workers.device import Device, Run
 from workers.interval import MedianInterval, median_interval
 from workers.records import Method
 
-_MIN_WARMUP_RUNS = 2
+_MIN_WARMUP_RUNS = 1
+"""The check has run the candidate before; on slow workloads more would cost as much as the samples."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Timing:
 
 
 def warm_up(run: Run, method: Method, device: Device) -> None:
-    """Run for ``warmup_s`` seconds, at least twice."""
+    """Run for ``warmup_s`` seconds, at least once."""
     end = time.perf_counter() + method.warmup_s
     runs = 0
     while runs < _MIN_WARMUP_RUNS or time.perf_counter() < end:
@@ -33,7 +34,13 @@ def warm_up(run: Run, method: Method, device: Device) -> None:
         runs += 1
 
 
-def measure(run: Run, method: Method, device: Device, stop_above_us: float | None = None) -> Timing:
+def measure(
+    run: Run,
+    method: Method,
+    device: Device,
+    stop_above_us: float | None = None,
+    before_sample: Callable[[], None] | None = None,
+) -> Timing:
     """Take samples of a run.
 
     After ``min_samples`` it stops at ``max_samples`` or ``budget_s``, or once both ends of the interval are within
@@ -44,6 +51,7 @@ def measure(run: Run, method: Method, device: Device, stop_above_us: float | Non
         method: How.
         device: Where.
         stop_above_us: Median that would lose.
+        before_sample: Done before each sample, outside the timed part and before the cache is flushed.
 
     Raises:
         ValueError: The device cannot time in the method's mode.
@@ -55,6 +63,8 @@ def measure(run: Run, method: Method, device: Device, stop_above_us: float | Non
     samples: list[float] = []
     deadline = time.perf_counter() + method.budget_s
     while True:
+        if before_sample is not None:
+            before_sample()
         samples.append(device.time_us(run, method.cold_cache))
         count = len(samples)
         if count < method.min_samples:

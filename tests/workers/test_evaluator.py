@@ -36,7 +36,7 @@ RUN_TIME = {
     "slightly wrong": (passing("good(x, y, out)\nout *= 1.1"), Status.INCORRECT_NUMERICAL, "largest absolute error"),
     "modifies inputs": (passing("good(x, y, out)\nx[1, 2] += 1"), Status.INPUTS_MODIFIED, "inputs"),
     "right first": (passing("good(x, y, out) if calls == 1 else None"), Status.NOT_REPEATABLE, "the second run"),
-    "right twice": (passing("good(x, y, out) if calls <= 2 else None"), Status.NOT_REPEATABLE, "after the samples"),
+    "right twice": (passing("good(x, y, out) if calls <= 2 else None"), Status.NOT_REPEATABLE, "the last timed run"),
     "raises": (passing("raise ValueError('no luck')"), Status.RUNTIME_ERROR, "ValueError: no luck"),
     "raises oddly": (Unpicklable.SOURCE, Status.RUNTIME_ERROR, "Odd"),
     "exits politely": (passing("sys.exit(0)"), Status.RUNTIME_ERROR, "SystemExit"),
@@ -68,6 +68,12 @@ RUN_TIME = {
 RETURNING = {
     "wrong shape": ("def run(x, y):\n    return (2 * x + y)[:, :-1]\n", Status.INCORRECT_SHAPE, "not ["),
     "wrong dtype": ("def run(x, y):\n    return (2 * x + y).double()\n", Status.INCORRECT_DTYPE, "float64"),
+    "remembers its result": (
+        "memory = []\n\n\ndef run(x, y):\n    if len(memory) < 2:\n        memory.append(2 * x + y)\n"
+        "    return memory[-1]\n",
+        Status.NOT_REPEATABLE,
+        "the last timed run",
+    ),
     "nothing": ("def run(x, y):\n    return None\n", Status.RUNTIME_ERROR, "NoneType"),
     "two values": ("def run(x, y):\n    return x, y\n", Status.RUNTIME_ERROR, "1 outputs"),
 }
@@ -89,6 +95,13 @@ def test_good_candidate(bench, make):
         assert measurement.matched_ratio == 1.0
         assert measurement.max_abs_error is not None
     assert evaluation.environment == bench.evaluator.environment().fingerprint
+
+
+def test_what_was_checked_before_is_still_verified_when_timed(bench, make):
+    assert bench.judge(make(), check=False).status is Status.PASSED
+    wrong = bench.judge(make(passing("out.zero_()")), check=False)
+    assert wrong.status is Status.NOT_REPEATABLE
+    assert "INCORRECT_NUMERICAL" in wrong.message
 
 
 def test_good_candidate_that_returns(bench, make):
