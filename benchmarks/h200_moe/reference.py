@@ -74,7 +74,7 @@ def make_inputs(problem: Problem, case: Case, weights: Weights, device: str) -> 
     logits, bias = routing_logits(problem, case, device)
     blocks = problem.hidden // BLOCK
     scale = torch.randn(blocks, case.seq_len, generator=g, device=device) * case.magnitude
-    scale *= 10 ** torch.randint(-1, 2, (1, case.seq_len), generator=g, device=device)
+    scale *= 10.0 ** torch.randint(-1, 2, (1, case.seq_len), generator=g, device=device)
     return Inputs(logits, bias, _fp8((case.seq_len, problem.hidden), g), scale, weights, case.offset, SCALING)
 
 

@@ -13,7 +13,7 @@ import importlib
 import json
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -86,6 +86,15 @@ def problem_of(sizes: Mapping) -> Problem:
     raise LookupError(f"no definition has the sizes {dict(sizes)}")
 
 
+def choices(module, name: str) -> tuple[Mapping, Callable[[int], Mapping]]:
+    """SIZES and the config for a token count: of config.py, or of a baseline's sizes.py, whose config is its name."""
+    try:
+        config = importlib.import_module(module.__package__ + ".config")
+    except ModuleNotFoundError:
+        return importlib.import_module(module.__package__ + ".sizes").SIZES, lambda tokens: {"solution": name}
+    return config.SIZES, config.select
+
+
 def checksum(inputs: Inputs) -> int:
     """Changes if a byte of the inputs that belong to a case does."""
     parts = (inputs.logits, inputs.hidden, inputs.hidden_scale)
@@ -94,7 +103,7 @@ def checksum(inputs: Inputs) -> int:
 
 def poison(module) -> None:
     """NaN bytes into the variant's workspaces, apart from the counters at their head."""
-    for made in module._workspaces.values():
+    for made in getattr(module, "_workspaces", {}).values():
         for workspace in made:
             workspace[KEPT_ZERO_BYTES:].fill_(0xFF)
 
@@ -156,8 +165,11 @@ class Worker:
         """Everything about one variant. Exceptions of the variant are left to the caller."""
         self.emit("step", variant=folder.name, phase="load")
         module = load_variant(folder)
-        config = importlib.import_module(module.__package__ + ".config")
-        problem = problem_of(config.SIZES)
+        why = module.unavailable() if hasattr(module, "unavailable") else None
+        if why is not None:
+            return {"variant": folder.name, "status": "SKIPPED", "message": why}
+        sizes, select = choices(module, folder.name)
+        problem = problem_of(sizes)
         resident = self.of(problem)
         checks = []
         for case in self.cases(problem):
@@ -172,10 +184,10 @@ class Worker:
         result["worst_frobenius"] = max((c["frobenius"] for c in checks), default=None)
         result["same_bits"] = all(c["same_bits"] for c in checks)
         if self.options.time and not wrong:
-            result["times"] = [self.measure(folder, module, config, resident, c) for c in self.timed(problem)]
+            result["times"] = [self.measure(folder, module, select, resident, c) for c in self.timed(problem)]
         return result
 
-    def measure(self, folder: Path, module, config, resident: Resident, case: Case) -> dict:
+    def measure(self, folder: Path, module, select: Callable, resident: Resident, case: Case) -> dict:
         """One workload's figures."""
         o, problem = self.options, resident.problem
         self.emit("step", variant=folder.name, phase="time", case=asdict(case))
@@ -193,7 +205,7 @@ class Worker:
             "median_us": t.median_us,
             "low_us": t.low_us,
             "high_us": t.high_us,
-            "config": config.select(case.seq_len),
+            "config": select(case.seq_len),
             "conditions": self.conditions.read(),
         }
         if o.profile:

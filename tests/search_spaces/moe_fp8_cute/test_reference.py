@@ -92,6 +92,15 @@ def test_random_cases_reach_the_corners():
     assert cases == problems.random_cases(problems.MAIN, 200, seed=1)
 
 
+def test_no_token_is_silent():
+    """Every token's hidden states count: none is scaled to zero, and both signs occur."""
+    problem = small(problems.MAIN)
+    weights = reference.make_weights(problem, 1, "cpu")
+    scale = reference.make_inputs(problem, problems.Case(64, 0, seed=6), weights, "cpu").hidden_scale
+    assert bool((scale.abs() > 0).all())
+    assert 0.2 < float((scale < 0).float().mean()) < 0.8
+
+
 def test_shapes_route_as_they_say():
     main = problems.MAIN
     for shape, per_token in (("one_expert", 1), ("not_local", 0)):
