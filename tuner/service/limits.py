@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.service import problems
@@ -74,11 +75,6 @@ class Gate:
                 await problems.answer(refused)(scope, receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-        except BodyTooLargeError:
-            limit = self._settings.max_body_bytes
-            await problems.answer(problems.ProblemError(413, f"a body may have {limit} bytes"))(
-                scope, receive, exchange.send
-            )
         finally:
             exchange.note()
 
@@ -111,10 +107,6 @@ def _name(host: bytes) -> str:
     return text.partition(":")[0].lower()
 
 
-class BodyTooLargeError(Exception):
-    """A body without a length turned out to be longer than allowed."""
-
-
 class Exchange:
     """One request and its answer: counts bytes, adds headers, and is written down at the end."""
 
@@ -130,12 +122,12 @@ class Exchange:
         """The next part of the body.
 
         Raises:
-            BodyTooLargeError: It is too much.
+            HTTPException: It is too much.
         """
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise BodyTooLargeError
+            raise HTTPException(413)  # the one kind of error that FastAPI lets through while it reads a body
         return message
 
     async def send(self, message: Message) -> None:

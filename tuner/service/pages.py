@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -280,7 +279,6 @@ def install(app: FastAPI) -> None:
     async def error_page(request: Request, error: ProblemError) -> Response:
         if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
             return answer(error)
-        body: Mapping[str, Any] = {"status": error.status, "detail": error.detail}
-        return _page("error.html", await visitor(request), error.status, **body)
+        return _page("error.html", await visitor(request), error.status, code=error.status, detail=error.detail)
 
     app.state.error_page = error_page

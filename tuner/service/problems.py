@@ -20,6 +20,13 @@ MEDIA_TYPE = "application/problem+json"
 logger = logging.getLogger("tuner.service")
 
 
+_DETAILS = {
+    404: "there is nothing at this address",
+    405: "this address does not know that method",
+    413: "the body is too long",
+}
+
+
 class Problem(BaseModel):
     """A problem document."""
 
@@ -87,7 +94,7 @@ def install(app: FastAPI) -> None:
         try:
             reply: Response = await request.app.state.error_page(request, error)
             return reply
-        except Exception:  # the page needs the database, which may be what failed
+        except StoreError:  # the page asks the database who the visitor is
             return answer(error)
 
     @app.exception_handler(ProblemError)
@@ -96,8 +103,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
-        details = {404: "there is nothing at this address", 405: "this address does not know that method"}
-        detail = details.get(error.status_code, HTTPStatus(error.status_code).phrase)
+        detail = _DETAILS.get(error.status_code, HTTPStatus(error.status_code).phrase)
         return await respond(request, ProblemError(error.status_code, detail, headers=error.headers))
 
     @app.exception_handler(RequestValidationError)
