@@ -32,6 +32,11 @@ def cases(dataset, name):
         yield inputs, reference(*inputs)
 
 
+@pytest.fixture(scope="module")
+def moe_cases(dataset):
+    return list(cases(dataset, MOE))
+
+
 def relative_error(got, expected):
     return np.linalg.norm(got.astype(np.float64) - expected) / np.linalg.norm(expected)
 
@@ -58,21 +63,21 @@ def test_make_writes_the_same_bytes(tmp_path):
     assert not missing
 
 
-def test_moe_reference_matches_numpy(dataset):
-    for inputs, output in cases(dataset, MOE):
+def test_moe_reference_matches_numpy(moe_cases):
+    for inputs, output in moe_cases:
         assert output.dtype == torch.bfloat16
         assert relative_error(output.float().numpy(), numpy_moe(*inputs)) < 0.004
 
 
-def test_no_moe_workload_passes_with_zeros(dataset):
+def test_no_moe_workload_passes_with_zeros(moe_cases):
     """At the tolerance's ratio of 0.85, an output that is mostly zero would let a kernel that does nothing pass."""
-    for _, output in cases(dataset, MOE):
+    for _, output in moe_cases:
         assert torch.isfinite(output).all()
         assert (output.float().abs() > 0.1).float().mean() > 0.5
 
 
-def test_moe_routing_is_uneven(dataset):
-    inputs, _ = list(cases(dataset, MOE))[-1]
+def test_moe_routing_is_uneven(moe_cases):
+    inputs, _ = moe_cases[-1]
     loads = np.bincount(numpy_routing(*inputs[:2], 2.5)[0].ravel(), minlength=32)
     assert loads.max() > 4 * loads.mean()
 
