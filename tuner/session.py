@@ -300,8 +300,9 @@ def _guarded(
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
     )
     try:
-        with stoppable(store, sweep_id):
-            return Sweep(plan, runner, store, sweep_id, on_progress=view or (lambda _: None)).run()
+        with stoppable(store, sweep_id) as checkpoint:
+            watch = view or (lambda _: None)
+            return Sweep(plan, runner, store, sweep_id, on_progress=watch, checkpoint=checkpoint).run()
     except KeyboardInterrupt:
         store.finish_sweep(sweep_id, SweepState.INTERRUPTED, {})
         if view is not None:

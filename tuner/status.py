@@ -13,6 +13,7 @@ from tuner.session import CLAIM_STALE_S
 
 FAILURES_SHOWN = 10
 NOT_FAILURES = ("PASSED", "RACED_OUT")
+RESUMABLE = ("INTERRUPTED", "FAILED", "LOST")
 
 
 def moment(seconds: float | None) -> str | None:
@@ -46,7 +47,7 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
             }
             for t in failed[-FAILURES_SHOWN:]
         ],
-        "resumable": sweep.state != SweepState.DONE,
+        "resumable": state_now(sweep) in RESUMABLE,
     }
 
 

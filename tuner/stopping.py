@@ -1,54 +1,53 @@
-"""Ends a sweep from outside: a signal, or a request that somebody left in the database."""
+"""Ends a sweep from outside, at a safe point of its loop: a signal, or a request that somebody left in the database."""
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
-from db.errors import StoreError
 from db.store import Store
 
 POLL_S = 1.0
+"""How often the database is asked; the loop passes its safe point about as often."""
 
-logger = logging.getLogger(__name__)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stoppable(store: Store, sweep_id: int) -> Iterator[None]:
-    """Turns SIGINT, SIGTERM and a stop request into ``KeyboardInterrupt`` in the main thread while it lasts.
+def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
+    """While it lasts, the yielded function raises ``KeyboardInterrupt`` once a stop was asked for.
 
-    SIGINT is set up again because a process that a shell started in the background ignores it. Outside the main
-    thread nothing is done: only that thread can be interrupted.
+    SIGINT and SIGTERM are only noted, so that no commit is cut in two; a second one is not deferred, since whoever
+    presses Ctrl-C twice does not want to wait. SIGINT is set up even where a shell started the process in the
+    background and had it ignored. Outside the main thread signals are not ours: only requests count there.
     """
+    signals: list[int] = []
+    asked_at = [0.0]
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            raise KeyboardInterrupt
+
+    def check() -> None:
+        now = time.monotonic()
+        if not signals and now - asked_at[0] >= POLL_S:
+            asked_at[0] = now
+            if store.stop_requested(sweep_id):
+                raise KeyboardInterrupt
+        if signals:
+            raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(store, sweep_id, over), name="stop-requests", daemon=True)
-    watcher.start()
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
-        yield
+        yield check
     finally:
-        over.set()
-        watcher.join()
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _watch(store: Store, sweep_id: int, over: threading.Event) -> None:
-    main = threading.main_thread().ident
-    assert main is not None
-    while not over.wait(POLL_S):
-        try:
-            requested = store.stop_requested(sweep_id)
-        except StoreError as error:  # the sweep itself meets the same error, and decides what it means
-            logger.warning("cannot look for stop requests: %s", error)
-            continue
-        if requested:
-            signal.pthread_kill(main, signal.SIGINT)
-            return

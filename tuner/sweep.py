@@ -128,7 +128,7 @@ class Sweep:
         sweep_id: int,
         *,
         on_progress: Callable[[Progress], None] = lambda _: None,
-        should_stop: Callable[[], bool] = lambda: False,
+        checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
         self.runner = runner
@@ -136,7 +136,7 @@ class Sweep:
         self.sweep_id = sweep_id
         self._record = store.get_sweep(sweep_id)
         self._on_progress = on_progress
-        self._should_stop = should_stop
+        self._checkpoint = checkpoint
         self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
         self._builds: dict[str, BuildResult] = {}
         self._waiting_for_build: dict[str, list[Trial]] = {}
@@ -225,8 +225,6 @@ class Sweep:
             self._start(state, proposal)
 
     def _search_is_over(self) -> bool:
-        if self._should_stop():
-            return True
         if any(s.asked == 0 for s in self._states):
             return False  # the default is measured in every regime, however small the budget
         budget = self.plan.budget_s
@@ -398,6 +396,7 @@ class Sweep:
         self._emit()
 
     def _beat(self) -> None:
+        self._checkpoint()
         now = time.monotonic()
         if now - self._last_beat > HEARTBEAT_S:
             self.store.heartbeat(self.sweep_id)

@@ -38,7 +38,7 @@ CASES = {
     "unknown definition": (["sweep", "--definition", "moe_fp9"], USAGE, ["moe_fp9", "definition"]),
     "unknown workload": (["sweep", "--workload", "zzz"], USAGE, ["zzz", "workload"]),
     "unknown space": (["sweep", "--space", "no_such"], USAGE, ["no_such", "moe_fp8_cpu"]),
-    "space for another definition": (["sweep", "--space", "moe_fp8_cpu", "--definition", "{gemm}"], USAGE, ["cannot solve"]),
+    "space for another op": (["sweep", "--space", "moe_fp8_cpu", "--definition", "{gemm}"], USAGE, ["cannot solve"]),
     "space without the target": (["sweep", "--space", "moe_fp8_cpu", "--target", "sm_90a"], USAGE, ["sm_90a", "cpu"]),
     "unknown target": (["sweep", "--target", "tpu"], USAGE, ["tpu", "sm_90a"]),
     "unknown sampler": (["sweep", "--sampler", "magic"], USAGE, ["magic", "random"]),
@@ -62,7 +62,9 @@ CASES = {
         ["status", "--db", "postgresql://u:secret@127.0.0.1:1/x"], ENVIRONMENT, ["127.0.0.1"]
     ),
     "unreachable cluster": (["sweep", "--ray-address", "127.0.0.1:1"], ENVIRONMENT, ["127.0.0.1:1"]),
-    "no such gpu": (["sweep", "--target", "sm_90a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_90a", "--ray-address"]),
+    "no such gpu": (
+        ["sweep", "--target", "sm_90a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_90a", "--ray-address"]
+    ),
     "unknown Solution": (["bench", "nobody", "--definition", MOE], USAGE, ["nobody"]),
     "missing Solution file": (["bench", "{tmp}/no.json", "--definition", MOE], USAGE, ["no.json"]),
 }  # fmt: skip

@@ -44,17 +44,16 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors that users can cause end in one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(given or ["--help"], standalone_mode=False)
+        # Without standalone mode Typer hands back the code of an Exit instead of leaving.
+        code = app(given or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", errors.EXIT_INTERRUPTED)
-    except typer.Exit as done:
-        return done.exit_code
     except Exception as error:
-        code = exit_code(error)
-        if code is None:
+        meaning = exit_code(error)
+        if meaning is None:
             raise
-        return _fail(_one_line(error), code)
-    return errors.EXIT_OK
+        return _fail(_one_line(error), meaning)
+    return code if isinstance(code, int) else errors.EXIT_OK
 
 
 def exit_code(error: Exception) -> int | None:
@@ -62,7 +61,7 @@ def exit_code(error: Exception) -> int | None:
 
     The parts below ``tuner`` have their own error classes and do not know this package; here they get their meaning.
     """
-    from db.errors import StoreError
+    from db.errors import NoSuchSweep, StoreError
     from search_spaces import SpaceError
     from workers.errors import DatasetError, WorkerError
 
@@ -70,6 +69,8 @@ def exit_code(error: Exception) -> int | None:
         return error.exit_code
     if isinstance(error, SpaceError | DatasetError | USAGE_ERROR):
         return errors.EXIT_USAGE
+    if isinstance(error, NoSuchSweep):
+        return errors.EXIT_NOTHING_FOUND
     if isinstance(error, StoreError | WorkerError):
         return errors.EXIT_ENVIRONMENT
     return None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli import options
-from tuner.cli.output import print_json, stdout
+from tuner.cli.output import print_json, results, stdout
 
 
 def export(
@@ -24,6 +24,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write the winners of a sweep as one Solution, verified on every workload; refuses one that does not pass."""
+    results()
     from tuner.export import export_solution
 
     result = export_solution(

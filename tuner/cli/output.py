@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,11 +16,25 @@ SCHEMA_VERSION = 1
 
 
 @cache
+def results() -> TextIO:
+    """Where results go: the real stdout.
+
+    The first call turns this process's stdout into stderr for everybody else, native code included: Ray and compilers
+    print what they like, and a script that reads our stdout must get our results alone.
+    """
+    sys.stdout.flush()
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return own
+
+
+@cache
 def stdout() -> Console:
     """Console for results."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(file=results(), highlight=False, soft_wrap=not results().isatty())
 
 
 @cache
@@ -32,8 +47,9 @@ def stderr() -> Console:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document with its ``schema_version``. Keys carry units; fields are added, never renamed."""
-    json.dump({"schema_version": SCHEMA_VERSION, **document}, sys.stdout, indent=2, default=str)
-    sys.stdout.write("\n")
+    json.dump({"schema_version": SCHEMA_VERSION, **document}, results(), indent=2, default=str)
+    results().write("\n")
+    results().flush()
 
 
 def microseconds(value: float | None) -> str:

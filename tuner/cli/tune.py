@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner.cli import options
-from tuner.cli.output import config_text, microseconds, print_json, ratio, stdout
+from tuner.cli.output import config_text, microseconds, print_json, ratio, results, stdout
 
 OUT_DEFAULT = Path("tuner-out")
 
@@ -42,6 +42,7 @@ def sweep(
     json: options.Json = False,
 ) -> None:
     """Search for the fastest correct config of each regime and write the best ones as one Solution."""
+    results()
     from tuner.cli.progress import SweepView
     from tuner.session import run_sweep
     from tuner.settings import load
@@ -87,20 +88,20 @@ def _print_sweep(report: Any) -> None:
     if not report.winners:
         console.print("no config passed; `tuner status` shows why each one failed")
         return
-    table = Table(
-        "regime", "best", "default", "over default", "over reference", "config (what differs from the default)"
-    )
+    table = Table("regime", "best", "default", "over default", "over reference")
     for w in report.winners:
-        changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
         table.add_row(
             w.regime,
             microseconds(w.median_us),
             microseconds(w.default_median_us),
             ratio(w.default_median_us, w.median_us),
             ratio(report.reference_us.get(w.regime), w.median_us),
-            config_text(changed) or "the default",
         )
     console.print(table)
+    console.print("best config of each regime, where it differs from the default:")
+    for w in report.winners:
+        changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
+        console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
     if report.export is not None:
         console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")
     console.print(f"ask for it: tuner best --definition {report.definition} --axes {report.example_axes}")
@@ -121,6 +122,7 @@ def bench(
     json: options.Json = False,
 ) -> None:
     """Measure Solutions side by side, interleaved, so that differences are paired."""
+    results()
     from tuner.bench import run_bench
     from tuner.settings import load
 
@@ -156,6 +158,7 @@ def compile_(
     json: options.Json = False,
 ) -> None:
     """Build a sample of a space's configs without running them, and show what they need."""
+    results()
     from tuner.compilation import compile_sample
     from tuner.settings import load
 

@@ -1,0 +1,195 @@
+"""Real sweeps in real processes: interrupted, killed, their workers killed; resumed, exported, looked up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from db.store import Store
+
+pytestmark = pytest.mark.ray
+
+SPACE = """\
+op_type: gemm
+targets: [cpu]
+entry_point: main.py::run
+destination_passing: false
+parameters:
+  repeats: {values: [1, 2, 3, 4], doc: how often the product is computed}
+  chunks: {values: [1, 2, 4], doc: column blocks of the product}
+default: {repeats: 4, chunks: 4}
+"""
+MAIN = """\
+import torch
+
+from .config import select
+
+
+def run(A, B):
+    config = select()
+    for _ in range(config["repeats"]):
+        blocks = [A.float() @ b.float().T for b in B.chunk(config["chunks"], dim=0)]
+    return torch.cat(blocks, dim=1).to(A.dtype)
+"""
+ALL = 12
+PATIENCE_S = 240.0
+
+
+@pytest.fixture(name="space")
+def _space(tmp_path):
+    folder = tmp_path / "space"
+    folder.mkdir()
+    (folder / "space.yaml").write_text(SPACE)
+    (folder / "main.py").write_text(MAIN)
+    return folder
+
+
+class Command:
+    """``tuner ...`` in a process of its own, on the packaged gemm definition's smallest workloads."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
+        self.database = f"sqlite:///{folder}/results.db"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tuner", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**clean, "TUNER_DB_URL": self.database, "TUNER_CACHE_DIR": f"{folder}/cache"},
+        )
+
+    def finish(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out, err
+
+    def wait_for_trials(self, count: int) -> None:
+        """Until that many trials are committed."""
+        deadline = time.monotonic() + PATIENCE_S
+        path = Path(self.database.removeprefix("sqlite:///"))
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if path.exists():
+                with Store.open(self.database) as store:
+                    if store.list_sweeps() and sum(store.trial_count(1).values()) >= count:
+                        return
+            time.sleep(0.1)
+        self.process.kill()
+        pytest.fail(f"no {count} trials within {PATIENCE_S:g} s, or an early end: {self.finish()}")
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def sweep(folder: Path, space: Path, *more: str) -> Command:
+    return Command(folder, "sweep", "--space", str(space), "--regimes", "1000000", "--max-trials", str(ALL), *more)
+
+
+def trials(folder: Path) -> list:
+    with Store.open(f"sqlite:///{folder}/results.db") as store:
+        return store.trials(1)
+
+
+def state(folder: Path) -> str:
+    with Store.open(f"sqlite:///{folder}/results.db") as store:
+        return store.get_sweep(1).state
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether all have ended; they may take a moment to notice."""
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def check_resumed(tmp_path, space, before) -> None:
+    code, out, err = sweep(tmp_path, space, "--resume", "1", "--json", "--no-export").finish()
+    assert code == 0, err
+    after = trials(tmp_path)
+    assert after[: len(before)] == before
+    assert [t.number for t in after] == sorted({t.number for t in after})
+    assert len({t.config_hash for t in after}) == len(after) == ALL
+    assert {t.state for t in after} <= {"PASSED", "RACED_OUT"}
+    assert state(tmp_path) == "DONE"
+    assert json.loads(out)["winners"][0]["config"]["repeats"] == 1
+
+
+def test_kill_9_of_the_sweep_loses_nothing_and_leaves_no_process(tmp_path, space):
+    running = sweep(tmp_path, space, "--no-export")
+    running.wait_for_trials(3)
+    below = running.descendants()
+    running.process.kill()
+    running.process.wait()
+    assert gone(below)
+    before = trials(tmp_path)
+    assert len(before) >= 3
+    with Store.open(running.database) as store:  # what 30 s without a heartbeat would do
+        sweep_id = 1
+        owner = store.get_sweep(sweep_id).owner
+        store.claim_sweep(sweep_id, owner, 0)
+        store.finish_sweep(sweep_id, "INTERRUPTED", {})
+    check_resumed(tmp_path, space, before)
+
+
+def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path, space):
+    running = sweep(tmp_path, space, "--no-export")
+    running.wait_for_trials(2)
+    below = running.descendants()
+    running.process.send_signal(signal.SIGINT)
+    code, _, err = running.finish()
+    assert code == 130
+    assert "--resume 1" in err
+    assert "Traceback" not in err
+    assert state(tmp_path) == "INTERRUPTED"
+    assert gone(below)
+    check_resumed(tmp_path, space, trials(tmp_path))
+
+
+def test_kill_9_of_workers_costs_no_trial(tmp_path, space):
+    running = sweep(tmp_path, space, "--json")
+    for count in (2, 5):
+        running.wait_for_trials(count)
+        actors = [
+            p
+            for p in running.descendants()
+            if p.cmdline() and p.cmdline()[0].startswith(("ray::Builder", "ray::Evaluator"))
+        ]
+        assert actors, "no Ray worker to kill"
+        for actor in actors:
+            actor.kill()
+    code, out, err = running.finish()
+    assert code == 0, err
+    assert len(trials(tmp_path)) == ALL
+    assert {t.state for t in trials(tmp_path)} <= {"PASSED", "RACED_OUT"}
+    document = json.loads(out)
+    assert document["winners"][0]["config"]["repeats"] == 1
+    check_delivery(tmp_path, document)
+
+
+def check_delivery(tmp_path: Path, document: dict) -> None:
+    """The rest of the path: the Solution in stock flashinfer-bench, the lookup, the report."""
+    from flashinfer_bench.compile import BuilderRegistry
+    from flashinfer_bench.data import EvaluationStatus, TraceSet
+
+    name, definition = document["export"]["name"], document["definition"]
+    traces = TraceSet.from_path(str(tmp_path / "tuner-out"))
+    solution = traces.get_solution(name)
+    assert callable(BuilderRegistry.get_instance().build(traces.definitions[definition], solution))
+    own = [t for t in traces.traces[definition] if t.solution == name]
+    assert len(own) == len(traces.workloads[definition])
+    assert all(t.evaluation.status is EvaluationStatus.PASSED for t in own)
+    assert all(t.evaluation.performance.reference_latency_ms > 0 for t in own)
+
+    axes = ",".join(f"{k}={v}" for k, v in traces.workloads[definition][0].workload.axes.items())
+    code, out, err = Command(tmp_path, "best", "--definition", definition, "--axes", axes, "--json").finish()
+    assert code == 0, err
+    assert json.loads(out)["config"]["repeats"] == 1
+    code, out, err = Command(tmp_path, "report", "--out", "report.html", "--json").finish()
+    assert code == 0, err
+    assert definition in (tmp_path / "report.html").read_text()
+    code, out, err = Command(tmp_path, "status", "1", "--json").finish()
+    assert json.loads(out)["trials_by_state"].get("PASSED", 0) >= 1
