@@ -263,7 +263,7 @@ class Posterior:
         return self.known.signal * shape + self.known.trend * np.outer(trend_a, trend_b)
 
     def _pool_covariance(self, new: Array, trend: Array) -> NDArray[np.float32]:
-        """Covariance of observed configs with the pool in single precision: the pool is large, its figures a ranking."""
+        """Covariance of observed configs with the pool in single precision: it is large, its figures a ranking."""
         other = new.astype(np.float32)
         root = (other * other).sum(axis=1)[:, None] + self._pool_norm[None] - 2 * other @ self._pool.T
         np.maximum(root, 0, out=root)

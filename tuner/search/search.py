@@ -83,10 +83,12 @@ class Search:
         self._encoding = self._ledger.encoding
         module, name = _SAMPLERS[sampler]
         self._sampler = getattr(importlib.import_module(module), name)(self._ledger, seed)
+        if prior:
+            self._sampler.learn_from(prior)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study: optuna.Study = optuna.create_study(sampler=self._sampler, direction="minimize")
         """In memory; failed trials have the state FAIL."""
-        self._distributions = {
+        self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             n: optuna.distributions.CategoricalDistribution(c)
             for n, c in zip(self._encoding.names, self._encoding.choices, strict=True)
         }

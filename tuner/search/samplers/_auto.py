@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,13 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from search_spaces.space import Config
 from tuner.search import gaussian_process as gp
-from tuner.search.acquisition import log_expected_improvement
-from tuner.search.features import Features
+from tuner.search.features import Features, View
 from tuner.search.ledger import Ledger
+from tuner.search.model import Model
 from tuner.search.samplers._base import Strategy
+from tuner.search.transfer import Transfer
 from tuner.search.transform import targets
 
 Rows = NDArray[np.intp]
@@ -26,6 +29,7 @@ class Options:
 
     Args:
         start: Proposals before the model takes over, spread over the space.
+        related: The first so many proposals after the default are the best by a related sweep, where there is one.
         start_candidates: Random free configs among which the farthest from all taken ones is proposed.
         refit_growth: Hyperparameters are fitted again when this many times more values are known.
         pool_limit: Candidates that the model looks at; all free configs where there are fewer.
@@ -33,9 +37,11 @@ class Options:
         leaders: Best configs whose neighbours are always among the candidates.
         observations_limit: Values that the model learns from; beyond it the best and a random rest.
         prior_failure: Weight of the overall failure share against nearby configs.
+        beliefs: About the hyperparameters of the Gaussian process.
     """
 
-    start: int = 10
+    start: int = 6
+    related: int = 3
     start_candidates: int = 200
     refit_growth: float = 1.1
     pool_limit: int = 20_000
@@ -43,6 +49,8 @@ class Options:
     leaders: int = 5
     observations_limit: int = 500
     prior_failure: float = 0.5
+    views: tuple[View, ...] = ("values",)
+    beliefs: gp.Prior = field(default_factory=gp.Prior)
 
 
 class AutoSampler(Strategy):
@@ -58,9 +66,8 @@ class AutoSampler(Strategy):
         super().__init__(ledger, seed)
         self.options = options or Options()
         self._random = np.random.default_rng(seed)
-        self._features = Features.of(ledger.encoding)
-        self._known: gp.Hyperparameters | None = None
-        self._posterior: gp.Posterior | None = None
+        self._models = self._make_models(None)
+        self._related = False
         self._pool: Rows = np.zeros(0, dtype=np.intp)
         self._left_out: set[int] = set()
         self._fitted_at = 0
@@ -68,10 +75,27 @@ class AutoSampler(Strategy):
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         passed = [r for r, v in self.ledger.values.items() if v is not None]
         if len(self.ledger.order) < self.options.start or len(passed) < 4:
+            if self._related and len(self.ledger.order) <= self.options.related:
+                return self._best_of_related()
             return self._farthest()
         return self._best_promise(passed)
 
+    def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
+        transfer = Transfer(self.ledger.encoding, prior)
+        if transfer.usable:
+            self._models = self._make_models(transfer)
+            self._related = True
+
+    def _make_models(self, transfer: Transfer | None) -> list[Model]:
+        encoding, options = self.ledger.encoding, self.options
+        return [Model(self.ledger, Features.of(encoding, v), options.beliefs, transfer) for v in options.views]
+
     # -- start -------------------------------------------------------------------------------------------------------
+
+    def _best_of_related(self) -> int:
+        """The free config that does best by the related sweep."""
+        free = self.ledger.free()
+        return int(free[int(np.argmin(self._models[0].trend(free)))])
 
     def _farthest(self) -> int:
         """The free config, of a random few, that is farthest from every taken one in steps of the value lists."""
@@ -90,30 +114,30 @@ class AutoSampler(Strategy):
     # -- model -------------------------------------------------------------------------------------------------------
 
     def _best_promise(self, passed: list[int]) -> int:
-        if self._posterior is None or len(passed) >= self._fitted_at * self.options.refit_growth:
+        if not len(self._pool) or len(passed) >= self._fitted_at * self.options.refit_growth:
             self._refit(passed)
-        assert self._posterior is not None
         free = ~self.ledger.taken[self._pool]
         if not free.any():
             return self.random_row()
-        seen, told, wanted = self._condition()
+        seen, told, wanted = self._state()
         best = float(wanted[told].min())
-        promise = log_expected_improvement(
-            self._posterior.mean(wanted, told)[free], self._posterior.deviation()[free], best
-        )
-        promise += np.broadcast_to(self._log_chance_to_work(), free.shape)[free]
-        return int(self._pool[free][int(np.argmax(promise))])
+        promises = []
+        for model in self._models:
+            model.update(seen)
+            promises.append(model.log_expected_improvement(wanted, told, best))
+        promise = np.logaddexp.reduce(promises)
+        promise += self._log_chance_to_work()
+        promise[~free] = -np.inf
+        return int(self._pool[int(np.argmax(promise))])
 
-    def _condition(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
-        """Bring the model up to date: rows it knows of, which have a value, and their targets."""
-        assert self._posterior is not None
+    def _state(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
+        """Rows the models know, which of them have a value, and their targets."""
         values = self.ledger.values
         seen = [r for r in self.ledger.order if values.get(r, 0.0) is not None and r not in self._left_out]
         told = np.array([r in values for r in seen])
         raw = np.array([values[r] for r in seen if r in values], dtype=np.float64)
         wanted = np.zeros(len(seen))
         wanted[told] = targets(raw)
-        self._posterior.condition(seen, self._features(self.ledger.points[seen]), np.zeros(len(seen)))
         return seen, told, wanted
 
     def _refit(self, passed: list[int]) -> None:
@@ -122,11 +146,9 @@ class AutoSampler(Strategy):
         kept = self._kept(values)
         self._left_out = set(passed) - {passed[i] for i in kept}
         rows = [passed[i] for i in kept]
-        features = self._features(self.ledger.points[rows])
-        self._known = gp.fit(features, self._features.groups, targets(values[kept]), start=self._known)
         self._pool = self._candidates([passed[i] for i in np.argsort(values)[: self.options.leaders]])
-        pool = self._features(self.ledger.points[self._pool])
-        self._posterior = gp.Posterior(self._known, pool, np.zeros(len(pool)))
+        for model in self._models:
+            model.refit(rows, targets(values[kept]), self._pool)
         self._fitted_at = len(passed)
 
     def _kept(self, values: NDArray[np.float64]) -> Rows:
@@ -155,12 +177,11 @@ class AutoSampler(Strategy):
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:
         """Of each candidate: the share of successes among nearby configs, by the model's own idea of near."""
-        assert self._posterior is not None
         values = self.ledger.values
         worked = np.array([v is not None for v in values.values()])
         if worked.all():
             return 0.0
-        near = self._posterior.closeness(self._features(self.ledger.points[list(values)]))
+        near = self._models[0].closeness(list(values))
         weight = self.options.prior_failure
         chance = (near @ worked + weight * worked.mean()) / (near.sum(axis=1) + weight)
         return np.log(np.maximum(chance, 1e-3))

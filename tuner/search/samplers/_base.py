@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from search_spaces.space import Scalar
+from search_spaces.space import Config, Scalar
 from tuner.search.ledger import Ledger
 
 
@@ -33,10 +33,11 @@ class Strategy(BaseSampler):
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         """The row of a free config. Only called while there is one."""
 
+    def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
+        """Take in finished trials of a related sweep; called once, before the first proposal. Ignored by default."""
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters, as categories."""
-        from optuna.distributions import CategoricalDistribution
-
         encoding = self.ledger.encoding
         return {n: CategoricalDistribution(c) for n, c in zip(encoding.names, encoding.choices, strict=True)}
 

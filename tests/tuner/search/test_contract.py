@@ -1,0 +1,206 @@
+"""The contract that every strategy keeps, whatever it proposes."""
+
+import math
+
+import pytest
+
+from search_spaces.space import Constraint, Parameter, SearchSpace, SpaceError
+from tuner.search import Proposal, Search, samplers
+
+
+def make_space(**changes):
+    parameters = (
+        Parameter("tile", (16, 48, 64)),
+        Parameter("stages", (1, 2)),
+        Parameter("layout", ("row", "column", "blocked"), "categorical"),
+        Parameter("fused", (False, True)),
+        Parameter("only", (7,)),
+    )
+    fields = {
+        "name": "small",
+        "target": "cpu",
+        "parameters": parameters,
+        "constraints": (
+            Constraint(("tile", "stages"), "does not fit", lambda c: c["tile"] * c["stages"] <= 100),
+            Constraint(("layout", "fused"), "not written", lambda c: not (c["layout"] == "column" and c["fused"])),
+        ),
+        "default": {"tile": 16, "stages": 1, "layout": "row", "fused": False, "only": 7},
+        "sources": {},
+    }
+    return SearchSpace(**{**fields, **changes})
+
+
+def value_of(config):
+    """Fails for one corner; smallest for a blocked tile of 48."""
+    if config["tile"] == 64 and config["fused"]:
+        return None
+    return abs(math.log(config["tile"] / 48)) + 0.1 * config["stages"] + (config["layout"] != "blocked")
+
+
+def key(config):
+    return tuple((k, repr(v)) for k, v in sorted(config.items()))
+
+
+# Optuna's GP sampler takes a second a proposal, so its part of the suite is slow.
+@pytest.fixture(params=[pytest.param(s, marks=pytest.mark.slow if s == "gp" else ()) for s in samplers()])
+def sampler(request):
+    return request.param
+
+
+def test_every_valid_config_is_proposed_exactly_once_and_then_none(sampler):
+    space = make_space()
+    search = Search(space, sampler=sampler, seed=1)
+    seen = []
+    while (proposal := search.ask()) is not None:
+        assert space.is_valid(proposal.config)
+        assert space.check(proposal.config) == proposal.config
+        seen.append(key(proposal.config))
+        search.tell(proposal.number, value_of(proposal.config))
+    assert sorted(seen) == sorted(key(c) for c in space.enumerate())
+    assert search.ask() is None
+
+
+def test_default_comes_first_then_warm_configs_then_the_sampler(sampler):
+    space = make_space()
+    warm = {"tile": 48, "stages": 2, "layout": "blocked", "fused": True, "only": 7}
+    invalid = {**warm, "tile": 64}
+    of_another_version = {**warm, "cluster": 2}
+    search = Search(space, sampler=sampler, warm_start=[invalid, of_another_version, warm, space.default])
+    first, second, third = search.ask(), search.ask(), search.ask()
+    assert (first.config, first.origin) == (space.default, "default")
+    assert (second.config, second.origin) == (warm, "warm")
+    assert third.origin == "sampler"
+    assert key(third.config) not in {key(space.default), key(warm)}
+
+
+def test_proposals_in_flight_differ_and_may_end_in_any_order(sampler):
+    space = make_space()
+    search = Search(space, sampler=sampler, seed=2)
+    flying: list[Proposal] = []
+    seen = set()
+    while True:
+        while len(flying) < 5 and (proposal := search.ask()) is not None:
+            assert key(proposal.config) not in seen
+            seen.add(key(proposal.config))
+            flying.append(proposal)
+        if not flying:
+            break
+        done = flying.pop(len(flying) // 2)
+        search.tell(done.number, value_of(done.config))
+    assert len(seen) == len(list(space.enumerate()))
+
+
+def test_a_space_where_everything_fails_is_searched_to_its_end(sampler):
+    space = make_space()
+    search = Search(space, sampler=sampler)
+    count = 0
+    while (proposal := search.ask()) is not None:
+        search.tell(proposal.number, None, detail="COMPILE_ERROR")
+        count += 1
+    assert count == len(list(space.enumerate()))
+    assert {t.state.name for t in search.study.trials} == {"FAIL"}
+    assert {t.user_attrs["detail"] for t in search.study.trials} == {"COMPILE_ERROR"}
+
+
+def test_equal_values_are_searched_to_the_end(sampler):
+    search = Search(make_space(), sampler=sampler)
+    count = 0
+    while (proposal := search.ask()) is not None:
+        search.tell(proposal.number, 3.0)
+        count += 1
+    assert count == len(list(make_space().enumerate()))
+
+
+def test_observed_trials_are_not_proposed_again(sampler):
+    space = make_space()
+    finished = list(space.enumerate())[::2]
+    resumed = Search(space, sampler=sampler, seed=3)
+    for config in [space.default, *finished]:
+        resumed.observe(config, value_of(config))
+    taken = {key(c) for c in [space.default, *finished]}
+    while (proposal := resumed.ask()) is not None:
+        assert proposal.origin == "sampler"
+        assert key(proposal.config) not in taken
+        taken.add(key(proposal.config))
+        resumed.tell(proposal.number, value_of(proposal.config))
+    assert len(taken) == len(list(space.enumerate()))
+
+
+def test_same_seed_same_proposals(sampler):
+    def proposals(seed):
+        search = Search(make_space(), sampler=sampler, seed=seed)
+        out = []
+        for _ in range(13):
+            proposal = search.ask()
+            out.append(key(proposal.config))
+            search.tell(proposal.number, value_of(proposal.config))
+        return out
+
+    first = proposals(7)
+    assert proposals(7) == first
+    if sampler != "grid":
+        assert proposals(8) != first
+
+
+def test_study_holds_values_of_the_space_and_can_be_stored(sampler):
+    import optuna
+
+    search = Search(make_space(), sampler=sampler)
+    for _ in range(6):
+        proposal = search.ask()
+        search.tell(proposal.number, value_of(proposal.config))
+    search.ask()
+    stored = optuna.create_study(storage="sqlite://")
+    stored.add_trials([t for t in search.study.trials if t.state.is_finished()])
+    assert stored.best_value == search.study.best_value
+    assert set(stored.best_params) == set(make_space().by_name)
+
+
+def test_values_that_python_takes_for_equal_stay_apart(sampler):
+    space = SearchSpace(
+        name="mixed",
+        target="cpu",
+        parameters=(Parameter("a", (0, False, "0", 1, True, 2.5)), Parameter("b", (1, 2))),
+        constraints=(),
+        default={"a": False, "b": 1},
+        sources={},
+    )
+    search = Search(space, sampler=sampler)
+    seen = []
+    while (proposal := search.ask()) is not None:
+        seen.append(key(proposal.config))
+        search.tell(proposal.number, float(len(seen)))
+    assert len(seen) == len(set(seen)) == 12
+
+
+def test_tell_refuses_what_was_not_asked_and_what_is_not_finite(sampler):
+    search = Search(make_space(), sampler=sampler)
+    proposal = search.ask()
+    with pytest.raises(ValueError, match="no proposal 99 is in flight"):
+        search.tell(99, 1.0)
+    with pytest.raises(ValueError, match="finite"):
+        search.tell(proposal.number, math.nan)
+    search.tell(proposal.number, 1.0)
+    with pytest.raises(ValueError, match="in flight"):
+        search.tell(proposal.number, 1.0)
+
+
+def test_observe_refuses_a_config_of_another_space(sampler):
+    search = Search(make_space(), sampler=sampler)
+    with pytest.raises(SpaceError, match="unknown parameter"):
+        search.observe({**make_space().default, "cluster": 2}, 1.0)
+
+
+def test_unknown_sampler_is_named():
+    with pytest.raises(ValueError, match="unknown sampler 'annealing'"):
+        Search(make_space(), sampler="annealing")
+
+
+def test_gp_goes_on_after_its_random_start():
+    search = Search(make_space(), sampler="gp")
+    seen = set()
+    for _ in range(12):
+        proposal = search.ask()
+        assert key(proposal.config) not in seen
+        seen.add(key(proposal.config))
+        search.tell(proposal.number, float(proposal.config["tile"]))

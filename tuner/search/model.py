@@ -1,0 +1,91 @@
+"""One surrogate of the objective over the rows of a ledger."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.search import acquisition
+from tuner.search import gaussian_process as gp
+from tuner.search.features import Features
+from tuner.search.ledger import Ledger
+from tuner.search.transfer import Transfer
+
+Array = NDArray[np.float64]
+
+
+class Model:
+    """A Gaussian process on one view of the configs, kept up to date row by row.
+
+    Args:
+        ledger: Whose rows the model speaks of.
+        features: What the model sees of a config.
+        beliefs: About its hyperparameters.
+        transfer: What a related sweep predicts; enters as a trend with a learnt weight.
+    """
+
+    def __init__(self, ledger: Ledger, features: Features, beliefs: gp.Prior, transfer: Transfer | None = None) -> None:
+        self._ledger = ledger
+        self._features = features
+        self._beliefs = beliefs
+        self._transfer = transfer
+        self._trend = np.zeros(0)
+        self._known: gp.Hyperparameters | None = None
+        self._posterior: gp.Posterior | None = None
+
+    def refit(self, rows: list[int], wanted: Array, pool: NDArray[np.intp]) -> None:
+        """Fit the hyperparameters anew, and speak of this pool from now on.
+
+        Args:
+            rows: Observed rows.
+            wanted: Their targets, shape [rows].
+            pool: Candidate rows.
+        """
+        seen = self._see(rows)
+        self._known = gp.fit(
+            seen,
+            self._features.groups,
+            wanted,
+            trend=None if self._transfer is None else self.trend(rows),
+            start=self._known,
+            prior=self._beliefs,
+        )
+        self._posterior = gp.Posterior(self._known, self._see(pool), self.trend(pool))
+
+    def update(self, seen: list[int]) -> None:
+        """Know of these rows, finished or in flight, and no others."""
+        self.posterior.condition(seen, self._see(seen), self.trend(seen))
+
+    def log_expected_improvement(self, wanted: Array, told: NDArray[np.bool_], best: float) -> Array:
+        """Of each row of the pool over the best target.
+
+        Args:
+            wanted: Targets of the rows given to :meth:`update`; ignored where nothing is told.
+            told: Which of them have one.
+            best: The smallest target.
+        """
+        mean = self.posterior.mean(wanted, told)
+        return acquisition.log_expected_improvement(mean, self.posterior.deviation(), best)
+
+    def closeness(self, rows: list[int]) -> NDArray[np.float32]:
+        """How near each row of the pool is to each given row, in (0, 1]; shape [pool, rows]."""
+        return self.posterior.closeness(self._see(rows))
+
+    def trend(self, rows: list[int] | NDArray[np.intp]) -> Array:
+        """What a related sweep predicts for these rows; zeros without one."""
+        if self._transfer is None:
+            return np.zeros(len(rows))
+        if len(self._trend) < len(self._ledger.points):
+            unknown = self._ledger.points[len(self._trend) :]
+            self._trend = np.concatenate([self._trend, self._transfer(unknown)])
+        return self._trend[rows]
+
+    @property
+    def posterior(self) -> gp.Posterior:
+        """The Gaussian process, after the first :meth:`refit`."""
+        if self._posterior is None:
+            raise RuntimeError("the model was asked before it was fitted")
+        return self._posterior
+
+    def _see(self, rows: list[int] | NDArray[np.intp]) -> Array:
+        return self._features(self._ledger.points[rows])
