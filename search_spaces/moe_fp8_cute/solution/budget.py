@@ -163,10 +163,9 @@ class GemmPlan:
                 return 0
             warps = 4 * self.groups * self.cluster
             return 2 * warps * self.tile_t * 4 + self.tile_t * (self.columns + 16)
-        if self.out == "partial":
+        if self.out in ("partial", "atomic_f32"):
             return 0
-        exchange = 2 * self.cluster * self.tile_t * 4 if self.out == "act" and self.cluster > 1 else 0
-        return exchange + 4 * self.groups * 16 * 144
+        return 4 * self.groups * 16 * 144
 
     @property
     def smem_bytes(self) -> int:
@@ -183,7 +182,9 @@ class GemmPlan:
             return f"{self.role}: accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
         if self.out == "act" and not self.swap and self.columns != BLOCK:
             return f"{self.role}: with tokens as M the fused requantisation wants 128 columns in a tile, not {self.columns}"
-        if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 128 * self.occupancy):
+        # Not all SMs of a GPC can be covered by clusters of 4: an H200 holds fewer than 32 of them (measured 2026-11-23), and
+        # a cluster that has to wait doubles the time of a persistent grid.
+        if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 120 * self.occupancy):
             return f"{self.role}: {self.ctas} CTAs are not whole resident clusters of {self.cluster}"
         if self.n % self.tile_w or (self.paired and (self.n // 2) % self.columns):
             return f"{self.role}: weight tile {self.tile_w} does not divide {self.n}"

@@ -178,26 +178,40 @@ class RowAct(Epilogue):
 
 
 class RowStore(Epilogue):
-    """bfloat16 rows, tokens as M: 16 rows of 64 columns at a time through a warp's own slab, then 16-byte stores."""
+    """bfloat16 rows, tokens as M: 16 rows of 64 columns at a time through a warp's own slab, then 16 bytes a thread.
+
+    ``rows`` stores them; ``atomic_bf16`` multiplies by the routing weight and adds to the token's row of a zeroed output.
+    """
 
     def allocate(self, smem):
         return (smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16),)
 
     @cute.jit
     def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
-        """Write [P, N] bfloat16."""
+        """Write [P, N] bfloat16 or add to [T, N] bfloat16."""
         p = self.plan
         warp, high, quad = self.place()
         lane = cute.arch.lane_idx()
         slab = shared[0].iterator + warp * (16 * 144)
+        first = row0 + 16 * warp
+        weight = cute.make_rmem_tensor((2,), Float32)
+        weight.fill(1.0)
+        target_row = cute.make_rmem_tensor((4,), Int32)
+        for step in cutlass.range_constexpr(4):
+            target_row[step] = first + lane // 8 + 4 * step
+        if cutlass.const_expr(p.out == "atomic_bf16"):
+            for h in cutlass.range_constexpr(2):
+                weight[h] = row_weight[first + high + 8 * h]
+            for step in cutlass.range_constexpr(4):
+                target_row[step] = row_token[first + lane // 8 + 4 * step]
         for s in cutlass.range_constexpr(p.subs):
             for half in cutlass.range_constexpr(p.sub_w // 64):
                 for h in cutlass.range_constexpr(2):
                     for j in cutlass.range_constexpr(8):
                         i = 2 * h + 4 * (8 * half + j)
                         two = cute.make_rmem_tensor((2,), BFloat16)
-                        two[0] = acc[s][i].to(BFloat16)
-                        two[1] = acc[s][i + 1].to(BFloat16)
+                        two[0] = (acc[s][i] * weight[h]).to(BFloat16)
+                        two[1] = (acc[s][i + 1] * weight[h]).to(BFloat16)
                         at = slab + ((high + 8 * h) * 144 + 16 * j + 4 * quad)
                         target = cute.make_tensor(cute.recast_ptr(at.align(4), dtype=BFloat16), cute.make_layout(2))
                         cute.autovec_copy(two, target)
@@ -205,11 +219,25 @@ class RowStore(Epilogue):
                 column = weight_tile * p.tile_w + p.sub_w * s + 64 * half
                 for step in cutlass.range_constexpr(4):
                     row, chunk = lane // 8 + 4 * step, lane % 8
-                    source = cute.recast_ptr((slab + (row * 144 + 16 * chunk)).align(16), dtype=BFloat16)
-                    at = Int64(row0 + 16 * warp + row) * p.n + column + 8 * chunk
-                    target = cute.make_tensor((out.iterator + at).align(16), cute.make_layout(8))
-                    cute.autovec_copy(cute.make_tensor(source, cute.make_layout(8)), target)
+                    source = cute.recast_ptr((slab + (row * 144 + 16 * chunk)).align(16), dtype=Int32)
+                    four = cute.make_rmem_tensor((4,), Int32)
+                    cute.autovec_copy(cute.make_tensor(source, cute.make_layout(4)), four)
+                    at = Int64(target_row[step]) * p.n + column + 8 * chunk
+                    self.put(out.iterator + at, four, target_row[step] >= 0)
                 cute.arch.sync_warp()
+
+    @cute.jit
+    def put(self, pointer, four, valid):
+        """Store or add eight bfloat16."""
+        if cutlass.const_expr(self.plan.out == "rows"):
+            target = cute.recast_ptr(pointer.align(16), dtype=Int32)
+            cute.autovec_copy(four, cute.make_tensor(target, cute.make_layout(4)))
+        else:
+            if valid:
+                cute.arch.inline_ptx(
+                    "red.relaxed.gpu.global.add.noftz.v4.bf16x2 [{$r0}], {{$r1}, {$r2}, {$r3}, {$r4}};",
+                    read_only_args=[pointer.toint(), four[0], four[1], four[2], four[3]],
+                )
 
 
 class Plain(Epilogue):
@@ -275,7 +303,7 @@ class Plain(Epilogue):
 
 def make_epilogue(plan: GemmPlan) -> Epilogue:
     """The epilogue that a plan asks for."""
-    if plan.out == "rows" and not plan.swap:
+    if plan.out in ("rows", "atomic_bf16") and not plan.swap:
         return RowStore(plan)
     if plan.out != "act":
         return Plain(plan)

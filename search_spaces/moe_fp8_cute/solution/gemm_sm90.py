@@ -66,8 +66,11 @@ class GroupedGemm:
         return mma
 
     @cute.jit
-    def __call__(self, w, ws, x, xs, row_token, counts, m_indptr, out, out_scale, row_weight, stream):
-        """Launch one kernel. ``out_scale`` and ``row_weight`` are None where the epilogue has no use for them."""
+    def __call__(self, w, ws, x, xs, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, stream):
+        """Launch one kernel. ``out_scale`` and ``row_weight`` are None where the epilogue has no use for them.
+
+        ``zeroed``: a [T, H] bfloat16 tensor that an idle warp fills with zeros meanwhile, or None.
+        """
         p = self.plan
         w_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_w, p.tile_w, BLOCK), F8, p.stages)
         x_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_t, p.tile_t, BLOCK), F8, p.stages)
@@ -86,8 +89,8 @@ class GroupedGemm:
         clusters = p.ctas // p.cluster
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
         self.kernel(
-            atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, w_layout, x_layout,
-            tiler,
+            atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, w_layout,
+            x_layout, tiler,
         ).launch(
             grid=(clusters * p.cluster, 1, 1),
             block=(p.threads, 1, 1),
@@ -100,8 +103,8 @@ class GroupedGemm:
 
     @cute.kernel
     def kernel(
-        self, atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, w_layout, x_layout,
-        tiler: cutlass.Constexpr,
+        self, atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, w_layout,
+        x_layout, tiler: cutlass.Constexpr,
     ):
         """One persistent CTA."""
         p = self.plan
@@ -137,6 +140,9 @@ class GroupedGemm:
                     self.producer.gather(x, xs, sX, sS, full, empty, row_token, counts, m_indptr)
                 else:
                     self.producer.rows(atom_x, tma_x, xs, sX, sS, full, empty, counts, m_indptr)
+            if cutlass.const_expr(zeroed is not None):
+                if warp == 3:
+                    self.producer.zero(zeroed)
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])

@@ -41,7 +41,7 @@ class Moe:
         if first.out == "partial":
             self.act = ActQuant(sizes["intermediate"], experts, align, batched, first.split_k, 4 * SMS, pdl)
         self.finalize = Finalize(hidden, sizes["top_k"], use_pdl=pdl) if second.out == "rows" else None
-        self.zero = None if second.out == "rows" else Zero(hidden, use_pdl=pdl)
+        self.zero = Zero(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
         self.cast = Cast(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
 
     @cute.jit
@@ -83,13 +83,15 @@ class Moe:
             x_in = self._cut(workspace, at["x_rows"], F8, (rows, hidden))
             xs_in = self._cut(workspace, at["x_scale"], Float32, (blocks(hidden), rows))
             self.permute(x, xs, token_row, x_in, xs_in, stream)
+        # Reductions into the output need zeros there: GEMM 1 writes them on the side.
+        zeroed = out if cutlass.const_expr(self.plans[1].out == "atomic_bf16") else None
         if cutlass.const_expr(self.act is not None):
             partial = self._cut(workspace, at["partial"], Float32, (self.plans[0].split_k, rows, 2 * inter))
-            self.gemms[0](w13, s13, x_in, xs_in, row_token, counts, m_indptr, partial, None, None, stream)
+            self.gemms[0](w13, s13, x_in, xs_in, row_token, counts, m_indptr, partial, None, None, zeroed, stream)
             self.act(partial, counts, m_indptr, act, act_scale, max_m, stream)
         else:
-            self.gemms[0](w13, s13, x_in, xs_in, row_token, counts, m_indptr, act, act_scale, None, stream)
-        self.gemms[1](w2, s2, act, act_scale, row_token, counts, m_indptr, target, None, row_weight, stream)
+            self.gemms[0](w13, s13, x_in, xs_in, row_token, counts, m_indptr, act, act_scale, None, zeroed, stream)
+        self.gemms[1](w2, s2, act, act_scale, row_token, counts, m_indptr, target, None, row_weight, None, stream)
         if cutlass.const_expr(self.finalize is not None):
             self.finalize(target, token_row, row_weight, out, stream)
         if cutlass.const_expr(self.cast is not None):

@@ -10,10 +10,6 @@ from cutlass.cute.nvgpu import cpasync
 from .budget import BLOCK, GemmPlan
 from .sched import TileTable
 
-EVICT_FIRST = 0x12F0000000000000
-"""L2 policy word for weights that no other tile reads (the constant that CUTLASS passes for evict-first)."""
-
-
 class Producer:
     """The three producer roles of one plan. Each walks the tiles on its own and keeps its own stage and phase."""
 
@@ -161,3 +157,17 @@ class Producer:
             f"cp.async.{cache}.shared.global [{{$r0}}], [{{$r1}}], {size}, {{$r2}};",
             read_only_args=[target, source, Int32(valid) * size],
         )
+
+    @cute.jit
+    def zero(self, target):
+        """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of the warp, CTA by CTA."""
+        if cutlass.const_expr(self.plan.pdl):
+            cute.arch.griddepcontrol_wait()
+        none = cute.make_rmem_tensor((4,), Int32)
+        none.fill(0)
+        vectors = target.shape[0] * (target.shape[1] // 8)
+        at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
+        while at < vectors:
+            pointer = cute.recast_ptr((target.iterator + 8 * Int64(at)).align(16), dtype=Int32)
+            cute.autovec_copy(none, cute.make_tensor(pointer, cute.make_layout(4)))
+            at = at + 32 * self.plan.ctas
