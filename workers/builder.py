@@ -57,8 +57,9 @@ class VariantBuilder:
         self._process = ChildProcess(
             ForkRequest("workers.builder:BuildHandler", (definition,), nice=nice),
             preload=("workers.builder", *(_preload(target) if preload is None else preload)),
-            # One compiler per builder: their number is the parallelism.
-            env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1"},
+            # One compiler per builder: their number is the parallelism. Builders never see a GPU, so that a build is
+            # the same on every machine and takes nothing from an evaluator's memory.
+            env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )
         self._builds = 0
 

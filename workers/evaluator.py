@@ -261,9 +261,10 @@ class VariantEvaluator:
         """The candidate's status when its process did not answer."""
         kind, _, uuid = self._phase.partition(" ")
         if isinstance(failure, ChildRaisedError):
-            # The judge turns a candidate's exceptions into statuses, so this is ours, or a dataset's.
+            # The judge turns a candidate's exceptions into statuses, so this is ours, or a candidate before this one
+            # has broken the process in a way that nobody noticed.
             self._replace()
-            raise WorkerError(f"the evaluator failed in phase {self._phase!r}: {failure}\n{failure.log}") from failure
+            return Judgement(Status.WORKER_LOST, f"evaluator failed in phase {self._phase!r}: {_text(failure)}"), None
         self._judged = 0
         status = _status_of(failure)
         message = _text(failure)

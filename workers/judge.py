@@ -120,13 +120,13 @@ class Judge:
 
     def _check(self, candidate: Candidate, resident: Resident) -> Verdict:
         """Right, right again on freshly poisoned outputs, inputs untouched."""
-        first = self._verdict(candidate, resident, attempt=0)
-        if first.status is not Status.PASSED:
-            return first
-        second = self._verdict(candidate, resident, attempt=1)
-        if second.status is not Status.PASSED:
-            return _not_repeatable("the second run", second)
-        return first
+        verdict = self._verdict(candidate, resident, attempt=0)
+        if verdict.status is Status.PASSED:
+            second = self._verdict(candidate, resident, attempt=1)
+            if second.status is not Status.PASSED:
+                verdict = _not_repeatable("the second run", second)
+        # Digests cannot be read on a device that is gone, and the verdict then says why.
+        return self._with_inputs(verdict, resident) if self._device.is_healthy() else verdict
 
     def _check_timed(self, run: TimedRun, resident: Resident) -> Verdict:
         """The last timed run was right, inputs untouched, every part of the evaluator in place."""
@@ -139,12 +139,9 @@ class Judge:
     def _verdict(self, candidate: Candidate, resident: Resident, attempt: int) -> Verdict:
         try:
             outputs = check.run_once(candidate, self._definition, resident.inputs, self._device, attempt)
-            verdict = check.compare(outputs, resident.expected, self._rule)
+            return check.compare(outputs, resident.expected, self._rule)
         except BaseException as error:
-            verdict = Verdict(Status.RUNTIME_ERROR, _say(error))
-            if not self._device.is_healthy():
-                return verdict
-        return self._with_inputs(verdict, resident)
+            return Verdict(Status.RUNTIME_ERROR, _say(error))
 
     def _with_inputs(self, verdict: Verdict, resident: Resident) -> Verdict:
         """The verdict, unless the inputs are not what they were."""

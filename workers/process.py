@@ -106,6 +106,8 @@ class ChildProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
         root = str(Path(__file__).resolve().parent.parent)
+        # The template must not initialise CUDA: what is forked from it could not use it. torch then asks NVML instead.
+        env["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *(p for p in sys.path if p)]))
         command = [sys.executable, "-m", "workers.zygote", str(theirs.fileno()), *self._preload]
         self._template = subprocess.Popen(

@@ -295,6 +295,11 @@ class RayRunner(Runner):
         call.worker.deaths = 0
         if isinstance(outcome, BuildResult) and outcome.artifact and self._pack:
             self._packed[outcome.artifact] = call.packed
+        if isinstance(outcome, Evaluation) and outcome.status is Status.WORKER_LOST and call.job is not None:
+            call.job.losses += 1
+            if call.job.losses < _ATTEMPTS:
+                call.pool.queue.appendleft(call.job)
+                return
         if call.job is not None and call.job.waiting is not None:
             self._go_on(call.job.waiting, outcome)
         elif outcome is not None:

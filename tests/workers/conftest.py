@@ -1,9 +1,12 @@
 """A tiny dataset, and one builder with one evaluator for all tests that judge candidates."""
 
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from workers.builder import VariantBuilder
@@ -19,7 +22,8 @@ REFERENCES = {
     "broken_d64": "import torch\n\n\ndef run(x, y):\n    raise ValueError('no such thing')\n",
 }
 QUICK = Method(warmup_s=0.0, min_samples=3, max_samples=6, budget_s=0.5, cold_cache=False)
-DEADLINES = Deadlines(compile_s=3.0, check_s=2.5, measure_s=2.5)
+PATIENT = Deadlines(compile_s=120.0, check_s=60.0, measure_s=60.0)
+HASTY = Deadlines(compile_s=3.0, check_s=3.0, measure_s=3.0)
 
 # Modules here cannot import each other (no packages among tests), so what they share comes as fixtures.
 GOOD = "import torch\n\n\ndef run(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n"
@@ -103,14 +107,40 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(write_dataset(tmp_path_factory.mktemp("dataset")))
 
 
-@pytest.fixture(scope="session")
-def bench(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
-    cache_dir = tmp_path_factory.mktemp("cache")
+def open_bench(dataset: Dataset, cache_dir: Path, deadlines: Deadlines) -> Iterator[Bench]:
     problem = dataset.problem("scale_add_d64")
-    builder = VariantBuilder(problem.definition, "cpu", str(cache_dir), DEADLINES.compile_s, preload=("torch",))
-    evaluator = VariantEvaluator(problem, "cpu", str(cache_dir), DEADLINES)
+    builder = VariantBuilder(problem.definition, "cpu", str(cache_dir), deadlines.compile_s, preload=("torch", "numba"))
+    evaluator = VariantEvaluator(problem, "cpu", str(cache_dir), deadlines)
     builder.start()
     evaluator.start()
     yield Bench(problem, builder, evaluator, cache_dir)
     builder.close()
     evaluator.close()
+
+
+@pytest.fixture(scope="session")
+def bench(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
+    """Deadlines that only a hang would meet."""
+    yield from open_bench(dataset, tmp_path_factory.mktemp("cache"), PATIENT)
+
+
+@pytest.fixture(scope="session")
+def hasty(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
+    """For candidates that do hang."""
+    yield from open_bench(dataset, tmp_path_factory.mktemp("hasty_cache"), HASTY)
+
+
+def _left_after(limit_s: float, processes) -> list[psutil.Process]:
+    """Those that still run after a while; zombies that nobody has waited for do not."""
+    deadline = time.monotonic() + limit_s
+    alive = list(processes)
+    while alive and time.monotonic() < deadline:
+        _, alive = psutil.wait_procs(alive, timeout=0.5)
+        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return alive
+
+
+@pytest.fixture(scope="session")
+def left_after():
+    """See :func:`_left_after`."""
+    return _left_after

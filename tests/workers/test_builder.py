@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from workers.builder import VariantBuilder
 from workers.cache import ArtifactCache
 from workers.records import Status, Variant
 
@@ -24,7 +23,6 @@ FAILING = {
     "raises": ({"main.py": "raise ImportError('nothing here')"}, Status.COMPILE_ERROR, "nothing here"),
     "no such function": ({"main.py": "x = 1"}, Status.COMPILE_ERROR, "not callable"),
     "syntax": ({"main.py": "def run(:"}, Status.COMPILE_ERROR, "SyntaxError"),
-    "hangs": ({"main.py": "while True: pass"}, Status.TIMEOUT, "'compile' took longer than 3 s"),
     "dies": ({"main.py": "import os; os._exit(7)"}, Status.CRASHED, "exit code 7"),
     "segfault": ({"main.py": "import ctypes; ctypes.string_at(0)"}, Status.CRASHED, "signal 11"),
     "build raises": ({"main.py": GOOD, "build.py": "def build(d): return 1 / 0"}, Status.COMPILE_ERROR, "ZeroDivision"),
@@ -46,6 +44,13 @@ def test_failing_build(bench, name):
     assert (result.status, said in result.log) == (status, True), result.log
     assert result.artifact is None
     assert bench.builder.build(variant({"main.py": GOOD, "marker.py": name})).status is Status.BUILT
+
+
+def test_hanging_build(hasty):
+    result = hasty.builder.build(variant({"main.py": "while True: pass"}))
+    assert result.status is Status.TIMEOUT
+    assert "'compile' took longer than 3 s" in result.log
+    assert hasty.builder.build(variant({"main.py": "def run(x, y, out): ..."})).status is Status.BUILT
 
 
 def test_rejected_build_keeps_its_figures(bench):
@@ -103,7 +108,7 @@ def test_numba_code_is_compiled_by_the_builder_only(bench, tmp_path):
     assert list(shipped.folder.rglob("*.nbc"))
 
 
-def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(dataset, bench, tmp_path, monkeypatch):
+def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(bench):
     source = (
         "#include <tvm/ffi/container/tensor.h>\n#include <tvm/ffi/function.h>\n"
         "void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y, tvm::ffi::TensorView out) {\n"
@@ -112,11 +117,7 @@ def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(dataset,
         "  for (int64_t i = 0; i < x.shape()[0] * x.shape()[1]; ++i) c[i] = 2 * a[i] + b[i];\n}\n"
         "TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);\n"
     )
-    builder = VariantBuilder(dataset.definition("scale_add_d64"), "cpu", str(bench.cache_dir), preload=("torch",))
-    try:
-        result = builder.build(variant({"main.cpp": source}))
-    finally:
-        builder.close()
+    result = bench.builder.build(variant({"main.cpp": source}))
     assert result.status is Status.BUILT, result.log
     library = next(ArtifactCache(bench.cache_dir).get(result.artifact).folder.rglob("*.so"))
     before = library.stat().st_mtime_ns

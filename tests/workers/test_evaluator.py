@@ -59,6 +59,9 @@ RUN_TIME = {
         Status.CRASHED,
         "died",
     ),
+}
+
+HANGS = {
     "hangs in check": (passing("while True: pass"), Status.TIMEOUT, "'check"),
     "hangs holding the interpreter": (passing("ctypes.PyDLL(None).sleep(1000)"), Status.TIMEOUT, "'check"),
     "hangs in measure": (passing("good(x, y, out)\nwhile calls > 2: pass"), Status.TIMEOUT, "'measure"),
@@ -117,6 +120,16 @@ def test_destination_passing_candidate(bench, make, name):
     assert evaluation.measurements[-1].status is status
     assert len(evaluation.message) < 40_000
     assert_good_passes(bench, make)
+
+
+@pytest.mark.parametrize("name", HANGS)
+def test_hanging_candidate(hasty, make, name):
+    source, status, said = HANGS[name]
+    evaluation = hasty.judge(make(source, key=name))
+    assert (evaluation.status, said in evaluation.message) == (status, True), evaluation.message
+    assert evaluation.measurements[-1].status is status
+    assert "took longer than 3 s" in evaluation.message
+    assert_good_passes(hasty, make)
 
 
 @pytest.mark.parametrize("name", RETURNING)
@@ -185,6 +198,15 @@ def test_comparison_tells_a_wrong_member(bench, make):
     pairs = tuple((v, bench.builder.build(v).artifact) for v in variants)
     comparison = bench.evaluator.compare(ComparisonJob(pairs, bench.workloads, QUICK, rounds=3))
     assert [e.status for e in comparison.evaluations] == [Status.PASSED, Status.INCORRECT_NUMERICAL]
+
+
+def test_candidate_that_breaks_the_evaluator_does_not_reach_the_next(bench, make):
+    """A candidate may break what the judge itself needs outside its guarded calls; the next one must not pay."""
+    body = "good(x, y, out)\nclass Broken:\n    def __init__(self): raise OSError('broken')\ntorch.no_grad = Broken"
+    first = bench.judge(make(passing(body)))
+    assert first.status is Status.RUNTIME_ERROR
+    assert "replaced torch.no_grad" in first.message
+    assert_good_passes(bench, make)
 
 
 def test_missing_artifact_is_told(bench, make):

@@ -116,10 +116,11 @@ def test_killed_child_is_told_apart_from_an_exit(child):
     assert call(child, "greet")[0] == "hello"
 
 
-def test_killed_template_is_replaced(child):
+def test_killed_template_is_replaced(child, left_after):
     call(child, "greet")
-    template = psutil.Process(child.template_pid)
-    template.kill()
+    forked = psutil.Process(child.pid)
+    psutil.Process(child.template_pid).kill()
+    assert left_after(20, [forked]) == []
     with pytest.raises(ChildDiedError):
         call(child, "greet")
     assert call(child, "greet")[0] == "hello"
@@ -147,11 +148,10 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
-def test_killed_parent_leaves_no_orphan(handler_path, state):
+def test_killed_parent_leaves_no_orphan(handler_path, state, left_after):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(handler_path)])}
     parent = subprocess.Popen([sys.executable, "-c", PARENT, state], env=env, stdout=subprocess.PIPE, text=True)
     family = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
     parent.kill()
     parent.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert alive == []
+    assert left_after(20, family) == []

@@ -40,23 +40,13 @@ KILLS_ITS_ACTOR = (
 )
 
 
-def left_after(limit_s: float, processes) -> list[psutil.Process]:
-    """Those that still run after a while; zombies that nobody has waited for do not."""
-    deadline = time.monotonic() + limit_s
-    alive = list(processes)
-    while alive and time.monotonic() < deadline:
-        _, alive = psutil.wait_procs(alive, timeout=0.5)
-        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    return alive
-
-
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("ray_cache")
 
 
 @pytest.fixture(scope="module")
-def runner(dataset, cache_dir):
+def runner(dataset, cache_dir, left_after):
     found = RayRunner(dataset.problem("scale_add_d64"), "cpu", deadlines=DEADLINES, cache_dir=cache_dir)
     yield found
     family = [psutil.Process(pid) for each in found.processes() for pid in each.values() if pid]
@@ -204,7 +194,7 @@ def driver(mode, dataset, cache_dir):
     return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_killed_sweep_leaves_no_orphan(dataset, tmp_path):
+def test_killed_sweep_leaves_no_orphan(dataset, tmp_path, left_after):
     process = driver("wait", dataset, tmp_path)
     workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     family = {*workers, *psutil.Process(process.pid).children(recursive=True)}
