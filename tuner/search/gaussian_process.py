@@ -202,6 +202,26 @@ class Posterior:
         """Standard deviation of the noiseless value at each candidate."""
         return np.sqrt(np.maximum(self._variance, np.float32(1e-6 * self.known.signal)))
 
+    def draw(self, mean: NDArray[np.float32], chosen: NDArray[np.intp], normal: Array) -> Array:
+        """Joint draws of the noiseless values of a few candidates.
+
+        Args:
+            mean: From :meth:`mean`.
+            chosen: Positions in the pool, shape [m]; m up to a few hundred.
+            normal: Independent standard normal numbers, shape [draws, m].
+
+        Returns:
+            Shape [draws, m].
+        """
+        pool = self._pool[chosen].astype(np.float64)
+        trend = self._pool_trend[chosen]
+        rows = self._rows[: len(self._keys), chosen].astype(np.float64)
+        covariance = self._covariance(pool, trend, pool, trend) - rows.T @ rows
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        draws: Array = mean[chosen].astype(np.float64) + normal @ root.T
+        return draws
+
     def closeness(self, features: Array) -> NDArray[np.float32]:
         """Correlation in ``(0, 1]`` of each candidate with each given config, sharper than the kernel's.
 

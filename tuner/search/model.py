@@ -67,6 +67,10 @@ class Model:
         mean = self.posterior.mean(wanted, told)
         return acquisition.log_expected_improvement(mean, self.posterior.deviation(), best)
 
+    def draw(self, wanted: Array, told: NDArray[np.bool_], chosen: NDArray[np.intp], normal: Array) -> Array:
+        """Joint draws of the targets at chosen positions of the pool; see :meth:`Posterior.draw`."""
+        return self.posterior.draw(self.posterior.mean(wanted, told), chosen, normal)
+
     def closeness(self, rows: list[int]) -> NDArray[np.float32]:
         """How near each row of the pool is to each given row, in (0, 1]; shape [pool, rows]."""
         return self.posterior.closeness(self._see(rows))

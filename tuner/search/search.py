@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from search_spaces.space import Config, SearchSpace
-from tuner.search.advice import StopAdvice
+from search_spaces.space import Config, SearchSpace, SpaceError
+from tuner.search.advice import FEWEST_TRIALS, StopAdvice, advise
 from tuner.search.encoding import Point
 from tuner.search.ledger import Ledger
 
@@ -92,6 +92,7 @@ class Search:
             n: optuna.distributions.CategoricalDistribution(c)
             for n, c in zip(self._encoding.names, self._encoding.choices, strict=True)
         }
+        self._advice: tuple[int, StopAdvice] | None = None
         self._in_flight: dict[int, tuple[int, optuna.Trial]] = {}
         queue: list[tuple[Config, Literal["default", "warm"]]] = [(space.default, "default")]
         queue += [(config, "warm") for config in warm_start]
@@ -154,12 +155,15 @@ class Search:
         )
 
     def should_stop(self) -> StopAdvice:
-        """Whether more trials still pay."""
-        return StopAdvice(False, None, None, "not yet")
+        """Whether more trials still pay; computed once per finished trial, a few milliseconds of CPU."""
+        values = list(self._ledger.values.values())
+        if self._advice is None or self._advice[0] != len(values):
+            exhausted = self._ledger.complete and bool(self._ledger.taken.all())
+            outlook = self._sampler.outlook() if len(values) >= FEWEST_TRIALS else None
+            self._advice = (len(values), advise(values, outlook, exhausted=exhausted))
+        return self._advice[1]
 
     def _usable(self, config: Config) -> bool:
-        from search_spaces.space import SpaceError
-
         try:
             return self.space.is_valid(self.space.check(config))
         except SpaceError:

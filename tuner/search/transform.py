@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def target_unit(values: NDArray[np.float64]) -> float:
+    """How much of a value one unit of target is, for values below the median."""
+    return float(_bent(values).std())
+
+
 def targets(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Standardised values with the bad half compressed.
 
@@ -18,11 +23,16 @@ def targets(values: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         Mean 0 and standard deviation 1 (all zeros if all values are equal), same order as ``values``.
     """
+    bent = _bent(values)
+    spread = float(bent.std())
+    return (bent - bent.mean()) / spread if spread > 0 else np.zeros_like(bent)
+
+
+def _bent(values: NDArray[np.float64]) -> NDArray[np.float64]:
     middle = float(np.median(values))
     unit = middle - float(values.min())
     bent = values.astype(np.float64).copy()
     if unit > 0:
         above = bent > middle
         bent[above] = middle + unit * np.log1p((bent[above] - middle) / unit)
-    spread = float(bent.std())
-    return (bent - bent.mean()) / spread if spread > 0 else np.zeros_like(bent)
+    return bent

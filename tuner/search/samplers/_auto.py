@@ -13,12 +13,13 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.space import Config
 from tuner.search import gaussian_process as gp
+from tuner.search.advice import Outlook
 from tuner.search.features import Features, View
 from tuner.search.ledger import Ledger
 from tuner.search.model import Model
 from tuner.search.samplers._base import Strategy
 from tuner.search.transfer import Transfer
-from tuner.search.transform import targets
+from tuner.search.transform import target_unit, targets
 
 Rows = NDArray[np.intp]
 
@@ -37,6 +38,9 @@ class Options:
         leaders: Best configs whose neighbours are always among the candidates.
         observations_limit: Values that the model learns from; beyond it the best and a random rest.
         prior_failure: Weight of the overall failure share against nearby configs.
+        outlook_configs: Free configs that the outlook is drawn from, the most promising ones.
+        outlook_draws: Draws of it.
+        views: What each of the averaged models sees of a config.
         beliefs: About the hyperparameters of the Gaussian process.
     """
 
@@ -49,6 +53,8 @@ class Options:
     leaders: int = 5
     observations_limit: int = 500
     prior_failure: float = 0.5
+    outlook_configs: int = 200
+    outlook_draws: int = 200
     views: tuple[View, ...] = ("values",)
     beliefs: gp.Prior = field(default_factory=gp.Prior)
 
@@ -89,6 +95,25 @@ class AutoSampler(Strategy):
     def _make_models(self, transfer: Transfer | None) -> list[Model]:
         encoding, options = self.ledger.encoding, self.options
         return [Model(self.ledger, Features.of(encoding, v), options.beliefs, transfer) for v in options.views]
+
+    def outlook(self) -> Outlook | None:
+        """From joint draws of the most promising configs that are still free."""
+        passed = [v for v in self.ledger.values.values() if v is not None]
+        if not len(self._pool) or not passed:
+            return None
+        seen, told, wanted = self._state()
+        model = self._models[0]
+        model.update(seen)
+        best = float(wanted[told].min())
+        promise = model.log_expected_improvement(wanted, told, best) + self._log_chance_to_work()
+        promise[self.ledger.taken[self._pool]] = -np.inf
+        chosen = np.argsort(-promise)[: self.options.outlook_configs]
+        chosen = chosen[np.isfinite(promise[chosen])]
+        if not len(chosen):
+            return Outlook(0.0, 0.0)
+        normal = np.random.default_rng(len(seen)).standard_normal((self.options.outlook_draws, len(chosen)))
+        gain = np.maximum(best - model.draw(wanted, told, chosen, normal).min(axis=1), 0)
+        return Outlook(float(gain.mean()) * target_unit(np.array(passed)), float((gain > 0).mean()))
 
     # -- start -------------------------------------------------------------------------------------------------------
 

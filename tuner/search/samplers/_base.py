@@ -14,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search_spaces.space import Config, Scalar
+from tuner.search.advice import Outlook
 from tuner.search.ledger import Ledger
 
 
@@ -35,6 +36,10 @@ class Strategy(BaseSampler):
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         """Take in finished trials of a related sweep; called once, before the first proposal. Ignored by default."""
+
+    def outlook(self) -> Outlook | None:
+        """What more trials may bring, None where the strategy cannot say."""
+        return None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters, as categories."""
