@@ -72,13 +72,23 @@ def best(
         list[str] | None, typer.Option("--axes", help="NAME=NUMBER, such as seq_len=57; repeatable")
     ] = None,
     hardware: options.Hardware = None,
+    url: Annotated[
+        str | None, typer.Option(help="ask this service instead of a database; token from TUNER_TOKEN")
+    ] = None,
     db: options.Db = None,
     json: options.Json = False,
 ) -> None:
     """The best known config for a problem size: what it is, how it was found, on what, and how sure that is."""
-    from tuner import best_config
+    from tuner import Client, best_config
+    from tuner.answers import BestAnswer
+    from tuner.query import BestConfig
 
-    found = best_config(definition, options.parse_axes(axes or []), hardware=hardware, db=db)
+    sizes = options.parse_axes(axes or [])
+    found: BestConfig | BestAnswer | None
+    if url is None:
+        found = best_config(definition, sizes, hardware=hardware, db=db)
+    else:
+        found = Client(url).best_config(definition, sizes, hardware=hardware)
     if found is None:
         raise NothingFoundError(
             f"no record for {definition!r} with {' '.join(axes or []) or 'any size'} on {hardware or 'any hardware'}; "
@@ -94,6 +104,8 @@ def best(
     console.print(f"on: {found.hardware}, sweep {found.sweep_id}, {found.age_s / 3600:.1f} h ago")
     if found.solution:
         console.print(f"Solution: {found.solution}")
+    if isinstance(found, BestAnswer) and found.stale:
+        console.print("the service cannot be reached; this is its last answer")
 
 
 def report(

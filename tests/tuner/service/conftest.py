@@ -60,6 +60,27 @@ class Server:
         return (self.home / "serve.log").read_text()
 
 
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``tuner``; keywords are environment variables."""
+
+    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tuner", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**clean_environment(), **variables},
+        )
+
+    return call
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would change the command's settings."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -73,10 +94,8 @@ def start(home: Path, db: str, *flags: str) -> Server:
     command = [sys.executable, "-m", "tuner", "serve", "--port", str(port), "--db", db, *flags]
     home.mkdir(parents=True, exist_ok=True)
     variables = {"XDG_DATA_HOME": str(home / "data"), "XDG_CACHE_HOME": str(home / "cache")}
-    hidden = ("TUNER_DB_URL", "TUNER_DATASET", "FIB_DATASET_PATH", "RAY_ADDRESS", "TUNER_CACHE_DIR")
-    inherited = {k: v for k, v in os.environ.items() if k not in hidden}
     with (home / "serve.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited | variables)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=clean_environment() | variables)
     server = Server(f"http://127.0.0.1:{port}", db, home, process, command)
     give_up_at = time.monotonic() + START_S
     while time.monotonic() < give_up_at:

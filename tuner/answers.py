@@ -1,0 +1,122 @@
+"""What the client of the service gives, and where it keeps answers for the time when there is no service."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class BestAnswer:
+    """The best known config for a problem size.
+
+    Args:
+        config: Of the search space.
+        found: ``exact``, ``regime`` or ``nearest``; ``detail`` says the same for people.
+        median_us: With ``low_us`` and ``high_us``, its 95 % interval.
+        hardware: What it was measured on; ``environment`` has all of it.
+        age_s: Seconds since the sweep ended, as of the answer.
+        export_id: Of the exported Solution, None if there is none; ``solution`` is its name.
+        stale: The service could not be reached, and this is its last answer.
+        raw: The answer as it came.
+    """
+
+    definition: str
+    config: Mapping[str, Any]
+    found: Literal["exact", "regime", "nearest"]
+    detail: str
+    median_us: float
+    low_us: float
+    high_us: float
+    hardware: str
+    age_s: float
+    sweep_id: int
+    solution: str | None
+    export_id: int | None
+    stale: bool = False
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def document(self) -> dict[str, Any]:
+        """The answer as JSON values."""
+        return {**self.raw, "stale": self.stale}
+
+    @staticmethod
+    def read(document: Mapping[str, Any], *, stale: bool) -> BestAnswer:
+        """From the service's JSON."""
+        names = ("definition", "config", "found", "detail", "median_us", "low_us", "high_us", "hardware", "age_s",
+                 "sweep_id", "solution", "export_id")  # fmt: skip
+        return BestAnswer(**{n: document.get(n) for n in names}, stale=stale, raw=document)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """Where a sweep stands; ``winners`` and ``trials_by_state`` as in the API's document."""
+
+    id: int
+    state: str
+    definition: str
+    space: str
+    target: str
+    hardware: str
+    trials: int
+    max_trials: int | None = None
+    winners: tuple[Mapping[str, Any], ...] = ()
+    trials_by_state: Mapping[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def read(document: Mapping[str, Any]) -> SweepStatus:
+        """From the service's JSON."""
+        names = ("id", "state", "definition", "space", "target", "hardware", "trials", "max_trials")
+        return SweepStatus(
+            **{n: document.get(n) for n in names},  # type: ignore[arg-type]
+            winners=tuple(document.get("winners", ())),
+            trials_by_state=document.get("trials_by_state", {}),
+        )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer in the cache, with what the service said about how long it holds."""
+
+    etag: str
+    fetched_at: float
+    max_age_s: float
+    document: dict[str, Any]
+
+
+class AnswerCache:
+    """Answers in files, one each, replaced atomically; a file that cannot be read counts as none."""
+
+    def __init__(self, folder: Path | str | None) -> None:
+        if folder is None:
+            import platformdirs
+
+            folder = Path(platformdirs.user_cache_dir("tuner")) / "client"
+        self._folder = Path(folder)
+
+    def read(self, key: str) -> Kept | None:
+        """The kept answer, None if there is none."""
+        try:
+            return Kept(**json.loads((self._folder / f"{key}.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, key: str, kept: Kept) -> None:
+        """Keeps an answer; a folder that cannot be written only costs the fallback."""
+        path = self._folder / f"{key}.json"
+        part = path.with_name(f"{key}.{os.getpid()}.{time.monotonic_ns()}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(asdict(kept)))
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+
+    def drop(self, key: str) -> None:
+        """Forgets an answer."""
+        (self._folder / f"{key}.json").unlink(missing_ok=True)
