@@ -1,12 +1,14 @@
 """DeepGEMM's contiguous grouped FP8 GEMM between Triton kernels for routing, gather, SwiGLU and the weighted sum; SM90.
 
-Rows are sorted into blocks of the alignment that DeepGEMM asks for. Rows in use are not known on the host, so the
-GEMMs get the largest possible number and skip blocks whose expert index is -1.
+Rows are sorted into blocks of the alignment that DeepGEMM asks for. The number of rows in use is read back to the host, as
+users of the contiguous layout do. Inside a CUDA graph it cannot be: there the GEMMs get the largest possible number, and
+DeepGEMM still moves the data of blocks whose expert index is -1, so such a figure says little.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import torch
 
@@ -50,6 +52,11 @@ def run(*args) -> None:
         return
     block_m = deep_gemm.get_mk_alignment_for_contiguous_layout()
     rows = sorted_rows(SIZES, logits, bias, int(offset), float(scaling), block_m)
+    if not torch.cuda.is_current_stream_capturing():
+        rows = replace(rows, capacity=int(rows.total_rows))
+        if not rows.capacity:
+            out.zero_()
+            return
     x_rows, x_rows_scale, row_expert = gather_rows(x, x_scale, rows)
 
     def gemm(a, a_scale, b, b_scale):
