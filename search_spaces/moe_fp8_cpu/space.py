@@ -6,6 +6,10 @@ compiler on every builder.
 
 The default is the layout one writes first: every expert padded to the rows of the busiest, weights decoded once per
 expert by table look-up, one thread.
+
+Measured with ``benchmarks/moe_fp8_cpu_spread.py`` (the default and 39 random configs, packaged workloads, geometric
+mean; a virtual machine with 2 AVX2 cores that other work kept busy): best 9.6 ms, default 56 ms, worst 216 ms. A
+config compiles in 1.5 to 2.8 s of CPU.
 """
 
 from __future__ import annotations

@@ -16,7 +16,18 @@ FAST = {**PLAIN, "fastmath": {"reassoc", "contract", "nsz"}}
 """Fast-math flags that allow vector sums and fused multiply-add, but keep NaN and infinity."""
 
 
+def unbound(function):
+    """The function without its module's name.
+
+    Numba imports a kernel's module, and those of the functions it calls, by name when it loads the kernel from its
+    cache. A copy of this folder is a package of another name, so they get a module that is always there.
+    """
+    function.__module__ = "numba"
+    return function
+
+
 @njit(**FAST)
+@unbound
 def dot_1x1(C, cr, cc, A, ar, ak, B, br, bk, n):
     """One row by one column: two loads for each multiply-add."""
     a = A[ar, ak : ak + n]
@@ -28,6 +39,7 @@ def dot_1x1(C, cr, cc, A, ar, ak, B, br, bk, n):
 
 
 @njit(**FAST)
+@unbound
 def dot_1x4(C, cr, cc, A, ar, ak, B, br, bk, n):
     """One row by four columns, for experts with few tokens."""
     a = A[ar, ak : ak + n]
@@ -47,6 +59,7 @@ def dot_1x4(C, cr, cc, A, ar, ak, B, br, bk, n):
 
 
 @njit(**FAST)
+@unbound
 def dot_2x2(C, cr, cc, A, ar, ak, B, br, bk, n):
     """Two rows by two columns: one load for each multiply-add."""
     a0, a1 = A[ar, ak : ak + n], A[ar + 1, ak : ak + n]
@@ -64,6 +77,7 @@ def dot_2x2(C, cr, cc, A, ar, ak, B, br, bk, n):
 
 
 @njit(**FAST)
+@unbound
 def dot_4x2(C, cr, cc, A, ar, ak, B, br, bk, n):
     """Four rows by two columns: eight sums, six loads for eight multiply-adds."""
     a0, a1 = A[ar, ak : ak + n], A[ar + 1, ak : ak + n]
@@ -91,6 +105,7 @@ def dot_4x2(C, cr, cc, A, ar, ak, B, br, bk, n):
 
 
 @njit(**FAST)
+@unbound
 def dot_4x4(C, cr, cc, A, ar, ak, B, br, bk, n):
     """Four rows by four columns: sixteen sums, which just fill the sixteen registers of AVX2."""
     a0, a1 = A[ar, ak : ak + n], A[ar + 1, ak : ak + n]
@@ -136,6 +151,7 @@ def dot_4x4(C, cr, cc, A, ar, ak, B, br, bk, n):
 
 
 @njit(**FAST)
+@unbound
 def swiglu(first, rows, hidden):
     """hidden = silu(second half) * first half, for ``rows`` rows of ``first`` [rows, 2I]."""
     width = hidden.shape[1]

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from .dots import PLAIN
+from .dots import PLAIN, unbound
 
 EXPONENT = np.float32(2.0**120)
 """An e4m3 bit pattern moved to float32's exponent and mantissa is too small by this factor (bias 7 against 127)."""
@@ -36,6 +36,7 @@ def as_float(typing_context, bits):
 
 
 @njit(**PLAIN)
+@unbound
 def value_of(code):
     """float32 value of one fp8 code by shifts, which vectorise; exact for subnormals too."""
     magnitude = np.uint32(code) & np.uint32(0x7F)
@@ -46,6 +47,7 @@ def value_of(code):
 
 
 @njit(**PLAIN)
+@unbound
 def gather_by_table(token, x, x_scale, table, out, r):
     """Decode one token's row into ``out[r]`` by look-up; zeros for a filling row (token -1)."""
     for k in range(x.shape[1]):
@@ -53,6 +55,7 @@ def gather_by_table(token, x, x_scale, table, out, r):
 
 
 @njit(**PLAIN)
+@unbound
 def gather_by_bits(token, x, x_scale, out, r):
     """Decode one token's row into ``out[r]`` by shifts; zeros for a filling row (token -1)."""
     source = 0 if token < 0 else token
@@ -63,6 +66,7 @@ def gather_by_bits(token, x, x_scale, out, r):
 
 
 @njit(**PLAIN)
+@unbound
 def weights_by_table(w, s, e, n0, n1, k0, k1, table, out):
     """Decode rows n0..n1 and columns k0..k1 of expert e's matrix into the start of ``out`` by look-up."""
     for n in range(n0, n1):
@@ -71,6 +75,7 @@ def weights_by_table(w, s, e, n0, n1, k0, k1, table, out):
 
 
 @njit(**PLAIN)
+@unbound
 def weights_by_bits(w, s, e, n0, n1, k0, k1, out):
     """Decode rows n0..n1 and columns k0..k1 of expert e's matrix into the start of ``out`` by shifts.
 

@@ -10,7 +10,7 @@ expressions) keep its compilation short.
 
 from numba import njit
 
-from .dots import PLAIN, dot_1x1, dot_1x4, dot_2x2, dot_4x2, dot_4x4, swiglu
+from .dots import PLAIN, dot_1x1, dot_1x4, dot_2x2, dot_4x2, dot_4x4, swiglu, unbound
 from .fp8 import gather_by_bits, gather_by_table, weights_by_bits, weights_by_table
 
 _VALUES, _CODES, _SCALES = "float32[:, ::1]", "uint8[:, :, ::1]", "float32[:, :, ::1]"
@@ -103,4 +103,4 @@ def make_solve(ROW_TILE, COL_TILE, K_BLOCK, MICRO_ROWS, MICRO_COLS, BITS, DECODE
                             else:
                                 result[base + r, c] = factor * second[r, c]
 
-    return njit(SIGNATURE, cache=True, **PLAIN)(solve)
+    return njit(SIGNATURE, cache=True, **PLAIN)(unbound(solve))

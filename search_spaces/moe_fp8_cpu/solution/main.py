@@ -84,8 +84,8 @@ def decode_rows(hidden_states, scale, row_token):
     """Inputs in the order of the plan's rows, float32 [R, H]; filling rows hold those of token 0."""
     token = torch.from_numpy(np.maximum(row_token, 0))
     codes = hidden_states.view(torch.uint8)[token].view(torch.float8_e4m3fn)
-    blocks = codes.to(torch.float32).view(len(token), -1, BLOCK)
-    return (blocks * scale[:, token].t().unsqueeze(2)).view(len(token), -1).numpy()
+    blocks = codes.to(torch.float32).view(len(token), scale.shape[0], BLOCK)
+    return (blocks * scale[:, token].t().unsqueeze(2)).view(len(token), scale.shape[0] * BLOCK).numpy()
 
 
 def run(
