@@ -80,7 +80,8 @@ class VariantEvaluator:
         }
         limit = int(memory_bytes() * _DATA_SHARE) if target == "cpu" else None
         request = ForkRequest("workers.judge:Judge", (problem, target, str(self._store)), data_limit_bytes=limit)
-        modules = ("torch", "flashinfer_bench.bench", "workers.judge", *preload)
+        compilers = ("numba",) if target == "cpu" else ()
+        modules = ("torch", *compilers, "flashinfer_bench.bench", "workers.judge", *preload)
         self._process = ChildProcess(request, preload=modules)
         self._environment: Environment | None = None
         self._prepared: set[str] = set()

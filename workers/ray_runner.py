@@ -202,7 +202,8 @@ class RayRunner(Runner):
         # A worker that is busy cannot answer; killing it closes its template's socket, which ends the rest.
         idle = [w.actor for p in (self._build_pool, self._evaluation_pool) for w in p.workers if w.job is None]
         try:
-            ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=5) if idle else None
+            if idle:
+                ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=5)
         finally:
             for actor in alive:
                 actors.kill_quietly(actor)

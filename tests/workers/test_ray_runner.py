@@ -218,3 +218,43 @@ def test_killed_sweep_leaves_no_orphan(dataset, tmp_path, left_after):
 def test_unusable_set_up_is_one_line(dataset, tmp_path, mode, said):
     out, _ = driver(mode, dataset, tmp_path).communicate("", timeout=120)
     assert said in out
+
+
+TWO_NODES = """
+import shutil, sys
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+from workers.dataset import Dataset
+from workers.ray_runner import RayRunner
+from workers.records import Deadlines, EvaluationJob, Method, Variant
+
+root, cache = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+cluster.add_node(num_cpus=1, resources={"tuner_evaluator": 1}, object_store_memory=80 << 20)
+problem = Dataset(root).problem("scale_add_d64")
+source = "import torch\\n\\n\\ndef run(x, y, out):\\n    torch.add(y, x, alpha=2, out=out)\\n"
+variant = Variant("v", problem.name, {"main.py": source}, "main.py::run", "python", "cpu")
+runner = RayRunner(problem, "cpu", ray_address=cluster.address, cache_dir=cache)
+print(runner.builders, runner.evaluators, flush=True)
+runner.submit_build(variant)
+(build,) = runner.wait(120)
+print(build.status, list(runner._packed) == [build.artifact], flush=True)
+# What an evaluator on a machine with its own file system would see.
+shutil.rmtree(Path(cache) / "entries")
+(Path(cache) / "entries").mkdir()
+runner.submit_evaluation(EvaluationJob(variant, build.artifact, (problem.workloads[0]["uuid"],), Method(budget_s=0.1)))
+(evaluation,) = runner.wait(120)
+print(evaluation.status, evaluation.message, len(list((Path(cache) / "entries").iterdir())), flush=True)
+runner.close()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_joined_cluster_of_two_machines_ships_artifacts(dataset, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", TWO_NODES, str(dataset.root), str(tmp_path / "cache")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert done.stdout.split("\n")[:3] == ["1 1", "BUILT True", "PASSED  1"], done.stdout + done.stderr[-3000:]
