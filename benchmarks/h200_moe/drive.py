@@ -10,8 +10,11 @@ variant).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -24,15 +27,31 @@ START_S = 60.0
 BEST_KEYS = ("seq_len", "rows", "active_experts", "floor_us", "median_us", "config")
 
 
+SANITIZER_EXIT = 9
+
+
+def sanitizer_command(tool: str) -> list[str]:
+    """compute-sanitizer on the variants' own kernels; torch's are left out, or it would take minutes."""
+    filters = [part for name in ("kernel_cutlass", "moe_") for part in ("--kernel-regex", f"kns={name}")]
+    return ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(SANITIZER_EXIT), *filters]
+
+
 class Watched:
     """A worker process and its lines, with a deadline per line."""
 
-    def __init__(self, options: dict, folders: list[Path]):
+    def __init__(self, options: dict, folders: list[Path], sanitizer: str | None = None):
         here = Path(__file__).resolve().parent
         command = [sys.executable, str(here / "worker.py"), json.dumps(options), *map(str, folders)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if sanitizer:
+            command = sanitizer_command(sanitizer) + command
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         self.lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def kill(self) -> None:
+        """End the worker and, under a sanitizer, the program that it wraps."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _read(self) -> None:
         for line in self.process.stdout:
@@ -46,7 +65,7 @@ class Watched:
             try:
                 line = self.lines.get(timeout=limit)
             except queue.Empty:
-                self.process.kill()
+                self.kill()
                 yield {"event": "hang", "after_s": limit}
                 return
             if line is None:
@@ -59,38 +78,57 @@ class Watched:
                 print(line, end="", file=sys.stderr)
 
 
-def judge_all(folders: list[Path], options: dict, deadline_s: float, total_s: float) -> Iterator[dict]:
-    """One result per variant, in order. Workers are replaced after a hang or a crash; time left over is for nobody."""
+def judge_all(
+    folders: list[Path], options: dict, deadline_s: float, total_s: float, sanitizer: str | None = None
+) -> Iterator[dict]:
+    """One result per variant, in order. A worker is replaced after a hang or a crash.
+
+    Under a sanitizer each variant has a worker of its own, since errors are known when the process ends.
+    """
     begin, left = time.monotonic(), list(folders)
     while left:
         if time.monotonic() - begin > total_s:
             yield from ({"variant": f.name, "status": "NOT_RUN", "message": "out of time"} for f in left)
             return
-        watched, step, progressed = Watched(options, left), {}, False
+        watched = Watched(options, left[:1] if sanitizer else left, sanitizer)
+        step: dict = {}
+        done: list[str] = []
         for event in watched.events(deadline_s):
             kind = event.pop("event")
             if kind == "step":
                 step = event
             elif kind == "start":
                 print(json.dumps(event), flush=True)
-            elif kind == "result":
-                left = [f for f in left if f.name != event["variant"]]
-                step, progressed = {}, True
-                yield event
-                if time.monotonic() - begin > total_s:
-                    watched.process.kill()
+            else:
+                result = event if kind == "result" else verdict_on_end(kind, event, step, left, done)
+                if kind == "result" and sanitizer and (code := watched.process.wait()):
+                    result |= {"status": "SANITIZER_ERROR", "message": f"{sanitizer} ended with code {code}"}
+                step = {}
+                if result is None:
                     break
-            elif kind == "hang":
-                culprit = step.get("variant", left[0].name)
-                message = f"silent for {event['after_s']} s"
-                yield {"variant": culprit, "status": "TIMEOUT", "message": message, "step": step}
-                left = [f for f in left if f.name != culprit]
-            elif kind == "end" and step and left:
-                message = f"the process ended with code {event['code']}"
-                yield {"variant": step["variant"], "status": "CRASHED", "message": message, "step": step}
-                left = [f for f in left if f.name != step["variant"]]
-            elif kind == "end" and left and not progressed:
-                raise SystemExit(f"the worker cannot start: exit code {event['code']}")
+                done.append(result["variant"])
+                yield result
+                if time.monotonic() - begin > total_s:
+                    watched.kill()
+                    break
+        left = [f for f in left if f.name not in done]
+
+
+def verdict_on_end(kind: str, event: dict, step: dict, left: list[Path], done: list[str]) -> dict | None:
+    """The result of the variant that ended its worker, None if the worker ended between two variants.
+
+    Raises:
+        SystemExit: The worker never came to a variant.
+    """
+    if kind == "hang":
+        culprit = step.get("variant") or next(f.name for f in left if f.name not in done)
+        return {"variant": culprit, "status": "TIMEOUT", "message": f"silent for {event['after_s']} s", "step": step}
+    if step:
+        message = f"the process ended with code {event['code']}"
+        return {"variant": step["variant"], "status": "CRASHED", "message": message, "step": step}
+    if not done:
+        raise SystemExit(f"the worker cannot start: exit code {event['code']}")
+    return None
 
 
 def best_per_workload(results: list[dict]) -> dict[str, list[dict]]:
@@ -136,6 +174,8 @@ def main() -> int:
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--flush", choices=("read", "write"), default="read")
     parser.add_argument("--profile", action="store_true", help="add mean times per kernel")
+    parser.add_argument("--no-public", action="store_true", help="check random cases alone")
+    parser.add_argument("--sanitizer", choices=("memcheck", "racecheck", "initcheck", "synccheck"))
     parser.add_argument("--deadline-s", type=float, default=20.0, help="longest silence of a variant")
     parser.add_argument("--total-s", type=float, default=500.0, help="no variant is started after this")
     args = parser.parse_args()
@@ -144,11 +184,11 @@ def main() -> int:
         parser.error(f"{args.variants} holds no folder with a main.py")
     options = {"random_cases": args.random_cases, "seed": args.seed, "largest": args.largest, "time": not args.no_time}
     options |= {"samples": args.samples, "graph": not args.eager, "flush": args.flush, "profile": args.profile}
-    options["sizes"] = args.sizes
+    options |= {"sizes": args.sizes, "public": not args.no_public}
     args.out.mkdir(parents=True, exist_ok=True)
     results = []
     with (args.out / "records.jsonl").open("w") as records:
-        for result in judge_all(folders, options, args.deadline_s, args.total_s):
+        for result in judge_all(folders, options, args.deadline_s, args.total_s, args.sanitizer):
             results.append(result)
             records.write(json.dumps(result) + "\n")
             records.flush()

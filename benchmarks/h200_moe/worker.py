@@ -45,6 +45,7 @@ class Options:
         flush: ``read`` or ``write``, see :class:`timing.Timer`.
         profile: Whether to add mean times per kernel.
         sizes: Time only workloads of these token counts; empty for all.
+        public: Whether to check the public workloads.
     """
 
     random_cases: int = 20
@@ -56,6 +57,7 @@ class Options:
     flush: str = "read"
     profile: bool = False
     sizes: tuple[int, ...] = ()
+    public: bool = True
 
 
 @dataclass
@@ -155,7 +157,8 @@ class Worker:
 
     def cases(self, problem: Problem) -> list[Case]:
         o = self.options
-        return (public_cases() if problem is MAIN else []) + random_cases(problem, o.random_cases, o.seed, o.largest)
+        public = public_cases() if problem is MAIN and o.public else []
+        return public + random_cases(problem, o.random_cases, o.seed, o.largest)
 
     def timed(self, problem: Problem) -> list[Case]:
         cases = public_cases() if problem is MAIN else [Case(tokens, 0, seed=tokens) for tokens in OTHER_SIZES]

