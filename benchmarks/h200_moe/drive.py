@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 START_S = 60.0
@@ -44,7 +44,7 @@ class Watched:
         command = [sys.executable, str(here / "worker.py"), json.dumps(options), *map(str, folders)]
         if sanitizer:
             command = sanitizer_command(sanitizer) + command
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
         self.lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -91,27 +91,37 @@ def judge_all(
             yield from ({"variant": f.name, "status": "NOT_RUN", "message": "out of time"} for f in left)
             return
         watched = Watched(options, left[:1] if sanitizer else left, sanitizer)
-        step: dict = {}
-        done: list[str] = []
-        for event in watched.events(deadline_s):
-            kind = event.pop("event")
-            if kind == "step":
-                step = event
-            elif kind == "start":
-                print(json.dumps(event), flush=True)
-            else:
-                result = event if kind == "result" else verdict_on_end(kind, event, step, left, done)
-                if kind == "result" and sanitizer and (code := watched.process.wait()):
-                    result |= {"status": "SANITIZER_ERROR", "message": f"{sanitizer} ended with code {code}"}
-                step = {}
-                if result is None:
-                    break
-                done.append(result["variant"])
-                yield result
-                if time.monotonic() - begin > total_s:
-                    watched.kill()
-                    break
+        try:
+            done = yield from judge_with(watched, left, deadline_s, begin + total_s, sanitizer)
+        finally:
+            watched.kill()
         left = [f for f in left if f.name not in done]
+
+
+def judge_with(
+    watched: Watched, left: list[Path], deadline_s: float, end_s: float, sanitizer: str | None
+) -> Generator[dict, None, list[str]]:
+    """Results from one worker; returns the names of the variants that have one."""
+    step: dict = {}
+    done: list[str] = []
+    for event in watched.events(deadline_s):
+        kind = event.pop("event")
+        if kind == "step":
+            step = event
+        elif kind == "start":
+            print(json.dumps(event), flush=True)
+        else:
+            result = event if kind == "result" else verdict_on_end(kind, event, step, left, done)
+            if kind == "result" and sanitizer and (code := watched.process.wait()):
+                result |= {"status": "SANITIZER_ERROR", "message": f"{sanitizer} ended with code {code}"}
+            step = {}
+            if result is None:
+                break
+            done.append(result["variant"])
+            yield result
+            if time.monotonic() > end_s:
+                break
+    return done
 
 
 def verdict_on_end(kind: str, event: dict, step: dict, left: list[Path], done: list[str]) -> dict | None:
@@ -121,7 +131,9 @@ def verdict_on_end(kind: str, event: dict, step: dict, left: list[Path], done: l
         SystemExit: The worker never came to a variant.
     """
     if kind == "hang":
-        culprit = step.get("variant") or next(f.name for f in left if f.name not in done)
+        culprit = step.get("variant") or next((f.name for f in left if f.name not in done), None)
+        if culprit is None:
+            return None
         return {"variant": culprit, "status": "TIMEOUT", "message": f"silent for {event['after_s']} s", "step": step}
     if step:
         message = f"the process ended with code {event['code']}"
@@ -179,6 +191,7 @@ def main() -> int:
     parser.add_argument("--deadline-s", type=float, default=20.0, help="longest silence of a variant")
     parser.add_argument("--total-s", type=float, default=500.0, help="no variant is started after this")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a worker is ended with us
     folders = sorted(p.parent for p in args.variants.glob("*/main.py") if not args.only or p.parent.name in args.only)
     if not folders:
         parser.error(f"{args.variants} holds no folder with a main.py")
