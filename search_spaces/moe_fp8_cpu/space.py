@@ -9,7 +9,7 @@ expert by table look-up, one thread.
 
 Measured with ``benchmarks/moe_fp8_cpu_spread.py`` (the default and 39 random configs, packaged workloads, geometric
 mean; a virtual machine with 2 AVX2 cores that other work kept busy): best 9.6 ms, default 56 ms, worst 216 ms. A
-config compiles in 1.5 to 2.8 s of CPU.
+config compiles in 1.5 to 2.9 s of CPU.
 """
 
 from __future__ import annotations
