@@ -34,6 +34,16 @@ SMALL_CHUNK = 32
 GRID_CHUNK = 256
 
 
+FIRST_CTA_STEP = 0x80000001
+"""What CTA 0 adds to the grid barrier's counter, less the number of CTAs; every other CTA adds 1."""
+
+
+def grid_shape(tokens, larger=max):
+    """Tokens per CTA and CTAs of the large kernel; of plain integers, or of run-time ones with their ``max``."""
+    chunk = larger((tokens + (GRID_CTAS - 1)) // GRID_CTAS, MIN_CHUNK)
+    return chunk, (tokens + chunk - 1) // chunk
+
+
 class Routing:
     """Expert selection (:class:`ExpertChoice`, a warp per token) and row map.
 
@@ -120,9 +130,9 @@ class Routing:
                 use_pdl=self.use_pdl,
             )
         else:
-            chunk = cutlass.max((tokens + (GRID_CTAS - 1)) // GRID_CTAS, MIN_CHUNK)
+            chunk, ctas = grid_shape(tokens, cutlass.max)
             self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, scratch, barrier, False).launch(
-                grid=((tokens + chunk - 1) // chunk, 1, 1),
+                grid=(ctas, 1, 1),
                 block=(GRID_THREADS, 1, 1),
                 stream=stream,
                 use_pdl=self.use_pdl,
@@ -280,7 +290,7 @@ class Routing:
             # The adds of all CTAs sum to 2^31: the top bit flips when the last one arrives, and the rest is as before.
             step = Uint32(1)
             if cta == 0:
-                step = Uint32(0x80000001) - Uint32(num_ctas)
+                step = Uint32(FIRST_CTA_STEP) - Uint32(num_ctas)
             pointer = barrier.iterator
             cute.arch.fence_acq_rel_gpu()
             old = cute.arch.atomic_add(pointer, Int32(step), sem="acq_rel", scope="gpu")

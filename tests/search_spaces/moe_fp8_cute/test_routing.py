@@ -102,7 +102,7 @@ def test_grid_barrier_leaves_its_counter_fit_for_any_next_grid(ctas):
     for run in range(3):
         before = counter
         for cta in range(ctas):
-            counter = (counter + ((0x80000001 - ctas) if cta == 0 else 1)) % 2**32
+            counter = (counter + ((module.FIRST_CTA_STEP - ctas) if cta == 0 else 1)) % 2**32
             arrived_all = cta == ctas - 1
             assert bool((counter ^ before) >> 31) == arrived_all, (run, cta)
         assert counter & 0x7FFFFFFF == 0
@@ -112,8 +112,7 @@ def test_chunks_cover_every_token_once_within_the_bitmaps():
     """What __call__ computes for the grid, for every size it accepts."""
     routing = Routing(**DEEPSEEK_V3)
     for tokens in range(routing.small_tokens + 1, routing.max_tokens + 1, 7):
-        chunk = max(-(-tokens // module.GRID_CTAS), module.MIN_CHUNK)
-        ctas = -(-tokens // chunk)
+        chunk, ctas = module.grid_shape(tokens)
         assert ctas <= module.GRID_CTAS
         assert chunk <= module.GRID_CHUNK
         assert (ctas - 1) * chunk < tokens <= ctas * chunk
@@ -126,16 +125,3 @@ def test_shared_memory_needs_no_opt_in():
         local, words = sizes["num_local_experts"], module.GRID_CHUNK // 32
         buffers = local * words + 2 * module.GRID_CHUNK * sizes["top_k"] + 4 * local + 1
         assert 4 * buffers + 7 * 16 <= SMEM_WITHOUT_OPT_IN
-
-
-@pytest.mark.parametrize("words", [1, 8])
-def test_rank_by_popcount_is_the_order_by_token(words):
-    """The rank of a token among an expert's tokens of a chunk: whole words below, then the bits below its own."""
-    rng = np.random.default_rng(words)
-    member = rng.random(32 * words) < 0.3
-    bits = [sum(int(member[32 * w + b]) << b for b in range(32)) for w in range(words)]
-    for token in np.flatnonzero(member):
-        below = (bits[token // 32] & ((1 << (token % 32)) - 1)).bit_count() + sum(
-            bits[w].bit_count() for w in range(token // 32)
-        )
-        assert below == member[:token].sum()
