@@ -35,7 +35,7 @@ RUN_TIME = {
     "writes nothing": (passing("pass"), Status.INCORRECT_NUMERICAL, "not finite"),
     "slightly wrong": (passing("good(x, y, out)\nout *= 1.1"), Status.INCORRECT_NUMERICAL, "largest absolute error"),
     "modifies inputs": (passing("good(x, y, out)\nx[1, 2] += 1"), Status.INPUTS_MODIFIED, "inputs"),
-    "right first": (passing("good(x, y, out) if calls == 1 else None"), Status.NOT_REPEATABLE, "the second run"),
+    "right first": (passing("good(x, y, out) if calls == 1 else None"), Status.NOT_REPEATABLE, "the last timed run"),
     "right twice": (passing("good(x, y, out) if calls <= 2 else None"), Status.NOT_REPEATABLE, "the last timed run"),
     "raises": (passing("raise ValueError('no luck')"), Status.RUNTIME_ERROR, "ValueError: no luck"),
     "raises oddly": (Unpicklable.SOURCE, Status.RUNTIME_ERROR, "Odd"),
