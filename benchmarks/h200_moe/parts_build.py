@@ -60,7 +60,11 @@ def parts(problem: Problem, pdl: bool):
         ("plain", BFloat16, 1, False),
     ):
         y = fake(dtype, *((splits,) if splits > 1 else ()), p, h, align=16)
-        yield f"finalize_{name}", Finalize(h, k, weighted, splits, pdl), [y, token_row, weight, out]
+        yield (
+            f"finalize_{name}",
+            Finalize(h, k, weighted, splits, pdl, e == problem.experts),
+            [y, token_row, weight, out],
+        )
     yield "zero_f32", Zero(h, pdl), [fake(Float32, t, h, align=16)]
     yield "cast", Cast(h, pdl), [fake(Float32, t, h, align=16), out]
     x, x_rows = fake(Float8E4M3FN, t, h, align=16), fake(Float8E4M3FN, p, h, align=16)

@@ -28,11 +28,20 @@ class Finalize:
     A thread owns 8-column pieces of one token. Up to ``WIDE_TOKENS`` tokens it owns one piece, so that the row
     spreads over several CTAs, and the loads of all choices are in flight before the first is used. Above, a CTA owns
     a token and a thread up to 4 pieces, taken together choice after choice: most tokens have one local row, and one
-    piece per thread leaves too few bytes in flight. Rows of choices that are not local are not read. H is a multiple
-    of 8.
+    piece per thread leaves too few bytes in flight. With ``all_local`` (every expert is local, so every token has top_k
+    rows) the first form is taken at any size: it was 10 to 25 % faster at 901 tokens (H200, 2026-11-23). Rows of
+    choices that are not local are not read. H is a multiple of 8.
     """
 
-    def __init__(self, hidden: int, top_k: int, weighted: bool = True, splits: int = 1, use_pdl: bool = False):
+    def __init__(
+        self,
+        hidden: int,
+        top_k: int,
+        weighted: bool = True,
+        splits: int = 1,
+        use_pdl: bool = False,
+        all_local: bool = False,
+    ):
         if hidden % VECTOR:
             raise ValueError(f"hidden size {hidden} is not a multiple of {VECTOR}")
         self.hidden = hidden
@@ -40,6 +49,7 @@ class Finalize:
         self.weighted = weighted
         self.splits = splits
         self.use_pdl = use_pdl
+        self.all_local = all_local
         vectors = hidden // VECTOR
         self.pieces = min(4, -(-vectors // WARP))
         self.deep_threads = -(-vectors // (self.pieces * WARP)) * WARP
@@ -51,18 +61,22 @@ class Finalize:
         """Launch one kernel."""
         tokens = Int32(cute.size(token_row, mode=[0]))
         rows = Int64(cute.size(y, mode=[len(y.shape) - 2]))
-        vectors = self.hidden // VECTOR
-        if tokens <= WIDE_TOKENS:
-            self.wide(y, token_row, row_weight, out, tokens, rows).launch(
-                grid=(cutlass.max(tokens, 1), (vectors + THREADS - 1) // THREADS, 1),
-                block=(THREADS, 1, 1),
-                stream=stream,
-                use_pdl=self.use_pdl,
-            )
+        if const_expr(self.all_local):  # noqa: SIM114  (compile time, the next condition is not)
+            self.launch_wide(y, token_row, row_weight, out, tokens, rows, stream)
+        elif tokens <= WIDE_TOKENS:
+            self.launch_wide(y, token_row, row_weight, out, tokens, rows, stream)
         else:
             self.deep(y, token_row, row_weight, out, rows).launch(
                 grid=(tokens, 1, 1), block=(self.deep_threads, 1, 1), stream=stream, use_pdl=self.use_pdl
             )
+
+    @cute.jit
+    def launch_wide(self, y, token_row, row_weight, out, tokens: Int32, rows: Int64, stream):
+        """A thread per piece of 8 columns."""
+        columns = (self.hidden // VECTOR + THREADS - 1) // THREADS
+        self.wide(y, token_row, row_weight, out, tokens, rows).launch(
+            grid=(cutlass.max(tokens, 1), columns, 1), block=(THREADS, 1, 1), stream=stream, use_pdl=self.use_pdl
+        )
 
     @cute.kernel
     def wide(self, y, token_row, row_weight, out, tokens: Int32, rows: Int64):

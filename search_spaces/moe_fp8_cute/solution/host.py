@@ -40,7 +40,9 @@ class Moe:
         self.act = None
         if first.out == "partial":
             self.act = ActQuant(sizes["intermediate"], experts, align, batched, first.split_k, 4 * SMS, pdl)
-        self.finalize = Finalize(hidden, sizes["top_k"], use_pdl=pdl) if second.out == "rows" else None
+        self.finalize = None
+        if second.out == "rows":
+            self.finalize = Finalize(hidden, sizes["top_k"], use_pdl=pdl, all_local=experts == sizes["experts"])
         self.zero = Zero(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
         self.cast = Cast(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
 

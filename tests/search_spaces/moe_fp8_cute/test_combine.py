@@ -54,6 +54,10 @@ def test_finalize_loads_and_stores_16_bytes(hidden, top_k, dtype, choices):
     assert ptx.count("griddepcontrol.wait") == (2 if choices.get("use_pdl") else 0)
 
 
+def test_finalize_has_one_form_where_all_experts_are_local():
+    assert finalize_ptx(2048, 10, all_local=True).count(".entry") == 1
+
+
 def test_finalize_reads_no_weights_where_gemm_2_has_multiplied():
     """A weight load is the only 4-byte float load of the kernel."""
     weighted, plain = finalize_ptx(4096, 8), finalize_ptx(4096, 8, weighted=False)
