@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Config, Constraint, SearchSpace
+from search_spaces.space import SearchSpace
 from tuner.search.encoding import Encoding, Point
+from tuner.search.walk import Walk
 
-ENUMERATE_LIMIT = 60_000
+LIST_LIMIT = 40_000
 """Spaces with more valid configs are sampled instead of listed."""
-CHECK_LIMIT = 3_000_000
-"""Constraint checks after which listing is given up (a few seconds of CPU)."""
-SAMPLE_START = 3_000
+CHECK_LIMIT = 2_000_000
+"""Constraint checks after which listing is given up (a second or two of CPU)."""
+HOPELESS = 20.0
+"""Listing is not begun if an estimate says that there are this many times more configs than the limit."""
+SAMPLE_START = 2_000
 """Configs that are drawn at the start where the space is not listed."""
 
 
@@ -29,6 +32,7 @@ class Ledger:
 
     Args:
         encoding: Of the space.
+        walk: Through the space.
         points: Positions of values, shape [rows, parameters].
         complete: Whether no other valid config exists.
         taken: Rows that were proposed or observed; these are never proposed again. Shape [rows].
@@ -37,6 +41,7 @@ class Ledger:
     """
 
     encoding: Encoding
+    walk: Walk
     points: NDArray[np.int16]
     complete: bool
     taken: NDArray[np.bool_]
@@ -47,13 +52,13 @@ class Ledger:
     @classmethod
     def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
         """The ledger of a space: all valid configs if they can be listed, else a sample of them."""
-        encoding = Encoding(space)
-        listed = _listed(space, encoding)
+        encoding, walk = Encoding(space), Walk(space)
+        listed = walk.all(LIST_LIMIT, CHECK_LIMIT) if walk.size(rng) < HOPELESS * LIST_LIMIT else None
         complete = listed is not None
-        found = listed if listed is not None else [encoding.point(space.sample(rng)) for _ in range(SAMPLE_START)]
+        found = listed if listed is not None else [walk.sample(rng) for _ in range(SAMPLE_START)]
         rows = {point: row for row, point in enumerate(dict.fromkeys(found))}
         points = np.array(list(rows), dtype=np.int16).reshape(len(rows), len(encoding.names))
-        return cls(encoding, points, complete, np.zeros(len(rows), dtype=np.bool_), rows)
+        return cls(encoding, walk, points, complete, np.zeros(len(rows), dtype=np.bool_), rows)
 
     def add(self, points: Iterable[Point]) -> list[int]:
         """Rows of valid points; unknown ones are appended."""
@@ -101,7 +106,7 @@ class Ledger:
         """A row drawn from the free ones; where the space is not listed, from all of it. None if there is none."""
         if not self.complete:
             for _ in range(20):
-                (row,) = self.add([self.encoding.point(self.encoding.space.sample(rng))])
+                (row,) = self.add([self.walk.sample(rng)])
                 if not self.taken[row]:
                     return row
         free = self.free()
@@ -119,43 +124,3 @@ class Ledger:
                 return row
         self.complete = True
         return None
-
-
-def _listed(space: SearchSpace, encoding: Encoding) -> list[Point] | None:
-    """All valid points in lexicographic order, None if there are too many or finding them takes too long."""
-    position = {name: i for i, name in enumerate(encoding.names)}
-    checks: list[list[Constraint]] = [[] for _ in encoding.names]
-    for constraint in space.constraints:
-        checks[max((position[n] for n in constraint.parameters), default=0)].append(constraint)
-    budget = _Budget(CHECK_LIMIT)
-    found: list[Point] = []
-    for point in _walk(space, checks, (), {}, budget):
-        if len(found) == ENUMERATE_LIMIT:
-            return None
-        found.append(point)
-    return None if budget.spent else found
-
-
-@dataclass
-class _Budget:
-    left: int
-    spent: bool = False
-
-
-def _walk(
-    space: SearchSpace, checks: list[list[Constraint]], codes: Point, partial: Config, budget: _Budget
-) -> Iterator[Point]:
-    depth = len(codes)
-    if depth == len(checks):
-        yield codes
-        return
-    parameter = space.parameters[depth]
-    for code, value in enumerate(parameter.values):
-        budget.left -= 1 + len(checks[depth])
-        if budget.left < 0:
-            budget.spent = True
-            return
-        partial[parameter.name] = value
-        if all(c.holds(partial) for c in checks[depth]):
-            yield from _walk(space, checks, (*codes, code), partial, budget)
-    del partial[parameter.name]

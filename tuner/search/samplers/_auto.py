@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from threadpoolctl import ThreadpoolController
 
 from search_spaces.space import Config
 from tuner.search import gaussian_process as gp
@@ -49,7 +50,7 @@ class Options:
     start_candidates: int = 200
     refit_growth: float = 1.1
     pool_limit: int = 20_000
-    fresh: int = 100
+    fresh: int = 50
     leaders: int = 5
     observations_limit: int = 500
     prior_failure: float = 0.5
@@ -71,6 +72,7 @@ class AutoSampler(Strategy):
     def __init__(self, ledger: Ledger, seed: int, options: Options | None = None) -> None:
         super().__init__(ledger, seed)
         self.options = options or Options()
+        self._threads = ThreadpoolController()
         self._random = np.random.default_rng(seed)
         self._models = self._make_models(None)
         self._related = False
@@ -79,6 +81,11 @@ class AutoSampler(Strategy):
         self._fitted_at = 0
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+        # One thread: the matrices are small, and the other cores are building and measuring.
+        with self._threads.limit(limits=1):
+            return self._propose()
+
+    def _propose(self) -> int:
         passed = [r for r, v in self.ledger.values.items() if v is not None]
         if len(self.ledger.order) < self.options.start or len(passed) < 4:
             if self._related and len(self.ledger.order) <= self.options.related:
@@ -98,6 +105,10 @@ class AutoSampler(Strategy):
 
     def outlook(self) -> Outlook | None:
         """From joint draws of the most promising configs that are still free."""
+        with self._threads.limit(limits=1):
+            return self._outlook()
+
+    def _outlook(self) -> Outlook | None:
         passed = [v for v in self.ledger.values.values() if v is not None]
         if not len(self._pool) or not passed:
             return None

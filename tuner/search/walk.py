@@ -1,0 +1,129 @@
+"""Walks through the valid configs of a space, parameter by parameter: all of them in order, or one at random."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+from search_spaces.space import Config, Constraint, SearchSpace, SpaceError
+from tuner.search.encoding import Point
+
+PROBES = 100
+"""Random descents from which the number of valid configs is estimated."""
+RESTARTS = 1000
+"""Random descents before a valid config is searched for without leaving anything out."""
+
+
+class Walk:
+    """The tree of a space: a level per parameter, cut where the values so far break a constraint.
+
+    Args:
+        space: What to walk.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._values = [p.values for p in space.parameters]
+        self._names = [p.name for p in space.parameters]
+        self._checks = _closing(space, self._names)
+        self._order = _early_order(space, self._names)
+        self._early = _closing(space, [self._names[i] for i in self._order])
+        self._left = 0
+
+    def all(self, limit: int, checks: int) -> list[Point] | None:
+        """All valid points in lexicographic order.
+
+        Args:
+            limit: Points at most.
+            checks: Constraints and values looked at at most.
+
+        Returns:
+            None if there are more points than that, or finding them takes more checks.
+        """
+        self._left = checks
+        found = list(islice(self._in_order((), {}), limit + 1))
+        return None if self._left < 0 or len(found) > limit else found
+
+    def sample(self, rng: random.Random) -> Point:
+        """A random valid point.
+
+        Parameters are decided in an order that meets every constraint as early as possible, each among the values
+        that break nothing so far; a dead end starts again from nothing. That favours configs of sparse branches over
+        a uniform draw, but does not depend on how rare valid configs are among all combinations.
+
+        Raises:
+            SpaceError: No config is valid.
+        """
+        for _ in range(RESTARTS):
+            point = self._descent(rng)[0]
+            if point is not None:
+                return point
+        self._left = 2**62
+        for point in self._in_order((), {}, rng):
+            return point
+        raise SpaceError(
+            f"space {self._space.name!r}: no config satisfies all {len(self._space.constraints)} constraints"
+        )
+
+    def size(self, rng: random.Random) -> float:
+        """Estimate of the number of valid points: the mean product of branches along random descents.
+
+        Source: Knuth, Estimating the efficiency of backtrack programs (1975). Rough, and not biased.
+        """
+        return sum(self._descent(rng)[1] for _ in range(PROBES)) / PROBES
+
+    def _descent(self, rng: random.Random) -> tuple[Point | None, float]:
+        """A random way down, and the product of its branches; None and 0 at a dead end."""
+        product = 1.0
+        partial: Config = {}
+        codes = [0] * len(self._values)
+        for step, position in enumerate(self._order):
+            name, values = self._names[position], self._values[position]
+            fitting = []
+            for code, value in enumerate(values):
+                partial[name] = value
+                if all(c.holds(partial) for c in self._early[step]):
+                    fitting.append(code)
+            if not fitting:
+                return None, 0.0
+            product *= len(fitting)
+            codes[position] = rng.choice(fitting)
+            partial[name] = values[codes[position]]
+        return tuple(codes), product
+
+    def _in_order(self, codes: Point, partial: Config, rng: random.Random | None = None) -> Iterator[Point]:
+        depth = len(codes)
+        if depth == len(self._values):
+            yield codes
+            return
+        count = len(self._values[depth])
+        for code in range(count) if rng is None else rng.sample(range(count), count):
+            self._left -= 1 + len(self._checks[depth])
+            if self._left < 0:
+                return
+            partial[self._names[depth]] = self._values[depth][code]
+            if all(c.holds(partial) for c in self._checks[depth]):
+                yield from self._in_order((*codes, code), partial, rng)
+        partial.pop(self._names[depth], None)
+
+
+def _early_order(space: SearchSpace, names: list[str]) -> list[int]:
+    """Positions of the parameters, those first that complete a constraint with the fewest others."""
+    order: list[str] = []
+    waiting = [set(c.parameters) for c in space.constraints]
+    while waiting:
+        nearest = min(waiting, key=len)
+        order += [n for n in names if n in nearest]
+        waiting = [rest for c in waiting if (rest := c - nearest)]
+    order += [n for n in names if n not in order]
+    return [names.index(n) for n in order]
+
+
+def _closing(space: SearchSpace, order: list[str]) -> list[list[Constraint]]:
+    """For each step of an order, the constraints whose last parameter it decides."""
+    step = {name: i for i, name in enumerate(order)}
+    closing: list[list[Constraint]] = [[] for _ in order]
+    for constraint in space.constraints:
+        closing[max((step[n] for n in constraint.parameters), default=0)].append(constraint)
+    return closing
