@@ -87,7 +87,8 @@ class AutoSampler(Strategy):
 
     def _propose(self) -> int:
         passed = [r for r, v in self.ledger.values.items() if v is not None]
-        if len(self.ledger.order) < self.options.start or len(passed) < 4:
+        start = self.options.start + (self.options.related if self._related else 0)
+        if len(self.ledger.order) < start or len(passed) < 4:
             if self._related and len(self.ledger.order) <= self.options.related:
                 return self._best_of_related()
             return self._farthest()

@@ -1,0 +1,140 @@
+"""The parts of the search: what a surrogate sees, how values become targets, when to stop, what transfers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from search_spaces.space import Constraint, Parameter, SearchSpace
+from tuner.search import Search
+from tuner.search.advice import FEWEST_TRIALS, PATIENCE, TOLERANCE, Outlook, advise
+from tuner.search.encoding import Encoding
+from tuner.search.features import Features
+from tuner.search.transfer import Transfer
+from tuner.search.transform import target_unit, targets
+
+
+def make_space(*parameters, constraints=()):
+    default = {p.name: p.values[0] for p in parameters}
+    return SearchSpace("s", "cpu", parameters, tuple(constraints), default, {})
+
+
+SIZES = (Parameter("x", (8, 16, 24, 32, 48, 64, 96, 128)), Parameter("y", (1, 2, 4, 8, 16)))
+
+
+def features_of(*parameters):
+    features = Features.of(Encoding(make_space(*parameters)))
+    return lambda *point: features(np.array([point], dtype=np.int16))[0]
+
+
+def test_sizes_are_seen_by_ratio_by_powers_of_two_and_by_product():
+    see = features_of(*SIZES)
+    assert see(0, 0).tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert see(7, 4).tolist() == pytest.approx([1.0, 1.0, 1.0, 1.0])
+    log_x, twos_x, log_y, product = see(2, 1)
+    assert log_x == pytest.approx(math.log(3) / math.log(16))
+    assert twos_x == 0.0  # 24 = 3 * 8 has as few twos as 8
+    assert product == pytest.approx((math.log(3) + math.log(2)) / (math.log(16) + math.log(16)))
+    assert log_y == pytest.approx(0.25)
+
+
+def test_categories_are_equally_far_apart():
+    see = features_of(Parameter("c", ("a", "b", "c", "d"), "categorical"))
+    apart = {round(float(((see(i) - see(k)) ** 2).sum()), 9) for i in range(4) for k in range(i)}
+    assert apart == {1.0}
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        Parameter("a", (0, False, "x", 2.5)),
+        Parameter("a", (-1, 0, 3)),
+        Parameter("a", (5, 1, 9)),
+        Parameter("a", (True, False)),
+        Parameter("a", (3,)),
+        Parameter("a", (0.5, 1.5)),
+    ],
+)
+def test_any_kind_of_values_becomes_finite_columns(parameter):
+    features = Features.of(Encoding(make_space(parameter)))
+    columns = features(np.arange(len(parameter.values), dtype=np.int16)[:, None])
+    assert np.isfinite(columns).all()
+    assert len({tuple(row) for row in columns.tolist()}) == len(parameter.values)
+
+
+def test_targets_ignore_unit_and_offset_and_keep_the_order():
+    values = np.random.default_rng(0).lognormal(size=50)
+    assert np.allclose(targets(values), targets(1000 * values + 7))
+    assert (np.argsort(targets(values)) == np.argsort(values)).all()
+    assert targets(np.array([3.0, 3.0])).tolist() == [0.0, 0.0]
+
+
+def test_targets_bend_the_bad_half_and_nothing_else():
+    values = np.array([0.0, 1.0, 2.0, 3.0, 1e6])
+    got = targets(values)
+    assert got[1] - got[0] == pytest.approx(got[2] - got[1])
+    assert got[4] - got[2] < 40 * (got[2] - got[1])
+    assert (values[1] - values[0]) / (got[1] - got[0]) == pytest.approx(target_unit(values))
+
+
+def test_advice_waits_then_follows_the_expected_regret():
+    stale = [1.0] + [2.0] * (FEWEST_TRIALS + PATIENCE)
+    sure, unsure = Outlook(TOLERANCE / 2, 0.1), Outlook(TOLERANCE * 4, 0.6)
+    assert not advise(stale[: FEWEST_TRIALS - 1], sure, exhausted=False).stop
+    assert not advise([*stale, 0.5], sure, exhausted=False).stop
+    assert not advise(stale, unsure, exhausted=False).stop
+    advice = advise(stale, sure, exhausted=False)
+    assert advice.stop
+    assert advice.expected_regret == sure.regret
+    assert "regret" in advice.reason
+    assert advise([1.0], None, exhausted=True).stop
+
+
+def test_advice_without_a_model_is_patience():
+    assert not advise([2.0] * 39 + [1.0] + [2.0] * 39, None, exhausted=False).stop
+    assert advise([2.0] * 10 + [1.0] + [2.0] * 80, None, exhausted=False).stop
+    assert advise([None] * 80, None, exhausted=False).stop
+
+
+def bowl(config):
+    return math.log2(config["x"] / 48) ** 2 + math.log2(config["y"] / 4) ** 2
+
+
+def test_a_search_advises_to_stop_once_a_smooth_space_is_understood():
+    space = make_space(*SIZES, Parameter("z", tuple(range(12))))
+    search = Search(space, seed=1)
+    told = 0
+    while not (advice := search.should_stop()).stop:
+        proposal = search.ask()
+        search.tell(proposal.number, bowl(proposal.config) + 0.05 * abs(proposal.config["z"] - 6))
+        told += 1
+    assert told < 200 < len(list(space.enumerate()))
+    assert search.study.best_value == min(bowl(c) + 0.05 * abs(c["z"] - 6) for c in space.enumerate())
+    assert advice.expected_regret < TOLERANCE
+
+
+def test_transfer_ranks_like_the_related_sweep_over_unknown_parameters_and_values():
+    space = make_space(*SIZES, Parameter("new", (1, 2)))
+    old = make_space(Parameter("x", (4, *SIZES[0].values)), SIZES[1], Parameter("gone", (1, 2)))
+    prior = [(c, None if c["y"] == 16 else bowl(c)) for c in old.enumerate()]
+    transfer = Transfer(Encoding(space), prior)
+    assert transfer.usable
+    points = np.array([Encoding(space).point(c) for c in space.enumerate() if c["y"] < 16], dtype=np.int16)
+    truth = np.array([bowl(c) for c in space.enumerate() if c["y"] < 16])
+    assert np.corrcoef(np.argsort(np.argsort(transfer(points))), np.argsort(np.argsort(truth)))[0, 1] > 0.95
+
+
+def test_too_little_or_unrelated_history_is_no_transfer():
+    space = make_space(*SIZES)
+    assert not Transfer(Encoding(space), []).usable
+    assert not Transfer(Encoding(space), [({"q": i}, 1.0 * i) for i in range(50)]).usable
+    assert not Transfer(Encoding(space), [({"x": 16, "y": 2}, 1.0)] * 50).usable
+
+
+def test_prior_trials_are_tried_first_and_not_taken_as_done():
+    space = make_space(*SIZES, constraints=[Constraint(("x", "y"), "too large", lambda c: c["x"] * c["y"] <= 512)])
+    prior = [(c, bowl(c)) for c in space.enumerate()]
+    search = Search(space, prior=prior)
+    configs = [search.ask().config for _ in range(3)]
+    assert configs[0] == space.default
+    assert bowl(configs[1]) == min(v for _, v in prior)
