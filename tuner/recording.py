@@ -103,9 +103,8 @@ class Recording:
         """The recorded configs as a search space; its default is the recorded one, else the one nearest the middle."""
         names = tuple(p.name for p in self.parameters)
         constraints = []
-        for text in self.restrictions:
-            expression = compile_expression(text, names)
-            constraints.append(Constraint(expression.names, text, lambda c, e=expression: bool(e(c))))
+        for expression in (compile_expression(text, names) for text in self.restrictions):
+            constraints.append(Constraint(expression.names, expression.text, expression))
         constraints.append(Constraint(names, "the config was not recorded", lambda c: self.row(c) is not None))
         default = self.default if self.default is not None else self._middle()
         return SearchSpace(

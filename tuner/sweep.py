@@ -49,6 +49,8 @@ class Plan:
     time_reference: bool = True
     warm_start: Mapping[str, tuple[Config, ...]] = field(default_factory=dict)
     """Regime name -> configs to try right after the default."""
+    prior: Mapping[str, tuple[tuple[Config, float | None], ...]] = field(default_factory=dict)
+    """Regime name -> finished trials of a related sweep, for the search to learn from."""
 
 
 @dataclass
@@ -175,6 +177,7 @@ class Sweep:
             sampler=self.plan.sampler,
             seed=self.plan.seed * 1009 + index,
             warm_start=self.plan.warm_start.get(regime.name, ()),
+            prior=self.plan.prior.get(regime.name, ()),
         )
         default_hash = space.config_hash(space.default)
         return RegimeState(regime, search, Objective(regime.workloads), default_hash=default_hash)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from db.records import SweepRecord
 from db.store import Store
-from search_spaces import SearchSpace
+from search_spaces import Config, SearchSpace
 from tuner import tuning_record
 from tuner.recording import Recording, read_recording
 from tuner.regimes import Regime
@@ -18,6 +18,8 @@ from tuner.replay import ReplayFamily, ReplayRunner
 from tuner.search import Search
 from tuner.sweep import Plan, Sweep
 from workers.records import Method
+
+Prior = Sequence[tuple[Config, float | None]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
-def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: int = 1) -> Run:
+def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: int = 1, prior: Prior = ()) -> Run:
     """Run a sweep on a recording.
 
     Args:
@@ -64,6 +66,7 @@ def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: in
         seed: Of the sweep.
         evaluations: Trials at most.
         in_flight: Trials in flight at a time.
+        prior: Finished trials of a related sweep.
     """
     recording, space = recorded(path)
     runner = ReplayRunner(recording, in_flight)
@@ -81,6 +84,7 @@ def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: in
             finalists=1,
             final_rounds=1,
             reuse=False,
+            prior={"all": tuple(prior)},
             time_reference=False,
         )
         sweep = Sweep(plan, runner, store, _register(store, plan, runner, recording))
