@@ -222,19 +222,6 @@ class Posterior:
         draws: Array = mean[chosen].astype(np.float64) + normal @ root.T
         return draws
 
-    def closeness(self, features: Array) -> NDArray[np.float32]:
-        """Correlation in ``(0, 1]`` of each candidate with each given config, sharper than the kernel's.
-
-        Args:
-            features: Shape [m, columns].
-
-        Returns:
-            Shape [candidates, m].
-        """
-        other = (features / self.known.scales).astype(np.float32)
-        squared = self._pool_norm[:, None] + (other * other).sum(axis=1)[None] - 2 * self._pool @ other.T
-        return np.exp(-4 * np.sqrt(np.maximum(squared, 0)))
-
     def _truncate(self, n: int) -> None:
         dropped = self._rows[n : len(self._keys)]
         if len(dropped):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
 from tuner.search import acquisition
 from tuner.search import gaussian_process as gp
@@ -71,9 +72,18 @@ class Model:
         """Joint draws of the targets at chosen positions of the pool; see :meth:`Posterior.draw`."""
         return self.posterior.draw(self.posterior.mean(wanted, told), chosen, normal)
 
-    def closeness(self, rows: list[int]) -> NDArray[np.float32]:
-        """How near each row of the pool is to each given row, in (0, 1]; shape [pool, rows]."""
-        return self.posterior.closeness(self._see(rows))
+    def log_chance_above_zero(self, labels: Array) -> Array:
+        """Logarithm of the chance that the modelled value is positive, for each row of the pool.
+
+        Args:
+            labels: Of the rows given to :meth:`update`: 1 or -1.
+
+        Source: Rasmussen and Williams, section 6.5: least-squares classification by regression on the labels.
+        """
+        mean = self.posterior.mean(labels, np.ones(len(labels), dtype=np.bool_)).astype(np.float64)
+        spread = np.sqrt(self.posterior.deviation().astype(np.float64) ** 2 + self.posterior.known.noise)
+        chance: Array = log_ndtr(mean / spread)
+        return chance
 
     def trend(self, rows: list[int] | NDArray[np.intp]) -> Array:
         """What a related sweep predicts for these rows; zeros without one."""

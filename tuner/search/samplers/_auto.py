@@ -32,13 +32,14 @@ class Options:
     Args:
         start: Proposals before the model takes over, spread over the space.
         related: The first so many proposals after the default are the best by a related sweep, where there is one.
+        related_until: Successes after which the related sweep is forgotten.
         start_candidates: Random free configs among which the farthest from all taken ones is proposed.
         refit_growth: Hyperparameters are fitted again when this many times more values are known.
         pool_limit: Candidates that the model looks at; all free configs where there are fewer.
         fresh: Random configs that join the candidates at each fit where the space is not listed.
         leaders: Best configs whose neighbours are always among the candidates.
         observations_limit: Values that the model learns from; beyond it the best and a random rest.
-        prior_failure: Weight of the overall failure share against nearby configs.
+        least_log_chance: Floor of the logarithm of the chance that a config works.
         outlook_configs: Free configs that the outlook is drawn from, the most promising ones.
         outlook_draws: Draws of it.
         views: What each of the averaged models sees of a config.
@@ -47,13 +48,14 @@ class Options:
 
     start: int = 6
     related: int = 3
+    related_until: int = 20
     start_candidates: int = 200
     refit_growth: float = 1.1
     pool_limit: int = 20_000
     fresh: int = 50
     leaders: int = 5
     observations_limit: int = 500
-    prior_failure: float = 0.5
+    least_log_chance: float = -12.0
     outlook_configs: int = 200
     outlook_draws: int = 200
     views: tuple[View, ...] = ("values",)
@@ -75,6 +77,8 @@ class AutoSampler(Strategy):
         self._threads = ThreadpoolController()
         self._random = np.random.default_rng(seed)
         self._models = self._make_models(None)
+        self._works = Model(ledger, Features.of(ledger.encoding), self.options.beliefs)
+        self._works_is_fitted = False
         self._related = False
         self._pool: Rows = np.zeros(0, dtype=np.intp)
         self._left_out: set[int] = set()
@@ -151,7 +155,14 @@ class AutoSampler(Strategy):
     # -- model -------------------------------------------------------------------------------------------------------
 
     def _best_promise(self, passed: list[int]) -> int:
-        if not len(self._pool) or len(passed) >= self._fitted_at * self.options.refit_growth:
+        failed = len(self.ledger.values) - len(passed)
+        if self._related and len(passed) >= self.options.related_until:
+            # By now the space speaks for itself; a relative that is right about most configs and wrong about the
+            # best ones would only hold the search back.
+            self._related = False
+            self._models = self._make_models(None)
+            self._refit(passed)
+        elif not len(self._pool) or len(passed) + failed >= self._fitted_at * self.options.refit_growth:
             self._refit(passed)
         free = ~self.ledger.taken[self._pool]
         if not free.any():
@@ -186,7 +197,16 @@ class AutoSampler(Strategy):
         self._pool = self._candidates([passed[i] for i in np.argsort(values)[: self.options.leaders]])
         for model in self._models:
             model.refit(rows, targets(values[kept]), self._pool)
-        self._fitted_at = len(passed)
+        self._refit_works()
+        self._fitted_at = len(self.ledger.values)
+
+    def _refit_works(self) -> None:
+        values = self.ledger.values
+        rows = list(values)[-self.options.observations_limit :]
+        labels = np.array([1.0 if values[r] is not None else -1.0 for r in rows])
+        self._works_is_fitted = bool((labels < 0).any())
+        if self._works_is_fitted:
+            self._works.refit(rows, labels, self._pool)
 
     def _kept(self, values: NDArray[np.float64]) -> Rows:
         """Positions of the values to learn from: all, or the best and a random rest."""
@@ -213,12 +233,11 @@ class AutoSampler(Strategy):
         return wanted[~ledger.taken[wanted]]
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:
-        """Of each candidate: the share of successes among nearby configs, by the model's own idea of near."""
-        values = self.ledger.values
-        worked = np.array([v is not None for v in values.values()])
-        if worked.all():
+        """Of each candidate, by a model of what worked and what failed; it learns by itself what failures depend on."""
+        if not self._works_is_fitted:
             return 0.0
-        near = self._models[0].closeness(list(values))
-        weight = self.options.prior_failure
-        chance = (near @ worked + weight * worked.mean()) / (near.sum(axis=1) + weight)
-        return np.log(np.maximum(chance, 1e-3))
+        values = self.ledger.values
+        seen = [r for r in self.ledger.order if r in values][-self.options.observations_limit :]
+        labels = np.array([1.0 if values[r] is not None else -1.0 for r in seen])
+        self._works.update(seen)
+        return np.maximum(self._works.log_chance_above_zero(labels), self.options.least_log_chance)
