@@ -48,7 +48,7 @@ class Options:
 
     start: int = 6
     related: int = 3
-    related_until: int = 20
+    related_until: int = 12
     start_candidates: int = 200
     refit_growth: float = 1.1
     pool_limit: int = 20_000
