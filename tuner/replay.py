@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces.space import CONFIG_FILE, Config, SearchSpace, SpaceFamily
@@ -27,12 +25,14 @@ from workers.records import (
 )
 from workers.runner import Outcome, Runner
 
-_STATUS = {
+STATUS_OF = {
+    "ok": Status.PASSED,
     "compile": Status.COMPILE_ERROR,
     "runtime": Status.RUNTIME_ERROR,
     "incorrect": Status.INCORRECT_NUMERICAL,
     "raced": Status.RACED_OUT,
 }
+"""What a recording says of a config, as a worker's status."""
 
 
 class ReplayRunner(Runner):
@@ -112,7 +112,7 @@ class ReplayRunner(Runner):
         for workload in workloads:
             time_ms = times_ms[workload]
             if time_ms is None:
-                status = _STATUS.get(self.recording.status[row], Status.RUNTIME_ERROR)
+                status = STATUS_OF[self.recording.status[row]]
                 failure = [] if status is Status.RACED_OUT else [Measurement(workload, status, method=method)]
                 return Evaluation(variant.key, status, (*measured, *failure), environment=fingerprint)
             us = time_ms * 1e3
@@ -165,69 +165,3 @@ class ReplayFamily(SpaceFamily):
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         """The recorded space; the target plays no role."""
         return self._recording.space()
-
-
-@dataclass(frozen=True)
-class RecordedTrial:
-    """A finished trial of a sweep, for :func:`recording_of_trials`.
-
-    Args:
-        config: What was tried.
-        status: How the trial ended.
-        median_us: Workload -> median latency in microseconds, of the workloads that ran.
-    """
-
-    config: Config
-    status: Status
-    median_us: Mapping[str, float] = field(default_factory=dict)
-
-
-def recording_of_trials(
-    space: SearchSpace, trials: Sequence[RecordedTrial], *, name: str, hardware: str, workloads: Sequence[str]
-) -> Recording:
-    """A recording of what a sweep measured: ``tuner study record``.
-
-    The objective of a config is the geometric mean over the workloads. Only configs that were tried are valid in it.
-
-    Raises:
-        UsageError: No trial passed.
-    """
-    if not any(t.status is Status.PASSED for t in trials):
-        raise UsageError(f"no trial of {name} passed, so there is nothing to replay")
-    positions = [{(type(v), v): i for i, v in enumerate(p.values)} for p in space.parameters]
-    points: dict[tuple[int, ...], RecordedTrial] = {}
-    for trial in trials:
-        config = space.check(trial.config)
-        codes = zip(space.parameters, positions, strict=True)
-        points[tuple(known[(type(config[p.name]), config[p.name])] for p, known in codes)] = trial
-    kept = list(points.values())
-    default = [i for i, t in enumerate(kept) if space.check(t.config) == space.check(space.default)]
-    per_workload = {w: tuple(t.median_us[w] / 1e3 if w in t.median_us else None for t in kept) for w in workloads}
-    return Recording(
-        name=name,
-        kernel=space.name,
-        gpu=hardware,
-        parameters=space.parameters,
-        restrictions=(),
-        points=tuple(points),
-        time_ms=tuple(_geomean_ms(t, workloads) for t in kept),
-        status=tuple(_recorded_status(t.status) for t in kept),
-        workloads=tuple(workloads),
-        workload_ms=per_workload,
-        default=default[0] if default else None,
-    )
-
-
-def _geomean_ms(trial: RecordedTrial, workloads: Sequence[str]) -> float | None:
-    if trial.status is not Status.PASSED or any(w not in trial.median_us for w in workloads):
-        return None
-    return math.exp(sum(math.log(trial.median_us[w] / 1e3) for w in workloads) / len(workloads))
-
-
-def _recorded_status(status: Status) -> str:
-    if status is Status.PASSED:
-        return "ok"
-    for text, known in _STATUS.items():
-        if status is known:
-            return text
-    return "incorrect" if status.value.startswith("INCORRECT") else "runtime"

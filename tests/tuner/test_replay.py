@@ -1,14 +1,12 @@
 """The replay runner: recorded outcomes through the runner's interface, and recordings made from a sweep's trials."""
 
-import math
-
 import pytest
 
 from search_spaces.space import Parameter
 from tuner import tuning_record
 from tuner.errors import UsageError
 from tuner.recording import Recording
-from tuner.replay import RecordedTrial, ReplayFamily, ReplayRunner, config_of, recording_of_trials
+from tuner.replay import ReplayFamily, ReplayRunner, config_of
 from workers.records import BuildResult, ComparisonJob, Evaluation, EvaluationJob, Method, Status, Variant
 
 RECORDING = Recording(
@@ -107,26 +105,3 @@ def test_the_family_solves_its_own_definition_only():
     assert family.why_not(family.definition) is None
     assert "not of gemm" in family.why_not({"name": "gemm"})
     assert len(list(family.space(family.definition, "cpu").enumerate())) == 5
-
-
-def test_a_recording_of_trials_replays_them():
-    space = RECORDING.space()
-    trials = [
-        RecordedTrial(RECORDING.config(1), Status.PASSED, {"small": 1000.0, "large": 4000.0}),
-        RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR),
-        RecordedTrial(RECORDING.config(4), Status.RACED_OUT, {"small": 9000.0}),
-        RecordedTrial(RECORDING.config(0), Status.PASSED, {"small": 2000.0, "large": 8000.0}),
-    ]
-    made = recording_of_trials(space, trials, name="again", hardware="some GPU", workloads=("small", "large"))
-    assert made.space().default == space.default
-    assert made.status == ("ok", "compile", "raced", "ok")
-    assert made.time_ms[0] == pytest.approx(math.sqrt(1.0 * 4.0))
-    runner = ReplayRunner(made)
-    outcome = evaluate(runner, 4)
-    assert (outcome.status, outcome.measurements[0].median_us) == (Status.RACED_OUT, 9000.0)
-
-
-def test_a_sweep_without_a_success_cannot_be_recorded():
-    trials = [RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR)]
-    with pytest.raises(UsageError, match="no trial of empty passed"):
-        recording_of_trials(RECORDING.space(), trials, name="empty", hardware="x", workloads=("small",))
