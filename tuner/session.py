@@ -298,6 +298,7 @@ def _guarded(
         final_share=s.final_share,
         reuse=s.reuse,
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
+        prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
     )
     try:
         with stoppable(store, sweep_id) as checkpoint:
@@ -321,6 +322,17 @@ def _warm_start(
         space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes)
     )
     return {r.name: tuple(dict(c.config) for c in related if c.regime == r.name)[:3] for r in regimes}
+
+
+def prior(
+    store: Store, definition: str, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
+) -> dict[str, tuple[tuple[Config, float | None], ...]]:
+    """The trials of the nearest finished sweep of the same space family, for the regime of the same name."""
+    nearest = store.related_best_configs(space.name, definition=definition, hardware=hardware, limit=1)
+    if not nearest:
+        return {}
+    trials = store.trials(nearest[0].sweep_id, measurements=False)
+    return {r.name: tuple((dict(t.config), t.objective) for t in trials if t.regime == r.name) for r in regimes}
 
 
 def _conclude(

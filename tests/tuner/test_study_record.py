@@ -12,6 +12,7 @@ from tuner.errors import UsageError
 from tuner.recording import Recording, read_recording, write_recording
 from tuner.regimes import Regime
 from tuner.replay import ReplayFamily, ReplayRunner
+from tuner.session import prior
 from tuner.study_record import RecordedTrial, recording_of_sweep, recording_of_trials
 from tuner.sweep import Plan, Sweep
 from workers.records import Method, Status
@@ -69,6 +70,20 @@ def test_the_recording_of_a_replayed_sweep_is_the_recording(tmp_path):
         assert again.status[found] == RECORDING.status[row]
         assert again.times_ms(found) == pytest.approx(RECORDING.times_ms(row))
     assert again.space().default == RECORDING.space().default
+
+
+def test_a_new_sweep_learns_from_the_nearest_finished_one():
+    space = RECORDING.space()
+    regimes = (Regime("all", None, None, RECORDING.workloads), Regime("17+", 17, None, RECORDING.workloads))
+    with Store.open("sqlite://") as store:
+        assert prior(store, "tiny", space, regimes, "some GPU") == {}
+        sweep_on(store, RECORDING)
+        found = prior(store, "tiny", space, regimes, "another GPU")
+    assert found["17+"] == ()
+    values = {RECORDING.row(config): value for config, value in found["all"]}
+    assert values[0] == pytest.approx(math.log(4000.0))
+    assert values[2] is None
+    assert len(values) == 5
 
 
 def test_a_recording_of_trials_replays_them():
