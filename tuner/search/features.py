@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,6 @@ from search_spaces.space import Parameter, Scalar
 from tuner.search.encoding import Encoding
 
 Column = NDArray[np.float64]
-View = Literal["values", "positions", "names", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -39,24 +37,18 @@ class Features:
     product_range: tuple[float, float]
 
     @classmethod
-    def of(cls, encoding: Encoding, view: View = "values") -> Features:
-        """The features of a space.
-
-        Args:
-            encoding: Of the space.
-            view: ``values`` as described above; ``positions`` sees of an ordinal parameter only the position in
-                its list; ``names`` sees only whether two values are the same.
-        """
+    def of(cls, encoding: Encoding) -> Features:
+        """The features of a space."""
         tables: list[tuple[int, Column]] = []
         groups: list[int] = []
         group = 0
         product: list[Column | None] = []
         for position, parameter in enumerate(encoding.space.parameters):
-            for columns in _COLUMNS[view](parameter):
+            for columns in _columns(parameter):
                 tables += [(position, c) for c in columns]
                 groups += [group] * len(columns)
                 group += 1
-            product.append(_log_sizes(parameter) if view in ("values", "mixed") else None)
+            product.append(_log_sizes(parameter))
         sizes = [p for p in product if p is not None]
         if len(sizes) > 1:
             groups.append(group)
@@ -89,32 +81,20 @@ def _columns(parameter: Parameter) -> list[list[Column]]:
     if not _numeric(values):
         return [[_scaled(np.arange(len(values), dtype=np.float64))]]
     numbers = np.array(values, dtype=np.float64)
-    if not _monotone(numbers):
-        return [[_scaled(np.arange(len(values), dtype=np.float64))]]
-    out = [[_scaled(np.log(numbers) if numbers.min() > 0 else numbers)]]
+    out = [[_scaled(_logarithm(numbers))]]
     twos = _powers_of_two(numbers)
     return out if twos is None else [*out, [_scaled(twos)]]
-
-
-def _position_columns(parameter: Parameter) -> list[list[Column]]:
-    if parameter.kind == "categorical":
-        return _name_columns(parameter)
-    count = len(parameter.values)
-    return [[_scaled(np.arange(count, dtype=np.float64))]] if count > 1 else []
-
-
-def _name_columns(parameter: Parameter) -> list[list[Column]]:
-    count = len(parameter.values)
-    return [list(np.eye(count) / np.sqrt(2.0))] if count > 1 else []
 
 
 def _numeric(values: Sequence[Scalar]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def _monotone(numbers: Column) -> bool:
-    steps = np.diff(numbers)
-    return bool((steps > 0).all() or (steps < 0).all())
+def _logarithm(numbers: Column) -> Column:
+    """Of numbers that can be sizes; others as they are."""
+    if numbers.min() > 0:
+        return np.log(numbers)
+    return np.log1p(numbers) if numbers.min() == 0 else numbers
 
 
 def _powers_of_two(numbers: Column) -> Column | None:
@@ -122,8 +102,8 @@ def _powers_of_two(numbers: Column) -> Column | None:
     if len(numbers) < 3 or not all(v > 0 and v.is_integer() for v in numbers.tolist()):
         return None
     whole = numbers.astype(np.int64)
-    twos = np.log2((whole & -whole).astype(np.float64))
-    return None if _never_turns(twos) else twos
+    twos: Column = np.log2((whole & -whole).astype(np.float64))
+    return None if _never_turns(twos[np.argsort(whole)]) else twos
 
 
 def _never_turns(twos: Column) -> bool:
@@ -141,13 +121,3 @@ def _log_sizes(parameter: Parameter) -> Column | None:
 
 def _scaled(column: Column) -> Column:
     return (column - column.min()) / (column.max() - column.min())
-
-
-def _mixed_columns(parameter: Parameter) -> list[list[Column]]:
-    out = _columns(parameter)
-    if len(parameter.values) > 2 and parameter.kind == "ordinal":
-        out.append([0.4 * c for c in _name_columns(parameter)[0]])
-    return out
-
-
-_COLUMNS = {"values": _columns, "positions": _position_columns, "names": _name_columns, "mixed": _mixed_columns}

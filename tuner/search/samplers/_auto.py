@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 from search_spaces.space import Config
 from tuner.search import gaussian_process as gp
 from tuner.search.advice import Outlook
-from tuner.search.features import Features, View
+from tuner.search.features import Features
 from tuner.search.ledger import Ledger
 from tuner.search.model import Model
 from tuner.search.samplers._base import Strategy
@@ -42,7 +42,6 @@ class Options:
         least_log_chance: Floor of the logarithm of the chance that a config works.
         outlook_configs: Free configs that the outlook is drawn from, the most promising ones.
         outlook_draws: Draws of it.
-        views: What each of the averaged models sees of a config.
         beliefs: About the hyperparameters of the Gaussian process.
     """
 
@@ -58,7 +57,6 @@ class Options:
     least_log_chance: float = -12.0
     outlook_configs: int = 200
     outlook_draws: int = 200
-    views: tuple[View, ...] = ("values",)
     beliefs: gp.Prior = field(default_factory=gp.Prior)
 
 
@@ -76,9 +74,10 @@ class AutoSampler(Strategy):
         self.options = options or Options()
         self._threads = ThreadpoolController()
         self._random = np.random.default_rng(seed)
-        self._models = self._make_models(None)
-        self._works = Model(ledger, Features.of(ledger.encoding), self.options.beliefs)
-        self._works_is_fitted = False
+        self._features = Features.of(ledger.encoding)
+        self._model = Model(ledger, self._features, self.options.beliefs)
+        self._works = Model(ledger, self._features, self.options.beliefs)
+        self._works_since: int | None = None
         self._related = False
         self._pool: Rows = np.zeros(0, dtype=np.intp)
         self._left_out: set[int] = set()
@@ -101,12 +100,8 @@ class AutoSampler(Strategy):
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         transfer = Transfer(self.ledger.encoding, prior)
         if transfer.usable:
-            self._models = self._make_models(transfer)
+            self._model = Model(self.ledger, self._features, self.options.beliefs, transfer)
             self._related = True
-
-    def _make_models(self, transfer: Transfer | None) -> list[Model]:
-        encoding, options = self.ledger.encoding, self.options
-        return [Model(self.ledger, Features.of(encoding, v), options.beliefs, transfer) for v in options.views]
 
     def outlook(self) -> Outlook | None:
         """From joint draws of the most promising configs that are still free."""
@@ -118,17 +113,15 @@ class AutoSampler(Strategy):
         if not len(self._pool) or not passed:
             return None
         seen, told, wanted = self._state()
-        model = self._models[0]
-        model.update(seen)
-        best = float(wanted[told].min())
-        promise = model.log_expected_improvement(wanted, told, best) + self._log_chance_to_work()
-        promise[self.ledger.taken[self._pool]] = -np.inf
+        self._model.update(seen)
+        promise = self._promise(wanted, told)
         chosen = np.argsort(-promise)[: self.options.outlook_configs]
         chosen = chosen[np.isfinite(promise[chosen])]
         if not len(chosen):
             return Outlook(0.0, 0.0)
+        best = float(wanted[told].min())
         normal = np.random.default_rng(len(seen)).standard_normal((self.options.outlook_draws, len(chosen)))
-        gain = np.maximum(best - model.draw(wanted, told, chosen, normal).min(axis=1), 0)
+        gain = np.maximum(best - self._model.draw(wanted, told, chosen, normal).min(axis=1), 0)
         return Outlook(float(gain.mean()) * target_unit(np.array(passed)), float((gain > 0).mean()))
 
     # -- start -------------------------------------------------------------------------------------------------------
@@ -136,7 +129,7 @@ class AutoSampler(Strategy):
     def _best_of_related(self) -> int:
         """The free config that does best by the related sweep."""
         free = self.ledger.free()
-        return int(free[int(np.argmin(self._models[0].trend(free)))])
+        return int(free[int(np.argmin(self._model.trend(free)))])
 
     def _farthest(self) -> int:
         """The free config, of a random few, that is farthest from every taken one in steps of the value lists."""
@@ -160,23 +153,22 @@ class AutoSampler(Strategy):
             # By now the space speaks for itself; a relative that is right about most configs and wrong about the
             # best ones would only hold the search back.
             self._related = False
-            self._models = self._make_models(None)
+            self._model = Model(self.ledger, self._features, self.options.beliefs)
             self._refit(passed)
         elif not len(self._pool) or len(passed) + failed >= self._fitted_at * self.options.refit_growth:
             self._refit(passed)
-        free = ~self.ledger.taken[self._pool]
-        if not free.any():
+        if self.ledger.taken[self._pool].all():
             return self.random_row()
         seen, told, wanted = self._state()
+        self._model.update(seen)
+        return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
+
+    def _promise(self, wanted: NDArray[np.float64], told: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Of each candidate: logarithm of expected improvement times the chance to work; none where taken."""
         best = float(wanted[told].min())
-        promises = []
-        for model in self._models:
-            model.update(seen)
-            promises.append(model.log_expected_improvement(wanted, told, best))
-        promise = np.logaddexp.reduce(promises)
-        promise += self._log_chance_to_work()
-        promise[~free] = -np.inf
-        return int(self._pool[int(np.argmax(promise))])
+        promise = self._model.log_expected_improvement(wanted, told, best) + self._log_chance_to_work()
+        promise[self.ledger.taken[self._pool]] = -np.inf
+        return promise
 
     def _state(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
         """Rows the models know, which of them have a value, and their targets."""
@@ -195,18 +187,22 @@ class AutoSampler(Strategy):
         self._left_out = set(passed) - {passed[i] for i in kept}
         rows = [passed[i] for i in kept]
         self._pool = self._candidates([passed[i] for i in np.argsort(values)[: self.options.leaders]])
-        for model in self._models:
-            model.refit(rows, targets(values[kept]), self._pool)
+        self._model.refit(rows, targets(values[kept]), self._pool)
         self._refit_works()
         self._fitted_at = len(self.ledger.values)
 
     def _refit_works(self) -> None:
+        """The model of failures, once there is one to learn from."""
+        self._works_since = None
+        if None in self.ledger.values.values():
+            self._works_since = max(0, len(self.ledger.order) - self.options.observations_limit)
+            self._works.refit(*self._outcomes(), self._pool)
+
+    def _outcomes(self) -> tuple[list[int], NDArray[np.float64]]:
+        """Finished rows in the order taken, and 1 where they worked, -1 where not."""
         values = self.ledger.values
-        rows = list(values)[-self.options.observations_limit :]
-        labels = np.array([1.0 if values[r] is not None else -1.0 for r in rows])
-        self._works_is_fitted = bool((labels < 0).any())
-        if self._works_is_fitted:
-            self._works.refit(rows, labels, self._pool)
+        rows = [r for r in self.ledger.order[self._works_since :] if r in values]
+        return rows, np.array([1.0 if values[r] is not None else -1.0 for r in rows])
 
     def _kept(self, values: NDArray[np.float64]) -> Rows:
         """Positions of the values to learn from: all, or the best and a random rest."""
@@ -234,10 +230,8 @@ class AutoSampler(Strategy):
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:
         """Of each candidate, by a model of what worked and what failed; it learns by itself what failures depend on."""
-        if not self._works_is_fitted:
+        if self._works_since is None:
             return 0.0
-        values = self.ledger.values
-        seen = [r for r in self.ledger.order if r in values][-self.options.observations_limit :]
-        labels = np.array([1.0 if values[r] is not None else -1.0 for r in seen])
-        self._works.update(seen)
+        rows, labels = self._outcomes()
+        self._works.update(rows)
         return np.maximum(self._works.log_chance_above_zero(labels), self.options.least_log_chance)
