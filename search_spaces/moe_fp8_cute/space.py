@@ -25,13 +25,19 @@ _DEEPSEEK_INPUTS = [
     "local_expert_offset",
     "routed_scaling_factor",
 ]
-_RENORM_INPUTS = [n for n in _DEEPSEEK_INPUTS if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")]
+_RENORM_INPUTS = [
+    n for n in _DEEPSEEK_INPUTS if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")
+]
 
 PARAMETERS = (
     Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
-    Parameter("gather", ("fused", "kernel"), "categorical", "GEMM 1 gathers token rows itself, or a permute kernel does"),
+    Parameter(
+        "gather", ("fused", "kernel"), "categorical", "GEMM 1 gathers token rows itself, or a permute kernel does"
+    ),
     Parameter("requant", ("fused", "kernel"), "categorical", "SwiGLU and requantisation in GEMM 1's epilogue or apart"),
-    Parameter("combine", ("finalize", "atomic_f32", "atomic_bf16"), "categorical", "weighted sum: own kernel, or GEMM 2 adds"),
+    Parameter(
+        "combine", ("finalize", "atomic_f32", "atomic_bf16"), "categorical", "weighted sum: own kernel, or GEMM 2 adds"
+    ),
     Parameter("swap_1", (True, False), "categorical", "GEMM 1: weights are the M side of the MMA"),
     Parameter("tile_t_1", (8, 16, 24, 32, 48, 64, 128), doc="GEMM 1: token rows of a tile"),
     Parameter("tile_w_1", (64, 128, 256), doc="GEMM 1: weight rows of a tile, half up and half gate"),

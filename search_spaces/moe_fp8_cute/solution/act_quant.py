@@ -37,7 +37,9 @@ class ActQuant:
         out: [P, I] float8_e4m3fn. out_scale: [I/128, P] float32. Rows outside the experts' segments are not touched.
     """
 
-    def __init__(self, intermediate: int, experts: int, row_align: int, batched: bool, splits: int, ctas: int, pdl: bool):
+    def __init__(
+        self, intermediate: int, experts: int, row_align: int, batched: bool, splits: int, ctas: int, pdl: bool
+    ):
         self.intermediate = intermediate
         self.experts = experts
         self.row_align = row_align
@@ -97,7 +99,9 @@ class ActQuant:
         for step in (1, 2, 4, 8, 16):
             top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, offset=step))
         inverse = FP8_MAX * cute.arch.rcp_approx(top)
-        target = cute.recast_ptr((out.iterator + (cutlass.Int64(row) * self.intermediate + column)).align(4), dtype=cutlass.Uint16)
+        target = cute.recast_ptr(
+            (out.iterator + (cutlass.Int64(row) * self.intermediate + column)).align(4), dtype=cutlass.Uint16
+        )
         pairs = cute.make_tensor(target, cute.make_layout(2))
         pairs[0] = pack_e4m3(up[0] * inverse, up[1] * inverse)
         pairs[1] = pack_e4m3(up[2] * inverse, up[3] * inverse)

@@ -58,7 +58,9 @@ def build(out_dir: str) -> dict[str, Any]:
     _link(objects, out / LIBRARY)
     for path in objects:
         path.unlink()
-    (out / MANIFEST).write_text(json.dumps({"target": TARGET, "functions": sorted(configs), "kernels": kernels}, indent=1))
+    (out / MANIFEST).write_text(
+        json.dumps({"target": TARGET, "functions": sorted(configs), "kernels": kernels}, indent=1)
+    )
     first = [plans(config, SIZES) for config in configs.values()]
     return {
         "registers": max(k["registers"] for k in kernels.values()),

@@ -48,7 +48,9 @@ class SwapAct(Epilogue):
         p = self.plan
         amax = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, self.warps * p.cluster, 2)), byte_alignment=16)
         pitch = p.columns + 16
-        quant = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((p.columns, p.tile_t), stride=(1, pitch)), byte_alignment=16)
+        quant = smem.allocate_tensor(
+            cutlass.Uint8, cute.make_layout((p.columns, p.tile_t), stride=(1, pitch)), byte_alignment=16
+        )
         bars = smem.allocate_array(Int64, 2)
         return amax, quant, bars
 
@@ -73,7 +75,19 @@ class SwapAct(Epilogue):
                 cute.arch.store_async_dsmem(amax.iterator + offset, bits, bars + buffer, Int32(peer))
 
     @cute.jit
-    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+    def store(
+        self,
+        acc,
+        shared,
+        out,
+        out_scale,
+        row_token,
+        row_weight,
+        row0: Int32,
+        weight_tile: Int32,
+        part: Int32,
+        done: Int32,
+    ):
         """Write FP8 rows [P, I] and scales [I/128, P]."""
         p = self.plan
         amax, quant, bars = shared
@@ -122,7 +136,9 @@ class SwapAct(Epilogue):
             item = thread + step * 32 * self.warps
             if item < p.tile_t * per_row:
                 token, chunk = item // per_row, item % per_row
-                source = cute.make_tensor((quant.iterator + (token * (p.columns + 16) + 16 * chunk)).align(16), cute.make_layout(16))
+                source = cute.make_tensor(
+                    (quant.iterator + (token * (p.columns + 16) + 16 * chunk)).align(16), cute.make_layout(16)
+                )
                 at = Int64(row0 + token) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
                 target = cute.make_tensor(
                     cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16)
@@ -139,7 +155,19 @@ class RowAct(Epilogue):
         return (stage,)
 
     @cute.jit
-    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+    def store(
+        self,
+        acc,
+        shared,
+        out,
+        out_scale,
+        row_token,
+        row_weight,
+        row0: Int32,
+        weight_tile: Int32,
+        part: Int32,
+        done: Int32,
+    ):
         """Write FP8 rows [P, I] and scales [I/128, P]."""
         p = self.plan
         warp, high, quad = self.place()
@@ -162,7 +190,9 @@ class RowAct(Epilogue):
             for j in cutlass.range_constexpr(p.sub_w // 8):
                 i = 2 * h + 4 * j
                 two = pack_e4m3(up[i] * inverse, up[i + 1] * inverse)
-                target = cute.recast_ptr((slab + ((high + 8 * h) * 144 + 8 * j + 2 * quad)).align(2), dtype=cutlass.Uint16)
+                target = cute.recast_ptr(
+                    (slab + ((high + 8 * h) * 144 + 8 * j + 2 * quad)).align(2), dtype=cutlass.Uint16
+                )
                 cute.make_tensor(target, cute.make_layout(1))[0] = two
         cute.arch.sync_warp()
         lane = cute.arch.lane_idx()
@@ -172,7 +202,9 @@ class RowAct(Epilogue):
             row, chunk = item // per_row, item % per_row
             source = cute.make_tensor((slab + (row * 144 + 16 * chunk)).align(16), cute.make_layout(16))
             at = Int64(row0 + 16 * warp + row) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
-            target = cute.make_tensor(cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16))
+            target = cute.make_tensor(
+                cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16)
+            )
             cute.autovec_copy(source, target)
         cute.arch.sync_warp()
 
@@ -187,7 +219,19 @@ class RowStore(Epilogue):
         return (smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16),)
 
     @cute.jit
-    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+    def store(
+        self,
+        acc,
+        shared,
+        out,
+        out_scale,
+        row_token,
+        row_weight,
+        row0: Int32,
+        weight_tile: Int32,
+        part: Int32,
+        done: Int32,
+    ):
         """Write [P, N] bfloat16 or add to [T, N] bfloat16."""
         p = self.plan
         warp, high, quad = self.place()
@@ -260,7 +304,19 @@ class Plain(Epilogue):
         return weight_tile * p.columns + pair * g + rest + half * (p.n // 2)
 
     @cute.jit
-    def store(self, acc, shared, out, out_scale, row_token, row_weight, row0: Int32, weight_tile: Int32, part: Int32, done: Int32):
+    def store(
+        self,
+        acc,
+        shared,
+        out,
+        out_scale,
+        row_token,
+        row_weight,
+        row0: Int32,
+        weight_tile: Int32,
+        part: Int32,
+        done: Int32,
+    ):
         """Write [S, P, N] float32, [P, N] bfloat16, or reduce into [T, N]."""
         p = self.plan
         warp, high, quad = self.place()
@@ -284,7 +340,9 @@ class Plain(Epilogue):
                 self.elements(acc, out, base, weight, weight_tile, n, warp, high, quad)
 
     @cute.jit
-    def elements(self, acc, out, base: Int64, weight: Float32, weight_tile: Int32, n: cutlass.Constexpr, warp, high, quad):
+    def elements(
+        self, acc, out, base: Int64, weight: Float32, weight_tile: Int32, n: cutlass.Constexpr, warp, high, quad
+    ):
         """The thread's elements of one token."""
         p = self.plan
         for s in cutlass.range_constexpr(p.subs):

@@ -89,8 +89,23 @@ class GroupedGemm:
         clusters = p.ctas // p.cluster
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
         self.kernel(
-            atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, w_layout,
-            x_layout, tiler,
+            atom_w,
+            tma_w,
+            atom_x,
+            tma_x,
+            x,
+            xs,
+            ws,
+            row_token,
+            counts,
+            m_indptr,
+            out,
+            out_scale,
+            row_weight,
+            zeroed,
+            w_layout,
+            x_layout,
+            tiler,
         ).launch(
             grid=(clusters * p.cluster, 1, 1),
             block=(p.threads, 1, 1),
@@ -103,8 +118,24 @@ class GroupedGemm:
 
     @cute.kernel
     def kernel(
-        self, atom_w, tma_w, atom_x, tma_x, x, xs, ws, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, w_layout,
-        x_layout, tiler: cutlass.Constexpr,
+        self,
+        atom_w,
+        tma_w,
+        atom_x,
+        tma_x,
+        x,
+        xs,
+        ws,
+        row_token,
+        counts,
+        m_indptr,
+        out,
+        out_scale,
+        row_weight,
+        zeroed,
+        w_layout,
+        x_layout,
+        tiler: cutlass.Constexpr,
     ):
         """One persistent CTA."""
         p = self.plan
@@ -187,7 +218,9 @@ class GroupedGemm:
                 left = counts[expert] - token_tile * p.tile_t
                 active, both = left > 64 * (warp // 4), left > 64
             if active:
-                stage, phase = self.loop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both)
+                stage, phase = self.loop(
+                    mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both
+                )
             else:
                 stage, phase = self.skip(full, empty, stage, phase)
             # The next tile's weight scales travel while this tile is stored.
@@ -197,7 +230,9 @@ class GroupedGemm:
             weight_tile = group * p.cluster + rank
             self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
             if active:
-                self.epilogue.store(acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done)
+                self.epilogue.store(
+                    acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done
+                )
             done = done + 1
 
     def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, object]:
@@ -206,7 +241,9 @@ class GroupedGemm:
         thread = mma.get_slice(128 * group)
         parts = [cute.local_tile(sW, (p.sub_w, BLOCK, p.stages), (s, 0, 0)) for s in range(p.subs)]
         if p.swap:
-            return [mma.make_fragment_A(thread.partition_A(t)) for t in parts], mma.make_fragment_B(thread.partition_B(sX))
+            return [mma.make_fragment_A(thread.partition_A(t)) for t in parts], mma.make_fragment_B(
+                thread.partition_B(sX)
+            )
         return [mma.make_fragment_B(thread.partition_B(t)) for t in parts], mma.make_fragment_A(thread.partition_A(sX))
 
     def _mma(self, mma: tuple, tmp, frag_w, frag_x, stage: Int32, steps: range = range(BLOCK // 32)) -> None:
@@ -273,11 +310,17 @@ class GroupedGemm:
         for s in cutlass.range_constexpr(self.plan.subs):
             acc[s].fill(0.0)
         if cutlass.const_expr(self.plan.overlap):
-            stage, phase = self.loop_overlap(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+            stage, phase = self.loop_overlap(
+                mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase
+            )
         elif cutlass.const_expr(self.plan.alternate):
-            stage, phase = self.loop_alternate(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both)
+            stage, phase = self.loop_alternate(
+                mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both
+            )
         else:
-            stage, phase = self.loop_serial(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase)
+            stage, phase = self.loop_serial(
+                mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase
+            )
         return stage, phase
 
     @cute.jit
@@ -319,7 +362,9 @@ class GroupedGemm:
         return stage, phase
 
     @cute.jit
-    def loop_alternate(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32, both):
+    def loop_alternate(
+        self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32, both
+    ):
         """Main loop in which the two warpgroups take turns on the tensor cores.
 
         Left alone they wait for the same stage, multiply at half speed side by side, and promote at the same time while

@@ -33,7 +33,15 @@ class Moe:
         batched, pdl = config["layout"] == "batched", config["pdl"]
         hidden, experts, align = sizes["hidden"], sizes["local_experts"], row_align(config)
         self.routing = Routing(
-            sizes["experts"], experts, sizes["top_k"], sizes["routing"], sizes["groups"], sizes["topk_groups"], align, batched, pdl
+            sizes["experts"],
+            experts,
+            sizes["top_k"],
+            sizes["routing"],
+            sizes["groups"],
+            sizes["topk_groups"],
+            align,
+            batched,
+            pdl,
         )
         self.gemms = GroupedGemm(first, "moe_gemm_1"), GroupedGemm(second, "moe_gemm_2")
         self.permute = None if first.gather else Permute(hidden, sizes["top_k"], pdl)
@@ -78,7 +86,19 @@ class Moe:
         if cutlass.const_expr(self.zero is not None):
             self.zero(target, stream)
         self.routing(
-            logits, bias, offset, scaling, max_m, counts, m_indptr, row_token, row_weight, token_row, scratch, barrier, stream
+            logits,
+            bias,
+            offset,
+            scaling,
+            max_m,
+            counts,
+            m_indptr,
+            row_token,
+            row_weight,
+            token_row,
+            scratch,
+            barrier,
+            stream,
         )
         x_in, xs_in = x, xs
         if cutlass.const_expr(self.permute is not None):

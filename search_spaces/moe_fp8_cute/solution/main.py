@@ -45,7 +45,20 @@ def run(*args) -> None:
     rows = row_capacity(config, SIZES, tokens)
     workspace = _workspace(x.device, sections(config, SIZES, tokens, rows)["total"])
     _function(_key(tokens))(
-        logits, bias, x, xs, w13, s13, w2, s2, int(offset), float(scaling), out, workspace, rows, batch_rows(config, tokens)
+        logits,
+        bias,
+        x,
+        xs,
+        w13,
+        s13,
+        w2,
+        s2,
+        int(offset),
+        float(scaling),
+        out,
+        workspace,
+        rows,
+        batch_rows(config, tokens),
     )
 
 
@@ -60,7 +73,7 @@ def _workspace(device: torch.device, size: int) -> torch.Tensor:
     return made[-1]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _key(tokens: int) -> str:
     """Name of the compiled function for a token count."""
     from .build import function_name
@@ -68,13 +81,13 @@ def _key(tokens: int) -> str:
     return function_name(select(tokens))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _function(name: str):
     """The compiled host function."""
     return _library()[name]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _library():
     """The shared object with all configs: from ``artifacts/`` beside this file, else from the user's cache, built if need be."""
     import tvm_ffi
@@ -120,4 +133,6 @@ def _load_runtime() -> None:
             return
         except OSError as error:
             failure = error
-    raise RuntimeError(f"{RUNTIME} cannot be loaded ({failure}); install nvidia-cutlass-dsl or set CUTE_DSL_LIBS to its folder")
+    raise RuntimeError(
+        f"{RUNTIME} cannot be loaded ({failure}); install nvidia-cutlass-dsl or set CUTE_DSL_LIBS to its folder"
+    )

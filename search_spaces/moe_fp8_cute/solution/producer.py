@@ -10,6 +10,7 @@ from cutlass.cute.nvgpu import cpasync
 from .budget import BLOCK, GemmPlan
 from .sched import TileTable
 
+
 class Producer:
     """The three producer roles of one plan. Each walks the tiles on its own and keeps its own stage and phase."""
 
@@ -144,7 +145,9 @@ class Producer:
                 for i in cutlass.range_constexpr(scale_copies):
                     if thread + i * threads < p.tile_t:
                         target = (sS.iterator + (stage * p.tile_t + thread + i * threads)).toint()
-                        source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + cutlass.max(scale_token[i], 0))
+                        source = xs.iterator.toint() + 4 * (
+                            Int64(block) * xs.stride[0] + cutlass.max(scale_token[i], 0)
+                        )
                         self.copy_async(target, source, 4, scale_token[i] >= 0)
                 cute.arch.cp_async_mbarrier_arrive_noinc(full + stage)
                 stage, phase = self.advance(stage, phase)

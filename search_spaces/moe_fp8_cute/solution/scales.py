@@ -68,7 +68,13 @@ class Scales:
 
     @cute.jit
     def promote(
-        self, acc: cute.Tensor, tmp: cute.Tensor, values: cute.Tensor, lanes: cute.Tensor, sub: cutlass.Constexpr, k: Int32
+        self,
+        acc: cute.Tensor,
+        tmp: cute.Tensor,
+        values: cute.Tensor,
+        lanes: cute.Tensor,
+        sub: cutlass.Constexpr,
+        k: Int32,
     ):
         """``acc += tmp * token scale * weight scale`` for accumulator ``sub`` and K block ``k``."""
         p = self.plan

@@ -1,0 +1,211 @@
+"""The space of the CuTe DSL MoE family: which definitions it takes, and that its constraints and sizes are right."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from search_spaces.moe_fp8_cute.solution.budget import REGISTERS_PER_SM, SMEM_PER_SM
+from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
+from search_spaces.moe_fp8_cute.solution.workspace import ALIGN, sections
+from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY, sizes_of
+from search_spaces.space import SpaceError
+
+DEFINITIONS = Path(__file__).parents[4] / "shared" / "flashinfer-trace" / "definitions"
+MAIN = "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32_h7168_i2048"
+SIZES = {
+    "hidden": 7168,
+    "intermediate": 2048,
+    "experts": 256,
+    "local_experts": 32,
+    "top_k": 8,
+    "routing": "deepseek",
+    "groups": 8,
+    "topk_groups": 4,
+}
+
+
+def definition(name: str = MAIN, folder: str = "moe") -> dict:
+    path = DEFINITIONS / folder / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: the trace is not part of the repository")
+    return json.loads(path.read_text())
+
+
+def made_up() -> dict:
+    """A definition of the main form that needs no dataset."""
+    axes = {"num_experts": 256, "num_local_experts": 32, "hidden_size": 7168, "intermediate_size": 2048}
+    axes |= {"gemm1_out_size": 4096, "num_hidden_blocks": 56, "num_intermediate_blocks": 16, "top_k": 8}
+    names = "routing_logits routing_bias hidden_states hidden_states_scale gemm1_weights gemm1_weights_scale"
+    names += " gemm2_weights gemm2_weights_scale local_expert_offset routed_scaling_factor"
+    fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
+    return {
+        "name": "made_up_ng8_kg4",
+        "op_type": "moe",
+        "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
+        "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names.split()},
+        "outputs": {"output": {"dtype": "bfloat16"}},
+        "reference": "",
+    }
+
+
+@pytest.fixture(scope="module")
+def space():
+    return FAMILY.space(made_up(), "sm_90a")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (MAIN, SIZES),
+        (
+            "moe_fp8_block_scale_ds_routing_topk8_ng1_kg1_e384_h7168_i2048",
+            SIZES | {"experts": 384, "local_experts": 384, "groups": 1, "topk_groups": 1},
+        ),
+        (
+            "moe_fp8_block_scale_ds_routing_topk8_ng1_kg1_e48_h7168_i2048",
+            SIZES | {"experts": 384, "local_experts": 48, "groups": 1, "topk_groups": 1},
+        ),
+        (
+            "moe_fp8_block_scale_renorm_topk10_e128_h2048_i512",
+            {"hidden": 2048, "intermediate": 512, "experts": 128, "local_experts": 128, "top_k": 10}
+            | {"routing": "renorm", "groups": 1, "topk_groups": 1},
+        ),
+        (
+            "moe_fp8_block_scale_renorm_topk8_e128_h2048_i768",
+            {"hidden": 2048, "intermediate": 768, "experts": 128, "local_experts": 128, "top_k": 8}
+            | {"routing": "renorm", "groups": 1, "topk_groups": 1},
+        ),
+        (
+            "moe_fp8_block_scale_renorm_topk8_e128_h4096_i1536",
+            {"hidden": 4096, "intermediate": 1536, "experts": 128, "local_experts": 128, "top_k": 8}
+            | {"routing": "renorm", "groups": 1, "topk_groups": 1},
+        ),
+    ],
+)
+def test_sizes_of_every_block_scale_definition(name, expected):
+    assert FAMILY.why_not(definition(name)) is None
+    assert sizes_of(definition(name)) == expected
+
+
+def test_other_definitions_are_refused_with_a_reason():
+    if not DEFINITIONS.is_dir():
+        pytest.skip("the trace is not part of the repository")
+    for path in DEFINITIONS.glob("*/*.json"):
+        if not path.name.startswith("moe_fp8_block_scale"):
+            why = FAMILY.why_not(json.loads(path.read_text()))
+            assert why and "\n" not in why, path.name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["axes"]["hidden_size"].update(value=7100), "hidden_size is 7100"),
+        (lambda d: d["axes"]["gemm1_out_size"].update(value=2048), "twice the intermediate"),
+        (lambda d: d["inputs"]["gemm1_weights"].update(dtype="bfloat16"), "takes float8_e4m3fn"),
+        (lambda d: d["inputs"].pop("routing_bias"), "inputs are not those"),
+        (lambda d: d["axes"].pop("top_k"), "top-k is neither"),
+        (lambda d: d.update(op_type="gemm"), "solves 'moe'"),
+        (lambda d: d["outputs"]["output"].update(dtype="float16"), "not one bfloat16"),
+    ],
+)
+def test_a_definition_that_does_not_fit_is_named(change, message):
+    changed = made_up()
+    change(changed)
+    assert message in FAMILY.why_not(changed)
+
+
+def test_unknown_target_is_refused():
+    with pytest.raises(SpaceError, match="sm_70"):
+        FAMILY.space(made_up(), "sm_70")
+
+
+def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
+    assert sum(1 for _ in space.enumerate(limit=5000)) == 5000
+    rng = random.Random(3)
+    seen = [space.sample(rng) for _ in range(1500)]
+    for parameter in space.parameters:
+        assert {c[parameter.name] for c in seen} == set(parameter.values), parameter.name
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tile_t_1": 128}, "64 rows of A per warpgroup"),
+        ({"swap_1": True, "tile_t_1": 128}, "column scales do not fit"),
+        ({"swap_1": True, "tile_w_1": 64, "groups_1": 2}, "whole MMAs of 64"),
+        ({"split_k_1": 2}, "SwiGLU needs the full sum"),
+        ({"split_k_2": 2}, "added by the atomics"),
+        ({"multicast_1": 2}, "cp.async cannot multicast"),
+        ({"stages_1": 12}, "GEMM 1"),
+        ({"stages_2": 12}, "GEMM 2"),
+        ({"pdl": False}, "without programmatic launch"),
+        ({"alternate": True}, "take turns"),
+        ({"tile_w_1": 128}, "GEMM 1"),
+    ],
+)
+def test_constraints_name_the_reason(space, change, reason):
+    config = space.check({**DEFAULT, **change})
+    assert reason in space.violation(config)
+
+
+def test_plans_of_valid_configs_fit_the_hardware(space):
+    rng = random.Random(5)
+    for _ in range(300):
+        config = space.sample(rng)
+        for plan in plans(config, space.sizes):
+            assert plan.occupancy * (plan.smem_bytes + 1024) <= SMEM_PER_SM
+            low, high = plan.registers
+            # The warpgroups can only trade what the CTA was launched with; more would hang in setmaxnreg.
+            launch = min(255, REGISTERS_PER_SM // plan.occupancy // plan.threads // 8 * 8)
+            if low != high:
+                assert 128 * low + 128 * plan.groups * high <= launch * plan.threads
+            assert high % 8 == 0
+            assert plan.weight_tiles * plan.tile_w == plan.n
+            assert plan.ctas % plan.cluster == 0
+
+
+@pytest.mark.parametrize("layout", ["flat", "batched"])
+def test_row_capacity_holds_for_random_routings(space, layout):
+    rng = random.Random(11)
+    for _ in range(200):
+        config = space.sample(rng) | {"layout": layout}
+        tokens = rng.choice([1, 2, 3, 17, 130, 500])
+        align, experts = row_align(config), SIZES["local_experts"]
+        hot = rng.sample(range(experts), rng.randint(1, experts))
+        counts = [0] * experts
+        for _ in range(tokens):
+            for expert in rng.sample(hot, min(len(hot), SIZES["top_k"])):
+                counts[expert] += 1
+        if layout == "flat":
+            needed = sum(-(-c // align) * align for c in counts)
+        else:
+            needed = experts * batch_rows(config, tokens)
+        capacity = row_capacity(config, SIZES, tokens)
+        assert needed <= capacity and capacity % 8 == 0
+
+
+def test_workspace_sections_do_not_overlap_and_hold_their_tensors(space):
+    rng = random.Random(2)
+    for _ in range(50):
+        config = space.sample(rng)
+        tokens = rng.choice([1, 77, 4096])
+        rows = row_capacity(config, SIZES, tokens)
+        offsets = sections(config, SIZES, tokens, rows)
+        starts = sorted(offsets.values())
+        assert starts == list(offsets.values()) and all(s % ALIGN == 0 for s in starts)
+        sizes = {n: e - s for (n, s), e in zip(offsets.items(), starts[1:], strict=False)}
+        assert sizes["act"] >= rows * SIZES["intermediate"]
+        assert sizes["token_row"] >= 4 * tokens * SIZES["top_k"]
+        assert ("partial" in sizes) == (config["requant"] == "kernel")
+        assert ("x_rows" in sizes) == (config["gather"] == "kernel")
+        assert ("y" in sizes) == (config["combine"] == "finalize")
+
+
+def test_sources_are_complete_and_render(space):
+    files = space.variant_sources(space.default)
+    assert {"main.py", "build.py", "host.py", "config.py", "routing.py"} <= set(files)
+    names = dict.fromkeys(files)
+    exec(files["config.py"], names)
+    assert names["select"](1) == space.default and names["TARGET"] == "sm_90a"
