@@ -1,4 +1,6 @@
-"""The search space of the FP8 block-scale MoE kernels: parameters, constraints with their hardware reasons, defaults."""
+"""The search space of the FP8 block-scale MoE kernels: parameters, constraints with their hardware reasons,
+defaults.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ DEFAULT: Config = {
 
 def _gemm_constraints(i: int) -> list[Constraint]:
     """Rules inside one GEMM."""
-    swap, tile_t, tile_w, groups, stages = (f"{n}_{i}" for n in ("swap", "tile_t", "tile_w", "groups", "stages"))
+    swap, tile_t, tile_w, groups = (f"{n}_{i}" for n in ("swap", "tile_t", "tile_w", "groups"))
     return [
         Constraint(
             (swap, tile_t, groups),
@@ -101,7 +103,7 @@ def _gemm_constraints(i: int) -> list[Constraint]:
         ),
         Constraint(
             (swap, tile_t),
-            "swapped operands hold one accumulator column per token: beyond 64 the column scales do not fit into registers",
+            "swapped operands hold a column per token: beyond 64 the column scales do not fit into registers",
             lambda c: not c[swap] or c[tile_t] <= 64,
         ),
         Constraint(
@@ -154,7 +156,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         ),
         Constraint(
             ("multicast_1", "swap_1", "requant", "tile_w_1"),
-            "narrow fused tiles already form clusters for the maximum of 128 columns; swapped token tiles are too small to share",
+            "narrow fused tiles form clusters for the maximum of 128 columns; swapped token tiles are too small",
             lambda c: c["multicast_1"] == 1 or not c["swap_1"],
         ),
         Constraint(

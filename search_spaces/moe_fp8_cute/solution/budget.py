@@ -34,7 +34,8 @@ class GemmPlan:
         groups: Consumer warpgroups.
         stages: Pipeline stages of 128 along K.
         out: ``act`` (SwiGLU and requantisation in the epilogue), ``partial`` (float32 sums of each K split),
-            ``rows`` (bfloat16 row per token and expert), ``atomic_f32`` or ``atomic_bf16`` (weighted reduction into the token's row).
+            ``rows`` (bfloat16 row per token and expert), ``atomic_f32`` or ``atomic_bf16`` (weighted reduction into
+            the token's row).
         gather: Token rows are gathered by index with cp.async; otherwise rows are contiguous and come by TMA.
         overlap: Two sets of temporary accumulators, so that promotion runs under the next K block's MMAs.
         alternate: The two consumer warpgroups take turns on the tensor cores instead of running freely.
@@ -181,8 +182,11 @@ class GemmPlan:
         if spare < 24:
             return f"{self.role}: accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
         if self.out == "act" and not self.swap and self.columns != BLOCK:
-            return f"{self.role}: with tokens as M the fused requantisation wants 128 columns in a tile, not {self.columns}"
-        # Not all SMs of a GPC can be covered by clusters of 4: an H200 holds fewer than 32 of them (measured 2026-11-23), and
+            return (
+                f"{self.role}: with tokens as M the fused requantisation wants tiles of 128 columns, not {self.columns}"
+            )
+        # Not all SMs of a GPC can be covered by clusters of 4: an H200 holds fewer than 32 of them (measured
+        # 2026-11-23), and
         # a cluster that has to wait doubles the time of a persistent grid.
         if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 120 * self.occupancy):
             return f"{self.role}: {self.ctas} CTAs are not whole resident clusters of {self.cluster}"

@@ -19,7 +19,7 @@ TOLERATED_SPILL_BYTES = 64
 """Spill stores of a kernel that are still taken: a few values kept outside the main loop (tile table, addresses)."""
 
 
-class Rejected(RuntimeError):
+class Rejected(RuntimeError):  # noqa: N818 - the builder knows it by this name
     """The static figures say that the variant is hopeless or cannot run; the message says why."""
 
 
@@ -32,8 +32,8 @@ def build(out_dir: str) -> dict[str, Any]:
     """Compile every distinct config of TABLE for TARGET into ``out_dir``.
 
     Returns:
-        ``registers`` (largest per thread at launch), ``spill_bytes``, ``smem_bytes`` (largest per CTA), ``stages`` and per kernel
-        the same figures under ``kernels``.
+        ``registers`` (largest per thread at launch), ``spill_bytes``, ``smem_bytes`` (largest per CTA), ``stages``
+        and per kernel the same figures under ``kernels``.
 
     Raises:
         Rejected: A plan exceeds the hardware, or a GEMM spills.

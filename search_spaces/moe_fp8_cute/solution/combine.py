@@ -93,7 +93,7 @@ class Finalize:
                 r_row[k] = token_row[token, k]
             for k in cutlass.range_constexpr(self.top_k):
                 r_weight[k] = Float32(1.0)
-                if const_expr(self.weighted):  # noqa: SIM102  (compile time, the inner one is not)
+                if const_expr(self.weighted):
                     if r_row[k] >= 0:
                         r_weight[k] = row_weight[r_row[k]]
             r_sum = cute.make_rmem_tensor(VECTOR, Float32)
@@ -120,7 +120,7 @@ class Finalize:
         my_weight = Float32(1.0)
         if lane < self.top_k:
             my_row = token_row[token, lane]
-            if const_expr(self.weighted):  # noqa: SIM102  (compile time, the inner one is not)
+            if const_expr(self.weighted):
                 if my_row >= 0:
                     my_weight = row_weight[my_row]
         left = Uint32(cute.arch.vote_ballot_sync(my_row >= 0))

@@ -1,8 +1,11 @@
 """Epilogues of the grouped GEMMs: from accumulators in registers to rows in memory.
 
-An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA: sub accumulator ``s`` of a
-thread covers, swapped, weight rows ``64 * groups * s + 16 * warp + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane % 4) + c``; not swapped,
-tokens ``16 * warp + lane // 4 + 8 * h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. ``warp`` counts the consumer warps.
+An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA: sub accumulator
+``s`` of a
+thread covers, swapped, weight rows ``64 * groups * s + 16 * warp + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane
+% 4) + c``; not swapped,
+tokens ``16 * warp + lane // 4 + 8 * h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. ``warp`` counts
+the consumer warps.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ class SwapAct(Epilogue):
     """SwiGLU and requantisation, weights as M: columns of 128 are spread over lanes, warps and, for narrow tiles, CTAs.
 
     Each warp reduces |v| of its 8 columns by shuffles; the warps' maxima meet in shared memory, those of a cluster by
-    asynchronous stores into every CTA of it. Two buffers alternate: a CTA can be at most one tile ahead of its neighbours.
+    asynchronous stores into every CTA of it. Two buffers alternate: a CTA can be at most one tile ahead of its
+    neighbours.
     """
 
     def allocate(self, smem):
@@ -150,7 +154,6 @@ class RowAct(Epilogue):
     """SwiGLU and requantisation, tokens as M: the 128 columns of a row lie in four lanes of one warp."""
 
     def allocate(self, smem):
-        p = self.plan
         stage = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16)
         return (stage,)
 
@@ -212,7 +215,8 @@ class RowAct(Epilogue):
 class RowStore(Epilogue):
     """bfloat16 rows, tokens as M: 16 rows of 64 columns at a time through a warp's own slab, then 16 bytes a thread.
 
-    ``rows`` stores them; ``atomic_bf16`` multiplies by the routing weight and adds to the token's row of a zeroed output.
+    ``rows`` stores them; ``atomic_bf16`` multiplies by the routing weight and adds to the token's row of a zeroed
+    output.
     """
 
     def allocate(self, smem):

@@ -27,16 +27,19 @@ class GroupedGemm:
         x: [T, K] gathered through ``row_token``, or [P, K] in row space; xs: [K/128, T or P] float32.
 
     Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
-    one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]`` counts one
+    one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]``
+    counts one
     arrival of the weight warp, and one of the row warp or one per gathering thread; ``empty[s]`` counts one arrival per
     consumer warp. The weight warp never waits for the previous kernel when ``early_weights`` is set: it fills the
     pipeline while that kernel drains.
 
-    Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight gate rows
-    alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M side and up and
-    gate are two accumulators.
+    Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight
+    gate rows
+    alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M side and
+    up and gate are two accumulators.
 
-    Source: roles and promotion follow DeepGEMM (sm90_fp8_gemm_1d2d.cuh); swapped operands and the interleaved TMA view are ours.
+    Source: roles and promotion follow DeepGEMM (sm90_fp8_gemm_1d2d.cuh); swapped operands and the interleaved TMA
+    view are ours.
     """
 
     def __init__(self, plan: GemmPlan, name: str):
@@ -368,7 +371,8 @@ class GroupedGemm:
         """Main loop in which the two warpgroups take turns on the tensor cores.
 
         Left alone they wait for the same stage, multiply at half speed side by side, and promote at the same time while
-        the tensor cores idle. Here a warpgroup may start an accumulator when the other one is at the last of its four MMAs.
+        the tensor cores idle. Here a warpgroup may start an accumulator when the other one is at the last of its four
+        MMAs.
         Each of the barriers 2 and 3 is one warpgroup's permission to multiply.
         """
         group = (cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4) // 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -26,9 +27,10 @@ _workspaces: dict[int, list[torch.Tensor]] = {}
 def run(*args) -> None:
     """Inputs in the definition's order, then the output [T, H] bfloat16, which is written.
 
-    DeepSeek routing: routing_logits, routing_bias, hidden_states, hidden_states_scale, gemm1_weights, gemm1_weights_scale,
-    gemm2_weights, gemm2_weights_scale, local_expert_offset, routed_scaling_factor, output. Renormalised softmax: the same
-    without routing_bias, local_expert_offset and routed_scaling_factor.
+    DeepSeek routing: routing_logits, routing_bias, hidden_states, hidden_states_scale, gemm1_weights,
+    gemm1_weights_scale,
+    gemm2_weights, gemm2_weights_scale, local_expert_offset, routed_scaling_factor, output. Renormalised softmax: the
+    same without routing_bias, local_expert_offset and routed_scaling_factor.
 
     Raises:
         RuntimeError: The workspace does not fit into the device's memory, or the compiled code cannot be loaded.
@@ -89,7 +91,9 @@ def _function(name: str):
 
 @functools.cache
 def _library():
-    """The shared object with all configs: from ``artifacts/`` beside this file, else from the user's cache, built if need be."""
+    """The shared object with all configs: from ``artifacts/`` beside this file, else from the user's cache, built
+    if need be.
+    """
     import tvm_ffi
 
     from .build import LIBRARY
@@ -114,10 +118,9 @@ def _cached(library: str) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=root))
         build(str(staging))
-        try:
+        # Another process may be faster; its result is the same.
+        with contextlib.suppress(OSError):
             staging.rename(folder)
-        except OSError:  # Another process was faster; its result is the same.
-            pass
     return folder / library
 
 

@@ -1,4 +1,6 @@
-"""From a config and a definition's sizes to the plans of both GEMMs. Plain Python: constraints, build and host share it."""
+"""From a config and a definition's sizes to the plans of both GEMMs. Plain Python: constraints, build and host
+share it.
+"""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ class Producer:
     def gather(self, x, xs, sX, sS, full, empty, row_token, counts, m_indptr):
         """Token rows by index: 16-byte cp.async straight into the swizzled stage; filling rows are zeroed.
 
-        Eight threads copy one 128-byte row. The 128-byte swizzle exchanges the eight 16-byte chunks of a row by the row's
-        index modulo 8.
+        Eight threads copy one 128-byte row. The 128-byte swizzle exchanges the eight 16-byte chunks of a row by the
+        row's index modulo 8.
         """
         p = self.plan
         if cutlass.const_expr(p.pdl):

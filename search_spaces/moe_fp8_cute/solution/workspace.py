@@ -1,4 +1,5 @@
-"""The workspace: one buffer of bytes, cut into sections whose offsets depend on the config, the tokens and the row capacity.
+"""The workspace: one buffer of bytes, cut into sections whose offsets depend on the config, the tokens and the row
+capacity.
 
 The same function gives plain integers to the caller that allocates and run-time values to the host function that cuts.
 """
@@ -19,8 +20,10 @@ ROUTING_CTAS = 128
 def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) -> dict[str, Any]:
     """Offset of each section in bytes, and the ``total``.
 
-    Sections: ``barrier`` (must start as zeros), ``scratch``, ``counts``, ``m_indptr``, ``token_row`` [T, top_k], ``row_token`` [P],
-    ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and where the config has a use for them ``partial``
+    Sections: ``barrier`` (must start as zeros), ``scratch``, ``counts``, ``m_indptr``, ``token_row`` [T, top_k],
+    ``row_token`` [P],
+    ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and where the config has a use for them
+    ``partial``
     [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``y`` [P, H] bfloat16, ``acc`` [T, H] float32.
     """
     first, _ = plans(config, sizes)

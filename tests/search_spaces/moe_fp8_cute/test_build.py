@@ -1,4 +1,6 @@
-"""Builds on a machine without a GPU: what comes out, what is refused, and that nothing else of this project is needed."""
+"""Builds on a machine without a GPU: what comes out, what is refused, and that nothing else of this project is
+needed.
+"""
 
 import importlib
 import json
@@ -58,7 +60,9 @@ def stage(folder, table) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """One dispatching Solution with swapped operands for few tokens and the default above; built in a process of its own."""
+    """One dispatching Solution with swapped operands for few tokens and the default above; built in a process of
+    its own.
+    """
     root = tmp_path_factory.mktemp("solution")
     stage(root / "variant_ab", [(64, {**DEFAULT, **SMALL}), (None, DEFAULT)])
     code = "import json, variant_ab.build as b; print(json.dumps(b.build('variant_ab/artifacts')))"
@@ -74,7 +78,8 @@ def test_figures_tell_registers_spills_and_shared_memory(built):
     assert 0 < figures["registers"] <= 255
     assert 100_000 < figures["smem_bytes"] <= 232_448
     gemms = [name for name in figures["kernels"] if "moe_gemm" in name]
-    assert len(gemms) == 4 and all(figures["kernels"][g]["spill_bytes"] == 0 for g in gemms)
+    assert len(gemms) == 4
+    assert all(figures["kernels"][g]["spill_bytes"] == 0 for g in gemms)
 
 
 def test_artifact_loads_without_the_compiler_and_checks_its_arguments(built):
