@@ -27,6 +27,8 @@ from timing import Conditions, Timer, kernel_times
 STICKY_EXIT = 3
 KEPT_ZERO_BYTES = 1024
 """Head of a variant's workspace that holds its zeroed-once counters and is not poisoned."""
+KEPT_WORKSPACE_BYTES = 1 << 30
+"""Workspaces beyond it are given back after a case: a padded layout at 14,107 tokens takes tens of GB."""
 OTHER_SIZES = (1, 16, 57, 80, 901, 4096)
 """Tokens at which problems without public workloads are timed."""
 
@@ -110,6 +112,14 @@ def poison(module) -> None:
             workspace[KEPT_ZERO_BYTES:].fill_(0xFF)
 
 
+def shrink(module, keep: int) -> None:
+    """Give a variant's workspaces back where they are larger than ``keep`` bytes together."""
+    for made in getattr(module, "_workspaces", {}).values():
+        if sum(workspace.numel() for workspace in made) > keep:
+            made.clear()
+            torch.cuda.empty_cache()
+
+
 def check_case(module, problem: Problem, inputs: Inputs, want: Answer) -> dict:
     """Two runs with poisoned output and workspace; ``problem`` is empty if all is well."""
     tokens, before, outputs = len(inputs.hidden), checksum(inputs), []
@@ -178,6 +188,7 @@ class Worker:
         for case in self.cases(problem):
             self.emit("step", variant=folder.name, phase="check", case=asdict(case))
             checks.append({"case": asdict(case), **check_case(module, problem, *resident.get(case))})
+            shrink(module, KEPT_WORKSPACE_BYTES)
             if checks[-1]["problem"]:
                 break
         wrong = [c for c in checks if c["problem"]]
@@ -188,6 +199,7 @@ class Worker:
         result["same_bits"] = all(c["same_bits"] for c in checks)
         if self.options.time and not wrong:
             result["times"] = [self.measure(folder, module, select, resident, c) for c in self.timed(problem)]
+        shrink(module, 0)
         return result
 
     def measure(self, folder: Path, module, select: Callable, resident: Resident, case: Case) -> dict:
