@@ -7,11 +7,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from db.store import Store
+from search_spaces.registry import space_for
 from search_spaces.space import Config, SearchSpace
 from tuner.errors import UsageError
 from tuner.recording import Recording
 from tuner.replay import STATUS_OF
+from tuner.session import open_dataset, settings_of
+from tuner.settings import SweepSettings
 from workers.records import Status
+
+
+def record_sweep(store: Store, sweep_id: int, regime: str | None, given: SweepSettings) -> Recording:
+    """What a sweep measured, with its space taken from the sweep's own settings.
+
+    Args:
+        store: Where the sweep is.
+        sweep_id: Which sweep.
+        regime: Name of the regime; may be None if there is only one.
+        given: Database and dataset of this machine.
+
+    Raises:
+        UsageError: There is no such regime, none of its trials passed, or the space is another version by now.
+        StoreError: There is no such sweep.
+    """
+    sweep = store.get_sweep(sweep_id)
+    settings = settings_of(store, sweep_id, given)
+    space = space_for(open_dataset(settings.dataset).definition(sweep.definition), sweep.target, settings.space)
+    if space.fingerprint != sweep.space_fingerprint:
+        raise UsageError(
+            f"sweep {sweep_id} searched another version of space {space.name} ({sweep.space_fingerprint}, now "
+            f"{space.fingerprint}); install that version to record it"
+        )
+    known = list(dict.fromkeys(t.regime for t in store.trials(sweep_id, measurements=False)))
+    if regime is None and len(known) == 1:
+        regime = known[0]
+    if regime not in known:
+        raise UsageError(f"--regime must be one of {', '.join(known) or 'none: there is no trial'}; got {regime!r}")
+    return recording_of_sweep(store, sweep_id, space, regime, sweep.hardware)
 
 
 def recording_of_sweep(store: Store, sweep_id: int, space: SearchSpace, regime: str, hardware: str) -> Recording:

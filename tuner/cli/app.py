@@ -9,7 +9,7 @@ import sys
 import typer
 
 from tuner import errors
-from tuner.cli import deliver, look, maintain, serve, tune
+from tuner.cli import deliver, look, maintain, serve, study, tune
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own usage error; which package it lives in depends on Typer's version."""
@@ -32,6 +32,7 @@ app.command("doctor")(maintain.doctor)
 app.command("serve")(serve.serve)
 app.add_typer(maintain.db, name="db")
 app.add_typer(serve.token, name="token")
+app.add_typer(study.study, name="study")
 
 
 def main() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from tuner.cli import options
 from tuner.cli.output import print_json, stdout
 
 db = typer.Typer(help="Look after the database.")
+
+DAY_S = 86400
 
 
 @db.command("upgrade")
@@ -22,6 +26,23 @@ def upgrade(db: options.Db = None, json: options.Json = False) -> None:
         print_json({"schema": version})
     else:
         stdout().print(f"database is at schema {version}")
+
+
+@db.command("prune")
+def prune(
+    older_than_days: Annotated[float, typer.Option(min=0, help="age in days from which samples and logs are dropped")],
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Drop old samples and build logs. Medians, intervals, statuses and the finalists' samples stay."""
+    from db.store import Store
+
+    with Store.open(options.database_url(db), create=False) as store:
+        pruned = store.prune(older_than_days * DAY_S)
+    if json:
+        print_json({"pruned": pruned})
+    else:
+        stdout().print(f"{pruned} measurements and builds lost their samples or logs")
 
 
 def doctor(

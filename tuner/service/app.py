@@ -28,6 +28,9 @@ THREADS = 12
 """Requests that may wait for the database at once in one server process; below the store's 15 connections, so that
 the lookup, which asks from threads of its own, always finds one."""
 
+GATE = (403, 413, 414, 429)
+"""What :class:`tuner.service.limits.Gate` answers on any route."""
+
 
 def create() -> FastAPI:
     """The application with the settings that ``tuner serve`` published; called in each server process."""
@@ -77,12 +80,12 @@ def make(settings: ServiceSettings) -> FastAPI:
 
 
 def _add_health(app: FastAPI) -> None:
-    @app.get("/healthz", tags=["health"])
+    @app.get("/healthz", tags=["health"], responses=problems.responses(*GATE))
     async def healthz() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"], responses=problems.responses(503))
+    @app.get("/readyz", tags=["health"], responses=problems.responses(503, *GATE))
     def readyz(request: Request) -> dict[str, str]:
         """The database answers too."""
         version = request.app.state.store.schema_version()
@@ -94,7 +97,8 @@ def _add_health(app: FastAPI) -> None:
         "/metrics",
         tags=["health"],
         response_class=Response,
-        responses=problems.responses(401, 503) | {200: {"content": {"text/plain": {}}, "description": "metrics"}},
+        responses=problems.responses(401, 503, *GATE)
+        | {200: {"content": {"text/plain": {}}, "description": "metrics"}},
     )
     def metrics(request: Request, caller: Reader) -> Response:
         """For Prometheus."""

@@ -1,0 +1,61 @@
+"""Commands that turn a sweep into what other programs read: study export and study record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner.cli import options
+from tuner.cli.output import print_json, stdout
+
+study = typer.Typer(help="Hand a sweep's trials to other programs.")
+
+Sweep = Annotated[int, typer.Argument(help="ID of a sweep; `tuner status` lists them")]
+
+
+@study.command("export")
+def export(
+    sweep: Sweep,
+    out: Annotated[Path, typer.Option(help="SQLite file to write; must not exist")],
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Write a sweep as an Optuna storage with one study per regime, for optuna-dashboard."""
+    from db.store import Store
+    from tuner.study import export_study
+
+    with Store.open(options.database_url(db), create=False) as store:
+        written = export_study(store, sweep, out)
+    if json:
+        print_json({"path": str(out), "studies": written})
+        return
+    for name, trials in written.items():
+        stdout().print(f"{name}: {trials} trials")
+    stdout().print(f"look at it with: optuna-dashboard sqlite:///{out}")
+
+
+@study.command("record")
+def record(
+    sweep: Sweep,
+    out: Annotated[Path, typer.Option(help="file to write, such as sweep.replay.json.gz")],
+    regime: Annotated[str | None, typer.Option(help="name of the regime; default: the only one")] = None,
+    dataset: options.Dataset = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Write what a sweep measured in one regime as a recording, on which search strategies can be replayed."""
+    from db.store import Store
+    from tuner.recording import write_recording
+    from tuner.settings import load
+    from tuner.study_record import record_sweep
+
+    given = load({"db": db, "dataset": dataset})
+    with Store.open(given.db, create=False) as store:
+        recording = record_sweep(store, sweep, regime, given)
+    write_recording(out, recording)
+    if json:
+        print_json({"path": str(out), "name": recording.name, "points": len(recording.points)})
+    else:
+        stdout().print(f"{len(recording.points)} configs of {recording.name} written to {out}")
