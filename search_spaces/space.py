@@ -15,7 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from search_spaces.walk import Walk
 
 from search_spaces.header import HEADER_FILE, HEADER_LANGUAGES, render_header
 
@@ -171,48 +174,28 @@ class SearchSpace:
         return self.violation(config) is None
 
     @cached_property
-    def _checks(self) -> list[list[Constraint]]:
-        """For each parameter position, the constraints whose last parameter it is."""
-        position = {p.name: i for i, p in enumerate(self.parameters)}
-        checks: list[list[Constraint]] = [[] for _ in self.parameters]
-        for constraint in self.constraints:
-            checks[max((position[n] for n in constraint.parameters), default=0)].append(constraint)
-        return checks
+    def _walker(self) -> Walk:
+        from search_spaces.walk import Walk  # it walks spaces, so it cannot be imported before there are any
+
+        return Walk(self)
+
+    def _config(self, point: tuple[int, ...]) -> Config:
+        return {p.name: p.values[code] for p, code in zip(self.parameters, point, strict=True)}
 
     def enumerate(self, limit: int | None = None) -> Iterator[Config]:
         """Valid configs in lexicographic order of the value lists, at most ``limit``.
 
         Depth first; a branch is cut by the first constraint that its values break.
         """
-        yield from itertools.islice(self._walk(0, {}, None), limit)
+        yield from map(self._config, itertools.islice(self._walker.points(), limit))
 
-    def _walk(self, depth: int, partial: Config, rng: random.Random | None) -> Iterator[Config]:
-        if depth == len(self.parameters):
-            yield dict(partial)
-            return
-        parameter = self.parameters[depth]
-        values: Sequence[Scalar] = parameter.values
-        if rng is not None:
-            values = rng.sample(values, len(values))
-        for value in values:
-            partial[parameter.name] = value
-            if all(c.holds(partial) for c in self._checks[depth]):
-                yield from self._walk(depth + 1, partial, rng)
-        del partial[parameter.name]
-
-    def sample(self, rng: random.Random, tries: int = 200) -> Config:
-        """A random valid config: uniform by rejection, or, where valid ones are rare, by a random descent.
+    def sample(self, rng: random.Random) -> Config:
+        """A random valid config, however rare valid ones are; sparse branches come up more often than uniformly.
 
         Raises:
             SpaceError: No config is valid.
         """
-        for _ in range(tries):
-            config = {p.name: rng.choice(p.values) for p in self.parameters}
-            if self.is_valid(config):
-                return config
-        for config in self._walk(0, {}, rng):
-            return config
-        raise SpaceError(f"space {self.name!r}: no config satisfies all {len(self.constraints)} constraints")
+        return self._config(self._walker.sample(rng))
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
         """Canonical hash of a config: 16 hex digits, independent of key order."""

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.space import Config, Parameter, Scalar, SearchSpace
-
-Point = tuple[int, ...]
-"""A config by the positions of its values, in the order of the space's parameters."""
+from search_spaces.walk import Point
 
 
 class Encoding:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.space import SearchSpace
+from search_spaces.walk import Walk
 from tuner.search.encoding import Encoding, Point
-from tuner.search.walk import Walk
 
 LIST_LIMIT = 40_000
 """Spaces with more valid configs are sampled instead of listed."""

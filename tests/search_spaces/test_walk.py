@@ -5,9 +5,9 @@ import random
 import pytest
 
 from search_spaces.space import Constraint, Parameter, SearchSpace, SpaceError
+from search_spaces.walk import Walk
 from tuner.search import Search
 from tuner.search import ledger as ledger_module
-from tuner.search.walk import Walk
 
 
 def make_space(count, constraints, default):

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from itertools import islice
 
 from search_spaces.space import Config, Constraint, SearchSpace, SpaceError
-from tuner.search.encoding import Point
+
+Point = tuple[int, ...]
+"""A config as positions in the value lists of its parameters."""
 
 PROBES = 100
 """Random descents from which the number of valid configs is estimated."""
+UNLIMITED = 2**62
 RESTARTS = 1000
 """Random descents before a valid config is searched for without leaving anything out."""
 
@@ -30,6 +33,11 @@ class Walk:
         self._order = _early_order(space, self._names)
         self._early = _closing(space, [self._names[i] for i in self._order])
         self._left = 0
+
+    def points(self) -> Iterator[Point]:
+        """All valid points in lexicographic order, one by one."""
+        self._left = UNLIMITED
+        return self._in_order((), {})
 
     def all(self, limit: int, checks: int) -> list[Point] | None:
         """All valid points in lexicographic order.
@@ -59,7 +67,7 @@ class Walk:
             point = self._descent(rng)[0]
             if point is not None:
                 return point
-        self._left = 2**62
+        self._left = UNLIMITED
         for point in self._in_order((), {}, rng):
             return point
         raise SpaceError(
