@@ -181,6 +181,7 @@ def test_what_is_looked_up_is_found(browser: Browser, stage: Any) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_from_the_form_to_its_best_config(browser: Browser) -> None:
     browser.screen(1200, 900, dark=False)
     browser.open("/")

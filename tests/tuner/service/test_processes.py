@@ -16,7 +16,7 @@ SMALLEST = next(w["uuid"] for w in open_dataset(None).workloads(MOE) if w["axes"
 SMALL = {"definition": MOE, "target": "cpu", "workloads": [SMALLEST], "max_trials": 5000, "seed": 1}
 WAIT_S = 240.0
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def wait_for(client: httpx.Client, sweep_id: int, fulfilled: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
