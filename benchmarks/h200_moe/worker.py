@@ -121,12 +121,17 @@ def shrink(module, keep: int) -> None:
 
 
 def check_case(module, problem: Problem, inputs: Inputs, want: Answer) -> dict:
-    """Two runs with poisoned output and workspace; ``problem`` is empty if all is well."""
+    """Two runs with poisoned output and workspace; ``problem`` is empty if all is well.
+
+    The second run calls twice without a pause: launched programmatically, the second call's first kernels may start
+    while the first call's last ones still run.
+    """
     tokens, before, outputs = len(inputs.hidden), checksum(inputs), []
-    for _ in range(2):
+    for calls in (1, 2):
         out = torch.full((tokens, problem.hidden), float("nan"), dtype=torch.bfloat16, device="cuda")
         poison(module)
-        module.run(*inputs.arguments(problem), out)
+        for _ in range(calls):
+            module.run(*inputs.arguments(problem), out)
         torch.cuda.synchronize()
         verdict = judge(out, want)
         outputs.append(out)
@@ -203,7 +208,11 @@ class Worker:
         return result
 
     def measure(self, folder: Path, module, select: Callable, resident: Resident, case: Case) -> dict:
-        """One workload's figures."""
+        """One workload's figures.
+
+        Raises:
+            RuntimeError: The output of the last timed run is wrong.
+        """
         o, problem = self.options, resident.problem
         self.emit("step", variant=folder.name, phase="time", case=asdict(case))
         inputs, want = resident.get(case)
@@ -211,6 +220,9 @@ class Worker:
         arguments = [*inputs.arguments(problem), out]
         module.run(*arguments)
         t = self.timer.time(lambda: module.run(*arguments), o.samples, o.graph)
+        verdict = judge(out, want)
+        if not verdict.passed:
+            raise RuntimeError(f"{case.seq_len} tokens: the timed runs left a wrong output: {verdict.message}")
         figures = {
             "seq_len": case.seq_len,
             "offset": case.offset,
