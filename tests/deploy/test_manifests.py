@@ -133,7 +133,7 @@ def test_the_image_is_made_of_what_exists() -> None:
     kept = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
     assert kept == set(copied)
     assert all((ROOT / name).exists() for name in copied)
-    extras = re.search(r"'\.\[(.*)\]'", DOCKERFILE)
+    extras = re.search(r"'\.\[([^\]]*)\]'", DOCKERFILE)
     assert extras is not None
     assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
 
@@ -195,6 +195,7 @@ def test_sweeps_go_to_the_jobs_api_of_this_ray_cluster() -> None:
     port = next(p["containerPort"] for p in head["ports"] if p["name"] == "dashboard")
     jobs_url = parsed(serve["command"])[1]["ray_jobs_url"]
     assert jobs_url == f"http://{ray['metadata']['name']}-head-svc:{port}"
+    assert "'ray[default]'" in DOCKERFILE, "without it the head has no Jobs API"
     assert ray["spec"]["rayVersion"] == version("ray") == constrained("ray")
 
 
