@@ -173,6 +173,14 @@ class GemmPlan:
         """Dynamic shared memory of a CTA, alignment and barriers included."""
         return self.stages * self.stage_bytes + self.epilogue_bytes + 2048
 
+    def launch_problem(self, registers: int) -> str | None:
+        """Why a kernel compiled to ``registers`` per thread would hang, None if it would not."""
+        low, high = self.registers
+        wanted = 128 * (low + self.groups * high)
+        if low == high or wanted <= registers * self.threads:
+            return None
+        return f"{self.role}: the warpgroups want {wanted} registers, a launch brings {registers * self.threads}"
+
     def problem(self) -> str | None:
         """Why the plan cannot be built, None if it can."""
         limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.occupancy - SMEM_RESERVED)

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from .budget import GemmPlan
 from .config import SIZES, TABLE, TARGET
 from .plans import plans
 
@@ -49,6 +50,7 @@ def build(out_dir: str) -> dict[str, Any]:
             if problem is not None:
                 raise Rejected(problem)
         figures = _compile(name, config, out)
+        refuse_hangs(figures, plans(config, SIZES))
         objects.append(out / f"{name}.o")
         for kernel, figure in figures.items():
             kernels[f"{name}.{kernel}" if len(configs) > 1 else kernel] = figure
@@ -69,6 +71,19 @@ def build(out_dir: str) -> dict[str, Any]:
         "stages": max(p.stages for pair in first for p in pair),
         "kernels": kernels,
     }
+
+
+def refuse_hangs(figures: dict[str, dict[str, int]], pair: tuple[GemmPlan, GemmPlan]) -> None:
+    """Refuse GEMMs whose warpgroups would wait for registers that the CTA was not launched with.
+
+    Raises:
+        Rejected: Such a GEMM is among the figures.
+    """
+    for kernel, figure in figures.items():
+        gemm = re.match(r"moe_gemm_([12])_", kernel)
+        problem = pair[int(gemm[1]) - 1].launch_problem(figure["registers"]) if gemm else None
+        if problem is not None:
+            raise Rejected(problem)
 
 
 def _arguments() -> list[Any]:

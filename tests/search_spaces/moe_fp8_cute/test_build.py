@@ -138,6 +138,22 @@ def test_remarks_of_the_compiler_are_read(tmp_path, monkeypatch):
     assert build.read_remarks(text) == {"moe_gemm_1_2": {"registers": 168, "spill_bytes": 36}}
 
 
+def test_a_kernel_that_would_wait_for_registers_is_refused(tmp_path, monkeypatch):
+    stage(tmp_path / "variant_wait", [(None, {**DEFAULT, **SMALL})])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    build = importlib.import_module("variant_wait.build")
+    pair = build.plans({**DEFAULT, **SMALL}, build.SIZES)
+    figures = {
+        "kernel_routing_0": {"registers": 40},
+        "moe_gemm_1_2": {"registers": 168},
+        "moe_gemm_2_3": {"registers": 168},
+    }
+    build.refuse_hangs(figures, pair)
+    figures["moe_gemm_2_3"] = {"registers": 160}
+    with pytest.raises(build.Rejected, match="down: the warpgroups want 64512 registers, a launch brings 61440"):
+        build.refuse_hangs(figures, pair)
+
+
 def test_an_invalid_config_never_renders():
     space = FAMILY.space(renorm(), "sm_90a")
     with pytest.raises(SpaceError, match="tile_t_1"):
