@@ -50,7 +50,8 @@ class BenchResult:
                 if found is None or found.median_us is None:
                     cells.append(evaluation.status.value)
                 else:
-                    cells.append(f"{microseconds(found.median_us)} [{found.low_us:.4g}, {found.high_us:.4g}]")
+                    interval = f"[{microseconds(found.low_us)}, {microseconds(found.high_us)}]"
+                    cells.append(f"{microseconds(found.median_us)} {interval}")
             yield axes, cells
 
     def against_first(self) -> dict[str, Ratio]:

@@ -16,8 +16,9 @@ from search_spaces.registry import family, space_for
 from tuner import errors, tuning_record
 from tuner.errors import UsageError
 from tuner.session import local_target, open_dataset
-from tuner.settings import SweepSettings, default_cache_dir
+from tuner.settings import SweepSettings
 from workers.builder import VariantBuilder
+from workers.cache import default_cache_dir
 from workers.records import BuildResult, Status
 
 CANDIDATES_PER_PICK = 16

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from db.errors import StoreError
-from tuner.settings import SweepSettings, default_cache_dir
+from tuner.settings import SweepSettings
+from workers.cache import default_cache_dir
 from workers.errors import WorkerError
 
 FREE_BYTES_WANTED = 2 << 30

@@ -28,13 +28,6 @@ def default_database_url() -> str:
     return f"sqlite:///{Path(platformdirs.user_data_dir('tuner')) / 'tuner.db'}"
 
 
-def default_cache_dir() -> Path:
-    """Where built artifacts are kept unless ``cache_dir`` says otherwise."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("tuner"))
-
-
 class SweepSettings(BaseModel):
     """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues the same one."""
 
@@ -57,7 +50,7 @@ class SweepSettings(BaseModel):
     race_factor: float = Field(1.3, gt=1, description="stop a trial this many times slower than the incumbent")
     finalists: int = Field(3, ge=1, description="configs per regime that are measured again, besides the default")
     final_rounds: int = Field(96, ge=8, description="most rounds of a final")
-    final_s: float = Field(12, gt=0, description="seconds after which a regime's final ends unsettled")
+    final_s: float = Field(8, gt=0, description="seconds after which a regime's final ends unsettled")
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
     reuse: bool = Field(True, description="take measurements that the database already has")
     warm_start: bool = Field(True, description="try the best configs of related sweeps early")

@@ -43,7 +43,7 @@ class Plan:
     race_factor: float = 1.3
     finalists: int = 3
     final_rounds: int = 96
-    final_s: float = 12.0
+    final_s: float = 8.0
     final_share: float = 0.25
     reuse: bool = True
     time_reference: bool = True

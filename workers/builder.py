@@ -175,10 +175,17 @@ def _run_build_file(folder: Path, package: str) -> Any:
 
 
 def _plain(figures: Any) -> dict[str, Any]:
-    """Figures as JSON values; anything else as text."""
-    if not isinstance(figures, Mapping):
-        return {}
-    return {str(k): v if isinstance(v, (bool, int, float, str, type(None))) else str(v) for k, v in figures.items()}
+    """Figures as JSON values; nothing at all if they are no mapping."""
+    return {str(k): _json(v) for k, v in figures.items()} if isinstance(figures, Mapping) else {}
+
+
+def _json(value: Any) -> Any:
+    """The value as JSON has it; what JSON has no word for as text."""
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_json(v) for v in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 def _nothing() -> None:

@@ -33,6 +33,13 @@ _GRACE_S = 3600.0
 DEFAULT_LIMIT_BYTES = 20 << 30
 
 
+def default_cache_dir() -> Path:
+    """``TUNER_CACHE_DIR``, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("TUNER_CACHE_DIR") or platformdirs.user_cache_dir("tuner"))
+
+
 @dataclass(frozen=True)
 class Entry:
     """A built variant on disk. ``meta`` is what its builder had to say (figures, seconds)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workers import actors
+from workers.cache import default_cache_dir
 from workers.dataset import Problem
 from workers.environment import gpu_name
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
@@ -339,13 +339,6 @@ class RayRunner(Runner):
             job.payload = _with_artifact(job.payload, built.key, built.artifact)
         if job.missing == 0:
             self._evaluation_pool.queue.appendleft(job)
-
-
-def default_cache_dir() -> Path:
-    """``TUNER_CACHE_DIR``, else the user's cache folder."""
-    import platformdirs
-
-    return Path(os.environ.get("TUNER_CACHE_DIR") or platformdirs.user_cache_dir("tuner"))
 
 
 def _lost(payload: Any, why: str) -> Outcome:
