@@ -25,8 +25,16 @@ DEPLOY = ROOT / "deploy"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMAGE = f"tuner:{PROJECT['version']}"
 OURS = {name for names in ENVIRONMENT.values() for name in names} | {"TUNER_LOG_LEVEL"}
-OTHERS = {"XDG_DATA_HOME", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "GF_SECURITY_ADMIN_PASSWORD"}
-"""Variables that platformdirs, PostgreSQL's image and Grafana's image read."""
+OTHERS = {
+    "XDG_DATA_HOME",
+    "POSTGRES_USER",
+    "POSTGRES_DB",
+    "POSTGRES_PASSWORD",
+    "GF_SECURITY_ADMIN_PASSWORD",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+}
+"""Variables that platformdirs, PostgreSQL's image, Grafana's image and Ray read."""
 
 COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())
 KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes.yml").read_text()))

@@ -109,6 +109,8 @@ class RayJob:
 class RayJobs:
     """Starts sweeps as jobs of a Ray cluster, over its Jobs REST API.
 
+    A cluster that asks for a token gets the one in ``RAY_AUTH_TOKEN``, Ray's own variable.
+
     The cluster's image must hold this project and, for anything but SQLite on a shared disk, reach the database. The
     database URL travels in the job's environment variables, which the cluster's own users can see.
 
@@ -133,11 +135,12 @@ class RayJobs:
 
 
 def _call(method: str, url: str, body: Mapping[str, object] | None = None) -> dict[str, object]:
+    token = os.environ.get("RAY_AUTH_TOKEN")
     request = urllib.request.Request(
         url,
         method=method,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})},
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as reply:

@@ -88,14 +88,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(home: Path, db: str, *flags: str) -> Server:
-    """Starts a server and waits until it answers."""
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """Gives as many ports that nobody listens on."""
+
+    def find(count: int) -> list[int]:
+        ports: set[int] = set()
+        while len(ports) < count:
+            ports.add(free_port())
+        return list(ports)
+
+    return find
+
+
+def start(home: Path, db: str, *flags: str, **more: str) -> Server:
+    """Starts a server with more environment variables and waits until it answers."""
     port = free_port()
     command = [sys.executable, "-m", "tuner", "serve", "--port", str(port), "--db", db, *flags]
     home.mkdir(parents=True, exist_ok=True)
     variables = {"XDG_DATA_HOME": str(home / "data"), "XDG_CACHE_HOME": str(home / "cache")}
     with (home / "serve.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=clean_environment() | variables)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=clean_environment() | variables | more)
     server = Server(f"http://127.0.0.1:{port}", db, home, process, command)
     give_up_at = time.monotonic() + START_S
     while time.monotonic() < give_up_at:
@@ -114,9 +127,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     pytest.importorskip("uvicorn", reason="needs the packages of tuner[serve]")
     started: list[Server] = []
 
-    def make(*flags: str, db: str | None = None) -> Server:
+    def make(*flags: str, db: str | None = None, **more: str) -> Server:
         home = tmp_path_factory.mktemp("server")
-        started.append(start(home, db or f"sqlite:///{home}/results.db", *flags))
+        started.append(start(home, db or f"sqlite:///{home}/results.db", *flags, **more))
         return started[-1]
 
     yield make
