@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         pairs = [_pair(options.data, text) for text in options.pairs.split(",")]
-        document = {f"{a.name}:{b.name}": _measure(a, b, options) for a, b in pairs}
+        document = {f"{_name(a)}:{_name(b)}": _measure(a, b, options) for a, b in pairs}
     except TunerError as error:
         print(f"transfer: {error}", file=sys.stderr)
         return error.exit_code
@@ -54,13 +54,17 @@ def _pair(folder: Path, text: str) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
+def _name(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX)
+
+
 def _measure(relative: Path, target: Path, options: argparse.Namespace) -> dict[str, object]:
     seeds = range(options.seeds)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=one_thread) as pool:
         results = list(pool.map(both, *zip(*((relative, target, s, options.history) for s in seeds), strict=True)))
     cold, warm = (np.array([r[i] for r in results]) for i in (0, 1))
     late = lag(np.median(cold, axis=0), np.median(warm, axis=0))
-    print(f"\n{relative.name.removesuffix(SUFFIX)} -> {target.name.removesuffix(SUFFIX)}, {options.seeds} seeds")
+    print(f"\n{_name(relative)} -> {_name(target)}, {options.seeds} seeds")
     print("evaluations  " + " ".join(f"{b:>7}" for b in BUDGETS))
     table = {}
     for name, curves in (("cold", cold), ("warm", warm)):
