@@ -1,6 +1,4 @@
-"""The search space of the FP8 block-scale MoE kernels: parameters, constraints with their hardware reasons,
-defaults.
-"""
+"""The search space of the FP8 block-scale MoE kernels: parameters, constraints with hardware reasons, the default."""
 
 from __future__ import annotations
 

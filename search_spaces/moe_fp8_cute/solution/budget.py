@@ -193,9 +193,8 @@ class GemmPlan:
             return (
                 f"{self.role}: with tokens as M the fused requantisation wants tiles of 128 columns, not {self.columns}"
             )
-        # Not all SMs of a GPC can be covered by clusters of 4: an H200 holds fewer than 32 of them (measured
-        # 2026-11-23), and
-        # a cluster that has to wait doubles the time of a persistent grid.
+        # Clusters of 4 do not cover all SMs of a GPC: an H200 holds fewer than 32 of them (2026-11-23: grids of 132 and
+        # of 128 CTAs took about twice the time), and a cluster that has to wait doubles a persistent grid's time.
         if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 120 * self.occupancy):
             return f"{self.role}: {self.ctas} CTAs are not whole resident clusters of {self.cluster}"
         if self.n % self.tile_w or (self.paired and (self.n // 2) % self.columns):

@@ -19,8 +19,7 @@ from .workspace import sections
 
 
 class Moe:
-    """The pipeline of one config: (zero) -> routing -> (permute) -> GEMM 1 -> (SwiGLU and requant) -> GEMM 2 ->
-    (combine).
+    """The pipeline: (zero) -> routing -> (permute) -> GEMM 1 -> (SwiGLU and requant) -> GEMM 2 -> (combine).
 
     Every kernel reads and writes the caller's tensors and sections of one workspace (workspace.py); nothing is
     allocated and nothing comes back to the host, so a CUDA graph can hold it.
@@ -61,8 +60,8 @@ class Moe:
 
         Shapes:
             logits: [T, E] float32 or bfloat16. bias: [E] bfloat16 or None. x: [T, H] FP8. xs: [H/128, T] float32.
-            w13: [E_local, 2 I, H] FP8.
-            s13: [E_local, 2 I/128, H/128]. w2: [E_local, H, I] FP8. s2: [E_local, H/128, I/128]. out: [T, H] bfloat16.
+            w13: [E_local, 2 I, H] FP8. s13: [E_local, 2 I/128, H/128]. w2: [E_local, H, I] FP8.
+            s2: [E_local, H/128, I/128]. out: [T, H] bfloat16.
             workspace: bytes. rows: capacity P of the row space. max_m: rows of an expert in the batched layout.
         """
         s = self.sizes

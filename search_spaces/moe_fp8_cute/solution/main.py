@@ -28,9 +28,8 @@ def run(*args) -> None:
     """Inputs in the definition's order, then the output [T, H] bfloat16, which is written.
 
     DeepSeek routing: routing_logits, routing_bias, hidden_states, hidden_states_scale, gemm1_weights,
-    gemm1_weights_scale,
-    gemm2_weights, gemm2_weights_scale, local_expert_offset, routed_scaling_factor, output. Renormalised softmax: the
-    same without routing_bias, local_expert_offset and routed_scaling_factor.
+    gemm1_weights_scale, gemm2_weights, gemm2_weights_scale, local_expert_offset, routed_scaling_factor, output.
+    Renormalised softmax: the same without routing_bias, local_expert_offset and routed_scaling_factor.
 
     Raises:
         RuntimeError: The workspace does not fit into the device's memory, or the compiled code cannot be loaded.
@@ -91,9 +90,7 @@ def _function(name: str):
 
 @functools.cache
 def _library():
-    """The shared object with all configs: from ``artifacts/`` beside this file, else from the user's cache, built
-    if need be.
-    """
+    """The shared object with all configs: from ``artifacts/`` beside this file, else from the user's cache."""
     import tvm_ffi
 
     from .build import LIBRARY

@@ -1,6 +1,4 @@
-"""From a config and a definition's sizes to the plans of both GEMMs. Plain Python: constraints, build and host
-share it.
-"""
+"""From a config and a definition's sizes to the plans of both GEMMs: plain Python for constraints, build and host."""
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
 """Block scales inside the grouped GEMMs: who holds which scale, and how an accumulator is promoted with them.
 
 Weight scales of a tile (one per 128x128 block of weights) live in the lanes of every consumer warp: lane ``l`` holds
-the K
-blocks ``l`` and ``l + 32``; a shuffle broadcasts the one that is due. Token scales (one per token and K block) arrive
-in shared memory with their stage.
+the K blocks ``l`` and ``l + 32``; a shuffle broadcasts the one that is due. Token scales (one per token and K block)
+arrive in shared memory with their stage.
 
-Fragment coordinates (wgmma, float32): element ``c + 2 * h + 4 * j`` of a thread is row ``16 * warp + lane // 4 + 8 *
-h`` of the
-64-row MMA and column ``8 * j + 2 * (lane % 4) + c``.
+Fragment coordinates (wgmma, float32): element ``c + 2 * h + 4 * j`` of a thread is row
+``16 * warp + lane // 4 + 8 * h`` of the 64-row MMA and column ``8 * j + 2 * (lane % 4) + c``.
 """
 
 from __future__ import annotations

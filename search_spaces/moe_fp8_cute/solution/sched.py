@@ -1,9 +1,8 @@
 """Which tile comes next: a table of token tiles per expert held in the registers of a warp.
 
 Lane ``l`` of every warp holds the experts ``l, l + 32, ...``: the inclusive sum of their token tiles. A tile index is
-turned
-into (expert, token tile, weight tile, K part) with ballots, no memory and no divergence; empty experts fall out. The
-order is the same in every warp, so producers and consumers agree without talking.
+turned into (expert, token tile, weight tile, K part) with ballots, no memory and no divergence; empty experts fall
+out. The order is the same in every warp, so producers and consumers agree without talking.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The workspace: one buffer of bytes, cut into sections whose offsets depend on the config, the tokens and the row
-capacity.
+"""The workspace: one buffer of bytes, cut into sections that depend on the config, the tokens and the row capacity.
 
 The same function gives plain integers to the caller that allocates and run-time values to the host function that cuts.
 """
@@ -21,10 +20,9 @@ def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) 
     """Offset of each section in bytes, and the ``total``.
 
     Sections: ``barrier`` (must start as zeros), ``scratch``, ``counts``, ``m_indptr``, ``token_row`` [T, top_k],
-    ``row_token`` [P],
-    ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and where the config has a use for them
-    ``partial``
-    [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``y`` [P, H] bfloat16, ``acc`` [T, H] float32.
+    ``row_token`` [P], ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and where the config has a
+    use for them ``partial`` [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``y`` [P, H]
+    bfloat16, ``acc`` [T, H] float32.
     """
     first, _ = plans(config, sizes)
     experts, hidden, intermediate = sizes["local_experts"], sizes["hidden"], sizes["intermediate"]
