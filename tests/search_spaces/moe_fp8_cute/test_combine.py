@@ -5,6 +5,8 @@ Their values are checked on a GPU by benchmarks/h200_moe/parts_check.py.
 
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 
 cute = pytest.importorskip("cutlass.cute", reason="nvidia-cutlass-dsl is not installed")
@@ -22,9 +24,10 @@ def tensor(dtype, *shape, align=16):
 
 
 def ptx_of(kernel, *arguments) -> str:
-    options = "--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --keep-cubin"
+    options = "--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --keep-cubin --dump-dir "
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
-    return cute.compile(kernel, *arguments, stream, options=options).artifacts.PTX
+    with tempfile.TemporaryDirectory() as folder:
+        return cute.compile(kernel, *arguments, stream, options=options + folder).artifacts.PTX
 
 
 def finalize_ptx(hidden: int, top_k: int, dtype=BFloat16, **choices) -> str:

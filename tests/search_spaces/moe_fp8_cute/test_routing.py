@@ -6,6 +6,7 @@ The kernel itself runs in benchmarks/h200_moe/parts_check.py, on a GPU.
 from __future__ import annotations
 
 import re
+import tempfile
 
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ def compiled(routing: Routing) -> str:
         *(tensor(Int32, routing.scratch_ints, align=16), tensor(Int32, 1)),
         make_fake_stream(use_tvm_ffi_env_stream=True),
     ]
-    options = "--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --keep-cubin"
-    return cute.compile(routing, *arguments, options=options).artifacts.PTX
+    options = "--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --keep-cubin --dump-dir "
+    with tempfile.TemporaryDirectory() as folder:
+        return cute.compile(routing, *arguments, options=options + folder).artifacts.PTX
 
 
 @pytest.mark.parametrize("sizes", [DEEPSEEK_V3, KIMI, QWEN], ids=["ng8", "e384", "renorm"])
