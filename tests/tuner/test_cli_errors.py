@@ -63,11 +63,13 @@ CASES = {
     ),
     "unreachable cluster": (["sweep", "--ray-address", "127.0.0.1:1"], ENVIRONMENT, ["127.0.0.1:1"]),
     "no such gpu": (
-        ["sweep", "--target", "sm_90a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_90a", "--ray-address"]
+        ["sweep", "--target", "sm_90a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_90a", "H200", "--ray-address"]
     ),
     "unknown Solution": (["bench", "nobody", "--definition", MOE], USAGE, ["nobody"]),
     "missing Solution file": (["bench", "{tmp}/no.json", "--definition", MOE], USAGE, ["no.json"]),
 }  # fmt: skip
+
+UNSTARTED = ("no such gpu", "space without the target")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,6 +84,7 @@ def test_bad_input(case, tmp_path):
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("starting workers")]
     assert len(lines) == 1, done.stderr
+    assert case not in UNSTARTED or done.stderr.count("\n") == 1, "workers that cannot start are not announced"
     assert lines[0].startswith("tuner: ")
     for text in said:
         assert text in lines[0]

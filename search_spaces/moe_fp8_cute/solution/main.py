@@ -15,7 +15,7 @@ import torch
 
 from .config import SIZES, TARGET, select
 from .plans import batch_rows, row_capacity
-from .workspace import sections
+from .workspace import MAX_TOKENS, sections
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = "libcute_dsl_runtime.so"
@@ -32,6 +32,7 @@ def run(*args) -> None:
     Renormalised softmax: the same without routing_bias, local_expert_offset and routed_scaling_factor.
 
     Raises:
+        ValueError: There are more tokens than the routing kernel has room for.
         RuntimeError: The workspace does not fit into the device's memory, or the compiled code cannot be loaded.
     """
     if SIZES["routing"] == "deepseek":
@@ -42,6 +43,8 @@ def run(*args) -> None:
     tokens = x.shape[0]
     if tokens == 0:
         return
+    if tokens > MAX_TOKENS:
+        raise ValueError(f"{tokens} tokens; a call takes at most {MAX_TOKENS}")
     config = select(tokens)
     rows = row_capacity(config, SIZES, tokens)
     workspace = _workspace(x.device, sections(config, SIZES, tokens, rows)["total"])

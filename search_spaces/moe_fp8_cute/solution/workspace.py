@@ -14,6 +14,8 @@ ALIGN = 1024
 """Sections start at multiples of this."""
 ROUTING_CTAS = 128
 """CTAs whose counts the routing kernel exchanges through its scratch (routing.GRID_CTAS)."""
+MAX_TOKENS = ROUTING_CTAS * 256
+"""Tokens that the routing kernel's CTAs have room for (Routing.max_tokens)."""
 
 
 def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) -> dict[str, Any]:

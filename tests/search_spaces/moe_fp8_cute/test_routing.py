@@ -18,6 +18,7 @@ from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream  # n
 
 from search_spaces.moe_fp8_cute.solution import routing as module  # noqa: E402
 from search_spaces.moe_fp8_cute.solution.routing import Routing  # noqa: E402
+from search_spaces.moe_fp8_cute.solution.workspace import MAX_TOKENS  # noqa: E402
 
 DEEPSEEK_V3 = {"num_experts": 256, "num_local_experts": 32, "top_k": 8, "n_group": 8, "topk_group": 4}
 KIMI = {"num_experts": 384, "num_local_experts": 384, "top_k": 8}
@@ -113,6 +114,7 @@ def test_grid_barrier_leaves_its_counter_fit_for_any_next_grid(ctas):
 def test_chunks_cover_every_token_once_within_the_bitmaps():
     """What __call__ computes for the grid, for every size it accepts."""
     routing = Routing(**DEEPSEEK_V3)
+    assert routing.max_tokens == MAX_TOKENS
     for tokens in range(routing.small_tokens + 1, routing.max_tokens + 1, 7):
         chunk, ctas = module.grid_shape(tokens)
         assert ctas <= module.GRID_CTAS

@@ -1,0 +1,355 @@
+"""What the exported host function launches, without a GPU: order, shapes, shared memory, stream, attributes, pointers.
+
+A Solution is built as users get it and called in a process of its own in which a few lines of C answer for the CUDA
+runtime (launches/). What has to come out is written down here from the pipeline's description in docs/kernels.md, not
+taken from host.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
+pytest.importorskip("tvm_ffi", reason="apache-tvm-ffi is not installed")
+
+from search_spaces.moe_fp8_cute.solution.plans import plans
+from search_spaces.moe_fp8_cute.solution.workspace import MAX_TOKENS
+from search_spaces.moe_fp8_cute.space import FAMILY
+
+HERE = Path(__file__).parent / "launches"
+TOKENS = (0, 1, 7, 128, 129, 512, 513, 901, 14107, 32768)
+"""Both sides of what changes a launch (routing at 128, finalize at 512), public sizes, the most that routing takes."""
+SMEM_PER_SM, SMEM_RESERVED = 233472, 1024
+
+COMMON = {"order": "tokens", "alternate": False}
+CONFIGS = {
+    "sm_90a": {
+        # tokens as M, everything fused, the default
+        "fused": {},
+        # every kernel that a config can have
+        "apart": {
+            **{"layout": "batched", "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"},
+            **{"pdl": False, "early_weights": False, "sms": 120, "order": "weights"},
+            **{"swap_1": True, "tile_t_1": 16, "split_k_1": 2, "swap_2": True, "tile_t_2": 32, "split_k_2": 4},
+            **{"tile_w_1": 128, "tile_w_2": 128, "stages_1": 4, "stages_2": 4, "ctas_per_sm_1": 2, "ctas_per_sm_2": 2},
+        },
+        # clusters by multicast, reduction in bfloat16
+        "multicast": {
+            **{"gather": "kernel", "combine": "atomic_bf16", "multicast_1": 2, "multicast_2": 2, "alternate": True},
+            **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2, "stages_2": 4},
+        },
+        # clusters by the maximum of a narrow tile
+        "narrow": {
+            **{"layout": "batched", "swap_1": True, "tile_t_1": 8, "tile_w_1": 64, "stages_1": 10, "sms": 120},
+            **{"swap_2": True, "tile_t_2": 8, "tile_w_2": 128, "stages_2": 10, "early_weights": False},
+        },
+    }
+}
+TARGETS = [t for t in FAMILY.targets if t in CONFIGS]
+
+
+def definition(experts: int = 256, local: int = 32, routing: str = "deepseek") -> dict:
+    """The main definition's form; needs no dataset."""
+    axes = {"num_experts": experts, "num_local_experts": local, "hidden_size": 7168, "intermediate_size": 2048}
+    axes |= {"gemm1_out_size": 4096, "num_hidden_blocks": 56, "num_intermediate_blocks": 16, "top_k": 8}
+    names = ["routing_logits", "routing_bias", "hidden_states", "hidden_states_scale", "gemm1_weights"]
+    names += ["gemm1_weights_scale", "gemm2_weights", "gemm2_weights_scale", "local_expert_offset"]
+    names += ["routed_scaling_factor"]
+    if routing == "renorm":
+        names = [n for n in names if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")]
+    fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
+    return {
+        "name": "made_up_ng8_kg4",
+        "op_type": "moe",
+        "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
+        "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names},
+        "outputs": {"output": {"dtype": "bfloat16"}},
+        "reference": "",
+    }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One launch; ``pointers`` are the tensors and workspace sections that it must reach."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    pointers: frozenset[str]
+    cluster: int = 1
+
+
+def ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
+    """The pipeline of docs/kernels.md for a config and a number of tokens."""
+    if tokens == 0:
+        return []
+    first, second = plans(config, sizes)
+    hidden = sizes["hidden"]
+    vectors = (ceil(tokens * hidden // 8, 128), 1, 1)
+    out = {"finalize": "y", "atomic_f32": "acc", "atomic_bf16": "out"}[config["combine"]]
+    permuted, apart = config["gather"] == "kernel", config["requant"] == "kernel"
+    launches = []
+    if config["combine"] == "atomic_f32":
+        launches.append(Expected("zero", vectors, 128, frozenset({"acc"})))
+    routed = {"logits", "counts", "m_indptr", "row_token", "row_weight", "token_row", "scratch", "barrier"}
+    routed |= {"bias"} if sizes["routing"] == "deepseek" else set()
+    if tokens <= 128:
+        launches.append(Expected("routing", (8, 1, 1), 512, frozenset(routed), cluster=8))
+    else:
+        grid = ceil(tokens, max(ceil(tokens, 128), 8))
+        launches.append(Expected("routing", (grid, 1, 1), 1024, frozenset(routed)))
+    if permuted:
+        pointers = frozenset({"x", "xs", "token_row", "x_rows", "x_scale"})
+        launches.append(Expected("permute", (ceil(tokens, 2), 1, 1), 256, pointers))
+    read = {"counts", "m_indptr"}
+    rows = {"x_rows", "x_scale"} if permuted else {"x", "xs", "row_token"}
+    written = ({"partial"} if apart else {"act", "act_scale"}) | ({"out"} if out == "out" else set())
+    launches.append(gemm("gemm_1", config, 1, first, {"w13", "s13"} | rows | read | written))
+    if apart:
+        pointers = frozenset({"partial", "counts", "m_indptr", "act", "act_scale"})
+        launches.append(Expected("act_quant", (528, 1, 1), 256, pointers))
+    weighted = {"row_token", "row_weight"} if config["combine"] != "finalize" else set()
+    launches.append(gemm("gemm_2", config, 2, second, {"w2", "s2", "act", "act_scale", out} | read | weighted))
+    if config["combine"] == "atomic_f32":
+        launches.append(Expected("cast", vectors, 128, frozenset({"acc", "out"})))
+    if config["combine"] == "finalize":
+        pointers = frozenset({"y", "token_row", "row_weight", "out"})
+        if tokens <= 512 or sizes["experts"] == sizes["local_experts"]:
+            launches.append(Expected("wide", (tokens, ceil(hidden, 1024), 1), 128, pointers))
+        else:
+            pieces = min(4, ceil(hidden // 8, 32))
+            launches.append(Expected("deep", (tokens, 1, 1), 32 * ceil(hidden // 8, 32 * pieces), pointers))
+    return launches
+
+
+def gemm(kernel: str, config: dict, which: int, plan, pointers: set[str]) -> Expected:
+    """A persistent grid: a CTA per SM and place, in clusters."""
+    ctas = config["sms"] * config[f"ctas_per_sm_{which}"]
+    return Expected(kernel, (ctas, 1, 1), plan.threads, frozenset(pointers), plan.cluster)
+
+
+def role(kernel: str) -> str:
+    """The part of the pipeline that a kernel's name belongs to."""
+    for pattern, name in (
+        (r"moe_(gemm_[12]|act_quant)_\d+$", r"\1"),
+        (r"kernel_cutlass_kernel_\w*routingRouting_.*", "routing"),
+        (r"kernel_cutlass_kernel_\w*permutePermute_.*", "permute"),
+        (r"kernel_cutlass_(wide|deep)_\w*combineFinalize_.*", r"\1"),
+        (r"kernel_cutlass_kernel_\w*combineZero_.*", "zero"),
+        (r"kernel_cutlass_kernel_\w*combineCast_.*", "cast"),
+    ):
+        if re.match(pattern, kernel):
+            return re.sub(pattern, name, kernel)
+    raise AssertionError(f"a kernel that nobody expects: {kernel}")
+
+
+def routing_smem(sizes: dict, tokens: int) -> int:
+    """Bytes of the routing kernel: a bit per (expert, token), choices and weights, four tables of experts."""
+    chunk = 32 if tokens <= 128 else 256
+    local = sizes["local_experts"]
+    return 4 * (local * chunk // 32 + 2 * chunk * sizes["top_k"] + 3 * local + local + 1)
+
+
+@pytest.fixture(scope="session")
+def mock(tmp_path_factory) -> Path:
+    """The mock runtime, compiled."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: the mock CUDA runtime cannot be compiled")
+    library = tmp_path_factory.mktemp("mock") / "libmock.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(HERE / "mock_runtime.c")],
+        check=True,
+    )
+    return library
+
+
+class Built:
+    """A Solution with one row per config, compiled; ``ask`` gives what its calls launch."""
+
+    def __init__(self, root: Path, mock: Path, space, table: list[tuple[int | None, dict]]):
+        self.space, self.configs = space, [config for _, config in table]
+        folder = root / "variant_launch"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        for name, text in space.render(table).items():
+            (folder / name).write_text(text)
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        command = [sys.executable, "-c", "import variant_launch.build as b; b.build('variant_launch/artifacts')"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        command = [sys.executable, str(HERE / "probe.py"), str(mock), str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.probe = subprocess.Popen(command, cwd=root, text=True, env=environment, **pipes)
+
+    def ask(self, requests: list[dict]) -> list[dict]:
+        """Answers of launches/probe.py."""
+        answers = []
+        for request in requests:
+            print(json.dumps(request), file=self.probe.stdin, flush=True)
+            line = self.probe.stdout.readline()
+            assert line, f"the process that calls the Solution ended with code {self.probe.wait()} at {request}"
+            answers.append(json.loads(line))
+        return answers
+
+    def close(self) -> None:
+        self.probe.stdin.close()
+        self.probe.stdout.close()
+        assert self.probe.wait() == 0
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def built(request, tmp_path_factory, mock) -> Iterator[Built]:
+    """One Solution per target with all configs of the table above."""
+    space = FAMILY.space(definition(), request.param)
+    configs = [{**space.default, **changes} for changes in CONFIGS[request.param].values()]
+    for config in configs:
+        assert space.violation(space.check(config)) is None
+    table = list(zip([6, 128, 901, None], configs, strict=True))
+    solution = Built(tmp_path_factory.mktemp("launch"), mock, space, table)
+    yield solution
+    solution.close()
+
+
+def check_launches(built: Built, config: dict, tokens: int, answer: dict) -> None:
+    """Everything that is known about the launches of one call."""
+    assert "error" not in answer, answer
+    sizes = built.space.sizes
+    want = expected(config, sizes, tokens)
+    got = answer["launches"]
+    assert [role(launch["kernel"]) for launch in got] == [e.kernel for e in want]
+    by_role = dict(zip(("gemm_1", "gemm_2"), plans(config, sizes), strict=True))
+    for launch, e in zip(got, want, strict=True):
+        assert tuple(launch["grid"]) == e.grid, e.kernel
+        assert launch["block"] == [e.threads, 1, 1], e.kernel
+        assert launch["cluster"] == [e.cluster, 1, 1], e.kernel
+        assert e.grid[0] % e.cluster == 0
+        assert launch["pdl"] is config["pdl"], e.kernel
+        assert not launch["cooperative"], e.kernel
+        assert launch["unknown"] == [], e.kernel
+        # The gather list and the weights are handed to every GEMM, whether or not its epilogue reads them.
+        handed = {"row_token", "row_weight"} if e.kernel in by_role else set()
+        assert e.pointers <= set(launch["pointers"]) <= e.pointers | handed, e.kernel
+        check_smem(launch, e, by_role.get(e.kernel), sizes, tokens)
+    assert {launch["stream"] for launch in got} <= {answer["stream"]}
+    assert answer["workspace"] == ([answer["total"]] if want else [])
+    assert not answer["compiler"], "calling a built Solution must not import the compiler"
+
+
+def check_smem(launch: dict, e: Expected, plan, sizes: dict, tokens: int) -> None:
+    """Dynamic shared memory is what the plan said, was allowed before the launch, and leaves room for the occupancy."""
+    smem = launch["smem"]
+    assert smem <= launch["smem_allowed"]
+    if plan is not None:
+        assert smem <= plan.smem_bytes
+        # Beyond stages and epilogue: barriers (8 bytes each) and gaps of alignment.
+        assert 0 <= smem - plan.stages * plan.stage_bytes - 16 * plan.stages <= plan.epilogue_bytes + 512
+        assert plan.occupancy * (smem + SMEM_RESERVED) <= SMEM_PER_SM
+        assert plan.occupancy * e.threads <= 2048
+    else:
+        assert smem == (routing_smem(sizes, tokens) if e.kernel == "routing" else 0), e.kernel
+
+
+def test_every_call_launches_the_pipeline_of_its_config(built):
+    requests = [{"row": row, "tokens": tokens} for row in range(len(built.configs)) for tokens in TOKENS]
+    for request, answer in zip(requests, built.ask(requests), strict=True):
+        check_launches(built, built.configs[request["row"]], request["tokens"], answer)
+
+
+def test_the_table_decides_which_config_runs(built):
+    sizes = {1: 0, 6: 0, 7: 1, 128: 1, 129: 2, 901: 2, 902: 3, 14107: 3}
+    for (tokens, row), answer in zip(sizes.items(), built.ask([{"tokens": t} for t in sizes]), strict=True):
+        check_launches(built, built.configs[row], tokens, answer)
+
+
+def test_the_host_knows_nothing_of_the_routing(built):
+    """Whatever experts the tokens choose and wherever this rank's begin, the same kernels go out: a graph can replay
+    them."""
+    first, *others = built.ask([{"row": 0, "tokens": 57, "offset": offset} for offset in (0, 32, 224, 250, -5)])
+    for other in others:
+        assert other == first
+
+
+def test_more_tokens_than_routing_has_room_for_are_refused(built):
+    """Its CTAs would write past their shared memory."""
+    (answer,) = built.ask([{"row": 0, "tokens": MAX_TOKENS + 1}])
+    assert answer["error"] == "ValueError: 32769 tokens; a call takes at most 32768"
+    assert answer["launches"] == []
+
+
+def test_a_failed_launch_ends_the_call_with_an_error(built):
+    (answer,) = built.ask([{"row": 1, "tokens": 57, "fail": 701}])
+    assert "701" in answer["error"]
+    assert len(answer["launches"]) == 1
+
+
+WRONG = [
+    ({"name": "x", "dtype": "uint8"}, "argument #2.*expected dtype=float8_e4m3fn"),
+    ({"name": "logits", "dtype": "bfloat16"}, "argument #0.*expected dtype=float32"),
+    ({"name": "bias", "dtype": "float32"}, "argument #1.*expected dtype=bfloat16"),
+    ({"name": "out", "dtype": "float16"}, "argument #10.*expected dtype=bfloat16"),
+    ({"name": "x", "shape": [9, 7168]}, "x.shape\\[0\\].*"),
+    ({"name": "logits", "shape": [57, 255]}, "argument #0.*"),
+    ({"name": "xs", "shape": [57, 56]}, "argument #3.*"),
+    ({"name": "w13", "shape": [32, 2048, 7168]}, "argument #4.*"),
+    ({"name": "s2", "shape": [32, 56, 15]}, "argument #7.*"),
+    ({"name": "w2", "shape": [32, 7168 * 2048]}, "argument #6.*"),
+    ({"name": "x", "strides": [14336, 1]}, "argument #2.*"),
+    ({"name": "w13", "strides": [4096 * 7168, 1, 4096]}, "argument #4.*"),
+    ({"name": "x", "offset": 8}, "argument #2.*alignment=16"),
+    ({"name": "w2", "offset": 4}, "argument #6.*alignment=16"),
+    ({"name": "xs", "offset": 2}, "argument #3.*alignment=4"),
+    ({"name": "out", "device": 1}, "argument #10.*"),
+]
+
+
+def test_wrong_arguments_are_refused_by_name(built):
+    """Before anything is launched."""
+    answers = built.ask([{"row": 0, "tokens": 57, "wrong": wrong} for wrong, _ in WRONG])
+    for (wrong, pattern), answer in zip(WRONG, answers, strict=True):
+        assert "error" in answer, wrong
+        assert re.search(pattern, answer["error"]), (wrong, answer["error"])
+        assert answer["launches"] == [], wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_launches_of_sampled_configs(target, tmp_path, mock):
+    """Twenty random configs, all sizes."""
+    rng = random.Random(7)
+    space = FAMILY.space(definition(), target)
+    for group in range(4):
+        folder = tmp_path / str(group)
+        folder.mkdir()
+        table = [(bound, space.sample(rng)) for bound in (1, 2, 3, 4, None)]
+        with contextlib.closing(Built(folder, mock, space, table)) as solution:
+            requests = [{"row": row, "tokens": tokens} for row in range(len(table)) for tokens in TOKENS]
+            for request, answer in zip(requests, solution.ask(requests), strict=True):
+                check_launches(solution, solution.configs[request["row"]], request["tokens"], answer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("routing", "local"), [("renorm", 128), ("deepseek", 384)])
+def test_launches_of_other_definitions(target, routing, local, tmp_path, mock):
+    """Renormalised softmax has no bias and no offset; with all experts local the combine takes another form."""
+    space = FAMILY.space(definition(384 if routing == "deepseek" else local, local, routing), target)
+    with contextlib.closing(Built(tmp_path, mock, space, [(None, space.default)])) as solution:
+        requests = [{"row": 0, "tokens": tokens} for tokens in TOKENS]
+        for request, answer in zip(requests, solution.ask(requests), strict=True):
+            check_launches(solution, space.default, request["tokens"], answer)
