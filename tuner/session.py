@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -151,20 +151,27 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
 
 
 @contextmanager
-def open_runner(setup: Setup) -> Iterator[Runner]:
+def open_runner(setup: Setup, say: Callable[[str], None] = lambda _: None) -> Iterator[Runner]:
     """The workers for a problem, ended on the way out whatever happens.
+
+    Args:
+        setup: What is measured.
+        say: Told when the workers start, which takes a while; not where they cannot.
 
     Raises:
         UnusableEnvironmentError: There is no machine for the target.
     """
+    from workers.environment import gpu_name
+    from workers.ray_cluster import ACCELERATORS
     from workers.ray_runner import RayRunner
 
     s = setup.settings
     if setup.target != "cpu" and s.ray_address is None and local_target() != setup.target:
         raise UnusableEnvironmentError(
-            f"target {setup.target} needs a GPU of that kind and this machine has {local_target()}; "
-            f"give --ray-address of a cluster that has one, or --target {local_target()}"
+            f"target {setup.target} needs one of {', '.join(ACCELERATORS[setup.target])} and this machine has "
+            f"{gpu_name() or 'no GPU'}; give --ray-address of a cluster that has one, or --target {local_target()}"
         )
+    say(f"starting workers for {setup.problem.name} on {setup.target}")
     runner = RayRunner(
         setup.problem,
         setup.target,
@@ -208,13 +215,11 @@ def run_sweep(
         setup = resolve(settings)
         space = space_for(setup.problem.definition, setup.target, settings.space)
         regimes = tuple(split(setup.sizes, settings.regimes))
-        if view is not None:
-            view.say(f"starting workers for {setup.problem.name} on {setup.target} ({space.name})")
-        with open_runner(setup) as runner:
+        say = (lambda _: None) if view is None else view.say
+        with open_runner(setup, say) as runner:
             sweep_id = _register(store, setup, space, runner, resume, ticket)
-            if view is not None:
-                shape = f"{len(regimes)} regimes, {len(setup.sizes)} workloads"
-                view.say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
+            shape = f"space {space.name}, {len(regimes)} regimes, {len(setup.sizes)} workloads"
+            say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
             result = _guarded(store, sweep_id, setup, space, regimes, runner, view)
             return _conclude(store, setup, space, regimes, runner, result, out)
     finally:

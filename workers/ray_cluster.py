@@ -27,7 +27,7 @@ _TEMP_ROOT = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir
 _TEMP_PREFIX = "tnr"
 _KNOCK_LIMIT_S = 10.0
 
-_ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
+ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
 """Ray accelerator types that run a target."""
 
 _LOCAL_ENV = {
@@ -192,7 +192,7 @@ def evaluator_options(target: str, cluster: Cluster) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for node in ray.nodes():
         resources = node["Resources"] if node["Alive"] else {}
-        for kind in _ACCELERATORS.get(target, ()):
+        for kind in ACCELERATORS.get(target, ()):
             if f"accelerator_type:{kind}" in resources:
                 # A hundredth of the node's one accelerator_type unit each: it only says where, not how much.
                 place = {f"accelerator_type:{kind}": 0.01}

@@ -14,7 +14,7 @@ from workers.cache import default_cache_dir
 from workers.dataset import Problem
 from workers.environment import gpu_name
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
-from workers.ray_cluster import Cluster, evaluator_options, join
+from workers.ray_cluster import ACCELERATORS, Cluster, evaluator_options, join
 from workers.records import (
     BuildResult,
     Comparison,
@@ -223,7 +223,8 @@ class RayRunner(Runner):
 
         slots = evaluator_options(self._target, cluster)
         if not slots:
-            raise ClusterError(f"the Ray cluster has no machine for target {self._target}; it has {cluster}")
+            kinds = " or ".join(ACCELERATORS.get(self._target, ("CPU",)))
+            raise ClusterError(f"the Ray cluster has no machine for target {self._target} ({kinds}); it has {cluster}")
         slots = slots[: evaluators or len(slots)]
         if evaluators is not None and evaluators > len(slots):
             raise ClusterError(f"{evaluators} evaluators are wanted; the cluster has room for {len(slots)}")
