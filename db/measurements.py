@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, or_, select
+from sqlalchemy import Connection, Select, Table, and_, bindparam, or_, select
 
 from db import schema
 from db.connected import finite
@@ -43,19 +43,16 @@ class Measurements(Sweeps):
             environment: Fingerprint.
             method: The :func:`db.records.method_hash`.
         """
-        query = (
-            measured(_measurement, details=True)
-            .join(_variant, _variant.c.id == _measurement.c.variant_id)
-            .where(
-                _variant.c.search_space_id == space_id,
-                _variant.c.config_hash == config_hash,
-                schema.environment.c.fingerprint == environment,
-                schema.method.c.hash == method,
-                schema.workload.c.definition_id == definition_id,
-            )
-            .order_by(schema.workload.c.uuid)
-        )
-        return [measurement_record(row, config_hash) for row in self._rows(query)]
+        query = self._once("known measurements", _known_query)
+        asked = {
+            "space": space_id,
+            "config": config_hash,
+            "environment": environment,
+            "method": method,
+            "definition": definition_id,
+        }
+        rows = self._fetch(lambda connection: connection.execute(query, asked).all())
+        return [measurement_record(row, config_hash) for row in rows]
 
     def known_build(self, space_id: int, config_hash: str, toolchain: str) -> BuildRecord | None:
         """The build of a variant by this toolchain, by any sweep, with its log."""
@@ -166,6 +163,21 @@ def measurement_record(row: Any, config_hash: str) -> MeasurementRecord:
         **{name: values[name] for name in ("id", "workload", "environment", "method", *MEASURED)},
         samples_us=values.get("samples") or (),
         config_hash=config_hash,
+    )
+
+
+def _known_query() -> Select[Any]:
+    return (
+        measured(_measurement, details=True)
+        .join(_variant, _variant.c.id == _measurement.c.variant_id)
+        .where(
+            _variant.c.search_space_id == bindparam("space"),
+            _variant.c.config_hash == bindparam("config"),
+            schema.environment.c.fingerprint == bindparam("environment"),
+            schema.method.c.hash == bindparam("method"),
+            schema.workload.c.definition_id == bindparam("definition"),
+        )
+        .order_by(schema.workload.c.uuid)
     )
 
 

@@ -14,6 +14,8 @@ Point = tuple[int, ...]
 PROBES = 100
 """Random descents from which the number of valid configs is estimated."""
 UNLIMITED = 2**62
+REMEMBERED = 4096
+"""Answers per parameter about which values fit."""
 RESTARTS = 1000
 """Random descents before a valid config is searched for without leaving anything out."""
 
@@ -32,6 +34,8 @@ class Walk:
         self._checks = _closing(space, self._names)
         self._order = _early_order(space, self._names)
         self._early = _closing(space, [self._names[i] for i in self._order])
+        self._reads = _reads(self._early, self._order, self._names)
+        self._known: list[dict[Point, list[int]]] = [{} for _ in self._order]
         self._left = 0
 
     def points(self) -> Iterator[Point]:
@@ -88,17 +92,32 @@ class Walk:
         codes = [0] * len(self._values)
         for step, position in enumerate(self._order):
             name, values = self._names[position], self._values[position]
-            fitting = []
-            for code, value in enumerate(values):
-                partial[name] = value
-                if all(c.holds(partial) for c in self._early[step]):
-                    fitting.append(code)
+            fitting = self._fitting(step, partial, codes)
             if not fitting:
                 return None, 0.0
             product *= len(fitting)
             codes[position] = rng.choice(fitting)
             partial[name] = values[codes[position]]
         return tuple(codes), product
+
+    def _fitting(self, step: int, partial: Config, codes: list[int]) -> list[int]:
+        """The values of a step's parameter that break nothing, remembered by the choices that its constraints read.
+
+        A constraint reads few parameters, so that a few hundred answers serve millions of descents.
+        """
+        key = tuple(codes[position] for position in self._reads[step])
+        known = self._known[step]
+        if key not in known:
+            if len(known) >= REMEMBERED:
+                known.clear()
+            name = self._names[self._order[step]]
+            fitting = []
+            for code, value in enumerate(self._values[self._order[step]]):
+                partial[name] = value
+                if all(c.holds(partial) for c in self._early[step]):
+                    fitting.append(code)
+            known[key] = fitting
+        return known[key]
 
     def _in_order(self, codes: Point, partial: Config, rng: random.Random | None = None) -> Iterator[Point]:
         depth = len(codes)
@@ -126,6 +145,15 @@ def _early_order(space: SearchSpace, names: list[str]) -> list[int]:
         waiting = [rest for c in waiting if (rest := c - nearest)]
     order += [n for n in names if n not in order]
     return [names.index(n) for n in order]
+
+
+def _reads(closing: list[list[Constraint]], order: list[int], names: list[str]) -> list[tuple[int, ...]]:
+    """For each step of an order, the positions of the earlier parameters that its constraints read."""
+    found = []
+    for step, constraints in enumerate(closing):
+        read = {n for c in constraints for n in c.parameters}
+        found.append(tuple(position for position in order[:step] if names[position] in read))
+    return found
 
 
 def _closing(space: SearchSpace, order: list[str]) -> list[list[Constraint]]:

@@ -6,6 +6,8 @@ One thread. Everything slow happens behind the :class:`~workers.runner.Runner`; 
 
 from __future__ import annotations
 
+import bisect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -26,6 +28,8 @@ from workers.runner import Runner
 
 REFERENCE_KEY = "reference"
 HEARTBEAT_S = 5.0
+BUILDS_KEPT = 1000
+"""Builds that are remembered for other regimes; an older one is asked for again, which is a look into the cache."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,17 @@ class Plan:
     """Regime name -> finished trials of a related sweep, for the search to learn from."""
 
 
+@dataclass(frozen=True)
+class Leader:
+    """A config that passed and may reach the final."""
+
+    value: float
+    config_hash: str
+    config: Config
+    build: BuildResult | None
+    """None if this process did not build it."""
+
+
 @dataclass
 class RegimeState:
     """The search of one regime and what it has found."""
@@ -63,9 +78,10 @@ class RegimeState:
     asked: int = 0
     exhausted: bool = False
     default_hash: str = ""
-    trials: dict[str, tuple[Measurement, ...]] = field(default_factory=dict)
-    """Config hash -> measurements, of the trials that passed completely."""
-    configs: dict[str, Config] = field(default_factory=dict)
+    default: Leader | None = None
+    """The default config, once it has passed."""
+    leaders: list[Leader] = field(default_factory=list)
+    """The best that passed, best first; no more than the final takes, since a sweep may have a million trials."""
 
 
 @dataclass
@@ -188,7 +204,7 @@ class Sweep:
         for record in self.store.trials(self.sweep_id):
             state = by_name[record.regime]
             measured = tuple(map(tuning_record.measurement, record.measurements))
-            self._note(state, record.config_hash, dict(record.config), Status(record.state), measured)
+            self._note(state, record.config_hash, dict(record.config), Status(record.state), measured, None)
             state.search.observe(dict(record.config), record.objective)
             state.asked += 1
             self._next_number = max(self._next_number, record.number + 1)
@@ -276,6 +292,8 @@ class Sweep:
             return
         trials = self._waiting_for_build.pop(build.key)
         self._builds[build.key] = build
+        if len(self._builds) > BUILDS_KEPT:
+            self._builds.pop(next(iter(self._builds)))
         for trial in trials:
             self._after_build(trial, build)
 
@@ -326,16 +344,25 @@ class Sweep:
             toolchain=self._toolchain,
         )
         self.store.commit_trial(record)
-        self._note(state, trial.config_hash, trial.proposal.config, status, measured)
+        self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
         state.search.tell(trial.proposal.number, value, detail=status.value)
 
     def _note(
-        self, state: RegimeState, config_hash: str, config: Config, status: Status, measured: tuple[Measurement, ...]
+        self,
+        state: RegimeState,
+        config_hash: str,
+        config: Config,
+        status: Status,
+        measured: tuple[Measurement, ...],
+        build: BuildResult | None,
     ) -> None:
         self._done += 1
         if status is Status.PASSED:
-            state.configs[config_hash] = config
-            state.trials[config_hash] = measured
+            leader = Leader(state.objective.of_passed(measured), config_hash, config, build)
+            if config_hash == state.default_hash:
+                state.default = leader
+            bisect.insort(state.leaders, leader, key=lambda known: known.value)
+            del state.leaders[self.plan.finalists :]
             state.objective.note(measured)
         elif status is Status.RACED_OUT:
             self._raced_out += 1
@@ -379,17 +406,15 @@ class Sweep:
         return finals
 
     def _finalists(self, state: RegimeState) -> dict[str, Finalist]:
-        ranked = sorted(state.trials, key=lambda h: state.objective.of_passed(state.trials[h]))
-        chosen = ranked[: self.plan.finalists]
-        if state.default_hash in state.trials and state.default_hash not in chosen:
-            chosen.append(state.default_hash)
+        chosen = {leader.config_hash: leader for leader in state.leaders}
+        if state.default is not None:
+            chosen.setdefault(state.default_hash, state.default)
         space = self.plan.space
         finalists = {}
-        for config_hash in chosen:
-            config = state.configs[config_hash]
-            variant = tuning_record.variant(self.plan.definition["name"], space, config, config_hash)
-            changed = sum(config[p.name] != space.default[p.name] for p in space.parameters)
-            finalists[config_hash] = Finalist(variant, config, (changed, config_hash), self._builds.get(config_hash))
+        for config_hash, leader in chosen.items():
+            variant = tuning_record.variant(self.plan.definition["name"], space, leader.config, config_hash)
+            changed = sum(leader.config[p.name] != space.default[p.name] for p in space.parameters)
+            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash), leader.build)
         return finalists
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
@@ -422,10 +447,7 @@ class Sweep:
                 reused=self._reused,
                 best_us={s.regime.name: s.objective.best_us for s in self._states},
                 default_us={
-                    s.regime.name: Objective(s.regime.workloads).geomean_us(
-                        {m.workload: m for m in s.trials.get(s.default_hash, ())}
-                    )
-                    for s in self._states
+                    s.regime.name: None if s.default is None else math.exp(s.default.value) for s in self._states
                 },
                 reference_us=reference,
                 message=message,

@@ -19,6 +19,9 @@ from tuner.search.encoding import Encoding
 
 Column = NDArray[np.float64]
 
+MOST_CORNERS = 64
+"""Columns of one categorical parameter at most."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -77,13 +80,27 @@ def _columns(parameter: Parameter) -> list[list[Column]]:
         return []
     if parameter.kind == "categorical" and len(values) > 2:
         # Two different values are at distance 1, whichever they are.
-        return [list(np.eye(len(values)) / np.sqrt(2.0))]
+        return [list(_corners(len(values)) / np.sqrt(2.0))]
     if not _numeric(values):
         return [[_scaled(np.arange(len(values), dtype=np.float64))]]
     numbers = np.array(values, dtype=np.float64)
     out = [[_scaled(_logarithm(numbers))]]
     twos = _powers_of_two(numbers)
     return out if twos is None else [*out, [_scaled(twos)]]
+
+
+def _corners(count: int) -> NDArray[np.float64]:
+    """Columns that put each value at a corner of its own, shape [columns, values].
+
+    Beyond :data:`MOST_CORNERS` values one column for each would fill the memory with zeros; random directions of unit
+    length are nearly as far apart as corners.
+
+    Source: Johnson and Lindenstrauss (1984).
+    """
+    if count <= MOST_CORNERS:
+        return np.eye(count)
+    directions = np.random.default_rng(0).standard_normal((MOST_CORNERS, count))
+    return directions / np.linalg.norm(directions, axis=0)
 
 
 def _numeric(values: Sequence[Scalar]) -> bool:

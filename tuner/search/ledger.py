@@ -49,6 +49,9 @@ class Ledger:
     order: list[int] = field(default_factory=list)
     values: dict[int, float | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._room = (self.points, self.taken)
+
     @classmethod
     def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
         """The ledger of a space: all valid configs if they can be listed, else a sample of them."""
@@ -67,9 +70,22 @@ class Ledger:
         if new:
             start = len(self.points)
             self.rows.update({p: start + i for i, p in enumerate(new)})
-            self.points = np.concatenate([self.points, np.array(new, dtype=np.int16)])
-            self.taken = np.concatenate([self.taken, np.zeros(len(new), dtype=np.bool_)])
+            self._grow(start + len(new))
+            self.points[start:] = new
         return [self.rows[p] for p in wanted]
+
+    def _grow(self, count: int) -> None:
+        """Make the arrays that long, with room to spare: rows come one by one, and copying all for each would add up.
+
+        ``points`` and ``taken`` are views of the room's beginning.
+        """
+        points, taken = self._room
+        if count > len(points):
+            more = count + len(self.points)
+            points = np.concatenate([self.points, np.zeros((more, points.shape[1]), dtype=np.int16)])
+            taken = np.concatenate([self.taken, np.zeros(more, dtype=np.bool_)])
+            self._room = (points, taken)
+        self.points, self.taken = points[:count], taken[:count]
 
     def take(self, row: int) -> None:
         """The config was proposed, or came with its result."""

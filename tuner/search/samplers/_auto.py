@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
-from optuna.study import Study
-from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.space import Config
@@ -34,7 +31,8 @@ class Options:
         related: The first so many proposals after the default are the best by a related sweep, where there is one.
         related_until: Successes after which the related sweep is forgotten.
         start_candidates: Random free configs among which the farthest from all taken ones is proposed.
-        refit_growth: Hyperparameters are fitted again when this many times more values are known.
+        refit_growth: Hyperparameters are fitted again when this many times more values are known, or a quarter of
+            ``observations_limit`` more.
         pool_limit: Candidates that the model looks at; all free configs where there are fewer.
         fresh: Random configs that join the candidates at each fit where the space is not listed.
         leaders: Best configs whose neighbours are always among the candidates.
@@ -83,7 +81,7 @@ class AutoSampler(Strategy):
         self._left_out: set[int] = set()
         self._fitted_at = 0
 
-    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+    def propose(self) -> int:
         # One thread: the matrices are small, and the other cores are building and measuring.
         with self._threads.limit(limits=1):
             return self._propose()
@@ -155,13 +153,22 @@ class AutoSampler(Strategy):
             self._related = False
             self._model = Model(self.ledger, self._features, self.options.beliefs)
             self._refit(passed)
-        elif not len(self._pool) or len(passed) + failed >= self._fitted_at * self.options.refit_growth:
+        elif not len(self._pool) or len(passed) + failed >= self._fit_due():
             self._refit(passed)
         if self.ledger.taken[self._pool].all():
             return self.random_row()
         seen, told, wanted = self._state()
         self._model.update(seen)
         return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
+
+    def _fit_due(self) -> float:
+        """Finished trials at which the next fit is due.
+
+        What comes in between is learnt from on top of ``observations_limit``, so late in a sweep a share of all trials
+        would be too many.
+        """
+        options = self.options
+        return min(self._fitted_at * options.refit_growth, self._fitted_at + options.observations_limit / 4)
 
     def _promise(self, wanted: NDArray[np.float64], told: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Of each candidate: logarithm of expected improvement times the chance to work; none where taken."""

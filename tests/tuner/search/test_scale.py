@@ -1,0 +1,77 @@
+"""What a search keeps and costs when it goes on for long: shown by counts, not by clocks."""
+
+import random
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+
+from search_spaces.space import Constraint, Parameter, SearchSpace
+from search_spaces.walk import Walk
+from tuner.search import Search
+from tuner.search.encoding import Encoding
+from tuner.search.features import MOST_CORNERS, Features
+from tuner.search.ledger import Ledger
+
+
+def make_space(*parameters, constraints=()):
+    return SearchSpace("s", "cpu", parameters, tuple(constraints), {p.name: p.values[0] for p in parameters}, {})
+
+
+WIDE = tuple(Parameter(f"p{i}", tuple(range(8))) for i in range(8))
+
+
+def test_a_category_of_thousands_of_values_does_not_fill_the_memory():
+    features = Features.of(Encoding(make_space(Parameter("salt", tuple(range(9000)), "categorical"))))
+    columns = features(np.arange(9000, dtype=np.int16)[:, None])
+    assert columns.shape == (9000, MOST_CORNERS)
+    some = columns[:400]
+    apart = np.linalg.norm(some[:, None] - some[None], axis=2)[np.triu_indices(400, 1)]
+    assert apart.min() > 0.6
+    assert apart.max() < 1.4
+
+
+def test_a_trial_of_a_long_search_costs_less_than_two_kilobytes():
+    search = Search(make_space(*WIDE), sampler="random", seed=1)
+
+    def trials(count):
+        for _ in range(count):
+            proposal = search.ask()
+            search.tell(proposal.number, 1.0, detail="PASSED")
+
+    trials(200)
+    tracemalloc.start()
+    trials(1000)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / 1000 < 2048
+    assert len(search.study.trials) == 1200
+
+
+def test_rows_keep_their_place_and_state_while_a_ledger_grows():
+    ledger = Ledger.of(make_space(*WIDE), random.Random(0))
+    before = ledger.points.copy()
+    ledger.take(5)
+    walk, rng = Walk(make_space(*WIDE)), random.Random(1)
+    points = [walk.sample(rng) for _ in range(3 * len(before))]
+    rows = [ledger.add([p])[0] for p in points]
+    assert (ledger.points[: len(before)] == before).all()
+    assert [tuple(ledger.points[r].tolist()) for r in rows] == points
+    assert ledger.taken.nonzero()[0].tolist() == [5]
+    assert len(ledger.points) == len(ledger.taken) == len(ledger.rows)
+
+
+def test_what_a_constraint_said_is_asked_once_and_holds_for_every_descent():
+    asked = Counter()
+
+    def small(config):
+        asked[config["p0"], config["p1"]] += 1
+        return config["p0"] + config["p1"] < 9
+
+    space = make_space(*WIDE, constraints=[Constraint(("p0", "p1"), "too large", small)])
+    asked.clear()
+    walk, rng = Walk(space), random.Random(0)
+    points = [walk.sample(rng) for _ in range(500)]
+    assert all(p[0] + p[1] < 9 for p in points)
+    assert len({p[:2] for p in points}) > 40
+    assert max(asked.values()) == 1
