@@ -147,6 +147,28 @@ class MeasurementRecord:
     id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TrialPoint:
+    """What figures need of a finished trial; see :class:`TrialRecord`."""
+
+    id: int
+    number: int
+    regime: str
+    state: str
+    objective: float | None
+    config: Json
+
+
+@dataclass(frozen=True)
+class FailureCount:
+    """How many trials of a sweep ended in the same state for the same reason, and the number of the first one."""
+
+    state: str
+    reason: str
+    trials: int
+    first: int
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One config evaluated in one regime, finished.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import func, select, update
 
 from db import schema
 from db.connected import Connected
+from db.records import FailureCount, TrialPoint
 
-_sweep, _trial = schema.sweep, schema.trial
+_sweep, _trial, _variant = schema.sweep, schema.trial, schema.variant
 
 
 class Requests(Connected):
@@ -47,6 +48,27 @@ class Requests(Connected):
         for row in self._rows(query):
             found[row.sweep_id][row.state] = row.trials
         return {i: found[i] for i in sweep_ids}
+
+    def trial_points(self, sweep_id: int) -> list[TrialPoint]:
+        """All trials of a sweep by number, without texts, builds and measurements, which are most of the bytes."""
+        query = (
+            select(_trial.c.id, _trial.c.number, _trial.c.regime, _trial.c.state, _trial.c.objective, _variant.c.config)
+            .join(_variant, _variant.c.id == _trial.c.variant_id)
+            .where(_trial.c.sweep_id == sweep_id)
+            .order_by(_trial.c.number)
+        )
+        return [TrialPoint(*row) for row in self._rows(query)]
+
+    def failure_counts(self, sweep_id: int, *, not_failures: Collection[str]) -> list[FailureCount]:
+        """Trials of a sweep by state and reason, except those in a state of ``not_failures``; by their first trial."""
+        first = func.min(_trial.c.number)
+        query = (
+            select(_trial.c.state, _trial.c.reason, func.count(), first)
+            .where(_trial.c.sweep_id == sweep_id, _trial.c.state.not_in(list(not_failures)))
+            .group_by(_trial.c.state, _trial.c.reason)
+            .order_by(first)
+        )
+        return [FailureCount(*row) for row in self._rows(query)]
 
     def sweep_states(self) -> dict[str, int]:
         """Number of sweeps by state."""

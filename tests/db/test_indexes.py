@@ -66,6 +66,9 @@ def filled(store: Store, scene: Any) -> Any:
         "finalists",
         "list_sweeps",
         "related",
+        "trial_counts",
+        "trial_points",
+        "failure_counts",
         "commit_trial",
     ],
 )
@@ -88,6 +91,9 @@ def test_no_query_reads_a_whole_growing_table(filled: Any, query: str) -> None:
         "finalists": lambda: store.finalists(1),
         "list_sweeps": lambda: store.list_sweeps(10),
         "related": lambda: store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100"),
+        "trial_counts": lambda: store.trial_counts([1]),
+        "trial_points": lambda: store.trial_points(1),
+        "failure_counts": lambda: store.failure_counts(1, not_failures=("RACED_OUT",)),
         "commit_trial": lambda: store.commit_trial(filled.trial(1, 9)),
     }
     with _statements(store) as seen:

@@ -107,3 +107,25 @@ def test_sweeps_are_listed_in_pages(store: Store, scene: Any) -> None:
 def test_a_sweep_that_is_not_there_has_an_error_of_its_own(store: Store) -> None:
     with pytest.raises(NoSuchSweep, match="there is no sweep 7"):
         store.get_sweep(7)
+
+
+def test_points_are_all_trials_of_one_sweep_by_number(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    sweep_id = stage.sweep()
+    ids = {n: store.commit_trial(stage.trial(sweep_id, n)) for n in (2, 0)}
+    ids[1] = store.commit_trial(stage.trial(sweep_id, 1, objective=None, state="TIMEOUT", measurements=()))
+    store.commit_trial(stage.trial(stage.sweep(), 0))
+    points = store.trial_points(sweep_id)
+    assert [(p.id, p.number, p.objective, p.config) for p in points] == [
+        (ids[0], 0, 10.0, {"tile": 0}), (ids[1], 1, None, {"tile": 1}), (ids[2], 2, 12.0, {"tile": 2}),
+    ]  # fmt: skip
+    assert (points[1].state, points[1].regime) == ("TIMEOUT", "small")
+
+
+def test_failures_are_counted_by_state_and_reason(store: Store, scene: Any) -> None:
+    stage = scene(store)
+    sweep_id = stage.sweep()
+    for number, (state, reason) in enumerate([("PASSED", ""), ("TIMEOUT", "b"), ("CRASHED", "b"), ("TIMEOUT", "b")]):
+        store.commit_trial(stage.trial(sweep_id, number, state=state, reason=reason))
+    counted = store.failure_counts(sweep_id, not_failures=("PASSED",))
+    assert [(f.state, f.reason, f.trials, f.first) for f in counted] == [("TIMEOUT", "b", 2, 1), ("CRASHED", "b", 1, 2)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.records import SweepRecord, TrialRecord, WinnerRecord
+from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
 from db.store import Store
 from tuner.cli.output import config_text, microseconds, ratio
 from tuner.errors import NothingFoundError
@@ -21,7 +22,8 @@ class Material:
     """What a report is made from."""
 
     sweep: SweepRecord
-    trials: list[TrialRecord]
+    trials: list[TrialPoint]
+    failed: list[FailureCount]
     winners: list[WinnerRecord]
 
 
@@ -40,7 +42,8 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
         if not newest:
             raise NothingFoundError("no sweep to report on; `tuner sweep` runs one")
         sweep_id = newest[0].id
-    material = Material(store.get_sweep(sweep_id), store.trials(sweep_id), store.winners(sweep_id))
+    failed = store.failure_counts(sweep_id, not_failures=NOT_FAILURES)
+    material = Material(store.get_sweep(sweep_id), store.trial_points(sweep_id), failed, store.winners(sweep_id))
     if not material.trials:
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")
@@ -69,7 +72,7 @@ def render(material: Material) -> str:
         total=len(material.trials),
         winners=[_winner_row(w, material) for w in material.winners],
         workloads=[row for w in material.winners for row in workload_rows(w, reference)],
-        failures=failures(material.trials),
+        failures=failures(material.trials, material.failed),
         progress=figures.html(figures.best_so_far(material.trials)),
         importance=figures.html(figures.importance(material.trials)),
         speedups=figures.html(figures.speedups(material.winners, reference)),
@@ -103,15 +106,15 @@ def workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dic
     ]
 
 
-def failures(trials: list[TrialRecord]) -> list[dict[str, Any]]:
-    """Failed trials grouped by state and message, the most frequent first, each with one example."""
-    groups: dict[tuple[str, str], list[TrialRecord]] = {}
-    for trial in trials:
-        if trial.state not in NOT_FAILURES:
-            groups.setdefault(
-                (trial.state, trial.reason.strip().splitlines()[-1] if trial.reason.strip() else ""), []
-            ).append(trial)
-    return [
-        {"state": state, "message": message, "count": len(group), "example": group[0]}
-        for (state, message), group in sorted(groups.items(), key=lambda item: -len(item[1]))
+def failures(trials: Iterable[TrialPoint], failed: Iterable[FailureCount]) -> list[dict[str, Any]]:
+    """Failed trials by state and last line of the reason, the most frequent first, each with one example."""
+    groups: dict[tuple[str, str], list[FailureCount]] = {}
+    for group in failed:
+        lines = group.reason.strip().splitlines()
+        groups.setdefault((group.state, lines[-1] if lines else ""), []).append(group)
+    by_number = {t.number: t for t in trials}
+    found = [
+        {"state": state, "message": message, "count": sum(g.trials for g in same), "example": by_number[same[0].first]}
+        for (state, message), same in groups.items()
     ]
+    return sorted(found, key=lambda group: -group["count"])

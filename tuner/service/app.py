@@ -18,6 +18,7 @@ from db.store import Store
 from tuner.service import api, pages, problems
 from tuner.service.auth import Guard, Reader
 from tuner.service.best import BestConfigs
+from tuner.service.charts import Charts
 from tuner.service.launch import launcher
 from tuner.service.limits import Gate, configure_logging
 from tuner.service.metrics import exposition
@@ -65,6 +66,7 @@ def make(settings: ServiceSettings) -> FastAPI:
     app.state.store = store
     app.state.guard = Guard(store, loopback=settings.loopback, cache_s=settings.cache_s)
     app.state.best = BestConfigs(store, settings.cache_s)
+    app.state.charts = Charts(store)
     app.state.starter = Starter(settings, store, launcher(settings))
     app.state.streams = 0
     app.state.in_thread = asyncio.to_thread

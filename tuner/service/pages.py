@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import heapq
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,24 +12,27 @@ from urllib.parse import parse_qs, quote
 
 import jinja2
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from db.store import Store
 from tuner.cli.output import config_text, microseconds, ratio
+from tuner.report.figures import samples
 from tuner.service import views
 from tuner.service.api import find_trial
 from tuner.service.auth import COOKIE, Caller, Reader, presented
-from tuner.service.charts import figures, histogram
 from tuner.service.models import HARDWARE, MAX_ID, NAME, Id
 from tuner.service.parallel import parallel_coordinates
 from tuner.service.problems import ProblemError, answer
 from tuner.service.starting import choices
 from tuner.service.tables import best_table, comparison, failures, size_range, workload_rows
+from tuner.status import NOT_FAILURES
 
 router = APIRouter(include_in_schema=False)
 
 LISTED = 50
+LISTED_TO_COMPARE = 200
 TRIALS_SHOWN = 100
+FAILURES_SHOWN = 50
 DAY_S = 86400
 COOKIE_S = 30 * DAY_S
 
@@ -87,7 +92,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(us=microseconds, config=config_text, when=_when)
+    environment.filters.update(us=microseconds, config=config_text, latency_us=views.latency_us, when=_when)
     environment.globals.update(ratio=ratio, size_range=size_range)
     return environment
 
@@ -130,7 +135,8 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     store = _store(request)
     detail = views.sweep_detail(store, sweep_id)
     record = store.get_sweep(sweep_id)
-    trials = store.trials(sweep_id, measurements=False)
+    trials = store.trial_points(sweep_id)
+    failed = failures(trials, store.failure_counts(sweep_id, not_failures=NOT_FAILURES))
     winners = store.winners(sweep_id)
     reference = dict(record.summary.get("reference_by_workload_us", {}))
     return _page(
@@ -141,17 +147,19 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         winners=winners,
         workloads=[row for w in winners for row in workload_rows(w, reference)],
         floors=dict(record.summary.get("floor_by_workload_us", {})),
-        failures=[{**f, "message": views.last_line(f["message"])} for f in failures(trials)],
+        failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
+        more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
         drawing=parallel_coordinates(trials),
-        latest=[views.trial_row(t) for t in sorted(trials, key=lambda t: -t.id)[:TRIALS_SHOWN]],
+        latest=heapq.nlargest(TRIALS_SHOWN, trials, key=lambda t: t.id),
         last_id=max((t.id for t in trials), default=0),
     )
 
 
 @router.get("/sweeps/{sweep_id}/figures")
-def sweep_figures(request: Request, caller: Reader, sweep_id: Id) -> JSONResponse:
+def sweep_figures(request: Request, caller: Reader, sweep_id: Id) -> Response:
     """The plots of a sweep's page."""
-    return JSONResponse(figures(_store(request), sweep_id), headers={"Cache-Control": "no-store"})
+    drawn = request.app.state.charts.json(sweep_id)
+    return Response(drawn, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 @router.get("/sweeps/{sweep_id}/trials/{number}")
@@ -169,7 +177,7 @@ def trial(request: Request, viewer: SignedIn, sweep_id: Id, number: int) -> HTML
         log=views.without_paths((record.build.log if record.build else "").strip()[-20_000:]),
         reason=views.without_paths(record.reason.strip()[-20_000:]),
         labels=labels,
-        figure=histogram(record.measurements, labels),
+        figure=samples([(labels.get(m.workload, m.workload[:8]), m.samples_us) for m in record.measurements]),
     )
 
 
@@ -182,7 +190,7 @@ def compare(
 ) -> HTMLResponse:
     """Two sweeps side by side, on one GPU or on two."""
     store = _store(request)
-    listed = views.heads(store, store.list_sweeps(200))
+    listed = store.list_sweeps(LISTED_TO_COMPARE)
     pair = None if a is None or b is None else [store.get_sweep(a), store.get_sweep(b)]
     return _page(
         "compare.html",
@@ -257,9 +265,8 @@ def sign_out() -> Response:
 @router.get("/plotly.js")
 def plotly_script() -> FileResponse:
     """Plotly's script, from its Python package."""
-    import plotly
-
-    path = Path(str(plotly.__file__)).parent / "package_data" / "plotly.min.js"
+    package = importlib.util.find_spec("plotly")  # its path; importing it takes a third of a second
+    path = Path(str(package and package.origin)).parent / "package_data" / "plotly.min.js"
     return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
 
 

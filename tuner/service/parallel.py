@@ -6,26 +6,36 @@ Drawn here and not by Plotly, whose version needs WebGL and a relaxed content se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.records import TrialRecord
+from db.records import TrialPoint
 
 LINES = 250
 """Trials drawn, the fastest ones; more cannot be told apart."""
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1000, 300, 34, 26, 46
+TICKS = 16
+"""Values named on one axis; of more, as many evenly spread ones."""
 SHADES = 8
 """Classes of speed that the style sheet has colours for, 0 the fastest."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A vertical axis with its ticks as (label, y)."""
+    """A vertical axis: the height of each value, and those that are named."""
 
     name: str
     x: float
-    ticks: tuple[tuple[str, float], ...]
+    heights: Mapping[str, float]
+
+    @property
+    def ticks(self) -> list[tuple[str, float]]:
+        """Labels with their heights."""
+        places = list(self.heights.items())
+        if len(places) <= TICKS:
+            return places
+        return [places[round(i * (len(places) - 1) / (TICKS - 1))] for i in range(TICKS)]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Drawing:
     bottom: int = HEIGHT - BOTTOM
 
 
-def parallel_coordinates(trials: Sequence[TrialRecord]) -> Drawing | None:
+def parallel_coordinates(trials: Sequence[TrialPoint]) -> Drawing | None:
     """The trials that have a latency, over the parameters that varied; None if there is nothing to compare."""
     timed = sorted((t for t in trials if t.objective is not None), key=lambda t: t.objective or 0.0)
     values = {n: _ordered({t.config.get(n) for t in timed}) for n in (timed[0].config if timed else ())}
@@ -60,9 +70,9 @@ def parallel_coordinates(trials: Sequence[TrialRecord]) -> Drawing | None:
         return None
     shown = timed[:LINES]
     latencies = [math.exp(t.objective or 0.0) for t in shown]
-    axes = [Axis(name, x, _ticks(varied[name])) for name, x in zip(varied, _places(len(varied) + 1), strict=False)]
+    axes = [Axis(name, x, _heights(varied[name])) for name, x in zip(varied, _places(len(varied) + 1), strict=False)]
     low, high = latencies[0], latencies[-1]
-    ends = tuple((f"{us:.4g} us", _y(share)) for us, share in {low: 0.0, high: 1.0}.items())
+    ends = {f"{us:.4g} us": _y(share) for us, share in ((low, 0.0), (high, 1.0))}
     last = Axis("latency", float(WIDTH - SIDE), ends)
     lines = [
         _line(i, t, us, axes, last, (low, high), len(shown))
@@ -72,9 +82,9 @@ def parallel_coordinates(trials: Sequence[TrialRecord]) -> Drawing | None:
 
 
 def _line(
-    rank: int, trial: TrialRecord, us: float, axes: Sequence[Axis], last: Axis, span: tuple[float, float], count: int
+    rank: int, trial: TrialPoint, us: float, axes: Sequence[Axis], last: Axis, span: tuple[float, float], count: int
 ) -> Line:
-    points = [(a.x, dict(a.ticks)[_label(trial.config.get(a.name))]) for a in axes]
+    points = [(a.x, a.heights[_label(trial.config.get(a.name))]) for a in axes]
     low, high = span
     share = math.log(us / low) / math.log(high / low) if high > low else 0.0
     points.append((last.x, _y(share)))
@@ -91,8 +101,8 @@ def _places(count: int) -> list[float]:
     return [SIDE + i * (WIDTH - 2 * SIDE) / (count - 1) for i in range(count)]
 
 
-def _ticks(values: Sequence[Any]) -> tuple[tuple[str, float], ...]:
-    return tuple((_label(v), _y(1.0 - i / (len(values) - 1))) for i, v in enumerate(values))
+def _heights(values: Sequence[Any]) -> dict[str, float]:
+    return {_label(v): _y(1.0 - i / (len(values) - 1)) for i, v in enumerate(values)}
 
 
 def _y(share: float) -> float:
