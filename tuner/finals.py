@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from search_spaces import Config
 from tuner.regimes import Regime
@@ -41,6 +42,8 @@ class FinalResult:
     measurements: Mapping[str, Mapping[str, Measurement]]
     rounds: int
     dropped: Mapping[str, str] = field(default_factory=dict)
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """Where the evaluator's time went, as in :class:`workers.records.Comparison`."""
 
 
 def run_final(
@@ -69,11 +72,18 @@ def run_final(
     rounds: dict[str, dict[str, list[float]]] = {}
     looks = max(1, max_rounds // ROUNDS_PER_LOOK)
     ranking: Ranking | None = None
+    usage: list[Mapping[str, float]] = []
+    conditions: dict[tuple[str, str], Mapping[str, Any]] = {}
     done = 0
     for look in range(looks):
         if ranking is not None and (ranking.settled or time.monotonic() > deadline):
             break
-        samples, failed = _one_look(runner, finalists, artifacts, alive, regime, method, seed * 1000 + look, tick)
+        pairs = tuple((finalists[k].variant, artifacts[k]) for k in alive)
+        job = ComparisonJob(pairs, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
+        comparison = _one_look(runner, job, tick)
+        samples, failed = _sorted_out(comparison)
+        usage.append(comparison.usage)
+        conditions |= {(e.key, m.workload): m.conditions for e in comparison.evaluations for m in e.measurements}
         if failed:
             dropped |= failed
             alive = [k for k in alive if k not in failed]
@@ -94,9 +104,10 @@ def run_final(
         default=default if default in alive else None,
         ranking=ranking,
         configs={k: finalists[k].config for k in alive},
-        measurements={k: _measurements(rounds[k], method) for k in alive},
+        measurements={k: _measurements(k, rounds[k], method, conditions) for k in alive},
         rounds=done,
         dropped=dropped,
+        usage=summed(usage),
     )
 
 
@@ -116,24 +127,17 @@ def _artifacts(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable
     return artifacts
 
 
-def _one_look(
-    runner: Runner,
-    finalists: Mapping[str, Finalist],
-    artifacts: Mapping[str, str],
-    alive: list[str],
-    regime: Regime,
-    method: Method,
-    seed: int,
-    tick: Callable[[], None],
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
-    pairs = tuple((finalists[k].variant, artifacts[k]) for k in alive)
-    runner.submit_comparison(ComparisonJob(pairs, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed))
-    comparison: Comparison | None = None
-    while comparison is None:
+def _one_look(runner: Runner, job: ComparisonJob, tick: Callable[[], None]) -> Comparison:
+    runner.submit_comparison(job)
+    while True:
         for outcome in runner.wait(1.0):
             if isinstance(outcome, Comparison):
-                comparison = outcome
+                return outcome
         tick()
+
+
+def _sorted_out(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+    """Samples by variant and workload of those that passed; why the others did not."""
     samples: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, str] = {}
     for evaluation in comparison.evaluations:
@@ -144,12 +148,34 @@ def _one_look(
     return samples, failed
 
 
-def _measurements(rounds: Mapping[str, list[float]], method: Method) -> dict[str, Measurement]:
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Key by key."""
+    found: dict[str, float] = {}
+    for part in parts:
+        for key, value in part.items():
+            found[key] = found.get(key, 0.0) + value
+    return found
+
+
+def _measurements(
+    key: str,
+    rounds: Mapping[str, list[float]],
+    method: Method,
+    conditions: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> dict[str, Measurement]:
+    """All rounds of a finalist; the conditions are those of its last look."""
     out = {}
     for workload, samples in rounds.items():
         known = median_interval(samples)
         out[workload] = Measurement(
-            workload, Status.PASSED, tuple(samples), known.median, known.low, known.high, method=interleaved(method)
+            workload,
+            Status.PASSED,
+            tuple(samples),
+            known.median,
+            known.low,
+            known.high,
+            conditions=conditions.get((key, workload), {}),
+            method=interleaved(method),
         )
     return out
 

@@ -1,4 +1,4 @@
-"""What a sweep minimises: the mean logarithm of the median latency over a regime's workloads."""
+"""What a sweep minimises: the mean logarithm of the median latency over a regime's workloads, corrected for drift."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from workers.records import Measurement, Status
 class Objective:
     """Scores the trials of one regime and knows the incumbent.
 
-    The mean of logs is the log of the geometric mean, so a workload counts by its ratio, not by its length.
+    The mean of logs is the log of the geometric mean, so a workload counts by its ratio, not by its length. Trials are
+    compared at one speed of the device: that of the first measurement that was seen (docs/measurement.md, Drift).
 
     Args:
         workloads: The regime's workload uuids.
@@ -21,6 +22,7 @@ class Objective:
         self._workloads = tuple(workloads)
         self._best: float | None = None
         self._best_log_us: dict[str, float] = {}
+        self._anchor_us: float | None = None
 
     @property
     def best_us(self) -> float | None:
@@ -29,14 +31,14 @@ class Objective:
 
     def of_passed(self, measured: Sequence[Measurement]) -> float:
         """Objective of a trial that passed on all workloads."""
-        return sum(math.log(_median(m)) for m in measured) / len(measured)
+        return sum(math.log(self._steady_us(m)) for m in measured) / len(measured)
 
     def note(self, measured: Sequence[Measurement]) -> None:
         """A trial passed completely; it becomes the incumbent if it is the best so far."""
         value = self.of_passed(measured)
         if self._best is None or value < self._best:
             self._best = value
-            self._best_log_us = {m.workload: math.log(_median(m)) for m in measured}
+            self._best_log_us = {m.workload: math.log(self._steady_us(m)) for m in measured}
 
     def value(self, status: Status, measured: Sequence[Measurement]) -> float | None:
         """What the search is told: lower is better, None for a failure.
@@ -49,11 +51,12 @@ class Objective:
         timed = [m for m in measured if m.median_us is not None and m.workload in self._best_log_us]
         if status is not Status.RACED_OUT or self._best is None or not timed:
             return None
-        ratios = [math.log(_median(m)) - self._best_log_us[m.workload] for m in timed]
+        ratios = [math.log(self._steady_us(m)) - self._best_log_us[m.workload] for m in timed]
         return self._best + sum(ratios) / len(ratios)
 
     def limits_us(self, factor: float) -> dict[str, float]:
-        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent.
+        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent. It is held
+        against medians as they are: drift is small against the factor.
 
         The last of several workloads has none: by then there is nothing left to save, and a trial that is slow there
         may have won it back on the others.
@@ -62,10 +65,19 @@ class Objective:
         return {w: math.exp(v) * factor for w, v in self._best_log_us.items() if w != last}
 
     def geomean_us(self, measured: Mapping[str, Measurement]) -> float | None:
-        """Geometric mean latency over the regime's workloads, None if one is missing."""
+        """Geometric mean of the medians as they are over the regime's workloads, None if one is missing."""
         if any(w not in measured for w in self._workloads):
             return None
-        return math.exp(self.of_passed([measured[w] for w in self._workloads]))
+        return math.exp(sum(math.log(_median(measured[w])) for w in self._workloads) / len(self._workloads))
+
+    def _steady_us(self, measurement: Measurement) -> float:
+        """The median at the speed that the device had at the first measurement; as it is without an anchor."""
+        anchor_us = measurement.conditions.get("anchor_us")
+        if not anchor_us:
+            return _median(measurement)
+        if self._anchor_us is None:
+            self._anchor_us = float(anchor_us)
+        return _median(measurement) * self._anchor_us / float(anchor_us)
 
 
 def _median(measurement: Measurement) -> float:

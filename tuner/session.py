@@ -32,6 +32,12 @@ CLAIM_STALE_S = 30.0
 """A sweep whose owner has not been heard of for this long may be taken over."""
 
 
+MODES = {True: ("host",), False: ("cuda_graph", "eager")}
+"""Whether the target is the CPU -> execution modes that it can time, the default first."""
+
+GPU_MIN_SAMPLES = 10
+
+
 class View(Protocol):
     """Whoever watches a sweep."""
 
@@ -95,7 +101,9 @@ class Setup:
         """How measurements are taken."""
         s = self.settings
         return Method(
-            mode=s.mode or ("host" if self.target == "cpu" else "cuda_graph"),
+            mode=s.mode or MODES[self.target == "cpu"][0],
+            # GPU samples are cheap next to what surrounds them, and six are needed for 95 % at all.
+            min_samples=Method.min_samples if self.target == "cpu" else min(GPU_MIN_SAMPLES, s.max_samples),
             max_samples=s.max_samples,
             target_rel_ci=s.target_rel_ci,
             budget_s=s.sample_budget_s,
@@ -117,7 +125,11 @@ def resolve(settings: SweepSettings) -> Setup:
         raise UsageError(f"no workload of {name} starts with {', '.join(settings.workloads)}; it has {len(uuids)}")
     problem = dataset.problem(name, chosen)
     variable = [a for a, spec in definition["axes"].items() if spec["type"] == "var"]
-    return Setup(settings, dataset, problem, settings.target or local_target(), variable[0] if variable else None)
+    target = settings.target or local_target()
+    allowed = MODES[target == "cpu"]
+    if settings.mode is not None and settings.mode not in allowed:
+        raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
+    return Setup(settings, dataset, problem, target, variable[0] if variable else None)
 
 
 def open_dataset(folder: Path | None) -> Dataset:
@@ -357,6 +369,7 @@ def _conclude(
         "reference_by_workload_us": {w: m.median_us for w, m in result.reference.items()},
         "failures": dict(result.failures),
         "trials": result.trials,
+        "evaluator": result.usage,
         "finals": {
             name: {
                 "settled": f.ranking.settled,

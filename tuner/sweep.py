@@ -10,7 +10,7 @@ import bisect
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from db.records import MeasurementRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner import tuning_record, winners
-from tuner.finals import Finalist, FinalResult, run_final
+from tuner.finals import Finalist, FinalResult, run_final, summed
 from tuner.objective import Objective
 from tuner.regimes import Regime
 from tuner.search import Proposal, Search
@@ -27,6 +27,7 @@ from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement,
 from workers.runner import Runner
 
 REFERENCE_KEY = "reference"
+REFERENCE_SAMPLES = 3
 HEARTBEAT_S = 5.0
 BUILDS_KEPT = 1000
 """Builds that are remembered for other regimes; an older one is asked for again, which is a look into the cache."""
@@ -133,6 +134,20 @@ class SweepResult:
     reference: Mapping[str, Measurement]
     trials: int
     failures: Mapping[str, int]
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
+
+
+def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Seconds by kind (see :class:`workers.records.Evaluation`) of search and finals, and the share of the evaluators'
+    wall time, waiting for jobs included, in which the device ran candidates or checks of them."""
+    parts = {"search": dict(search), "finals": summed(finals)}
+    parts["all"] = summed([*parts.values()])
+    for part in parts.values():
+        wall_s = part.get("evaluate_s", 0.0) + part.get("idle_s", 0.0)
+        if wall_s > 0:
+            part["gpu_busy_share"] = (part.get("candidate_s", 0.0) + part.get("check_s", 0.0)) / wall_s
+    return parts
 
 
 class Sweep:
@@ -160,6 +175,7 @@ class Sweep:
         self._waiting_for_build: dict[str, list[Trial]] = {}
         self._evaluating: dict[str, Trial] = {}
         self._failures: Counter[str] = Counter()
+        self._usage: list[Mapping[str, float]] = []
         self._raced_out = 0
         self._reused = 0
         self._done = 0
@@ -182,7 +198,8 @@ class Sweep:
         won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, self.plan.space.size_axis)
         self._phase = "done"
         self._emit()
-        return SweepResult(self.sweep_id, finals, won, dict(self._reference), self._done, dict(self._failures))
+        usage = evaluator_usage(summed(self._usage), [f.usage for f in finals.values()])
+        return SweepResult(self.sweep_id, finals, won, dict(self._reference), self._done, dict(self._failures), usage)
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -315,6 +332,7 @@ class Sweep:
         self.runner.submit_evaluation(EvaluationJob(variant, trial.build.artifact, todo, self.plan.method, limits))
 
     def _on_evaluation(self, evaluation: Evaluation) -> None:
+        self._usage.append(evaluation.usage)
         if evaluation.key == REFERENCE_KEY:
             self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
             return
@@ -374,7 +392,10 @@ class Sweep:
         if build.status is not Status.BUILT or build.artifact is None:
             return
         workloads = tuple(w for r in self.plan.regimes for w in r.workloads)
-        method = replace(self.plan.method, max_samples=self.plan.method.min_samples, budget_s=0.0)
+        # It waits for the device in the midst, so that no graph of it can be captured.
+        mode = "eager" if self.plan.method.mode == "cuda_graph" else self.plan.method.mode
+        few = REFERENCE_SAMPLES
+        method = replace(self.plan.method, mode=mode, min_samples=few, max_samples=few, budget_s=0.0)
         variant = reference_variant(self.plan.definition, self.plan.space.target)
         self.runner.submit_evaluation(EvaluationJob(variant, build.artifact, workloads, method, check=False))
 

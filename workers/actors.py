@@ -1,19 +1,22 @@
 """Ray actors around a builder and an evaluator. Each owns a killable process; the actor itself never runs a candidate.
 
-An actor is given one job at a time by the runner. When the actor or its machine dies, its template process sees the
-closed control socket and ends with everything below it.
+The runner gives a builder one job at a time, an evaluator a few, so that it never waits for one. When the actor or its
+machine dies, its template process sees the closed control socket and ends with everything below it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workers.builder import VariantBuilder
 from workers.dataset import Problem
 from workers.evaluator import VariantEvaluator
+from workers.judge import Staged
 from workers.records import (
     BuildResult,
     Comparison,
@@ -63,8 +66,37 @@ class BuilderActor:
         self._builder.close()
 
 
+class Line:
+    """Threads that wait for their turn, first come, first served."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._tickets: deque[list[Staged | None]] = deque()
+
+    @contextlib.contextmanager
+    def turn(self, staged: Staged | None = None) -> Iterator[None]:
+        """Wait for the turn, and have it for the block. ``staged`` is what those before may load ahead."""
+        ticket = [staged]
+        with self._changed:
+            self._tickets.append(ticket)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._tickets[0] is ticket)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._tickets.popleft()
+                self._changed.notify_all()
+
+    def ahead(self) -> Staged | None:
+        """What whoever is next in line has staged."""
+        with self._changed:
+            return self._tickets[1][0] if len(self._tickets) > 1 else None
+
+
 class EvaluatorActor:
-    """Judges variants on one device, which it has for itself.
+    """Judges variants on one device, which it has for itself. Its methods may be called by several threads: jobs wait
+    in line, with their artifacts in place, and the variant of the next one is loaded at the end of the present one.
 
     Args:
         problem: Definition and workloads.
@@ -76,6 +108,7 @@ class EvaluatorActor:
     def __init__(self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines) -> None:
         self._evaluator = VariantEvaluator(problem, target, cache_dir, deadlines)
         self._evaluator.start()
+        self._line = Line()
 
     def environment(self) -> Environment:
         """Where it runs."""
@@ -83,24 +116,30 @@ class EvaluatorActor:
 
     def warm(self) -> None:
         """Make workloads resident before the first variant is built."""
-        self._evaluator.warm()
+        with self._line.turn():
+            self._evaluator.warm()
 
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
         """See :meth:`workers.evaluator.VariantEvaluator.evaluate`."""
-        return self._evaluator.evaluate(job, packed)
+        staged = self._evaluator.stage(job.variant, job.artifact, packed)
+        with self._line.turn(staged):
+            return self._evaluator.evaluate(job, staged, self._line.ahead())
 
     def compare(self, job: ComparisonJob, digests: tuple[str, ...], *packed: Packed) -> Comparison:
         """See :meth:`workers.evaluator.VariantEvaluator.compare`; ``packed`` goes with ``digests``."""
         given: Mapping[str, bytes] = {d: p for d, p in zip(digests, packed, strict=True) if p is not None}
-        return self._evaluator.compare(job, given)
+        with self._line.turn():
+            return self._evaluator.compare(job, given)
 
     def processes(self) -> dict[str, int | None]:
-        """Process ids: of the actor, its template and its child."""
-        return {"actor": os.getpid(), **self._evaluator.processes()}
+        """Process ids: of the actor, its template and its child; waits for jobs that were there before."""
+        with self._line.turn():
+            return {"actor": os.getpid(), **self._evaluator.processes()}
 
     def close(self) -> None:
         """End the process below."""
-        self._evaluator.close()
+        with self._line.turn():
+            self._evaluator.close()
 
 
 def kill_quietly(actor: Any) -> None:

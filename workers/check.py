@@ -11,8 +11,8 @@ from workers import fib
 from workers.device import Device
 from workers.records import Status, Tolerance
 
-_DIGEST_BLOCK = 1 << 18
-"""Elements (int64) of one block of a digest: 2 MiB, so temporaries stay small next to any tensor."""
+_DIGEST_ROW = 1 << 13
+"""Words (int64) in a row of a digest: 64 KiB."""
 
 _POISON = (0xA5, 0x5A)
 """Byte patterns for integer outputs, in turn from run to run. Floating-point outputs get NaN."""
@@ -38,20 +38,18 @@ class Candidate:
 
 
 def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], device: Device) -> list[Any]:
-    """Outputs of one call. Destination-passing candidates get poisoned outputs, so what they do not write shows.
+    """Outputs of one call, which may still be running. Destination-passing candidates get poisoned outputs, so what
+    they do not write shows.
 
     Raises:
-        Exception: Whatever the candidate raises, also asynchronously.
+        Exception: Whatever the candidate raises.
     """
     if candidate.destination_passing:
         outputs = fib.allocate_outputs(definition, inputs, device.name)
         poison(outputs, 0)
         candidate.function(*inputs, *outputs)
-        device.synchronize()
         return outputs
-    result = candidate.function(*inputs)
-    device.synchronize()
-    return fib.normalize(definition, result, device.name)
+    return fib.normalize(definition, candidate.function(*inputs), device.name)
 
 
 def poison(outputs: Sequence[Any], attempt: int) -> None:
@@ -69,37 +67,84 @@ def poison(outputs: Sequence[Any], attempt: int) -> None:
             tensor.view(torch.uint8).fill_(pattern) if tensor.dim() else tensor.fill_(pattern & 0x7F)
 
 
-def compare(outputs: Sequence[Any], expected: Sequence[Any], rule: Tolerance) -> Verdict:
-    """Outputs against the reference's, by flashinfer-bench's order of tests: shape, dtype, not finite, tolerance."""
+@dataclass(frozen=True)
+class Errors:
+    """Error figures of all outputs, computed on the device and not yet waited for."""
+
+    figures: Any
+    """float64 [outputs, 4]: elements that are not finite, elements out of tolerance, largest absolute error, largest
+    relative error."""
+    sizes: tuple[int, ...]
+    rule: Tolerance
+
+    def verdict(self) -> Verdict:
+        """Waits for the figures. By flashinfer-bench's order of tests: not finite, then tolerance."""
+        worst_abs = worst_rel = 0.0
+        matched = 1.0
+        for index, (size, row) in enumerate(zip(self.sizes, self.figures.tolist(), strict=True)):
+            bad, exceeding, absolute, relative = row
+            if bad:
+                return Verdict(
+                    Status.INCORRECT_NUMERICAL,
+                    f"output {index}: {int(bad)} of {size} elements are not finite",
+                    math.inf,
+                    math.inf,
+                    1.0 - bad / size,
+                )
+            worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
+            matched = min(matched, 1.0 - exceeding / size if size else 1.0)
+        rule = self.rule
+        if matched < rule.required_matched_ratio:
+            message = (
+                f"{matched:.4%} of the elements are within rtol {rule.rtol:g} or atol {rule.atol:g}, "
+                f"{rule.required_matched_ratio:.4%} are required; largest absolute error {worst_abs:.4g}"
+            )
+            return Verdict(Status.INCORRECT_NUMERICAL, message, worst_abs, worst_rel, matched)
+        return Verdict(Status.PASSED, "", worst_abs, worst_rel, matched)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A verdict that needs no figures."""
+
+    found: Verdict
+
+    def verdict(self) -> Verdict:
+        """It."""
+        return self.found
+
+
+def begin_compare(outputs: Sequence[Any], expected: Sequence[Any], rule: Tolerance) -> Errors | Known:
+    """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest is left to the device.
+
+    Source: flashinfer-bench 0.1.2, bench/utils.py (compute_error_stats) for the figures, which are the same.
+    """
     import torch
 
-    worst_abs = worst_rel = 0.0
-    matched = 1.0
+    rows, sizes = [], []
     for index, (output, reference) in enumerate(zip(outputs, expected, strict=True)):
         if tuple(output.shape) != tuple(reference.shape):
-            return Verdict(
-                Status.INCORRECT_SHAPE, f"output {index} has shape {list(output.shape)}, not {list(reference.shape)}"
-            )
+            text = f"output {index} has shape {list(output.shape)}, not {list(reference.shape)}"
+            return Known(Verdict(Status.INCORRECT_SHAPE, text))
         if output.dtype != reference.dtype:
-            return Verdict(Status.INCORRECT_DTYPE, f"output {index} is {output.dtype}, not {reference.dtype}")
-        bad = int((~torch.isfinite(output.to(torch.float32))).sum().item())
-        if bad:
-            return Verdict(
-                Status.INCORRECT_NUMERICAL,
-                f"output {index}: {bad} of {output.numel()} elements are not finite",
-                math.inf,
-                math.inf,
-                1.0 - bad / output.numel(),
-            )
-        figures = fib.error_figures(output, reference, rule)
-        worst_abs, worst_rel, matched = max(worst_abs, figures[0]), max(worst_rel, figures[1]), min(matched, figures[2])
-    if matched < rule.required_matched_ratio:
-        message = (
-            f"{matched:.4%} of the elements are within rtol {rule.rtol:g} or atol {rule.atol:g}, "
-            f"{rule.required_matched_ratio:.4%} are required; largest absolute error {worst_abs:.4g}"
-        )
-        return Verdict(Status.INCORRECT_NUMERICAL, message, worst_abs, worst_rel, matched)
-    return Verdict(Status.PASSED, "", worst_abs, worst_rel, matched)
+            text = f"output {index} is {output.dtype}, not {reference.dtype}"
+            return Known(Verdict(Status.INCORRECT_DTYPE, text))
+        sizes.append(output.numel())
+        if not output.numel():
+            rows.append(torch.zeros(4, dtype=torch.float64, device=output.device))
+            continue
+        x, y = output.to(torch.float32), reference.to(torch.float32)
+        bad = (~torch.isfinite(x)).sum()
+        error = torch.abs(x - y)
+        relative = error / (torch.abs(y) + 1e-8)
+        exceeding = ((error > rule.atol) & (relative > rule.rtol)).sum()
+        rows.append(torch.stack([v.to(torch.float64) for v in (bad, exceeding, error.max(), relative.max())]))
+    return Errors(torch.stack(rows), tuple(sizes), rule)
+
+
+def compare(outputs: Sequence[Any], expected: Sequence[Any], rule: Tolerance) -> Verdict:
+    """Outputs against the reference's: shape, dtype, not finite, tolerance."""
+    return begin_compare(outputs, expected, rule).verdict()
 
 
 def why_degenerate(expected: Sequence[Any], rule: Tolerance) -> str | None:
@@ -123,23 +168,43 @@ def why_degenerate(expected: Sequence[Any], rule: Tolerance) -> str | None:
     return None
 
 
-def digest(value: Any) -> Any:
-    """Fingerprint of an input that changes when any byte does: for tensors one weighted sum for each block."""
+def digest(value: Any, thorough: bool = True) -> Any:
+    """Fingerprint of an input that changes when any byte does. Does not wait for the device.
+
+    A tensor is seen as rows of 64 KiB: the sums of all rows and, if ``thorough``, of all columns; what is left over is
+    kept as it is. Columns make two words that change places visible, for a second pass over the memory.
+    """
     import torch
 
     if not isinstance(value, torch.Tensor):
         return value
     data = value.detach().contiguous().reshape(-1).view(torch.uint8) if value.numel() else value.new_empty(0)
-    words = data.numel() // 8
-    sums = [data[8 * words :].to(torch.int64).sum()]
-    if words:
-        body = data[: 8 * words].view(torch.int64)
-        weights = _weights(body.device)
-        for start in range(0, words, _DIGEST_BLOCK):
-            block = body[start : start + _DIGEST_BLOCK]
-            # Odd weights modulo 2**64: every bit of every word counts, and two words cannot change places.
-            sums.append((block * weights[: block.numel()]).sum())
-    return torch.stack(sums)
+    whole = data.numel() // (8 * _DIGEST_ROW) * (8 * _DIGEST_ROW)
+    parts = [data[whole:].to(torch.int64)]
+    if whole:
+        rows = data[:whole].view(torch.int64).view(-1, _DIGEST_ROW)
+        parts += [rows.sum(1), rows.sum(0)] if thorough else [rows.sum(1)]
+    return torch.cat(parts)
+
+
+def unchanged(values: Sequence[Any], digests: Sequence[Any], thorough: bool = True) -> list[Any]:
+    """For each tensor a boolean on its device, whether its digest is still the same. Does not wait."""
+    import torch
+
+    found = []
+    for value, known in zip(values, digests, strict=True):
+        if isinstance(value, torch.Tensor):
+            now = digest(value, thorough)
+            # A candidate may have resized its input.
+            found.append((now == known).all() if now.shape == known.shape else known.new_zeros((), dtype=torch.bool))
+    return found
+
+
+def all_true(found: Sequence[Any]) -> bool:
+    """Whether all booleans on the device are true; waits for them."""
+    import torch
+
+    return bool(torch.stack(list(found)).all()) if found else True
 
 
 def same_digests(first: Sequence[Any], second: Sequence[Any]) -> bool:
@@ -152,16 +217,3 @@ def same_digests(first: Sequence[Any], second: Sequence[Any]) -> bool:
         if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b):
             return False
     return True
-
-
-_WEIGHTS: dict[Any, Any] = {}
-
-
-def _weights(device: Any) -> Any:
-    import torch
-
-    if device not in _WEIGHTS:
-        index = torch.arange(_DIGEST_BLOCK, dtype=torch.int64, device=device)
-        # Source: Knuth, The Art of Computer Programming vol. 3, 6.4, multiplicative hashing by the golden ratio.
-        _WEIGHTS[device] = (index * -7046029254386353131) | 1
-    return _WEIGHTS[device]

@@ -5,17 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.device import Device, Run
-from workers.environment import memory_bytes
+from workers.device import CANDIDATE, Device, Run, Sample
+from workers.environment import cpu_model, memory_bytes
 
 _FALLBACK_LLC_BYTES = 32 << 20
 _MAX_FLUSH_BYTES = 256 << 20
 _MEMORY_SHARE = 0.2
 """Share of main memory for resident workloads."""
+
+
+class _Taken(Sample):
+    """A call that is over."""
+
+    def __init__(self, us: float) -> None:
+        self._us = us
+
+    def us(self) -> float:
+        return self._us
 
 
 class HostDevice(Device):
@@ -27,8 +38,10 @@ class HostDevice(Device):
     def __init__(self) -> None:
         import torch
 
+        self.model = cpu_model()
         size = min(2 * last_level_cache_bytes(), _MAX_FLUSH_BYTES)
         self._flush = torch.zeros(size // 4, dtype=torch.int32)
+        self._busy_s: dict[str, float] = defaultdict(float)
 
     def synchronize(self) -> None:
         """Nothing is asynchronous here."""
@@ -37,17 +50,33 @@ class HostDevice(Device):
         """The run itself."""
         return run
 
-    def flush_cache(self) -> None:
+    def ready(self, cold_cache: bool) -> None:
         """Rewrite the buffer; torch spreads it over its threads, so the private caches of all cores go too."""
-        self._flush.add_(1)
-
-    def time_us(self, run: Run, cold_cache: bool) -> float:
-        """Host time around one call."""
         if cold_cache:
-            self.flush_cache()
+            self._flush.add_(1)
+
+    def submit(self, run: Run, kind: str = CANDIDATE) -> Sample:
+        """Host time around one call."""
         began = time.perf_counter_ns()
         run()
-        return (time.perf_counter_ns() - began) / 1e3
+        us = (time.perf_counter_ns() - began) / 1e3
+        self._busy_s[kind] += us / 1e6
+        return _Taken(us)
+
+    @contextlib.contextmanager
+    def span(self, kind: str) -> Iterator[None]:
+        """Host time of the block."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._busy_s[kind] += time.perf_counter() - began
+
+    def usage(self) -> dict[str, float]:
+        """Seconds by kind."""
+        found = dict(self._busy_s)
+        self._busy_s.clear()
+        return found
 
     def conditions(self) -> Mapping[str, Any]:
         """Mean core clock and the machine's load."""

@@ -1,36 +1,55 @@
-"""One NVIDIA GPU as a device: CUDA events, cold L2, graphs, and what NVML says about clocks and throttling."""
+"""One NVIDIA GPU as a device: CUDA events, cold L2, graphs, an anchor, and what NVML says about clocks and throttling.
+
+docs/measurement.md says what a sample is and what happens to the doubtful ones.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from workers.device import Device, Run
+from workers.device import ANCHOR, CANDIDATE, COLD, CaptureError, Device, Run, Sample
 from workers.environment import nvml_handle
 from workers.errors import WorkerError
 
-_BUSY_CYCLES = 400_000
-"""Length of the spin that keeps the GPU busy while the host enqueues: about 0.2 ms at 1.98 GHz. Long enough for a
-start event and a few launches, short against a sample with its flush."""
-
 _L2_FLUSH_FACTOR = 4
+"""Size of the buffer that is read to make the L2 cold, in L2 sizes: 60 us at 4 TB/s on an H200."""
+
+_SPIN_CYCLES = 20_000
+"""Shortest spin between the flush and the start event: 10 us at 2 GHz. It grows when the host is late."""
+
+_MAX_SPIN_CYCLES = 640_000
+"""Longest spin, and the one used without a flush."""
+
 _MEMORY_SHARE = 0.6
+
+_HARMFUL_REASONS = 0x08 | 0x20 | 0x40 | 0x80
+"""Hardware slowdown, software and hardware thermal slowdown, power brake. Not the software power cap (0x04): under
+heavy matrix products a card is at it all the time, and that is its speed."""
+
+_ANCHOR_SIZE = 4096
+_ANCHOR_COPY_BYTES = 128 << 20
+_ANCHOR_SAMPLES = 5
 
 
 class CudaDevice(Device):
     """The GPU that CUDA shows as number 0.
 
-    A sample is: flush L2, spin, start event, candidate, end event. The spin lets the host run ahead, so that in
-    ``eager`` mode the gap before the candidate's first launch is not measured while gaps between its own launches are;
-    in ``cuda_graph`` mode launches cost what a graph's do.
+    A sample is: read a buffer of four L2 sizes, spin, start event, candidate, end event. Flush and spin keep the
+    device busy while the host submits what follows: in ``cuda_graph`` mode nothing of the host is in the sample (a
+    sample whose start event was reached before its graph was submitted is ``late``); in ``eager`` mode the gaps between
+    a candidate's own launches are, where its host code is slower than the device.
 
-    Source: triton-lang/triton, python/triton/testing.py (do_bench) for the L2 flush before every sample; nvbench
+    Source: triton-lang/triton, python/triton/testing.py (do_bench) for a flush before every sample; nvbench
     (NVIDIA/nvbench, blocking kernel) for keeping the device busy ahead of the first event.
     """
 
     name = "cuda:0"
     modes = ("eager", "cuda_graph")
+    retakes = 2
 
     def __init__(self) -> None:
         import torch
@@ -38,11 +57,17 @@ class CudaDevice(Device):
         if not torch.cuda.is_available():
             raise WorkerError("no CUDA device is visible to this evaluator")
         self._torch = torch
+        self.model = torch.cuda.get_device_name(0)
         properties = torch.cuda.get_device_properties(0)
         l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or (64 << 20)
-        self._flush = torch.zeros(_L2_FLUSH_FACTOR * l2_bytes // 4, dtype=torch.int32, device=self.name)
-        self._start = torch.cuda.Event(enable_timing=True)
-        self._end = torch.cuda.Event(enable_timing=True)
+        self._flush = torch.rand(_L2_FLUSH_FACTOR * l2_bytes // 4, dtype=torch.float32, device=self.name)
+        self._sink = torch.zeros((), dtype=torch.float32, device=self.name)
+        self._side = torch.cuda.Stream()
+        self._spin = _SPIN_CYCLES
+        self._flushed_from: Any = None
+        self._spans: list[tuple[str, Any, Any]] = []
+        self._busy_s: dict[str, float] = defaultdict(float)
+        self._anchor: Run | None = None
         self._nvml = _open_nvml()
 
     def synchronize(self) -> None:
@@ -50,54 +75,94 @@ class CudaDevice(Device):
         self._torch.cuda.synchronize()
 
     def prepare(self, run: Run, mode: str) -> Run:
-        """The run, or a graph of it, captured after three runs on a side stream: first calls do more."""
+        """The run, or a graph of it.
+
+        The graph is captured after one run on the capturing stream, which makes what first calls make. torch.cuda.graph
+        is not used, since it waits for the device and empties the memory pools on entry.
+        """
         if mode != "cuda_graph":
             return run
         torch = self._torch
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
+        current = torch.cuda.current_stream()
+        self._side.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.stream(self._side):
             run()
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                run()
+            except BaseException as error:
+                with contextlib.suppress(Exception):
+                    graph.capture_end()
+                raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
+            try:
+                graph.capture_end()
+            except Exception as error:
+                raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
+        current.wait_stream(self._side)
         return graph.replay
 
-    def flush_cache(self) -> None:
-        """Overwrite a buffer of four times the L2."""
-        self._flush.zero_()
-
-    def time_us(self, run: Run, cold_cache: bool) -> float:
-        """Device time between two events around one call."""
+    def ready(self, cold_cache: bool) -> None:
+        """Read the flush buffer, then spin."""
+        torch = self._torch
+        self._flushed_from = self._event()
         if cold_cache:
-            self.flush_cache()
-        self._torch.cuda._sleep(_BUSY_CYCLES)
-        self._start.record()
+            torch.amax(self._flush, dim=0, out=self._sink)
+        torch.cuda._sleep(self._spin if cold_cache else _MAX_SPIN_CYCLES)
+
+    def submit(self, run: Run, kind: str = CANDIDATE) -> Sample:
+        """Two events around one call."""
+        start = self._event()
         run()
-        self._end.record()
-        self._end.synchronize()
-        return float(self._start.elapsed_time(self._end)) * 1e3
+        end = self._event()
+        late = bool(start.query())
+        if late:
+            self._spin = min(2 * self._spin, _MAX_SPIN_CYCLES)
+        return _Timed((self._flushed_from, start, end), late, kind, self._busy_s)
+
+    @contextlib.contextmanager
+    def span(self, kind: str) -> Iterator[None]:
+        """Events around the block, on the current stream."""
+        start = self._event()
+        yield
+        self._spans.append((kind, start, self._event()))
+
+    def usage(self) -> dict[str, float]:
+        """Device seconds by kind, gaps inside a span included."""
+        for kind, start, end in self._spans:
+            end.synchronize()
+            self._busy_s[kind] += start.elapsed_time(end) / 1e3
+        self._spans.clear()
+        found = dict(self._busy_s)
+        self._busy_s.clear()
+        return found
 
     def conditions(self) -> Mapping[str, Any]:
         """Clocks, temperature, power and throttle reasons; empty without NVML."""
         if self._nvml is None:
             return {}
-        nvml, handle = self._nvml
+        nvml, readers = self._nvml
         found: dict[str, Any] = {}
-        readers = {
-            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            "throttle_reasons": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-        }
         for key, read in readers.items():
             # Not every board answers every question; what is missing is not in the record.
             with contextlib.suppress(nvml.NVMLError):
                 found[key] = read()
         return found
+
+    def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
+        """Whether heat or the power supply holds the clock down."""
+        return bool(int(conditions.get("throttle_reasons", 0)) & _HARMFUL_REASONS)
+
+    def anchor_us(self) -> float | None:
+        """Median of a few cold samples of a bf16 matrix product and a copy, in one graph."""
+        if self._anchor is None:
+            self._anchor = self.prepare(self._make_anchor(), "cuda_graph")
+            self._anchor()
+        samples = []
+        for _ in range(_ANCHOR_SAMPLES):
+            self.ready(cold_cache=True)
+            samples.append(self.submit(self._anchor, ANCHOR).us())
+        return float(statistics.median(samples))
 
     def is_healthy(self) -> bool:
         """Whether a trivial kernel still runs: after an illegal access every later call in the process fails."""
@@ -111,13 +176,66 @@ class CudaDevice(Device):
         """A fixed share of the GPU's memory."""
         return int(self._torch.cuda.get_device_properties(0).total_memory * _MEMORY_SHARE)
 
+    def release(self) -> None:
+        """Empty the allocator's pools."""
+        self._torch.cuda.synchronize()
+        self._torch.cuda.empty_cache()
 
-def _open_nvml() -> tuple[Any, Any] | None:
+    def _event(self) -> Any:
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _make_anchor(self) -> Run:
+        torch = self._torch
+        generator = torch.Generator(device=self.name).manual_seed(0)
+        shape = (_ANCHOR_SIZE, _ANCHOR_SIZE)
+        a, b = (torch.randn(shape, generator=generator, device=self.name).to(torch.bfloat16) for _ in range(2))
+        product = torch.empty(shape, dtype=torch.bfloat16, device=self.name)
+        source = torch.rand(_ANCHOR_COPY_BYTES // 4, generator=generator, device=self.name)
+        target = torch.empty_like(source)
+
+        def anchor() -> None:
+            torch.mm(a, b, out=product)
+            target.copy_(source)
+
+        return anchor
+
+
+class _Timed(Sample):
+    """A call between two events, with the flush before it."""
+
+    def __init__(self, events: tuple[Any, Any, Any], late: bool, kind: str, busy_s: dict[str, float]) -> None:
+        self._flushed_from, self._start, self._end = events
+        self.late = late
+        self._kind = kind
+        self._busy_s = busy_s
+
+    def us(self) -> float:
+        self._end.synchronize()
+        ms = float(self._start.elapsed_time(self._end))
+        self._busy_s[self._kind] += ms / 1e3
+        self._busy_s[COLD] += self._flushed_from.elapsed_time(self._start) / 1e3
+        return ms * 1e3
+
+
+def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]]] | None:
+    """The library and what to read from it."""
     try:
-        import pynvml
+        import pynvml as nvml
 
-        pynvml.nvmlInit()
-        return pynvml, nvml_handle(pynvml)
+        nvml.nvmlInit()
+        handle = nvml_handle(nvml)
+        # Renamed in driver 535; older bindings have the old name only.
+        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+        reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+        return nvml, {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "throttle_reasons": lambda: reasons(handle),
+        }
     except Exception:
         # Timing works without NVML; the conditions are then absent from the record, which says so itself.
         return None

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 Run = Callable[[], Any]
 """One call of a candidate on fixed arguments."""
 
+CANDIDATE, CHECK, COLD, ANCHOR = "candidate", "check", "cold", "anchor"
+"""What the device can be busy with: candidates, our checks of them, making the cache cold, the anchor."""
+
+
+class Sample(ABC):
+    """A timed call that was started. ``late`` tells that the device had to wait for the host inside the timed part."""
+
+    late: bool = False
+
+    @abstractmethod
+    def us(self) -> float:
+        """Microseconds that it took; waits for its end."""
+
 
 class Device(ABC):
     """One device, used by one thread of one process.
 
-    ``name`` is torch's name for it. A device error that cannot be recovered from makes :meth:`is_healthy` false; the
-    process then has to be replaced.
+    ``name`` is torch's name for it, ``model`` the processor's marketing name. A device error that cannot be recovered
+    from makes :meth:`is_healthy` false; the process then has to be replaced.
     """
 
     name: str
+    model: str
     modes: tuple[str, ...]
     """Execution modes (:class:`workers.records.Method`) that it can time."""
+    retakes: int = 0
+    """How often a measurement that was throttled or drifted is taken again."""
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -27,19 +44,46 @@ class Device(ABC):
 
     @abstractmethod
     def prepare(self, run: Run, mode: str) -> Run:
-        """What is timed in a mode: ``run`` itself, or a captured graph of it."""
+        """What is timed in a mode: ``run`` itself, or a captured graph of it.
+
+        Raises:
+            CaptureError: A graph of it cannot be captured; the process has to be replaced.
+        """
 
     @abstractmethod
-    def flush_cache(self) -> None:
-        """Replace the contents of the last-level cache."""
+    def ready(self, cold_cache: bool) -> None:
+        """Bring the device into the state that a sample starts from, with other data in the cache if
+        ``cold_cache``. Does not wait."""
 
     @abstractmethod
+    def submit(self, run: Run, kind: str = CANDIDATE) -> Sample:
+        """Start one timed call; :meth:`ready` was the last thing asked for. Does not wait, where the device can run by
+        itself."""
+
     def time_us(self, run: Run, cold_cache: bool) -> float:
         """Microseconds of one call, with the cache flushed before if ``cold_cache``."""
+        self.ready(cold_cache)
+        return self.submit(run).us()
+
+    @abstractmethod
+    def span(self, kind: str) -> AbstractContextManager[None]:
+        """What is submitted inside counts as ``kind`` in :meth:`usage`."""
+
+    @abstractmethod
+    def usage(self) -> dict[str, float]:
+        """Seconds that the device was busy with each kind of work since the last call; waits for all of it."""
 
     @abstractmethod
     def conditions(self) -> Mapping[str, Any]:
         """Clocks (MHz), temperature (C) and the like, as far as they can be read now."""
+
+    def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
+        """Whether these conditions make a measurement worthless: it should be taken again."""
+        return False
+
+    def anchor_us(self) -> float | None:
+        """Microseconds that a fixed piece of work takes now, None where there is none."""
+        return None
 
     @abstractmethod
     def is_healthy(self) -> bool:
@@ -48,6 +92,17 @@ class Device(ABC):
     @abstractmethod
     def memory_budget_bytes(self) -> int:
         """Memory that resident workloads may take."""
+
+    def release(self) -> None:
+        """Give memory that is kept for reuse back to the device."""
+        return None
+
+
+class CaptureError(RuntimeError):
+    """A candidate's calls cannot be captured in a graph."""
+
+    MARK = "cannot be captured in a CUDA graph"
+    """In every message."""
 
 
 def open_device(target: str) -> Device:

@@ -19,6 +19,10 @@ class ArtifactMissingError(WorkerError):
     """The cache does not hold an artifact (any more): the variant has to be built again."""
 
 
+class DeviceLostError(Exception):
+    """In a killable process: the device does not recover from what a candidate did."""
+
+
 class ChildError(Exception):
     """A killable process did not deliver. ``phase`` is what it was at, ``log`` what it had printed."""
 

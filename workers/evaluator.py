@@ -19,10 +19,11 @@ from workers.errors import (
     ChildError,
     ChildRaisedError,
     DatasetError,
+    DeviceLostError,
     PhaseTimeoutError,
     WorkerError,
 )
-from workers.judge import Judgement
+from workers.judge import Judgement, Staged
 from workers.process import ChildProcess
 from workers.records import (
     Comparison,
@@ -37,8 +38,10 @@ from workers.records import (
 )
 from workers.zygote import ForkRequest
 
-RECYCLE_AFTER = 64
-"""Variants after which the process is replaced, whatever they did: modules and libraries never unload completely."""
+RECYCLE_AFTER = {"cpu": 64}
+RECYCLE_GPU_AFTER = 512
+"""Variants after which the process is replaced, whatever they did: modules and libraries never unload completely. On a
+GPU a new process has to make its workloads again, which takes seconds."""
 
 _PREPARE_LIMIT_S = 900.0
 """For making inputs and running a reference; the largest public MoE workload on a CPU needs minutes."""
@@ -71,22 +74,28 @@ class VariantEvaluator:
         self._problem = problem
         self._target = target
         self._cache = ArtifactCache(cache_dir)
-        self._store = self._cache.stage()
+        self._scratch = self._cache.stage()
+        self._recycle_after = RECYCLE_AFTER.get(target, RECYCLE_GPU_AFTER)
         self._limits_s = {
             "load": deadlines.check_s,
             "prepare": _PREPARE_LIMIT_S,
             "check": deadlines.check_s,
+            "inspect": deadlines.check_s,
             "measure": deadlines.measure_s,
         }
         limit = int(memory_bytes() * _DATA_SHARE) if target == "cpu" else None
-        request = ForkRequest("workers.judge:Judge", (problem, target, str(self._store)), data_limit_bytes=limit)
-        compilers = ("numba",) if target == "cpu" else ()
-        modules = ("torch", *compilers, "flashinfer_bench.bench", "workers.judge", *preload)
+        request = ForkRequest(
+            "workers.judge:Judge", (problem, target, str(self._cache.root / "references")), data_limit_bytes=limit
+        )
+        # What candidates import; on a GPU the loader of compiled kernels, and no compiler.
+        theirs = ("numba",) if target == "cpu" else ("tvm_ffi",)
+        modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge", *preload)
         self._process = ChildProcess(request, preload=modules)
         self._environment: Environment | None = None
         self._prepared: set[str] = set()
         self._judged = 0
         self._phase = ""
+        self._idle_since: float | None = None
 
     def start(self) -> None:
         """Begin the imports."""
@@ -110,42 +119,66 @@ class VariantEvaluator:
             self._environment = describe(self._target)
         return self._environment
 
-    def evaluate(self, job: EvaluationJob, packed: bytes | None = None) -> Evaluation:
-        """Judge a variant. What it does wrong is in the Evaluation.
+    def stage(self, variant: Variant, artifact: str, packed: bytes | None = None) -> Staged:
+        """A built variant's folder on this machine. May be called by another thread than the one that evaluates.
 
         Args:
-            job: What to do.
+            variant: Which.
+            artifact: Digest from its BuildResult.
             packed: The artifact, where builders have another file system.
 
         Raises:
             ArtifactMissingError: The artifact is not in the cache and was not given.
+        """
+        return Staged(variant, str(self._folder(artifact, packed)), loader.package_name(artifact))
+
+    def evaluate(self, job: EvaluationJob, staged: Staged | None = None, ahead: Staged | None = None) -> Evaluation:
+        """Judge a variant. What it does wrong is in the Evaluation.
+
+        Args:
+            job: What to do.
+            staged: Its variant, if :meth:`stage` was asked already.
+            ahead: The next job's variant, to be loaded at the end of this job.
+
+        Raises:
+            ArtifactMissingError: The artifact is not in the cache.
             WorkerError: The machinery failed.
         """
         began = time.perf_counter()
-        folder = self._folder(job.artifact, packed)
+        idle_s = began - self._idle_since if self._idle_since is not None else 0.0
+        staged = staged or self.stage(job.variant, job.artifact)
         self._prepare(job.workloads)
-        measurements: list[Measurement] = []
         self._judged += 1
-        try:
-            judgement, log = self._call(
-                "judge", job, str(folder), loader.package_name(job.artifact), phase="load", on_event=measurements.append
-            )
-            if judgement.status not in (Status.PASSED, Status.RACED_OUT):
-                judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
-        except ChildError as failure:
-            judgement, measurement = self._blame(failure, job)
-            if measurement:
-                measurements.append(measurement)
-        if judgement.replace or self._judged >= RECYCLE_AFTER:
+        judgement, measurements = self._judge(job, staged, ahead)
+        if judgement.replace or self._judged >= self._recycle_after:
             self._replace()
+        self._idle_since = time.perf_counter()
+        evaluate_s = self._idle_since - began
         return Evaluation(
             job.variant.key,
             judgement.status,
             tuple(measurements),
-            time.perf_counter() - began,
+            evaluate_s,
             judgement.message,
             self.environment().fingerprint,
+            usage_of(judgement.usage, evaluate_s, idle_s),
         )
+
+    def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
+        measurements: list[Measurement] = []
+        try:
+            judgement, log = self._call("judge", job, staged, ahead, phase="load", on_event=measurements.append)
+            if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+                judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
+        except ChildError as failure:
+            if ahead is not None and self._phase == f"load {ahead.variant.key}":
+                # The next one's fault, which will show when it is its turn; this one did nothing wrong so far.
+                self._replace()
+                return self._judge(job, staged, None)
+            judgement, measurement = self._blame(failure, job)
+            if measurement:
+                measurements.append(measurement)
+        return judgement, measurements
 
     def compare(self, job: ComparisonJob, packed: Mapping[str, bytes] | None = None) -> Comparison:
         """Measure variants interleaved. One that fails gets its status, and the others start again without it.
@@ -154,58 +187,62 @@ class VariantEvaluator:
             ArtifactMissingError: An artifact is not in the cache and was not given.
             WorkerError: The machinery failed.
         """
+        began = time.perf_counter()
+        idle_s = began - self._idle_since if self._idle_since is not None else 0.0
         packed = packed or {}
-        folders = {
-            variant.key: (str(self._folder(artifact, packed.get(artifact))), loader.package_name(artifact))
-            for variant, artifact in job.variants
-        }
+        staged = {v.key: self.stage(v, artifact, packed.get(artifact)) for v, artifact in job.variants}
         self._prepare(job.workloads)
         failed: dict[str, Evaluation] = {}
         taken: dict[str, list[Measurement]] = {}
-        began = time.perf_counter()
+        busy_s: Mapping[str, float] = {}
         left = list(job.variants)
         while left:
             taken = {variant.key: [] for variant, _ in left}
-            culprit = self._compare(replace(job, variants=tuple(left)), folders, taken)
+            culprit, busy_s = self._compare(replace(job, variants=tuple(left)), staged, taken)
             if culprit is None:
                 break
             failed[culprit.key] = culprit
             left = [(v, a) for v, a in left if v.key != culprit.key]
         self._judged += len(job.variants)
-        if self._judged >= RECYCLE_AFTER:
+        if self._judged >= self._recycle_after:
             self._replace()
-        seconds = time.perf_counter() - began
-        return Comparison(tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v, _ in job.variants))
+        self._idle_since = time.perf_counter()
+        seconds = self._idle_since - began
+        evaluations = tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v, _ in job.variants)
+        return Comparison(evaluations, usage_of(busy_s, seconds, idle_s))
 
     def processes(self) -> dict[str, int | None]:
         """Process ids of the template and the child."""
         return {"template": self._process.template_pid, "child": self._process.pid}
 
     def close(self) -> None:
-        """End the process and drop the stored references."""
+        """End the process."""
         self._process.close()
-        self._cache.discard(self._store)
+        self._cache.discard(self._scratch)
 
     def _compare(
-        self, job: ComparisonJob, folders: Mapping[str, tuple[str, str]], taken: dict[str, list[Measurement]]
-    ) -> Evaluation | None:
-        """One attempt; the Evaluation of the variant that ended it, None if all went through."""
+        self, job: ComparisonJob, staged: Mapping[str, Staged], taken: dict[str, list[Measurement]]
+    ) -> tuple[Evaluation | None, Mapping[str, float]]:
+        """One attempt: the Evaluation of the variant that ended it, None if all went through; what the device was busy
+        with."""
 
         def keep(event: tuple[str, Measurement]) -> None:
             taken[event[0]].append(event[1])
 
         limits_s = {**self._limits_s, "compare": self._limits_s["measure"] * len(job.variants)}
-        with tempfile.NamedTemporaryFile(dir=self._store) as turns:
+        with tempfile.NamedTemporaryFile(dir=self._scratch) as turns:
             try:
-                self._call("compare", job, folders, turns.name, phase="load", on_event=keep, limits_s=limits_s)
+                busy_s, _ = self._call(
+                    "compare", job, staged, turns.name, phase="load", on_event=keep, limits_s=limits_s
+                )
             except ChildError as failure:
                 key = Path(turns.name).read_bytes().partition(b"\n")[0].decode()
                 self._replace()
                 if key not in taken:
                     raise WorkerError(f"a comparison failed before any variant's turn: {failure}") from failure
                 fingerprint = self.environment().fingerprint
-                return Evaluation(key, _status_of(failure), (), 0.0, _text(failure), fingerprint)
-        return None
+                return Evaluation(key, _status_of(failure), (), 0.0, _text(failure), fingerprint), {}
+        return None, busy_s
 
     def _compared(self, variant: Variant, measurements: list[Measurement], seconds: float) -> Evaluation:
         bad = next((m for m in measurements if m.status is not Status.PASSED), None)
@@ -245,6 +282,12 @@ class VariantEvaluator:
     def _call(
         self, method: str, *args: Any, phase: str, limits_s: Mapping[str, float] | None = None, **more: Any
     ) -> Any:
+        if self._process.pid is None:
+            # Opening a GPU takes a second or more, which no candidate shall pay for, nor be blamed for.
+            try:
+                self._process.call("start", limits_s=self._limits_s, phase="prepare")
+            except ChildError as failure:
+                raise WorkerError(f"the evaluator's process cannot start: {_text(failure)}") from failure
         self._phase = phase
 
         def follow(phase: str) -> None:
@@ -269,15 +312,23 @@ class VariantEvaluator:
         self._judged = 0
         status = _status_of(failure)
         message = _text(failure)
-        if kind == "load":
+        if kind in ("load", "inspect"):
             return Judgement(status, message), None
         return Judgement(status, message), Measurement(uuid, status, message=message, method=job.method)
+
+
+def usage_of(busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
+    """A job's share of the evaluator's time: what the device was busy with, the job's wall time, and how long the
+    evaluator had waited for it."""
+    found = {f"{kind}_s": seconds for kind, seconds in busy_s.items()}
+    return {**found, "evaluate_s": evaluate_s, "idle_s": idle_s}
 
 
 def _status_of(failure: ChildError) -> Status:
     if isinstance(failure, PhaseTimeoutError):
         return Status.TIMEOUT
-    return Status.CRASHED if isinstance(failure, ChildDiedError) else Status.RUNTIME_ERROR
+    lost = isinstance(failure, ChildDiedError) or str(failure).startswith(DeviceLostError.__name__)
+    return Status.CRASHED if lost else Status.RUNTIME_ERROR
 
 
 def _text(failure: ChildError) -> str:

@@ -232,18 +232,6 @@ def normalize(definition: Any, result: Any, device: str) -> list[Any]:
     return list(normalize_result(definition, result, device))
 
 
-def error_figures(output: Any, reference: Any, rule: Tolerance) -> tuple[float, float, float]:
-    """Largest absolute error, largest relative error and share of elements within tolerance, by flashinfer-bench."""
-    from flashinfer_bench.bench.config import BenchmarkConfig
-    from flashinfer_bench.bench.utils import compute_error_stats
-
-    settings = BenchmarkConfig(
-        rtol=rule.rtol, atol=rule.atol, required_matched_ratio=rule.required_matched_ratio, log_dir=""
-    )
-    worst_abs, worst_rel, _, matched = compute_error_stats(output, reference, settings)
-    return worst_abs, worst_rel, matched
-
-
 def trace(
     definition: str,
     workload: Document,

@@ -8,16 +8,16 @@ from typing import Any
 
 _WATCHED: dict[str, tuple[str, ...]] = {
     "time": ("perf_counter", "perf_counter_ns", "monotonic"),
-    "torch": ("isfinite", "equal", "abs", "zeros_like", "empty", "load", "save", "no_grad"),
+    "torch": ("isfinite", "equal", "abs", "zeros_like", "empty", "stack", "cat", "load", "save", "no_grad"),
     "torch.Tensor": ("to", "sum", "item", "view", "all", "any", "fill_", "clone", "float", "__eq__", "__invert__"),
-    "torch.cuda": ("synchronize", "Event", "_sleep"),
-    "flashinfer_bench.bench.utils": ("compute_error_stats", "gen_inputs"),
+    "torch.cuda": ("synchronize", "Event", "_sleep", "CUDAGraph"),
+    "flashinfer_bench.bench.utils": ("gen_inputs",),
     "flashinfer_bench.bench.evaluators.utils": ("allocate_outputs", "normalize_result"),
-    "workers.check": ("run_once", "compare", "poison", "digest", "same_digests"),
+    "workers.check": ("run_once", "begin_compare", "poison", "digest", "unchanged", "all_true", "same_digests"),
     "workers.timer": ("measure", "warm_up"),
     "workers.timed.TimedRun": ("__call__", "poison", "outputs"),
     "workers.interval": ("median_interval",),
-    "workers.fib": ("error_figures", "allocate_outputs", "normalize", "make_inputs", "run_reference"),
+    "workers.fib": ("allocate_outputs", "normalize", "make_inputs", "run_reference"),
 }
 
 

@@ -1,37 +1,57 @@
 """The evaluator's side inside the killable process: loads variants, checks them, times them.
 
-Phases reported to the parent: ``load KEY``, ``prepare UUID``, ``check UUID``, ``measure UUID``, ``compare UUID``.
+Phases reported to the parent: ``load KEY``, ``prepare UUID``, ``check UUID``, ``measure UUID``, ``compare UUID``,
+``inspect KEY``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import random
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workers import check, fib, loader, timer
+from workers.anchor import Anchor
 from workers.check import Candidate, Verdict
 from workers.child import Send, describe
 from workers.dataset import Problem
-from workers.device import Run, open_device
+from workers.device import CHECK, CaptureError, Run, open_device
+from workers.errors import DeviceLostError
 from workers.integrity import Integrity
 from workers.interval import median_interval
-from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status
+from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status, Variant
+from workers.references import ReferenceStore
 from workers.residents import Resident, Residents
 from workers.timed import TimedRun
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a job ended in the process. ``replace`` asks the parent not to use this process again."""
+    """How a job ended in the process. ``replace`` asks the parent not to use this process again; ``usage`` is what the
+    device was busy with, in seconds by kind."""
 
     status: Status
     message: str = ""
     replace: bool = False
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A variant on disk: its folder, and the package in it."""
+
+    variant: Variant
+    folder: str
+    package: str
 
 
 class Judge:
@@ -50,38 +70,107 @@ class Judge:
         self._device = open_device(target)
         self._definition = fib.definition_model(problem.definition)
         self._rule = fib.tolerance(problem.definition)
-        self._residents = Residents(problem, self._device, Path(store), self._device.memory_budget_bytes())
+        references = ReferenceStore(Path(store), problem, self._device.model)
+        self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
         self._integrity = Integrity()
+        self._anchor = Anchor(self._device)
+        self._ahead: tuple[str, loader.Loaded] | None = None
+        self._usage: Counter[str] = Counter()
+        # What is here now stays: collecting the garbage of one variant must not look at all of torch.
+        gc.collect()
+        gc.freeze()
+
+    def start(self) -> None:
+        """Nothing: who has an answer knows that the process and its device are there."""
 
     def prepare(self, uuid: str) -> str | None:
         """Make a workload resident and store its reference outputs; why it is degenerate, if so."""
-        return self._residents.get(uuid).degenerate
+        degenerate = self._residents.get(uuid, may_compute=True).degenerate
+        self._device.usage()
+        return degenerate
 
-    def judge(self, job: EvaluationJob, folder: str, package: str) -> Judgement:
-        """Check and time a variant; each Measurement is sent as an event, the failing one last."""
+    def judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None = None) -> Judgement:
+        """Check and time a variant; each Measurement is sent as an event, the failing one last.
+
+        Args:
+            job: What to do.
+            staged: The job's variant.
+            ahead: The variant of the next job. It is loaded when this job's measurements are all taken, while the
+                device inspects its memory.
+        """
         import torch
 
+        self._usage.clear()
+        loaded = None
         self._send("phase", f"load {job.variant.key}")
         try:
-            loaded = loader.load(job.variant, self._problem.definition, Path(folder), package)
-        except BaseException as error:
-            return self._spoiled(Status.RUNTIME_ERROR, f"loading failed: {_say(error)}")
-        try:
+            loaded = self._load(staged)
             with torch.no_grad():
-                candidate = Candidate(loaded.function, job.variant.destination_passing)
-                for uuid in job.workloads:
-                    measurement = self._one(candidate, uuid, job)
-                    self._send("event", measurement)
-                    if measurement.status is not Status.PASSED:
-                        return self._spoiled(measurement.status, measurement.message)
-                    limit = job.stop_above_us.get(uuid)
-                    if limit is not None and measurement.median_us is not None and measurement.median_us > limit:
-                        return Judgement(
-                            Status.RACED_OUT, f"{measurement.median_us:.1f} us on {uuid}, limit {limit:.1f}"
-                        )
-            return Judgement(Status.PASSED)
+                judgement = self._judge(job, Candidate(loaded.function, job.variant.destination_passing))
+                if not judgement.replace:
+                    judgement = self._inspect(judgement, job, ahead)
+        except loader.LoadError as error:
+            judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
         finally:
-            loaded.unload()
+            if loaded is not None:
+                loaded.unload()
+        return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
+
+    def _judge(self, job: EvaluationJob, candidate: Candidate) -> Judgement:
+        """The workloads one after the other, up to a failure or a lost race."""
+        for uuid in job.workloads:
+            measurement = self._one(candidate, uuid, job)
+            if measurement.status is not Status.PASSED:
+                judgement = self._spoiled(measurement.status, measurement.message)
+                self._send("event", replace(measurement, status=judgement.status))
+                return judgement
+            self._send("event", measurement)
+            self._usage.update(self._device.usage())
+            limit = job.stop_above_us.get(uuid)
+            if limit is not None and measurement.median_us is not None and measurement.median_us > limit:
+                return Judgement(Status.RACED_OUT, f"{measurement.median_us:.1f} us on {uuid}, limit {limit:.1f}")
+        return Judgement(Status.PASSED)
+
+    def _load(self, staged: Staged) -> loader.Loaded:
+        """The variant, as it was loaded ahead or now.
+
+        Raises:
+            LoadError: It cannot be loaded.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if ahead[0] == staged.package:
+                return ahead[1]
+            ahead[1].unload()
+        try:
+            loaded = loader.load(staged.variant, self._problem.definition, Path(staged.folder), staged.package)
+            if loaded.preload is not None:
+                loaded.preload()
+            return loaded
+        except BaseException as error:
+            raise loader.LoadError(f"loading failed: {_say(error)}") from error
+
+    def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
+        """The job's end: is everything in memory what it was? Meanwhile the next variant is loaded.
+
+        A candidate that wrote where another workload lives is found here, before the next one pays for it.
+        """
+        with self._device.span(CHECK):
+            found = self._residents.begin_inspection()
+        if ahead is not None and not judgement.replace:
+            self._send("phase", f"load {ahead.variant.key}")
+            # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
+            with contextlib.suppress(loader.LoadError):
+                self._ahead = (ahead.package, self._load(ahead))
+        self._send("phase", f"inspect {job.variant.key}")
+        if not check.all_true([part for parts in found.values() for part in parts]):
+            where = ", ".join(uuid for uuid, parts in found.items() if not check.all_true(parts))
+            message = f"the candidate wrote into the memory of workload {where}"
+            failed = judgement.status not in (Status.PASSED, Status.RACED_OUT)
+            status = judgement.status if failed else Status.INPUTS_MODIFIED
+            judgement = Judgement(status, f"{judgement.message}\n{message}".strip(), replace=True)
+        self._usage.update(self._device.usage())
+        return judgement
 
     def _one(self, candidate: Candidate, uuid: str, job: EvaluationJob) -> Measurement:
         """One workload: prepare, check, measure, look at what the timed runs left."""
@@ -97,9 +186,9 @@ class Judge:
                 return _failed(uuid, verdict, job.method)
         self._send("phase", f"measure {uuid}")
         try:
-            run = TimedRun(candidate, self._definition, resident.inputs, self._device)
-            timing = timer.measure(run, job.method, self._device, job.stop_above_us.get(uuid), run.poison)
-            after = self._check_timed(run, resident)
+            timing, after = self._with_room(uuid, lambda: self._measure(candidate, resident, job))
+        except CaptureError as error:
+            after = Verdict(Status.RUNTIME_ERROR, _say(error))
         except BaseException as error:
             after = Verdict(Status.RUNTIME_ERROR, f"while measured: {_say(error)}")
         if after.status is not Status.PASSED:
@@ -118,27 +207,67 @@ class Judge:
             method=job.method,
         )
 
+    def _measure(self, candidate: Candidate, resident: Resident, job: EvaluationJob) -> tuple[timer.Timing, Verdict]:
+        """Time it; the last timed run, on outputs poisoned just before it, has to be right."""
+        run = TimedRun(candidate, self._definition, resident.inputs, self._device)
+        pending: list[_Verification] = []
+
+        def behind() -> None:
+            pending[:] = [self._begin_verification(run, resident)]
+
+        limit = job.stop_above_us.get(resident.uuid)
+        anchor = self._anchor.conditions()
+        timing = timer.measure(run, job.method, self._device, limit, run.poison, behind)
+        timing = replace(timing, conditions={**timing.conditions, **anchor})
+        return timing, self._verified(pending[0], resident)
+
     def _check(self, candidate: Candidate, resident: Resident) -> Verdict:
-        """Right on poisoned outputs, inputs untouched. The run that has to be right again is the last timed one."""
+        """Right on poisoned outputs. The run that has to be right again is the last timed one; that inputs are
+        untouched is looked at then, and now if something is wrong already."""
         try:
-            outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
-            verdict = check.compare(outputs, resident.expected, self._rule)
+            verdict = self._with_room(resident.uuid, lambda: self._compare_once(candidate, resident))
         except BaseException as error:
             verdict = Verdict(Status.RUNTIME_ERROR, _say(error))
-        # Digests cannot be read on a device that is gone, and the verdict then says why.
-        return self._with_inputs(verdict, resident) if self._device.is_healthy() else verdict
+        if verdict.status is Status.PASSED or not self._device.is_healthy():
+            # Digests cannot be read on a device that is gone, and the verdict then says why.
+            return verdict
+        return self._with_inputs(verdict, resident, check.unchanged(resident.inputs, resident.digests))
 
-    def _check_timed(self, run: TimedRun, resident: Resident) -> Verdict:
-        """The last timed run, on outputs poisoned just before it, was right; inputs and evaluator are untouched."""
+    def _compare_once(self, candidate: Candidate, resident: Resident) -> Verdict:
+        outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
+        with self._device.span(CHECK):
+            errors = check.begin_compare(outputs, resident.expected, self._rule)
+        return errors.verdict()
+
+    def _with_room(self, uuid: str, work: Callable[[], T]) -> T:
+        """What the work gives; if memory ran out, once more without the other workloads: a candidate may have all that
+        its own workload leaves."""
+        try:
+            return work()
+        except Exception as error:
+            if not _is_out_of_memory(error) or not self._residents.keep_only(uuid):
+                raise
+        gc.collect()
+        self._device.release()
+        return work()
+
+    def _begin_verification(self, run: TimedRun, resident: Resident) -> _Verification:
+        """Start looking at what the timed runs left."""
+        with self._device.span(CHECK):
+            errors = check.begin_compare(run.outputs(), resident.expected, self._rule)
+            return _Verification(errors, check.unchanged(resident.inputs, resident.digests))
+
+    def _verified(self, begun: _Verification, resident: Resident) -> Verdict:
+        """The last timed run was right; inputs and evaluator are untouched."""
         part = self._integrity.replaced()
         if part is not None:
             return Verdict(Status.RUNTIME_ERROR, f"the candidate replaced {part} in the evaluator's process")
-        verdict = self._with_inputs(check.compare(run.outputs(), resident.expected, self._rule), resident)
+        verdict = self._with_inputs(begun.errors.verdict(), resident, begun.unchanged)
         return verdict if verdict.status is Status.PASSED else _not_repeatable("the last timed run", verdict)
 
-    def _with_inputs(self, verdict: Verdict, resident: Resident) -> Verdict:
+    def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
         """The verdict, unless the inputs are not what they were."""
-        if check.same_digests([check.digest(v) for v in resident.inputs], resident.digests):
+        if check.all_true(unchanged):
             return verdict
         self._residents.drop(resident.uuid)
         return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
@@ -147,16 +276,22 @@ class Judge:
         """The job's end after a failure: is this process still good?"""
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
-        return Judgement(status, message, replace=self._integrity.replaced() is not None)
+        self._usage.update(self._device.usage())
+        broken = self._integrity.replaced() is not None or CaptureError.MARK in message
+        return Judgement(status, message, replace=broken)
 
-    def compare(self, job: ComparisonJob, folders: Mapping[str, tuple[str, str]], turn_file: str) -> None:
+    def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
         """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.
 
         The key of the variant whose turn it is stands in ``turn_file``, so that the parent knows whom to blame: a
         message for each sample would wake the parent while a candidate is being timed.
+
+        Returns:
+            What the device was busy with, in seconds by kind.
         """
         import torch
 
+        self._usage.clear()
         turns = os.open(turn_file, os.O_WRONLY)
         loaded: dict[str, loader.Loaded] = {}
         try:
@@ -164,16 +299,21 @@ class Judge:
             for variant, _ in job.variants:
                 _take_turn(turns, variant.key)
                 self._send("phase", f"load {variant.key}")
-                folder, package = folders[variant.key]
-                loaded[variant.key] = loader.load(variant, self._problem.definition, Path(folder), package)
+                loaded[variant.key] = self._load(staged[variant.key])
                 candidates[variant.key] = Candidate(loaded[variant.key].function, variant.destination_passing)
             with torch.no_grad():
                 for index, uuid in enumerate(job.workloads):
                     self._compare_on(uuid, job, candidates, turns, job.seed + index)
+                    self._usage.update(self._device.usage())
+        except Exception as error:
+            if isinstance(error, DeviceLostError) or self._device.is_healthy():
+                raise
+            raise DeviceLostError(_say(error)) from error
         finally:
             os.close(turns)
             for item in loaded.values():
                 item.unload()
+        return dict(self._usage)
 
     def _compare_on(
         self, uuid: str, job: ComparisonJob, candidates: dict[str, Candidate], turns: int, seed: int
@@ -191,30 +331,83 @@ class Judge:
                 if resident.degenerate
                 else self._check(candidate, resident)
             )
+            if verdicts[key].status is not Status.PASSED and not self._device.is_healthy():
+                # Now, while it is known whose turn it is: on this device everybody would fail.
+                raise DeviceLostError(verdicts[key].message)
             if verdicts[key].status is Status.PASSED:
                 runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
                 prepared[key] = self._device.prepare(runs[key], job.method.mode)
                 timer.warm_up(prepared[key], job.method, self._device)
+                self._device.synchronize()
+        anchor = self._anchor.conditions()
         self._send("phase", f"compare {uuid}")
-        samples: dict[str, list[float]] = {key: [] for key in runs}
-        rng = random.Random(seed)
-        conditions = self._device.conditions()
-        for _ in range(job.rounds):
-            for key in rng.sample(list(runs), len(runs)):
-                _take_turn(turns, key)
-                runs[key].poison()
-                samples[key].append(self._device.time_us(prepared[key], job.method.cold_cache))
+        samples, conditions = self._interleave(job, runs, prepared, turns, seed)
         for key, run in runs.items():
             _take_turn(turns, key)
-            timed = self._check_timed(run, resident)
+            timed = self._verified(self._begin_verification(run, resident), resident)
             verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
         for key, verdict in verdicts.items():
             measurement = (
-                _measured(uuid, verdict, samples[key], conditions, job.method)
+                _measured(uuid, verdict, samples[key], {**conditions, **anchor}, job.method)
                 if verdict.status is Status.PASSED
                 else _failed(uuid, verdict, job.method)
             )
             self._send("event", (key, measurement))
+
+    def _interleave(
+        self, job: ComparisonJob, runs: Mapping[str, TimedRun], prepared: Mapping[str, Run], turns: int, seed: int
+    ) -> tuple[dict[str, list[float]], dict[str, Any]]:
+        """Samples of each variant, round after round, again if they were throttled; and the conditions."""
+        rng = random.Random(seed)
+        device, retaken = self._device, 0
+        while True:
+            order = [key for _ in range(job.rounds) for key in rng.sample(list(runs), len(runs))]
+            before = device.conditions()
+            samples, late = self._rounds(order, job.method, runs, prepared, turns)
+            after = device.conditions()
+            doubts = timer.why_doubtful(device, (before, after), ())
+            if not doubts or retaken == device.retakes:
+                return samples, timer.joined(before, after) | timer.flags(doubts, retaken, late)
+            retaken += 1
+
+    def _rounds(
+        self, order: list[str], method: Method, runs: Mapping[str, TimedRun], prepared: Mapping[str, Run], turns: int
+    ) -> tuple[dict[str, list[float]], int]:
+        """One sample for each entry of ``order``; and how many were taken again because the host was late.
+
+        Poison and flush for the next sample are submitted while this one runs; no second candidate is ever in flight,
+        so a fault belongs to the one whose turn it is.
+        """
+
+        def get_ready(key: str) -> None:
+            runs[key].poison()
+            self._device.ready(method.cold_cache)
+
+        samples: dict[str, list[float]] = {key: [] for key in runs}
+        late = 0
+        for index, key in enumerate(order):
+            if index == 0:
+                get_ready(key)
+            while True:
+                _take_turn(turns, key)
+                sample = self._device.submit(prepared[key])
+                if index + 1 < len(order):
+                    get_ready(order[index + 1])
+                us = sample.us()
+                if not sample.late or method.mode != "cuda_graph" or late == len(order):
+                    break
+                late += 1
+                get_ready(key)
+            samples[key].append(us)
+        return samples, late
+
+
+@dataclass(frozen=True)
+class _Verification:
+    """What is being found out about the last timed run: its errors, and for each input whether it is unchanged."""
+
+    errors: check.Errors | check.Known
+    unchanged: list[Any]
 
 
 def _measured(
@@ -257,6 +450,18 @@ def _not_repeatable(which: str, verdict: Verdict) -> Verdict:
 
 def _take_turn(turns: int, key: str) -> None:
     os.pwrite(turns, f"{key}\n".encode().ljust(256), 0)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it was made from, says so."""
+    import torch
+
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
 
 
 def _say(error: BaseException) -> str:

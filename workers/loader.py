@@ -18,9 +18,17 @@ from workers.records import Variant
 ARTIFACTS = "artifacts"
 """Folder beside a Solution's sources into which its ``build.py`` writes and from which its entry point reads."""
 
+PRELOAD = "preload"
+"""Function without arguments that an entry point's module may have: loads libraries, so that the first call need not.
+Evaluators call it when they load the variant, with the GPU busy on another variant's checks: it must not use it."""
+
 _SOURCE_MTIME_S = 1_000_000_000
 """Every staged source gets this modification time. numba's cache beside the sources is keyed by it, so it must be the
 same wherever an artifact is unpacked; whole seconds survive every archive format."""
+
+
+class LoadError(Exception):
+    """A variant cannot be loaded; the message says why."""
 
 
 @dataclass
@@ -30,6 +38,8 @@ class Loaded:
     function: Callable[..., Any]
     package: str | None = None
     path: str | None = None
+    preload: Callable[[], Any] | None = None
+    """The entry point's module's own function of that name, if it has one."""
 
     def unload(self) -> None:
         """Drop the modules, so that their memory can go and the next variant cannot see them."""
@@ -39,7 +49,7 @@ class Loaded:
                 del sys.modules[name]
         if self.path is not None and self.path in sys.path:
             sys.path.remove(self.path)
-        self.function = _unloaded
+        self.function, self.preload = _unloaded, None
         gc.collect()
 
 
@@ -94,6 +104,7 @@ def load(variant: Variant, definition: Document, folder: Path, package: str) -> 
         loaded.unload()
         raise
     loaded.function = function
+    loaded.preload = getattr(module, PRELOAD, None)
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""The Runner on Ray: builder and evaluator actors, one job in flight on each, dead ones replaced."""
+"""The Runner on Ray: builder and evaluator actors with a job or a few in flight on each, dead ones replaced."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ _MAX_BUILDERS = 32
 _ATTEMPTS = 2
 """A job whose worker is lost is given to another one; lost twice, it comes back as WORKER_LOST."""
 
+_GPU_DEPTH = 3
+"""Jobs in flight on a GPU's evaluator: one that runs, one whose variant is loaded at the end of it, one for the time
+that the sweep needs for a proposal. On the cpu target the sweep shares the cores, and a job waits for nobody."""
+
 _MAX_DEATHS = 5
 """Deaths of one worker in a row after which something is wrong with the machine."""
 
@@ -40,7 +44,7 @@ _NICE = {"cpu": 19}
 """On the cpu target compilation shares cores with what is being timed, and must give way at once."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """Something submitted.
 
@@ -65,7 +69,8 @@ class _Worker:
 
     make: Callable[[], Any]
     actor: Any = None
-    job: _Job | None = None
+    jobs: list[_Job] = field(default_factory=list)
+    """In flight, in the order given; the actor does them in this order."""
     deaths: int = 0
     """Since it last finished something."""
 
@@ -83,10 +88,11 @@ class _Call:
 
 @dataclass
 class _Pool:
-    """Workers of one kind, their queue."""
+    """Workers of one kind, their queue, and how many jobs each of them may have."""
 
     workers: list[_Worker] = field(default_factory=list)
     queue: deque[_Job] = field(default_factory=deque)
+    depth: int = 1
 
 
 class RayRunner(Runner):
@@ -186,7 +192,9 @@ class RayRunner(Runner):
             # Those that ended at the same time come along.
             done, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
             for ref in done:
-                self._finish(ref)
+                # The death of one worker settles all of its references.
+                if ref in self._refs:
+                    self._finish(ref)
         self._dispatch()
         ready, self._ready = self._ready, []
         return ready
@@ -200,7 +208,7 @@ class RayRunner(Runner):
 
         alive = [w.actor for pool in (self._build_pool, self._evaluation_pool) for w in pool.workers]
         # A worker that is busy cannot answer; killing it closes its template's socket, which ends the rest.
-        idle = [w.actor for p in (self._build_pool, self._evaluation_pool) for w in p.workers if w.job is None]
+        idle = [w.actor for p in (self._build_pool, self._evaluation_pool) for w in p.workers if not w.jobs]
         try:
             if idle:
                 ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=5)
@@ -233,15 +241,18 @@ class RayRunner(Runner):
         nice = _NICE.get(self._target, 5)
         common = (problem, self._target, self._cache_dir, self._deadlines)
 
+        depth = 1 if self._target == "cpu" else _GPU_DEPTH
+
         def evaluator_of(options: dict[str, Any]) -> Callable[[], Any]:
-            return lambda: evaluator.options(**options).remote(*common)
+            # One thread for each job in flight, and one for questions.
+            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common)
 
         def make_builder() -> Any:
             return builder.options(num_cpus=1, scheduling_strategy="SPREAD").remote(*common, nice, self._pack)
 
         # One core stays free for the evaluators' host side and the sweep.
         wanted = builders or max(1, min(_MAX_BUILDERS, cluster.cpus - 1))
-        evaluation_pool = _Pool([_Worker(evaluator_of(options)) for options in slots])
+        evaluation_pool = _Pool([_Worker(evaluator_of(options)) for options in slots], depth=depth)
         build_pool = _Pool([_Worker(make_builder) for _ in range(wanted)])
         for worker in (*evaluation_pool.workers, *build_pool.workers):
             worker.actor = worker.make()
@@ -260,10 +271,11 @@ class RayRunner(Runner):
     def _dispatch(self) -> None:
         """Give waiting jobs to idle workers."""
         for pool in (self._build_pool, self._evaluation_pool):
-            for worker in pool.workers:
-                if worker.job is None and pool.queue:
-                    worker.job = pool.queue.popleft()
-                    self._send(pool, worker, worker.job)
+            for level in range(pool.depth):
+                for worker in pool.workers:
+                    if len(worker.jobs) <= level and pool.queue:
+                        worker.jobs.append(pool.queue.popleft())
+                        self._send(pool, worker, worker.jobs[-1])
 
     def _send(self, pool: _Pool, worker: _Worker, job: _Job) -> None:
         payload, actor, packed = job.payload, worker.actor, None
@@ -281,19 +293,27 @@ class RayRunner(Runner):
         import ray
 
         call = self._refs.pop(ref)
-        if call.job is not None and call.worker.job is call.job:
-            call.worker.job = None
         try:
             outcome = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
+            self._done_with(call)
             cause = _cause(error)
             if not isinstance(cause, ArtifactMissingError) or call.job is None or call.job.was_rebuilt:
                 raise cause from error
             self._rebuild(call.job)
-            return
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-            self._revive(call, _line(error))
-            return
+            self._bury(call, _line(error))
+        else:
+            self._done_with(call)
+            self._take(call, outcome)
+
+    @staticmethod
+    def _done_with(call: _Call) -> None:
+        if call.job is not None:
+            call.worker.jobs.remove(call.job)
+
+    def _take(self, call: _Call, outcome: Any) -> None:
+        """A result that came back."""
         call.worker.deaths = 0
         if isinstance(outcome, BuildResult) and outcome.artifact and self._pack:
             self._packed[outcome.artifact] = call.packed
@@ -307,24 +327,37 @@ class RayRunner(Runner):
         elif outcome is not None:
             self._ready.append(outcome)
 
-    def _revive(self, call: _Call, why: str) -> None:
-        """Replace a dead worker; its job goes to the head of the queue, or comes back as lost."""
-        worker, job = call.worker, call.job
-        if worker.actor is call.actor:
-            worker.deaths += 1
-            actors.kill_quietly(worker.actor)
-            if worker.deaths > _MAX_DEATHS:
-                raise ClusterError(f"a worker died {worker.deaths} times without finishing anything: {why}")
-            worker.actor = worker.make()
-        if job is None:
-            return
-        job.losses += 1
-        if job.losses < _ATTEMPTS:
-            call.pool.queue.appendleft(job)
-        elif job.waiting is not None:
-            self._go_on(job.waiting, _lost(job.payload, why))
-        else:
-            self._ready.append(_lost(job.payload, why))
+    def _bury(self, call: _Call, why: str) -> None:
+        """Replace a dead worker. The job it was at goes to the head of the queue, or comes back as lost; those that
+        were still waiting for it go to the queue as if nothing had happened."""
+        import ray
+
+        worker = call.worker
+        was_warming = call.job is None
+        for ref, other in list(self._refs.items()):
+            if other.actor is call.actor:
+                # What was finished before the death is there all the same.
+                if ray.wait([ref], timeout=0)[0] and _is_good(ref):
+                    self._finish(ref)
+                else:
+                    was_warming |= other.job is None
+                    del self._refs[ref]
+        worker.deaths += 1
+        actors.kill_quietly(worker.actor)
+        if worker.deaths > _MAX_DEATHS:
+            raise ClusterError(f"a worker died {worker.deaths} times without finishing anything: {why}")
+        worker.actor = worker.make()
+        stranded, worker.jobs = worker.jobs, []
+        suspects = 0 if was_warming else 1
+        call.pool.queue.extendleft(reversed(stranded[suspects:]))
+        for job in stranded[:suspects]:
+            job.losses += 1
+            if job.losses < _ATTEMPTS:
+                call.pool.queue.appendleft(job)
+            elif job.waiting is not None:
+                self._go_on(job.waiting, _lost(job.payload, why))
+            else:
+                self._ready.append(_lost(job.payload, why))
 
     def _rebuild(self, job: _Job) -> None:
         """Build what the cache no longer holds (evicted, or another machine's), then do the job after all."""
@@ -340,6 +373,17 @@ class RayRunner(Runner):
             job.payload = _with_artifact(job.payload, built.key, built.artifact)
         if job.missing == 0:
             self._evaluation_pool.queue.appendleft(job)
+
+
+def _is_good(ref: Any) -> bool:
+    """Whether a finished call gave a result."""
+    import ray
+
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError:
+        return False
+    return True
 
 
 def _lost(payload: Any, why: str) -> Outcome:

@@ -154,6 +154,10 @@ class Evaluation:
     message: str = ""
     environment: str = ""
     """Fingerprint of the environment it ran in."""
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """Where the evaluator's time went: ``candidate_s``, ``check_s``, ``cold_s`` and ``anchor_s`` of the device by its
+    own clock, ``evaluate_s`` wall time of the job, ``idle_s`` wall time between the previous job and this one. What a
+    process did before it died is not in the device's seconds."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +198,11 @@ class ComparisonJob:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of a ComparisonJob: one Evaluation per variant; sample i of each belongs to round i."""
+    """Result of a ComparisonJob: one Evaluation per variant; sample i of each belongs to round i. ``usage`` as in
+    Evaluation, for all of them."""
 
     evaluations: tuple[Evaluation, ...]
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

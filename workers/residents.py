@@ -1,12 +1,10 @@
-"""Workloads that stay in the evaluator's memory: inputs on the device, reference outputs, digests of the inputs."""
+"""Workloads that stay in the evaluator's memory: inputs on the device, reference outputs, digests of both."""
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from workers import check, fib
@@ -14,6 +12,7 @@ from workers.dataset import Problem
 from workers.device import Device
 from workers.errors import WorkerError
 from workers.records import Tolerance
+from workers.references import ReferenceStore
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,15 @@ class Resident:
     """A workload ready to be judged on.
 
     ``inputs`` are in definition order (tensors on the device, scalars), ``expected`` the reference outputs;
-    ``degenerate`` says why nothing can be judged by them, if so.
+    ``digests`` are of the inputs; ``seals`` are quick digests of inputs and expected outputs; ``degenerate`` says why
+    nothing can be judged by them, if so.
     """
 
     uuid: str
     inputs: tuple[Any, ...]
     digests: tuple[Any, ...]
     expected: tuple[Any, ...]
+    seals: tuple[Any, ...]
     degenerate: str | None
     nbytes: int
 
@@ -35,18 +36,18 @@ class Resident:
 class Residents:
     """Workloads within a memory budget, least recently used out first.
 
-    Reference outputs are computed once per evaluator, in a process that has not run any candidate yet, and stored in
-    ``store``. Whoever needs the workload again (after an eviction, in a replaced process) makes the inputs anew from
-    the seed, compares their digests with the stored ones, and loads the outputs.
+    Reference outputs are computed in a process that has not run any candidate yet, and stored. Whoever needs the
+    workload again (after an eviction, in a replaced process, another evaluator) makes the inputs anew from the seed,
+    compares their digests with the stored ones, and loads the outputs.
 
     Args:
         problem: Definition and workloads.
         device: Where inputs live.
-        store: Folder for reference outputs, shared by successive processes of one evaluator.
+        store: Of reference outputs.
         budget_bytes: Limit for all residents; one alone may exceed it.
     """
 
-    def __init__(self, problem: Problem, device: Device, store: Path, budget_bytes: int) -> None:
+    def __init__(self, problem: Problem, device: Device, store: ReferenceStore, budget_bytes: int) -> None:
         self._problem = problem
         self._definition = fib.definition_model(problem.definition)
         self._rule: Tolerance = fib.tolerance(problem.definition)
@@ -60,17 +61,21 @@ class Residents:
         """Uuids in memory, least recently used first."""
         return list(self._held)
 
-    def get(self, uuid: str) -> Resident:
+    def get(self, uuid: str, *, may_compute: bool = False) -> Resident:
         """The workload, made resident if it is not.
+
+        Args:
+            uuid: Which.
+            may_compute: Whether its reference may run in this process, where no stored outputs fit.
 
         Raises:
             DatasetError: The workload is unknown, a blob is missing, or the reference fails.
-            WorkerError: The inputs differ from those that the stored reference outputs belong to.
+            WorkerError: There are no stored outputs that belong to these inputs.
         """
         if uuid in self._held:
             self._held.move_to_end(uuid)
             return self._held[uuid]
-        resident = self._make(uuid)
+        resident = self._make(uuid, may_compute)
         while self._held and sum(r.nbytes for r in self._held.values()) + resident.nbytes > self._budget_bytes:
             self._held.popitem(last=False)
         self._held[uuid] = resident
@@ -80,25 +85,40 @@ class Residents:
         """Forget a workload, for example because its inputs were modified."""
         self._held.pop(uuid, None)
 
-    def _make(self, uuid: str) -> Resident:
+    def keep_only(self, uuid: str) -> bool:
+        """Forget all workloads but one; whether there were others."""
+        others = [held for held in self._held if held != uuid]
+        for other in others:
+            self.drop(other)
+        return bool(others)
+
+    def begin_inspection(self) -> dict[str, list[Any]]:
+        """For each workload in memory, booleans on the device that tell whether inputs and expected outputs are still
+        what they were. Does not wait; :func:`workers.check.all_true` does."""
+        return {
+            uuid: check.unchanged((*held.inputs, *held.expected), held.seals, thorough=False)
+            for uuid, held in self._held.items()
+        }
+
+    def _make(self, uuid: str, may_compute: bool) -> Resident:
         import torch
 
         workload = fib.workload_model(self._problem.workload(uuid))
         inputs = tuple(fib.make_inputs(self._definition, workload, self._problem.root, self._device.name))
         digests = tuple(check.digest(value) for value in inputs)
-        path = self._store / f"{uuid}.pt"
-        if path.exists():
-            stored = torch.load(path, map_location=self._device.name)
-            if not check.same_digests(digests, stored["digests"]):
-                raise WorkerError(f"workload {uuid}: the inputs made now differ from those its reference was run on")
+        stored = self._store.load(uuid, self._device.name)
+        if stored is not None and check.same_digests(digests, stored["digests"]):
             expected, degenerate = tuple(stored["expected"]), stored["degenerate"]
-        else:
+        elif may_compute:
             expected = tuple(fib.run_reference(self._definition, inputs, self._device.name))
             self._device.synchronize()
             degenerate = check.why_degenerate(expected, self._rule)
-            document = {"digests": list(digests), "expected": list(expected), "degenerate": degenerate}
-            partial = path.with_suffix(".partial")
-            torch.save(document, partial)
-            os.replace(partial, path)
+            self._store.save(uuid, {"digests": list(digests), "expected": list(expected), "degenerate": degenerate})
+            # A reference may need many times the memory of its inputs.
+            self._device.release()
+        else:
+            why = "is none" if stored is None else "are only such of other inputs"
+            raise WorkerError(f"workload {uuid}: reference outputs are needed and there {why}")
+        seals = tuple(check.digest(value, thorough=False) for value in (*inputs, *expected))
         nbytes = sum(v.nbytes for v in (*inputs, *expected) if isinstance(v, torch.Tensor))
-        return Resident(uuid, inputs, digests, expected, degenerate, nbytes)
+        return Resident(uuid, inputs, digests, expected, seals, degenerate, nbytes)

@@ -42,3 +42,25 @@ def test_a_failure_has_no_value_whatever_it_measured(status):
 
 def test_geometric_mean_needs_every_workload():
     assert Objective(("a", "b")).geomean_us({"a": measured(a=3)[0]}) is None
+
+
+def at(anchor_us: float, **medians_us: float) -> list[Measurement]:
+    return [
+        Measurement(w, Status.PASSED, median_us=us, conditions={"anchor_us": anchor_us}) for w, us in medians_us.items()
+    ]
+
+
+def test_a_device_that_became_slower_does_not_make_later_trials_worse():
+    objective = Objective(("a", "b"))
+    objective.note(at(400, a=2, b=8))
+    assert objective.value(Status.PASSED, at(440, a=2.2, b=8.8)) == pytest.approx(
+        objective.value(Status.PASSED, at(400, a=2, b=8))
+    )
+    objective.note(at(440, a=2.1, b=8.4))
+    assert objective.best_us == pytest.approx(4 * 1.05 / 1.1)
+
+
+def test_figures_for_people_are_as_measured():
+    objective = Objective(("a",))
+    objective.note(at(400, a=2))
+    assert objective.geomean_us({"a": at(500, a=3)[0]}) == pytest.approx(3)

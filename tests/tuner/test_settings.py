@@ -58,3 +58,24 @@ def test_missing_file_is_named(tmp_path):
 
 def test_max_trials_auto():
     assert load({"max_trials": "auto"}).max_trials == "auto"
+
+
+@pytest.mark.parametrize(
+    ("target", "mode", "allowed"), [("cpu", "eager", "host"), ("sm_90a", "host", "cuda_graph, eager")]
+)
+def test_mode_that_the_target_cannot_time_is_told(target, mode, allowed):
+    from tuner.session import resolve
+
+    with pytest.raises(UsageError, match=f"mode='{mode}' cannot be timed on {target}; allowed: {allowed}"):
+        resolve(load({"target": target, "mode": mode}))
+
+
+def test_mode_of_a_gpu_is_its_graphs_unless_said():
+    from tuner.session import resolve
+
+    methods = [
+        resolve(load({"target": t, "mode": m})).method
+        for t, m in (("sm_90a", None), ("sm_90a", "eager"), ("cpu", None))
+    ]
+    assert [m.mode for m in methods] == ["cuda_graph", "eager", "host"]
+    assert [m.min_samples for m in methods] == [10, 10, 5]

@@ -13,7 +13,7 @@ from tuner import tuning_record
 from tuner.recording import Recording
 from tuner.regimes import Regime
 from tuner.replay import ReplayFamily, ReplayRunner
-from tuner.sweep import Plan, Sweep
+from tuner.sweep import Plan, Sweep, evaluator_usage
 from workers.records import EvaluationJob, Method
 
 TILES, STAGES, MODES = (16, 32, 64, 128), (1, 2, 3, 4), ("a", "b", "c")
@@ -191,6 +191,16 @@ def test_the_default_is_measured_however_small_the_budget(recording, store):
     result = sweep.run()
     assert [t.origin for t in store.trials(sweep.sweep_id)] == ["default"]
     assert result.winners[0].config == recording.config(0)
+
+
+def test_busy_share_counts_candidates_and_checks_against_all_of_the_wall_time():
+    search = {"candidate_s": 6.0, "check_s": 2.0, "cold_s": 1.0, "evaluate_s": 9.5, "idle_s": 0.5}
+    finals = [{"candidate_s": 1.0, "evaluate_s": 2.0, "idle_s": 0.0}, {"candidate_s": 1.0, "evaluate_s": 2.0}]
+    usage = evaluator_usage(search, finals)
+    assert usage["search"]["gpu_busy_share"] == pytest.approx(0.8)
+    assert usage["finals"]["gpu_busy_share"] == pytest.approx(0.5)
+    assert usage["all"]["gpu_busy_share"] == pytest.approx(10 / 14)
+    assert evaluator_usage({}, [])["all"] == {}
 
 
 def test_nothing_wins_when_everything_fails(recording, store):

@@ -32,12 +32,43 @@ def test_digest_sees_every_bit(data, draw):
     assert not same(tensor_of(data), tensor_of(bytes(changed)))
 
 
-def test_digest_sees_exchanged_words_in_any_block():
-    values = torch.arange(2 * check._DIGEST_BLOCK + 5, dtype=torch.int64)
-    for i, j in ((0, 1), (3, check._DIGEST_BLOCK + 3), (check._DIGEST_BLOCK + 1, values.numel() - 1)):
+def test_digest_sees_exchanged_words_in_any_row():
+    values = torch.arange(2 * check._DIGEST_ROW + 5, dtype=torch.int64)
+    for i, j in ((0, 1), (3, check._DIGEST_ROW + 3), (check._DIGEST_ROW + 1, values.numel() - 1)):
         changed = values.clone()
         changed[[i, j]] = changed[[j, i]]
         assert not same(values, changed)
+
+
+def test_quick_digest_sees_a_changed_word_and_a_changed_size():
+    values = torch.arange(3 * check._DIGEST_ROW + 5, dtype=torch.int64)
+    known = check.digest(values, thorough=False)
+    assert check.all_true(check.unchanged([values, 1.5], [known, 1.5], thorough=False))
+    for place in (0, 2 * check._DIGEST_ROW, values.numel() - 1):
+        changed = values.clone()
+        changed[place] += 1
+        assert not check.all_true(check.unchanged([changed], [known], thorough=False))
+    assert not check.all_true(check.unchanged([values[:-1]], [known], thorough=False))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("rule", [Tolerance(), Tolerance(rtol=0.2, atol=0.1, required_matched_ratio=0.85)])
+def test_error_figures_are_flashinfer_benchs(dtype, rule):
+    from flashinfer_bench.bench.config import BenchmarkConfig
+    from flashinfer_bench.bench.utils import compute_error_stats
+
+    generator = torch.Generator().manual_seed(3)
+    expected = torch.randn(50, 40, generator=generator)
+    expected[::7] = 0
+    output = (expected + 0.2 * torch.randn(50, 40, generator=generator)).to(dtype)
+    expected = expected.to(dtype)
+    settings = BenchmarkConfig(
+        rtol=rule.rtol, atol=rule.atol, required_matched_ratio=rule.required_matched_ratio, log_dir=""
+    )
+    worst_abs, worst_rel, exceeds, matched = compute_error_stats(output, expected, settings)
+    verdict = check.compare([output], [expected], rule)
+    assert (verdict.max_abs_error, verdict.max_rel_error, verdict.matched_ratio) == (worst_abs, worst_rel, matched)
+    assert (verdict.status is Status.PASSED) is not exceeds
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

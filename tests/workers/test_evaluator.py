@@ -237,3 +237,98 @@ def test_broken_reference_is_the_datasets_fault(bench, dataset):
             evaluator.warm()
     finally:
         evaluator.close()
+
+
+STRAY = (
+    "good(x, y, out)\nimport gc\n"
+    "for t in gc.get_objects():\n"
+    "    if type(t) is torch.Tensor and tuple(t.shape) == (40, 64) and t.data_ptr() != out.data_ptr(): t[0, 0] = 7"
+)
+
+
+def test_candidate_that_writes_into_another_workload_is_found_at_its_own_end(bench, make):
+    """It ran on the small workload alone, and right; the next candidate would have paid on the large one."""
+    assert_good_passes(bench, make)
+    variant = make(passing(STRAY), key="stray")
+    build = bench.builder.build(variant)
+    evaluation = bench.evaluator.evaluate(EvaluationJob(variant, build.artifact, bench.workloads[:1], QUICK))
+    assert (evaluation.status, [m.status for m in evaluation.measurements]) == (
+        Status.INPUTS_MODIFIED,
+        [Status.PASSED],
+    )
+    assert f"the memory of workload {bench.workloads[1]}" in evaluation.message
+    assert_good_passes(bench, make)
+
+
+def staged(bench, variant):
+    return bench.evaluator.stage(variant, bench.builder.build(variant).artifact)
+
+
+def evaluate_with_ahead(bench, variant, ahead):
+    build = bench.builder.build(variant)
+    job = EvaluationJob(variant, build.artifact, bench.workloads, QUICK)
+    return bench.evaluator.evaluate(job, staged(bench, variant), staged(bench, ahead))
+
+
+def test_next_variant_is_loaded_before_its_job(bench, make, tmp_path):
+    note = tmp_path / "note"
+    tells = f"import sys, torch\nif 'workers.judge' in sys.modules: open({str(note)!r}, 'a').write('loaded ')\n"
+    ahead = make(
+        tells + f"def preload():\n    open({str(note)!r}, 'a').write('preloaded ')\n\n"
+        "def run(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n",
+        key="next",
+    )
+    assert evaluate_with_ahead(bench, make(key="first"), ahead).status is Status.PASSED
+    assert note.read_text() == "loaded preloaded "
+    assert bench.judge(ahead).status is Status.PASSED
+    assert note.read_text() == "loaded preloaded ", "it was loaded again"
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [("os._exit(3)", Status.CRASHED), ("raise ValueError('bad module')", Status.RUNTIME_ERROR)],
+)
+def test_variant_that_fails_when_loaded_ahead_hurts_itself_only(bench, make, source, status):
+    # The builder has loaded it without harm.
+    only_here = f"import os, sys\nif 'workers.judge' in sys.modules: {source}\n"
+    bad = make(only_here + "def run(x, y, out):\n    pass\n", key="bad")
+    first = evaluate_with_ahead(bench, make(key="first"), bad)
+    assert first.status is Status.PASSED
+    assert [m.workload for m in first.measurements] == list(bench.workloads)
+    assert bench.judge(bad).status is status
+    assert_good_passes(bench, make)
+
+
+def test_where_the_time_went_is_told(bench, make):
+    bench.judge(make())
+    usage = bench.judge(make()).usage
+    assert usage["candidate_s"] > 0
+    assert usage["check_s"] > 0
+    assert usage["idle_s"] > 0
+    assert usage["candidate_s"] + usage["check_s"] < usage["evaluate_s"]
+
+
+def test_stored_reference_outputs_serve_the_next_evaluator(bench, dataset, make, tmp_path):
+    """Also a damaged file is no harm. That the stored ones are used shows when they are wrong."""
+    import torch
+
+    def judge_anew():
+        evaluator = VariantEvaluator(dataset.problem("scale_add_d64"), "cpu", str(tmp_path), Deadlines())
+        try:
+            evaluator.warm()
+            bench_build = bench.builder.build(make())
+            variant = evaluator.stage(make(), bench_build.artifact, bench.builder.pack(bench_build.artifact))
+            return evaluator.evaluate(EvaluationJob(make(), bench_build.artifact, bench.workloads, QUICK), variant)
+        finally:
+            evaluator.close()
+
+    assert judge_anew().status is Status.PASSED
+    files = sorted((tmp_path / "references").iterdir())
+    assert [f.suffix for f in files] == [".pt", ".pt"]
+    for file in files:
+        stored = torch.load(file)
+        torch.save({**stored, "expected": [e + 1 for e in stored["expected"]]}, file)
+    assert judge_anew().status is Status.INCORRECT_NUMERICAL
+    for file in files:
+        file.write_bytes(b"not what it was")
+    assert judge_anew().status is Status.PASSED

@@ -143,6 +143,16 @@ def test_worker_lost_twice_is_told(runner, make, workloads):
     assert gather(runner, 1)[0].status is Status.PASSED
 
 
+def test_who_waits_behind_one_that_kills_the_worker_is_not_blamed(runner, make, workloads, monkeypatch):
+    monkeypatch.setattr(runner._evaluation_pool, "depth", 3)
+    variants = [make(KILLS_ITS_ACTOR, key="killer"), make(key="second", marker="# 2"), make(key="third", marker="# 3")]
+    jobs = [EvaluationJob(v, build(runner, v).artifact, workloads, QUICK) for v in variants]
+    for job in jobs:
+        runner.submit_evaluation(job)
+    found = {e.key: e.status for e in gather(runner, 3)}
+    assert found == {"killer": Status.WORKER_LOST, "second": Status.PASSED, "third": Status.PASSED}
+
+
 def test_artifact_that_is_gone_is_built_again(runner, make, workloads, cache_dir):
     variants = [make(key="gone", marker="# gone"), make(key="gone too", marker="# gone too")]
     pairs = tuple((v, build(runner, v).artifact) for v in variants)

@@ -1,26 +1,40 @@
 """The timer stops when it should; the host device measures what it claims to."""
 
+import contextlib
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
 from workers.cpu import HostDevice, last_level_cache_bytes
-from workers.device import Device
+from workers.device import Device, Sample
 from workers.records import Method
-from workers.timer import measure, warm_up
+from workers.timer import is_drifting, measure, warm_up
+
+
+class Scripted(Sample):
+    def __init__(self, us, late):
+        self._us, self.late = us, late
+
+    def us(self):
+        return self._us
 
 
 class ScriptedDevice(Device):
-    """Gives samples from a list (the last one for ever) and counts what it is asked."""
+    """Gives samples from a list (the last one for ever) and counts what it is asked; ``late`` are sample numbers."""
 
-    name = "cpu"
-    modes = ("host",)
+    name = model = "cpu"
+    modes = ("host", "cuda_graph")
 
-    def __init__(self, samples_us):
+    def __init__(self, samples_us, late=(), throttled=0, retakes=0):
         self.samples_us = list(samples_us)
-        self.flushes = 0
-        self.clock = iter((1000, 900))
+        self.late = set(late)
+        self.throttled = throttled
+        self.retakes = retakes
+        self.flushes = self.taken = 0
+        self.log = []
+        self.clock = iter(range(1000, 0, -100))
 
     def synchronize(self):
         pass
@@ -28,16 +42,28 @@ class ScriptedDevice(Device):
     def prepare(self, run, mode):
         return run
 
-    def flush_cache(self):
-        self.flushes += 1
+    def ready(self, cold_cache):
+        self.flushes += cold_cache
+        self.log.append("ready")
 
-    def time_us(self, run, cold_cache):
-        if cold_cache:
-            self.flush_cache()
-        return self.samples_us.pop(0) if len(self.samples_us) > 1 else self.samples_us[0]
+    def submit(self, run, kind="candidate"):
+        self.log.append("submit")
+        self.taken += 1
+        us = self.samples_us.pop(0) if len(self.samples_us) > 1 else self.samples_us[0]
+        return Scripted(us, self.taken in self.late)
+
+    def span(self, kind):
+        return contextlib.nullcontext()
+
+    def usage(self):
+        return {}
 
     def conditions(self):
-        return {"mhz": next(self.clock), "temperature_c": 40}
+        self.throttled -= 1
+        return {"mhz": next(self.clock), "temperature_c": 40, "held_down": self.throttled >= 0}
+
+    def is_throttled(self, conditions):
+        return conditions["held_down"]
 
     def is_healthy(self):
         return True
@@ -85,12 +111,59 @@ def test_something_is_done_before_each_sample():
 
 
 def test_conditions_before_and_after():
-    assert measure(nothing, METHOD, ScriptedDevice([1.0])).conditions == {"mhz": [1000, 900], "temperature_c": 40}
+    conditions = measure(nothing, METHOD, ScriptedDevice([1.0])).conditions
+    assert conditions == {"mhz": [1000, 900], "temperature_c": 40, "held_down": False}
+
+
+def test_next_sample_is_made_ready_before_the_present_one_is_waited_for_but_none_after_the_last():
+    device = ScriptedDevice([100.0])
+    measure(nothing, METHOD, device)
+    assert device.log == ["ready", "submit"] * 10
+
+
+def test_late_samples_are_dropped_in_graph_mode_only():
+    for mode, dropped in (("cuda_graph", 2), ("host", 0)):
+        device = ScriptedDevice([100.0], late=(1, 10))
+        timing = measure(nothing, replace(METHOD, mode=mode), device)
+        assert len(timing.samples_us) == 10
+        assert (device.taken, timing.conditions.get("late", 0)) == (10 + dropped, dropped)
+
+
+def test_host_that_is_always_late_comes_to_an_end():
+    timing = measure(nothing, replace(METHOD, mode="cuda_graph"), ScriptedDevice([100.0], late=range(1000)))
+    assert len(timing.samples_us) == 10
+    assert timing.conditions["late"] == METHOD.max_samples
+
+
+@pytest.mark.parametrize(("readings", "retaken", "still"), [(0, 0, False), (1, 1, False), (3, 2, False), (9, 2, True)])
+def test_throttled_measurement_is_taken_again_twice_at_most(readings, retaken, still):
+    behind = []
+    device = ScriptedDevice([100.0], throttled=readings, retakes=2)
+    timing = measure(nothing, METHOD, device, behind=lambda: behind.append(device.taken))
+    assert timing.conditions.get("retaken", 0) == retaken
+    assert timing.conditions.get("throttled", False) is still
+    assert behind == [10 * (attempt + 1) for attempt in range(retaken + 1)]
+    assert len(timing.samples_us) == 10
+
+
+def test_drifting_measurement_is_taken_again():
+    device = ScriptedDevice([100.0] * 5 + [120.0], retakes=2)
+    timing = measure(nothing, replace(METHOD, max_samples=10), device)
+    assert timing.samples_us == (120.0,) * 10
+    assert timing.conditions["retaken"] == 1
+    assert "drifting" not in timing.conditions
+
+
+def test_noise_is_no_drift():
+    rng = random.Random(5)
+    assert not any(is_drifting([rng.gauss(100, 1) for _ in range(20)]) for _ in range(200))
+    assert is_drifting([100 + i for i in range(20)])
+    assert not is_drifting([100, 200, 300])
 
 
 def test_mode_of_another_device_is_refused():
-    with pytest.raises(ValueError, match=r"'cuda_graph'; it can in \['host'\]"):
-        measure(nothing, Method(mode="cuda_graph"), ScriptedDevice([1.0]))
+    with pytest.raises(ValueError, match=r"'eager'; it can in \['host', 'cuda_graph'\]"):
+        measure(nothing, Method(mode="eager"), ScriptedDevice([1.0]))
 
 
 def test_warm_up_runs_at_least_once():
@@ -115,5 +188,5 @@ def test_host_flush_is_larger_than_the_cache_and_touches_all_of_it():
     buffer = device._flush
     assert buffer.nbytes >= 2 * min(last_level_cache_bytes(), 128 << 20)
     before = int(buffer[0])
-    device.flush_cache()
+    device.ready(cold_cache=True)
     assert bool((buffer == before + 1).all())

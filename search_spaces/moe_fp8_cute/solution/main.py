@@ -66,6 +66,11 @@ def run(*args) -> None:
     )
 
 
+def preload() -> None:
+    """Load the compiled code before the first call; evaluators do, while the GPU works on something else."""
+    _library()
+
+
 def _workspace(device: torch.device, size: int) -> torch.Tensor:
     """At least ``size`` bytes on the device, reused by every call; it only grows."""
     made = _workspaces.setdefault(device.index or 0, [])
