@@ -8,11 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.solution.plans import plans
 from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily
 
 NAME = "moe_fp8_cute"
-TARGETS = ("sm_90a",)
+TARGETS = ("sm_90a", "sm_100a")
 _DEEPSEEK_INPUTS = [
     "routing_logits",
     "routing_bias",
@@ -250,7 +251,7 @@ def _shape_problem(definition: Mapping[str, Any]) -> str | None:
 
 
 class MoeFp8Cute(SpaceFamily):
-    """FP8 block-scale MoE with routing, for Hopper."""
+    """FP8 block-scale MoE with routing, for Hopper and Blackwell."""
 
     name = NAME
     targets = TARGETS
@@ -267,12 +268,13 @@ class MoeFp8Cute(SpaceFamily):
             raise SpaceError(f"space {NAME!r} has no target {target!r}; it has {', '.join(TARGETS)}")
         sizes = sizes_of(definition)
         folder = Path(__file__).parent / "solution"
+        blackwell = target == space_sm100.TARGET
         return SearchSpace(
             name=NAME,
             target=target,
-            parameters=PARAMETERS,
-            constraints=_constraints(sizes),
-            default=dict(DEFAULT),
+            parameters=space_sm100.PARAMETERS if blackwell else PARAMETERS,
+            constraints=space_sm100.constraints(sizes) if blackwell else _constraints(sizes),
+            default=dict(space_sm100.DEFAULT if blackwell else DEFAULT),
             sources={p.name: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))},
             sizes=sizes,
             size_axis="seq_len",

@@ -7,6 +7,7 @@ the static figures cannot disagree. No CuTe import.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 SMEM_PER_SM = 233472
 """Bytes of shared memory of a Hopper SM."""
@@ -114,8 +115,22 @@ class GemmPlan:
     @property
     def cluster(self) -> int:
         """CTAs per cluster: those that share an amax block or a token tile."""
-        amax = BLOCK // self.columns if self.out == "act" else 1
-        return max(1, amax, self.multicast)
+        return max(self.amax_ctas, self.multicast)
+
+    @property
+    def amax_ctas(self) -> int:
+        """CTAs, neighbours along the weights, whose columns lie in one block of requantisation."""
+        return max(1, BLOCK // self.columns) if self.out == "act" else 1
+
+    @property
+    def cluster_w(self) -> int:
+        """Weight tiles that a cluster covers."""
+        return self.cluster
+
+    @property
+    def cluster_t(self) -> int:
+        """Token tiles that a cluster covers."""
+        return 1
 
     @property
     def weight_tiles(self) -> int:
@@ -132,6 +147,10 @@ class GemmPlan:
         """Threads of a CTA: one producer warpgroup and the consumers."""
         return 128 * (1 + self.groups)
 
+    def slab(self, warp: Any) -> Any:
+        """Which 16 rows of the accumulator a consumer warp holds; an integer or a run-time value."""
+        return warp
+
     @property
     def accumulator_registers(self) -> int:
         """Float32 registers per consumer thread that accumulators, temporaries and token scales take."""
@@ -141,12 +160,17 @@ class GemmPlan:
         return one * self.subs + temporaries + token_scales * (2 if self.overlap else 1)
 
     @property
+    def producer_registers(self) -> int:
+        """Registers per producer thread after the split."""
+        return 56 if self.gather and self.tile_t > 64 else 40
+
+    @property
     def registers(self) -> tuple[int, int]:
         """Registers per producer and per consumer thread after the split; equal when there is no split."""
         share = REGISTERS_PER_SM // self.occupancy // self.threads // 8 * 8
         if share >= 255:
             return 248, 248
-        low = 56 if self.gather and self.tile_t > 64 else 40
+        low = self.producer_registers
         # What the consumers gain must come from the producers: a CTA's pool is what it was launched with.
         high = (share * self.threads - 128 * low) // (128 * self.groups) // 8 * 8
         return low, min(240, high)
@@ -162,7 +186,7 @@ class GemmPlan:
         if self.swap:
             if self.out != "act":
                 return 0
-            warps = 4 * self.groups * self.cluster
+            warps = 4 * self.groups * self.amax_ctas
             return 2 * warps * self.tile_t * 4 + self.tile_t * (self.columns + 16)
         if self.out in ("partial", "atomic_f32"):
             return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .budget import GemmPlan
+from .budget_sm100 import BlackwellPlan
 from .config import SIZES, TABLE, TARGET
 from .plans import plans
 
@@ -33,8 +34,8 @@ def build(out_dir: str) -> dict[str, Any]:
     """Compile every distinct config of TABLE for TARGET into ``out_dir``.
 
     Returns:
-        ``registers`` (largest per thread at launch), ``spill_bytes``, ``smem_bytes`` (largest per CTA), ``stages``
-        and per kernel the same figures under ``kernels``.
+        ``registers`` (largest per thread at launch), ``spill_bytes``, ``smem_bytes`` (largest per CTA), ``stages``, on
+        Blackwell ``tmem_columns`` and ``acc_stages``, and per kernel registers and spills under ``kernels``.
 
     Raises:
         Rejected: A plan exceeds the hardware, or a GEMM spills.
@@ -63,12 +64,18 @@ def build(out_dir: str) -> dict[str, Any]:
     (out / MANIFEST).write_text(
         json.dumps({"target": TARGET, "functions": sorted(configs), "kernels": kernels}, indent=1)
     )
-    first = [plans(config, SIZES) for config in configs.values()]
+    both = [plan for config in configs.values() for plan in plans(config, SIZES)]
+    blackwell = [plan for plan in both if isinstance(plan, BlackwellPlan)]
+    tensor_memory = {
+        "tmem_columns": max((p.tmem_columns for p in blackwell), default=0),
+        "acc_stages": max((p.acc_stages for p in blackwell), default=0),
+    }
     return {
         "registers": max(k["registers"] for k in kernels.values()),
         "spill_bytes": sum(k["spill_bytes"] for k in kernels.values()),
-        "smem_bytes": max(p.smem_bytes for pair in first for p in pair),
-        "stages": max(p.stages for pair in first for p in pair),
+        "smem_bytes": max(p.smem_bytes for p in both),
+        "stages": max(p.stages for p in both),
+        **(tensor_memory if blackwell else {}),
         "kernels": kernels,
     }
 

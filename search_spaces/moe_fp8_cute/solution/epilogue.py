@@ -1,11 +1,9 @@
 """Epilogues of the grouped GEMMs: from accumulators in registers to rows in memory.
 
-An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA: sub accumulator
-``s`` of a
-thread covers, swapped, weight rows ``64 * groups * s + 16 * warp + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane
-% 4) + c``; not swapped,
-tokens ``16 * warp + lane // 4 + 8 * h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. ``warp`` counts
-the consumer warps.
+An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA, so the same code
+serves wgmma and tensor memory. Sub accumulator ``s`` of a thread covers, swapped, weight rows ``64 * groups * s + 16 *
+slab + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane % 4) + c``; not swapped, tokens ``16 * slab + lane // 4 + 8 *
+h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. The plan says which ``slab`` a consumer warp has.
 """
 
 from __future__ import annotations
@@ -35,9 +33,10 @@ class Epilogue:
         """Barriers beyond those of the pipeline; called by one thread."""
 
     def place(self) -> tuple[Int32, Int32, Int32]:
-        """(consumer warp, lane // 4, lane % 4)."""
+        """(16-row slab of this consumer warp, lane // 4, lane % 4)."""
         lane = cute.arch.lane_idx()
-        return cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4, lane // 4, lane % 4
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
+        return self.plan.slab(warp), lane // 4, lane % 4
 
 
 class SwapAct(Epilogue):
@@ -50,7 +49,8 @@ class SwapAct(Epilogue):
 
     def allocate(self, smem):
         p = self.plan
-        amax = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, self.warps * p.cluster, 2)), byte_alignment=16)
+        shape = (p.tile_t, self.warps * p.amax_ctas, 2)
+        amax = smem.allocate_tensor(Float32, cute.make_layout(shape), byte_alignment=16)
         pitch = p.columns + 16
         quant = smem.allocate_tensor(
             cutlass.Uint8, cute.make_layout((p.columns, p.tile_t), stride=(1, pitch)), byte_alignment=16
@@ -69,14 +69,16 @@ class SwapAct(Epilogue):
         warp, _, quad = self.place()
         slot = 8 * (column // 2) + 2 * quad + column % 2
         buffer = done & 1
-        if cutlass.const_expr(self.plan.cluster == 1):
+        if cutlass.const_expr(self.plan.amax_ctas == 1):
             amax[slot, warp, buffer] = value
         else:
             rank = cute.arch.block_idx_in_cluster()
-            offset = slot + self.plan.tile_t * (rank * self.warps + warp + self.warps * self.plan.cluster * buffer)
+            ctas = self.plan.amax_ctas
+            first = rank // ctas * ctas
+            offset = slot + self.plan.tile_t * ((rank - first) * self.warps + warp + self.warps * ctas * buffer)
             bits = cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[value])
-            for peer in cutlass.range_constexpr(self.plan.cluster):
-                cute.arch.store_async_dsmem(amax.iterator + offset, bits, bars + buffer, Int32(peer))
+            for peer in cutlass.range_constexpr(ctas):
+                cute.arch.store_async_dsmem(amax.iterator + offset, bits, bars + buffer, first + peer)
 
     @cute.jit
     def store(
@@ -98,9 +100,9 @@ class SwapAct(Epilogue):
         warp, high, quad = self.place()
         columns = p.tile_t // 4
         buffer = done & 1
-        if cutlass.const_expr(p.cluster > 1):
+        if cutlass.const_expr(p.amax_ctas > 1):
             if cute.arch.thread_idx()[0] == 128:
-                cute.arch.mbarrier_arrive_and_expect_tx(bars + buffer, 4 * p.tile_t * self.warps * p.cluster)
+                cute.arch.mbarrier_arrive_and_expect_tx(bars + buffer, 4 * p.tile_t * self.warps * p.amax_ctas)
         for n in cutlass.range_constexpr(columns):
             i = n % 2 + 4 * (n // 2)
             top = Float32(0.0)
@@ -112,7 +114,7 @@ class SwapAct(Epilogue):
                 top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, offset=step))
             if high == 0:
                 self.exchange(shared, n, top, done)
-        if cutlass.const_expr(p.cluster > 1):
+        if cutlass.const_expr(p.amax_ctas > 1):
             cute.arch.mbarrier_wait(bars + buffer, (done >> 1) & 1)
         else:
             self.consumers.arrive_and_wait()
@@ -120,12 +122,12 @@ class SwapAct(Epilogue):
             i = n % 2 + 4 * (n // 2)
             token = 8 * (n // 2) + 2 * quad + n % 2
             top = Float32(1e-10)
-            for w in cutlass.range_constexpr(self.warps * p.cluster):
+            for w in cutlass.range_constexpr(self.warps * p.amax_ctas):
                 top = cute.arch.fmax(top, amax[token, w, buffer])
             inverse = FP8_MAX * cute.arch.rcp_approx(top)
             for s in cutlass.range_constexpr(p.subs):
                 quant[p.sub_w // 2 * s + 8 * warp + high, token] = pack_e4m3(acc[s][i] * inverse)
-            if weight_tile % p.cluster == 0 and warp == 0 and high == 0:
+            if weight_tile % p.amax_ctas == 0 and warp == 0 and high == 0:
                 out_scale[weight_tile * p.columns // BLOCK, row0 + token] = top * Float32(1.0 / FP8_MAX)
         self.consumers.arrive_and_wait()
         self.copy_out(quant, out, row0, weight_tile)

@@ -10,10 +10,13 @@ import cutlass.cute as cute
 from cutlass import BFloat16, Float32, Int32, Int64
 
 from .act_quant import ActQuant
+from .budget import GemmPlan
+from .budget_sm100 import BlackwellPlan
 from .combine import Cast, Finalize, Zero
 from .gemm_sm90 import F8, GroupedGemm
+from .gemm_sm100 import GroupedGemmSm100
 from .permute import Permute
-from .plans import SMS, blocks, plans, row_align
+from .plans import blocks, plans, row_align, sm_count
 from .routing import Routing
 from .workspace import sections
 
@@ -43,16 +46,21 @@ class Moe:
             batched,
             pdl,
         )
-        self.gemms = GroupedGemm(first, "moe_gemm_1"), GroupedGemm(second, "moe_gemm_2")
+        self.gemms = self._gemm(first, "moe_gemm_1"), self._gemm(second, "moe_gemm_2")
         self.permute = None if first.gather else Permute(hidden, sizes["top_k"], pdl)
         self.act = None
         if first.out == "partial":
-            self.act = ActQuant(sizes["intermediate"], experts, align, batched, first.split_k, 4 * SMS, pdl)
+            ctas = 4 * sm_count(config)
+            self.act = ActQuant(sizes["intermediate"], experts, align, batched, first.split_k, ctas, pdl)
         self.finalize = None
         if second.out == "rows":
             self.finalize = Finalize(hidden, sizes["top_k"], use_pdl=pdl, all_local=experts == sizes["experts"])
         self.zero = Zero(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
         self.cast = Cast(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
+
+    def _gemm(self, plan: GemmPlan, name: str) -> GroupedGemm | GroupedGemmSm100:
+        """The mainloop of the plan's architecture."""
+        return GroupedGemmSm100(plan, name) if isinstance(plan, BlackwellPlan) else GroupedGemm(plan, name)
 
     @cute.jit
     def __call__(self, logits, bias, x, xs, w13, s13, w2, s2, offset, scaling, out, workspace, rows, max_m, stream):

@@ -7,13 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from .budget import BLOCK, GemmPlan
+from .plans_sm100 import SMS_BLACKWELL, is_blackwell, plans_sm100
 
 SMS = 132
 """SMs of an H100 or H200 SXM."""
 
 
 def plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
-    """The first and the second GEMM of a config."""
+    """The first and the second GEMM of a config, for the architecture whose parameters it has."""
+    return plans_sm100(config, sizes) if is_blackwell(config) else _plans_sm90(config, sizes)
+
+
+def sm_count(config: Mapping[str, Any]) -> int:
+    """SMs of the GPU that a config is for."""
+    return SMS_BLACKWELL if is_blackwell(config) else SMS
+
+
+def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     fused = config["requant"] == "fused"
     common = {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
     first = GemmPlan(
@@ -58,8 +68,8 @@ def plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan
 
 
 def row_align(config: Mapping[str, Any]) -> int:
-    """Rows that an expert's segment is filled up to: whole token tiles of both GEMMs."""
-    return math.lcm(config["tile_t_1"], config["tile_t_2"])
+    """Rows that an expert's segment is filled up to: token tiles of both GEMMs, on Blackwell whole clusters."""
+    return math.lcm(*(config[f"tile_t_{i}"] * config.get(f"cluster_t_{i}", 1) for i in (1, 2)))
 
 
 def row_capacity(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int) -> int:

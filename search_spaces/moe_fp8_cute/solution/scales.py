@@ -55,13 +55,17 @@ class Scales:
         return cute.arch.shuffle_sync(value, offset=k_block & 31)
 
     @cute.jit
-    def load_tokens(self, sS: cute.Tensor, values: cute.Tensor, stage: Int32, row: Int32):
-        """Token scales of a stage into registers. ``row`` is the thread's first accumulator row in the token tile."""
+    def load_tokens(self, sS: cute.Tensor, values: cute.Tensor, stage: Int32, row: Int32, first: cutlass.Constexpr = 0):
+        """Token scales of a stage into registers.
+
+        Tokens as M: ``row`` is the thread's first accumulator row in the token tile. Swapped: ``first`` is the first of
+        the accumulator columns that ``values`` covers.
+        """
         if cutlass.const_expr(self.plan.swap):
             column = 2 * (cute.arch.lane_idx() % 4)
-            for j in cutlass.range_constexpr(self.plan.tile_t // 8):
-                values[2 * j] = sS[8 * j + column, stage]
-                values[2 * j + 1] = sS[8 * j + column + 1, stage]
+            for j in cutlass.range_constexpr(cute.size(values) // 2):
+                values[2 * j] = sS[first + 8 * j + column, stage]
+                values[2 * j + 1] = sS[first + 8 * j + column + 1, stage]
         else:
             values[0] = sS[row, stage]
             values[1] = sS[row + 8, stage]
@@ -76,19 +80,19 @@ class Scales:
         sub: cutlass.Constexpr,
         k: Int32,
     ):
-        """``acc += tmp * token scale * weight scale`` for accumulator ``sub`` and K block ``k``."""
+        """``acc += tmp * token scale * weight scale`` for K block ``k`` and (columns of) accumulator ``sub``."""
         p = self.plan
         if cutlass.const_expr(p.swap and p.paired):
             up = self.weight(lanes, 0, k)
             gate = self.weight(lanes, 1, k)
-            for j in cutlass.range_constexpr(p.tile_t // 8):
+            for j in cutlass.range_constexpr(cute.size(tmp) // 4):
                 for c in cutlass.range_constexpr(2):
                     i = c + 4 * j
                     acc[i] = acc[i] + tmp[i] * (values[2 * j + c] * up)
                     acc[i + 2] = acc[i + 2] + tmp[i + 2] * (values[2 * j + c] * gate)
         elif cutlass.const_expr(p.swap):
             w = self.weight(lanes, sub * p.sub_w // BLOCK, k)
-            for j in cutlass.range_constexpr(p.tile_t // 8):
+            for j in cutlass.range_constexpr(cute.size(tmp) // 4):
                 for c in cutlass.range_constexpr(2):
                     i = c + 4 * j
                     f = values[2 * j + c] * w
@@ -98,7 +102,7 @@ class Scales:
             w = self.weight(lanes, sub, k)
             low = values[0] * w
             high = values[1] * w
-            for j in cutlass.range_constexpr(p.sub_w // 8):
+            for j in cutlass.range_constexpr(cute.size(tmp) // 4):
                 for c in cutlass.range_constexpr(2):
                     i = c + 4 * j
                     acc[i] = acc[i] + tmp[i] * low

@@ -18,13 +18,15 @@ class TileTable:
     """Tiles of one grouped GEMM, in the order in which persistent CTAs take them.
 
     Tile index ``t``: K part fastest, then weight tile and token tile as ``plan.order`` says, then expert. Clusters take
-    ``plan.cluster`` neighbouring weight tiles, so the index counts groups of weight tiles.
+    ``plan.cluster_w`` neighbouring weight tiles and ``plan.cluster_t`` token tiles of one expert, so the index counts
+    groups of both.
     """
 
     def __init__(self, plan: GemmPlan):
         self.plan = plan
         self.chunks = (plan.experts + 31) // 32
-        self.groups = plan.weight_tiles // plan.cluster
+        self.groups = plan.weight_tiles // plan.cluster_w
+        self.rows = plan.tile_t * plan.cluster_t
         self.per_token_tile = self.groups * plan.split_k
 
     @cute.jit
@@ -36,7 +38,7 @@ class TileTable:
             expert = lane + 32 * c
             tiles = Int32(0)
             if expert < self.plan.experts:
-                tiles = (counts[expert] + (self.plan.tile_t - 1)) // self.plan.tile_t
+                tiles = (counts[expert] + (self.rows - 1)) // self.rows
             for step in (1, 2, 4, 8, 16):
                 below = cute.arch.shuffle_sync_up(tiles, offset=step, mask_and_clamp=0)
                 if lane >= step:
@@ -47,7 +49,7 @@ class TileTable:
 
     @cute.jit
     def find(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, Int32, Int32, Int32]:
-        """(expert, token tile inside it, group of weight tiles, K part) of a tile index inside the table."""
+        """(expert, group of token tiles inside it, group of weight tiles, K part) of a tile index inside the table."""
         expert = Int32(0)
         before = Int32(0)
         for c in cutlass.range_constexpr(self.chunks):

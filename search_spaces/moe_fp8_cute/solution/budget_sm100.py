@@ -1,0 +1,289 @@
+"""The plan of one grouped GEMM on Blackwell: clusters, CTA pairs, barriers, tensor memory, in plain Python.
+
+Every number that the kernel's barriers, copies and allocations use is stated here once, so that tests can add them up
+without a GPU. No CuTe import.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .budget import BLOCK, SMEM_PER_CTA, SMEM_PER_SM, SMEM_RESERVED, GemmPlan
+
+TMEM_COLUMNS = 512
+"""Columns of 128 lanes x 32 bits of an SM's tensor memory; an allocation is a power of two from 32 on."""
+LOAD_COLUMNS = 64
+"""Accumulator columns that a warp loads at a time: 32 registers per thread."""
+
+
+@dataclass(frozen=True)
+class BlackwellPlan(GemmPlan):
+    """A :class:`GemmPlan` for tcgen05. ``tile_t`` and ``tile_w`` are what one CTA's accumulators cover.
+
+    ``groups`` promotion warpgroups read an accumulator of ``64 * groups`` rows. With ``pair`` two CTAs issue one MMA of
+    twice the rows: each holds its own rows of the M side and half of the N side. A cluster covers ``along_w`` weight
+    tiles and ``along_t`` token tiles of one expert; what several of its CTAs need comes once, by multicast.
+
+    Args:
+        k_tile: K extent of a pipeline stage, a multiple of 128.
+        acc_stages: Accumulators in tensor memory that the MMA warp may be ahead of promotion.
+        pair: Two CTAs share each MMA (``cta_group::2``).
+        along_w: CTAs of a cluster along the weights.
+        along_t: CTAs of a cluster along the tokens.
+        gather4: Gathered rows come by TMA, four indices an instruction; otherwise by cp.async.
+        zeroes: A producer warp clears the output meanwhile.
+    """
+
+    k_tile: int = BLOCK
+    acc_stages: int = 2
+    pair: bool = False
+    along_w: int = 1
+    along_t: int = 1
+    gather4: bool = False
+    zeroes: bool = False
+
+    @property
+    def k_per_stage(self) -> int:
+        """K blocks of 128 in a stage."""
+        return self.k_tile // BLOCK
+
+    # Clusters: a CTA's rank counts first along the side that a pair splits.
+
+    @property
+    def cluster(self) -> int:
+        return self.along_w * self.along_t
+
+    @property
+    def cluster_w(self) -> int:
+        return self.along_w
+
+    @property
+    def cluster_t(self) -> int:
+        return self.along_t
+
+    def place(self, rank: Any) -> tuple[Any, Any]:
+        """(weight tile, token tile) inside the cluster's of a CTA; integers or run-time values."""
+        if self.swap:
+            return rank % self.along_w, rank // self.along_w
+        return rank // self.along_t, rank % self.along_t
+
+    @property
+    def weight_halves(self) -> int:
+        """CTAs that a weight tile is split over: the N side of a pair's MMA."""
+        return 2 if self.pair and not self.swap else 1
+
+    @property
+    def token_halves(self) -> int:
+        """CTAs that a token tile is split over: the N side of a pair's MMA."""
+        return 2 if self.pair and self.swap else 1
+
+    def weight_peers(self, rank: int) -> tuple[int, ...]:
+        """Ranks that hold the same weight rows as ``rank``."""
+        w, t = self.place(rank)
+        same = [(self.place(r), r) for r in range(self.cluster)]
+        return tuple(r for (rw, rt), r in same if rw == w and (rt - t) % self.weight_halves == 0)
+
+    def token_peers(self, rank: int) -> tuple[int, ...]:
+        """Ranks that hold the same token rows as ``rank`` and get them by multicast; only itself where it does not
+        pay or cannot be."""
+        w, t = self.place(rank)
+        same = [(self.place(r), r) for r in range(self.cluster)]
+        peers = tuple(r for (rw, rt), r in same if rt == t and (rw - w) % self.token_halves == 0)
+        if self.gather or self.token_rows // len(peers) < 8:
+            return (rank,)
+        return peers
+
+    def unit(self, rank: int) -> int:
+        """Rank that issues the MMAs which read the shared memory of ``rank``."""
+        return rank // 2 * 2 if self.pair else rank
+
+    def readers(self, rank: int) -> frozenset[int]:
+        """MMA issuers that must be done with a stage before ``rank`` may load it again."""
+        return frozenset(self.unit(r) for r in (rank, *self.weight_peers(rank), *self.token_peers(rank)))
+
+    def commit_mask(self, rank: int) -> int:
+        """CTAs whose ``empty`` barrier the issuer ``rank`` arrives on."""
+        return sum(1 << r for r in range(self.cluster) if self.unit(rank) in self.readers(r))
+
+    # One stage: copies and bytes.
+
+    @property
+    def weight_rows(self) -> int:
+        """Weight rows in the shared memory of a CTA."""
+        return self.tile_w // self.weight_halves
+
+    @property
+    def token_rows(self) -> int:
+        """Token rows in the shared memory of a CTA."""
+        return self.tile_t // self.token_halves
+
+    @property
+    def weight_pieces(self) -> int:
+        """Boxes that a weight tile is cut into: shares of a multicast, halves of a pair, up and gate."""
+        parts = self.weight_halves * len(self.weight_peers(0))
+        return max(parts, 2) if self.paired and not self.swap else parts
+
+    @property
+    def weight_copies(self) -> int:
+        """Boxes of a K block that one CTA loads."""
+        return self.weight_pieces // self.weight_halves // len(self.weight_peers(0))
+
+    @property
+    def token_pieces(self) -> int:
+        """Boxes that a token tile is cut into."""
+        return self.token_halves * len(self.token_peers(0))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that arrive on a ``full`` barrier per stage."""
+        return self.weight_rows * self.k_tile * (2 if self.pair else 1)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of token rows that arrive on a ``full`` barrier per stage, 0 where cp.async brings them."""
+        if self.gather and not self.gather4:
+            return 0
+        return self.token_rows * self.k_tile * (2 if self.pair else 1)
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of token scales that a bulk copy brings per stage, 0 where cp.async does."""
+        return 0 if self.gather else 4 * self.tile_t * self.k_per_stage
+
+    @property
+    def gather_rows(self) -> int:
+        """Rows that one step of the TMA gather brings: their indices are in registers together."""
+        return math.gcd(self.token_rows, 16)
+
+    @property
+    def gather_threads(self) -> int:
+        if self.gather4 or self.zeroes or self.tile_t <= 16:
+            return 32
+        return 64
+
+    # Barriers: arrivals that complete a phase.
+
+    @property
+    def full_arrivals(self) -> int:
+        """The weight warp, and the row warp or every gathering thread."""
+        return 1 + (self.gather_threads if self.gather and not self.gather4 else 1)
+
+    @property
+    def scale_arrivals(self) -> int:
+        """The row warp, or every gathering thread."""
+        return self.gather_threads if self.gather else 1
+
+    @property
+    def empty_arrivals(self) -> int:
+        """The commits of all MMA issuers that read it, and the promotion warps, which read the scales."""
+        return len(self.readers(0)) + 4 * self.groups
+
+    @property
+    def drained_arrivals(self) -> int:
+        """The promotion warps of every CTA that a pair's MMA writes accumulators of."""
+        return 4 * self.groups * (2 if self.pair else 1)
+
+    # Tensor memory and registers.
+
+    @property
+    def mma_shape(self) -> tuple[int, int]:
+        """M and N of one instruction."""
+        return 64 * self.groups * (2 if self.pair else 1), self.tile_t if self.swap else self.tile_w
+
+    @property
+    def mmas(self) -> int:
+        """MMAs along M that one K step of a tile takes."""
+        return self.subs if self.swap else 1
+
+    @property
+    def acc_columns(self) -> int:
+        """Tensor memory columns of one accumulator stage."""
+        return self.mmas * self.mma_shape[1]
+
+    @property
+    def tmem_columns(self) -> int:
+        """Columns that a CTA allocates."""
+        return max(32, 1 << (self.acc_stages * self.acc_columns - 1).bit_length())
+
+    @property
+    def load_columns(self) -> int:
+        """Columns of one accumulator that a warp promotes at a time."""
+        return math.gcd(self.tile_t if self.swap else self.sub_w, LOAD_COLUMNS)
+
+    def slab(self, warp: Any) -> Any:
+        # A warp reaches the 32 lanes of its number modulo 4: the second warpgroup takes the upper 16 of each.
+        return warp if self.groups == 1 else 2 * (warp % 4) + warp // 4
+
+    @property
+    def accumulator_registers(self) -> int:
+        one = (self.tile_t if self.swap else self.sub_w) // 2
+        scales = self.load_columns // 4 if self.swap else 2
+        return one * self.subs + self.load_columns // 2 + scales
+
+    @property
+    def producer_registers(self) -> int:
+        if self.gather and not self.gather4:
+            # A thread holds an index per row that it copies.
+            return 72 if self.tile_t * 8 // self.gather_threads > 8 else 56
+        return 56 if self.gather else 40
+
+    @property
+    def stage_bytes(self) -> int:
+        return (self.weight_rows + self.token_rows) * self.k_tile + 4 * self.tile_t * self.k_per_stage
+
+    def problem(self) -> str | None:
+        for why in (self.mma_problem(), self.cluster_problem(), self.memory_problem(), self.register_problem()):
+            if why is not None:
+                return f"{self.role}: {why}"
+        return None
+
+    def mma_problem(self) -> str | None:
+        """Why the tensor cores cannot take the tile, None if they can."""
+        m, n = self.mma_shape
+        step = {64: 8, 128: 16, 256: 32}.get(m)
+        if step is None or self.pair != (m == 256):
+            return f"an MMA has 64 or 128 rows, 256 in a pair of CTAs, not {m}"
+        if n % step or not step <= n <= 256:
+            return f"N of an MMA with {m} rows goes from {step} to 256 in steps of {step}, {n} does not"
+        if not self.swap and self.tile_t != 64 * self.groups:
+            return f"with tokens as M a CTA has {64 * self.groups} token rows, not {self.tile_t}"
+        if self.swap and self.tile_w % (64 * self.groups):
+            return f"{self.tile_w} weight rows are not whole MMAs of {64 * self.groups}"
+        if self.out == "act" and not self.swap and self.columns != BLOCK:
+            return f"with tokens as M the fused requantisation wants tiles of 128 columns, not {self.columns}"
+        if self.k // BLOCK % self.split_k or self.k_blocks % self.k_per_stage:
+            return f"{self.k // BLOCK} K blocks cannot be cut into {self.split_k} parts of whole stages"
+        return None
+
+    def cluster_problem(self) -> str | None:
+        """Why the CTAs do not form clusters that share their operands, None if they do."""
+        if self.n % self.tile_w or (self.n // self.tile_w) % self.along_w:
+            return f"{self.along_w} weight tiles of {self.tile_w} do not divide {self.n}"
+        if self.along_w % self.amax_ctas:
+            return f"{self.amax_ctas} CTAs share a block of 128 columns, a cluster has {self.along_w} along the weights"
+        if self.pair and (self.along_w if self.swap else self.along_t) % 2:
+            return "a pair of CTAs is a cluster of two along the M side"
+        if self.ctas % self.cluster:
+            return f"{self.ctas} CTAs are not whole clusters of {self.cluster}"
+        if self.tile_w // self.weight_pieces < (16 if self.paired and self.swap else 8):
+            return f"{self.weight_pieces} CTAs cannot share {self.tile_w} weight rows"
+        if self.pair and self.gather and not self.gather4:
+            return "cp.async completes on its own CTA's barrier, the MMA of a pair waits on the leader's"
+        return None
+
+    def memory_problem(self) -> str | None:
+        """Why shared or tensor memory does not suffice, None if both do."""
+        limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.occupancy - SMEM_RESERVED)
+        if self.smem_bytes > limit:
+            return f"{self.stages} stages need {self.smem_bytes} bytes of shared memory, {limit} are there"
+        if self.tmem_columns * self.occupancy > TMEM_COLUMNS:
+            return f"{self.occupancy} CTAs want {self.tmem_columns} of {TMEM_COLUMNS} tensor memory columns each"
+        return None
+
+    def register_problem(self) -> str | None:
+        """Why the promotion warps' registers do not suffice, None if they do."""
+        if self.registers[1] - self.accumulator_registers < 40:
+            return f"accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
+        return None

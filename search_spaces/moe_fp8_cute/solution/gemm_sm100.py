@@ -1,0 +1,438 @@
+"""The grouped FP8 GEMM of Blackwell: persistent, warp specialised, accumulators in tensor memory."""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+import cutlass.utils.blackwell_helpers as sm100
+import cutlass.utils.hopper_helpers as sm90
+from cutlass import Float32, Int32, Int64
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
+from cutlass.memory import SmemAllocator
+from cutlass.tensor_utils import LayoutEnum
+
+from .budget import BLOCK
+from .budget_sm100 import BlackwellPlan
+from .epilogue import make_epilogue
+from .producer_sm100 import ProducerSm100, by_rank
+from .scales import Scales
+from .sched import TileTable
+
+F8 = cutlass.Float8E4M3FN
+MMA_WARP = 3
+
+
+class GroupedGemmSm100:
+    """``out[row] = epilogue(x[row] @ w[expert(row)].T)`` for the rows of all local experts.
+
+    Operands as in gemm_sm90.py: w [E, N, K], ws [E, N/128, K/128], x [T, K] gathered or [P, K] in row space, xs
+    [K/128, T or P].
+
+    Roles: warp 0 streams weights by TMA; warp 1 (and 2) bring token rows by TMA, by TMA gather of four rows, or by
+    cp.async; warp 3 allocates tensor memory and issues the MMAs; four or eight promotion warps. Where the output must
+    be cleared, warp 2 does it. Rings, each with its own phase:
+        full/empty: stages of ``k_tile``. The MMA warp waits for ``full``; its commit and the promotion warps (done
+            with the token scales) make a stage ``empty``, in every CTA that loads for it.
+        scale_full: token scales of a stage, for the promotion warps.
+        ready/drained: accumulators of one K block of 128 in tensor memory. The commit of its MMAs makes one ``ready``,
+            the promotion warps drain it into float32 sums in registers, scaled.
+    In a pair of CTAs the even one issues all MMAs; ``ready`` arrives in both, ``drained`` in the even one.
+
+    A promotion warp loads 16 lanes of 256 bits: the fragment is that of a wgmma, so scales.py and epilogue.py serve
+    both architectures. Which 16 rows it has is the plan's ``slab``.
+
+    Source: roles and promotion follow DeepGEMM (sm100_fp8_gemm_1d2d.cuh) and NVIDIA's blockwise example
+    (contiguous_grouped_gemm.py); swapped operands, pairs and the shared fragment are ours.
+    """
+
+    def __init__(self, plan: BlackwellPlan, name: str):
+        self.plan = plan
+        self.name = name
+        self.table = TileTable(plan)
+        self.scales = Scales(plan)
+        self.producer = ProducerSm100(plan, self.table)
+        self.epilogue = make_epilogue(plan)
+        self.group = tcgen05.CtaGroup.TWO if plan.pair else tcgen05.CtaGroup.ONE
+
+    def _tiled_mma(self, accumulate: bool) -> cute.TiledMma:
+        major = OperandMajorMode.K
+        mma = sm100.make_trivial_tiled_mma(F8, F8, major, major, Float32, self.group, self.plan.mma_shape)
+        mma.set(tcgen05.Field.ACCUMULATE, accumulate)
+        return mma
+
+    def _weight_view(self, w: cute.Tensor) -> tuple[cute.Tensor, tuple]:
+        """The weights as the TMA sees them, and a box in it."""
+        p = self.plan
+        rows = p.tile_w // p.weight_pieces
+        if p.paired and p.swap:
+            g, half = p.interleave, p.n // 2
+            shape = ((g, 2, half // g), p.k, p.experts)
+            layout = cute.make_layout(shape, stride=((p.k, half * p.k, g * p.k), 1, p.n * p.k))
+            return cute.make_tensor(w.iterator, layout), ((g, 2, rows // (2 * g)), BLOCK)
+        layout = cute.make_layout((p.n, p.k, p.experts), stride=(p.k, 1, p.n * p.k))
+        return cute.make_tensor(w.iterator, layout), (rows, BLOCK)
+
+    def _load(self, peers: int):
+        """The TMA operation for a box that ``peers`` CTAs share."""
+        if peers > 1:
+            return cpasync.CopyBulkTensorTileG2SMulticastOp(self.group)
+        return cpasync.CopyBulkTensorTileG2SOp(self.group)
+
+    def _box(self, rows: int, slots: int):
+        """Shared memory layout of ``slots`` K blocks of ``rows`` rows, 128-byte swizzle."""
+        return sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, rows, BLOCK), F8, slots)
+
+    @cute.jit
+    def __call__(self, w, ws, x, xs, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, stream):
+        """Launch one kernel. Arguments as in gemm_sm90.py."""
+        p = self.plan
+        slots = p.stages * p.k_per_stage
+        view, tiler = self._weight_view(w)
+        one = (None, None, 0)
+        box = cute.slice_(self._box(p.tile_w // p.weight_pieces, 1), one)
+        atom_w, tma_w = cpasync.make_tiled_tma_atom(self._load(len(p.weight_peers(0))), view, box, tiler)
+        atom_x, tma_x, indices = None, None, None
+        if cutlass.const_expr(p.gather4):
+            rows = cute.size(row_token)
+            indices = cute.make_tensor(row_token.iterator, cute.make_layout((rows, p.k), stride=(1, 0)))
+            op = cpasync.CopyBulkTensor2DGather4G2SOp(self.group)
+            box = cute.slice_(self._box(p.gather_rows, 1), one)
+            info = cpasync.make_tiled_tma_atom(op, x, box, (p.gather_rows, BLOCK), gmem_coord_tensor=indices)
+            atom_x, tma_x = info[0], info[1]
+        elif cutlass.const_expr(not p.gather):
+            rows = p.tile_t // p.token_pieces
+            box = cute.slice_(self._box(rows, 1), one)
+            info = cpasync.make_tiled_tma_atom(self._load(len(p.token_peers(0))), x, box, (rows, BLOCK))
+            atom_x, tma_x = info[0], info[1]
+        self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
+        self.kernel(
+            atom_w,
+            tma_w,
+            atom_x,
+            tma_x,
+            indices,
+            x,
+            xs,
+            ws,
+            row_token,
+            counts,
+            m_indptr,
+            out,
+            out_scale,
+            row_weight,
+            zeroed,
+            self._box(p.weight_rows, slots),
+            self._box(p.token_rows, slots),
+            tiler,
+        ).launch(
+            grid=(p.ctas, 1, 1),
+            block=(p.threads, 1, 1),
+            cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
+            min_blocks_per_mp=p.occupancy,
+            preferred_smem_carveout=100,
+            stream=stream,
+            use_pdl=p.pdl,
+        )
+
+    @cute.kernel
+    def kernel(
+        self,
+        atom_w,
+        tma_w,
+        atom_x,
+        tma_x,
+        indices,
+        x,
+        xs,
+        ws,
+        row_token,
+        counts,
+        m_indptr,
+        out,
+        out_scale,
+        row_weight,
+        zeroed,
+        w_layout,
+        x_layout,
+        tiler: cutlass.Constexpr,
+    ):
+        """One persistent CTA."""
+        p = self.plan
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        smem = SmemAllocator()
+        sW = smem.allocate_tensor(F8, w_layout.outer, byte_alignment=1024, swizzle=w_layout.inner)
+        sX = smem.allocate_tensor(F8, x_layout.outer, byte_alignment=1024, swizzle=x_layout.inner)
+        scale_slots = p.stages * p.k_per_stage
+        sS = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, scale_slots)), byte_alignment=128)
+        bars = smem.allocate_array(Int64, 3 * p.stages + 2 * p.acc_stages)
+        full, empty, scale_full = bars, bars + p.stages, bars + 2 * p.stages
+        ready, drained = bars + 3 * p.stages, bars + 3 * p.stages + p.acc_stages
+        tmem_slot = smem.allocate_array(Int32, 4)
+        shared = self.epilogue.allocate(smem)
+        if warp == 0:
+            with cute.arch.elect_one():
+                for s in cutlass.range_constexpr(p.stages):
+                    cute.arch.mbarrier_init(full + s, p.full_arrivals)
+                    cute.arch.mbarrier_init(empty + s, p.empty_arrivals)
+                    cute.arch.mbarrier_init(scale_full + s, p.scale_arrivals)
+                for a in cutlass.range_constexpr(p.acc_stages):
+                    cute.arch.mbarrier_init(ready + a, 1)
+                    cute.arch.mbarrier_init(drained + a, p.drained_arrivals)
+                self.epilogue.init_barriers(shared)
+        if warp == MMA_WARP:
+            cute.arch.alloc_tmem(p.tmem_columns, tmem_slot, is_two_cta=p.pair)
+            cute.arch.relinquish_tmem_alloc_permit(is_two_cta=p.pair)
+        cute.arch.mbarrier_init_fence()
+        self.fence("before")
+        cute.arch.sync_threads()
+        self.cluster_sync()
+        self.fence("after")
+        tmem = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_slot)
+
+        split = p.registers[0] != p.registers[1]
+        if warp < 4:
+            if cutlass.const_expr(split):
+                cute.arch.setmaxregister_decrease(p.registers[0])
+            if warp == 0:
+                self.producer.weights(atom_w, tma_w, sW, full, empty, counts, tiler)
+            if warp >= 1 and warp < 1 + self.producer.row_warps:
+                if cutlass.const_expr(p.gather):
+                    self.producer.gather_rows(
+                        atom_x, tma_x, indices, x, xs, sX, sS, full, empty, scale_full, row_token, counts, m_indptr
+                    )
+                else:
+                    self.producer.rows(atom_x, tma_x, xs, sX, sS, full, empty, scale_full, counts, m_indptr)
+            if cutlass.const_expr(p.zeroes):
+                if warp == 2:
+                    self.producer.zero(zeroed)
+            if warp == MMA_WARP:
+                self.multiply(sW, sX, tmem, full, empty, ready, drained, counts)
+        else:
+            if cutlass.const_expr(split):
+                cute.arch.setmaxregister_increase(p.registers[1])
+            self.promote(
+                tmem,
+                sS,
+                ws,
+                empty,
+                scale_full,
+                ready,
+                drained,
+                shared,
+                counts,
+                m_indptr,
+                row_token,
+                out,
+                out_scale,
+                row_weight,
+            )
+        # All accumulators are drained, and nobody writes to or arrives at a CTA that has left.
+        self.fence("before")
+        cute.arch.sync_threads()
+        self.cluster_sync()
+        if warp == MMA_WARP:
+            self.fence("after")
+            cute.arch.dealloc_tmem(tmem, p.tmem_columns, is_two_cta=p.pair)
+
+    def fence(self, where: str) -> None:
+        """Order tensor memory accesses around a barrier."""
+        cute.arch.inline_ptx(f"tcgen05.fence::{where}_thread_sync;")
+
+    @cute.jit
+    def cluster_sync(self):
+        """Wait for all threads of the cluster."""
+        if cutlass.const_expr(self.plan.cluster > 1):
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()
+
+    def rank(self) -> Int32:
+        """Rank of this CTA in its cluster."""
+        return cute.arch.block_idx_in_cluster() if self.plan.cluster > 1 else Int32(0)
+
+    @cute.jit
+    def multiply(self, sW, sX, tmem, full, empty, ready, drained, counts):
+        """The MMA warp: per K block of 128, one accumulator in tensor memory."""
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+        mma = (self._tiled_mma(False), self._tiled_mma(True))
+        frag_a, frag_b = self._fragments(mma[0], sW, sX)
+        acc_layout = mma[0].make_fragment_C(mma[0].partition_shape_C(p.mma_shape)).layout
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.producer.start(counts, cum)
+        empties = by_rank(rank, [p.commit_mask(r) for r in range(p.cluster)])
+        both = Int32(3) << rank if cutlass.const_expr(p.pair) else Int32(1)
+        stage, phase, a, a_phase = Int32(0), Int32(0), Int32(0), Int32(1)
+        if self.producer.leader(rank):
+            while tile < total:
+                for _ in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
+                    cute.arch.mbarrier_wait(full + stage, phase)
+                    if cutlass.const_expr(p.gather and not p.gather4):
+                        # cp.async writes by the generic proxy, the tensor core reads by the asynchronous one.
+                        cute.arch.fence_proxy("async.shared", space="cta")
+                    for u in cutlass.range_constexpr(p.k_per_stage):
+                        cute.arch.mbarrier_wait(drained + a, a_phase)
+                        self.fence("after")
+                        self.issue(mma, frag_a, frag_b, tmem + a * p.acc_columns, acc_layout, stage * p.k_per_stage + u)
+                        self.commit(ready + a, both, p.pair)
+                        a, a_phase = self.advance(a, a_phase, p.acc_stages)
+                    self.commit(empty + stage, empties, p.cluster > 1)
+                    stage, phase = self.advance(stage, phase, p.stages)
+                tile = tile + p.ctas // p.cluster
+
+    def _fragments(self, mma: cute.TiledMma, sW, sX) -> tuple:
+        """Shared memory descriptors of A and B; the M side has ``mmas`` tiles."""
+        p = self.plan
+        m, n = p.mma_shape
+        tiler, slots = (m * p.mmas, n, BLOCK), p.stages * p.k_per_stage
+        a_layout = sm100.make_smem_layout_a(mma, tiler, F8, slots)
+        b_layout = sm100.make_smem_layout_b(mma, tiler, F8, slots)
+        a, b = (sW, sX) if p.swap else (sX, sW)
+        return (
+            mma.make_fragment_A(cute.make_tensor(a.iterator, a_layout.outer)),
+            mma.make_fragment_B(cute.make_tensor(b.iterator, b_layout.outer)),
+        )
+
+    def issue(self, mma: tuple, frag_a, frag_b, target, layout, slot: Int32) -> None:
+        """The MMAs of one K block; the first K step overwrites the accumulator."""
+        p = self.plan
+        for s in range(p.mmas):
+            acc = cute.make_tensor(target + s * p.mma_shape[1], layout)[(None, 0, 0)]
+            for k in range(BLOCK // 32):
+                cute.gemm(mma[min(k, 1)], acc, frag_a[(None, s, k, slot)], frag_b[(None, 0, k, slot)], acc)
+
+    @cute.jit
+    def commit(self, barrier, mask: Int32, several: cutlass.Constexpr):
+        """Arrive on a barrier, in several CTAs where asked, when all MMAs issued so far are done."""
+        with cute.arch.elect_one():
+            if cutlass.const_expr(several):
+                tcgen05.commit(barrier, mask, self.group)
+            else:
+                tcgen05.commit(barrier, None, self.group)
+
+    @cute.jit
+    def advance(self, stage: Int32, phase: Int32, stages: cutlass.Constexpr) -> tuple[Int32, Int32]:
+        """The next slot of a ring; the phase flips at its end."""
+        stage = stage + 1
+        if stage == stages:
+            stage = Int32(0)
+            phase = phase ^ 1
+        return stage, phase
+
+    @cute.jit
+    def promote(
+        self,
+        tmem,
+        sS,
+        ws,
+        empty,
+        scale_full,
+        ready,
+        drained,
+        shared,
+        counts,
+        m_indptr,
+        row_token,
+        out,
+        out_scale,
+        row_weight,
+    ):
+        """Promotion warps: tile by tile, sums in registers, epilogue."""
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+            cute.arch.griddepcontrol_launch_dependents()
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
+        slab = p.slab(warp)
+        # A warp's 16 lanes: those of its number modulo 4, the upper half for the second warpgroup.
+        lanes_at = (32 * (warp % 4) + 16 * (warp // 4)) << 16
+        width = (p.tile_t if p.swap else p.sub_w) // 2
+        acc = [cute.make_rmem_tensor((width,), Float32) for _ in range(p.subs)]
+        lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.producer.start(counts, cum)
+        across_w, across_t = p.place(rank)
+        peer = rank // 2 * 2 if cutlass.const_expr(p.pair) else rank
+        rings = (Int32(0), Int32(0), Int32(0), Int32(0))
+        done = Int32(0)
+        expert, token_tile, group, part = self.table.find(cum, tile)
+        weight_tile = group * p.along_w + across_w
+        self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+        while tile < total:
+            row0 = m_indptr[expert] + (token_tile * p.along_t + across_t) * p.tile_t
+            for s in cutlass.range_constexpr(p.subs):
+                acc[s].fill(0.0)
+            rings = self.sum_tile(
+                acc, tmem.toint() + lanes_at, sS, lanes, slab, empty, scale_full, ready, drained, peer, rings
+            )
+            # The next tile's weight scales travel while this tile is stored.
+            this_weight_tile, this_part = weight_tile, part
+            tile = tile + p.ctas // p.cluster
+            expert, token_tile, group, part = self.table.find(cum, tile)
+            weight_tile = group * p.along_w + across_w
+            self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+            self.epilogue.store(
+                acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done
+            )
+            done = done + 1
+
+    @cute.jit
+    def sum_tile(self, acc, tmem: Int32, sS, lanes, slab, empty, scale_full, ready, drained, peer, rings):
+        """All K blocks of one tile; returns where the rings stand after it."""
+        p = self.plan
+        stage, phase, a, a_phase = rings
+        for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
+            cute.arch.mbarrier_wait(scale_full + stage, phase)
+            for u in cutlass.range(p.k_per_stage, unroll=1):
+                cute.arch.mbarrier_wait(ready + a, a_phase)
+                self.fence("after")
+                self.drain(
+                    acc, tmem + a * p.acc_columns, sS, lanes, slab, stage * p.k_per_stage + u, k * p.k_per_stage + u
+                )
+                self.fence("before")
+                cute.arch.sync_warp()
+                self.arrive(drained + a, peer)
+                a, a_phase = self.advance(a, a_phase, p.acc_stages)
+            if cute.arch.lane_idx() == 0:
+                cute.arch.mbarrier_arrive(empty + stage)
+            stage, phase = self.advance(stage, phase, p.stages)
+        return stage, phase, a, a_phase
+
+    @cute.jit
+    def arrive(self, barrier, peer: Int32):
+        """One arrival per warp, in a pair at the issuing CTA."""
+        if cute.arch.lane_idx() == 0:
+            if cutlass.const_expr(self.plan.pair):
+                cute.arch.mbarrier_arrive(barrier, peer)
+            else:
+                cute.arch.mbarrier_arrive(barrier)
+
+    @cute.jit
+    def drain(self, acc, tmem: Int32, sS, lanes, slab: Int32, slot: Int32, k: Int32):
+        """Add one K block to the sums, ``load_columns`` at a time."""
+        p = self.plan
+        width = p.tile_t if p.swap else p.sub_w
+        token = cute.make_rmem_tensor((p.load_columns // 4 if p.swap else 2,), Float32)
+        if cutlass.const_expr(not p.swap):
+            self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
+        for first in cutlass.range_constexpr(0, width, p.load_columns):
+            if cutlass.const_expr(p.swap):
+                self.scales.load_tokens(sS, token, slot, first)
+            for s in cutlass.range_constexpr(p.subs):
+                tmp = self.load(tmem + (s * width + first), p.load_columns)
+                part = cute.make_tensor(acc[s].iterator + first // 2, cute.make_layout((p.load_columns // 2,)))
+                self.scales.promote(part, tmp, token, lanes, s, k)
+
+    def load(self, address: Int32, columns: int):
+        """16 lanes of ``columns`` accumulators into the fragment of a wgmma; complete when it returns."""
+        count = columns // 2
+        registers = ", ".join(f"{{$w{i}}}" for i in range(count))
+        code = (
+            f"tcgen05.ld.sync.aligned.16x256b.x{columns // 8}.b32 {{{registers}}}, [{{$r0}}];"
+            " tcgen05.wait::ld.sync.aligned;"
+        )
+        values = cute.arch.inline_ptx(code, write_only_types=[Float32] * count, read_only_args=[address])
+        tmp = cute.make_rmem_tensor((count,), Float32)
+        for i in range(count):
+            tmp[i] = values[i]
+        return tmp

@@ -1,0 +1,234 @@
+"""Producer warps of Blackwell's grouped GEMM: the roles of producer.py with multicast, CTA pairs and gather by TMA."""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Int32, Int64, Uint64
+from cutlass.cute.nvgpu import cpasync
+
+from .budget import BLOCK
+from .budget_sm100 import BlackwellPlan
+from .producer import Producer
+from .sched import TileTable
+
+
+def by_rank(rank: Int32, values: list[int]) -> Int32:
+    """``values[rank]`` of a list of up to eight constants below 256."""
+    if len(set(values)) == 1:
+        return Int32(values[0])
+    packed = Uint64(sum(value << 8 * r for r, value in enumerate(values)))
+    return Int32((packed >> Uint64(8 * rank)) & Uint64(255))
+
+
+class ProducerSm100(Producer):
+    """Weight tiles, token rows and token scales on their way into a stage.
+
+    ``full[s]`` counts bytes and arrivals of both operands; in a pair of CTAs everything arrives on the leader's, whose
+    MMA warp waits for it. ``scale_full[s]`` counts the token scales, always in the CTA that loads them. A multicast
+    operand comes in equal boxes: each CTA that needs it loads one and delivers it to all.
+    """
+
+    plan: BlackwellPlan
+
+    def __init__(self, plan: BlackwellPlan, table: TileTable):
+        super().__init__(plan, table)
+        self.row_warps = plan.gather_threads // 32 if plan.gather else 1
+        ranks = range(plan.cluster)
+        self.weight_share = [plan.weight_peers(r).index(r) for r in ranks]
+        self.weight_mask = [sum(1 << p for p in plan.weight_peers(r)) for r in ranks]
+        self.token_share = [plan.token_peers(r).index(r) for r in ranks]
+        self.token_mask = [sum(1 << p for p in plan.token_peers(r)) for r in ranks]
+
+    def leader(self, rank: Int32) -> Boolean:
+        """Whether this CTA's barriers count what arrives."""
+        return rank % 2 == 0 if self.plan.pair else Boolean(True)
+
+    @cute.jit
+    def expect(self, barrier, size: cutlass.Constexpr, leads: Boolean):
+        """One arrival, and ``size`` more bytes to wait for."""
+        if leads:
+            with cute.arch.elect_one():
+                cute.arch.mbarrier_arrive_and_expect_tx(barrier, size)
+
+    @cute.jit
+    def tail(self, empty, stage: Int32, phase: Int32):
+        """Wait for the last arrivals from other CTAs: they must not reach the shared memory of a CTA that has left."""
+        if cutlass.const_expr(self.plan.cluster > 1):
+            for _ in cutlass.range_constexpr(self.plan.stages):
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                stage, phase = self.advance(stage, phase)
+
+    def copy(self, atom, source, target, barrier, peers: int, mask: Int32) -> None:
+        """One TMA box, multicast where several CTAs share it."""
+        if peers > 1:
+            cute.copy(atom, source, target, tma_bar_ptr=barrier, mcast_mask=cutlass.Int16(mask))
+        else:
+            cute.copy(atom, source, target, tma_bar_ptr=barrier)
+
+    @cute.jit
+    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr):
+        """Stream weight tiles; needs nothing of the previous kernel but the counts."""
+        p = self.plan
+        if cutlass.const_expr(p.pdl and not p.early_weights):
+            cute.arch.griddepcontrol_wait()
+        cpasync.prefetch_descriptor(atom)
+        rows = p.tile_w // p.weight_pieces
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.start(counts, cum)
+        peers = len(p.weight_peers(0))
+        share, mask = by_rank(rank, self.weight_share), by_rank(rank, self.weight_mask)
+        across, leads = p.place(rank)[0], self.leader(rank)
+        half = rank % 2 if cutlass.const_expr(p.weight_halves == 2) else Int32(0)
+        parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
+        boxes = [self.box(atom, sW, parts, rows, share * p.weight_copies + i) for i in range(p.weight_copies)]
+        stage, phase = Int32(0), Int32(1)
+        while tile < total:
+            expert, _token_tile, group, part = self.table.find(cum, tile)
+            piece = (half * peers + share) * p.weight_copies
+            first = [self.box_index(group * p.along_w + across, piece + i, rows) for i in range(p.weight_copies)]
+            for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                self.expect(full + stage, p.weight_bytes, leads)
+                for u in cutlass.range_constexpr(p.k_per_stage):
+                    block = part * p.k_blocks + k * p.k_per_stage + u
+                    for i in cutlass.range_constexpr(p.weight_copies):
+                        source = boxes[i][1][(None, (first[i], block, expert))]
+                        target = boxes[i][0][(None, stage * p.k_per_stage + u)]
+                        self.copy(atom, source, target, full + stage, peers, mask)
+                stage, phase = self.advance(stage, phase)
+            tile = tile + p.ctas // p.cluster
+        self.tail(empty, stage, phase)
+
+    def box(self, atom, sW, parts, rows: int, index: Int32) -> tuple:
+        """(shared memory, global memory) of the TMA boxes that fill rows ``rows * index`` and on of every slot."""
+        box = cute.local_tile(sW, (rows, BLOCK, self.plan.stages * self.plan.k_per_stage), (index, 0, 0))
+        return cpasync.tma_partition(atom, 0, cute.make_layout(1), cute.group_modes(box, 0, 2), parts)
+
+    def box_index(self, weight_tile: Int32, piece: Int32, rows: int) -> Int32:
+        """Index of a box along the weights of an expert."""
+        p = self.plan
+        if p.paired and not p.swap:
+            # Up rows first, then gate rows; both halves are cut into boxes of the same height.
+            per_half = p.columns // rows
+            return weight_tile * per_half + piece % per_half + piece // per_half * (p.n // 2 // rows)
+        return weight_tile * p.weight_pieces + piece
+
+    @cute.jit
+    def rows(self, atom, tma_x, xs, sX, sS, full, empty, scale_full, counts, m_indptr):
+        """Token rows that lie in row space: a TMA box and a bulk copy of scales per K block."""
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+        rows = p.tile_t // p.token_pieces
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.start(counts, cum)
+        peers = len(p.token_peers(0))
+        share, mask = by_rank(rank, self.token_share), by_rank(rank, self.token_mask)
+        across, leads = p.place(rank)[1], self.leader(rank)
+        half = rank % 2 if cutlass.const_expr(p.token_halves == 2) else Int32(0)
+        box = cute.group_modes(cute.local_tile(sX, (rows, BLOCK, p.stages * p.k_per_stage), (share, 0, 0)), 0, 2)
+        stage, phase = Int32(0), Int32(1)
+        while tile < total:
+            expert, token_tile, _group, part = self.table.find(cum, tile)
+            row0 = m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
+            first = row0 + (half * peers + share) * rows
+            gX = cute.local_tile(cute.domain_offset((first, 0), tma_x), (rows, BLOCK), (0, None))
+            tXs, tXg = cpasync.tma_partition(atom, 0, cute.make_layout(1), box, cute.group_modes(gX, 0, 2))
+            for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                self.expect(full + stage, p.token_bytes, leads)
+                self.expect(scale_full + stage, p.scale_bytes, Boolean(True))
+                for u in cutlass.range_constexpr(p.k_per_stage):
+                    block = part * p.k_blocks + k * p.k_per_stage + u
+                    slot = stage * p.k_per_stage + u
+                    source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + row0)
+                    with cute.arch.elect_one():
+                        self.bulk_copy(sS.iterator + slot * p.tile_t, source, 4 * p.tile_t, scale_full + stage)
+                    self.copy(atom, tXg[(None, block)], tXs[(None, slot)], full + stage, peers, mask)
+                stage, phase = self.advance(stage, phase)
+            tile = tile + p.ctas // p.cluster
+
+    @cute.jit
+    def gather_rows(self, atom, tma_x, indices, x, xs, sX, sS, full, empty, scale_full, row_token, counts, m_indptr):
+        """Token rows by index, zeros for filling rows: by TMA, four rows an instruction, or by cp.async.
+
+        The token scales always come by cp.async: they lie token by token, four bytes each.
+        """
+        p = self.plan
+        if cutlass.const_expr(p.pdl):
+            cute.arch.griddepcontrol_wait()
+        thread = cute.arch.thread_idx()[0] - 32
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.start(counts, cum)
+        across, leads = p.place(rank)[1], self.leader(rank)
+        half = rank % 2 if cutlass.const_expr(p.token_halves == 2) else Int32(0)
+        copies = p.tile_t * 8 // p.gather_threads
+        token = cute.make_rmem_tensor((copies,), Int32)
+        scale_copies = (p.tile_t + p.gather_threads - 1) // p.gather_threads
+        scale_token = cute.make_rmem_tensor((scale_copies,), Int32)
+        stage, phase = Int32(0), Int32(1)
+        while tile < total:
+            expert, token_tile, _group, part = self.table.find(cum, tile)
+            row0 = m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
+            for i in cutlass.range_constexpr(scale_copies):
+                scale_token[i] = Int32(-1)
+                if thread + i * p.gather_threads < p.tile_t:
+                    scale_token[i] = row_token[row0 + thread + i * p.gather_threads]
+            if cutlass.const_expr(not p.gather4):
+                for i in cutlass.range_constexpr(copies):
+                    token[i] = row_token[row0 + thread // 8 + i * (p.gather_threads // 8)]
+            for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
+                cute.arch.mbarrier_wait(empty + stage, phase)
+                if cutlass.const_expr(p.gather4):
+                    self.expect(full + stage, p.token_bytes, leads)
+                for u in cutlass.range(p.k_per_stage, unroll=1):
+                    block = part * p.k_blocks + k * p.k_per_stage + u
+                    slot = stage * p.k_per_stage + u
+                    if cutlass.const_expr(p.gather4):
+                        self.gather_box(atom, tma_x, indices, sX, row0 + half * p.token_rows, block, slot, full + stage)
+                    else:
+                        self.copy_rows(x, sX, token, thread, block, slot)
+                    self.copy_scales(xs, sS, scale_token, thread, block, slot)
+                if cutlass.const_expr(not p.gather4):
+                    cute.arch.cp_async_mbarrier_arrive_noinc(full + stage)
+                cute.arch.cp_async_mbarrier_arrive_noinc(scale_full + stage)
+                stage, phase = self.advance(stage, phase)
+            tile = tile + p.ctas // p.cluster
+
+    @cute.jit
+    def gather_box(self, atom, tma_x, indices, sX, row0: Int32, block: Int32, slot: Int32, barrier):
+        """The rows of one K block by TMA. Few at a time: all indices at once would not fit into the registers."""
+        p = self.plan
+        rows = p.gather_rows
+        for i in cutlass.range(p.token_rows // rows, unroll=1):
+            at = (row0 + i * rows, 0)
+            gX = cute.local_tile(cute.domain_offset(at, tma_x), (rows, BLOCK), (0, None))
+            gI = cute.local_tile(cute.domain_offset(at, indices), (rows, BLOCK), (0, None))
+            box = cute.local_tile(sX, (rows, BLOCK, p.stages * p.k_per_stage), (i, 0, 0))
+            views = [cute.group_modes(gX, 0, 2), cute.group_modes(gI, 0, 2)]
+            layout = cute.make_layout(1)
+            tXs, tXg, tIg = cpasync.tma_partition(atom, 0, layout, cute.group_modes(box, 0, 2), views)
+            source = [tXg[(None, block)], tIg[(None, block)]]
+            cute.copy(atom, source, tXs[(None, slot)], tma_bar_ptr=barrier)
+
+    @cute.jit
+    def copy_rows(self, x, sX, token, thread: Int32, block: Int32, slot: Int32):
+        """This thread's 16-byte chunks of one K block, eight threads per row, into the swizzled slot."""
+        p = self.plan
+        chunk, row, step = thread % 8, thread // 8, p.gather_threads // 8
+        for i in cutlass.range_constexpr(cute.size(token)):
+            r = row + i * step
+            target = sX.iterator.toint() + slot * (p.tile_t * BLOCK) + r * BLOCK + ((chunk ^ (r & 7)) << 4)
+            source = x.iterator.toint() + Int64(cutlass.max(token[i], 0)) * p.k + block * BLOCK + 16 * chunk
+            self.copy_async(target, source, 16, token[i] >= 0)
+
+    @cute.jit
+    def copy_scales(self, xs, sS, token, thread: Int32, block: Int32, slot: Int32):
+        """This thread's token scales of one K block."""
+        p = self.plan
+        for i in cutlass.range_constexpr(cute.size(token)):
+            if thread + i * p.gather_threads < p.tile_t:
+                target = (sS.iterator + (slot * p.tile_t + thread + i * p.gather_threads)).toint()
+                source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + cutlass.max(token[i], 0))
+                self.copy_async(target, source, 4, token[i] >= 0)

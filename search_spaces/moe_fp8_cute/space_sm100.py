@@ -1,0 +1,184 @@
+"""The space of sm_100a: parameters, constraints with hardware reasons, the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from search_spaces.moe_fp8_cute.solution.plans import plans
+from search_spaces.space import Config, Constraint, Parameter
+
+TARGET = "sm_100a"
+
+
+def _gemm_parameters(i: int, split: str) -> tuple[Parameter, ...]:
+    """The parameters that both GEMMs have."""
+    gemm = f"GEMM {i}"
+    return (
+        Parameter(f"swap_{i}", (True, False), "categorical", f"{gemm}: weights are the M side of the MMA"),
+        Parameter(f"mma_m_{i}", (64, 128, 256), doc=f"{gemm}: rows of an MMA; 256 are shared by a pair of CTAs"),
+        Parameter(f"tile_t_{i}", (8, 16, 32, 64, 96, 128, 192, 256), doc=f"{gemm}: token rows of a CTA's tile"),
+        Parameter(f"tile_w_{i}", (64, 128, 256), doc=f"{gemm}: weight rows of a CTA's tile"),
+        Parameter(f"cluster_w_{i}", (1, 2, 4), doc=f"{gemm}: CTAs of a cluster along the weights"),
+        Parameter(f"cluster_t_{i}", (1, 2, 4), doc=f"{gemm}: CTAs of a cluster along the tokens"),
+        Parameter(f"k_tile_{i}", (128, 256, 512), doc=f"{gemm}: K extent of a pipeline stage"),
+        Parameter(f"stages_{i}", (2, 3, 4, 5, 6, 8, 10, 12), doc=f"{gemm}: pipeline stages"),
+        Parameter(f"acc_stages_{i}", (1, 2, 4), doc=f"{gemm}: accumulators in tensor memory"),
+        Parameter(f"ctas_per_sm_{i}", (1, 2), doc=f"{gemm}: resident persistent CTAs per SM"),
+        Parameter(f"split_k_{i}", (1, 2, 4), doc=f"{gemm}: parts of K, summed by {split}"),
+    )
+
+
+PARAMETERS = (
+    Parameter("sms", (144, 148), doc="SMs that the persistent grids are made for"),
+    Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
+    Parameter(
+        "gather",
+        ("tma", "fused", "kernel"),
+        "categorical",
+        "GEMM 1 gathers token rows by TMA or by cp.async, or a permute kernel does",
+    ),
+    Parameter("requant", ("fused", "kernel"), "categorical", "SwiGLU and requantisation in GEMM 1's epilogue or apart"),
+    Parameter(
+        "combine", ("finalize", "atomic_f32", "atomic_bf16"), "categorical", "weighted sum: own kernel, or GEMM 2 adds"
+    ),
+    *_gemm_parameters(1, "the requantisation kernel"),
+    *_gemm_parameters(2, "the atomics of the combine"),
+    Parameter("order", ("weights", "tokens"), "categorical", "which tile index runs fastest inside an expert"),
+    Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
+    Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
+)
+
+_DEFAULT_GEMM: Config = {
+    "swap": False,
+    "mma_m": 128,
+    "tile_t": 128,
+    "tile_w": 256,
+    "cluster_w": 1,
+    "cluster_t": 1,
+    "k_tile": 128,
+    "stages": 4,
+    "acc_stages": 2,
+    "ctas_per_sm": 1,
+    "split_k": 1,
+}
+
+DEFAULT: Config = {
+    "sms": 148,
+    "layout": "flat",
+    "gather": "tma",
+    "requant": "fused",
+    "combine": "finalize",
+    **{f"{name}_1": value for name, value in _DEFAULT_GEMM.items()},
+    **{f"{name}_2": value for name, value in _DEFAULT_GEMM.items()},
+    "order": "tokens",
+    "pdl": True,
+    "early_weights": True,
+}
+
+
+def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) -> list[Constraint]:
+    """Rules inside one GEMM; the first ones need no plan and cut most branches."""
+
+    def named(*bases: str) -> tuple[str, ...]:
+        return tuple(f"{base}_{i}" for base in bases)
+
+    def planned(part: str, names: tuple[str, ...], reason: str) -> Constraint:
+        return Constraint(
+            names, f"GEMM {i}: {reason}", lambda c: problem(i - 1, part, tuple((n, c[n]) for n in names)) is None
+        )
+
+    swap, m, t, w, along_w, along_t = named("swap", "mma_m", "tile_t", "tile_w", "cluster_w", "cluster_t")
+    outer = ("gather", "requant", "combine") if i == 1 else ("combine",)
+    tile = named("swap", "mma_m", "tile_t", "tile_w")
+    return [
+        Constraint(
+            (swap, m, t),
+            "with tokens as M a CTA has as many token rows as its MMA: 64, or 128 alone and in a pair",
+            lambda c: c[swap] or c[t] == min(c[m], 128),
+        ),
+        Constraint(
+            (swap, w),
+            "with tokens as M the weight tile is the N side: below 128 the MMA starves on shared memory bandwidth",
+            lambda c: c[swap] or c[w] >= 128,
+        ),
+        planned(
+            "mma",
+            (*outer, *tile, *named("k_tile", "split_k")),
+            "N of an MMA goes to 256 in steps of 8 with 64 rows, of 16 with 128, of 32 in a pair of CTAs; weight rows "
+            "are whole MMAs, parts of K whole stages; requantised tiles of unswapped operands have 128 columns",
+        ),
+        Constraint(
+            (swap, m, along_w, along_t),
+            "a pair of CTAs is a cluster of two along the M side",
+            lambda c: c[m] != 256 or c[along_w if c[swap] else along_t] % 2 == 0,
+        ),
+        Constraint(
+            (along_w, along_t),
+            "a portable cluster has at most 8 CTAs",
+            lambda c: c[along_w] * c[along_t] <= 8,
+        ),
+        planned(
+            "cluster",
+            ("sms", *outer, *tile, along_w, along_t, f"ctas_per_sm_{i}"),
+            "clusters cover the weights, the grid and a requantisation block; boxes of a multicast have at least 8 "
+            "rows; cp.async completes on its own CTA's barrier, the MMA of a pair waits on the leader's",
+        ),
+        planned(
+            "memory",
+            (*outer, *tile, *named("k_tile", "stages", "acc_stages", "ctas_per_sm")),
+            "shared memory has 227 KB per CTA and 228 KB per SM; tensor memory has 512 columns per SM, allocated in "
+            "powers of two",
+        ),
+        planned(
+            "register",
+            (*outer, *tile, f"ctas_per_sm_{i}"),
+            "an SM has 64 K registers: sums and the columns in flight leave the promotion warps too few",
+        ),
+    ]
+
+
+def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
+    """All rules of the space for a definition's sizes."""
+
+    @lru_cache(maxsize=1 << 16)
+    def problem(which: int, part: str, values: tuple) -> str | None:
+        plan = plans({**DEFAULT, **dict(values)}, sizes)[which]
+        found: str | None = getattr(plan, f"{part}_problem")()
+        return found
+
+    return (
+        *_gemm_constraints(1, problem),
+        *_gemm_constraints(2, problem),
+        Constraint(
+            ("requant", "split_k_1"),
+            "SwiGLU needs the full sum: parts of K are added by the requantisation kernel",
+            lambda c: c["split_k_1"] == 1 or c["requant"] == "kernel",
+        ),
+        Constraint(
+            ("combine", "split_k_2"),
+            "parts of GEMM 2 are added by the atomics; the finalize kernel reads one bfloat16 row",
+            lambda c: c["split_k_2"] == 1 or c["combine"] == "atomic_f32",
+        ),
+        Constraint(
+            ("combine", "swap_2"),
+            "bfloat16 is added eight columns at a time: swapped operands spread a row's columns over lanes",
+            lambda c: c["combine"] != "atomic_bf16" or not c["swap_2"],
+        ),
+        Constraint(
+            ("tile_t_1", "cluster_t_1", "tile_t_2", "cluster_t_2"),
+            "segments are filled up to whole clusters of both GEMMs: one must be a multiple of the other",
+            lambda c: _multiple(c["tile_t_1"] * c["cluster_t_1"], c["tile_t_2"] * c["cluster_t_2"]),
+        ),
+        Constraint(
+            ("pdl", "early_weights"),
+            "without programmatic launch GEMM 2 starts after GEMM 1 in any case",
+            lambda c: c["pdl"] or not c["early_weights"],
+        ),
+    )
+
+
+def _multiple(a: int, b: int) -> bool:
+    """Whether one is a multiple of the other."""
+    return max(a, b) % min(a, b) == 0
