@@ -94,6 +94,8 @@ class Store(Lookups, Requests, Tokens):
 
     def close(self) -> None:
         """Gives up all connections; a database in memory is gone."""
+        with self._keeping:
+            self._drop_kept()
         self._engine.dispose()
 
     def __enter__(self) -> Store:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from db import schema
 from db.connected import Connected
@@ -30,10 +31,19 @@ class Tokens(Connected):
         statement = self._insert(_token).values(values).returning(_token.c.id)
         return self._write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
 
+    def find_tokens(self, keys: Collection[str]) -> dict[str, TokenRecord]:
+        """The tokens with these public keys, whether they still hold or not; those that never were are missing.
+
+        The server asks for each request, so that a revocation counts at once.
+        """
+        query = self._once(
+            "find tokens", lambda: select(_token).where(_token.c.key.in_(bindparam("keys", expanding=True)))
+        )
+        return {row.key: _record(row) for row in self._glance(query, {"keys": sorted(keys)})}
+
     def find_token(self, key: str) -> TokenRecord | None:
         """The token with this public key, whether it still holds or not; None if there never was one."""
-        rows = self._rows(select(_token).where(_token.c.key == key))
-        return _record(rows[0]) if rows else None
+        return self.find_tokens([key]).get(key)
 
     def tokens(self) -> list[TokenRecord]:
         """All tokens ever made, oldest first."""
@@ -41,7 +51,8 @@ class Tokens(Connected):
 
     def has_tokens(self) -> bool:
         """Whether any token was ever made, revoked ones included."""
-        return bool(self._rows(select(_token.c.id).limit(1)))
+        query = self._once("any token", lambda: select(_token.c.id).limit(1))
+        return bool(self._glance(query, {}))
 
     def revoke_token(self, key: str) -> bool:
         """Ends a token for good; False if there is no such one. Revoking twice keeps the first moment."""

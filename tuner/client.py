@@ -118,7 +118,8 @@ class Client:
             return None
         document = kept.document if status == 304 and kept is not None else json.loads(body)
         max_age = _MAX_AGE.search(reply_headers.get("cache-control", ""))
-        max_age_s = float(max_age[1]) if max_age else 0.0
+        age = reply_headers.get("age", "0")
+        max_age_s = float(max_age[1]) - float(age if age.isdecimal() else 0) if max_age else 0.0
         self._cache.write(key, Kept(reply_headers.get("etag", ""), time.time(), max_age_s, document))
         return BestAnswer.read(document, stale=False)
 

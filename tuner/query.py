@@ -77,7 +77,7 @@ class BestConfig:
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
     """A row that answers, and which of its figures do."""
 
     row: BestRow
@@ -114,15 +114,23 @@ def best_config(
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"objective {objective!r} is not known; allowed are {', '.join(OBJECTIVES)}")
-    rows = store.best_rows(definition, hardware=hardware)
+    match = find(store.best_rows(definition, hardware=hardware), definition, axes)
+    return None if match is None else answer(match, time.time() if now is None else now)
+
+
+def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int]) -> Match | None:
+    """Which of a definition's rows on the hardware in question answers for this size; None if none does.
+
+    Raises:
+        UsageError: As :func:`best_config`.
+    """
     if not rows:
         return None
     models = sorted({row.environment.hardware for row in rows})
     if len(models) > 1:
         raise UsageError(f"{definition!r} was tuned on {', '.join(models)}; say which one is meant with --hardware")
     _check_axes(definition, rows, axes)
-    match = _exact(rows, axes) or _regime(rows, axes) or _nearest(rows, axes)
-    return None if match is None else _answer(match, time.time() if now is None else now)
+    return _exact(rows, axes) or _regime(rows, axes) or _nearest(rows, axes)
 
 
 def _check_axes(definition: str, rows: Sequence[BestRow], axes: Mapping[str, int]) -> None:
@@ -143,36 +151,36 @@ def _check_axes(definition: str, rows: Sequence[BestRow], axes: Mapping[str, int
         raise UsageError(f"{definition!r} was tuned by size; say which one, such as --axes {missing[0]}=57")
 
 
-def _exact(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
+def _exact(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
     """The newest row with a workload of the very same axes; of several, the slowest workload."""
     for row in rows:
         same = [w for w in row.winner.workloads if dict(w.axes) == dict(axes)]
         if same:
             slowest = max(same, key=lambda w: w.median_us)
             which = f"workload {slowest.workload}" + (f", the slowest of {len(same)}" if len(same) > 1 else "")
-            return _Match(row, "exact", f"measured on {which} with {_text(axes)}", workload=slowest)
+            return Match(row, "exact", f"measured on {which} with {_text(axes)}", workload=slowest)
     return None
 
 
-def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
+def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
     """The newest row whose regime holds the size; where the regime is open upwards, up to the largest measured size."""
     for row in rows:
         winner = row.winner
         if winner.size_axis is None:
-            return _Match(row, "regime", f"one config for all sizes, from {_over(row)}")
+            return Match(row, "regime", f"one config for all sizes, from {_over(row)}")
         size = axes.get(winner.size_axis)
         if size is None:
             continue
         highest = winner.max_size if winner.max_size is not None else max(_sizes(row), default=None)
         if (winner.min_size or 0) <= size and (highest is None or size <= highest):
             name = f"regime {winner.regime} of {winner.size_axis}" if winner.regime else f"all {winner.size_axis}"
-            return _Match(row, "regime", f"{name}, from {_over(row)}")
+            return Match(row, "regime", f"{name}, from {_over(row)}")
     return None
 
 
-def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
+def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
     """The row with the nearest measured size, the newest of equals; None beyond :data:`NEAREST_LIMIT`."""
-    best: _Match | None = None
+    best: Match | None = None
     for row in rows:
         axis = row.winner.size_axis
         size = axes.get(axis) if axis is not None else None
@@ -186,7 +194,7 @@ def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> _Match | None:
             distance = larger / smaller if smaller else float("inf")
             if distance <= NEAREST_LIMIT and (best is None or distance < best.distance):
                 detail = f"nearest measured size: {axis}={measured}, {distance:.3g} times away"
-                best = _Match(row, "nearest", detail, distance, workload)
+                best = Match(row, "nearest", detail, distance, workload)
     return best
 
 
@@ -206,7 +214,8 @@ def _text(axes: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(axes.items())) or "no variable axes"
 
 
-def _answer(match: _Match, now: float) -> BestConfig:
+def answer(match: Match, now: float) -> BestConfig:
+    """The answer for what :func:`find` found."""
     row, winner = match.row, match.row.winner
     figures = match.workload or winner
     return BestConfig(

@@ -20,6 +20,7 @@ def test_a_token_is_found_by_its_key(store: Store) -> None:
         "hash", ("read", "run"), "ci", 9.0, None,
     )  # fmt: skip
     assert store.find_token("k2") is None
+    assert set(store.find_tokens(["k1", "k2"])) == {"k1"}
     assert store.has_tokens()
 
 

@@ -12,12 +12,15 @@ from db.records import SweepState
 from db.store import Store
 from tuner.errors import UsageError
 from tuner.service import views
-from tuner.service.auth import Reader, Runner
-from tuner.service.best import NOTHING
+from tuner.service.auth import Reader, Runner, presented
+from tuner.service.best import HARDWARE_HEADER, NOTHING, reply
 from tuner.service.events import stream
 from tuner.service.metrics import LOOKUPS, STREAMS
 from tuner.service.models import (
+    AXIS,
     HARDWARE,
+    MAX_AXES,
+    MAX_ETAGS,
     MAX_ID,
     NAME,
     Choices,
@@ -35,10 +38,6 @@ from tuner.service.problems import ProblemError, responses
 from tuner.service.starting import Starter, choices
 from tuner.status import state_now
 
-HARDWARE_HEADER = "Tuner-Hardware"
-AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
-MAX_AGE_S = 5
-
 # 400 for a body that is no JSON at all, 403 for a host name that is not this machine's, 413, 414 and 429 by the gate.
 router = APIRouter(prefix="/api/v1", responses=responses(400, 401, 403, 413, 414, 422, 429, 503))
 
@@ -55,26 +54,27 @@ async def best_config(
     definition: Name,
     axes: Annotated[
         list[Annotated[str, Query(pattern=AXIS)]],
-        Query(max_length=16, description="NAME=NUMBER, such as seq_len=57; repeatable"),
+        Query(max_length=MAX_AXES, description="NAME=NUMBER, such as seq_len=57; repeatable"),
     ] = [],  # noqa: B006 - FastAPI copies it
     hardware: Annotated[
         str | None, Query(pattern=HARDWARE, description="as recorded, or auto: from the header Tuner-Hardware")
     ] = None,
     objective: Annotated[Literal["latency"], Query(description="what is best")] = "latency",
     tuner_hardware: Annotated[str | None, Header(pattern=HARDWARE)] = None,
-    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=MAX_ETAGS)] = None,
 ) -> Response:
     """The best known config for a problem size. Never measures, never guesses: ``found`` says how it was found.
 
     404 if there is no record. Poll with the ETag: 304 costs next to nothing.
     """
+    # Well-formed questions are answered before they get here, by tuner.service.lane.
     if hardware == "auto":
         if tuner_hardware is None:
             raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")
         hardware = tuner_hardware
     sizes = {name: int(value) for name, _, value in (a.partition("=") for a in axes)}
     try:
-        answer = await request.app.state.best.answer(definition, sizes, hardware)
+        answer, age_s = await request.app.state.best.answer(definition, sizes, hardware)
     except UsageError as error:
         raise ProblemError(422, str(error)) from None
     LOOKUPS.labels(answer.found).inc()
@@ -86,14 +86,7 @@ async def best_config(
             title="No record",
             more={"found": "none"},
         )
-    headers = {
-        "ETag": answer.etag,
-        "Cache-Control": f"private, max-age={MAX_AGE_S}",
-        "Vary": f"Authorization, {HARDWARE_HEADER}",
-    }
-    if if_none_match is not None and answer.etag in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return Response(answer.body, media_type="application/json", headers=headers)
+    return reply(answer, age_s, if_none_match)
 
 
 @router.get("/definitions", tags=["sweeps"])
@@ -196,12 +189,20 @@ async def events(
     last_event_id: Annotated[str | None, Header(max_length=30)] = None,
     after: Annotated[int, Query(ge=0, le=MAX_ID, description="as Last-Event-ID, for the first request")] = 0,
 ) -> StreamingResponse:
-    """A sweep's progress as server-sent events; a client that comes back sends ``Last-Event-ID`` and misses nothing."""
+    """A sweep's progress as server-sent events; a client that comes back sends ``Last-Event-ID`` and misses nothing.
+
+    It breaks off when the token is revoked or expires.
+    """
     store = _store(request)
     state = request.app.state
     await request.app.state.in_thread(store.get_sweep, sweep_id)
     if state.streams >= state.settings.max_streams:
         raise ProblemError(503, "too many event streams are open", headers={"Retry-After": "5"})
+    token = presented(request)
+
+    async def allowed() -> bool:
+        return await state.guard.caller(token) is not None
+
     known = last_event_id or ""
     seen = int(known) if known.isascii() and known.isdigit() and int(known) <= MAX_ID else after
 
@@ -209,7 +210,7 @@ async def events(
         state.streams += 1
         STREAMS.inc()
         try:
-            async for part in stream(store, sweep_id, seen):
+            async for part in stream(store, sweep_id, seen, allowed):
                 yield part
         finally:
             state.streams -= 1

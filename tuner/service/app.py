@@ -19,6 +19,7 @@ from tuner.service import api, pages, problems
 from tuner.service.auth import Guard, Reader
 from tuner.service.best import BestConfigs
 from tuner.service.charts import Charts
+from tuner.service.lane import Lane
 from tuner.service.launch import launcher
 from tuner.service.limits import Gate, configure_logging
 from tuner.service.metrics import exposition
@@ -28,6 +29,9 @@ from tuner.service.starting import Starter
 THREADS = 12
 """Requests that may wait for the database at once in one server process; below the store's 15 connections, so that
 the lookup, which asks from threads of its own, always finds one."""
+
+PATIENCE_S = 2.0
+"""How long a request may wait for a database that restarts; then 503, and the client comes back."""
 
 GATE = (403, 413, 414, 429)
 """What :class:`tuner.service.limits.Gate` answers on any route."""
@@ -45,7 +49,7 @@ def make(settings: ServiceSettings) -> FastAPI:
     Raises:
         StoreError: The database cannot be opened.
     """
-    store = Store.open(settings.db)
+    store = Store.open(settings.db, patience_s=PATIENCE_S)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +68,7 @@ def make(settings: ServiceSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
-    app.state.guard = Guard(store, loopback=settings.loopback, cache_s=settings.cache_s)
+    app.state.guard = Guard(store, loopback=settings.loopback)
     app.state.best = BestConfigs(store, settings.cache_s)
     app.state.charts = Charts(store)
     app.state.starter = Starter(settings, store, launcher(settings))
@@ -76,7 +80,8 @@ def make(settings: ServiceSettings) -> FastAPI:
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     _add_health(app)
-    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Lane, state=app.state)
+    app.add_middleware(Gate, settings=settings)  # the outermost
     _document(app)
     return app
 

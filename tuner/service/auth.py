@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,8 +15,6 @@ from tuner.service import tokens
 from tuner.service.problems import ProblemError
 
 COOKIE = "tuner_token"
-KNOWN_TOKENS = 1024
-"""Tokens that a server process remembers for a moment; unknown ones push each other out."""
 
 
 @dataclass(frozen=True)
@@ -32,58 +29,65 @@ OPEN = Caller(scopes=tokens.SCOPES)
 
 
 class Guard:
-    """Checks tokens against the database, with a memory of ``cache_s`` seconds; a revocation takes that long.
+    """Checks tokens against the database at each request, so that a revocation counts at once, in every process.
+
+    Requests that come while a query runs share the next one: no answer is older than its question, and under load one
+    query serves many. Owned by one event loop.
 
     A server that only this machine can reach asks for no token until the first one is made. From then on everybody
     needs one: revoking the last token closes the server, it does not open it.
     """
 
-    def __init__(self, store: Store, *, loopback: bool, cache_s: float) -> None:
+    def __init__(self, store: Store, *, loopback: bool) -> None:
         self._store = store
-        self._loopback = loopback
-        self._cache_s = cache_s
-        self._known: OrderedDict[str, tuple[float, TokenRecord | None]] = OrderedDict()
         self._closed = not loopback
-        self._closed_until = float("inf") if not loopback else 0.0
+        self._asked: set[str] = set()
+        self._next: asyncio.Task[Mapping[str, TokenRecord]] | None = None
+        self._turn = asyncio.Lock()
 
-    async def closed(self) -> bool:
-        """Whether a token is needed."""
-        now = time.monotonic()
-        if not self._closed and now >= self._closed_until:
-            self._closed = await asyncio.to_thread(self._store.has_tokens)
-            self._closed_until = float("inf") if self._closed else now + self._cache_s
+    @property
+    def closed(self) -> bool:
+        """Whether a token was needed when the last caller was looked at."""
         return self._closed
 
     async def caller(self, token: str | None) -> Caller | None:
         """Who the token says, None if it does not hold or is missing where one is needed."""
-        if not await self.closed():
-            return OPEN
         found = tokens.parts(token) if token else None
-        if found is None:
+        if found is None and self._closed:
             return None
-        key, secret = found
-        record = await self._record(key)
+        key, secret = found or ("", "")
+        record = (await self._look_up(key)).get(key)
+        if not self._closed:
+            return OPEN
         return Caller(record.scopes, key) if record is not None and tokens.holds(record, secret) else None
 
-    async def _record(self, key: str) -> TokenRecord | None:
-        now = time.monotonic()
-        kept = self._known.get(key)
-        if kept is not None and now - kept[0] < self._cache_s:
-            return kept[1]
-        record = await asyncio.to_thread(self._store.find_token, key)
-        self._known[key] = (now, record)
-        self._known.move_to_end(key)
-        if len(self._known) > KNOWN_TOKENS:
-            self._known.popitem(last=False)
-        return record
+    async def _look_up(self, key: str) -> Mapping[str, TokenRecord]:
+        """Tokens by key, this one among them if it exists, as they are after this moment."""
+        self._asked.add(key)
+        if self._next is None:
+            self._next = asyncio.create_task(self._take_turn())
+        return await asyncio.shield(self._next)  # one client going away must not end the query that others wait for
+
+    async def _take_turn(self) -> Mapping[str, TokenRecord]:
+        async with self._turn:
+            keys, self._asked, self._next = self._asked, set(), None
+            return await asyncio.to_thread(self._read, keys)
+
+    def _read(self, keys: Collection[str]) -> Mapping[str, TokenRecord]:
+        self._closed = self._closed or self._store.has_tokens()
+        return self._store.find_tokens(keys) if self._closed else {}
 
 
 def presented(request: Request) -> str | None:
     """The token of a request: ``Authorization: Bearer``, else the pages' cookie."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    return request.cookies.get(COOKIE)
+    sent = bearer(request.headers.get("authorization", ""))
+    return sent if sent is not None else request.cookies.get(COOKIE)
+
+
+def bearer(authorization: str) -> str | None:
+    """The token in the value of an ``Authorization`` header, None if it is of another kind."""
+    scheme, _, value = authorization.partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else None
 
 
 async def reader(request: Request) -> Caller:

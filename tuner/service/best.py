@@ -1,54 +1,95 @@
-"""The lookup that inference servers poll: answered from memory that is at most a second old."""
+"""The lookup that inference servers poll: answered from records that are at most a second old."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from starlette.responses import Response
 
 from db.records import BestRow
 from db.store import Store
-from tuner.query import best_config
+from tuner.query import Match, find
+from tuner.query import answer as answered
 
 DEFINITIONS = 512
 """Definitions whose winners a server process keeps; the least recently asked for go first."""
 ANSWERS = 4096
-"""Answers kept for one definition."""
+"""Questions whose answer is kept for one definition, until its records change."""
+MAX_AGE_S = 5
+"""How old an answer may be, the time in this server's memory and in the client's cache together."""
+HARDWARE_HEADER = "Tuner-Hardware"
+
+Question = tuple[tuple[tuple[str, int], ...], str | None]
+"""Sizes by axis, in order, and hardware."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """A lookup's answer, ready to send. ``etag`` changes when the answer does, but not as its age grows."""
 
-    body: bytes
-    etag: str
     found: str
+    etag: str = ""
+    text: str = ""
+    finished_at: float = 0.0
+
+    def body(self, now: float) -> bytes:
+        """The document; the age is of this moment."""
+        return f'{self.text}, "age_s": {max(0.0, now - self.finished_at):.3f}}}'.encode()
 
 
-NOTHING = Answer(b"", "", "none")
+NOTHING = Answer("none")
 
 
 @dataclass
-class Rows:
-    """The winners of one definition as they were at ``read_at``, in the shape in which the lookup asks for them."""
+class Records:
+    """The winners of one definition as they were at ``read_at``, by hardware, with the answers made from them."""
 
     read_at: float
     rows: Sequence[BestRow]
-    answers: dict[tuple[Any, ...], Answer] = field(default_factory=dict)
+    answers: dict[Question, Answer] = field(default_factory=dict)
+    texts: dict[tuple[int, str, str], Answer] = field(default_factory=dict)
 
-    def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
-        """As :meth:`db.store.Store.best_rows`; all rows are of the one definition."""
-        wanted = None if hardware is None else hardware.lower()
-        return [
-            row
-            for row in self.rows
-            if (wanted is None or row.environment.hardware.lower() == wanted) and target in (None, row.target)
-        ]
+    def on(self, hardware: str | None) -> Sequence[BestRow]:
+        """The rows of one hardware model, in any case of letters; all of them for None."""
+        if hardware is None:
+            return self.rows
+        wanted = hardware.lower()
+        return [row for row in self.rows if row.environment.hardware.lower() == wanted]
+
+    def answer(self, definition: str, question: Question) -> Answer:
+        """The answer to a question about this definition.
+
+        Raises:
+            UsageError: The question cannot be answered as it stands.
+        """
+        known = self.answers.get(question)
+        if known is None:
+            sizes, hardware = question
+            match = find(self.on(hardware), definition, dict(sizes))
+            known = NOTHING if match is None else self._text(match)
+            if len(self.answers) < ANSWERS:
+                self.answers[question] = known
+        return known
+
+    def _text(self, match: Match) -> Answer:
+        """The answer for a match. Most sizes of a regime share one, and writing it is what an answer costs."""
+        key = (id(match.row), match.found, match.detail)
+        if key not in self.texts:
+            if len(self.texts) >= ANSWERS:
+                self.texts.clear()
+            document = answered(match, 0.0).document()
+            del document["age_s"]
+            text = json.dumps(document, default=str)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+            self.texts[key] = Answer(match.found, f'"{digest}"', text[:-1], match.row.finished_at)
+        return self.texts[key]
 
 
 class BestConfigs:
@@ -60,26 +101,21 @@ class BestConfigs:
     def __init__(self, store: Store, cache_s: float) -> None:
         self._store = store
         self._cache_s = cache_s
-        self._kept: OrderedDict[str, Rows] = OrderedDict()
-        self._reading: dict[str, asyncio.Task[Rows]] = {}
+        self._kept: OrderedDict[str, Records] = OrderedDict()
+        self._reading: dict[str, asyncio.Task[Records]] = {}
 
-    async def answer(self, definition: str, axes: Mapping[str, int], hardware: str | None) -> Answer:
-        """The answer for a problem size; :data:`NOTHING` if there is no record.
+    async def answer(self, definition: str, axes: Mapping[str, int], hardware: str | None) -> tuple[Answer, int]:
+        """The answer for a problem size, :data:`NOTHING` if there is no record; and how many seconds old it may be.
 
         Raises:
             StoreError: The database does not answer.
             UsageError: The question cannot be answered as it stands.
         """
-        rows = await self._rows(definition)
-        question = (tuple(sorted(axes.items())), hardware)
-        known = rows.answers.get(question)
-        if known is None:
-            known = _answer(rows, definition, axes, hardware)
-            if len(rows.answers) < ANSWERS:
-                rows.answers[question] = known
-        return known
+        records = await self._records(definition)
+        answer = records.answer(definition, (tuple(sorted(axes.items())), hardware))
+        return answer, math.ceil(time.monotonic() - records.read_at)
 
-    async def _rows(self, definition: str) -> Rows:
+    async def _records(self, definition: str) -> Records:
         kept = self._kept.get(definition)
         if kept is not None and time.monotonic() - kept.read_at < self._cache_s:
             self._kept.move_to_end(definition)
@@ -90,24 +126,31 @@ class BestConfigs:
             self._reading[definition] = reading
         return await asyncio.shield(reading)  # one client going away must not end the query that others wait for
 
-    async def _read(self, definition: str) -> Rows:
+    async def _read(self, definition: str) -> Records:
         try:
             began = time.monotonic()
-            rows = Rows(began, await asyncio.to_thread(self._store.best_rows, definition))
+            rows = await asyncio.to_thread(self._store.best_rows, definition)
         finally:
             del self._reading[definition]
-        self._kept[definition] = rows
+        records = self._kept.get(definition)
+        if records is not None and records.rows == rows:
+            records.read_at = began
+        else:
+            records = self._kept[definition] = Records(began, rows)
         self._kept.move_to_end(definition)
         if len(self._kept) > DEFINITIONS:
             self._kept.popitem(last=False)
-        return rows
+        return records
 
 
-def _answer(rows: Rows, definition: str, axes: Mapping[str, int], hardware: str | None) -> Answer:
-    best = best_config(rows, definition, axes, hardware=hardware)
-    if best is None:
-        return NOTHING
-    document = best.document()
-    lasting = {k: v for k, v in document.items() if k != "age_s"}
-    digest = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode()).hexdigest()[:20]
-    return Answer(json.dumps(document, default=str).encode(), f'"{digest}"', best.found)
+def reply(answer: Answer, age_s: int, if_none_match: str | None) -> Response:
+    """The response for an answer that was found; 304 if the client has it already."""
+    headers = {
+        "ETag": answer.etag,
+        "Cache-Control": f"private, max-age={MAX_AGE_S}",
+        "Age": str(age_s),
+        "Vary": f"Authorization, {HARDWARE_HEADER}",
+    }
+    if if_none_match is not None and answer.etag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(answer.body(time.time()), media_type="application/json", headers=headers)

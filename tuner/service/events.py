@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from db.records import SweepState
@@ -18,7 +18,9 @@ BATCH = 200
 """Trials that are sent before the state is looked at again."""
 
 
-async def stream(store: Store, sweep_id: int, after: int) -> AsyncIterator[bytes]:
+async def stream(
+    store: Store, sweep_id: int, after: int, allowed: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
     """Events until the sweep's process is done: ``trial`` for each new one, ``state`` on every change, then ``end``.
 
     Args:
@@ -26,10 +28,11 @@ async def stream(store: Store, sweep_id: int, after: int) -> AsyncIterator[bytes
         sweep_id: One that exists.
         after: Id of the last trial the client has, 0 for none. Every event carries such an id, so that a client that
             lost the connection goes on where it was.
+        allowed: Whether the listener may still listen; asked again and again.
     """
     shown: dict[str, Any] | None = None
     spoke_at = time.monotonic()
-    while True:
+    while await allowed():
         # The state first: when it says that the sweep has ended, the trials read after it are all there are.
         state = await asyncio.to_thread(sweep_head, store, sweep_id)
         trials = await asyncio.to_thread(store.trials, sweep_id, measurements=False, after_id=after, limit=BATCH)

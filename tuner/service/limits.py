@@ -62,6 +62,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
         self._app = app
         self._settings = settings
+        self._loopback = settings.loopback
         self._rate = Rate(settings.rate_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +82,7 @@ class Gate:
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> problems.ProblemError | None:
         """Why a request is refused by its head alone."""
         settings = self._settings
-        if settings.loopback and _name(headers.get(b"host", b"")) not in LOCAL_NAMES:
+        if self._loopback and _name(headers.get(b"host", b"")) not in LOCAL_NAMES:
             # A web page could point a name of its own at this machine and so reach a server that trusts it.
             return problems.ProblemError(403, "this server answers to localhost only")
         if len(scope["query_string"]) > settings.max_query_bytes:

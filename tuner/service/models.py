@@ -11,6 +11,10 @@ MAX_ID = 2**63 - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
 """Names of definitions, spaces and workloads: no slash, no leading dot, so that none can be a path."""
 HARDWARE = r"^[\x20-\x7E]{1,200}$"
+AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
+MAX_AXES = 16
+MAX_ETAGS = 200
+"""Characters of an ``If-None-Match``."""
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Name = Annotated[str, Query(pattern=NAME, description="name of a definition")]

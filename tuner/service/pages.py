@@ -64,7 +64,8 @@ class Viewer:
 async def visitor(request: Request) -> Viewer:
     """Dependency of pages that anybody may see."""
     guard = request.app.state.guard
-    return Viewer(await guard.closed(), await guard.caller(presented(request)), request.url.path)
+    caller = await guard.caller(presented(request))
+    return Viewer(guard.closed, caller, request.url.path)
 
 
 async def viewer(request: Request) -> Viewer:

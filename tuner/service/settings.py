@@ -33,7 +33,7 @@ class ServiceSettings(BaseModel):
     max_running_sweeps: int = Field(default=2, ge=0, description="sweeps at once; the next one is refused")
     max_streams: int = Field(default=64, ge=1, description="event streams at once in one server process")
     start_timeout_s: float = Field(default=120.0, gt=0, description="how long a sweep may take to register itself")
-    cache_s: float = Field(default=1.0, ge=0, description="how old a best-config answer or a token check may be")
+    cache_s: float = Field(default=1.0, ge=0, description="how old the records behind a best-config answer may be")
 
     @property
     def loopback(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from db.store import Store
+from tuner.service import tokens
 
 pytestmark = pytest.mark.postgres
 
@@ -61,3 +62,16 @@ def test_an_events_stream_ends_with_the_sweep(stage: Any) -> None:
     text = ask(stage, f"/api/v1/sweeps/{stage.sweep_id}/events").text
     assert text.count("event: trial") == len(stage.store.trials(stage.sweep_id, measurements=False))
     assert "event: end" in text
+
+
+def test_a_revocation_counts_in_every_process_at_once(stage: Any) -> None:
+    """The last test of this file: from now on the server asks for tokens."""
+    token = stage.server.token("read")
+    clients = [stage.server.client(token) for _ in range(8)]  # a connection each, spread over the processes
+    try:
+        assert {c.get("/api/v1/sweeps").status_code for c in clients} == {200}
+        assert stage.store.revoke_token(tokens.parts(token)[0])  # type: ignore[index]
+        assert {c.get("/api/v1/sweeps").status_code for c in clients} == {401}
+    finally:
+        for client in clients:
+            client.close()
