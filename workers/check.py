@@ -11,8 +11,8 @@ from workers import fib
 from workers.device import Device
 from workers.records import Status, Tolerance
 
-_DIGEST_ROW = 1 << 13
-"""Words (int64) in a row of a digest: 64 KiB."""
+_DIGEST_ROW = 1 << 11
+"""Words (int64) in a row of a digest: 16 KiB."""
 
 _POISON = (0xA5, 0x5A)
 """Byte patterns for integer outputs, in turn from run to run. Floating-point outputs get NaN."""
@@ -171,7 +171,7 @@ def why_degenerate(expected: Sequence[Any], rule: Tolerance) -> str | None:
 def digest(value: Any, thorough: bool = True) -> Any:
     """Fingerprint of an input that changes when any byte does. Does not wait for the device.
 
-    A tensor is seen as rows of 64 KiB: the sums of all rows and, if ``thorough``, of all columns; what is left over is
+    A tensor is seen as rows of 16 KiB: the sums of all rows and, if ``thorough``, of all columns; what is left over is
     kept as it is. Columns make two words that change places visible, for a second pass over the memory.
     """
     import torch

@@ -50,12 +50,12 @@ class HostDevice(Device):
         """The run itself."""
         return run
 
-    def ready(self, cold_cache: bool) -> None:
+    def ready(self, mode: str, cold_cache: bool) -> None:
         """Rewrite the buffer; torch spreads it over its threads, so the private caches of all cores go too."""
         if cold_cache:
             self._flush.add_(1)
 
-    def submit(self, run: Run, kind: str = CANDIDATE) -> Sample:
+    def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
         """Host time around one call."""
         began = time.perf_counter_ns()
         run()

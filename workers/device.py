@@ -15,7 +15,8 @@ CANDIDATE, CHECK, COLD, ANCHOR = "candidate", "check", "cold", "anchor"
 
 
 class Sample(ABC):
-    """A timed call that was started. ``late`` tells that the device had to wait for the host inside the timed part."""
+    """A timed call that was started. ``late`` tells that the device had to wait for the host inside the timed part,
+    in a mode where it must not."""
 
     late: bool = False
 
@@ -51,19 +52,19 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def ready(self, cold_cache: bool) -> None:
+    def ready(self, mode: str, cold_cache: bool) -> None:
         """Bring the device into the state that a sample starts from, with other data in the cache if
         ``cold_cache``. Does not wait."""
 
     @abstractmethod
-    def submit(self, run: Run, kind: str = CANDIDATE) -> Sample:
-        """Start one timed call; :meth:`ready` was the last thing asked for. Does not wait, where the device can run by
-        itself."""
+    def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
+        """Start one timed call of a prepared run; :meth:`ready` was the last thing asked for. Does not wait, where the
+        device can run by itself."""
 
-    def time_us(self, run: Run, cold_cache: bool) -> float:
-        """Microseconds of one call, with the cache flushed before if ``cold_cache``."""
-        self.ready(cold_cache)
-        return self.submit(run).us()
+    def time_us(self, run: Run, mode: str, cold_cache: bool) -> float:
+        """Microseconds of one call of a prepared run, with the cache flushed before if ``cold_cache``."""
+        self.ready(mode, cold_cache)
+        return self.submit(run, mode).us()
 
     @abstractmethod
     def span(self, kind: str) -> AbstractContextManager[None]:

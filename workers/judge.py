@@ -381,7 +381,7 @@ class Judge:
 
         def get_ready(key: str) -> None:
             runs[key].poison()
-            self._device.ready(method.cold_cache)
+            self._device.ready(method.mode, method.cold_cache)
 
         samples: dict[str, list[float]] = {key: [] for key in runs}
         late = 0
@@ -390,11 +390,11 @@ class Judge:
                 get_ready(key)
             while True:
                 _take_turn(turns, key)
-                sample = self._device.submit(prepared[key])
+                sample = self._device.submit(prepared[key], method.mode)
                 if index + 1 < len(order):
                     get_ready(order[index + 1])
                 us = sample.us()
-                if not sample.late or method.mode != "cuda_graph" or late == len(order):
+                if not sample.late or late == len(order):
                     break
                 late += 1
                 get_ready(key)

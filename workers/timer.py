@@ -97,20 +97,20 @@ def _samples(
     def get_ready() -> None:
         if before_sample is not None:
             before_sample()
-        device.ready(method.cold_cache)
+        device.ready(method.mode, method.cold_cache)
 
     samples: list[float] = []
     late = 0
     deadline = time.perf_counter() + method.budget_s
     get_ready()
     while True:
-        sample = device.submit(run)
+        sample = device.submit(run, method.mode)
         # The device prepares the next sample while the host looks at this one, where a next one is certain.
         is_certain = len(samples) + 1 < method.min_samples
         if is_certain:
             get_ready()
         us = sample.us()
-        if sample.late and method.mode == "cuda_graph" and late < method.max_samples:
+        if sample.late and late < method.max_samples:
             late += 1
         else:
             samples.append(us)

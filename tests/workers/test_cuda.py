@@ -88,7 +88,7 @@ def test_usage_is_what_the_device_did(device):
         for _ in range(runs):
             spin()
     for _ in range(runs):
-        device.time_us(spin, cold_cache=True)
+        device.time_us(spin, "eager", cold_cache=True)
     usage = device.usage()
     low, high = (runs * us / 1e6 for us in BETWEEN_US)
     assert low < usage[CHECK] < high

@@ -42,11 +42,11 @@ class ScriptedDevice(Device):
     def prepare(self, run, mode):
         return run
 
-    def ready(self, cold_cache):
+    def ready(self, mode, cold_cache):
         self.flushes += cold_cache
         self.log.append("ready")
 
-    def submit(self, run, kind="candidate"):
+    def submit(self, run, mode, kind="candidate"):
         self.log.append("submit")
         self.taken += 1
         us = self.samples_us.pop(0) if len(self.samples_us) > 1 else self.samples_us[0]
@@ -121,16 +121,15 @@ def test_next_sample_is_made_ready_before_the_present_one_is_waited_for_but_none
     assert device.log == ["ready", "submit"] * 10
 
 
-def test_late_samples_are_dropped_in_graph_mode_only():
-    for mode, dropped in (("cuda_graph", 2), ("host", 0)):
-        device = ScriptedDevice([100.0], late=(1, 10))
-        timing = measure(nothing, replace(METHOD, mode=mode), device)
-        assert len(timing.samples_us) == 10
-        assert (device.taken, timing.conditions.get("late", 0)) == (10 + dropped, dropped)
+def test_late_samples_are_dropped():
+    device = ScriptedDevice([100.0], late=(1, 10))
+    timing = measure(nothing, METHOD, device)
+    assert len(timing.samples_us) == 10
+    assert (device.taken, timing.conditions["late"]) == (12, 2)
 
 
 def test_host_that_is_always_late_comes_to_an_end():
-    timing = measure(nothing, replace(METHOD, mode="cuda_graph"), ScriptedDevice([100.0], late=range(1000)))
+    timing = measure(nothing, METHOD, ScriptedDevice([100.0], late=range(1000)))
     assert len(timing.samples_us) == 10
     assert timing.conditions["late"] == METHOD.max_samples
 
@@ -179,8 +178,8 @@ def test_host_sample_is_not_shorter_than_the_run():
             pass
 
     device = HostDevice()
-    assert device.time_us(spin, cold_cache=False) >= 2000
-    assert device.time_us(spin, cold_cache=True) >= 2000
+    assert device.time_us(spin, "host", cold_cache=False) >= 2000
+    assert device.time_us(spin, "host", cold_cache=True) >= 2000
 
 
 def test_host_flush_is_larger_than_the_cache_and_touches_all_of_it():
@@ -188,5 +187,5 @@ def test_host_flush_is_larger_than_the_cache_and_touches_all_of_it():
     buffer = device._flush
     assert buffer.nbytes >= 2 * min(last_level_cache_bytes(), 128 << 20)
     before = int(buffer[0])
-    device.ready(cold_cache=True)
+    device.ready("host", cold_cache=True)
     assert bool((buffer == before + 1).all())
