@@ -96,6 +96,7 @@ class VariantEvaluator:
         self._judged = 0
         self._phase = ""
         self._idle_since: float | None = None
+        self._phase_s: dict[str, float] = {}
 
     def start(self) -> None:
         """Begin the imports."""
@@ -154,6 +155,7 @@ class VariantEvaluator:
             self._replace()
         self._idle_since = time.perf_counter()
         evaluate_s = self._idle_since - began
+        usage = self._usage(judgement.usage, evaluate_s, idle_s)
         return Evaluation(
             job.variant.key,
             judgement.status,
@@ -161,7 +163,7 @@ class VariantEvaluator:
             evaluate_s,
             judgement.message,
             self.environment().fingerprint,
-            usage_of(judgement.usage, evaluate_s, idle_s),
+            usage,
         )
 
     def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
@@ -209,7 +211,7 @@ class VariantEvaluator:
         self._idle_since = time.perf_counter()
         seconds = self._idle_since - began
         evaluations = tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v, _ in job.variants)
-        return Comparison(evaluations, usage_of(busy_s, seconds, idle_s))
+        return Comparison(evaluations, self._usage(busy_s, seconds, idle_s))
 
     def processes(self) -> dict[str, int | None]:
         """Process ids of the template and the child."""
@@ -288,14 +290,28 @@ class VariantEvaluator:
                 self._process.call("start", limits_s=self._limits_s, phase="prepare")
             except ChildError as failure:
                 raise WorkerError(f"the evaluator's process cannot start: {_text(failure)}") from failure
-        self._phase = phase
+        self._phase, since = phase, time.perf_counter()
 
         def follow(phase: str) -> None:
-            self._phase = phase
+            nonlocal since
+            now = time.perf_counter()
+            kind = self._phase.partition(" ")[0]
+            self._phase_s[kind] = self._phase_s.get(kind, 0.0) + now - since
+            self._phase, since = phase, now
 
-        return self._process.call(
-            method, *args, limits_s=limits_s or self._limits_s, phase=phase, on_phase=follow, **more
-        )
+        try:
+            return self._process.call(
+                method, *args, limits_s=limits_s or self._limits_s, phase=phase, on_phase=follow, **more
+            )
+        finally:
+            follow(self._phase)
+
+    def _usage(self, busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
+        """A job's share of the evaluator's time, see Evaluation."""
+        device = {f"{kind}_s": seconds for kind, seconds in busy_s.items()}
+        phases = {f"phase_{kind}_s": seconds for kind, seconds in self._phase_s.items()}
+        self._phase_s = {}
+        return {**device, **phases, "evaluate_s": evaluate_s, "idle_s": idle_s}
 
     def _replace(self) -> None:
         self._process.kill()
@@ -315,13 +331,6 @@ class VariantEvaluator:
         if kind in ("load", "inspect"):
             return Judgement(status, message), None
         return Judgement(status, message), Measurement(uuid, status, message=message, method=job.method)
-
-
-def usage_of(busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
-    """A job's share of the evaluator's time: what the device was busy with, the job's wall time, and how long the
-    evaluator had waited for it."""
-    found = {f"{kind}_s": seconds for kind, seconds in busy_s.items()}
-    return {**found, "evaluate_s": evaluate_s, "idle_s": idle_s}
 
 
 def _status_of(failure: ChildError) -> Status:

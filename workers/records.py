@@ -156,8 +156,9 @@ class Evaluation:
     """Fingerprint of the environment it ran in."""
     usage: Mapping[str, float] = field(default_factory=dict)
     """Where the evaluator's time went: ``candidate_s``, ``check_s``, ``cold_s`` and ``anchor_s`` of the device by its
-    own clock, ``evaluate_s`` wall time of the job, ``idle_s`` wall time between the previous job and this one. What a
-    process did before it died is not in the device's seconds."""
+    own clock, ``phase_load_s``, ``phase_check_s`` and so on wall time in each phase, ``evaluate_s`` wall time of the
+    job, ``idle_s`` wall time between the previous job and this one. What a process did before it died is not in the
+    device's seconds."""
 
 
 @dataclass(frozen=True)

@@ -306,6 +306,9 @@ def test_where_the_time_went_is_told(bench, make):
     assert usage["check_s"] > 0
     assert usage["idle_s"] > 0
     assert usage["candidate_s"] + usage["check_s"] < usage["evaluate_s"]
+    phases = [usage[f"phase_{kind}_s"] for kind in ("load", "prepare", "check", "measure", "inspect")]
+    assert all(seconds > 0 for seconds in phases)
+    assert sum(phases) < usage["evaluate_s"]
 
 
 def test_stored_reference_outputs_serve_the_next_evaluator(bench, dataset, make, tmp_path):
