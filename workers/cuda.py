@@ -187,6 +187,12 @@ class CudaDevice(Device):
         self._torch.cuda.synchronize()
         self._torch.cuda.empty_cache()
 
+    def tidy(self) -> None:
+        """Empty the pools if less than a sixth of the memory is left."""
+        free, total = self._torch.cuda.mem_get_info()
+        if free < total / 6:
+            self.release()
+
     def _event(self) -> Any:
         event = self._torch.cuda.Event(enable_timing=True)
         event.record()

@@ -98,6 +98,10 @@ class Device(ABC):
         """Give memory that is kept for reuse back to the device."""
         return None
 
+    def tidy(self) -> None:
+        """The same if memory is nearly used up: not everybody's allocations can take from what is kept."""
+        return None
+
 
 class CaptureError(RuntimeError):
     """A candidate's calls cannot be captured in a graph."""

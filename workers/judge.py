@@ -102,6 +102,8 @@ class Judge:
 
         self._usage.clear()
         loaded = None
+        if ahead is not None and ahead.package == staged.package:
+            ahead = None  # the same variant for another regime: one module cannot be loaded twice
         self._send("phase", f"load {job.variant.key}")
         try:
             loaded = self._load(staged)
@@ -114,6 +116,8 @@ class Judge:
         finally:
             if loaded is not None:
                 loaded.unload()
+        if not judgement.replace:
+            self._device.tidy()
         return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
 
     def _judge(self, job: EvaluationJob, candidate: Candidate) -> Judgement:
@@ -313,6 +317,7 @@ class Judge:
             os.close(turns)
             for item in loaded.values():
                 item.unload()
+        self._device.tidy()
         return dict(self._usage)
 
     def _compare_on(
