@@ -284,6 +284,11 @@ def test_next_variant_is_loaded_before_its_job(bench, make, tmp_path):
     assert note.read_text() == "loaded preloaded ", "it was loaded again"
 
 
+def test_same_variant_ahead_for_another_regime(bench, make):
+    assert evaluate_with_ahead(bench, make(key="small"), make(key="large")).status is Status.PASSED
+    assert evaluate_with_ahead(bench, make(key="large"), make(key="huge")).status is Status.PASSED
+
+
 @pytest.mark.parametrize(
     ("source", "status"),
     [("os._exit(3)", Status.CRASHED), ("raise ValueError('bad module')", Status.RUNTIME_ERROR)],
