@@ -52,6 +52,10 @@ class ReplayRunner(Runner):
         self.evaluators = in_flight - 1 - self.builders
         self.judged: list[int] = []
         """Row of each finished look-up, in the order in which they ended; comparisons are not among them."""
+        self.timings: list[int] = []
+        """Workloads that were timed in each of them: fewer than all where it failed or was raced out."""
+        self.raced: list[bool] = []
+        """Whether each of them was raced out."""
         self._ready: deque[tuple[int | None, Outcome]] = deque()
 
     def environment(self) -> Environment:
@@ -85,6 +89,9 @@ class ReplayRunner(Runner):
         row, outcome = self._ready.popleft()
         if row is not None:
             self.judged.append(row)
+            timed = outcome.measurements if isinstance(outcome, Evaluation) else ()
+            self.timings.append(sum(m.median_us is not None for m in timed))
+            self.raced.append(isinstance(outcome, Evaluation) and outcome.status is Status.RACED_OUT)
         return [outcome]
 
     def close(self) -> None:

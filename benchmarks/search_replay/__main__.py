@@ -10,17 +10,15 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.search_replay.draw import draw
-from benchmarks.search_replay.loop import Run, one_thread, recorded, replay
+from benchmarks.search_replay.loop import Run, recorded, recordings, replay, spread
 from benchmarks.search_replay.score import SpaceFigures, Summary, curve, figures, random_expectation, summary
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.recording import SUFFIX
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the table goes to stdout."""
     options = _parser().parse_args(argv)
     try:
-        paths = _recordings(options.data, options.spaces)
+        paths = recordings(options.data, options.spaces)
         strategies = _strategies(options.strategies)
         runs = _run_all(paths, strategies, options)
         _report(paths, strategies, runs, options)
@@ -71,18 +69,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({_positive(part) for part in text.split(",")}))
 
 
-def _recordings(folder: Path, names: str) -> dict[str, Path]:
-    """Name -> file, in order of name."""
-    found = {p.name.removesuffix(SUFFIX): p for p in sorted(folder.glob(f"*{SUFFIX}"))}
-    if not found:
-        raise UsageError(f"no *{SUFFIX} file in {folder}")
-    chosen = names.split(",") if names else list(found)
-    for name in chosen:
-        if name not in found:
-            raise UsageError(f"no recording {name!r} in {folder}; it has {', '.join(found)}")
-    return {name: found[name] for name in chosen}
-
-
 def _strategies(text: str) -> tuple[str, ...]:
     chosen = tuple(text.split(","))
     for name in chosen:
@@ -100,10 +86,7 @@ def _run_all(paths: dict[str, Path], strategies: Sequence[str], options: argpars
         for s in strategies
         for seed in range(options.seeds)
     ]
-    if options.jobs == 1:
-        return list(_shown((replay(*task) for task in todo), len(todo)))
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=one_thread) as pool:
-        return list(_shown(pool.map(replay, *zip(*todo, strict=True)), len(todo)))
+    return list(_shown(spread(replay, todo, options.jobs), len(todo)))
 
 
 def _shown(runs: Iterable[Run], count: int) -> Iterable[Run]:
@@ -123,7 +106,7 @@ def _report(paths: dict[str, Path], strategies: Sequence[str], runs: list[Run], 
         random[name] = [random_expectation(recording, b) for b in budgets]
         mine = [r for r in runs if r.space == recording.name]
         curves[name] = {
-            s: np.array([curve(recording, r.rows, longest) for r in group])
+            s: np.array([curve(recording, r.rows, longest, r.raced) for r in group])
             for s, group in groupby(mine, key=lambda r: r.strategy)
         }
         for strategy, measured in curves[name].items():

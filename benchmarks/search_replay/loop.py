@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner import tuning_record
-from tuner.recording import Recording, read_recording
+from tuner.errors import UsageError
+from tuner.recording import SUFFIX, Recording, read_recording
 from tuner.regimes import Regime
 from tuner.replay import ReplayFamily, ReplayRunner
 from tuner.search import Search
 from tuner.sweep import Plan, Sweep
 from workers.records import Method
+
+T = TypeVar("T")
 
 Prior = Sequence[tuple[Config, float | None]]
 
@@ -31,6 +37,8 @@ class Run:
         space: Name of the recording.
         seed: Of the sweep.
         rows: Row of the recording of each evaluation, in the order in which they ended.
+        raced: Whether each of them was raced out: it is not found then, however good it would have been.
+        timings: Workloads that were timed in each of them.
         cpu_ms: CPU time of the whole loop per evaluation: search, store, bookkeeping.
         search_cpu_ms: CPU time of the search alone per evaluation.
     """
@@ -39,6 +47,8 @@ class Run:
     space: str
     seed: int
     rows: tuple[int, ...]
+    raced: tuple[bool, ...]
+    timings: tuple[int, ...]
     cpu_ms: float
     search_cpu_ms: float
 
@@ -50,6 +60,31 @@ def recorded(path: Path) -> tuple[Recording, SearchSpace]:
     return recording, recording.space()
 
 
+def recordings(folder: Path, names: str) -> dict[str, Path]:
+    """Name -> file, in order of name: those of the given names (comma-separated), or all.
+
+    Raises:
+        UsageError: There is none, or none of that name.
+    """
+    found = {p.name.removesuffix(SUFFIX): p for p in sorted(folder.glob(f"*{SUFFIX}"))}
+    if not found:
+        raise UsageError(f"no *{SUFFIX} file in {folder}")
+    chosen = names.split(",") if names else list(found)
+    for name in chosen:
+        if name not in found:
+            raise UsageError(f"no recording {name!r} in {folder}; it has {', '.join(found)}")
+    return {name: found[name] for name in chosen}
+
+
+def spread(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[T]:
+    """Results of the function for each task, in order: in this process for one job, else in so many of their own."""
+    if jobs == 1:
+        yield from (function(*task) for task in tasks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=one_thread) as pool:
+        yield from pool.map(function, *zip(*tasks, strict=True))
+
+
 def one_thread() -> None:
     """Keep linear algebra to one thread in this process: two jobs on two cores would fight otherwise."""
     from threadpoolctl import threadpool_limits
@@ -57,16 +92,28 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
-def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: int = 1, prior: Prior = ()) -> Run:
+def replay(
+    path: Path,
+    strategy: str,
+    seed: int,
+    evaluations: int | Literal["auto"],
+    in_flight: int = 1,
+    prior: Prior = (),
+    *,
+    race_factor: float = 1.3,
+    watch: Callable[[Search], None] = lambda _: None,
+) -> Run:
     """Run a sweep on a recording.
 
     Args:
         path: The recording.
         strategy: Name of a sampler.
         seed: Of the sweep.
-        evaluations: Trials at most.
+        evaluations: Trials at most, or until the search advises to stop.
         in_flight: Trials in flight at a time.
         prior: Finished trials of a related sweep.
+        race_factor: See :class:`~tuner.settings.SweepSettings`.
+        watch: Called with the search before it is asked for the first time.
     """
     recording, space = recorded(path)
     runner = ReplayRunner(recording, in_flight)
@@ -81,6 +128,7 @@ def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: in
             sampler=strategy,
             seed=seed,
             max_trials=evaluations,
+            race_factor=race_factor,
             finalists=1,
             final_rounds=1,
             reuse=False,
@@ -89,10 +137,12 @@ def replay(path: Path, strategy: str, seed: int, evaluations: int, in_flight: in
         )
         sweep = Sweep(plan, runner, store, _register(store, plan, runner, recording))
         clock = _clock(sweep)
+        watch(sweep._states[0].search)
         sweep.run()
-    judged = runner.judged[:evaluations]
-    total_ms = (time.process_time() - started) * 1e3 / len(judged)
-    return Run(strategy, recording.name, seed, tuple(judged), total_ms, clock() * 1e3 / len(judged))
+    count = len(runner.judged) if evaluations == "auto" else min(evaluations, len(runner.judged))
+    total_ms = (time.process_time() - started) * 1e3 / count
+    seen = (tuple(column[:count]) for column in (runner.judged, runner.raced, runner.timings))
+    return Run(strategy, recording.name, seed, *seen, total_ms, clock() * 1e3 / count)
 
 
 def _register(store: Store, plan: Plan, runner: ReplayRunner, recording: Recording) -> int:
@@ -107,7 +157,7 @@ def _register(store: Store, plan: Plan, runner: ReplayRunner, recording: Recordi
             space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
             environment_id=store.register_environment(tuning_record.environment(runner.environment())),
             seed=plan.seed,
-            max_trials=int(plan.max_trials),
+            max_trials=None if plan.max_trials == "auto" else plan.max_trials,
             host=tuning_record.host(),
         )
     )

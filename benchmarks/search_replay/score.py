@@ -40,14 +40,21 @@ class Summary:
     score: tuple[float, ...]
 
 
-def curve(recording: Recording, rows: Sequence[int], length: int) -> NDArray[np.float64]:
+def curve(recording: Recording, rows: Sequence[int], length: int, raced: Sequence[bool] = ()) -> NDArray[np.float64]:
     """Best so far over the optimum after 1, 2, ... evaluations.
 
     Before the first success it is the worst recorded time over the optimum. A run that ended early, since the space
     was exhausted, keeps its last value.
+
+    Args:
+        recording: The space.
+        rows: What was evaluated, in order.
+        length: Evaluations of the curve.
+        raced: Which of the rows were raced out, and so not found; none without it.
     """
     times = np.array([np.nan if t is None else t for t in recording.time_ms], dtype=np.float64)
     found = times[list(rows[:length])]
+    found[np.flatnonzero(raced[:length])] = np.nan
     found = np.where(np.isnan(found), np.nanmax(times), found)
     best: NDArray[np.float64] = np.minimum.accumulate(found) / recording.optimum_ms
     return np.concatenate([best, np.full(length - len(best), best[-1])])

@@ -1,6 +1,12 @@
 """``python -m benchmarks.search_replay.transfer``: what a sweep gains from the finished sweep of a relative.
 
-For each pair ``A:B`` and seed, a sweep on A is finished first; then B is searched cold, and with A's trials as prior.
+For each pair ``A:B`` and seed, B is searched cold, and with the trials of a cold sweep of A (of another seed) as prior.
+
+How far warm is behind cold: to every level that the median cold run reaches within 100 evaluations, the median number
+of warm evaluations less the median number of cold ones; the largest of these differences counts. A level counts as
+reached within a thousandth. Medians over seeds are noisy and the largest of many differences even more so: beside the
+figure stand its 90 % bootstrap interval over seeds, and the figure that cold has against itself (two samples drawn from
+the cold runs; median and 95th percentile).
 """
 
 from __future__ import annotations
@@ -9,20 +15,26 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.search_replay.loop import Prior, one_thread, recorded, replay
+from benchmarks.search_replay.loop import Prior, recorded, replay, spread
 from benchmarks.search_replay.score import curve
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.recording import SUFFIX
 
 BUDGETS = (5, 10, 15, 25, 40, 60, 100)
+LEVELS = (1.2, 1.1, 1.05, 1.02, 1.01, 1.001)
+LENGTH = 130
+"""Evaluations of each run: what cold reaches within 100, warm may reach later."""
+DRAWS = 400
+"""Bootstrap samples."""
+
+Curves = NDArray[np.float64]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,17 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_replay.transfer", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help=f"folder of *{SUFFIX} files")
     parser.add_argument("--pairs", required=True, help="A:B,C:D with names of recordings; A is the relative of B")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--history", type=int, default=120, help="trials of the relative's sweep")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     try:
         pairs = [_pair(options.data, text) for text in options.pairs.split(",")]
-        document = {f"{_name(a)}:{_name(b)}": _measure(a, b, options) for a, b in pairs}
     except TunerError as error:
         print(f"transfer: {error}", file=sys.stderr)
         return error.exit_code
+    document = {}
+    cold = _cold(sorted({p for pair in pairs for p in pair}), options)
+    for relative, target in pairs:
+        histories = [prior_of(relative, rows, options.history) for rows in cold[relative][1:]]
+        warm = list(spread(rows_of, [(target, seed, p) for seed, p in enumerate(histories)], options.jobs))
+        name = f"{_name(relative)}:{_name(target)}"
+        document[name] = compare(*(_curves(target, rows) for rows in (cold[target][:-1], warm)))
+        _print(name, document[name])
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return EXIT_OK
@@ -58,47 +77,85 @@ def _name(path: Path) -> str:
     return path.name.removesuffix(SUFFIX)
 
 
-def _measure(relative: Path, target: Path, options: argparse.Namespace) -> dict[str, object]:
-    seeds = range(options.seeds)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=one_thread) as pool:
-        results = list(pool.map(both, *zip(*((relative, target, s, options.history) for s in seeds), strict=True)))
-    cold, warm = (np.array([r[i] for r in results]) for i in (0, 1))
-    late = lag(np.median(cold, axis=0), np.median(warm, axis=0))
-    print(f"\n{_name(relative)} -> {_name(target)}, {options.seeds} seeds")
-    print("evaluations  " + " ".join(f"{b:>7}" for b in BUDGETS))
-    table = {}
-    for name, curves in (("cold", cold), ("warm", warm)):
-        table[name] = [float(np.median(curves[:, b - 1])) for b in BUDGETS]
-        table[f"{name}_mean"] = [float(curves[:, b - 1].mean()) for b in BUDGETS]
-        for label in (name, f"{name}_mean"):
-            print(f"{label:12} " + " ".join(f"{v:7.3f}" for v in table[label]))
-    print(f"warm is at most {late} evaluations behind cold (what comes after {max(BUDGETS)} is not seen)")
-    return {"budgets": list(BUDGETS), **table, "evaluations_behind": late}
+def _cold(paths: Sequence[Path], options: argparse.Namespace) -> dict[Path, list[tuple[int, ...]]]:
+    """Rows of the cold sweeps of each space; one seed more than asked for, since the relative's seed is another one."""
+    seeds = range(options.seeds + 1)
+    rows = list(spread(rows_of, [(path, seed) for path in paths for seed in seeds], options.jobs))
+    return {path: rows[i * len(seeds) : (i + 1) * len(seeds)] for i, path in enumerate(paths)}
 
 
-def both(relative: Path, target: Path, seed: int, history: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Curves of the target cold and with the relative's sweep as prior; the relative's seed is another one."""
-    length = max(BUDGETS)
-    recording, _ = recorded(target)
-    prior = _history(relative, seed + 1000, history)
-    cold, warm = (replay(target, "auto", seed, length, prior=p) for p in ((), prior))
-    return curve(recording, cold.rows, length), curve(recording, warm.rows, length)
+def rows_of(path: Path, seed: int, prior: Prior = ()) -> tuple[int, ...]:
+    """Rows of a sweep of the default strategy."""
+    return replay(path, "auto", seed, LENGTH, prior=prior).rows
 
 
-def _history(path: Path, seed: int, evaluations: int) -> Prior:
+def prior_of(path: Path, rows: Sequence[int], evaluations: int) -> Prior:
+    """The first trials of a sweep as another one's prior."""
     recording, _ = recorded(path)
-    rows = replay(path, "auto", seed, evaluations).rows
-    times = [recording.time_ms[row] for row in rows]
-    return [(recording.config(r), None if t is None else math.log(t)) for r, t in zip(rows, times, strict=True)]
+    times = [recording.time_ms[row] for row in rows[:evaluations]]
+    return [(recording.config(r), None if t is None else math.log(t)) for r, t in zip(rows, times, strict=False)]
 
 
-def lag(cold: NDArray[np.float64], warm: NDArray[np.float64], near: float = 1e-3) -> int:
-    """The most evaluations by which ``warm`` comes later to where ``cold`` already is, within a thousandth."""
+def _curves(path: Path, runs: Sequence[Sequence[int]]) -> Curves:
+    recording, _ = recorded(path)
+    return np.array([curve(recording, rows, LENGTH) for rows in runs])
+
+
+def compare(cold: Curves, warm: Curves) -> dict[str, Any]:
+    """Figures of one pair; both arguments are of shape [seeds, evaluations]."""
+    draw = np.random.default_rng(0)
+    runs = len(cold)
+
+    def middle(curves: Curves) -> Curves:
+        return np.median(curves[draw.integers(0, runs, runs)], axis=0)
+
+    behind = [lag(middle(cold), middle(warm)) for _ in range(DRAWS)]
+    noise = [lag(middle(cold), middle(cold)) for _ in range(DRAWS)]
+    until = {name: first(curves) for name, curves in (("cold", cold), ("warm", warm))}
+    gain = until["cold"] - until["warm"]
+    return {
+        "seeds": runs,
+        "budgets": list(BUDGETS),
+        **{name: [float(np.median(c[:, b - 1])) for b in BUDGETS] for name, c in (("cold", cold), ("warm", warm))},
+        "cold_mean": [float(cold[:, b - 1].mean()) for b in BUDGETS],
+        "warm_mean": [float(warm[:, b - 1].mean()) for b in BUDGETS],
+        "evaluations_behind": lag(np.median(cold, axis=0), np.median(warm, axis=0)),
+        "evaluations_behind_90": [float(q) for q in np.percentile(behind, (5, 95))],
+        "cold_behind_itself": [float(q) for q in np.percentile(noise, (50, 95))],
+        "levels": list(LEVELS),
+        "mean_evaluations_saved": [float(x) for x in gain.mean(axis=0)],
+        "standard_error": [float(x) for x in gain.std(axis=0, ddof=1) / math.sqrt(runs)],
+    }
+
+
+def lag(cold: Curves, warm: Curves, near: float = 1e-3, last: int = 100) -> int:
+    """The most evaluations by which ``warm`` comes later to where ``cold`` is within ``last``; 0 if nowhere."""
     behind = [0]
-    for n, reached in enumerate(cold):
+    for n, reached in enumerate(cold[:last]):
         there = np.flatnonzero(warm <= reached * (1 + near))
         behind.append((int(there[0]) if len(there) else len(warm)) - n)
     return max(behind)
+
+
+def first(curves: Curves) -> Curves:
+    """Evaluations until each level, one more than there are where it is not reached; shape [seeds, levels]."""
+    there = curves[:, :, None] <= np.array(LEVELS)
+    return np.where(there.any(axis=1), there.argmax(axis=1), curves.shape[1]) + 1.0
+
+
+def _print(name: str, figures: Mapping[str, Any]) -> None:
+    print(f"\n{name}, {figures['seeds']} seeds\nevaluations  " + " ".join(f"{b:>7}" for b in BUDGETS))
+    for label in ("cold", "warm", "cold_mean", "warm_mean"):
+        print(f"{label:12} " + " ".join(f"{v:7.3f}" for v in figures[label]))
+    print("within       " + " ".join(f"{x:7g}" for x in LEVELS))
+    print("saved        " + " ".join(f"{x:7.1f}" for x in figures["mean_evaluations_saved"]))
+    print("+-           " + " ".join(f"{x:7.1f}" for x in figures["standard_error"]))
+    low, high = figures["evaluations_behind_90"]
+    middle, most = figures["cold_behind_itself"]
+    print(
+        f"warm is at most {figures['evaluations_behind']} evaluations behind cold (90 % interval {low:g} to {high:g}); "
+        f"cold behind itself {middle:g}, 95th percentile {most:g}"
+    )
 
 
 if __name__ == "__main__":

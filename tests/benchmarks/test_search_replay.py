@@ -1,16 +1,19 @@
 """The benchmark: its arithmetic, its command, and that it runs the true sweep loop."""
 
+import gzip
 import json
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
+from benchmarks.search_replay import prepare, racing, stopping, transfer
 from benchmarks.search_replay.__main__ import main
 from benchmarks.search_replay.loop import replay
 from benchmarks.search_replay.score import curve, figures, random_expectation, summary
-from benchmarks.search_replay.transfer import lag
+from benchmarks.search_replay.transfer import compare, first, lag
 from search_spaces.space import Parameter
 from tuner.recording import Recording, read_recording, write_recording
 
@@ -69,9 +72,32 @@ def test_figures_of_known_curves():
     assert both.geomean_of_medians == (pytest.approx(4.0), pytest.approx(math.sqrt(8.0)))
 
 
+def test_a_config_that_was_raced_out_is_not_found():
+    recording = tiny([3.0, 1.5, 2.0, 1.0])
+    assert curve(recording, [0, 3, 2], 3, [False, True, False]).tolist() == [3.0, 3.0, 2.0]
+
+
 def test_the_lag_of_a_curve():
     assert lag(np.array([3.0, 2.0, 1.0, 1.0]), np.array([3.0, 3.0, 2.0, 1.0])) == 1
     assert lag(np.array([3.0, 2.0, 1.0]), np.array([1.0, 1.0, 1.0])) == 0
+    assert lag(np.array([3.0, 2.0, 1.0, 1.0]), np.array([3.0, 3.0, 2.0, 1.0]), last=1) == 0
+
+
+def test_curves_that_come_three_evaluations_later_are_three_behind():
+    """Every run halves its distance at its own pace; warm is the same runs, three evaluations later."""
+    cold = np.array([[1 + max(0.0, 3 - 0.05 * n * (1 + seed / 20)) for n in range(130)] for seed in range(40)])
+    warm = np.concatenate([cold[:, :1]] * 3 + [cold[:, :-3]], axis=1)
+    figures = compare(cold, warm)
+    assert figures["evaluations_behind"] == 3
+    assert figures["mean_evaluations_saved"] == pytest.approx([-3.0] * 6)
+    assert figures["standard_error"] == pytest.approx([0.0] * 6)
+    low, high = figures["evaluations_behind_90"]
+    assert low <= 3 <= high
+    assert compare(cold, cold)["evaluations_behind"] == 0
+
+
+def test_evaluations_until_a_level():
+    assert first(np.array([[2.0, 1.15, 1.0], [2.0, 2.0, 1.3]]))[:, 0].tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("in_flight", [1, 8])
@@ -103,6 +129,102 @@ def test_the_command_prints_a_table_and_writes_figures_and_curves(folder, capsys
     page = (folder / "out.html").read_text()
     assert "plotly" in page
     assert "first" in page
+
+
+def test_transfer_compares_cold_with_warm(folder, capsys):
+    out = folder / "transfer.json"
+    arguments = ["--data", str(folder), "--seeds", "2", "--history", "40", "--jobs", "1", "--json", str(out)]
+    assert transfer.main([*arguments, "--pairs", "first:first"]) == 0
+    assert "evaluations behind cold" in capsys.readouterr().out
+    figures = json.loads(out.read_text())["first:first"]
+    assert figures["warm"][0] == 1.0 < figures["cold"][0]  # its best config is known and tried at once
+    assert transfer.main([*arguments, "--pairs", "first:third"]) == 2
+    assert "first:third" in capsys.readouterr().err
+
+
+def test_stopping_tells_what_was_expected_from_what_was_left(folder, capsys):
+    out = folder / "stopping.json"
+    arguments = ["--data", str(folder), "--spaces", "first", "--seeds", "1", "--jobs", "1", "--json", str(out)]
+    assert stopping.main(arguments) == 0
+    assert "first" in capsys.readouterr().out
+    (run,) = json.loads(out.read_text())["runs"]
+    assert run["advised"]
+    assert 40 <= run["trials"] < len(make_recording().points)
+    assert run["regret"] == 0.0
+    assert run["expected"] < 0.005
+    assert stopping.main([*arguments, "--limit", "30"]) == 0
+    (cut,) = json.loads(out.read_text())["runs"]
+    assert (cut["trials"], cut["advised"]) == (30, False)
+
+
+def contradictory(folder):
+    """Two recordings of one space; good on the one is bad on the other, but for one config."""
+    first = make_recording()
+    best = min((t, i) for i, t in enumerate(first.time_ms) if t is not None)[1]
+    times = tuple(t if t is None or i == best else 10.0 / t for i, t in enumerate(first.time_ms))
+    other = replace(first, name="other", time_ms=times)
+    paths = [folder / f"{name}.replay.json.gz" for name in ("one", "other")]
+    for path, recording in zip(paths, (replace(first, name="one"), other), strict=True):
+        write_recording(path, recording)
+    return paths
+
+
+def test_recordings_of_one_space_join_to_workloads(folder):
+    parts = contradictory(folder)
+    out = folder / "both.replay.json.gz"
+    assert prepare.main(["join", str(out), *map(str, parts)]) == 0
+    both, one = read_recording(out), read_recording(parts[0])
+    assert both.workloads == ("one", "other")
+    assert both.status == one.status
+    row = next(i for i, t in enumerate(both.time_ms) if t is not None)
+    times = both.times_ms(row)
+    assert both.time_ms[row] == pytest.approx(math.sqrt(times["one"] * times["other"]))
+
+
+def test_only_recordings_of_one_space_join(folder, capsys):
+    write_recording(folder / "larger.replay.json.gz", make_recording(size=9))
+    parts = [str(folder / f"{n}.replay.json.gz") for n in ("first", "larger")]
+    assert prepare.main(["join", str(folder / "out.replay.json.gz"), *parts]) == 2
+    assert "same parameters" in capsys.readouterr().err
+
+
+def test_a_cache_of_kernel_tuner_becomes_a_recording(tmp_path):
+    entries = [
+        {"a": 1, "b": 5, "f": 7, "time": 2.5},
+        {"a": 2, "b": 5, "f": 7, "time": "CompilationFailedConfig"},
+        {"a": 2, "b": 6, "f": 7, "time": "RuntimeFailedConfig"},
+    ]
+    document = {
+        "device_name": "gpu",
+        "kernel_name": "k",
+        "tune_params": {"a": [1, 2], "b": [5, 6], "f": [7]},
+        "cache": {str(i): e for i, e in enumerate(entries)},
+    }
+    with gzip.open(tmp_path / "c.json.gz", "wt") as file:
+        json.dump(document, file)
+    out = tmp_path / "c.replay.json.gz"
+    assert prepare.main(["cache", str(tmp_path / "c.json.gz"), str(out)]) == 0
+    recording = read_recording(out)
+    assert recording.time_ms == (2.5, None, None)
+    assert recording.status == ("ok", "compile", "runtime")
+    assert [recording.config(i) for i in range(3)] == [{k: e[k] for k in "ab"} for e in entries]
+
+
+def test_racing_counts_timings_and_what_it_threw_away(folder, capsys):
+    parts = contradictory(folder)
+    (folder / "multi").mkdir()
+    joined = folder / "multi" / "both.replay.json.gz"
+    prepare.main(["join", str(joined), *map(str, parts)])
+    never = racing.race(joined, seed=0, trials=60, factor=racing.NEVER, marks=(30,))
+    harsh = racing.race(joined, seed=0, trials=60, factor=1.01, marks=(30,))
+    assert never.raced == 0
+    assert never.lost == 1.0
+    assert harsh.raced > 0
+    assert harsh.timings < never.timings
+    assert racing.main(["--data", str(folder / "multi"), "--seeds", "1", "--trials", "20", "--jobs", "1"]) == 0
+    assert "never" in capsys.readouterr().out
+    assert racing.main(["--data", str(folder), "--spaces", "first"]) == 2
+    assert "one workload" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
