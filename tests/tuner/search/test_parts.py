@@ -138,3 +138,22 @@ def test_prior_trials_are_tried_first_and_not_taken_as_done():
     configs = [search.ask().config for _ in range(3)]
     assert configs[0] == space.default
     assert bowl(configs[1]) == min(v for _, v in prior)
+
+
+def test_what_a_related_sweep_proposes_is_not_one_config_three_times():
+    """Its best ones are neighbours; the second and third are the best of those that are not."""
+    space = make_space(*SIZES, Parameter("z", tuple(range(12))))
+    prior = [(c, bowl(c) + 0.05 * abs(c["z"] - 6)) for c in space.enumerate()]
+    search = Search(space, prior=prior)
+    _, *tried = (search.ask().config for _ in range(4))
+    assert [c["z"] for c in tried[:1]] == [6]
+    last = {p.name: len(p.values) - 1 for p in space.parameters}
+    position = {p.name: p.values.index for p in space.parameters}
+
+    def steps(a, b):
+        return sum(abs(position[n](a[n]) - position[n](b[n])) / last[n] for n in last)
+
+    usual = np.median([steps(c, tried[0]) for c, _ in prior])
+    assert min(steps(tried[i], tried[k]) for i in range(3) for k in range(i)) >= 0.45 * usual
+    ranks = [sorted(v for _, v in prior).index(bowl(c) + 0.05 * abs(c["z"] - 6)) for c in tried]
+    assert max(ranks) < len(prior) / 2

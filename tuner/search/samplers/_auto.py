@@ -29,6 +29,7 @@ class Options:
     Args:
         start: Proposals before the model takes over, spread over the space.
         related: The first so many proposals after the default are the best by a related sweep, where there is one.
+        related_apart: Least distance between them, as a part of the usual one between two configs.
         related_until: Successes after which the related sweep is forgotten.
         start_candidates: Random free configs among which the farthest from all taken ones is proposed.
         refit_growth: Hyperparameters are fitted again when this many times more values are known, or a quarter of
@@ -45,6 +46,7 @@ class Options:
 
     start: int = 6
     related: int = 3
+    related_apart: float = 0.5
     related_until: int = 12
     start_candidates: int = 200
     refit_growth: float = 1.1
@@ -125,9 +127,19 @@ class AutoSampler(Strategy):
     # -- start -------------------------------------------------------------------------------------------------------
 
     def _best_of_related(self) -> int:
-        """The free config that does best by the related sweep."""
+        """The free config that does best by the related sweep, apart from those that were tried for that reason.
+
+        A relative's very best configs resemble each other. Where it is wrong about them it is wrong about all at once.
+        """
         free = self.ledger.free()
-        return int(free[int(np.argmin(self._model.trend(free)))])
+        expected = self._model.trend(free)
+        tried = self.ledger.order[1:]
+        if tried:
+            apart = self._steps(free, tried)
+            allowed = apart.min(axis=1) >= self.options.related_apart * np.median(apart[:, 0])
+            if allowed.any():
+                expected = np.where(allowed, expected, np.inf)
+        return int(free[int(np.argmin(expected))])
 
     def _farthest(self) -> int:
         """The free config, of a random few, that is farthest from every taken one in steps of the value lists."""
@@ -136,12 +148,18 @@ class AutoSampler(Strategy):
         if len(free) == 0:
             return self.random_row()
         few = self._random.choice(free, min(len(free), self.options.start_candidates), replace=False)
-        last = np.maximum(np.array(ledger.encoding.sizes) - 1, 1)
-        taken = ledger.points[ledger.taken] / last
+        taken = np.flatnonzero(ledger.taken)
         if len(taken) == 0:
             return int(few[0])
-        apart = np.abs(ledger.points[few][:, None] / last - taken[None]).sum(axis=2).min(axis=1)
+        apart = self._steps(few, taken).min(axis=1)
         return int(few[np.argmax(apart + 1e-9 * self._random.random(len(few)))])
+
+    def _steps(self, rows: Rows, others: Rows | list[int]) -> NDArray[np.float64]:
+        """Distances between configs in steps of the value lists, a whole list being 1; shape [rows, others]."""
+        last = np.maximum(np.array(self.ledger.encoding.sizes) - 1, 1)
+        points = self.ledger.points
+        steps: NDArray[np.float64] = np.abs(points[rows][:, None] / last - (points[others] / last)[None]).sum(axis=2)
+        return steps
 
     # -- model -------------------------------------------------------------------------------------------------------
 
