@@ -9,7 +9,7 @@ TOLERANCE = 0.005
 """Expected regret below which more trials do not pay, in the unit of the values: half a percent of a log latency."""
 FEWEST_TRIALS = 40
 """Finished trials before any stop: the model of the space is too young to be believed."""
-PATIENCE = 40
+PATIENCE = 60
 """Trials without a better one before any stop: models of rugged spaces are too sure of themselves."""
 PATIENCE_SHARE = 0.5
 """Without a model: the share of all trials that must have brought nothing better."""

@@ -41,6 +41,9 @@ class Options:
         least_log_chance: Floor of the logarithm of the chance that a config works.
         outlook_configs: Free configs that the outlook is drawn from, the most promising ones.
         outlook_draws: Draws of it.
+        doubt: How much wider than the model says they are spread. Results of the model's own proposals miss what it
+            foretold by 1.1 to 1.9 of its standard deviations over 300 trials, and more in the first hundred (root mean
+            square; 25 recorded spaces).
         beliefs: About the hyperparameters of the Gaussian process.
     """
 
@@ -57,6 +60,7 @@ class Options:
     least_log_chance: float = -12.0
     outlook_configs: int = 200
     outlook_draws: int = 200
+    doubt: float = 1.5
     beliefs: gp.Prior = field(default_factory=gp.Prior)
 
 
@@ -121,7 +125,8 @@ class AutoSampler(Strategy):
             return Outlook(0.0, 0.0)
         best = float(wanted[told].min())
         normal = np.random.default_rng(len(seen)).standard_normal((self.options.outlook_draws, len(chosen)))
-        gain = np.maximum(best - self._model.draw(wanted, told, chosen, normal).min(axis=1), 0)
+        draws = self._model.draw(wanted, told, chosen, self.options.doubt * normal)
+        gain = np.maximum(best - draws.min(axis=1), 0)
         return Outlook(float(gain.mean()) * target_unit(np.array(passed)), float((gain > 0).mean()))
 
     # -- start -------------------------------------------------------------------------------------------------------
