@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,18 @@ def stopped(path: Path, seed: int, limit: int) -> Stopped:
     said: dict[int, StopAdvice] = {}
 
     def watch(search: Search) -> None:
-        inner = search.should_stop
+        told: list[int] = []
+        tell, should_stop = search.tell, search.should_stop
 
-        def should_stop() -> StopAdvice:
-            advice = inner()
-            done = len(search.study.get_trials(deepcopy=False))
-            said[done] = advice
-            return advice if done < limit else StopAdvice(True, *_expectation(advice), "the limit")
+        def counted(number: int, value: float | None, *, detail: str = "") -> None:
+            tell(number, value, detail=detail)
+            told.append(number)
 
-        search.should_stop = should_stop  # type: ignore[method-assign]
+        def limited() -> StopAdvice:
+            advice = said[len(told)] = should_stop()
+            return advice if len(told) < limit else replace(advice, stop=True)
+
+        search.tell, search.should_stop = counted, limited  # type: ignore[method-assign]
 
     rows = replay(path, "auto", seed, "auto", watch=watch).rows
     best = np.log(curve(recording, rows, len(rows)))
@@ -100,10 +103,6 @@ def stopped(path: Path, seed: int, limit: int) -> Stopped:
     }
     expected = said[last].expected_regret
     return Stopped(recording.name, seed, len(rows), said[last].stop, float(best[-1]), expected, on_the_way)
-
-
-def _expectation(advice: StopAdvice) -> tuple[float | None, float | None]:
-    return advice.expected_regret, advice.probability_of_improvement
 
 
 def figures(runs: Sequence[Stopped]) -> dict[str, Any]:
