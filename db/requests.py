@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import func, select, update
 
@@ -69,6 +70,12 @@ class Requests(Connected):
             .order_by(first)
         )
         return [FailureCount(*row) for row in self._rows(query)]
+
+    def definition_body(self, definition_id: int) -> Mapping[str, Any]:
+        """A definition's document as a sweep recorded it."""
+        table = schema.definition
+        rows = self._rows(select(table.c.body).where(table.c.id == definition_id))
+        return dict(rows[0].body) if rows else {}
 
     def sweep_states(self) -> dict[str, int]:
         """Number of sweeps by state."""

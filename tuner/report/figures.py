@@ -18,6 +18,8 @@ Figure = dict[str, Any]
 
 COLOURS = ("#3b6fd4", "#d9822b", "#2b9a66", "#b0499b", "#8a8f98")
 GRID = "rgba(128,128,128,0.25)"
+SECONDS = {"exponentformat": "SI", "ticksuffix": "s", "hoverformat": ".4s"}
+"""An axis in seconds: Plotly writes 25us, 40ms."""
 MIN_TRIALS_FOR_IMPORTANCE = 8
 DOTS = 2000
 """Trials drawn as dots; of more, every second, third, ... one and all that were the best so far."""
@@ -36,7 +38,7 @@ def best_so_far(trials: Sequence[TrialPoint]) -> Figure:
         traces.append(
             {
                 "type": "scatter", "mode": "markers", "name": f"{regime or 'all sizes'}: trials{thinned}",
-                "legendgroup": regime, "x": [t.number for t in dots], "y": [_latency_us(t) for t in dots],
+                "legendgroup": regime, "x": [t.number for t in dots], "y": [_latency_s(t) for t in dots],
                 "text": [_hover(t) for t in dots], "hoverinfo": "text+y",
                 "marker": {"color": colour, "size": 6, "opacity": 0.45},
             }
@@ -44,20 +46,21 @@ def best_so_far(trials: Sequence[TrialPoint]) -> Figure:
         traces.append(
             {
                 "type": "scatter", "mode": "lines", "name": f"{regime or 'all sizes'}: best so far",
-                "legendgroup": regime, "x": [t.number for t, _ in leaders], "y": [us for _, us in leaders],
+                "legendgroup": regime, "x": [t.number for t, _ in leaders], "y": [s for _, s in leaders],
                 "line": {"color": colour, "shape": "hv", "width": 2.5},
             }
         )  # fmt: skip
-    return _figure(traces, xaxis={"title": {"text": "trial"}}, yaxis=_log("latency (us)"))
+    numbers = {"title": {"text": "trial"}, "gridcolor": GRID, "tickformat": "d", "nticks": min(12, len(trials) + 1)}
+    return _figure(traces, xaxis=numbers, yaxis=_log("latency", **SECONDS))
 
 
 def _leaders(timed: Sequence[TrialPoint]) -> Iterable[tuple[TrialPoint, float]]:
-    """The trials that were the best when they passed, each with its latency; then the last one that passed."""
+    """The trials that were the best when they passed, each with its latency in seconds; then the last that passed."""
     passed = [t for t in timed if t.state == "PASSED"]
     best = math.inf
     for trial in passed:
-        if _latency_us(trial) < best or trial is passed[-1]:
-            best = min(best, _latency_us(trial))
+        if _latency_s(trial) < best or trial is passed[-1]:
+            best = min(best, _latency_s(trial))
             yield trial, best
 
 
@@ -148,16 +151,16 @@ def _by_regime(trials: Iterable[TrialPoint]) -> dict[str, list[TrialPoint]]:
     return groups
 
 
-def _latency_us(trial: TrialPoint) -> float:
-    return math.exp(trial.objective or 0.0)
+def _latency_s(trial: TrialPoint) -> float:
+    return 1e-6 * math.exp(trial.objective or 0.0)
 
 
 def _hover(trial: TrialPoint) -> str:
     return f"trial {trial.number} {trial.state}<br>" + "<br>".join(f"{k}={v}" for k, v in trial.config.items())
 
 
-def _log(title: str) -> dict[str, Any]:
-    return {"title": {"text": title}, "type": "log", "gridcolor": GRID}
+def _log(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": title}, "type": "log", "gridcolor": GRID, **more}
 
 
 def _figure(data: list[dict[str, Any]], height: int = 380, **layout: Any) -> Figure:
@@ -176,14 +179,14 @@ def _figure(data: list[dict[str, Any]], height: int = 380, **layout: Any) -> Fig
 def samples(rows: Sequence[tuple[str, Sequence[float]]]) -> Figure | None:
     """The samples of a trial, one box per (label, samples in microseconds); None if none are kept."""
     boxes = [
-        {"type": "box", "x": list(values), "name": label, "boxpoints": "all", "jitter": 0.5}
+        {"type": "box", "x": [1e-6 * us for us in values], "name": label, "boxpoints": "all", "jitter": 0.5}
         for label, values in rows
         if values
     ]
     if not boxes:
         return None
     margin = {"l": 100, "r": 20, "t": 10, "b": 45}
-    return _figure(boxes, 90 + 46 * len(boxes), xaxis=_log("latency (us)"), showlegend=False, margin=margin)
+    return _figure(boxes, 90 + 46 * len(boxes), xaxis=_log("latency", **SECONDS), showlegend=False, margin=margin)
 
 
 def html(figure: Figure | None) -> str | None:

@@ -24,7 +24,7 @@ from tuner.service.models import HARDWARE, MAX_ID, NAME, Id
 from tuner.service.parallel import parallel_coordinates
 from tuner.service.problems import ProblemError, answer
 from tuner.service.starting import choices
-from tuner.service.tables import best_table, comparison, failures, size_range, workload_rows
+from tuner.service.tables import best_table, comparison, failures, floors, size_range, workload_rows
 from tuner.status import NOT_FAILURES
 
 router = APIRouter(include_in_schema=False)
@@ -147,7 +147,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         error=str(record.summary.get("error", "")).partition(":")[0],
         winners=winners,
         workloads=[row for w in winners for row in workload_rows(w, reference)],
-        floors=dict(record.summary.get("floor_by_workload_us", {})),
+        floors=floors(store.definition_body(record.definition_id), winners, record.hardware),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
         drawing=parallel_coordinates(trials),

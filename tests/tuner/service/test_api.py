@@ -11,6 +11,7 @@ import pytest
 
 from db.records import ExportRecord
 from db.store import Store
+from tuner.session import open_dataset
 
 PROBLEM = "application/problem+json"
 HOSTILE = [
@@ -263,3 +264,18 @@ def test_logs_and_reasons_lose_their_folders(client: httpx.Client, stage: Any) -
         text = client.get(path, headers={"Accept": "text/html"}).text
         assert "kernel.py" in text
         assert "somebody" not in text
+
+
+def test_the_workloads_of_known_work_are_held_against_the_roofline(
+    client: httpx.Client, stage: Any, scene: Any
+) -> None:
+    body = open_dataset(None).definition("gemm_n512_k1024")
+    (size,) = (name for name, axis in body["axes"].items() if axis["type"] == "var")
+    known = scene(stage.store, definition="gemm_n512_k1024", hardware="NVIDIA H200")
+    known.definition_id = stage.store.register_definition("gemm_n512_k1024", "gemm", body)
+    for uuid in ("w1", "w2"):
+        stage.store.register_workload(known.definition_id, uuid, {size: 1}, "shipped")
+    page = client.get(f"/sweeps/{known.finished()}").text
+    assert "of roofline" in page
+    assert ">22 %<" in page  # 0.219 us of 1 us: 1 MB at 4.8 TB/s
+    assert "No roofline" in client.get(f"/sweeps/{stage.sweep_id}").text

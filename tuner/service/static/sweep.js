@@ -16,14 +16,20 @@ async function drawFigures() {
 }
 
 let drawAgain;
-let tookMs = 0;
+let tookMs;
 function drawSoon() {
   drawAgain ??= setTimeout(async () => {
     drawAgain = undefined;
     const began = performance.now();
     await drawFigures().catch(() => {});
     tookMs = performance.now() - began;
-  }, Math.max(FIGURES_EVERY_MS, 10 * tookMs));
+  }, tookMs === undefined ? 0 : Math.max(FIGURES_EVERY_MS, 10 * tookMs)); // the first one at once
+}
+
+function cell(label, className, content) {
+  const td = make("td", { className }, content);
+  td.dataset.label = label;
+  return td;
 }
 
 function addTrial(trial) {
@@ -31,11 +37,11 @@ function addTrial(trial) {
   const row = make(
     "tr",
     { className: "fresh" },
-    make("td", { className: "n" }, link),
-    make("td", { textContent: trial.regime }),
-    make("td", {}, stateBadge(trial.state)),
-    make("td", { className: "n", textContent: microseconds(trial.latency_us) }),
-    make("td", {}, configBadges(trial.config)),
+    cell("trial", "n", link),
+    cell("sizes", "", trial.regime || "all"),
+    cell("status", "", stateBadge(trial.state)),
+    cell("latency", "n", microseconds(trial.latency_us)),
+    make("td", { className: "whole" }, configBadges(trial.config)),
   );
   const body = document.getElementById("trials");
   body.prepend(row);

@@ -1,0 +1,107 @@
+"""The roofline of a workload: the time that the data sheet's bandwidth and arithmetic rate leave a kernel at best.
+
+A model and not a measurement. Each byte that a kernel must have moves once, intermediate results stay on the chip, and
+arithmetic overlaps with memory. Where a router decides how much there is to do, its choices are taken to be even; a
+real router that prefers few experts can be faster than this.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a GPU's data sheet promises, without sparsity."""
+
+    bytes_per_us: float
+    flop_per_us: Mapping[str, float]
+
+
+def _peak(terabytes_per_s: float, bf16_teraflop_per_s: float) -> Peak:
+    bf16 = bf16_teraflop_per_s * 1e6
+    return Peak(terabytes_per_s * 1e6, {"bfloat16": bf16, "float16": bf16, "float8_e4m3fn": 2 * bf16})
+
+
+PEAKS = (
+    (r"\bH100 PCIe\b", _peak(2.0, 756.5)),
+    (r"\bH100 NVL\b", _peak(3.9, 835.5)),
+    (r"\bH100\b", _peak(3.35, 989.5)),
+    (r"\bH200\b", _peak(4.8, 989.5)),
+    (r"\bGB200\b", _peak(8.0, 2500.0)),
+    (r"\bB200\b", _peak(8.0, 2250.0)),
+)
+"""By the name that the driver gives. Source: NVIDIA's data sheets of H100, H200, HGX B200 and GB200 NVL72."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int64": 8, "int32": 4, "bool": 1}
+_EXPERTS, _LOCAL = "num_experts", "num_local_experts"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a workload cannot do without; ``dtype`` is that of the operands of its multiplications."""
+
+    bytes: float
+    flop: float
+    dtype: str
+
+
+def floor_us(definition: Mapping[str, Any], axes: Mapping[str, int], hardware: str) -> float | None:
+    """The roofline's time for one workload; None where the GPU's peaks or the definition's work are not known.
+
+    Args:
+        definition: flashinfer-bench's document.
+        axes: The workload's variable axes.
+        hardware: As the environment records it.
+    """
+    peak = next((p for pattern, p in PEAKS if re.search(pattern, hardware)), None)
+    try:
+        work = _work(definition, axes)
+    except (KeyError, TypeError):  # an axis or a data type that this model does not know
+        return None
+    if peak is None or work is None:
+        return None
+    rate = peak.flop_per_us.get(work.dtype)
+    return max(work.bytes / peak.bytes_per_us, work.flop / rate if rate else 0.0)
+
+
+def _work(definition: Mapping[str, Any], axes: Mapping[str, int]) -> Work | None:
+    sizes = {n: a["value"] for n, a in definition["axes"].items() if a["type"] == "const"} | dict(axes)
+    inputs, outputs = definition["inputs"], definition["outputs"]
+    everything = [*inputs.values(), *outputs.values()]
+    if definition["op_type"] == "gemm" and len(inputs) == 2 and len(outputs) == 1:
+        flop = 2 * math.sqrt(math.prod(_elements(t, sizes) for t in everything))
+        return Work(sum(_bytes(t, sizes) for t in everything), flop, next(iter(inputs.values()))["dtype"])
+    if definition["op_type"] == "rmsnorm":
+        return Work(sum(_bytes(t, sizes) for t in everything), 0.0, "")
+    if definition["op_type"] == "moe":
+        return _moe(definition, sizes)
+    return None
+
+
+def _moe(definition: Mapping[str, Any], sizes: Mapping[str, int]) -> Work | None:
+    """Tokens in and out, and the weights of the experts that get a token when each is chosen equally often."""
+    chosen = re.search(r"topk(\d+)", definition["name"])
+    tensors = {**definition["inputs"], **definition["outputs"]}
+    experts = {n: t for n, t in tensors.items() if (t["shape"] or [None])[0] == _LOCAL}
+    weights = [t for n, t in experts.items() if not n.endswith("scale") and len(t["shape"]) == 3]
+    if chosen is None or not weights:
+        return None
+    tokens, share = sizes["seq_len"], int(chosen[1]) / sizes[_EXPERTS]
+    busy = 1 - (1 - share) ** tokens
+    rows = tokens * share * sizes[_LOCAL]
+    moved = sum(_bytes(t, sizes) * (busy if n in experts else 1.0) for n, t in tensors.items())
+    flop = 2 * rows * sum(_elements(t, sizes) for t in weights) / sizes[_LOCAL]
+    return Work(moved, flop, weights[0]["dtype"])
+
+
+def _elements(tensor: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    return math.prod(sizes[name] for name in tensor["shape"] or ())
+
+
+def _bytes(tensor: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    return _elements(tensor, sizes) * _BYTES[tensor["dtype"]]
