@@ -23,6 +23,8 @@ from workers.records import BuildResult, Comparison, ComparisonJob, Evaluation, 
 from workers.runner import Runner
 
 SPECIAL = ("best", "default", "reference")
+SKIPPED = "skipped: "
+"""How the message of an exception begins by which a Solution says that this machine cannot run it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class BenchResult:
                 evaluation = self.evaluations[name]
                 found = next((m for m in evaluation.measurements if m.workload == workload), None)
                 if found is None or found.median_us is None:
-                    cells.append(evaluation.status.value)
+                    cells.append("skipped" if skipped(evaluation) else evaluation.status.value)
                 else:
                     interval = f"[{microseconds(found.low_us)}, {microseconds(found.high_us)}]"
                     cells.append(f"{microseconds(found.median_us)} {interval}")
@@ -67,10 +69,17 @@ class BenchResult:
         return {n: compare(rounds[n], rounds[first]) for n in self.names[1:] if n in rounds}
 
     def verdicts(self) -> Iterator[str]:
-        """One line for each Solution but the first."""
+        """One line for each Solution but the first, and why those that were not measured were not."""
         for name, r in self.against_first().items():
             interval = f"[{r.low:.3f}, {r.high:.3f}]"
             yield f"{name} takes {r.ratio:.3f} {interval} times as long as {self.names[0]} ({r.verdict})"
+        for name, evaluation in self.evaluations.items():
+            why = skipped(evaluation)
+            if why:
+                yield f"{name} is skipped: {why}"
+            elif evaluation.status is not Status.PASSED:
+                first_line = next(iter(evaluation.message.splitlines()), "")
+                yield f"{name} is left out: {evaluation.status.value} {first_line}".rstrip()
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -81,6 +90,7 @@ class BenchResult:
                 n: {
                     "status": e.status.value,
                     "message": e.message,
+                    "skipped": skipped(e),
                     "workloads": {
                         m.workload: {"axes": self.axes[m.workload], "median_us": m.median_us, "low_us": m.low_us,
                                      "high_us": m.high_us, "samples_us": list(m.samples_us)}
@@ -91,6 +101,13 @@ class BenchResult:
             },
             "ratio_to_first": {n: {**asdict(r), "verdict": r.verdict} for n, r in self.against_first().items()},
         }  # fmt: skip
+
+
+def skipped(evaluation: Evaluation) -> str | None:
+    """Why a Solution says that it cannot run on this machine, None for one that ran or that failed."""
+    if evaluation.status is Status.PASSED or SKIPPED not in evaluation.message:
+        return None
+    return evaluation.message.partition(SKIPPED)[2].splitlines()[0].strip()
 
 
 def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int) -> BenchResult:

@@ -1,4 +1,8 @@
-"""Export: a sweep's winners as one flashinfer-bench Solution, written only if it passes on every workload."""
+"""Export: a sweep's winners as one flashinfer-bench Solution, written only if it passes on every workload.
+
+Our own workers judge it first. On a GPU stock flashinfer-bench then has the last word, through its own command line,
+and its traces are the ones that are kept; it needs CUDA, so for the ``cpu`` target our workers' verdict stands alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +22,10 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.errors import NothingFoundError, TunerError
 from workers import fib
-from workers.records import BuildResult, Evaluation, EvaluationJob, Status, Variant
+from workers.dataset import Document
+from workers.records import BuildResult, Environment, Evaluation, EvaluationJob, Status, Variant
 from workers.runner import Runner
+from workers.stock import StockJob
 
 if TYPE_CHECKING:
     from tuner.session import Setup
@@ -117,18 +123,21 @@ def export_winners(
     name = name or f"tuner_{space.name}_{_slug(environment.hardware)}_{digest}"
     variant = solution_variant(setup.problem.name, space, table, name)
     evaluation = _verify(runner, variant, setup)
-    reference = dict(store.get_sweep(sweep_id).summary.get("reference_by_workload_us", {}))
     model = fib.solution(variant, name, _description(space, sweep_id, environment.hardware, winners), author)
-    traces = [
-        fib.trace(
-            setup.problem.name, setup.problem.workload(m.workload), name, m, environment.hardware,
-            dict(environment.versions), reference.get(m.workload),
-        )
-        for m in evaluation.measurements
-    ]  # fmt: skip
+    verification: dict[str, dict[str, Any]] = {
+        m.workload: {"status": m.status.value, "median_us": m.median_us} for m in evaluation.measurements
+    }
+    if setup.target == "cpu":
+        reference = dict(store.get_sweep(sweep_id).summary.get("reference_by_workload_us", {}))
+        traces = _own_traces(setup, name, evaluation, environment, reference)
+    else:
+        documents = _stock_traces(runner, setup, model)
+        traces = [fib.trace_model(document) for document in documents]
+        for document in documents:
+            latency_ms = document["evaluation"]["performance"]["latency_ms"]
+            verification[document["workload"]["uuid"]]["flashinfer_bench_us"] = latency_ms * 1e3
     op_type = setup.problem.definition["op_type"]
     path, trace_path = _write(out, setup, model, traces, op_type)
-    verification = {m.workload: {"status": m.status.value, "median_us": m.median_us} for m in evaluation.measurements}
     record = ExportRecord(
         sweep_id=sweep_id,
         solution=name,
@@ -153,6 +162,37 @@ def _verify(runner: Runner, variant: Variant, setup: Setup) -> Evaluation:
     if evaluation.status is not Status.PASSED:
         raise ExportRefusedError(f"the Solution does not pass ({evaluation.status}): {evaluation.message[-300:]}")
     return evaluation
+
+
+def _own_traces(
+    setup: Setup, name: str, evaluation: Evaluation, environment: Environment, reference: Mapping[str, float]
+) -> list[Any]:
+    """What our workers measured, as flashinfer-bench's traces."""
+    return [
+        fib.trace(
+            setup.problem.name, setup.problem.workload(m.workload), name, m, environment.hardware,
+            dict(environment.versions), reference.get(m.workload),
+        )
+        for m in evaluation.measurements
+    ]  # fmt: skip
+
+
+def _stock_traces(runner: Runner, setup: Setup, model: Any) -> list[Document]:
+    """Stock flashinfer-bench's traces of the Solution on all workloads, each of them PASSED.
+
+    Raises:
+        ExportRefusedError: It does not pass on one, or flashinfer-bench did not get that far.
+    """
+    document = json.loads(model.model_dump_json(exclude_none=True))
+    run = runner.stock(StockJob((document,), fib.tolerance(setup.problem.definition)))
+    statuses = run.statuses(model.name)
+    wanted = [w["uuid"] for w in setup.problem.workloads]
+    failed = [f"{uuid} {statuses.get(uuid, 'not run')}" for uuid in wanted if statuses.get(uuid) != Status.PASSED]
+    if failed:
+        why = f"{len(failed)} of {len(wanted)} workloads: {', '.join(failed[:3])}"
+        log = " ".join(run.log.split())[-300:]
+        raise ExportRefusedError(f"stock flashinfer-bench does not pass the Solution on {why}; its log ends: {log}")
+    return list(run.traces)
 
 
 def _next(runner: Runner, kind: type) -> Any:

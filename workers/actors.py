@@ -27,6 +27,7 @@ from workers.records import (
     EvaluationJob,
     Variant,
 )
+from workers.stock import StockJob, StockRun, verify
 
 Packed = bytes | None
 """An artifact on its way to another machine; None where all share one file system."""
@@ -106,6 +107,7 @@ class EvaluatorActor:
     """
 
     def __init__(self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines) -> None:
+        self._problem = problem
         self._evaluator = VariantEvaluator(problem, target, cache_dir, deadlines)
         self._evaluator.start()
         self._line = Line()
@@ -130,6 +132,11 @@ class EvaluatorActor:
         given: Mapping[str, bytes] = {d: p for d, p in zip(digests, packed, strict=True) if p is not None}
         with self._line.turn():
             return self._evaluator.compare(job, given)
+
+    def stock(self, job: StockJob) -> StockRun:
+        """Stock flashinfer-bench on this device; the process with the resident workloads makes room for it."""
+        self._evaluator.release()
+        return verify(self._problem, job)
 
     def processes(self) -> dict[str, int | None]:
         """Process ids: of the actor, its template and its child; waits for jobs that were there before."""

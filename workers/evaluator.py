@@ -217,6 +217,10 @@ class VariantEvaluator:
         """Process ids of the template and the child."""
         return {"template": self._process.template_pid, "child": self._process.pid}
 
+    def release(self) -> None:
+        """End the process, so that the device's memory is free; the next job starts another one."""
+        self._replace()
+
     def close(self) -> None:
         """End the process."""
         self._process.close()

@@ -275,6 +275,17 @@ def trace(
     )
 
 
+def trace_model(document: Document) -> Any:
+    """flashinfer-bench's Trace of a document that it wrote itself.
+
+    Raises:
+        DatasetError: It breaks the schema; the message names the field.
+    """
+    from flashinfer_bench.data import Trace
+
+    return _model(Trace, document, f"trace of {document.get('solution')!r}")
+
+
 def write_solution(root: Path, model: Any, op_type: str) -> Path:
     """Store a Solution in a flashinfer-trace folder; the path is ``solutions/<op>/<definition>/<name>.json``."""
     from flashinfer_bench.data import save_json_file

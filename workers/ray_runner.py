@@ -27,6 +27,7 @@ from workers.records import (
     Variant,
 )
 from workers.runner import Outcome, Runner
+from workers.stock import StockJob, StockRun
 
 _MAX_BUILDERS = 32
 _ATTEMPTS = 2
@@ -171,6 +172,21 @@ class RayRunner(Runner):
     def submit_comparison(self, job: ComparisonJob) -> None:
         """Queue a comparison."""
         self._submit(self._evaluation_pool, job)
+
+    def stock(self, job: StockJob) -> StockRun:
+        """On the first evaluator's machine, with its device free of everything of ours.
+
+        Raises:
+            WorkerError: The machinery failed.
+        """
+        import ray
+
+        actor = self._evaluation_pool.workers[0].actor
+        try:
+            found: StockRun = ray.get(actor.stock.remote(job), timeout=job.timeout_s + _START_LIMIT_S)
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"stock flashinfer-bench could not be run: {_line(error)}") from error
+        return found
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that are ready.

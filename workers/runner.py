@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from workers.errors import WorkerError
 from workers.records import (
     BuildResult,
     Comparison,
@@ -13,6 +14,7 @@ from workers.records import (
     EvaluationJob,
     Variant,
 )
+from workers.stock import StockJob, StockRun
 
 Outcome = BuildResult | Evaluation | Comparison
 
@@ -49,6 +51,14 @@ class Runner(ABC):
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that are ready, at least one unless ``timeout_s`` passes first; in order of completion."""
+
+    def stock(self, job: StockJob) -> StockRun:
+        """Have stock flashinfer-bench judge finished Solutions where evaluations run; nothing else may be in flight.
+
+        Raises:
+            WorkerError: This runner has no device that flashinfer-bench runs on.
+        """
+        raise WorkerError(f"{type(self).__name__} cannot run stock flashinfer-bench for {len(job.solutions)} Solutions")
 
     @abstractmethod
     def close(self) -> None:

@@ -116,6 +116,7 @@ def bench(
     target: options.Target = None,
     workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
+    mode: Annotated[str | None, typer.Option(help="on a GPU: eager or cuda_graph")] = None,
     seed: Annotated[int, typer.Option(help="seed of the order within rounds")] = 0,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
     db: options.Db = None,
@@ -128,7 +129,7 @@ def bench(
 
     settings = load({
         "definition": definition, "dataset": dataset, "target": target, "ray_address": ray_address, "db": db,
-        "workloads": tuple(workload) if workload else None, "seed": seed,
+        "workloads": tuple(workload) if workload else None, "seed": seed, "mode": mode,
     })  # fmt: skip
     result = run_bench(settings, solutions, rounds)
     if json:

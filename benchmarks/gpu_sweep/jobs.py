@@ -1,0 +1,179 @@
+"""The stages that hand variants straight to the workers: throughput, two GPUs, planted faults."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from benchmarks.gpu_sweep import plants, variants
+from benchmarks.gpu_sweep.context import Context
+from tuner.regimes import DEFAULT_BOUNDS, split
+from tuner.settings import SweepSettings
+from workers.dataset import Problem
+from workers.ray_runner import RayRunner
+from workers.records import BuildResult, Deadlines, Evaluation, EvaluationJob, Method, Status, Variant
+from workers.runner import Runner
+
+_FAULT_DEADLINE_S = 5.0
+"""Several times what a check takes; a planted hang costs this much."""
+
+
+def method(context: Context) -> Method:
+    """How a sweep measures by default."""
+    s = SweepSettings()
+    return Method(
+        mode=context.mode, max_samples=s.max_samples, target_rel_ci=s.target_rel_ci, budget_s=s.sample_budget_s
+    )
+
+
+def build(runner: Runner, wanted: Sequence[Variant]) -> tuple[dict[str, BuildResult], float]:
+    """Build all; results by key, and the seconds that it took."""
+    began = time.perf_counter()
+    for variant in wanted:
+        runner.submit_build(variant)
+    built: dict[str, BuildResult] = {}
+    while len(built) < len(wanted):
+        built.update({o.key: o for o in runner.wait(1.0) if isinstance(o, BuildResult)})
+    return built, time.perf_counter() - began
+
+
+def evaluate(runner: Runner, jobs: Iterable[EvaluationJob]) -> tuple[list[Evaluation], float]:
+    """Have all judged; outcomes in the order in which they ended, and the seconds."""
+    began = time.perf_counter()
+    left = 0
+    for job in jobs:
+        runner.submit_evaluation(job)
+        left += 1
+    done: list[Evaluation] = []
+    while len(done) < left:
+        done += [o for o in runner.wait(1.0) if isinstance(o, Evaluation)]
+    return done, time.perf_counter() - began
+
+
+def warm(runner: Runner, variant: Variant, built: BuildResult, problem: Problem, how: Method) -> float:
+    """Seconds until every evaluator has judged something: imports, resident workloads, references."""
+    assert built.artifact is not None
+    quick = replace(how, max_samples=how.min_samples, budget_s=0.0, warmup_s=0.0)
+    uuids = tuple(w["uuid"] for w in problem.workloads)
+    jobs = [EvaluationJob(variant, built.artifact, uuids, quick) for _ in range(runner.evaluators)]
+    return evaluate(runner, jobs)[1]
+
+
+def throughput(context: Context, evaluators: int, copies: int) -> dict[str, Any]:
+    """Judge the 24 variants on all workloads, as a sweep would without racing, on so many evaluators.
+
+    ``total_s`` counts from the start of Ray, ``evaluate_s`` from the moment at which everything is built and warm.
+    """
+    began = time.perf_counter()
+    wanted = variants.compared(context)
+    how = method(context)
+    regimes = split(context.sizes(), DEFAULT_BOUNDS)
+    with_runner: dict[str, Any] = {"variants": [v.key for v in wanted], "evaluators": evaluators, "copies": copies}
+    runner = RayRunner(context.problem, context.target, deadlines=Deadlines(), evaluators=evaluators)
+    try:
+        built, build_s = build(runner, wanted)
+        ready = [v for v in wanted if built[v.key].artifact]
+        if not ready:
+            return {**with_runner, "error": "nothing was built", "log": built[wanted[0].key].log[-1000:]}
+        warm_s = warm(runner, ready[0], built[ready[0].key], context.problem, how)
+        # The slowest pieces first, so that no evaluator waits long for the last one.
+        jobs = [
+            EvaluationJob(replace(v, key=f"{v.key}@{r.name}#{i}"), str(built[v.key].artifact), r.workloads, how)
+            for r in sorted(regimes, key=lambda r: -len(r.workloads))
+            for i in range(copies)
+            for v in ready
+        ]
+        done, evaluate_s = evaluate(runner, jobs)
+    finally:
+        runner.close()
+    pairs = [(e, m) for e in done for m in e.measurements]
+    first = [(e, m) for e, m in pairs if e.key.endswith("#0")]
+    return {
+        **with_runner,
+        "builds": {k: {"status": b.status, "build_s": b.build_s, "cached": b.cached} for k, b in built.items()},
+        "build_s": build_s,
+        "warm_s": warm_s,
+        "evaluate_s": evaluate_s,
+        "total_s": time.perf_counter() - began,
+        "evaluations": len(pairs),
+        "per_minute": len(pairs) / evaluate_s * 60,
+        "method": asdict(how),
+        "measurements": [
+            {"variant": e.key.partition("@")[0], "workload": m.workload, "status": m.status, "median_us": m.median_us,
+             "low_us": m.low_us, "high_us": m.high_us, "samples": len(m.samples_us)}
+            for e, m in first
+        ],
+        "conditions": [dict(m.conditions) for _, m in first[:: max(1, len(first) // 40)]],
+    }  # fmt: skip
+
+
+def scaling(context: Context) -> dict[str, Any]:
+    """The same jobs on one evaluator, and twice as many on two."""
+    one = throughput(context, 1, 1)
+    context.save("throughput", one)  # the very same measurement
+    context.save("scaling", {"one": _without_rows(one)})
+    two = throughput(context, 2, 2)
+    speedup = two.get("per_minute", 0.0) / one["per_minute"] if one.get("per_minute") else None
+    return {"one": _without_rows(one), "two": _without_rows(two), "speedup": speedup}
+
+
+def _without_rows(document: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in document.items() if k not in ("measurements", "conditions", "builds")}
+
+
+def faults(context: Context, total: int, planted: int, workloads: int = 3) -> dict[str, Any]:
+    """Planted faults among good variants in random order: who got which status, and whether every record came back.
+
+    The smallest workloads are enough here, and keep the price of a replaced process low.
+    """
+    uuids = tuple(list(context.sizes())[:workloads])
+    problem = replace(context.problem, workloads=tuple(w for w in context.problem.workloads if w["uuid"] in uuids))
+    chosen = plants.faults(context.target, planted)
+    bad = {
+        f"planted_{i}_{f.name}": (f, plants.plant(f, problem.definition, context.target, f"planted_{i}_{f.name}"))
+        for i, f in enumerate(chosen)
+    }
+    good = variants.of_configs(context, variants.good(context, total - planted))
+    everyone = [*good, *(v for _, v in bad.values())]
+    random.Random(0).shuffle(everyone)
+    limits = Deadlines(check_s=_FAULT_DEADLINE_S, measure_s=_FAULT_DEADLINE_S)
+    runner = RayRunner(problem, context.target, deadlines=limits, evaluators=1)
+    try:
+        built, build_s = build(runner, everyone)
+        jobs = [
+            EvaluationJob(v, str(built[v.key].artifact), uuids, method(context))
+            for v in everyone
+            if built[v.key].artifact
+        ]
+        done, evaluate_s = evaluate(runner, jobs)
+    finally:
+        runner.close()
+    ended = {k: (b.status, b.log) for k, b in built.items() if not b.artifact}
+    ended |= {e.key: (e.status, e.message) for e in done}
+    measured = {e.key: sum(m.status is Status.PASSED for m in e.measurements) for e in done}
+    rejected = [v.key for v in good if ended[v.key][0] is Status.REJECTED]
+    kept = [v.key for v in good if v.key not in rejected]
+    return {
+        "variants": len(everyone),
+        "planted": len(bad),
+        "good": len(kept),
+        "rejected_at_build": len(rejected),
+        "good_with_all_records": sum(ended[k][0] is Status.PASSED and measured.get(k) == len(uuids) for k in kept),
+        "good_blamed": [
+            {"key": k, "status": ended[k][0], "message": ended[k][1][-400:]}
+            for k in kept
+            if ended[k][0] is not Status.PASSED
+        ],
+        "planted_named": sum(ended[k][0] in f.expected for k, (f, _) in bad.items()),
+        "planted_otherwise": [
+            {"key": k, "status": ended[k][0], "expected": f.expected, "message": ended[k][1][-400:]}
+            for k, (f, _) in bad.items()
+            if ended[k][0] not in f.expected
+        ],
+        "kinds": sorted({f.name for f in chosen}),
+        "build_s": build_s,
+        "evaluate_s": evaluate_s,
+    }  # fmt: skip

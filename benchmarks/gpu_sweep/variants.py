@@ -1,0 +1,80 @@
+"""Which variants the campaign measures: 24 for the comparison with stock flashinfer-bench, 150 beside the faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from benchmarks.gpu_sweep.context import ROOT, Context
+from benchmarks.gpu_sweep.plants import WRONG_SOLUTIONS, by_name, plant
+from db.records import WinnerRecord
+from db.store import Store
+from search_spaces import Config
+from search_spaces.space import SpaceError
+from tuner import tuning_record
+from tuner.compilation import spread
+from tuner.export import dispatch_table, solution_variant
+from workers.records import Variant
+
+HAND_PICKED = ROOT / "benchmarks" / "h200_moe" / "campaign.json"
+
+
+def of_configs(context: Context, configs: Iterable[Config]) -> list[Variant]:
+    """One variant for each config, under its hash."""
+    space = context.space
+    return [tuning_record.variant(context.definition, space, c, space.config_hash(c)) for c in configs]
+
+
+def good(context: Context, count: int) -> list[Config]:
+    """Valid configs: hand-picked ones first, then those that the campaign's sweeps measured, then a spread sample."""
+    space = context.space
+    picked = [{**space.default, **c} for c in json.loads(HAND_PICKED.read_text())] if context.target != "cpu" else []
+    wanted = [*picked, *context.configs("first"), *context.configs("second"), *spread(space, count, seed=0)]
+    chosen: dict[str, Config] = {}
+    for config in wanted:
+        if _is_valid(context, config):
+            chosen.setdefault(space.config_hash(config), config)
+    return list(chosen.values())[:count]
+
+
+def _is_valid(context: Context, config: Config) -> bool:
+    """Whether the space still has such a config."""
+    try:
+        return context.space.violation(context.space.check(config)) is None
+    except SpaceError:
+        return False
+
+
+def compared(context: Context) -> list[Variant]:
+    """Good variants, and one of each wrong Solution that stock flashinfer-bench has a verdict for."""
+    definition, target = context.problem.definition, context.target
+    wrong = [plant(by_name(name), definition, target, f"planted_{name}") for name in WRONG_SOLUTIONS]
+    return [*of_configs(context, good(context, context.compared - len(wrong))), *wrong]
+
+
+def _winners(context: Context, sweep: str) -> list[WinnerRecord]:
+    if not context.database(sweep).exists():
+        return []
+    store = Store.open(f"sqlite:///{context.database(sweep)}")
+    try:
+        return list(store.winners(1))
+    finally:
+        store.close()
+
+
+def tuned(context: Context, sweep: str) -> Variant | None:
+    """What a sweep exports, whether or not it got as far as that; None without winners."""
+    winners = _winners(context, sweep)
+    if not winners:
+        return None
+    return solution_variant(context.definition, context.space, dispatch_table(winners), f"tuned_{sweep}")
+
+
+def single_configs(context: Context, sweep: str) -> dict[str, Variant]:
+    """The winner of each regime as a Solution of its own: what one config for all sizes would give."""
+    singles: dict[str, Variant] = {}
+    for winner in _winners(context, sweep):
+        name = f"single_{winner.regime}"
+        table = [(None, row) for _, row in dispatch_table([winner])]
+        singles[name] = solution_variant(context.definition, context.space, table, name)
+    return singles
