@@ -125,11 +125,20 @@ def resolve(settings: SweepSettings) -> Setup:
         raise UsageError(f"no workload of {name} starts with {', '.join(settings.workloads)}; it has {len(uuids)}")
     problem = dataset.problem(name, chosen)
     variable = [a for a, spec in definition["axes"].items() if spec["type"] == "var"]
-    target = settings.target or local_target()
+    target = _target(settings)
     allowed = MODES[target == "cpu"]
     if settings.mode is not None and settings.mode not in allowed:
         raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
     return Setup(settings, dataset, problem, target, variable[0] if variable else None)
+
+
+def _target(settings: SweepSettings) -> str:
+    """The target that is given, else the accelerator's, else this machine's."""
+    if settings.target is None and settings.accelerators:
+        from tuner.kinds import target_for
+
+        return target_for(settings, settings.accelerators[0])
+    return settings.target or local_target()
 
 
 def open_dataset(folder: Path | None) -> Dataset:
@@ -172,12 +181,15 @@ def open_runner(setup: Setup, say: Callable[[str], None] = lambda _: None) -> It
 
     Raises:
         UnusableEnvironmentError: There is no machine for the target.
+        UsageError: Several accelerators: that takes a sweep on each, see :mod:`tuner.kinds`.
     """
     from workers.environment import gpu_name
     from workers.ray_cluster import ACCELERATORS
     from workers.ray_runner import RayRunner
 
     s = setup.settings
+    if len(s.accelerators) > 1:
+        raise UsageError(f"one kind of machine at a time can be measured on, not {', '.join(s.accelerators)}")
     if setup.target != "cpu" and s.ray_address is None and local_target() != setup.target:
         raise UnusableEnvironmentError(
             f"target {setup.target} needs one of {', '.join(ACCELERATORS[setup.target])} and this machine has "
@@ -189,6 +201,7 @@ def open_runner(setup: Setup, say: Callable[[str], None] = lambda _: None) -> It
         setup.target,
         deadlines=Deadlines(s.compile_s, s.check_s, s.measure_s),
         ray_address=s.ray_address,
+        accelerator=s.accelerators[0] if s.accelerators else None,
         builders=s.builders,
         evaluators=s.evaluators,
         cache_dir=s.cache_dir,

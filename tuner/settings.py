@@ -39,6 +39,9 @@ class SweepSettings(BaseModel):
     dataset: Path | None = Field(None, description="flashinfer-trace folder; default: the packaged one")
     space: str | None = Field(None, description="name of a search space, or a folder with a space.yaml")
     target: Literal["cpu", "sm_90a", "sm_100a"] | None = Field(None, description="default: this machine's")
+    accelerators: tuple[str, ...] = Field(
+        (), description="kinds of machine in the Ray cluster (its accelerator types) to sweep on, each on its own"
+    )
     sampler: str = Field("auto", description="search strategy")
     seed: int = Field(0, ge=0, description="seed of the search and of the finals' order")
     max_trials: int | Literal["auto"] = Field(64, description="trials over all regimes; auto: until more do not pay")

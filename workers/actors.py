@@ -135,8 +135,9 @@ class EvaluatorActor:
 
     def stock(self, job: StockJob) -> StockRun:
         """Stock flashinfer-bench on this device; the process with the resident workloads makes room for it."""
-        self._evaluator.release()
-        return verify(self._problem, job)
+        with self._line.turn():
+            self._evaluator.release()
+            return verify(self._problem, job)
 
     def processes(self) -> dict[str, int | None]:
         """Process ids: of the actor, its template and its child; waits for jobs that were there before."""

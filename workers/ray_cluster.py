@@ -7,8 +7,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ import psutil
 
 from workers.environment import cores
 from workers.errors import ClusterError
+from workers.records import Environment
 
 EVALUATOR_SLOT = "tuner_evaluator"
 """Custom resource of a machine on which one evaluator of the cpu target may run."""
+
+MOST_BUILDERS = 32
+"""Of one sweep, unless it is told otherwise: more proposals in flight know less of each other."""
 
 _OBJECT_STORE_BYTES = 80 << 20
 """Artifacts and records are small; Ray's own default would take a third of the memory."""
@@ -29,6 +33,8 @@ _KNOCK_LIMIT_S = 10.0
 
 ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
 """Ray accelerator types that run a target."""
+
+_ACCELERATOR = "accelerator_type:"
 
 _LOCAL_ENV = {
     # Ray must not phone home, and must not kill our actors for memory: candidates have a limit of their own.
@@ -179,25 +185,133 @@ def _cluster(temp_dir: Path | None) -> Cluster:
     )
 
 
-def evaluator_options(target: str, cluster: Cluster) -> list[dict[str, Any]]:
-    """Ray actor options of every evaluator that the cluster can hold, empty if no machine fits the target."""
-    if target == "cpu":
-        if cluster.evaluator_slots:
-            return [{"num_cpus": 0, "resources": {EVALUATOR_SLOT: 1}}] * cluster.evaluator_slots
-        return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * cluster.nodes
-    if cluster.is_local:
+def target_of(accelerator: str) -> str | None:
+    """The target whose kernels run on an accelerator type, None for one that has none."""
+    return next((target for target, kinds in ACCELERATORS.items() if accelerator in kinds), None)
+
+
+def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = None) -> list[dict[str, Any]]:
+    """Ray actor options of every evaluator that the cluster can hold, empty if no machine fits the target.
+
+    Args:
+        target: Of all variants.
+        cluster: Joined.
+        accelerator: Only machines with this Ray accelerator type; for the cpu target a custom resource
+            ``accelerator_type:NAME`` makes a kind of machine.
+
+    Raises:
+        ClusterError: No machine has that accelerator, or several kinds fit and none was named: measurements of
+            different hardware must never share a record.
+    """
+    if accelerator is None and (target == "cpu" or cluster.is_local):
+        return _unnamed(target, cluster)
+    places = _places(target, cluster)
+    if accelerator is None:
+        if len(places) > 1:
+            kinds = ", ".join(sorted(places))
+            raise ClusterError(f"the Ray cluster has {kinds} for target {target}; name one or more with --accelerators")
+        return next(iter(places.values()), [])
+    if accelerator not in places:
+        known = ", ".join(sorted(places)) or "none"
+        raise ClusterError(f"the Ray cluster has no {accelerator} for target {target}; it has {known}")
+    return places[accelerator]
+
+
+def _unnamed(target: str, cluster: Cluster) -> list[dict[str, Any]]:
+    """One evaluator for each GPU of this machine; on the cpu target for each slot, or each machine without slots."""
+    if target != "cpu":
         return [{"num_cpus": 0, "num_gpus": 1}] * cluster.gpus
+    if cluster.evaluator_slots:
+        return [{"num_cpus": 0, "resources": {EVALUATOR_SLOT: 1}}] * cluster.evaluator_slots
+    return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * cluster.nodes
+
+
+def _places(target: str, cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
+    """Accelerator type -> options of the evaluators that machines of this type hold."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, resources in _nodes():
+        kinds = [r.removeprefix(_ACCELERATOR) for r in resources if r.startswith(_ACCELERATOR)]
+        for kind in kinds:
+            if target != "cpu" and kind not in ACCELERATORS.get(target, ()):
+                continue
+            # A hundredth of the node's one accelerator_type unit each: it only says where, not how much.
+            place: dict[str, float] = {f"{_ACCELERATOR}{kind}": 0.01}
+            if target == "cpu":
+                slots = int(resources.get(EVALUATOR_SLOT, 0))
+                options = {"num_cpus": 0 if slots else 1, "resources": place | ({EVALUATOR_SLOT: 1} if slots else {})}
+                found.setdefault(kind, []).extend([options] * max(1, slots))
+            elif resources.get("GPU"):
+                options = {"num_cpus": 0, "num_gpus": 1, "resources": place}
+                found.setdefault(kind, []).extend([options] * int(resources["GPU"]))
+    return found
+
+
+def alike(environments: Sequence[Environment]) -> Environment:
+    """The one environment that all evaluators are in.
+
+    Raises:
+        ClusterError: They differ, so that their measurements would not be of the same thing; the message says in what.
+    """
+    first = environments[0]
+    for other in environments[1:]:
+        if other.fingerprint != first.fingerprint:
+            ours, theirs = asdict(first), asdict(other)
+            field = next(f for f in ours if ours[f] != theirs[f])
+            raise ClusterError(
+                f"the evaluators differ in {field}: {ours[field]} and {theirs[field]}; measurements of both must not "
+                "be mixed, so choose machines with --accelerators or --evaluators 1"
+            )
+    return first
+
+
+def builder_options(cluster: Cluster, count: int | None, most: int) -> list[dict[str, Any]]:
+    """Ray actor options of every builder.
+
+    Machines without a GPU build if there are any beside those with one, so that timing stays quiet there; otherwise all
+    do, and one core stays free for the evaluators' host side and the sweep.
+
+    Args:
+        cluster: Joined.
+        count: Builders that are wanted, None for one on each core that may build.
+        most: Never more than this without being asked.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    quiet = {} if cluster.is_local else {i: int(r.get("CPU", 0)) for i, r in _nodes() if not r.get("GPU")}
+    homes = [node for node, cpus in quiet.items() for _ in range(cpus)]
+    if not homes or len(quiet) == cluster.nodes:
+        wanted = count or max(1, min(most, cluster.cpus - 1))
+        return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * wanted
+    wanted = count or min(most, len(homes))
+    # Soft: a machine that has gone must not keep its builders waiting.
+    places = [NodeAffinitySchedulingStrategy(homes[i % len(homes)], soft=True) for i in range(wanted)]
+    return [{"num_cpus": 1, "scheduling_strategy": place} for place in places]
+
+
+def survey(address: str, wanted: Sequence[tuple[str, str]]) -> int:
+    """Builders that a cluster has room for.
+
+    Args:
+        address: Of the cluster.
+        wanted: Targets with accelerators.
+
+    Raises:
+        ClusterError: It cannot be reached, or has no machine for one of the pairs.
+    """
+    cluster = join(address)
+    try:
+        for target, accelerator in wanted:
+            evaluator_options(target, cluster, accelerator)
+        return len(builder_options(cluster, None, MOST_BUILDERS))
+    finally:
+        cluster.close()
+
+
+def _nodes() -> list[tuple[str, Mapping[str, float]]]:
+    """Id and resources of each living machine."""
     import ray
 
-    found: list[dict[str, Any]] = []
-    for node in ray.nodes():
-        resources = node["Resources"] if node["Alive"] else {}
-        for kind in ACCELERATORS.get(target, ()):
-            if f"accelerator_type:{kind}" in resources:
-                # A hundredth of the node's one accelerator_type unit each: it only says where, not how much.
-                place = {f"accelerator_type:{kind}": 0.01}
-                found += [{"num_cpus": 0, "num_gpus": 1, "resources": place}] * int(resources.get("GPU", 0))
-    return found
+    return [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from workers.cache import default_cache_dir
 from workers.dataset import Problem
 from workers.environment import gpu_name
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
-from workers.ray_cluster import ACCELERATORS, Cluster, evaluator_options, join
+from workers.ray_cluster import ACCELERATORS, MOST_BUILDERS, Cluster, alike, builder_options, evaluator_options, join
 from workers.records import (
     BuildResult,
     Comparison,
@@ -29,7 +29,6 @@ from workers.records import (
 from workers.runner import Outcome, Runner
 from workers.stock import StockJob, StockRun
 
-_MAX_BUILDERS = 32
 _ATTEMPTS = 2
 """A job whose worker is lost is given to another one; lost twice, it comes back as WORKER_LOST."""
 
@@ -104,6 +103,7 @@ class RayRunner(Runner):
         target: ``cpu``, ``sm_90a`` or ``sm_100a``.
         deadlines: For each phase of a candidate.
         ray_address: Of a running cluster.
+        accelerator: Ray accelerator type of the machines that evaluate; needed where several kinds fit the target.
         builders: How many; None for what fits beside the evaluators.
         evaluators: How many; None for one on each GPU, or on each machine for the cpu target.
         cache_dir: Artifact cache; None for the user's cache folder.
@@ -119,12 +119,14 @@ class RayRunner(Runner):
         *,
         deadlines: Deadlines | None = None,
         ray_address: str | None = None,
+        accelerator: str | None = None,
         builders: int | None = None,
         evaluators: int | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
         self._problem = problem
         self._target = target
+        self._accelerator = accelerator
         self._deadlines = deadlines or Deadlines()
         self._cache_dir = str(Path(cache_dir or default_cache_dir()).expanduser())
         self._packed: dict[str, Any] = {}
@@ -144,22 +146,22 @@ class RayRunner(Runner):
         self.evaluators = len(self._evaluation_pool.workers)
 
     def environment(self) -> Environment:
-        """Where evaluations run; waits for the first evaluator to be there.
+        """Where evaluations run; waits for the evaluators to be there.
 
         Raises:
-            ClusterError: No evaluator came up.
+            ClusterError: One did not come up, or they are not alike.
         """
         import ray
 
         try:
-            found: Environment = ray.get(self._environment, timeout=_START_LIMIT_S)
+            found: list[Environment] = ray.get(self._environments, timeout=_START_LIMIT_S)
         except ray.exceptions.GetTimeoutError as error:
             raise ClusterError(f"no evaluator for {self._target} came up in {_START_LIMIT_S:g} s") from error
         except ray.exceptions.RayTaskError as error:
             raise _cause(error) from error
         except ray.exceptions.RayActorError as error:
             raise ClusterError(f"the evaluator for {self._target} cannot start: {_line(error)}") from error
-        return found
+        return alike(found)
 
     def submit_build(self, variant: Variant) -> None:
         """Queue a build."""
@@ -245,7 +247,7 @@ class RayRunner(Runner):
     def _start(self, cluster: Cluster, builders: int | None, evaluators: int | None) -> tuple[_Pool, _Pool]:
         import ray
 
-        slots = evaluator_options(self._target, cluster)
+        slots = evaluator_options(self._target, cluster, self._accelerator)
         if not slots:
             kinds = " or ".join(ACCELERATORS.get(self._target, ("CPU",)))
             raise ClusterError(f"the Ray cluster has no machine for target {self._target} ({kinds}); it has {cluster}")
@@ -263,17 +265,16 @@ class RayRunner(Runner):
             # One thread for each job in flight, and one for questions.
             return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common)
 
-        def make_builder() -> Any:
-            return builder.options(num_cpus=1, scheduling_strategy="SPREAD").remote(*common, nice, self._pack)
+        def builder_of(options: dict[str, Any]) -> Callable[[], Any]:
+            return lambda: builder.options(**options).remote(*common, nice, self._pack)
 
-        # One core stays free for the evaluators' host side and the sweep.
-        wanted = builders or max(1, min(_MAX_BUILDERS, cluster.cpus - 1))
         evaluation_pool = _Pool([_Worker(evaluator_of(options)) for options in slots], depth=depth)
-        build_pool = _Pool([_Worker(make_builder) for _ in range(wanted)])
+        places = builder_options(cluster, builders, MOST_BUILDERS)
+        build_pool = _Pool([_Worker(builder_of(options)) for options in places])
         for worker in (*evaluation_pool.workers, *build_pool.workers):
             worker.actor = worker.make()
         # Asked for first: actors answer in order, and warming up takes seconds.
-        self._environment = evaluation_pool.workers[0].actor.environment.remote()
+        self._environments = [worker.actor.environment.remote() for worker in evaluation_pool.workers]
         for worker in evaluation_pool.workers:
             self._refs[worker.actor.warm.remote()] = _Call(evaluation_pool, worker, worker.actor, None)
         return build_pool, evaluation_pool

@@ -101,10 +101,14 @@ class Campaign:
                 continue
             began = time.time()
             ended = self._call(call.stage, limit, gpu)
-            self._note({
+            entry = {
                 "stage": call.stage, "gpu": gpu, "ended": ended, "began": began - self._began,
                 "wall_s": time.time() - began, "gpu_utilisation": sampler.mean(gpu, began, time.time()),
-            })  # fmt: skip
+            }  # fmt: skip
+            searched = self._result(call.stage).get("records", {}).get("searched")
+            if searched:
+                entry["gpu_utilisation_in_search"] = sampler.mean(gpu, *searched)
+            self._note(entry)
 
     def _call(self, stage: str, limit_s: float, gpu: int | None) -> str:
         """Run a stage in a process of its own; how it ended."""
@@ -128,6 +132,11 @@ class Campaign:
                 return "out of time"
             finally:
                 kill_tree(process)
+
+    def _result(self, stage: str) -> dict[str, Any]:
+        path = self.context.work / "results" / f"{stage}.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
 
     def _note(self, entry: dict[str, Any]) -> None:
         """Add to the log and hand over what there is."""

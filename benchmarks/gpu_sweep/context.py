@@ -59,11 +59,6 @@ class Context:
         """Where configs come from."""
         return space_for(self.problem.definition, self.target)
 
-    @property
-    def mode(self) -> str:
-        """The execution mode that sweeps time on this target."""
-        return "host" if self.target == "cpu" else "cuda_graph"
-
     def database(self, sweep: str) -> Path:
         """The database of one of the campaign's sweeps."""
         return self.work / f"{sweep}.db"

@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.gpu_sweep import plants, variants
 from benchmarks.gpu_sweep.context import Context
 from tuner.regimes import DEFAULT_BOUNDS, split
-from tuner.settings import SweepSettings
+from tuner.session import resolve
+from tuner.settings import load
 from workers.dataset import Problem
 from workers.ray_runner import RayRunner
 from workers.records import BuildResult, Deadlines, Evaluation, EvaluationJob, Method, Status, Variant
@@ -23,10 +24,8 @@ _FAULT_DEADLINE_S = 5.0
 
 def method(context: Context) -> Method:
     """How a sweep measures by default."""
-    s = SweepSettings()
-    return Method(
-        mode=context.mode, max_samples=s.max_samples, target_rel_ci=s.target_rel_ci, budget_s=s.sample_budget_s
-    )
+    settings = load({"target": context.target, "dataset": context.dataset, "definition": context.definition})
+    return resolve(settings).method
 
 
 def build(runner: Runner, wanted: Sequence[Variant]) -> tuple[dict[str, BuildResult], float]:
@@ -136,7 +135,7 @@ def faults(context: Context, total: int, planted: int, workloads: int = 3) -> di
         f"planted_{i}_{f.name}": (f, plants.plant(f, problem.definition, context.target, f"planted_{i}_{f.name}"))
         for i, f in enumerate(chosen)
     }
-    good = variants.of_configs(context, variants.good(context, total - planted))
+    good = variants.of_configs(context, variants.good(context, total - planted, built_by=("first", "second")))
     everyone = [*good, *(v for _, v in bad.values())]
     random.Random(0).shuffle(everyone)
     limits = Deadlines(check_s=_FAULT_DEADLINE_S, measure_s=_FAULT_DEADLINE_S)

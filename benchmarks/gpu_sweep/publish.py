@@ -66,22 +66,23 @@ def headline(campaigns: Sequence[Document]) -> Document:
             "evaluations_per_minute": _rounded(ours.get("per_minute"), 1),
             "flashinfer_bench_per_minute": _rounded(theirs.get("per_minute"), 1),
             "hardware": first.get("hardware") or table.get("hardware"),
-            "workloads": len(first.get("records", {}).get("summary", {}).get("reference_by_workload_us", {})) or None,
+            "workloads": len(campaigns[-1]["sizes"]),
             "date": datetime.now(UTC).date().isoformat(),
         },
     }
 
 
 def busy_share(sweep: Document) -> float | None:
-    """Share of the evaluator's wall time in which the GPU ran candidate or check kernels, as the sweep recorded it."""
-    share = sweep.get("records", {}).get("summary", {}).get("gpu_busy_share")
+    """Share of the evaluator's wall time in which the GPU ran candidates or checks, as the sweep recorded it."""
+    usage = sweep.get("records", {}).get("summary", {}).get("evaluator", {})
+    share = usage.get("all", {}).get("gpu_busy_share")
     return float(share) if share is not None else None
 
 
 def passed(campaigns: Sequence[Document]) -> int | None:
     """Workloads on which stock flashinfer-bench passed the exported Solution."""
     verification = (section(campaigns, "first").get("export") or {}).get("verification")
-    if verification:
+    if verification and any("flashinfer_bench_us" in v for v in verification.values()):
         return sum("flashinfer_bench_us" in v for v in verification.values())
     tuned = section(campaigns, "stock").get("tuned")
     return int(tuned["passed"]) if tuned else None
@@ -234,6 +235,7 @@ def _geomean(rows: Any) -> float | None:
 
 def _sweeps(campaigns: Sequence[Document]) -> list[str]:
     columns = ("sweep", "seed", "trials", "evaluations", "states", "wall s", "builds", "build s (sum)", "NVML busy")
+    seconds: list[str] = []
     lines = ["## The sweeps", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for campaign in campaigns:
         for name in ("first", "second"):
@@ -243,14 +245,23 @@ def _sweeps(campaigns: Sequence[Document]) -> list[str]:
                 continue
             states = ", ".join(f"{k} {v}" for k, v in sorted(records["states"].items()))
             builds = records["build_s"]
-            utilisation = next((s.get("gpu_utilisation") for s in campaign["stages"] if s["stage"] == name), None)
+            stage = next((s for s in campaign["stages"] if s["stage"] == name), {})
+            utilisation = stage.get("gpu_utilisation_in_search")
             cells = [
                 name, sweep.get("seed"), sum(records["states"].values()), records["evaluations"], states,
                 f"{sweep.get('wall_s', 0):.0f}", builds["count"], f"{builds['sum']:.0f}",
                 "-" if utilisation is None else f"{utilisation:.0%}",
             ]  # fmt: skip
             lines.append(f"| {' | '.join(map(str, cells))} |")
-    return [*lines, ""]
+            usage = records["summary"].get("evaluator", {})
+            seconds += [f"* {name}, {part}: {_seconds(usage[part])}" for part in ("search", "finals") if part in usage]
+    return [*lines, "", "Where the evaluator's time went:", *seconds, ""] if seconds else [*lines, ""]
+
+
+def _seconds(usage: Mapping[str, float]) -> str:
+    parts = [f"{key.removesuffix('_s')} {value:.1f} s" for key, value in usage.items() if key.endswith("_s")]
+    share = usage.get("gpu_busy_share")
+    return ", ".join([*parts, *([f"GPU busy {share:.1%}"] if share is not None else [])])
 
 
 def _throughput(campaigns: Sequence[Document]) -> list[str]:

@@ -8,7 +8,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_sweep import variants
@@ -18,6 +20,7 @@ from workers.builder import BUILD_FILE
 from workers.cache import ArtifactCache, default_cache_dir
 from workers.dataset import Document
 from workers.environment import toolchain
+from workers.records import Variant
 from workers.stock import Effort, StockJob, StockRun
 
 _FIRST = (1, 16, 52, 57, 62, 80, 11948)
@@ -111,20 +114,28 @@ def _place_compiled(context: Context, documents: list[Document]) -> dict[str, An
     cache, tools = ArtifactCache(default_cache_dir()), toolchain(context.target)
     scratch = context.work / "sources"
     sys.path.insert(0, str(scratch))
-    placed = 0
+    placed, problems = 0, []
     for document in documents:
-        variant = fib.variant_of(document, context.target)
-        digest = cache.key(variant, tools)
-        entry = cache.get(digest)
-        if entry is None or BUILD_FILE not in variant.sources:
-            continue
-        package = loader.package_name(digest)
-        loader.stage_sources(variant, scratch / package)
-        importlib.invalidate_caches()
-        artifacts = entry.folder / package / loader.ARTIFACTS
-        builder = importlib.import_module(f"{package}.build")
-        builder.build = functools.partial(shutil.copytree, artifacts, dirs_exist_ok=True)
-        importlib.import_module(f"{package}.main")._cached(builder.LIBRARY)
-        placed += 1
+        try:
+            placed += _place(context, fib.variant_of(document, context.target), cache, tools, scratch)
+        except Exception as error:  # it then compiles itself, which costs time and no result
+            problems.append(f"{document['name']}: {type(error).__name__}: {error}")
     sys.path.remove(str(scratch))
-    return {"placed": placed, "of": len(documents), "seconds": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    return {"placed": placed, "of": len(documents), "seconds": seconds, "problems": problems[:5]}
+
+
+def _place(context: Context, variant: Variant, cache: ArtifactCache, tools: Mapping[str, str], scratch: Path) -> bool:
+    """Whether there was something to place."""
+    digest = cache.key(variant, tools)
+    entry = cache.get(digest)
+    if entry is None or BUILD_FILE not in variant.sources:
+        return False
+    package = loader.package_name(digest)
+    loader.stage_sources(variant, scratch / package)
+    importlib.invalidate_caches()
+    builder = importlib.import_module(f"{package}.build")
+    artifacts = entry.folder / package / loader.ARTIFACTS
+    builder.build = functools.partial(shutil.copytree, artifacts, dirs_exist_ok=True)
+    importlib.import_module(f"{package}.main")._cached(builder.LIBRARY)
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from benchmarks.gpu_sweep.context import ROOT, Context
 from benchmarks.gpu_sweep.plants import WRONG_SOLUTIONS, by_name, plant
@@ -25,11 +25,11 @@ def of_configs(context: Context, configs: Iterable[Config]) -> list[Variant]:
     return [tuning_record.variant(context.definition, space, c, space.config_hash(c)) for c in configs]
 
 
-def good(context: Context, count: int) -> list[Config]:
-    """Valid configs: hand-picked ones first, then those that the campaign's sweeps measured, then a spread sample."""
+def good(context: Context, count: int, *, built_by: Sequence[str] = ()) -> list[Config]:
+    """Valid configs: hand-picked ones first, then those that the named sweeps measured, then a spread sample."""
     space = context.space
     picked = [{**space.default, **c} for c in json.loads(HAND_PICKED.read_text())] if context.target != "cpu" else []
-    wanted = [*picked, *context.configs("first"), *context.configs("second"), *spread(space, count, seed=0)]
+    wanted = [*picked, *(c for s in built_by for c in context.configs(s)), *spread(space, count, seed=0)]
     chosen: dict[str, Config] = {}
     for config in wanted:
         if _is_valid(context, config):
@@ -46,7 +46,7 @@ def _is_valid(context: Context, config: Config) -> bool:
 
 
 def compared(context: Context) -> list[Variant]:
-    """Good variants, and one of each wrong Solution that stock flashinfer-bench has a verdict for."""
+    """Good variants, and one of each wrong Solution that stock flashinfer-bench has a verdict for; always the same."""
     definition, target = context.problem.definition, context.target
     wrong = [plant(by_name(name), definition, target, f"planted_{name}") for name in WRONG_SOLUTIONS]
     return [*of_configs(context, good(context, context.compared - len(wrong))), *wrong]

@@ -99,7 +99,7 @@ def campaign() -> dict:
             "hardware": "NVIDIA H200", "seed": 0, "wall_s": 100.0,
             "export": {"verification": {"w": {"status": "PASSED", "median_us": 20.0, "flashinfer_bench_us": 26.0}}},
             "records": {"states": {"PASSED": 9}, "evaluations": 30, "build_s": {"count": 9, "sum": 50.0},
-                        "summary": {"gpu_busy_share": 0.83}},
+                        "summary": {"evaluator": {"all": {"gpu_busy_share": 0.83}}}},
         },
         "table": {
             "hardware": "NVIDIA H200", "solutions": {"tuned_first": solution, "tuned_second": solution},

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner.cli import options
 from tuner.cli.output import config_text, microseconds, print_json, ratio, results, stdout
+
+if TYPE_CHECKING:
+    from tuner.kinds import KindResult
+    from tuner.settings import SweepSettings
 
 OUT_DEFAULT = Path("tuner-out")
 
@@ -29,6 +33,9 @@ def sweep(
     builders: Annotated[int | None, typer.Option(help="builds at once")] = None,
     evaluators: Annotated[int | None, typer.Option(help="evaluations at once")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
+    accelerators: Annotated[
+        str | None, typer.Option(help="kinds of machine in the cluster, such as H200,B200: a sweep on each")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings and more")] = None,
     db: options.Db = None,
     out: Annotated[
@@ -52,14 +59,48 @@ def sweep(
         "max_trials": _trials(max_trials), "sampler": sampler, "seed": seed, "mode": mode, "builders": builders,
         "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
         "regimes": _bounds(regimes), "workloads": tuple(workload) if workload else None,
+        "accelerators": _kinds(accelerators),
     }  # fmt: skip
+    settings = load(given, config)
+    if len(settings.accelerators) > 1:
+        words = ["--no-export"] if no_export else ["--out", str(out)]
+        raise typer.Exit(_sweep_on_each(settings, resume, words, json))
     with SweepView() as view:
-        report = run_sweep(load(given, config), resume=resume, out=None if no_export else out, view=view, ticket=ticket)
+        report = run_sweep(settings, resume=resume, out=None if no_export else out, view=view, ticket=ticket)
     if json:
         print_json(report.document())
     else:
         _print_sweep(report)
     raise typer.Exit(report.exit_code)
+
+
+def _kinds(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str], json: bool) -> int:
+    """Sweep on several kinds of machine and print what each one printed, in the order in which they were given."""
+    from tuner.cli.output import stderr
+    from tuner.errors import UsageError
+    from tuner.kinds import exit_code, run_on_each
+
+    if resume is not None:
+        raise UsageError("--resume goes on with the sweep of one kind of machine; leave --accelerators out")
+    found = run_on_each(settings, [*words, *(["--json"] if json else [])], lambda line: stderr().print(line))
+    if json:
+        print_json({"sweeps": [_document(result) for result in found]})
+    else:
+        for result in found:
+            stdout().print(f"== {result.accelerator}")
+            stdout().print(result.output, end="", markup=False, highlight=False)
+    return exit_code(found)
+
+
+def _document(result: KindResult) -> dict[str, Any]:
+    from json import loads
+
+    document = loads(result.output) if result.output.strip() else {}
+    return {"accelerator": result.accelerator, "exit_code": result.exit_code, **document}
 
 
 def _trials(text: str | None) -> int | str | None:
