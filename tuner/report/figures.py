@@ -185,8 +185,8 @@ def samples(rows: Sequence[tuple[str, Sequence[float]]]) -> Figure | None:
     ]
     if not boxes:
         return None
-    margin = {"l": 100, "r": 20, "t": 10, "b": 45}
-    return _figure(boxes, 90 + 46 * len(boxes), xaxis=_log("latency", **SECONDS), showlegend=False, margin=margin)
+    axes = {"xaxis": _log("latency", **SECONDS), "yaxis": {"automargin": True}}
+    return _figure(boxes, 100 + 34 * len(boxes), **axes, showlegend=False, margin={"l": 20, "r": 20, "t": 10, "b": 45})
 
 
 def html(figure: Figure | None) -> str | None:

@@ -142,7 +142,12 @@ def test_a_page_is_used_by_keyboard_alone(browser: Browser, stage: Any) -> None:
 
 
 def test_two_gpus_are_compared(browser: Browser, stage: Any) -> None:
-    browser.open(f"/compare?a={stage.sweep_id}&b={stage.other_id}")
+    browser.open("/compare")
+    for side, sweep_id in (("a", stage.sweep_id), ("b", stage.other_id)):
+        browser.find(f"input[name={side}]").send_keys(str(sweep_id))
+    browser.find("main button").click()
+    browser.until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, "article"))
+    assert browser.find("input[name=b]").get_attribute("value") == str(stage.other_id)
     text = browser.find("main").text
     assert "NVIDIA H100" in text
     assert "NVIDIA B200" in text

@@ -4,7 +4,7 @@ import { call, configBadges, make, microseconds, stateBadge } from "./http.js";
 import { draw } from "./plots.js";
 
 const FIGURES_EVERY_MS = 3000; // or ten times as long as the server needs for them
-const SHOWN = 100;
+const SHOWN = 50;
 
 const page = document.getElementById("sweep");
 const id = page.dataset.id;
