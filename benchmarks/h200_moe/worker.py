@@ -240,14 +240,21 @@ class Worker:
         return figures
 
 
+def copy_tb_s(timer: Timer) -> float:
+    """Bytes read and written by a large device-to-device copy, in TB/s: the memory ceiling of this card."""
+    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / timer.time(lambda: target.copy_(source), 10).median_us / 1e6
+
+
 def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     options = json.loads(sys.argv[1])
     worker = Worker(Options(**{**options, "sizes": tuple(options.get("sizes", ()))}))
     tiny = torch.zeros(32, device="cuda")
     empty = worker.timer.time(lambda: tiny.zero_())
-    device = torch.cuda.get_device_name()
-    worker.emit("start", device=device, torch=torch.__version__, one_tiny_kernel_us=empty.median_us, options=options)
+    found = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_s": copy_tb_s(worker.timer)}
+    worker.emit("start", **found, one_tiny_kernel_us=empty.median_us, options=options)
     for name in sys.argv[2:]:
         folder = Path(name)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.moe_fp8_cute import space_sm100
-from search_spaces.moe_fp8_cute.solution.plans import plans
+from search_spaces.moe_fp8_cute.solution.plans import plans, takes_turns
 from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily
 
 NAME = "moe_fp8_cute"
@@ -40,21 +40,25 @@ PARAMETERS = (
         "combine", ("finalize", "atomic_f32", "atomic_bf16"), "categorical", "weighted sum: own kernel, or GEMM 2 adds"
     ),
     Parameter("swap_1", (True, False), "categorical", "GEMM 1: weights are the M side of the MMA"),
-    Parameter("tile_t_1", (8, 16, 24, 32, 48, 64, 128), doc="GEMM 1: token rows of a tile"),
+    Parameter("tile_t_1", (8, 16, 24, 32, 48, 64, 128, 256), doc="GEMM 1: token rows of a tile"),
     Parameter("tile_w_1", (64, 128, 256), doc="GEMM 1: weight rows of a tile, half up and half gate"),
     Parameter("groups_1", (1, 2), doc="GEMM 1: consumer warpgroups"),
     Parameter("stages_1", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 1: pipeline stages of 128 along K"),
     Parameter("ctas_per_sm_1", (1, 2), doc="GEMM 1: resident persistent CTAs per SM"),
     Parameter("split_k_1", (1, 2, 4), doc="GEMM 1: parts of K, summed by the requantisation kernel"),
-    Parameter("multicast_1", (1, 2), doc="GEMM 1: CTAs that share a token tile by multicast"),
+    Parameter(
+        "multicast_1", ("none", "tokens", "weights"), "categorical", "GEMM 1: tile that two CTAs share by multicast"
+    ),
     Parameter("swap_2", (True, False), "categorical", "GEMM 2: weights are the M side of the MMA"),
-    Parameter("tile_t_2", (8, 16, 24, 32, 48, 64, 128), doc="GEMM 2: token rows of a tile"),
+    Parameter("tile_t_2", (8, 16, 24, 32, 48, 64, 128, 256), doc="GEMM 2: token rows of a tile"),
     Parameter("tile_w_2", (64, 128, 256), doc="GEMM 2: weight rows of a tile"),
     Parameter("groups_2", (1, 2), doc="GEMM 2: consumer warpgroups"),
     Parameter("stages_2", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 2: pipeline stages of 128 along K"),
     Parameter("ctas_per_sm_2", (1, 2), doc="GEMM 2: resident persistent CTAs per SM"),
     Parameter("split_k_2", (1, 2, 4), doc="GEMM 2: parts of K, summed by the atomics of the combine"),
-    Parameter("multicast_2", (1, 2), doc="GEMM 2: CTAs that share a token tile by multicast"),
+    Parameter(
+        "multicast_2", ("none", "tokens", "weights"), "categorical", "GEMM 2: tile that two CTAs share by multicast"
+    ),
     Parameter("alternate", (False, True), "categorical", "the consumer warpgroups take turns on the tensor cores"),
     Parameter("sms", (120, 132), doc="SMs that the persistent grids are made for"),
     Parameter("order", ("weights", "tokens"), "categorical", "which tile index runs fastest inside an expert"),
@@ -74,7 +78,7 @@ DEFAULT: Config = {
     "stages_1": 5,
     "ctas_per_sm_1": 1,
     "split_k_1": 1,
-    "multicast_1": 1,
+    "multicast_1": "none",
     "swap_2": False,
     "tile_t_2": 64,
     "tile_w_2": 256,
@@ -82,7 +86,7 @@ DEFAULT: Config = {
     "stages_2": 5,
     "ctas_per_sm_2": 1,
     "split_k_2": 1,
-    "multicast_2": 1,
+    "multicast_2": "none",
     "alternate": False,
     "sms": 132,
     "order": "tokens",
@@ -97,8 +101,8 @@ def _gemm_constraints(i: int) -> list[Constraint]:
     return [
         Constraint(
             (swap, tile_t, groups),
-            "a wgmma takes 64 rows of A per warpgroup: with tokens as M the tile has 64 rows per consumer warpgroup",
-            lambda c: c[swap] or c[tile_t] == 64 * c[groups],
+            "a wgmma takes 64 rows of A per warpgroup: with tokens as M the tile has 64 or 128 rows per warpgroup",
+            lambda c: c[swap] or c[tile_t] in (64 * c[groups], 128 * c[groups]),
         ),
         Constraint(
             (swap, tile_t),
@@ -151,17 +155,17 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         Constraint(
             ("gather", "multicast_1"),
             "cp.async cannot multicast: only token rows that come by TMA can be shared",
-            lambda c: c["multicast_1"] == 1 or c["gather"] == "kernel",
+            lambda c: c["multicast_1"] != "tokens" or c["gather"] == "kernel",
         ),
         Constraint(
-            ("multicast_1", "swap_1", "requant", "tile_w_1"),
+            ("multicast_1", "swap_1"),
             "narrow fused tiles form clusters for the maximum of 128 columns; swapped token tiles are too small",
-            lambda c: c["multicast_1"] == 1 or not c["swap_1"],
+            lambda c: c["multicast_1"] == "none" or not c["swap_1"],
         ),
         Constraint(
             ("multicast_2", "swap_2"),
             "a swapped token tile is a few KB: sharing it saves nothing",
-            lambda c: c["multicast_2"] == 1 or not c["swap_2"],
+            lambda c: c["multicast_2"] == "none" or not c["swap_2"],
         ),
         Constraint(
             ("tile_t_1", "tile_t_2"),
@@ -174,9 +178,9 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: c["pdl"] or not c["early_weights"],
         ),
         Constraint(
-            ("alternate", "swap_1", "groups_1", "swap_2", "groups_2"),
-            "only two warpgroups with tokens as M can take turns; swapped ones overlap promotion by themselves",
-            lambda c: not c["alternate"] or any(not c[f"swap_{i}"] and c[f"groups_{i}"] == 2 for i in (1, 2)),
+            ("alternate", "swap_1", "groups_1", "tile_t_1", "swap_2", "groups_2", "tile_t_2"),
+            "only two warpgroups with 64 token rows each can take turns; swapped ones overlap promotion by themselves",
+            lambda c: not c["alternate"] or any(takes_turns(c, i) for i in (1, 2)),
         ),
         Constraint(first, plan_reason.format("GEMM 1"), fits(0, first)),
         Constraint(second, plan_reason.format("GEMM 2"), fits(1, second)),

@@ -43,7 +43,8 @@ class GemmPlan:
         occupancy: CTAs per SM that the plan must leave room for.
         ctas: Persistent CTAs.
         split_k: Parts that K is cut into; each is a tile of its own.
-        multicast: CTAs of a cluster that share the token tile by TMA multicast (neighbours along the weights).
+        shared: What two CTAs of a cluster share by TMA multicast: ``none``; ``tokens``: neighbours along the weights
+            share a token tile; ``weights``: neighbours along the tokens share a weight tile, where an expert has pairs.
         order: Which tile index runs fastest inside an expert: ``weights`` or ``tokens``.
         pdl: Launched with programmatic dependent launch.
         early_weights: The weight producer starts before the previous kernel has ended (its input is not made by it).
@@ -65,7 +66,7 @@ class GemmPlan:
     occupancy: int = 1
     ctas: int = 132
     split_k: int = 1
-    multicast: int = 1
+    shared: str = "none"
     order: str = "weights"
     pdl: bool = True
     early_weights: bool = False
@@ -83,14 +84,32 @@ class GemmPlan:
     @property
     def sub_w(self) -> int:
         """Weight rows of one accumulator: a slice of M (swap) or of N."""
-        if self.swap:
-            return self.mma_m
-        return self.tile_w // 2 if self.paired else min(self.tile_w, BLOCK)
+        return self.mma_m if self.swap else min(self.tile_w, BLOCK)
+
+    @property
+    def weight_subs(self) -> int:
+        """Accumulators along the weights per consumer warpgroup."""
+        return self.tile_w // self.sub_w
+
+    @property
+    def token_subs(self) -> int:
+        """Accumulators along the tokens per consumer warpgroup: 64 rows each, those of the warpgroups alternate."""
+        return 1 if self.swap else self.tile_t // self.mma_m
+
+    @property
+    def box_t(self) -> int:
+        """Token rows of one TMA box: those of one accumulator along the tokens, of all warpgroups."""
+        return self.tile_t // self.token_subs
 
     @property
     def subs(self) -> int:
-        """Accumulators per consumer warpgroup."""
-        return self.tile_w // self.sub_w
+        """Accumulators per consumer warpgroup; the one at ``(t, s)`` has the index ``t * weight_subs + s``."""
+        return self.token_subs * self.weight_subs
+
+    @property
+    def joined(self) -> bool:
+        """Whether one accumulator holds up and gate side by side (tokens as M, narrow weight tile)."""
+        return self.paired and not self.swap and self.weight_subs == 1
 
     @property
     def interleave(self) -> int:
@@ -111,6 +130,11 @@ class GemmPlan:
     def k_blocks(self) -> int:
         """K blocks of one tile."""
         return self.k // BLOCK // self.split_k
+
+    @property
+    def multicast(self) -> int:
+        """CTAs that a shared tile is delivered to."""
+        return 1 if self.shared == "none" else 2
 
     @property
     def cluster(self) -> int:
@@ -156,7 +180,7 @@ class GemmPlan:
         """Float32 registers per consumer thread that accumulators, temporaries and token scales take."""
         one = 64 * (self.tile_t if self.swap else self.sub_w) // 128
         temporaries = one * (2 * self.subs if self.overlap else 1)
-        token_scales = self.tile_t // 4 if self.swap else 2
+        token_scales = self.tile_t // 4 if self.swap else 2 * self.token_subs
         return one * self.subs + temporaries + token_scales * (2 if self.overlap else 1)
 
     @property
@@ -190,7 +214,8 @@ class GemmPlan:
             return 2 * warps * self.tile_t * 4 + self.tile_t * (self.columns + 16)
         if self.out in ("partial", "atomic_f32"):
             return 0
-        return 4 * self.groups * 16 * 144
+        exchange = 2 * self.amax_ctas * self.tile_t * 4 if self.joined else 0
+        return 4 * self.groups * 16 * 144 + exchange
 
     @property
     def smem_bytes(self) -> int:
@@ -213,10 +238,10 @@ class GemmPlan:
         spare = self.registers[1] - self.accumulator_registers
         if spare < 24:
             return f"{self.role}: accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
-        if self.out == "act" and not self.swap and self.columns != BLOCK:
-            return (
-                f"{self.role}: with tokens as M the fused requantisation wants tiles of 128 columns, not {self.columns}"
-            )
+        if self.shared == "weights" and self.out == "act" and self.columns < BLOCK:
+            return f"{self.role}: a cluster exchanges maxima along the weights or shares weights, not both"
+        if self.gather and self.tile_t > 128:
+            return f"{self.role}: {self.tile_t} row indices do not fit into the registers of the gathering warps"
         # Clusters of 4 do not cover all SMs of a GPC: an H200 holds fewer than 32 of them (2026-11-23: grids of 132 and
         # of 128 CTAs took about twice the time), and a cluster that has to wait doubles a persistent grid's time.
         if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 120 * self.occupancy):

@@ -45,6 +45,11 @@ class BlackwellPlan(GemmPlan):
     zeroes: bool = False
 
     @property
+    def sub_w(self) -> int:
+        # Up and gate are separate columns of tensor memory, whatever the tile.
+        return self.tile_w // 2 if self.paired and not self.swap else super().sub_w
+
+    @property
     def k_per_stage(self) -> int:
         """K blocks of 128 in a stage."""
         return self.k_tile // BLOCK

@@ -1,9 +1,11 @@
 """Epilogues of the grouped GEMMs: from accumulators in registers to rows in memory.
 
 An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA, so the same code
-serves wgmma and tensor memory. Sub accumulator ``s`` of a thread covers, swapped, weight rows ``64 * groups * s + 16 *
-slab + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane % 4) + c``; not swapped, tokens ``16 * slab + lane // 4 + 8 *
-h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. The plan says which ``slab`` a consumer warp has.
+serves wgmma and tensor memory. Swapped, sub accumulator ``s`` of a thread covers weight rows ``64 * groups * s + 16 *
+slab + lane // 4 + 8 * h`` and tokens ``8 * j + 2 * (lane % 4) + c``; not swapped, accumulator ``(t, s)`` covers tokens
+``64 * groups * t + 16 * slab + lane // 4 + 8 * h`` and weight rows ``sub_w * s + 8 * j + 2 * (lane % 4) + c``. The plan
+says which ``slab`` a consumer warp has. ``left`` is how many rows the expert has from the warpgroup's first row on
+(tokens as M): 64 rows that are all filling are not stored.
 """
 
 from __future__ import annotations
@@ -93,6 +95,7 @@ class SwapAct(Epilogue):
         weight_tile: Int32,
         part: Int32,
         done: Int32,
+        left: Int32,
     ):
         """Write FP8 rows [P, I] and scales [I/128, P]."""
         p = self.plan
@@ -153,11 +156,26 @@ class SwapAct(Epilogue):
 
 
 class RowAct(Epilogue):
-    """SwiGLU and requantisation, tokens as M: the 128 columns of a row lie in four lanes of one warp."""
+    """SwiGLU and requantisation, tokens as M: a row's columns lie in four lanes of one warp.
+
+    A tile of 256 weight rows holds 128 columns, so the maximum is known inside the quad. A tile of 128 holds 64 of them
+    (``joined``): the two CTAs of a cluster exchange their maxima by asynchronous stores. Each warpgroup has barriers of
+    its own, since it may have no rows in a tile where the other one has; two buffers alternate, because a warpgroup can
+    be at most one tile ahead of its peer.
+    """
 
     def allocate(self, smem):
-        stage = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16)
-        return (stage,)
+        p = self.plan
+        slab = smem.allocate_tensor(cutlass.Uint8, cute.make_layout((16 * 144, self.warps)), byte_alignment=16)
+        if not p.joined:
+            return (slab,)
+        amax = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, p.amax_ctas, 2)), byte_alignment=16)
+        return slab, amax, smem.allocate_array(Int64, 2 * p.groups)
+
+    def init_barriers(self, shared) -> None:
+        if self.plan.joined:
+            for i in range(2 * self.plan.groups):
+                cute.arch.mbarrier_init(shared[2] + i, 1)
 
     @cute.jit
     def store(
@@ -172,27 +190,88 @@ class RowAct(Epilogue):
         weight_tile: Int32,
         part: Int32,
         done: Int32,
+        left: Int32,
     ):
         """Write FP8 rows [P, I] and scales [I/128, P]."""
         p = self.plan
-        warp, high, quad = self.place()
-        up, gate = acc[0], acc[1]
-        slab = shared[0].iterator + warp * (16 * 144)
+        top = cute.make_rmem_tensor((2 * p.token_subs,), Float32)
+        for t in cutlass.range_constexpr(p.token_subs):
+            if left > p.mma_m * t:
+                self.activate(acc, top, t)
+        if cutlass.const_expr(p.joined):
+            self.exchange(shared, top, done, left)
+        for t in cutlass.range_constexpr(p.token_subs):
+            if left > p.mma_m * t:
+                self.write(acc, top, shared, out, out_scale, row0, weight_tile, t)
+
+    def halves(self, acc, t: int) -> tuple:
+        """(up accumulator, gate accumulator, distance of a gate value from its up value) of 64 rows."""
+        p = self.plan
+        if p.joined:
+            return acc[t], acc[t], 64 // 2
+        return acc[2 * t], acc[2 * t + 1], 0
+
+    @cute.jit
+    def activate(self, acc, top, t: cutlass.Constexpr):
+        """SwiGLU in place of the up values; ``top`` gets the largest magnitudes of the thread's two rows."""
+        up, gate, offset = self.halves(acc, t)
         for h in cutlass.range_constexpr(2):
-            top = Float32(1e-10)
-            for j in cutlass.range_constexpr(p.sub_w // 8):
+            largest = Float32(1e-10)
+            for j in cutlass.range_constexpr(self.plan.columns // 8):
                 for c in cutlass.range_constexpr(2):
                     i = c + 2 * h + 4 * j
-                    v = silu_mul(gate[i], up[i])
+                    v = silu_mul(gate[i + offset], up[i])
                     up[i] = v
-                    top = cute.arch.fmax(top, cute.arch.fmax(v, -v))
+                    largest = cute.arch.fmax(largest, cute.arch.fmax(v, -v))
             for step in (1, 2):
-                top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, offset=step))
-            row = 16 * warp + high + 8 * h
-            inverse = FP8_MAX * cute.arch.rcp_approx(top)
-            if quad == 0:
-                out_scale[weight_tile * p.columns // BLOCK, row0 + row] = top * Float32(1.0 / FP8_MAX)
-            for j in cutlass.range_constexpr(p.sub_w // 8):
+                largest = cute.arch.fmax(largest, cute.arch.shuffle_sync_bfly(largest, offset=step))
+            top[2 * t + h] = largest
+
+    @cute.jit
+    def exchange(self, shared, top, done: Int32, left: Int32):
+        """Maxima over the columns of all CTAs of the cluster."""
+        p = self.plan
+        _slab, amax, bars = shared
+        warp, high, quad = self.place()
+        buffer = done & 1
+        barrier = bars + (2 * (warp // 4) + buffer)
+        rank = cute.arch.block_idx_in_cluster()
+        if cute.arch.thread_idx()[0] % 128 == 0:
+            rows = Int32(64)
+            for t in cutlass.range_constexpr(1, p.token_subs):
+                rows = rows + (64 if left > p.mma_m * t else 0)
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, 4 * p.amax_ctas * rows)
+        for t in cutlass.range_constexpr(p.token_subs):
+            if left > p.mma_m * t and quad == 0:
+                for h in cutlass.range_constexpr(2):
+                    offset = p.mma_m * t + 16 * warp + high + 8 * h + p.tile_t * (rank + p.amax_ctas * buffer)
+                    bits = cute.arch.inline_ptx(
+                        "mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[top[2 * t + h]]
+                    )
+                    for peer in cutlass.range_constexpr(p.amax_ctas):
+                        cute.arch.store_async_dsmem(amax.iterator + offset, bits, barrier, Int32(peer))
+        cute.arch.mbarrier_wait(barrier, (done >> 1) & 1)
+        for t in cutlass.range_constexpr(p.token_subs):
+            if left > p.mma_m * t:
+                for h in cutlass.range_constexpr(2):
+                    for peer in cutlass.range_constexpr(p.amax_ctas):
+                        theirs = amax[p.mma_m * t + 16 * warp + high + 8 * h, peer, buffer]
+                        top[2 * t + h] = cute.arch.fmax(top[2 * t + h], theirs)
+
+    @cute.jit
+    def write(self, acc, top, shared, out, out_scale, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
+        """Requantise 64 rows and store them, 16 bytes a thread."""
+        p = self.plan
+        warp, high, quad = self.place()
+        up, _gate, _offset = self.halves(acc, t)
+        slab = shared[0].iterator + warp * (16 * 144)
+        first = row0 + p.mma_m * t + 16 * warp
+        for h in cutlass.range_constexpr(2):
+            largest = top[2 * t + h]
+            inverse = FP8_MAX * cute.arch.rcp_approx(largest)
+            if quad == 0 and (weight_tile * p.columns) % BLOCK == 0:
+                out_scale[weight_tile * p.columns // BLOCK, first + high + 8 * h] = largest * Float32(1.0 / FP8_MAX)
+            for j in cutlass.range_constexpr(p.columns // 8):
                 i = 2 * h + 4 * j
                 two = pack_e4m3(up[i] * inverse, up[i + 1] * inverse)
                 target = cute.recast_ptr(
@@ -206,7 +285,7 @@ class RowAct(Epilogue):
             item = lane + 32 * step
             row, chunk = item // per_row, item % per_row
             source = cute.make_tensor((slab + (row * 144 + 16 * chunk)).align(16), cute.make_layout(16))
-            at = Int64(row0 + 16 * warp + row) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
+            at = Int64(first + row) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
             target = cute.make_tensor(
                 cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16)
             )
@@ -237,13 +316,21 @@ class RowStore(Epilogue):
         weight_tile: Int32,
         part: Int32,
         done: Int32,
+        left: Int32,
     ):
         """Write [P, N] bfloat16 or add to [T, N] bfloat16."""
+        for t in cutlass.range_constexpr(self.plan.token_subs):
+            if left > self.plan.mma_m * t:
+                self.rows(acc, shared, out, row_token, row_weight, row0, weight_tile, t)
+
+    @cute.jit
+    def rows(self, acc, shared, out, row_token, row_weight, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
+        """64 rows per warpgroup."""
         p = self.plan
         warp, high, quad = self.place()
         lane = cute.arch.lane_idx()
         slab = shared[0].iterator + warp * (16 * 144)
-        first = row0 + 16 * warp
+        first = row0 + p.mma_m * t + 16 * warp
         weight = cute.make_rmem_tensor((2,), Float32)
         weight.fill(1.0)
         target_row = cute.make_rmem_tensor((4,), Int32)
@@ -254,14 +341,14 @@ class RowStore(Epilogue):
                 weight[h] = row_weight[first + high + 8 * h]
             for step in cutlass.range_constexpr(4):
                 target_row[step] = row_token[first + lane // 8 + 4 * step]
-        for s in cutlass.range_constexpr(p.subs):
+        for s in cutlass.range_constexpr(p.weight_subs):
             for half in cutlass.range_constexpr(p.sub_w // 64):
                 for h in cutlass.range_constexpr(2):
                     for j in cutlass.range_constexpr(8):
                         i = 2 * h + 4 * (8 * half + j)
                         two = cute.make_rmem_tensor((2,), BFloat16)
-                        two[0] = (acc[s][i] * weight[h]).to(BFloat16)
-                        two[1] = (acc[s][i + 1] * weight[h]).to(BFloat16)
+                        two[0] = (acc[t * p.weight_subs + s][i] * weight[h]).to(BFloat16)
+                        two[1] = (acc[t * p.weight_subs + s][i + 1] * weight[h]).to(BFloat16)
                         at = slab + ((high + 8 * h) * 144 + 16 * j + 4 * quad)
                         target = cute.make_tensor(cute.recast_ptr(at.align(4), dtype=BFloat16), cute.make_layout(2))
                         cute.autovec_copy(two, target)
@@ -293,13 +380,6 @@ class RowStore(Epilogue):
 class Plain(Epilogue):
     """Accumulators as they are: float32 partial sums, bfloat16 rows, or weighted reductions into the token's row."""
 
-    def column(self, s: int, j: int, c: int, h: int, warp: Int32, high: Int32, quad: Int32) -> tuple[Int32, Int32]:
-        """(row in the token tile, weight row in the weight tile) of an accumulator element."""
-        p = self.plan
-        if p.swap:
-            return 8 * j + 2 * quad + c, p.sub_w * s + 16 * warp + high + 8 * h
-        return 16 * warp + high + 8 * h, p.sub_w * s + 8 * j + 2 * quad + c
-
     def weight_row(self, weight_tile: Int32, inside: Int32) -> Int32:
         """Weight row in the expert of a row of the tile; undoes the interleaving of up and gate."""
         p = self.plan
@@ -322,22 +402,27 @@ class Plain(Epilogue):
         weight_tile: Int32,
         part: Int32,
         done: Int32,
+        left: Int32,
     ):
         """Write [S, P, N] float32, [P, N] bfloat16, or reduce into [T, N]."""
         p = self.plan
         warp, high, quad = self.place()
         atomic = p.out.startswith("atomic")
         outer = p.tile_t // 8 if p.swap else 2
-        for n in cutlass.range_constexpr((2 * outer) if p.swap else 2):
-            token = (8 * (n // 2) + 2 * quad + n % 2) if p.swap else 16 * warp + high + 8 * n
+        for n in cutlass.range_constexpr((2 * outer) if p.swap else 2 * p.token_subs):
+            token = 8 * (n // 2) + 2 * quad + n % 2
+            if cutlass.const_expr(not p.swap):
+                token = p.mma_m * (n // 2) + 16 * warp + high + 8 * (n % 2)
             row = row0 + token
             weight = Float32(1.0)
             target_row = Int64(row)
             valid = cutlass.Boolean(True)
+            if cutlass.const_expr(not p.swap):
+                valid = left > p.mma_m * (n // 2)
             if cutlass.const_expr(atomic):
                 index = row_token[row]
                 weight = row_weight[row]
-                valid = index >= 0
+                valid = valid and index >= 0
                 target_row = Int64(cutlass.max(index, 0))
             if cutlass.const_expr(p.out == "partial"):
                 target_row = Int64(part) * out.shape[1] + row
@@ -351,14 +436,16 @@ class Plain(Epilogue):
     ):
         """The thread's elements of one token."""
         p = self.plan
-        for s in cutlass.range_constexpr(p.subs):
+        for s in cutlass.range_constexpr(p.weight_subs):
             for e in cutlass.range_constexpr(2 if p.swap else p.sub_w // 4):
                 if cutlass.const_expr(p.swap):
                     i, inside = n % 2 + 4 * (n // 2) + 2 * e, p.sub_w * s + 16 * warp + high + 8 * e
+                    a = s
                 else:
-                    i, inside = e % 2 + 2 * n + 4 * (e // 2), p.sub_w * s + 8 * (e // 2) + 2 * quad + e % 2
+                    i, inside = e % 2 + 2 * (n % 2) + 4 * (e // 2), p.sub_w * s + 8 * (e // 2) + 2 * quad + e % 2
+                    a = n // 2 * p.weight_subs + s
                 at = base + self.weight_row(weight_tile, inside)
-                value = acc[s][i] * weight
+                value = acc[a][i] * weight
                 if cutlass.const_expr(p.out == "atomic_f32"):
                     cute.arch.red(out.iterator + at, value, op="add", dtype="f32", sem="relaxed", scope="gpu")
                 else:

@@ -372,7 +372,17 @@ class GroupedGemmSm100:
             weight_tile = group * p.along_w + across_w
             self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
             self.epilogue.store(
-                acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done
+                acc,
+                shared,
+                out,
+                out_scale,
+                row_token,
+                row_weight,
+                row0,
+                this_weight_tile,
+                this_part,
+                done,
+                Int32(p.tile_t),
             )
             done = done + 1
 

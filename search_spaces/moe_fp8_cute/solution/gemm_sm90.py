@@ -36,7 +36,8 @@ class GroupedGemm:
     Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight
     gate rows
     alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M side and
-    up and gate are two accumulators.
+    up and gate are two accumulators, or, in a tile of 128 weight rows, the halves of one; a tile of 128 token rows per
+    warpgroup is two accumulators along the tokens.
 
     Source: roles and promotion follow DeepGEMM (sm90_fp8_gemm_1d2d.cuh); swapped operands and the interleaved TMA
     view are ours.
@@ -79,15 +80,21 @@ class GroupedGemm:
         x_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_t, p.tile_t, BLOCK), F8, p.stages)
         view, tiler = self._weight_view(w)
         load = cpasync.CopyBulkTensorTileG2SOp()
+        multicast = cpasync.CopyBulkTensorTileG2SMulticastOp()
         info_w = cpasync.make_tiled_tma_atom(
-            load, cute.make_tensor(w.iterator, view), cute.slice_(w_layout, (None, None, 0)), tiler
+            multicast if p.shared == "weights" else load,
+            cute.make_tensor(w.iterator, view),
+            cute.slice_(w_layout, (None, None, 0)),
+            tiler,
+            p.multicast if p.shared == "weights" else 1,
         )
         atom_w, tma_w = info_w[0], info_w[1]
         atom_x, tma_x = None, None
         if cutlass.const_expr(not p.gather):
-            op = cpasync.CopyBulkTensorTileG2SMulticastOp() if p.multicast > 1 else load
-            box = cute.slice_(x_layout, (None, None, 0))
-            info_x = cpasync.make_tiled_tma_atom(op, x, box, (p.tile_t, BLOCK), p.multicast)
+            shares = p.multicast if p.shared == "tokens" else 1
+            box = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.box_t, p.box_t, BLOCK), F8, 1)
+            box = cute.slice_(box, (None, None, 0))
+            info_x = cpasync.make_tiled_tma_atom(multicast if shares > 1 else load, x, box, (p.box_t, BLOCK), shares)
             atom_x, tma_x = info_x[0], info_x[1]
         clusters = p.ctas // p.cluster
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
@@ -210,47 +217,69 @@ class GroupedGemm:
         rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
         tile = cute.arch.block_idx()[0] // p.cluster
         stage, phase, done = Int32(0), Int32(0), Int32(0)
-        expert, token_tile, group, part = self.table.find(cum, tile)
-        weight_tile = group * p.cluster + rank
+        expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
         self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
             row0 = m_indptr[expert] + token_tile * p.tile_t
-            active, both = cutlass.Boolean(True), cutlass.Boolean(False)
-            if cutlass.const_expr(not p.swap and p.groups > 1):
-                # A warpgroup whose 64 rows are all filling leaves the tensor cores to the other one.
-                left = counts[expert] - token_tile * p.tile_t
-                active, both = left > 64 * (warp // 4), left > 64
-            if active:
+            # Rows of the expert from this warpgroup's first one on. 64 rows that are all filling are not multiplied,
+            # which leaves the tensor cores to the other warpgroup.
+            left = Int32(p.tile_t)
+            if cutlass.const_expr(not p.swap and p.tile_t > 64):
+                left = counts[expert] - token_tile * p.tile_t - 64 * (warp // 4)
+            both = left > 64 * (1 - warp // 4)
+            full_tile = left > p.mma_m * (p.token_subs - 1)
+            if full_tile:
                 stage, phase = self.loop(
-                    mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both
+                    p.subs, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both
                 )
-            else:
+            if cutlass.const_expr(p.token_subs > 1):
+                if not full_tile and left > 0:
+                    stage, phase = self.loop(
+                        p.weight_subs,
+                        mma,
+                        frags_w,
+                        frags_x,
+                        acc,
+                        tmp,
+                        token,
+                        lanes,
+                        sS,
+                        full,
+                        empty,
+                        stage,
+                        phase,
+                        both,
+                    )
+            if left <= 0:
                 stage, phase = self.skip(full, empty, stage, phase)
             # The next tile's weight scales travel while this tile is stored.
             this_weight_tile, this_part = weight_tile, part
             tile = tile + p.ctas // p.cluster
-            expert, token_tile, group, part = self.table.find(cum, tile)
-            weight_tile = group * p.cluster + rank
+            expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
             self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
-            if active:
+            if left > 0:
                 self.epilogue.store(
-                    acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done
+                    acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done, left
                 )
-            done = done + 1
+                done = done + 1
 
-    def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, object]:
-        """Shared memory descriptors: one of the weights per accumulator, one of the token rows."""
+    def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, list]:
+        """Shared memory descriptors of the weights and of the token rows, one per accumulator along each."""
         p = self.plan
         thread = mma.get_slice(128 * group)
-        parts = [cute.local_tile(sW, (p.sub_w, BLOCK, p.stages), (s, 0, 0)) for s in range(p.subs)]
+        weights = [cute.local_tile(sW, (p.sub_w, BLOCK, p.stages), (s, 0, 0)) for s in range(p.weight_subs)]
         if p.swap:
-            return [mma.make_fragment_A(thread.partition_A(t)) for t in parts], mma.make_fragment_B(
-                thread.partition_B(sX)
-            )
-        return [mma.make_fragment_B(thread.partition_B(t)) for t in parts], mma.make_fragment_A(thread.partition_A(sX))
+            rows = mma.make_fragment_B(thread.partition_B(sX))
+            return [mma.make_fragment_A(thread.partition_A(t)) for t in weights], [rows]
+        rows = [cute.local_tile(sX, (p.mma_m, BLOCK, p.stages), (t, 0, 0)) for t in range(p.token_subs)]
+        return (
+            [mma.make_fragment_B(thread.partition_B(t)) for t in weights],
+            [mma.make_fragment_A(thread.partition_A(t)) for t in rows],
+        )
 
-    def _mma(self, mma: tuple, tmp, frag_w, frag_x, stage: Int32, steps: range = range(BLOCK // 32)) -> None:
-        """Some of the four wgmmas of one accumulator and K block; the first of the four overwrites."""
+    def _mma(self, mma: tuple, tmp, frags_w, frags_x, sub: int, stage: Int32, steps: range = range(4)) -> None:
+        """Some of the four wgmmas of accumulator ``sub`` and one K block; the first of the four overwrites."""
+        frag_w, frag_x = frags_w[sub % self.plan.weight_subs], frags_x[sub // self.plan.weight_subs]
         for k in steps:
             at = (None, None, k, stage)
             a, b = (frag_w[at], frag_x[at]) if self.plan.swap else (frag_x[at], frag_w[at])
@@ -272,7 +301,8 @@ class GroupedGemm:
 
     @cute.jit
     def release(self, empty, stage: Int32):
-        """One arrival per warp: the stage may be overwritten."""
+        """One arrival per warp, after all its lanes have read: the stage may be overwritten."""
+        cute.arch.sync_warp()
         if cutlass.const_expr(self.plan.multicast > 1):
             lane = cute.arch.lane_idx()
             if lane < self.plan.multicast:
@@ -288,7 +318,7 @@ class GroupedGemm:
         self.scales.load_tokens(sS, token, stage, self._token_row())
         warpgroup.fence()
         for s in cutlass.range_constexpr(self.plan.subs):
-            self._mma(mma, tmp[s], frags_w[s], frags_x, stage)
+            self._mma(mma, tmp[s], frags_w, frags_x, s, stage)
         warpgroup.commit_group()
 
     @cute.jit
@@ -308,9 +338,25 @@ class GroupedGemm:
         return stage, phase
 
     @cute.jit
-    def loop(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32, both):
-        """Main loop of one tile; returns where the ring stands after it."""
-        for s in cutlass.range_constexpr(self.plan.subs):
+    def loop(
+        self,
+        subs: cutlass.Constexpr,
+        mma,
+        frags_w,
+        frags_x,
+        acc,
+        tmp,
+        token,
+        lanes,
+        sS,
+        full,
+        empty,
+        stage: Int32,
+        phase: Int32,
+        both,
+    ):
+        """Main loop of one tile on its first ``subs`` accumulators; returns where the ring stands after it."""
+        for s in cutlass.range_constexpr(subs):
             acc[s].fill(0.0)
         if cutlass.const_expr(self.plan.overlap):
             stage, phase = self.loop_overlap(
@@ -322,7 +368,7 @@ class GroupedGemm:
             )
         else:
             stage, phase = self.loop_serial(
-                mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase
+                subs, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase
             )
         return stage, phase
 
@@ -348,19 +394,35 @@ class GroupedGemm:
         return stage, phase
 
     @cute.jit
-    def loop_serial(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):
+    def loop_serial(
+        self,
+        subs: cutlass.Constexpr,
+        mma,
+        frags_w,
+        frags_x,
+        acc,
+        tmp,
+        token,
+        lanes,
+        sS,
+        full,
+        empty,
+        stage: Int32,
+        phase: Int32,
+    ):
         """Main loop with one temporary for all accumulators: the other warpgroup fills the tensor cores meanwhile."""
-        for k in cutlass.range(self.plan.k_blocks, unroll=1):
+        for k in cutlass.range(self.plan.k_blocks, unroll=2):
             cute.arch.mbarrier_wait(full + stage, phase)
             self.scales.load_tokens(sS, token[0], stage, self._token_row())
-            for s in cutlass.range_constexpr(self.plan.subs):
+            for s in cutlass.range_constexpr(subs):
                 warpgroup.fence()
-                self._mma(mma, tmp[0][s], frags_w[s], frags_x, stage)
+                self._mma(mma, tmp[0][s], frags_w, frags_x, s, stage)
                 warpgroup.commit_group()
+                factors = self.scales.factors(token[0], lanes, s, k)
                 warpgroup.wait_group(0)
-                if cutlass.const_expr(s == self.plan.subs - 1):
+                if cutlass.const_expr(s == subs - 1):
                     self.release(empty, stage)
-                self.scales.promote(acc[s], tmp[0][s], token[0], lanes, s, k)
+                self.scales.promote_rows(acc[s], tmp[0][s], factors)
             stage, phase = self.advance(stage, phase)
         return stage, phase
 
@@ -385,10 +447,11 @@ class GroupedGemm:
             for s in cutlass.range_constexpr(self.plan.subs):
                 self.take_turn(turns, mine)
                 warpgroup.fence()
-                self._mma(mma, tmp[0][s], frags_w[s], frags_x, stage, range(3))
+                self._mma(mma, tmp[0][s], frags_w, frags_x, s, stage, range(3))
                 warpgroup.commit_group()
-                self._mma(mma, tmp[0][s], frags_w[s], frags_x, stage, range(3, 4))
+                self._mma(mma, tmp[0][s], frags_w, frags_x, s, stage, range(3, 4))
                 warpgroup.commit_group()
+                factors = self.scales.factors(token[0], lanes, s, k)
                 warpgroup.wait_group(1)
                 last = cutlass.Boolean(False)
                 if cutlass.const_expr(s == self.plan.subs - 1):
@@ -397,7 +460,7 @@ class GroupedGemm:
                 warpgroup.wait_group(0)
                 if cutlass.const_expr(s == self.plan.subs - 1):
                     self.release(empty, stage)
-                self.scales.promote(acc[s], tmp[0][s], token[0], lanes, s, k)
+                self.scales.promote_rows(acc[s], tmp[0][s], factors)
             stage, phase = self.advance(stage, phase)
         return stage, phase
 

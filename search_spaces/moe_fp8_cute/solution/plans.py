@@ -39,10 +39,10 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         gather=config["gather"] == "fused",
         overlap=config["swap_1"],
         occupancy=config["ctas_per_sm_1"],
-        alternate=config["alternate"] and not config["swap_1"] and config["groups_1"] == 2,
+        alternate=config["alternate"] and takes_turns(config, 1),
         ctas=config["sms"] * config["ctas_per_sm_1"],
         split_k=config["split_k_1"],
-        multicast=config["multicast_1"],
+        shared=config["multicast_1"],
         **common,
     )
     second = GemmPlan(
@@ -57,14 +57,19 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         out="rows" if config["combine"] == "finalize" else config["combine"],
         overlap=config["swap_2"],
         occupancy=config["ctas_per_sm_2"],
-        alternate=config["alternate"] and not config["swap_2"] and config["groups_2"] == 2,
+        alternate=config["alternate"] and takes_turns(config, 2),
         ctas=config["sms"] * config["ctas_per_sm_2"],
         split_k=config["split_k_2"],
-        multicast=config["multicast_2"],
+        shared=config["multicast_2"],
         early_weights=config["early_weights"],
         **common,
     )
     return first, second
+
+
+def takes_turns(config: Mapping[str, Any], i: int) -> bool:
+    """Whether GEMM ``i`` has two warpgroups that multiply equally often and do not overlap promotion by themselves."""
+    return not config[f"swap_{i}"] and config[f"groups_{i}"] == 2 and config[f"tile_t_{i}"] == 128
 
 
 def row_align(config: Mapping[str, Any]) -> int:

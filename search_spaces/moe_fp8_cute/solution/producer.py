@@ -10,6 +10,9 @@ from cutlass.cute.nvgpu import cpasync
 from .budget import BLOCK, GemmPlan
 from .sched import TileTable
 
+EVICT_LAST = 0x14F0000000000000
+"""TMA cache policy: these lines leave the L2 last. Token rows are read by every weight tile of their expert."""
+
 
 class Producer:
     """The three producer roles of one plan. Each walks the tiles on its own and keeps its own stage and phase."""
@@ -44,53 +47,74 @@ class Producer:
             cute.arch.griddepcontrol_wait()
         cpasync.prefetch_descriptor(atom)
         parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
-        tWs, tWg = cpasync.tma_partition(atom, 0, cute.make_layout(1), cute.group_modes(sW, 0, 2), parts)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(counts, cum)
+        shares = 2 if p.shared == "weights" else 1
+        own = rank if cutlass.const_expr(shares == 2) else 0
+        tWs, tWg = cpasync.tma_partition(atom, own, cute.make_layout(shares), cute.group_modes(sW, 0, 2), parts)
+        oWs, oWg = cpasync.tma_partition(
+            atom, shares - 1 - own, cute.make_layout(shares), cute.group_modes(sW, 0, 2), parts
+        )
         stage, phase = Int32(0), Int32(1)
         while tile < total:
-            expert, _token_tile, group, part = self.table.find(cum, tile)
-            weight_tile = group * p.cluster + rank
+            expert, _token_tile, weight_tile, part, together = self.table.place(cum, tile, rank)
             for k in cutlass.range(p.k_blocks, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 with cute.arch.elect_one():
                     cute.arch.mbarrier_arrive_and_expect_tx(full + stage, p.tile_w * BLOCK)
                 at = (None, (weight_tile, part * p.k_blocks + k, expert))
-                cute.copy(atom, tWg[at], tWs[(None, stage)], tma_bar_ptr=full + stage)
+                if cutlass.const_expr(shares == 1):
+                    cute.copy(atom, tWg[at], tWs[(None, stage)], tma_bar_ptr=full + stage)
+                else:
+                    # This CTA's half to both of them, or, where they want different tiles, both halves to itself.
+                    mask = cutlass.Int16(3 if together else 1 << rank)
+                    cute.copy(atom, tWg[at], tWs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
+                    if not together:
+                        cute.copy(atom, oWg[at], oWs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
 
     @cute.jit
     def rows(self, atom, tma_x, xs, sX, sS, full, empty, counts, m_indptr):
-        """Token rows that lie in row space: one TMA box and one bulk copy of scales per stage.
+        """Token rows that lie in row space: a TMA box per accumulator along the tokens, a bulk copy of scales.
 
-        Multicast: each CTA of the cluster fetches its share of the box and delivers it to all of them.
+        Boxes whose rows are all filling are left out. Where the CTAs of a cluster share tokens, each fetches its share
+        of a box and delivers it to all of them.
         """
         p = self.plan
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_wait()
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(counts, cum)
-        mask = cutlass.Int16((1 << p.multicast) - 1)
+        shares = p.multicast if p.shared == "tokens" else 1
+        mask = cutlass.Int16((1 << shares) - 1)
         stage, phase = Int32(0), Int32(1)
         while tile < total:
-            expert, token_tile, _group, part = self.table.find(cum, tile)
+            expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
             row0 = m_indptr[expert] + token_tile * p.tile_t
-            gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.tile_t, BLOCK), (0, None))
+            gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.box_t, BLOCK), (None, None))
+            parts = cute.zipped_divide(sX, (p.box_t, BLOCK))
             tXs, tXg = cpasync.tma_partition(
-                atom, rank, cute.make_layout(p.multicast), cute.group_modes(sX, 0, 2), cute.group_modes(gX, 0, 2)
+                atom, rank if shares > 1 else 0, cute.make_layout(shares), parts, cute.group_modes(gX, 0, 2)
             )
+            boxes = Int32(1)
+            for t in cutlass.range_constexpr(1, p.token_subs):
+                boxes = boxes + (1 if counts[expert] - token_tile * p.tile_t > p.box_t * t else 0)
             for k in cutlass.range(p.k_blocks, unroll=1):
                 block = part * p.k_blocks + k
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + row0)
                 with cute.arch.elect_one():
-                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, p.tile_t * (BLOCK + 4))
                     self.bulk_copy(sS.iterator + stage * p.tile_t, source, 4 * p.tile_t, full + stage)
-                if cutlass.const_expr(p.multicast > 1):
-                    cute.copy(atom, tXg[(None, block)], tXs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
-                else:
-                    cute.copy(atom, tXg[(None, block)], tXs[(None, stage)], tma_bar_ptr=full + stage)
+                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, boxes * (p.box_t * BLOCK) + 4 * p.tile_t)
+                for t in cutlass.range_constexpr(p.token_subs):
+                    if t < boxes:
+                        gBox, sBox = tXg[(None, t, block)], tXs[(None, (t, 0, (0, stage)))]
+                        options = {"tma_bar_ptr": full + stage, "cache_policy": Int64(EVICT_LAST)}
+                        if cutlass.const_expr(shares > 1):
+                            cute.copy(atom, gBox, sBox, mcast_mask=mask, **options)
+                        else:
+                            cute.copy(atom, gBox, sBox, **options)
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
 
@@ -119,14 +143,14 @@ class Producer:
         copies = p.tile_t // step
         scale_copies = (p.tile_t + threads - 1) // threads
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, _rank = self.start(counts, cum)
+        total, tile, rank = self.start(counts, cum)
         token = cute.make_rmem_tensor((copies,), Int32)
         scale_token = cute.make_rmem_tensor((scale_copies,), Int32)
         base = sX.iterator.toint()
         x_base = x.iterator.toint() + 16 * chunk
         stage, phase = Int32(0), Int32(1)
         while tile < total:
-            expert, token_tile, _group, part = self.table.find(cum, tile)
+            expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
             row0 = m_indptr[expert] + token_tile * p.tile_t
             for i in cutlass.range_constexpr(copies):
                 token[i] = row_token[row0 + row + i * step]
@@ -166,11 +190,10 @@ class Producer:
         """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of the warp, CTA by CTA."""
         if cutlass.const_expr(self.plan.pdl):
             cute.arch.griddepcontrol_wait()
-        none = cute.make_rmem_tensor((4,), Int32)
-        none.fill(0)
         vectors = target.shape[0] * (target.shape[1] // 8)
         at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
         while at < vectors:
-            pointer = cute.recast_ptr((target.iterator + 8 * Int64(at)).align(16), dtype=Int32)
-            cute.autovec_copy(none, cute.make_tensor(pointer, cute.make_layout(4)))
+            # Streaming stores: the zeros are not read before GEMM 2 and should not push weights out of the L2.
+            pointer = (target.iterator + 8 * Int64(at)).toint()
+            cute.arch.inline_ptx("st.global.cs.v4.b32 [{$r0}], {0, 0, 0, 0};", read_only_args=[pointer])
             at = at + 32 * self.plan.ctas

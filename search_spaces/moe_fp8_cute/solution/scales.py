@@ -24,8 +24,8 @@ class Scales:
         self.plan = plan
         self.chunks = (plan.k_blocks + 31) // 32
         self.lane_values = plan.scale_rows * self.chunks
-        # Swap-AB: a scale per accumulator column; otherwise one per accumulator row (h = 0, 1).
-        self.token_values = plan.tile_t // 4 if plan.swap else 2
+        # Swap-AB: a scale per accumulator column; otherwise one per accumulator row (h = 0, 1 of each 64 rows).
+        self.token_values = plan.tile_t // 4 if plan.swap else 2 * plan.token_subs
 
     @cute.jit
     def load_weights(self, ws: cute.Tensor, lanes: cute.Tensor, expert: Int32, weight_tile: Int32, first: Int32, valid):
@@ -67,8 +67,9 @@ class Scales:
                 values[2 * j] = sS[first + 8 * j + column, stage]
                 values[2 * j + 1] = sS[first + 8 * j + column + 1, stage]
         else:
-            values[0] = sS[row, stage]
-            values[1] = sS[row + 8, stage]
+            for t in cutlass.range_constexpr(self.plan.token_subs):
+                values[2 * t] = sS[row + self.plan.mma_m * t, stage]
+                values[2 * t + 1] = sS[row + self.plan.mma_m * t + 8, stage]
 
     @cute.jit
     def promote(
@@ -82,7 +83,9 @@ class Scales:
     ):
         """``acc += tmp * token scale * weight scale`` for K block ``k`` and (columns of) accumulator ``sub``."""
         p = self.plan
-        if cutlass.const_expr(p.swap and p.paired):
+        if cutlass.const_expr(not p.swap):
+            self.promote_rows(acc, tmp, self.factors(values, lanes, sub, k))
+        elif cutlass.const_expr(p.paired):
             up = self.weight(lanes, 0, k)
             gate = self.weight(lanes, 1, k)
             for j in cutlass.range_constexpr(cute.size(tmp) // 4):
@@ -90,7 +93,7 @@ class Scales:
                     i = c + 4 * j
                     acc[i] = acc[i] + tmp[i] * (values[2 * j + c] * up)
                     acc[i + 2] = acc[i + 2] + tmp[i + 2] * (values[2 * j + c] * gate)
-        elif cutlass.const_expr(p.swap):
+        else:
             w = self.weight(lanes, sub * p.sub_w // BLOCK, k)
             for j in cutlass.range_constexpr(cute.size(tmp) // 4):
                 for c in cutlass.range_constexpr(2):
@@ -98,12 +101,23 @@ class Scales:
                     f = values[2 * j + c] * w
                     acc[i] = acc[i] + tmp[i] * f
                     acc[i + 2] = acc[i + 2] + tmp[i + 2] * f
-        else:
-            w = self.weight(lanes, sub, k)
-            low = values[0] * w
-            high = values[1] * w
-            for j in cutlass.range_constexpr(cute.size(tmp) // 4):
-                for c in cutlass.range_constexpr(2):
-                    i = c + 4 * j
-                    acc[i] = acc[i] + tmp[i] * low
-                    acc[i + 2] = acc[i + 2] + tmp[i + 2] * high
+
+    def factors(self, values: cute.Tensor, lanes: cute.Tensor, sub: int, k: Int32) -> list[Float32]:
+        """Factors of accumulator ``sub`` in K block ``k``, tokens as M: one for each of the thread's two rows.
+
+        Where up and gate share the accumulator, two more for its gate half. Made while the MMAs run, to hide shuffles.
+        """
+        p = self.plan
+        t, s = sub // p.weight_subs, sub % p.weight_subs
+        weights = [self.weight(lanes, row, k) for row in ((0, 1) if p.joined else (s,))]
+        return [values[2 * t + h] * w for w in weights for h in range(2)]
+
+    def promote_rows(self, acc: cute.Tensor, tmp: cute.Tensor, factors: list[Float32]) -> None:
+        """``acc += tmp * factor``, tokens as M."""
+        pairs = cute.size(tmp) // 4
+        for j in range(pairs):
+            half = 2 * (j * len(factors) // 2 // pairs)
+            for c in range(2):
+                i = c + 4 * j
+                acc[i] = acc[i] + tmp[i] * factors[half]
+                acc[i + 2] = acc[i + 2] + tmp[i + 2] * factors[half + 1]

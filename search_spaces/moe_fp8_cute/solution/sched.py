@@ -19,7 +19,7 @@ class TileTable:
 
     Tile index ``t``: K part fastest, then weight tile and token tile as ``plan.order`` says, then expert. Clusters take
     ``plan.cluster_w`` neighbouring weight tiles and ``plan.cluster_t`` token tiles of one expert, so the index counts
-    groups of both.
+    groups of both. Where two CTAs share weights (``plan.shared``), :meth:`place` pairs token tiles instead.
     """
 
     def __init__(self, plan: GemmPlan):
@@ -50,6 +50,28 @@ class TileTable:
     @cute.jit
     def find(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, Int32, Int32, Int32]:
         """(expert, group of token tiles inside it, group of weight tiles, K part) of a tile index inside the table."""
+        return self.locate(cum, tile)[:4]
+
+    @cute.jit
+    def place(self, cum: cute.Tensor, tile: Int32, rank: Int32) -> tuple:
+        """(expert, token tile, weight tile, K part, whether the weight tile is shared) of the CTA at ``rank``.
+
+        A cluster that shares weights takes ``n`` steps for ``n`` token tiles and two weight tiles in any case: two for
+        a pair of token tiles, one weight tile each, and one for the last token tile of an odd ``n``, where each CTA
+        has a weight tile of its own.
+        """
+        expert, token_tile, group, part, before = self.locate(cum, tile)
+        weight_tile, together = group * self.plan.cluster_w + rank, cutlass.Boolean(False)
+        if cutlass.const_expr(self.plan.shared == "weights"):
+            together = (token_tile | 1) < self.upto(cum, expert) - before
+            if together:
+                weight_tile = 2 * group + (token_tile & 1)
+                token_tile = (token_tile & ~1) + rank
+        return expert, token_tile, weight_tile, part, together
+
+    @cute.jit
+    def locate(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, Int32, Int32, Int32, Int32]:
+        """What :meth:`find` gives, and the number of token tiles before the expert."""
         expert = Int32(0)
         before = Int32(0)
         for c in cutlass.range_constexpr(self.chunks):
@@ -66,7 +88,7 @@ class TileTable:
             after = self.upto(cum, expert)
             group = rest // (after - before)
             token_tile = rest - group * (after - before)
-        return expert, token_tile, group, part
+        return expert, token_tile, group, part, before
 
     @cute.jit
     def upto(self, cum: cute.Tensor, expert: Int32) -> Int32:

@@ -133,17 +133,19 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"tile_t_1": 128}, "64 rows of A per warpgroup"),
+        ({"tile_t_1": 256}, "64 rows of A per warpgroup"),
+        ({"tile_t_1": 128}, "GEMM 1"),
         ({"swap_1": True, "tile_t_1": 128}, "column scales do not fit"),
         ({"swap_1": True, "tile_w_1": 64, "groups_1": 2}, "whole MMAs of 64"),
         ({"split_k_1": 2}, "SwiGLU needs the full sum"),
         ({"split_k_2": 2}, "added by the atomics"),
-        ({"multicast_1": 2}, "cp.async cannot multicast"),
+        ({"multicast_1": "tokens"}, "cp.async cannot multicast"),
         ({"stages_1": 12}, "GEMM 1"),
         ({"stages_2": 12}, "GEMM 2"),
         ({"pdl": False}, "without programmatic launch"),
         ({"alternate": True}, "take turns"),
-        ({"tile_w_1": 128}, "GEMM 1"),
+        ({"gather": "kernel", "groups_1": 2, "tile_t_1": 256}, "GEMM 1"),
+        ({"groups_1": 2, "tile_t_1": 256, "tile_w_1": 128, "stages_1": 4}, "GEMM 1"),
     ],
 )
 def test_constraints_name_the_reason(space, change, reason):
