@@ -47,7 +47,13 @@ CONFIGS = {
         },
         # clusters by multicast, reduction in bfloat16
         "multicast": {
-            **{"gather": "kernel", "combine": "atomic_bf16", "multicast_1": 2, "multicast_2": 2, "alternate": True},
+            **{
+                "gather": "kernel",
+                "combine": "atomic_bf16",
+                "multicast_1": "tokens",
+                "multicast_2": "weights",
+                "alternate": True,
+            },
             **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2, "stages_2": 4},
         },
         # clusters by the maximum of a narrow tile
