@@ -3,7 +3,7 @@
 #
 #   MOE_SITE=FOLDER campaign.sh time OUT [SECONDS]    campaign/: public workloads timed, per-kernel profile, ncu
 #   MOE_SITE=FOLDER campaign.sh check OUT [SECONDS]   campaign/, spread/ (side by side) and others/: 200 random cases
-#   MOE_SITE=FOLDER campaign.sh sanitize OUT [SECONDS]  sanitize/: memcheck and racecheck on small cases
+#   MOE_SITE=FOLDER campaign.sh sanitize OUT [SECONDS]  sanitize/: memcheck and racecheck on small cases; control/ likewise
 #
 # MOE_SITE holds what pack.sh packed: campaign/, spread/, others/ and sanitize/ are folders of built variants (see README.md).
 # Every worker has a deadline per step and every call a limit, so that a hang costs its variant alone.
@@ -47,6 +47,10 @@ sanitize)
                 --no-public --random-cases 8 --largest 200 --no-time --deadline-s "$limit" & jobs+=($!)
         done
     done
+    if [ -f "$site/control/control.so" ]; then
+        timeout -k 2 "$limit" compute-sanitizer --tool racecheck "$python" "$here/racecheck_control.py" run "$site/control" \
+            > "$out/racecheck-control.log" 2>&1 & jobs+=($!)
+    fi
     wait "${jobs[@]}"
     tail -qn 1 "$out"/*.log ;;
 esac

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HEAP = 0x2B0000000000
-RANGE = 1 << 36
+RANGE = 1 << 40
 """Bytes between two tensors: more than any of them has. No address of the process itself begins like HEAP."""
 STREAM = 0x5EED5000
 CUDA, CPU = 2, 1
