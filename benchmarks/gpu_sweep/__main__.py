@@ -34,7 +34,7 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "throughput": lambda c, a: jobs.throughput(c, 1, 1),
     "stock": lambda c, a: stock_run.run(c, Effort()),
     "scaling": lambda c, a: jobs.scaling(c),
-    "faults": lambda c, a: jobs.faults(c, a.fault_variants, a.planted),
+    "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),
 }
 
 

@@ -19,16 +19,19 @@ EXPECTED = {
     "misaligned": Status.CRASHED,
     "launch_failure": Status.CRASHED,
     "segfault": Status.CRASHED,
+    "exit": Status.CRASHED,
     "endless": Status.TIMEOUT,
+    "endless_on_host": Status.TIMEOUT,
     "out_of_memory": Status.RUNTIME_ERROR,
     "bad_launch": Status.RUNTIME_ERROR,
     "exception": Status.RUNTIME_ERROR,
     "wrong_result": Status.INCORRECT_NUMERICAL,
+    "nan": Status.INCORRECT_NUMERICAL,
     "writes_inputs": Status.INPUTS_MODIFIED,
 }
 """Kind -> status of a variant that does it in its first call. In a later call WRONG_LATER has the differences."""
 
-WRONG_LATER = {"wrong_result": Status.NOT_REPEATABLE}
+WRONG_LATER = {"wrong_result": Status.NOT_REPEATABLE, "nan": Status.NOT_REPEATABLE}
 
 _WRAPPER = """
 import ctypes
@@ -59,9 +62,14 @@ def {symbol}(*args):
         raise ValueError("planted")
     if KIND == "segfault":
         ctypes.string_at(0)
-    elif KIND == "wrong_result":
+    elif KIND == "exit":
+        os._exit(0)
+    elif KIND in ("wrong_result", "nan"):
         for tensor in outputs or tensors[-1:]:
-            tensor.zero_()
+            tensor.fill_(float("nan") if KIND == "nan" else 0)
+    elif KIND == "endless_on_host":
+        while True:
+            pass
     elif KIND == "writes_inputs":
         bytes_ = max(tensors[: len(tensors) - (not outputs)], key=lambda t: t.nbytes).view(torch.uint8).view(-1)
         bytes_[bytes_.numel() // 2] += 1
@@ -141,6 +149,24 @@ AGAIN:
   bra AGAIN;
 }
 """
+
+
+def chosen(count: int) -> list[tuple[str, int]]:
+    """So many kinds with the call at which they do harm, the first and the third in turn.
+
+    Each kind comes up about equally often, but the endless ones, which cost a deadline each, at most twice.
+    """
+    found: list[tuple[str, int]] = []
+    for turn in range(count):
+        for kind, status in EXPECTED.items():
+            if len(found) < count and (status is not Status.TIMEOUT or turn < 2):
+                found.append((kind, 1 + 2 * (turn % 2)))
+    return found
+
+
+def expected(kind: str, at_call: int) -> Status:
+    """The status that names a fault rightly."""
+    return EXPECTED[kind] if at_call == 1 else WRONG_LATER.get(kind, EXPECTED[kind])
 
 
 def faulty(variant: Variant, kind: str, at_call: int = 1) -> Variant:

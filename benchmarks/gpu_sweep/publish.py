@@ -303,7 +303,5 @@ def _faults(campaigns: Sequence[Document]) -> list[str]:
         f"{faults['rejected_at_build']} good ones were refused at build by their static figures.",
     ]
     lines += [f"* blamed: {b['key']}: {b['status']} {b['message'][:200]}" for b in faults["good_blamed"]]
-    lines += [
-        f"* {b['key']}: {b['status']} instead of {' or '.join(b['expected'])}" for b in faults["planted_otherwise"]
-    ]
+    lines += [f"* {b['key']}: {b['status']} instead of {b['expected']}" for b in faults["planted_otherwise"]]
     return [*lines, ""]

@@ -137,5 +137,7 @@ def _place(context: Context, variant: Variant, cache: ArtifactCache, tools: Mapp
     builder = importlib.import_module(f"{package}.build")
     artifacts = entry.folder / package / loader.ARTIFACTS
     builder.build = functools.partial(shutil.copytree, artifacts, dirs_exist_ok=True)
-    importlib.import_module(f"{package}.main")._cached(builder.LIBRARY)
+    # A planted fault has the original entry point under another name beside its own.
+    (keeper,) = [path for path, text in variant.sources.items() if "def _cached(" in text]
+    importlib.import_module(f"{package}.{Path(keeper).stem}")._cached(builder.LIBRARY)
     return True

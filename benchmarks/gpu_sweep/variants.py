@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from benchmarks.gpu_sweep.context import ROOT, Context
-from benchmarks.gpu_sweep.plants import WRONG_SOLUTIONS, by_name, plant
+from benchmarks.gpu_sweep.faults import faulty
 from db.records import WinnerRecord
 from db.store import Store
 from search_spaces import Config
@@ -16,6 +17,8 @@ from tuner.compilation import spread
 from tuner.export import dispatch_table, solution_variant
 from workers.records import Variant
 
+WRONG = ("wrong_result", "nan", "exception")
+"""Faults that stock flashinfer-bench has a status for and survives."""
 HAND_PICKED = ROOT / "benchmarks" / "h200_moe" / "campaign.json"
 
 
@@ -47,9 +50,8 @@ def _is_valid(context: Context, config: Config) -> bool:
 
 def compared(context: Context) -> list[Variant]:
     """Good variants, and one of each wrong Solution that stock flashinfer-bench has a verdict for; always the same."""
-    definition, target = context.problem.definition, context.target
-    wrong = [plant(by_name(name), definition, target, f"planted_{name}") for name in WRONG_SOLUTIONS]
-    return [*of_configs(context, good(context, context.compared - len(wrong))), *wrong]
+    right = of_configs(context, good(context, context.compared - len(WRONG)))
+    return [*right, *(replace(faulty(right[0], kind), key=f"planted_{kind}") for kind in WRONG)]
 
 
 def _winners(context: Context, sweep: str) -> list[WinnerRecord]:

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+from collections import Counter
 
 import pytest
 
-from benchmarks.gpu_sweep import agreement, plants, publish
+from benchmarks.gpu_sweep import agreement, faults, publish
 from benchmarks.gpu_sweep.campaign import Call, parse
 from benchmarks.gpu_sweep.utilisation import mean
 from workers.records import Status
@@ -72,19 +73,14 @@ def test_utilisation_is_of_one_gpu_in_a_window():
 
 
 def test_faults_are_spread_over_all_kinds_and_hang_seldom():
-    chosen = plants.faults("sm_90a", 50)
-    names = [f.name for f in chosen]
+    chosen = faults.chosen(50)
+    kinds = Counter(kind for kind, _ in chosen)
     assert len(chosen) == 50
-    assert set(names) == {f.name for f in plants.FAULTS}
-    assert max(names.count(f.name) for f in plants.FAULTS if f.expected == (Status.TIMEOUT,)) == 2
-
-
-def test_plants_compile_and_differ():
-    definition = {"name": "d", "reference": "def run():\n    pass\n"}
-    sources = [plants.plant(f, definition, "cpu", f"p{i}").sources["main.py"] for i, f in enumerate(plants.FAULTS)]
-    for source in sources:
-        compile(source, "main.py", "exec")
-    assert len(set(sources)) == len(plants.FAULTS)
+    assert set(kinds) == set(faults.EXPECTED)
+    assert all(kinds[kind] == 2 for kind, status in faults.EXPECTED.items() if status is Status.TIMEOUT)
+    assert {at for _, at in chosen} == {1, 3}
+    assert faults.expected("nan", 1) is Status.INCORRECT_NUMERICAL
+    assert faults.expected("nan", 3) is Status.NOT_REPEATABLE
 
 
 @pytest.fixture
@@ -113,7 +109,7 @@ def campaign() -> dict:
                     "two": {"per_minute": 1755.0, "evaluations": 2, "evaluate_s": 1.0}},
         "faults": {"variants": 200, "planted": 50, "good": 149, "good_with_all_records": 149, "good_blamed": [],
                    "rejected_at_build": 1, "planted_named": 49,
-                   "planted_otherwise": [{"key": "p", "status": "CRASHED", "expected": ["TIMEOUT"]}],
+                   "planted_otherwise": [{"key": "p", "status": "CRASHED", "expected": "TIMEOUT"}],
                    "kinds": ["trap"], "evaluate_s": 90.0},
     }  # fmt: skip
 
