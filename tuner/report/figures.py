@@ -79,8 +79,12 @@ def importance(trials: Sequence[TrialPoint]) -> Figure | None:
             )  # fmt: skip
     if not traces:
         return None
-    title = "share of the variance of log latency that the parameter explains by itself"
-    axis = {"title": {"text": title}, "tickformat": ".0%", "range": [0, 1], "gridcolor": GRID}
+    axis = {
+        "title": {"text": "share of the variance of log latency"},
+        "tickformat": ".0%",
+        "range": [0, 1],
+        "gridcolor": GRID,
+    }
     height = 120 + 26 * len({n for t in traces for n in t["y"]})
     return _figure(traces, height, xaxis=axis, yaxis={"automargin": True})
 

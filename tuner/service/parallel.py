@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from db.records import TrialPoint
+from tuner.cli.output import microseconds
 
 LINES = 250
 """Trials drawn, the fastest ones; more cannot be told apart."""
@@ -72,7 +73,7 @@ def parallel_coordinates(trials: Sequence[TrialPoint]) -> Drawing | None:
     latencies = [math.exp(t.objective or 0.0) for t in shown]
     axes = [Axis(name, x, _heights(varied[name])) for name, x in zip(varied, _places(len(varied) + 1), strict=False)]
     low, high = latencies[0], latencies[-1]
-    ends = {f"{us:.4g} us": _y(share) for us, share in ((low, 0.0), (high, 1.0))}
+    ends = {microseconds(us): _y(share) for us, share in ((low, 0.0), (high, 1.0))}
     last = Axis("latency", float(WIDTH - SIDE), ends)
     lines = [
         _line(i, t, us, axes, last, (low, high), len(shown))
@@ -93,7 +94,7 @@ def _line(
         number=trial.number,
         points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         shade=min(SHADES - 1, rank * SHADES // count),
-        title=f"trial {trial.number}, {trial.regime or 'all sizes'}: {us:.4g} us with {config}",
+        title=f"trial {trial.number}, {trial.regime or 'all sizes'}: {microseconds(us)} with {config}",
     )
 
 

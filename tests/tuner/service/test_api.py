@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -170,6 +171,33 @@ def test_hostile_text_in_any_parameter_is_refused_or_finds_nothing(
     assert reply.status_code in (404, 422), reply.text
     assert is_problem(reply, reply.status_code)
     assert "Traceback" not in reply.text
+    assert len(stage.store.winners(stage.sweep_id)) == 1
+
+
+SQL = ["'; DROP TABLE sweep; --", '" OR 1=1 --', "gemm' UNION SELECT secret_hash FROM api_token --", "\\'; --"]
+
+
+@pytest.mark.parametrize("hostile", SQL)
+@pytest.mark.parametrize("field", ["definition", "space", "target", "sampler", "workloads", "max_trials", "seed"])
+def test_sql_in_any_field_of_a_body_is_refused(client: httpx.Client, stage: Any, field: str, hostile: str) -> None:
+    body = {"definition": "gemm_n512_k1024", field: [hostile] if field == "workloads" else hostile}
+    document = is_problem(client.post("/api/v1/sweeps", json=body), 422)
+    assert field in json.dumps(document)
+    assert len(stage.store.winners(stage.sweep_id)) == 1
+
+
+@pytest.mark.parametrize("hostile", SQL)
+def test_sql_in_headers_and_paths_finds_nothing(client: httpx.Client, stage: Any, hostile: str) -> None:
+    is_problem(ask(client, "seq_len=10", hardware="auto", headers={"Tuner-Hardware": hostile}), 404)
+    assert ask(client, "seq_len=10", headers={"If-None-Match": hostile}).status_code == 200
+    bearer = {"Authorization": f"Bearer {hostile}"}  # means nothing to an open server
+    assert client.get("/api/v1/sweeps", headers=bearer).status_code == 200
+    events = client.get(f"/api/v1/sweeps/{stage.sweep_id}/events", headers={"Last-Event-ID": hostile[:30]})
+    assert events.text.count("event: trial") == 4
+    quoted = quote(hostile, safe="")
+    for path in ("/api/v1/sweeps/{}", "/api/v1/sweeps/1/trials/{}", "/api/v1/solutions/{}", "/sweeps/{}"):
+        is_problem(client.get(path.format(quoted)), 422)
+    assert client.post("/login", data={"token": hostile, "to": hostile}).headers["location"] == "/"
     assert len(stage.store.winners(stage.sweep_id)) == 1
 
 

@@ -61,7 +61,7 @@ def test_a_wrong_secret_or_form_does_not_hold(server: Any) -> None:
     key = tokens.parts(good)[0]  # type: ignore[index]
     other = server.token("read")
     for wrong in (f"tuner_{key}_{'A' * 43}", good[:-1], good + "A", good.upper(), key, "", "tuner__",
-                  f"tuner_{key}_{tokens.parts(other)[1]}"):  # type: ignore[index]  # fmt: skip
+                  f"tuner_{key}_{tokens.parts(other)[1]}", "' OR 1=1 --", f"tuner_{key}' --_{'A' * 43}"):  # type: ignore[index]  # fmt: skip
         assert status(server, wrong) == 401, wrong
     assert status(server, good) == 200
 

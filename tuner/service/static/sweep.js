@@ -26,21 +26,15 @@ function drawSoon() {
   }, tookMs === undefined ? 0 : Math.max(FIGURES_EVERY_MS, 10 * tookMs)); // the first one at once
 }
 
-function cell(label, className, content) {
-  const td = make("td", { className }, content);
-  td.dataset.label = label;
-  return td;
-}
-
 function addTrial(trial) {
   const link = make("a", { href: `/sweeps/${id}/trials/${trial.number}`, textContent: trial.number });
   const row = make(
     "tr",
     { className: "fresh" },
-    cell("trial", "n", link),
-    cell("sizes", "", trial.regime || "all"),
-    cell("status", "", stateBadge(trial.state)),
-    cell("latency", "n", microseconds(trial.latency_us)),
+    make("td", { className: "n" }, link),
+    make("td", { className: "short", textContent: trial.regime || "all" }),
+    make("td", {}, stateBadge(trial.state)),
+    make("td", { className: "n", textContent: microseconds(trial.latency_us) }),
     make("td", { className: "whole" }, configBadges(trial.config)),
   );
   const body = document.getElementById("trials");
