@@ -78,10 +78,10 @@ class SweepSettings(BaseModel):
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, value: str) -> str:
-        from tuner.search import samplers
+        from tuner.search import sampler_names
 
-        if value not in samplers():
-            raise ValueError(f"allowed are {', '.join(samplers())}")
+        if value not in sampler_names():
+            raise ValueError(f"allowed are {', '.join(sampler_names())}")
         return value
 
 

@@ -22,7 +22,7 @@ from benchmarks.search_replay.loop import Run, recorded, recordings, replay, spr
 from benchmarks.search_replay.score import SpaceFigures, Summary, curve, figures, random_expectation, summary
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.recording import SUFFIX
-from tuner.search import samplers
+from tuner.search import sampler_names
 
 Curves = dict[str, dict[str, NDArray[np.float64]]]
 """Space -> strategy -> best so far over the optimum, shape [seeds, evaluations]."""
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_replay", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help=f"folder of *{SUFFIX} files")
     parser.add_argument("--spaces", default="", help="names of recordings, comma-separated; default all of the folder")
-    parser.add_argument("--strategies", default="auto,tpe,random", help=f"of {', '.join(samplers())}")
+    parser.add_argument("--strategies", default="auto,tpe,random", help=f"of {', '.join(sampler_names())}")
     parser.add_argument("--budgets", type=_numbers, default=(25, 50, 100, 200, 400), help="evaluations to report at")
     parser.add_argument("--seeds", type=_positive, default=30, help="runs of each strategy on each space")
     parser.add_argument("--in-flight", type=_positive, default=1, help="trials in flight at a time")
@@ -72,8 +72,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _strategies(text: str) -> tuple[str, ...]:
     chosen = tuple(text.split(","))
     for name in chosen:
-        if name not in samplers():
-            raise UsageError(f"unknown strategy {name!r}; allowed are {', '.join(samplers())}")
+        if name not in sampler_names():
+            raise UsageError(f"unknown strategy {name!r}; allowed are {', '.join(sampler_names())}")
     return chosen
 
 

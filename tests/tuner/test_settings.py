@@ -2,6 +2,7 @@
 
 import pytest
 
+from search_spaces import Parameter, SearchSpace
 from tuner.errors import UsageError
 from tuner.settings import load
 
@@ -79,3 +80,13 @@ def test_mode_of_a_gpu_is_its_graphs_unless_said():
     ]
     assert [m.mode for m in methods] == ["cuda_graph", "eager", "host"]
     assert [m.min_samples for m in methods] == [10, 10, 5]
+
+
+def test_settings_are_read_after_a_search_has_loaded_its_sampler():
+    """The package of samplers once took the place of the function of that name: a second sweep in a process failed."""
+    from tuner.search import Search
+
+    space = SearchSpace("s", "cpu", (Parameter("a", (1, 2)),), (), {"a": 1}, {})
+    for name in ("auto", "tpe", "random", "grid"):
+        Search(space, sampler=name)
+        assert load({"sampler": name}).sampler == name

@@ -4,6 +4,6 @@ Importing this package loads neither Optuna nor scikit-learn; the first :class:`
 """
 
 from tuner.search.advice import StopAdvice
-from tuner.search.search import Proposal, Search, samplers
+from tuner.search.search import Proposal, Search, sampler_names
 
-__all__ = ["Proposal", "Search", "StopAdvice", "samplers"]
+__all__ = ["Proposal", "Search", "StopAdvice", "sampler_names"]

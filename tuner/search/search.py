@@ -26,7 +26,7 @@ _SAMPLERS = {
 }
 
 
-def samplers() -> tuple[str, ...]:
+def sampler_names() -> tuple[str, ...]:
     """Names that ``--sampler`` takes; the first is the default."""
     return tuple(_SAMPLERS)
 
@@ -54,7 +54,7 @@ class Search:
 
     Args:
         space: What can be proposed.
-        sampler: One of :func:`samplers`.
+        sampler: One of :func:`sampler_names`.
         seed: Of all random choices.
         warm_start: Configs to propose right after the default; those that are not valid in this space are skipped.
         prior: Finished trials ``(config, value or None)`` of a related sweep: another GPU, shape or version of the

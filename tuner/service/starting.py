@@ -15,7 +15,7 @@ from db.records import SweepState
 from db.store import Store
 from search_spaces import SpaceError
 from search_spaces.registry import family, names, space_for
-from tuner.search import samplers
+from tuner.search import sampler_names
 from tuner.service.launch import Launched, Launcher
 from tuner.service.metrics import STARTED
 from tuner.service.models import StartSweep
@@ -111,8 +111,8 @@ class Starter:
 
     def _check(self, wanted: StartSweep) -> str:
         """The target; everything that can be refused without starting a process is refused here."""
-        if wanted.sampler is not None and wanted.sampler not in samplers():
-            raise _invalid("sampler", wanted.sampler, samplers())
+        if wanted.sampler is not None and wanted.sampler not in sampler_names():
+            raise _invalid("sampler", wanted.sampler, sampler_names())
         if isinstance(wanted.max_trials, int) and not 1 <= wanted.max_trials <= 100_000:
             raise ProblemError(422, f"max_trials is {wanted.max_trials}; allowed are 1 to 100000, or 'auto'")
         if wanted.space is not None and wanted.space not in names():
@@ -183,4 +183,4 @@ def choices(folder: Path | None) -> dict[str, Any]:
         if spaces and workloads:
             found.append({"name": name, "op_type": definition["op_type"], "workloads": workloads, "spaces": spaces})
     targets = sorted({t for f in families for t in f.targets})
-    return {"definitions": found, "targets": targets, "samplers": list(samplers())}
+    return {"definitions": found, "targets": targets, "samplers": list(sampler_names())}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search_spaces.space import Constraint, Parameter, SearchSpace, SpaceError
-from tuner.search import Proposal, Search, samplers
+from tuner.search import Proposal, Search, sampler_names
 
 
 def make_space(**changes):
@@ -42,7 +42,7 @@ def key(config):
 
 
 # Optuna's GP sampler takes a second a proposal, so its part of the suite is slow.
-@pytest.fixture(params=[pytest.param(s, marks=pytest.mark.slow if s == "gp" else ()) for s in samplers()])
+@pytest.fixture(params=[pytest.param(s, marks=pytest.mark.slow if s == "gp" else ()) for s in sampler_names()])
 def sampler(request):
     return request.param
 
