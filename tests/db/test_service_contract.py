@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from db.errors import NoSuchSweep, StoreError
 from db.records import TokenRecord
@@ -130,3 +131,32 @@ def test_failures_are_counted_by_state_and_reason(store: Store, scene: Any) -> N
         store.commit_trial(stage.trial(sweep_id, number, state=state, reason=reason))
     counted = store.failure_counts(sweep_id, not_failures=("PASSED",))
     assert [(f.state, f.reason, f.trials, f.first) for f in counted] == [("TIMEOUT", "b", 2, 1), ("CRASHED", "b", 1, 2)]
+
+
+def test_a_token_is_seen_as_soon_as_another_process_has_written_it(shared_url: str) -> None:
+    with Store.open(shared_url) as reader, Store.open(shared_url) as writer:
+        assert not reader.has_tokens()
+        for number in range(3):
+            assert reader.find_token(f"k{number}") is None
+            writer.create_token(TokenRecord(f"k{number}", "hash", ("read",)))
+            assert reader.find_token(f"k{number}") is not None
+        assert writer.revoke_token("k1")
+        assert reader.find_tokens(["k1"])["k1"].revoked_at is not None
+
+
+@pytest.mark.postgres
+def test_tokens_are_read_on_though_every_connection_broke(postgres_url: str) -> None:
+    with Store.open(postgres_url) as store:
+        store.create_token(TokenRecord("k1", "hash", ("read",)))
+        for _ in range(2):
+            assert store.find_token("k1") is not None
+            with create_engine(store._url).begin() as other:
+                ended = other.execute(
+                    text(
+                        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+                assert ended.scalar_one() >= 1
+            assert store.find_token("k1") is not None
+            assert store.has_tokens()

@@ -18,8 +18,8 @@ Figure = dict[str, Any]
 
 COLOURS = ("#3b6fd4", "#d9822b", "#2b9a66", "#b0499b", "#8a8f98")
 GRID = "rgba(128,128,128,0.25)"
-SECONDS = {"exponentformat": "SI", "ticksuffix": "s", "hoverformat": ".4s"}
-"""An axis in seconds: Plotly writes 25us, 40ms."""
+SECONDS = {"exponentformat": "SI", "ticksuffix": "s", "hoverformat": ".4s", "dtick": "D2"}
+"""An axis in seconds, with ticks at 1, 2 and 5: Plotly writes 25us, 40ms."""
 MIN_TRIALS_FOR_IMPORTANCE = 8
 DOTS = 2000
 """Trials drawn as dots; of more, every second, third, ... one and all that were the best so far."""
@@ -50,7 +50,13 @@ def best_so_far(trials: Sequence[TrialPoint]) -> Figure:
                 "line": {"color": colour, "shape": "hv", "width": 2.5},
             }
         )  # fmt: skip
-    numbers = {"title": {"text": "trial"}, "gridcolor": GRID, "tickformat": "d", "nticks": min(12, len(trials) + 1)}
+    numbers = {
+        "title": {"text": "trial"},
+        "gridcolor": GRID,
+        "zeroline": False,
+        "tickformat": "d",
+        "nticks": min(12, len(trials) + 1),
+    }
     return _figure(traces, xaxis=numbers, yaxis=_log("latency", **SECONDS))
 
 
