@@ -4,7 +4,7 @@
     python -m benchmarks.gpu_sweep stage first --dataset DIR
     python -m benchmarks.gpu_sweep publish RESULTS.json ... --markdown FILE.md --json FILE.json
 
-Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second`` (the sweep, seeds 0 and 1), ``table``
+Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second`` (the same sweep twice), ``table``
 (everything interleaved), ``deepgemm``, ``throughput`` (24 variants by our workers), ``stock`` (the same by stock
 flashinfer-bench), ``scaling`` (one evaluator, two evaluators), ``faults``.
 """
@@ -27,8 +27,8 @@ from workers.stock import Effort
 
 STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "setup": lambda c, a: stages.setup(c),
-    "first": lambda c, a: stages.sweep(c, "first", 0, a.builders),
-    "second": lambda c, a: stages.sweep(c, "second", 1, a.builders),
+    "first": lambda c, a: stages.sweep(c, "first", 0, a.builders, export=True),
+    "second": lambda c, a: stages.sweep(c, "second", 0, a.builders, export=False),
     "table": lambda c, a: stages.table(c, a.rounds),
     "deepgemm": lambda c, a: stages.deepgemm(c, a.rounds, 4),
     "throughput": lambda c, a: jobs.throughput(c, 1, 1),
