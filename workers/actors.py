@@ -27,6 +27,7 @@ from workers.records import (
     EvaluationJob,
     Variant,
 )
+from workers.shipping import Files, at_hand
 from workers.stock import StockJob, StockRun, verify
 
 Packed = bytes | None
@@ -104,11 +105,14 @@ class EvaluatorActor:
         target: Of all variants.
         cache_dir: On the actor's machine.
         deadlines: For load, check and measure.
+        files: The problem's blobs, for machines that do not have the dataset; None where all share one file system.
     """
 
-    def __init__(self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines) -> None:
-        self._problem = problem
-        self._evaluator = VariantEvaluator(problem, target, cache_dir, deadlines)
+    def __init__(
+        self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, files: Files | None = None
+    ) -> None:
+        self._problem = problem if files is None else at_hand(problem, files, cache_dir)
+        self._evaluator = VariantEvaluator(self._problem, target, cache_dir, deadlines)
         self._evaluator.start()
         self._line = Line()
 

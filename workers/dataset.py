@@ -20,8 +20,7 @@ class Problem:
     """One definition with the workloads to judge it on; travels to the workers.
 
     Args:
-        root: The dataset folder; blob paths in workloads are relative to it. Evaluators on other machines need it at
-            the same path if workloads have blobs.
+        root: The dataset folder; blob paths in workloads are relative to it.
         definition: The definition's document.
         workloads: The workload documents (``uuid``, ``axes``, ``inputs``), in dataset order.
     """

@@ -27,6 +27,7 @@ from workers.records import (
     Variant,
 )
 from workers.runner import Outcome, Runner
+from workers.shipping import pack
 from workers.stock import StockJob, StockRun
 
 _ATTEMPTS = 2
@@ -255,6 +256,7 @@ class RayRunner(Runner):
         if evaluators is not None and evaluators > len(slots):
             raise ClusterError(f"{evaluators} evaluators are wanted; the cluster has room for {len(slots)}")
         problem = ray.put(self._problem)
+        files = None if cluster.is_local else ray.put(pack(self._problem))
         evaluator, builder = ray.remote(actors.EvaluatorActor), ray.remote(actors.BuilderActor)
         nice = _NICE.get(self._target, 5)
         common = (problem, self._target, self._cache_dir, self._deadlines)
@@ -263,7 +265,7 @@ class RayRunner(Runner):
 
         def evaluator_of(options: dict[str, Any]) -> Callable[[], Any]:
             # One thread for each job in flight, and one for questions.
-            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common)
+            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common, files)
 
         def builder_of(options: dict[str, Any]) -> Callable[[], Any]:
             return lambda: builder.options(**options).remote(*common, nice, self._pack)
