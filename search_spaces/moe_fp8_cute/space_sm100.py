@@ -31,7 +31,7 @@ def _gemm_parameters(i: int, split: str) -> tuple[Parameter, ...]:
 
 
 PARAMETERS = (
-    Parameter("sms", (144, 148), doc="SMs that the persistent grids are made for"),
+    Parameter("sms", (128, 144, 148), doc="SMs that the persistent grids are made for"),
     Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
     Parameter(
         "gather",

@@ -171,6 +171,11 @@ class GemmPlan:
         """Threads of a CTA: one producer warpgroup and the consumers."""
         return 128 * (1 + self.groups)
 
+    @property
+    def packed_fma(self) -> bool:
+        """Whether the GPU multiplies and adds two float32 in one instruction."""
+        return False
+
     def slab(self, warp: Any) -> Any:
         """Which 16 rows of the accumulator a consumer warp holds; an integer or a run-time value."""
         return warp

@@ -15,7 +15,7 @@ from .budget import BLOCK, SMEM_PER_CTA, SMEM_PER_SM, SMEM_RESERVED, GemmPlan
 TMEM_COLUMNS = 512
 """Columns of 128 lanes x 32 bits of an SM's tensor memory; an allocation is a power of two from 32 on."""
 LOAD_COLUMNS = 64
-"""Accumulator columns that a warp loads at a time: 32 registers per thread."""
+"""Accumulator columns that a warp loads at a time: 32 registers per thread. Half of it beside 128 sums."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,12 @@ class BlackwellPlan(GemmPlan):
     @property
     def load_columns(self) -> int:
         """Columns of one accumulator that a warp promotes at a time."""
-        return math.gcd(self.tile_t if self.swap else self.sub_w, LOAD_COLUMNS)
+        width = self.tile_t if self.swap else self.sub_w
+        return math.gcd(width, LOAD_COLUMNS if width * self.subs < 256 else LOAD_COLUMNS // 2)
+
+    @property
+    def packed_fma(self) -> bool:
+        return True
 
     def slab(self, warp: Any) -> Any:
         # A warp reaches the 32 lanes of its number modulo 4: the second warpgroup takes the upper 16 of each.

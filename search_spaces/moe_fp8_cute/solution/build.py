@@ -50,7 +50,7 @@ def build(out_dir: str) -> dict[str, Any]:
             problem = plan.problem()
             if problem is not None:
                 raise Rejected(problem)
-        figures = _compile(name, config, out)
+        figures = compile_config(name, config, out)
         refuse_hangs(figures, plans(config, SIZES))
         objects.append(out / f"{name}.o")
         for kernel, figure in figures.items():
@@ -126,8 +126,8 @@ def _arguments() -> list[Any]:
     ]
 
 
-def _compile(name: str, config: dict[str, Any], out: Path) -> dict[str, dict[str, int]]:
-    """Compile one config to ``name.o``; static figures per kernel."""
+def compile_config(name: str, config: dict[str, Any], out: Path, keep: bool = False) -> dict[str, dict[str, int]]:
+    """Compile one config to ``name.o``, with ``keep`` also PTX and cubin; static figures per kernel."""
     os.environ.setdefault("CUTE_DSL_ARCH", TARGET)
     import cutlass.cute as cute
 
@@ -135,8 +135,13 @@ def _compile(name: str, config: dict[str, Any], out: Path) -> dict[str, dict[str
 
     remarks = out / f"{name}.yaml"
     options = f"--enable-tvm-ffi --gpu-arch {TARGET} --ptxas-options -v remarks{{ptx}} --remark-output {remarks}"
+    if keep:
+        options += f" --keep-ptx --keep-cubin --dump-dir {out}"
     compiled = cute.compile(Moe(config, SIZES), *_arguments(), options=options)
     compiled.export_to_c(str(out / f"{name}.o"), function_name=name)
+    if keep:
+        (out / f"{name}.ptx").write_text(compiled.artifacts.PTX)
+        (out / f"{name}.cubin").write_bytes(compiled.artifacts.CUBIN)
     return read_remarks(remarks.read_text())
 
 

@@ -421,17 +421,24 @@ class GroupedGemmSm100:
     def drain(self, acc, tmem: Int32, sS, lanes, slab: Int32, slot: Int32, k: Int32):
         """Add one K block to the sums, ``load_columns`` at a time."""
         p = self.plan
-        width = p.tile_t if p.swap else p.sub_w
         token = cute.make_rmem_tensor((p.load_columns // 4 if p.swap else 2,), Float32)
-        if cutlass.const_expr(not p.swap):
+        if cutlass.const_expr(p.swap):
+            for first in cutlass.range_constexpr(0, p.tile_t, p.load_columns):
+                self.scales.load_tokens(sS, token, slot, 0, first)
+                for s in cutlass.range_constexpr(p.subs):
+                    tmp = self.load(tmem + (s * p.tile_t + first), p.load_columns)
+                    self.scales.promote(self.columns(acc[s], first), tmp, token, lanes, s, k)
+        else:
             self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
-        for first in cutlass.range_constexpr(0, width, p.load_columns):
-            if cutlass.const_expr(p.swap):
-                self.scales.load_tokens(sS, token, slot, first)
             for s in cutlass.range_constexpr(p.subs):
-                tmp = self.load(tmem + (s * width + first), p.load_columns)
-                part = cute.make_tensor(acc[s].iterator + first // 2, cute.make_layout((p.load_columns // 2,)))
-                self.scales.promote(part, tmp, token, lanes, s, k)
+                factors = self.scales.factors(token, lanes, s, k)
+                for first in cutlass.range_constexpr(0, p.sub_w, p.load_columns):
+                    tmp = self.load(tmem + (s * p.sub_w + first), p.load_columns)
+                    self.scales.promote_rows(self.columns(acc[s], first), tmp, factors)
+
+    def columns(self, acc: cute.Tensor, first: int) -> cute.Tensor:
+        """The part of a thread's sums that starts at column ``first``."""
+        return cute.make_tensor(acc.iterator + first // 2, cute.make_layout((self.plan.load_columns // 2,)))
 
     def load(self, address: Int32, columns: int):
         """16 lanes of ``columns`` accumulators into the fragment of a wgmma; complete when it returns."""

@@ -85,22 +85,12 @@ class Scales:
         p = self.plan
         if cutlass.const_expr(not p.swap):
             self.promote_rows(acc, tmp, self.factors(values, lanes, sub, k))
-        elif cutlass.const_expr(p.paired):
-            up = self.weight(lanes, 0, k)
-            gate = self.weight(lanes, 1, k)
-            for j in cutlass.range_constexpr(cute.size(tmp) // 4):
-                for c in cutlass.range_constexpr(2):
-                    i = c + 4 * j
-                    acc[i] = acc[i] + tmp[i] * (values[2 * j + c] * up)
-                    acc[i + 2] = acc[i + 2] + tmp[i + 2] * (values[2 * j + c] * gate)
         else:
-            w = self.weight(lanes, sub * p.sub_w // BLOCK, k)
+            w = [self.weight(lanes, row, k) for row in ((0, 1) if p.paired else (sub * p.sub_w // BLOCK,))]
             for j in cutlass.range_constexpr(cute.size(tmp) // 4):
-                for c in cutlass.range_constexpr(2):
-                    i = c + 4 * j
-                    f = values[2 * j + c] * w
-                    acc[i] = acc[i] + tmp[i] * f
-                    acc[i + 2] = acc[i + 2] + tmp[i + 2] * f
+                for h in cutlass.range_constexpr(2):
+                    f = w[h % len(w)]
+                    self.add(acc, tmp, 4 * j + 2 * h, values[2 * j] * f, values[2 * j + 1] * f)
 
     def factors(self, values: cute.Tensor, lanes: cute.Tensor, sub: int, k: Int32) -> list[Float32]:
         """Factors of accumulator ``sub`` in K block ``k``, tokens as M: one for each of the thread's two rows.
@@ -117,7 +107,13 @@ class Scales:
         pairs = cute.size(tmp) // 4
         for j in range(pairs):
             half = 2 * (j * len(factors) // 2 // pairs)
-            for c in range(2):
-                i = c + 4 * j
-                acc[i] = acc[i] + tmp[i] * factors[half]
-                acc[i + 2] = acc[i + 2] + tmp[i + 2] * factors[half + 1]
+            for h in range(2):
+                self.add(acc, tmp, 4 * j + 2 * h, factors[half + h], factors[half + h])
+
+    def add(self, acc: cute.Tensor, tmp: cute.Tensor, i: int, first: Float32, second: Float32) -> None:
+        """``acc += tmp * factor`` for elements ``i`` and ``i + 1``; one instruction where the GPU has it."""
+        if self.plan.packed_fma:
+            acc[i], acc[i + 1] = cute.arch.fma_packed_f32x2((tmp[i], tmp[i + 1]), (first, second), (acc[i], acc[i + 1]))
+        else:
+            acc[i] = acc[i] + tmp[i] * first
+            acc[i + 1] = acc[i + 1] + tmp[i + 1] * second
