@@ -135,6 +135,15 @@ class BlackwellPlan(GemmPlan):
         """Boxes of a K block that one CTA loads."""
         return self.weight_pieces // self.weight_halves // len(self.weight_peers(0))
 
+    def weight_box(self, weight_tile: Any, piece: Any) -> Any:
+        """Index of a box among an expert's boxes of the same height; integers or run-time values."""
+        if self.paired and not self.swap:
+            # Up rows first, then gate rows; both halves are cut into boxes of the same height.
+            rows = self.tile_w // self.weight_pieces
+            per_half = self.columns // rows
+            return weight_tile * per_half + piece % per_half + piece // per_half * (self.n // 2 // rows)
+        return weight_tile * self.weight_pieces + piece
+
     @property
     def token_pieces(self) -> int:
         """Boxes that a token tile is cut into."""

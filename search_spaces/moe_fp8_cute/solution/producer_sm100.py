@@ -86,7 +86,7 @@ class ProducerSm100(Producer):
         while tile < total:
             expert, _token_tile, group, part = self.table.find(cum, tile)
             piece = (half * peers + share) * p.weight_copies
-            first = [self.box_index(group * p.along_w + across, piece + i, rows) for i in range(p.weight_copies)]
+            first = [p.weight_box(group * p.along_w + across, piece + i) for i in range(p.weight_copies)]
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 self.expect(full + stage, p.weight_bytes, leads)
@@ -104,15 +104,6 @@ class ProducerSm100(Producer):
         """(shared memory, global memory) of the TMA boxes that fill rows ``rows * index`` and on of every slot."""
         box = cute.local_tile(sW, (rows, BLOCK, self.plan.stages * self.plan.k_per_stage), (index, 0, 0))
         return cpasync.tma_partition(atom, 0, cute.make_layout(1), cute.group_modes(box, 0, 2), parts)
-
-    def box_index(self, weight_tile: Int32, piece: Int32, rows: int) -> Int32:
-        """Index of a box along the weights of an expert."""
-        p = self.plan
-        if p.paired and not p.swap:
-            # Up rows first, then gate rows; both halves are cut into boxes of the same height.
-            per_half = p.columns // rows
-            return weight_tile * per_half + piece % per_half + piece // per_half * (p.n // 2 // rows)
-        return weight_tile * p.weight_pieces + piece
 
     @cute.jit
     def rows(self, atom, tma_x, xs, sX, sS, full, empty, scale_full, counts, m_indptr):
