@@ -103,7 +103,8 @@ class CudaDevice(Device):
             except Exception as error:
                 raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
         current.wait_stream(self._side)
-        return graph.replay
+
+        return _Replay(graph, run)
 
     def ready(self, mode: str, cold_cache: bool) -> None:
         """Read the flush buffer, then spin."""
@@ -212,6 +213,21 @@ class CudaDevice(Device):
             target.copy_(source)
 
         return anchor
+
+
+class _Replay:
+    """A captured graph together with what it was captured from.
+
+    The graph knows addresses only: what the run holds (the anchor's tensors, say) must not be given to somebody else
+    while the graph can still write there.
+    """
+
+    def __init__(self, graph: Any, run: Run) -> None:
+        self._graph = graph
+        self._run = run
+
+    def __call__(self) -> None:
+        self._graph.replay()
 
 
 class _Timed(Sample):
