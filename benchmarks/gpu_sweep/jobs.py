@@ -27,8 +27,8 @@ _FAULT_DEADLINE_S = 5.0
 
 def method(context: Context) -> Method:
     """How a sweep measures by default."""
-    settings = load({"target": context.target, "dataset": context.dataset, "definition": context.definition})
-    return resolve(settings).method
+    named = {"target": context.target, "dataset": context.dataset, "definition": context.definition}
+    return resolve(load({**named, "db": f"sqlite:///{context.database('first')}"})).method
 
 
 def build(runner: Runner, wanted: Sequence[Variant]) -> tuple[dict[str, BuildResult], float]:
