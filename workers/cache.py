@@ -35,9 +35,12 @@ DEFAULT_LIMIT_BYTES = 20 << 30
 
 def default_cache_dir() -> Path:
     """``TUNER_CACHE_DIR``, else the user's cache folder."""
+    given = os.environ.get("TUNER_CACHE_DIR")
+    if given:
+        return Path(given)
     import platformdirs
 
-    return Path(os.environ.get("TUNER_CACHE_DIR") or platformdirs.user_cache_dir("tuner"))
+    return Path(platformdirs.user_cache_dir("tuner"))
 
 
 @dataclass(frozen=True)
