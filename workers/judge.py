@@ -81,7 +81,16 @@ class Judge:
         gc.freeze()
 
     def start(self) -> None:
-        """Nothing: who has an answer knows that the process and its device are there."""
+        """First calls of what is ours: no candidate shall wait for them. Who has an answer knows that the process and
+        its device are there."""
+        import torch
+
+        some = torch.ones(64, 1024, device=self._device.name)
+        check.compare([some], [some], self._rule)
+        check.all_true(check.unchanged([some], [check.digest(some)]))
+        check.poison([some], 0)
+        self._anchor.conditions()
+        self._device.usage()
 
     def prepare(self, uuid: str) -> str | None:
         """Make a workload resident and store its reference outputs; why it is degenerate, if so."""

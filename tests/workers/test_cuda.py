@@ -1,5 +1,6 @@
 """The GPU as a device: known durations, graphs, doubtful samples, sticky errors. Needs an NVIDIA GPU."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,21 @@ def test_anchor_takes_the_same_time_again(device):
     first, second = device.anchor_us(), device.anchor_us()
     assert 100 < first < 5000
     assert second == pytest.approx(first, rel=0.1)
+
+
+def test_graph_keeps_the_memory_that_it_writes_to(device):
+    """Otherwise a replay writes into whatever got that memory next."""
+
+    def make():
+        target = torch.zeros(64 << 20, dtype=torch.uint8, device=device.name)
+        return device.prepare(lambda: target.fill_(1), "cuda_graph")
+
+    run = make()
+    gc.collect()
+    others = [torch.zeros(64 << 20, dtype=torch.uint8, device=device.name) for _ in range(4)]
+    run()
+    torch.cuda.synchronize()
+    assert not any(bool(other.any()) for other in others)
 
 
 def test_what_waits_cannot_be_captured_and_the_device_survives(device):
