@@ -55,7 +55,7 @@ def best_so_far(trials: Sequence[TrialPoint]) -> Figure:
         "gridcolor": GRID,
         "zeroline": False,
         "tickformat": "d",
-        "nticks": min(12, len(trials) + 1),
+        **({"dtick": 1} if len(trials) < 12 else {}),
     }
     return _figure(traces, xaxis=numbers, yaxis=_log("latency", **SECONDS))
 
