@@ -29,9 +29,9 @@ class Verdict:
     matched_ratio: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Candidate:
-    """A loaded variant's entry point with how it gives its outputs."""
+    """A loaded variant's entry point with how it gives its outputs. ``function`` changes when it is loaded again."""
 
     function: Callable[..., Any]
     destination_passing: bool

@@ -74,6 +74,8 @@ class Judge:
         self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
         self._integrity = Integrity()
         self._anchor = Anchor(self._device)
+        self._loaded: loader.Loaded | None = None
+        self._load_again: Callable[[], None] | None = None
         self._ahead: tuple[str, loader.Loaded] | None = None
         self._usage: Counter[str] = Counter()
         # What is here now stays: collecting the garbage of one variant must not look at all of torch.
@@ -110,21 +112,24 @@ class Judge:
         import torch
 
         self._usage.clear()
-        loaded = None
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: one module cannot be loaded twice
         self._send("phase", f"load {job.variant.key}")
         try:
-            loaded = self._load(staged)
+            self._loaded = self._load(staged)
+            candidate = Candidate(self._loaded.function, job.variant.destination_passing)
+            self._load_again = lambda: self._renew(candidate, staged)
             with torch.no_grad():
-                judgement = self._judge(job, Candidate(loaded.function, job.variant.destination_passing))
+                judgement = self._judge(job, candidate)
                 if not judgement.replace:
                     judgement = self._inspect(judgement, job, ahead)
         except loader.LoadError as error:
             judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
         finally:
-            if loaded is not None:
-                loaded.unload()
+            self._load_again = None
+            if self._loaded is not None:
+                self._loaded.unload()
+                self._loaded = None
         if not judgement.replace:
             self._device.tidy()
         return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
@@ -162,6 +167,13 @@ class Judge:
             return loaded
         except BaseException as error:
             raise loader.LoadError(f"loading failed: {_say(error)}") from error
+
+    def _renew(self, candidate: Candidate, staged: Staged) -> None:
+        """Load the present variant anew: what it kept from earlier workloads goes."""
+        assert self._loaded is not None
+        self._loaded.unload()
+        self._loaded = self._load(staged)
+        candidate.function = self._loaded.function
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
         """The job's end: is everything in memory what it was? Meanwhile the next variant is loaded.
@@ -253,13 +265,19 @@ class Judge:
         return errors.verdict()
 
     def _with_room(self, uuid: str, work: Callable[[], T]) -> T:
-        """What the work gives; if memory ran out, once more without the other workloads: a candidate may have all that
-        its own workload leaves."""
+        """What the work gives; if memory ran out, once more without the other workloads, and with the variant loaded
+        anew: a candidate may have all that its own workload leaves, and workspaces that it kept from others are not
+        in its way."""
         try:
             return work()
         except Exception as error:
-            if not _is_out_of_memory(error) or not self._residents.keep_only(uuid):
+            if not _is_out_of_memory(error):
                 raise
+            has_room = self._residents.keep_only(uuid)
+            if not has_room and self._load_again is None:
+                raise
+        if self._load_again is not None:
+            self._load_again()
         gc.collect()
         self._device.release()
         return work()

@@ -45,6 +45,20 @@ def run(x, y, out):
 """
 
 
+HOARDS = """
+import torch
+
+workspaces = {}
+
+
+def run(x, y, out):
+    if x.shape not in workspaces:
+        size = torch.cuda.get_device_properties(0).total_memory * 6 // 10
+        workspaces[x.shape] = torch.empty(size, dtype=torch.uint8, device=x.device)
+    torch.add(y, x, alpha=2, out=out)
+"""
+
+
 @pytest.fixture(scope="module")
 def judged(dataset, tmp_path_factory):
     from workers.builder import VariantBuilder
@@ -119,6 +133,12 @@ def test_candidate_may_have_nearly_all_of_the_memory_and_gives_it_back(judged, m
     judge, _, _, uuids = judged
     assert_passes(judge(make(HUNGRY, key="hungry"), "eager"), uuids)
     assert_passes(judge(make(HUNGRY, key="hungry again", marker="# again"), "eager"), uuids)
+
+
+def test_workspace_of_one_workload_makes_room_for_that_of_the_next(judged, make):
+    judge, _, _, uuids = judged
+    assert_passes(judge(make(HOARDS, key="hoards"), "cuda_graph"), uuids)
+    assert_passes(judge(make(), "cuda_graph"), uuids)
 
 
 def test_comparison_names_the_culprit_and_keeps_the_others(judged, make):

@@ -304,6 +304,17 @@ def test_variant_that_fails_when_loaded_ahead_hurts_itself_only(bench, make, sou
     assert_good_passes(bench, make)
 
 
+KEEPS_WORKSPACES = passing(
+    "sizes.add(x.shape[0])\nif len(sizes) > 1: raise RuntimeError('no room') from MemoryError()\ngood(x, y, out)"
+).replace("calls = 0", "calls = 0\nsizes = set()")
+
+
+def test_what_a_candidate_keeps_from_one_workload_is_not_in_the_way_of_the_next(bench, make):
+    evaluation = bench.judge(make(KEEPS_WORKSPACES, key="keeps"))
+    assert evaluation.status is Status.PASSED, evaluation.message
+    assert_good_passes(bench, make)
+
+
 def test_where_the_time_went_is_told(bench, make):
     bench.judge(make())
     usage = bench.judge(make()).usage
