@@ -30,6 +30,9 @@ _FORMAT = 1
 _GRACE_S = 3600.0
 """An entry used within this time is not evicted: somebody may be loading it."""
 
+_LOOKS = 64
+"""Looks at the whole cache while as much is published as its limit holds."""
+
 DEFAULT_LIMIT_BYTES = 20 << 30
 
 
@@ -63,6 +66,8 @@ class ArtifactCache:
     def __init__(self, root: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self.root = Path(root)
         self.limit_bytes = limit_bytes
+        self._unseen_bytes = limit_bytes
+        """Published here since the last look at the whole cache; the first entry causes a look."""
         self._entries = self.root / "entries"
         self._staging = self.root / "staging"
         self._entries.mkdir(parents=True, exist_ok=True)
@@ -117,6 +122,7 @@ class ArtifactCache:
             for path in sorted(staged.rglob("*"))
             if path.is_file() and path.suffix not in (".pyc", ".lock") and path.name != _MANIFEST
         }
+        self._unseen_bytes += sum((staged / path).stat().st_size for path in files)
         manifest = {"format": _FORMAT, "meta": dict(meta), "files": files}
         (staged / _MANIFEST).write_text(json.dumps(manifest, default=str), encoding="utf-8")
         target = self._entries / digest
@@ -129,7 +135,10 @@ class ArtifactCache:
                 self.discard(staged)
                 return found
             os.rename(staged, target)
-        self.evict()
+        # A look at every entry for each new one would cost more than building does, after some thousand of them.
+        if self._unseen_bytes * _LOOKS >= self.limit_bytes:
+            self._unseen_bytes = 0
+            self.evict()
         return Entry(digest, target, dict(meta))
 
     def discard(self, staged: Path) -> None:

@@ -23,6 +23,9 @@ def main() -> int:
     arena = Arena(new_folder())
     try:
         for seed in _seeds(options.seeds):
+            if arena.place(seed) == "small disk" and not arena.can_mount:
+                print(f"{seed:4d} left out: a small disk is a tmpfs, which only root may mount")
+                continue
             outcomes.append(run_seed(arena, seed))
             print(_line(outcomes[-1]), flush=True)
             if options.out:

@@ -54,8 +54,7 @@ class Arena:
 
     def place(self, seed: int) -> str:
         """Where a run takes place."""
-        place = PLACES[seed % len(PLACES)]
-        return "sqlite" if place == "small disk" and not self.can_mount else place
+        return PLACES[seed % len(PLACES)]
 
     # -- workers -----------------------------------------------------------------------------------------------------
 

@@ -92,3 +92,15 @@ def test_packed_entry_arrives_whole(cache, tmp_path):
     assert os.stat(other.get("a" * 32).folder / "package" / "kernel.bin").st_mtime == 1_000_000_000
     with pytest.raises(FileNotFoundError, match="bbb"):
         cache.pack("b" * 32)
+
+
+def test_the_whole_cache_is_not_looked_at_for_each_new_entry(tmp_path, monkeypatch):
+    """Builders of a long sweep spent their time counting entries: each one looked at all that were there before."""
+    looks = []
+    monkeypatch.setattr(ArtifactCache, "evict", lambda self: looks.append(len(list(tmp_path.rglob("manifest.json")))))
+    cache = ArtifactCache(tmp_path, limit_bytes=64 * 1000)
+    for number in range(40):
+        staged = cache.stage()
+        (staged / "artifact").write_bytes(bytes(100))
+        cache.publish(f"{number:032x}", staged, {})
+    assert looks == [1, 11, 21, 31]
