@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 
 from db import schema
 from db.connected import finite
@@ -80,15 +80,7 @@ class Trials(Measurements):
             limit: At most so many.
         """
         names = (*BUILD_COLUMNS, "log") if details else BUILD_COLUMNS
-        query = (
-            select(_trial, _variant.c.config, _variant.c.config_hash)
-            .add_columns(*(_build.c[name].label(f"built_{name}") for name in names))
-            .join(_variant, _variant.c.id == _trial.c.variant_id)
-            .outerjoin(_build, _build.c.id == _trial.c.build_id)
-            .where(_trial.c.sweep_id == sweep_id)
-            .order_by(_trial.c.number if after_id is None else _trial.c.id)
-            .limit(limit)
-        )
+        query = _trials(sweep_id, names).order_by(_trial.c.number if after_id is None else _trial.c.id).limit(limit)
         if number is not None:
             query = query.where(_trial.c.number == number)
         if after_id is not None:
@@ -101,6 +93,12 @@ class Trials(Measurements):
 
         rows, found = self._fetch(read)
         return [_trial_record(row, names, tuple(found.get(row.id, ()))) for row in rows]
+
+    def last_trials(self, sweep_id: int, *, limit: int, but: Collection[str] = ()) -> list[TrialRecord]:
+        """The last trials whose state is none of ``but``, by number, with their builds and without measurements."""
+        query = _trials(sweep_id, BUILD_COLUMNS).where(_trial.c.state.not_in(but))
+        rows = self._rows(query.order_by(_trial.c.number.desc()).limit(limit))
+        return [_trial_record(row, BUILD_COLUMNS, ()) for row in reversed(rows)]
 
     def trial_count(self, sweep_id: int) -> dict[str, int]:
         """Number of trials by state."""
@@ -173,6 +171,16 @@ class Trials(Measurements):
         for row in connection.execute(query):
             found[row.trial_id].append(measurement_record(row, row.config_hash))
         return found
+
+
+def _trials(sweep_id: int, build_names: tuple[str, ...]) -> Select[Any]:
+    return (
+        select(_trial, _variant.c.config, _variant.c.config_hash)
+        .add_columns(*(_build.c[name].label(f"built_{name}") for name in build_names))
+        .join(_variant, _variant.c.id == _trial.c.variant_id)
+        .outerjoin(_build, _build.c.id == _trial.c.build_id)
+        .where(_trial.c.sweep_id == sweep_id)
+    )
 
 
 def _trial_record(row: Any, build_names: tuple[str, ...], measurements: tuple[MeasurementRecord, ...]) -> TrialRecord:

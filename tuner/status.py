@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -23,20 +22,20 @@ def moment(seconds: float | None) -> str | None:
 
 def overview(store: Store, limit: int, definition: str | None = None) -> dict[str, Any]:
     """The newest sweeps, one entry each."""
-    return {"sweeps": [{**_head(s), "trials": sum(store.trial_count(s.id).values())}
-                       for s in store.list_sweeps(limit=limit, definition=definition)]}  # fmt: skip
+    sweeps = store.list_sweeps(limit=limit, definition=definition)
+    counts = store.trial_counts([s.id for s in sweeps])
+    return {"sweeps": [{**_head(s), "trials": sum(counts.get(s.id, {}).values())} for s in sweeps]}
 
 
 def describe(store: Store, sweep_id: int) -> dict[str, Any]:
     """One sweep: its trials by state, its winners, its last failures."""
     sweep = store.get_sweep(sweep_id)
-    trials = store.trials(sweep_id)
-    failed = [t for t in trials if t.state not in NOT_FAILURES]
+    failed = store.last_trials(sweep_id, limit=FAILURES_SHOWN, but=NOT_FAILURES)
     return {
         **_head(sweep),
         "settings": dict(sweep.settings),
         "summary": dict(sweep.summary),
-        "trials_by_state": dict(Counter(t.state for t in trials)),
+        "trials_by_state": store.trial_count(sweep_id),
         "winners": [asdict(w) for w in store.winners(sweep_id)],
         "failures": [
             {
@@ -45,7 +44,7 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
                 "config": dict(t.config),
                 "reason": " ".join(t.reason.split())[-300:],
             }
-            for t in failed[-FAILURES_SHOWN:]
+            for t in failed
         ],
         "resumable": state_now(sweep) in RESUMABLE,
     }

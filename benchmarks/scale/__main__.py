@@ -1,0 +1,55 @@
+"""Command line: ``python -m benchmarks.scale [--trials 10000] [--out FILE.json]``; see docs/scale.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scale.queries import measure_queries
+from benchmarks.scale.run import run
+from workers.environment import cpu_model
+
+LONG = {"trials": 100_000, "evaluators": 1000}
+
+
+def main() -> None:
+    """Run the chosen parts and write what they cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="random,auto,queries", help="of random, auto, long, queries")
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--measurements", type=int, default=1_000_000, help="in the database of the queries")
+    parser.add_argument("--out", type=Path, help="JSON file; parts that are in it and not run now stay")
+    options = parser.parse_args()
+    document: dict[str, Any] = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    document["timings"] = "modelled by benchmarks/scale/model.py, not measured on a GPU"
+    document["machine"] = {"cpu": cpu_model(), "cores": os.cpu_count(), "python": platform.python_version()}
+    for part in options.parts.split(","):
+        document[part] = _part(part, options)
+        document[part]["load_average"] = round(os.getloadavg()[0], 1)
+        print(json.dumps({part: document[part]}, indent=2), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _part(part: str, options: argparse.Namespace) -> dict[str, Any]:
+    if part == "queries":
+        return measure_queries(options.measurements)
+    trials, evaluators, sampler = options.trials, 8, part
+    if part == "long":
+        trials, evaluators, sampler = LONG["trials"], LONG["evaluators"], "random"
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/results.db"
+        cost = run(url, trials, sampler, evaluators=evaluators)
+        found = {"sampler": sampler, "evaluators": evaluators, **cost.document()}
+        # A few trials more, so that there is something to go on with.
+        found["resume_s"] = round(run(url, trials + 16, sampler, evaluators=evaluators, sweep_id=1).start_s, 2)
+    return found
+
+
+if __name__ == "__main__":
+    main()
