@@ -116,8 +116,10 @@ class VariantBuilder:
         except PhaseTimeoutError as error:
             return failed(Status.TIMEOUT, str(error), error.log)
         except ChildDiedError as error:
+            self._cache.check_room()
             return failed(Status.CRASHED, str(error), error.log)
         except ChildRaisedError as error:
+            self._cache.check_room()  # what cannot be written is not the candidate's fault
             return failed(Status.COMPILE_ERROR, str(error), error.log)
         if status is not Status.BUILT:
             return BuildResult(

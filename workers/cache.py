@@ -10,6 +10,7 @@ Source: quack (Dao-AILab), quack/cache_utils.py, for the key of source fingerpri
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -18,11 +19,12 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.errors import CacheFullError
 from workers.records import Variant
 
 _MANIFEST = "manifest.json"
@@ -32,6 +34,9 @@ _GRACE_S = 3600.0
 
 _LOOKS = 64
 """Looks at the whole cache while as much is published as its limit holds."""
+
+_ROOM_BYTES = 1 << 16
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 DEFAULT_LIMIT_BYTES = 20 << 30
 
@@ -111,12 +116,35 @@ class ArtifactCache:
             os.utime(folder)
         return Entry(digest, folder, meta)
 
+    def check_room(self) -> None:
+        """Do nothing, unless the disk is full.
+
+        Raises:
+            CacheFullError: It is.
+        """
+        with self._full_is_told(), tempfile.TemporaryFile(dir=self._staging) as probe:
+            probe.write(bytes(_ROOM_BYTES))
+            probe.flush()
+
     def stage(self) -> Path:
-        """A new empty folder on the same file system, for :meth:`publish` or :meth:`discard`."""
-        return Path(tempfile.mkdtemp(dir=self._staging))
+        """A new empty folder on the same file system, for :meth:`publish` or :meth:`discard`.
+
+        Raises:
+            CacheFullError: The disk is full.
+        """
+        with self._full_is_told():
+            return Path(tempfile.mkdtemp(dir=self._staging))
 
     def publish(self, digest: str, staged: Path, meta: Mapping[str, Any]) -> Entry:
-        """Make a staged folder the entry. If another process was first, its entry stays and ours is dropped."""
+        """Make a staged folder the entry. If another process was first, its entry stays and ours is dropped.
+
+        Raises:
+            CacheFullError: The disk is full.
+        """
+        with self._full_is_told():
+            return self._publish(digest, staged, meta)
+
+    def _publish(self, digest: str, staged: Path, meta: Mapping[str, Any]) -> Entry:
         files = {
             str(path.relative_to(staged)): _sha256(path)
             for path in sorted(staged.rglob("*"))
@@ -188,10 +216,21 @@ class ArtifactCache:
     def unpack(self, digest: str, packed: bytes) -> Entry:
         """Store an archive made by :meth:`pack`; modification times are kept, compilers' caches depend on them."""
         staged = self.stage()
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        with self._full_is_told(), tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(staged, filter="data")
         meta = json.loads((staged / _MANIFEST).read_text(encoding="utf-8"))["meta"]
         return self.publish(digest, staged, meta)
+
+    @contextlib.contextmanager
+    def _full_is_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise CacheFullError(
+                    f"the disk of the cache {self.root} is full; what was finished is kept. Free some and resume"
+                ) from error
+            raise
 
     def _remove(self, folder: Path) -> None:
         """Take an entry out of sight by a rename, then delete it."""

@@ -23,6 +23,10 @@ class DeviceLostError(Exception):
     """In a killable process: the device does not recover from what a candidate did."""
 
 
+class CacheFullError(WorkerError):
+    """The disk of the artifact cache is full; nothing that fails there says anything about a candidate."""
+
+
 class ChildError(Exception):
     """A killable process did not deliver. ``phase`` is what it was at, ``log`` what it had printed."""
 

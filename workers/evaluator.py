@@ -180,7 +180,19 @@ class VariantEvaluator:
             judgement, measurement = self._blame(failure, job)
             if measurement:
                 measurements.append(measurement)
+        if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+            self._check_intact(job.artifact)
         return judgement, measurements
+
+    def _check_intact(self, artifact: str) -> None:
+        """Before a candidate is blamed: what it was loaded from is still what was built.
+
+        Raises:
+            ArtifactMissingError: It was damaged or removed in between.
+        """
+        if self._cache.get(artifact) is None:
+            self._replace()
+            raise ArtifactMissingError(f"artifact {artifact} was damaged while it was in use; build the variant again")
 
     def compare(self, job: ComparisonJob, packed: Mapping[str, bytes] | None = None) -> Comparison:
         """Measure variants interleaved. One that fails gets its status, and the others start again without it.
@@ -203,6 +215,7 @@ class VariantEvaluator:
             culprit, busy_s = self._compare(replace(job, variants=tuple(left)), staged, taken)
             if culprit is None:
                 break
+            self._check_intact({v.key: a for v, a in left}[culprit.key])
             failed[culprit.key] = culprit
             left = [(v, a) for v, a in left if v.key != culprit.key]
         self._judged += len(job.variants)

@@ -36,7 +36,7 @@ from workers.records import (
 )
 from workers.runner import Outcome, Runner
 
-DEADLINE_S = 3.0
+DEADLINE_S = 6.0
 """For each phase of a candidate: what hangs costs a run that long."""
 
 

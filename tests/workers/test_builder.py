@@ -1,11 +1,15 @@
 """Builds: what ends in the cache, and every way in which a build fails."""
 
+import contextlib
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from workers.builder import VariantBuilder
 from workers.cache import ArtifactCache
+from workers.errors import CacheFullError
 from workers.records import Status, Variant
 
 GOOD = "import torch\n\n\ndef run(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n"
@@ -131,3 +135,22 @@ def test_toolchain_is_part_of_the_key():
     keys = {ArtifactCache.key(made, {"numba": version}) for version in ("0.61", "0.62")}
     assert len(keys) == 2
     assert Path(keys.pop()).name.isalnum()
+
+
+def test_full_disk_is_not_the_candidates_fault(bench, make, tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk is a tmpfs, which only root may mount")
+    builder = VariantBuilder(bench.problem.definition, "cpu", str(tmp_path / "cache"), 60.0, preload=())
+    try:
+        filler = tmp_path / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(CacheFullError, match=r"the disk of the cache .* is full; .* Free some and resume"):
+            builder.build(make(marker="#" * 100_000))
+        filler.unlink()
+        assert builder.build(make(marker="#" * 100_000)).status is Status.BUILT
+    finally:
+        builder.close()
+        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -351,3 +351,14 @@ def test_stored_reference_outputs_serve_the_next_evaluator(bench, dataset, make,
     for file in files:
         file.write_bytes(b"not what it was")
     assert judge_anew().status is Status.PASSED
+
+
+def test_damaged_artifact_is_not_the_candidates_fault(bench, make):
+    """What is damaged after the cache has checked it, and before a candidate's process has read it all."""
+    source = (
+        passing("good(x, y, out)") + "\n\nopen(__file__, 'a').write('damage')\nraise ValueError('half of me is gone')\n"
+    )
+    variant = make(source, build="def build(out_dir):\n    return {}\n")
+    with pytest.raises(ArtifactMissingError, match="damaged while it was in use"):
+        bench.judge(variant)
+    assert bench.judge(make()).status is Status.PASSED
