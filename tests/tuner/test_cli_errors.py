@@ -65,11 +65,14 @@ CASES = {
     "no such gpu": (
         ["sweep", "--target", "sm_90a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_90a", "H200", "--ray-address"]
     ),
+    "no such gpu, Blackwell": (
+        ["sweep", "--target", "sm_100a", "--space", "moe_fp8_cute"], ENVIRONMENT, ["sm_100a", "B200", "--ray-address"]
+    ),
     "unknown Solution": (["bench", "nobody", "--definition", MOE], USAGE, ["nobody"]),
     "missing Solution file": (["bench", "{tmp}/no.json", "--definition", MOE], USAGE, ["no.json"]),
 }  # fmt: skip
 
-UNSTARTED = ("no such gpu", "space without the target")
+UNSTARTED = ("no such gpu", "no such gpu, Blackwell", "space without the target")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -38,6 +38,22 @@ def test_ten_thousand_configs_are_valid(space):
     assert len(hashes) == 10_000
 
 
+@pytest.mark.parametrize(("hidden", "intermediate"), [(512, 256), (2048, 512), (2048, 768), (4096, 1536)])
+def test_other_sizes_have_a_valid_default_and_configs(hidden, intermediate):
+    definition = made_up()
+    sizes = {"hidden_size": hidden, "intermediate_size": intermediate, "gemm1_out_size": 2 * intermediate}
+    sizes |= {"num_hidden_blocks": hidden // 128, "num_intermediate_blocks": intermediate // 128}
+    for name, value in sizes.items():
+        definition["axes"][name]["value"] = value
+    space = FAMILY.space(definition, "sm_100a")
+    assert space.violation(space.default) is None
+    rng = random.Random(4)
+    for plan in (p for _ in range(20) for p in plans(space.sample(rng), space.sizes)):
+        assert plan.problem() is None
+        assert plan.weight_tiles * plan.tile_w == plan.n
+        assert plan.k_blocks * plan.split_k * 128 == plan.k
+
+
 def test_every_value_occurs_in_a_valid_config(space):
     rng = random.Random(3)
     seen = [space.sample(rng) for _ in range(700)]
