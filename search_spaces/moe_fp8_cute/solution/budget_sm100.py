@@ -228,6 +228,11 @@ class BlackwellPlan(GemmPlan):
         return math.gcd(width, LOAD_COLUMNS if width * self.subs < 256 else LOAD_COLUMNS // 2)
 
     @property
+    def scales_first(self) -> bool:
+        """Whether a K block's token scales fit into registers before its accumulators are ready."""
+        return not self.swap or self.tile_t == self.load_columns
+
+    @property
     def packed_fma(self) -> bool:
         return True
 

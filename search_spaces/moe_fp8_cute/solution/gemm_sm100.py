@@ -394,19 +394,30 @@ class GroupedGemmSm100:
         for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
             cute.arch.mbarrier_wait(scale_full + stage, phase)
             for u in cutlass.range(p.k_per_stage, unroll=1):
+                slot, block = stage * p.k_per_stage + u, k * p.k_per_stage + u
+                scales = self.scales_of(sS, lanes, slab, slot, block)
+                if cutlass.const_expr(p.scales_first):
+                    # They are in registers: the stage need not wait for its accumulators.
+                    self.release(empty + stage, u == p.k_per_stage - 1)
                 cute.arch.mbarrier_wait(ready + a, a_phase)
                 self.fence("after")
-                self.drain(
-                    acc, tmem + a * p.acc_columns, sS, lanes, slab, stage * p.k_per_stage + u, k * p.k_per_stage + u
-                )
+                self.drain(acc, tmem + a * p.acc_columns, sS, lanes, scales, slot, block)
                 self.fence("before")
                 cute.arch.sync_warp()
                 self.arrive(drained + a, peer)
                 a, a_phase = self.advance(a, a_phase, p.acc_stages)
-            if cute.arch.lane_idx() == 0:
-                cute.arch.mbarrier_arrive(empty + stage)
+                if cutlass.const_expr(not p.scales_first):
+                    self.release(empty + stage, u == p.k_per_stage - 1)
             stage, phase = self.advance(stage, phase, p.stages)
         return stage, phase, a, a_phase
+
+    @cute.jit
+    def release(self, empty, last):
+        """One arrival per warp, when it has read the scales of the stage's ``last`` K block."""
+        if last:
+            cute.arch.sync_warp()
+            if cute.arch.lane_idx() == 0:
+                cute.arch.mbarrier_arrive(empty)
 
     @cute.jit
     def arrive(self, barrier, peer: Int32):
@@ -417,24 +428,28 @@ class GroupedGemmSm100:
             else:
                 cute.arch.mbarrier_arrive(barrier)
 
-    @cute.jit
-    def drain(self, acc, tmem: Int32, sS, lanes, slab: Int32, slot: Int32, k: Int32):
-        """Add one K block to the sums, ``load_columns`` at a time."""
+    def scales_of(self, sS, lanes, slab: Int32, slot: Int32, k: Int32):
+        """What one K block is scaled with: token scales of the first columns, or factors of every accumulator."""
         p = self.plan
         token = cute.make_rmem_tensor((p.load_columns // 4 if p.swap else 2,), Float32)
-        if cutlass.const_expr(p.swap):
-            for first in cutlass.range_constexpr(0, p.tile_t, p.load_columns):
-                self.scales.load_tokens(sS, token, slot, 0, first)
-                for s in cutlass.range_constexpr(p.subs):
-                    tmp = self.load(tmem + (s * p.tile_t + first), p.load_columns)
-                    self.scales.promote(self.columns(acc[s], first), tmp, token, lanes, s, k)
-        else:
-            self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
-            for s in cutlass.range_constexpr(p.subs):
-                factors = self.scales.factors(token, lanes, s, k)
-                for first in cutlass.range_constexpr(0, p.sub_w, p.load_columns):
-                    tmp = self.load(tmem + (s * p.sub_w + first), p.load_columns)
-                    self.scales.promote_rows(self.columns(acc[s], first), tmp, factors)
+        if p.swap:
+            self.scales.load_tokens(sS, token, slot, 0)
+            return token
+        self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
+        return [self.scales.factors(token, lanes, s, k) for s in range(p.subs)]
+
+    def drain(self, acc, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32) -> None:
+        """Add one K block to the sums, ``load_columns`` at a time."""
+        p = self.plan
+        for first in range(0, p.tile_t if p.swap else p.sub_w, p.load_columns):
+            if p.swap and first > 0:
+                self.scales.load_tokens(sS, scales, slot, 0, first)
+            for s in range(p.subs):
+                tmp = self.load(tmem + (s * (p.tile_t if p.swap else p.sub_w) + first), p.load_columns)
+                if p.swap:
+                    self.scales.promote(self.columns(acc[s], first), tmp, scales, lanes, s, k)
+                else:
+                    self.scales.promote_rows(self.columns(acc[s], first), tmp, scales[s])
 
     def columns(self, acc: cute.Tensor, first: int) -> cute.Tensor:
         """The part of a thread's sums that starts at column ``first``."""
