@@ -12,6 +12,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from db.errors import StoreError
 from db.store import Store
@@ -78,12 +79,21 @@ def make(settings: ServiceSettings) -> FastAPI:
     pages.install(app)
     app.include_router(api.router)
     app.include_router(pages.router)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", Static(directory=Path(__file__).parent / "static"), name="static")
     _add_health(app)
     app.add_middleware(Lane, state=app.state)
     app.add_middleware(Gate, settings=settings)  # the outermost
     _document(app)
     return app
+
+
+class Static(StaticFiles):
+    """Files that a browser may keep but has to ask about, so that new pages never run with old scripts."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def _add_health(app: FastAPI) -> None:

@@ -151,6 +151,13 @@ def test_what_is_not_there_is_a_problem_document(client: httpx.Client, path: str
     is_problem(client.get(path), 404)
 
 
+def test_a_browser_asks_again_for_scripts_it_has(client: httpx.Client) -> None:
+    first = client.get("/static/sweep.js")
+    assert first.headers["cache-control"] == "no-cache"
+    again = client.get("/static/sweep.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
 def test_a_method_that_is_not_known_is_a_problem_document(client: httpx.Client) -> None:
     reply = client.put("/api/v1/sweeps")
     is_problem(reply, 405)
