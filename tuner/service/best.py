@@ -54,7 +54,7 @@ class Records:
     read_at: float
     rows: Sequence[BestRow]
     answers: dict[Question, Answer] = field(default_factory=dict)
-    texts: dict[tuple[int, str, str], Answer] = field(default_factory=dict)
+    texts: dict[tuple[int, str, str, float, str], Answer] = field(default_factory=dict)
 
     def on(self, hardware: str | None) -> Sequence[BestRow]:
         """The rows of one hardware model, in any case of letters; all of them for None."""
@@ -80,7 +80,8 @@ class Records:
 
     def _text(self, match: Match) -> Answer:
         """The answer for a match. Most sizes of a regime share one, and writing it is what an answer costs."""
-        key = (id(match.row), match.found, match.detail)
+        workload = "" if match.workload is None else match.workload.workload
+        key = (id(match.row), match.found, match.detail, match.distance, workload)
         if key not in self.texts:
             if len(self.texts) >= ANSWERS:
                 self.texts.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,6 +108,23 @@ def test_lookups_are_counted_as_their_route(client: httpx.Client) -> None:
     before = counted()
     client.get(f"{PATH}?definition=gemm&axes=seq_len=10&hardware=NVIDIA%20H100")
     assert counted() == before + 1
+
+
+def test_sizes_that_are_nearly_as_far_away_have_their_own_distance(tmp_path: Any, scene: Any) -> None:
+    async def ask(best: BestConfigs, seq_len: int) -> dict[str, Any]:
+        answer, _ = await best.answer("gemm", {"seq_len": seq_len}, None)
+        return dict(json.loads(answer.body(0.0)))
+
+    async def follow() -> None:
+        with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
+            stage = scene(store, axes={"w1": {"seq_len": 1}, "w2": {"seq_len": 10_000}})
+            stage.finished(stage.winner(1, max_size=10_000))
+            best = BestConfigs(store, cache_s=60)
+            near, far = await ask(best, 20_001), await ask(best, 20_002)
+            assert near["detail"] == far["detail"]
+            assert (near["distance"], far["distance"]) == (2.0001, 2.0002)
+
+    asyncio.run(follow())
 
 
 def test_answers_are_kept_until_the_records_change(tmp_path: Any, scene: Any) -> None:
