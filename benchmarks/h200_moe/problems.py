@@ -43,9 +43,9 @@ class Problem:
         """Floating-point operations of one row through both GEMMs."""
         return 2 * self.expert_bytes
 
-    def floor_us(self, active_experts: int, rows: int) -> float:
+    def floor_us(self, active_experts: int, rows: int, copy_tb_s: float = COPY_BYTES_PER_US / 1e6) -> float:
         """Lower bound of the two GEMMs: every active expert read once, or all multiplications at the FP8 rate."""
-        return max(active_experts * self.expert_bytes / COPY_BYTES_PER_US, rows * self.row_flop / FP8_FLOP_PER_US)
+        return max(active_experts * self.expert_bytes / copy_tb_s / 1e6, rows * self.row_flop / FP8_FLOP_PER_US)
 
 
 _PREFIX = "moe_fp8_block_scale_"

@@ -1,10 +1,11 @@
 """From the records of drive.py to the published table: one config per regime of token counts.
 
-    python benchmarks/h200_moe/publish.py RECORDS.jsonl [...] --json docs/results/h200-moe.json
+    python benchmarks/h200_moe/publish.py RECORDS.jsonl [...] --json docs/results/h200-moe.json [--copy-tb-s 3.0]
 
 Writes one object per public workload (keys: drive.py's BEST_KEYS) and prints the rows of the table of
-docs/results/h200-moe.md. A regime's config is the correct one with the smallest mean of median / floor over the
-regime's workloads among those that were timed on all of them.
+docs/results/h200-moe.md. The floor is an H200's; ``--copy-tb-s`` prints the table with that of a card
+whose memory copies at another rate. A regime's config is the correct one with the smallest mean of median / floor over
+the regime's workloads among those that were timed on all of them.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ def choose(results: list[dict], regime: Regime) -> list[dict]:
     return [best[tokens] for tokens in sorted(best)]
 
 
-def row(figures: dict, regime: Regime) -> str:
-    """One line of the Markdown table."""
+def row(figures: dict, regime: Regime, copy_tb_s: float | None = None) -> str:
+    """One line of the Markdown table; with the recorded floor, or that of a card whose memory copies at another rate."""
     median, floor = figures["median_us"], figures["floor_us"]
+    if copy_tb_s is not None:
+        floor = MAIN.floor_us(figures["active_experts"], figures["rows"], copy_tb_s)
     target = regime.target_us(floor)
     verdict = "reached" if median <= target else f"missed by {median - target:.1f} us ({median / target - 1:.0%})"
     cells = [
@@ -81,13 +84,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, nargs="+")
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--copy-tb-s", type=float, help="copy rate of the card; an H200's by default")
     args = parser.parse_args()
     results = read(args.records)
     chosen = []
     for regime in REGIMES:
         for figures in choose(results, regime):
             chosen.append({key: figures[key] for key in BEST_KEYS})
-            print(row(figures, regime))
+            print(row(figures, regime, args.copy_tb_s))
     if args.json:
         args.json.write_text(json.dumps(chosen, indent=1) + "\n")
 

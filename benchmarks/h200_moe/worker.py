@@ -242,7 +242,7 @@ class Worker:
 
 def copy_tb_s(timer: Timer) -> float:
     """Bytes read and written by a large device-to-device copy, in TB/s: the memory ceiling of this card."""
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
+    source = torch.empty(1 << 29, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / timer.time(lambda: target.copy_(source), 10).median_us / 1e6
 

@@ -57,3 +57,10 @@ def test_a_row_says_whether_the_target_is_reached(publish):
     figures = result(publish, "x", {7: 132.0, 11948: 174.0})["times"]
     assert publish.row(figures[0], publish.REGIMES[0]).endswith("| 132.0 | reached |")
     assert publish.row(figures[1], publish.REGIMES[3]).endswith("| 145.0 | missed by 29.0 us (20%) |")
+
+
+def test_the_floor_of_another_card(publish):
+    """Half the copy rate doubles the floor of what is bound by memory."""
+    floor = publish.MAIN.floor_us(1, 7)
+    (figures,) = result(publish, "x", {7: 3 * floor})["times"]
+    assert "1.500 F" in publish.row(figures, publish.REGIMES[0], copy_tb_s=2.15)
