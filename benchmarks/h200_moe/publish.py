@@ -63,7 +63,7 @@ def choose(results: list[dict], regime: Regime) -> list[dict]:
 
 
 def row(figures: dict, regime: Regime, copy_tb_s: float | None = None) -> str:
-    """One line of the Markdown table; with the recorded floor, or that of a card whose memory copies at another rate."""
+    """One line of the Markdown table; with the recorded floor, or that of a card with another copy rate."""
     median, floor = figures["median_us"], figures["floor_us"]
     if copy_tb_s is not None:
         floor = MAIN.floor_us(figures["active_experts"], figures["rows"], copy_tb_s)
