@@ -127,7 +127,7 @@ class EvaluatorActor:
 
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
         """See :meth:`workers.evaluator.VariantEvaluator.evaluate`."""
-        staged = self._evaluator.stage(job.variant, job.artifact, packed)
+        staged = self._evaluator.stage(job.variant, job.artifact, packed, next(iter(job.workloads), ""))
         with self._line.turn(staged):
             return self._evaluator.evaluate(job, staged, self._line.ahead())
 

@@ -43,6 +43,10 @@ RECYCLE_GPU_AFTER = 512
 """Variants after which the process is replaced, whatever they did: modules and libraries never unload completely. On a
 GPU a new process has to make its workloads again, which takes seconds."""
 
+_QUIET_JOBS = 8
+"""After a process was spoiled, so many jobs have to end well before variants are called ahead again: one that dies then
+costs the present job a second run."""
+
 _PREPARE_LIMIT_S = 900.0
 """For making inputs and running a reference; the largest public MoE workload on a CPU needs minutes."""
 
@@ -96,6 +100,7 @@ class VariantEvaluator:
         self._judged = 0
         self._phase = ""
         self._idle_since: float | None = None
+        self._quiet_jobs = _QUIET_JOBS
         self._phase_s: dict[str, float] = {}
 
     def start(self) -> None:
@@ -120,18 +125,19 @@ class VariantEvaluator:
             self._environment = describe(self._target)
         return self._environment
 
-    def stage(self, variant: Variant, artifact: str, packed: bytes | None = None) -> Staged:
+    def stage(self, variant: Variant, artifact: str, packed: bytes | None = None, first: str = "") -> Staged:
         """A built variant's folder on this machine. May be called by another thread than the one that evaluates.
 
         Args:
             variant: Which.
             artifact: Digest from its BuildResult.
             packed: The artifact, where builders have another file system.
+            first: Workload of the variant's first call.
 
         Raises:
             ArtifactMissingError: The artifact is not in the cache and was not given.
         """
-        return Staged(variant, str(self._folder(artifact, packed)), loader.package_name(artifact))
+        return Staged(variant, str(self._folder(artifact, packed)), loader.package_name(artifact), first)
 
     def evaluate(self, job: EvaluationJob, staged: Staged | None = None, ahead: Staged | None = None) -> Evaluation:
         """Judge a variant. What it does wrong is in the Evaluation.
@@ -150,7 +156,12 @@ class VariantEvaluator:
         staged = staged or self.stage(job.variant, job.artifact)
         self._prepare(job.workloads)
         self._judged += 1
+        if ahead is not None and self._quiet_jobs < _QUIET_JOBS:
+            ahead = replace(ahead, first="")
+        self._quiet_jobs += 1
         judgement, measurements = self._judge(job, staged, ahead)
+        if judgement.replace:
+            self._quiet_jobs = 0
         if judgement.replace or self._judged >= self._recycle_after:
             self._replace()
         self._idle_since = time.perf_counter()
@@ -176,6 +187,7 @@ class VariantEvaluator:
             if ahead is not None and self._phase == f"load {ahead.variant.key}":
                 # The next one's fault, which will show when it is its turn; this one did nothing wrong so far.
                 self._replace()
+                self._quiet_jobs = 0
                 return self._judge(job, staged, None)
             judgement, measurement = self._blame(failure, job)
             if measurement:
@@ -342,7 +354,7 @@ class VariantEvaluator:
             # has broken the process in a way that nobody noticed.
             self._replace()
             return Judgement(Status.WORKER_LOST, f"evaluator failed in phase {self._phase!r}: {_text(failure)}"), None
-        self._judged = 0
+        self._judged = self._quiet_jobs = 0
         status = _status_of(failure)
         message = _text(failure)
         if kind in ("load", "inspect"):

@@ -47,11 +47,13 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Staged:
-    """A variant on disk: its folder, and the package in it."""
+    """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if it is to be
+    made when the variant is loaded ahead."""
 
     variant: Variant
     folder: str
     package: str
+    first: str = ""
 
 
 class Judge:
@@ -106,8 +108,8 @@ class Judge:
         Args:
             job: What to do.
             staged: The job's variant.
-            ahead: The variant of the next job. It is loaded when this job's measurements are all taken, while the
-                device inspects its memory.
+            ahead: The variant of the next job. It is loaded, and called once if it says on what, when this job's
+                measurements are all taken, while the device inspects its memory.
         """
         import torch
 
@@ -159,6 +161,8 @@ class Judge:
         if ahead is not None:
             if ahead[0] == staged.package:
                 return ahead[1]
+            # Nobody will inspect what its first call did.
+            self._residents.keep_only("")
             ahead[1].unload()
         try:
             loaded = loader.load(staged.variant, self._problem.definition, Path(staged.folder), staged.package)
@@ -187,6 +191,7 @@ class Judge:
             # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
             with contextlib.suppress(loader.LoadError):
                 self._ahead = (ahead.package, self._load(ahead))
+                self._call_first(ahead, self._ahead[1])
         self._send("phase", f"inspect {job.variant.key}")
         if not check.all_true([part for parts in found.values() for part in parts]):
             where = ", ".join(uuid for uuid, parts in found.items() if not check.all_true(parts))
@@ -196,6 +201,23 @@ class Judge:
             judgement = Judgement(status, f"{judgement.message}\n{message}".strip(), replace=True)
         self._usage.update(self._device.usage())
         return judgement
+
+    def _call_first(self, staged: Staged, loaded: loader.Loaded) -> None:
+        """Call the next variant once, for what first calls make: code on the device, workspaces.
+
+        Raises:
+            DeviceLostError: The device does not recover from it.
+        """
+        if staged.first not in self._residents.held:
+            return
+        inputs = self._residents.get(staged.first).inputs
+        candidate = Candidate(loaded.function, staged.variant.destination_passing)
+        try:
+            check.run_once(candidate, self._definition, inputs, self._device)
+            self._device.synchronize()
+        except BaseException as error:
+            if not self._device.is_healthy():
+                raise DeviceLostError(_say(error)) from error
 
     def _one(self, candidate: Candidate, uuid: str, job: EvaluationJob) -> Measurement:
         """One workload: prepare, check, measure, look at what the timed runs left."""

@@ -284,6 +284,31 @@ def test_next_variant_is_loaded_before_its_job(bench, make, tmp_path):
     assert note.read_text() == "loaded preloaded ", "it was loaded again"
 
 
+def test_next_variant_is_called_once_ahead_and_a_death_of_it_hurts_itself_only(bench, make, tmp_path):
+    note = tmp_path / "note"
+    called = make(passing(f"open({str(note)!r}, 'a').write('called ')\ngood(x, y, out)"), key="next")
+    dies = make(passing("os._exit(3)"), key="dies")
+    build = bench.builder.build(make(key="first"))
+    job = EvaluationJob(make(key="first"), build.artifact, bench.workloads, QUICK)
+
+    def evaluate_before(variant):
+        ahead = bench.evaluator.stage(variant, bench.builder.build(variant).artifact, None, bench.workloads[0])
+        return bench.evaluator.evaluate(job, ahead=ahead)
+
+    for _ in range(9):
+        assert_good_passes(bench, make)
+    assert evaluate_before(called).status is Status.PASSED
+    assert note.read_text() == "called "
+    assert bench.judge(called).status is Status.PASSED
+    passed = evaluate_before(dies)
+    assert passed.status is Status.PASSED
+    assert [m.workload for m in passed.measurements] == list(bench.workloads)
+    assert bench.judge(dies).status is Status.CRASHED
+    note.unlink()
+    assert evaluate_before(called).status is Status.PASSED
+    assert not note.exists(), "called ahead although a process has just died"
+
+
 def test_same_variant_ahead_for_another_regime(bench, make):
     assert evaluate_with_ahead(bench, make(key="small"), make(key="large")).status is Status.PASSED
     assert evaluate_with_ahead(bench, make(key="large"), make(key="huge")).status is Status.PASSED
