@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import queue
-import random
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_spaces import Config, SearchSpace
+from search_spaces import Config
 from search_spaces.registry import family, space_for
+from search_spaces.spread import spread
 from tuner import errors, tuning_record
 from tuner.errors import UsageError
 from tuner.session import local_target, open_dataset
@@ -20,8 +19,6 @@ from tuner.settings import SweepSettings
 from workers.builder import VariantBuilder
 from workers.cache import default_cache_dir
 from workers.records import BuildResult, Status
-
-CANDIDATES_PER_PICK = 16
 
 
 @dataclass(frozen=True)
@@ -111,32 +108,6 @@ def _first_definition(definitions: dict[str, Any], space: str | None, target: st
     raise UsageError(
         f"the dataset has no definition that space {space!r} solves on {target}; name one with --definition"
     )
-
-
-def spread(space: SearchSpace, count: int, seed: int) -> list[Config]:
-    """The default and random valid configs chosen so that every value of every parameter comes up about equally often.
-
-    Each pick is the one of some random candidates whose rarest values have been picked least so far. Fewer than
-    ``count`` configs come back only if the space has fewer.
-    """
-    rng = random.Random(seed)
-    chosen = {space.config_hash(space.default): space.check(space.default)}
-    used = Counter(space.default.items())
-    misses = 0
-    while len(chosen) < count and misses < 50:
-        fresh = [c for _ in range(CANDIDATES_PER_PICK) if space.config_hash(c := space.sample(rng)) not in chosen]
-        if not fresh:
-            misses += 1
-            continue
-        best = min(fresh, key=lambda c: sorted(used[item] for item in c.items()))
-        chosen[space.config_hash(best)] = best
-        used.update(best.items())
-    if len(chosen) < count:
-        for config in space.enumerate():
-            chosen.setdefault(space.config_hash(config), config)
-            if len(chosen) == count:
-                break
-    return list(chosen.values())
 
 
 def _document(config: Config, build: BuildResult) -> dict[str, Any]:

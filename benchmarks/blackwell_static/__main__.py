@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.blackwell_static.sample import TARGET, compile_one, main_definition, stage
 from benchmarks.blackwell_static.table import summary, table
 from search_spaces.moe_fp8_cute.space import FAMILY
+from search_spaces.spread import spread
 
 
 def finished(path: Path, fingerprint: str) -> list[dict[str, Any]]:
@@ -39,8 +40,6 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no further config after this time")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    from tuner.compilation import spread
-
     space = FAMILY.space(main_definition(), TARGET)
     configs = spread(space, arguments.sample, arguments.seed)
     partial = arguments.out.with_suffix(".partial")

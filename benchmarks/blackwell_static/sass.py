@@ -13,7 +13,7 @@ from pathlib import Path
 COUNTED = re.compile(r"UTCQMMA|UTCBAR|UTMALDG|UBLKCP|LDGSTS|LDTM|UTCATOMSWS|USETMAXREG|FFMA|LDL|STL|ACQBULK|PREEXIT")
 WORK = ("LDTM", "UTCQMMA", "UTMALDG", "LDGSTS")
 """A main loop is an innermost loop with one of these: promotion, MMA, copies."""
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)([^;]*);")
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)([^;]*);")
 _LABEL = re.compile(r"^\s*\.(L_x_\d+):")
 
 Block = tuple[list[str], list[str]]
