@@ -150,6 +150,11 @@ def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, f
     return parts
 
 
+def sweep_seed(seed: int, regime: int) -> int:
+    """Seed of a regime's search: regimes of one sweep must not walk in step."""
+    return seed * 1009 + regime
+
+
 class Sweep:
     """Runs one sweep against a runner and a store; both are owned by the caller."""
 
@@ -208,7 +213,7 @@ class Sweep:
         search = Search(
             space,
             sampler=self.plan.sampler,
-            seed=self.plan.seed * 1009 + index,
+            seed=sweep_seed(self.plan.seed, index),
             warm_start=self.plan.warm_start.get(regime.name, ()),
             prior=self.plan.prior.get(regime.name, ()),
         )

@@ -4,7 +4,8 @@
     python -m benchmarks.gpu_sweep stage first --dataset DIR
     python -m benchmarks.gpu_sweep publish RESULTS.json ... --markdown FILE.md --json FILE.json
 
-Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second`` (the same sweep twice), ``table``
+Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second`` (the same sweep twice),
+``prebuild`` and ``busy`` (a random sweep whose variants are built before it), ``table``
 (everything interleaved), ``deepgemm``, ``throughput`` (24 variants by our workers), ``stock`` (the same by stock
 flashinfer-bench), ``scaling`` (one evaluator, two evaluators), ``faults``.
 """
@@ -25,10 +26,13 @@ from benchmarks.gpu_sweep.campaign import Campaign, parse
 from benchmarks.gpu_sweep.context import MAIN, Context
 from workers.stock import Effort
 
+BUSY_SEED = 7
 STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "setup": lambda c, a: stages.setup(c),
     "first": lambda c, a: stages.sweep(c, "first", 0, a.builders, export=True),
-    "second": lambda c, a: stages.sweep(c, "second", 0, a.builders, export=False),
+    "second": lambda c, a: stages.sweep(c, "second", 0, a.builders),
+    "prebuild": lambda c, a: jobs.prebuild(c, BUSY_SEED),
+    "busy": lambda c, a: stages.sweep(c, "busy", BUSY_SEED, a.builders, sampler="random"),
     "table": lambda c, a: stages.table(c, a.rounds),
     "deepgemm": lambda c, a: stages.deepgemm(c, a.rounds, 4),
     "throughput": lambda c, a: jobs.throughput(c, 1, 1),

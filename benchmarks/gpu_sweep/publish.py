@@ -18,6 +18,12 @@ FLOORS = ROOT / "docs" / "results" / "h200-moe.json"
 
 Document = dict[str, Any]
 _NOT_MEASURED = "not measured"
+SWEEPS = {
+    "busy": "random search, every variant built before",
+    "second": "most variants built before",
+    "first": "nothing built before",
+}
+"""The campaign's sweeps, and what their builders had to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,19 +62,18 @@ def headline(campaigns: Sequence[Document]) -> Document:
     ratio = ours["per_minute"] / theirs["per_minute"] if theirs.get("per_minute") else None
     first = section(campaigns, "first")
     table = section(campaigns, "table")
-    shares = [busy_share(section(campaigns, name)) for name in ("first", "second")]
+    shares = {name: busy_share(section(campaigns, name)) for name in SWEEPS}
     return {
         "throughput_vs_flashinfer_bench": _rounded(ratio),
-        # The second sweep finds most variants built: its builders keep up, as those of a larger cluster would.
-        "gpu_busy_share": _rounded(next((s for s in reversed(shares) if s is not None), None), 3),
+        # Where builders keep up, if that was measured: their number is the cluster's matter, the evaluator is ours.
+        "gpu_busy_share": _rounded(next((s for s in shares.values() if s is not None), None), 3),
         "two_gpu_speedup": _rounded(section(campaigns, "scaling").get("speedup")),
         "workloads_passed": passed(campaigns),
         "winner_repeat_difference": _rounded(winner_difference(table), 4),
         "details": {
             "evaluations_per_minute": _rounded(ours.get("per_minute"), 1),
             "flashinfer_bench_per_minute": _rounded(theirs.get("per_minute"), 1),
-            "gpu_busy_share_first_sweep": _rounded(shares[0], 3),
-            "gpu_busy_share_second_sweep": _rounded(shares[1], 3),
+            "gpu_busy_share_of_each_sweep": {name: _rounded(share, 3) for name, share in shares.items()},
             "hardware": first.get("hardware") or table.get("hardware"),
             "workloads": len(campaigns[-1]["sizes"]),
             "date": datetime.now(UTC).date().isoformat(),
@@ -164,8 +169,7 @@ def _faults_line(faults: Document) -> str | None:
 
 
 def _shares(campaigns: Sequence[Document]) -> str:
-    named = {"nothing built before": "first", "most variants built before": "second"}
-    found = {what: busy_share(section(campaigns, name)) for what, name in named.items()}
+    found = {what: busy_share(section(campaigns, name)) for name, what in SWEEPS.items()}
     return ", ".join(f"{share:.1%} ({what})" for what, share in found.items() if share is not None)
 
 
@@ -248,7 +252,7 @@ def _sweeps(campaigns: Sequence[Document]) -> list[str]:
     seconds: list[str] = []
     lines = ["## The sweeps", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for campaign in campaigns:
-        for name in ("first", "second"):
+        for name in ("first", "second", "busy"):
             sweep = campaign.get(name, {})
             records = sweep.get("records")
             if not records:

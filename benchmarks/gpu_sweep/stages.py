@@ -63,11 +63,14 @@ def _output(command: list[str], timeout_s: float = 120.0) -> str:
     return (done.stdout if done.returncode == 0 else f"exit {done.returncode}: {done.stdout}{done.stderr}")[-2000:]
 
 
-def sweep(context: Context, name: str, seed: int, builders: int | None, export: bool) -> dict[str, Any]:
+def sweep(
+    context: Context, name: str, seed: int, builders: int | None, *, export: bool = False, sampler: str = "auto"
+) -> dict[str, Any]:
     """One sweep on a database of its own; with ``export`` up to a Solution that stock flashinfer-bench has passed."""
     arguments = [
         "sweep", "--target", context.target, "--dataset", str(context.dataset), "--definition", context.definition,
         "--max-trials", str(context.trials), "--budget-s", str(context.budget_s), "--seed", str(seed),
+        "--sampler", sampler,
         *(["--out", str(context.work / f"export-{name}")] if export else ["--no-export"]),
         *(["--builders", str(builders)] if builders else []),
     ]  # fmt: skip

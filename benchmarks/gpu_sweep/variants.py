@@ -15,6 +15,9 @@ from search_spaces.space import SpaceError
 from tuner import tuning_record
 from tuner.compilation import spread
 from tuner.export import dispatch_table, solution_variant
+from tuner.regimes import DEFAULT_BOUNDS, split
+from tuner.search import Search
+from tuner.sweep import sweep_seed
 from workers.records import Variant
 
 WRONG = ("wrong_result", "nan", "exception")
@@ -38,6 +41,19 @@ def good(context: Context, count: int, *, built_by: Sequence[str] = ()) -> list[
         if _is_valid(context, config):
             chosen.setdefault(space.config_hash(config), config)
     return list(chosen.values())[:count]
+
+
+def asked_at_random(context: Context, seed: int) -> list[Config]:
+    """What ``tuner sweep --sampler random --seed SEED`` will ask for: it depends on no result."""
+    regimes = split(context.sizes(), DEFAULT_BOUNDS)
+    found: dict[str, Config] = {}
+    for index in range(len(regimes)):
+        search = Search(context.space, sampler="random", seed=sweep_seed(seed, index))
+        for _ in range(-(-context.trials // len(regimes))):
+            proposal = search.ask()
+            if proposal is not None:
+                found[context.space.config_hash(proposal.config)] = proposal.config
+    return list(found.values())
 
 
 def _is_valid(context: Context, config: Config) -> bool:
