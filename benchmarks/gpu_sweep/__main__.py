@@ -26,13 +26,12 @@ from benchmarks.gpu_sweep.campaign import Campaign, parse
 from benchmarks.gpu_sweep.context import MAIN, Context
 from workers.stock import Effort
 
-BUSY_SEED = 7
 STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "setup": lambda c, a: stages.setup(c),
-    "first": lambda c, a: stages.sweep(c, "first", 0, a.builders, export=True),
-    "second": lambda c, a: stages.sweep(c, "second", 0, a.builders),
-    "prebuild": lambda c, a: jobs.prebuild(c, BUSY_SEED),
-    "busy": lambda c, a: stages.sweep(c, "busy", BUSY_SEED, a.builders, sampler="random"),
+    "first": lambda c, a: stages.sweep(c, "first", 0, c.trials, a.builders, export=True),
+    "second": lambda c, a: stages.sweep(c, "second", 0, c.trials, a.builders),
+    "prebuild": lambda c, a: jobs.prebuild(c),
+    "busy": lambda c, a: stages.sweep(c, "busy", jobs.BUSY_SEED, c.busy_trials, a.builders, sampler="random"),
     "table": lambda c, a: stages.table(c, a.rounds),
     "deepgemm": lambda c, a: stages.deepgemm(c, a.rounds, 4),
     "throughput": lambda c, a: jobs.throughput(c, 1, 1),
@@ -62,6 +61,7 @@ def main() -> int:
         definition=args.definition,
         work=args.work.resolve(),
         trials=args.trials,
+        busy_trials=args.busy_trials,
         compared=args.compared,
         budget_s=args.budget_s,
         limit_s=args.limit_s,
@@ -82,6 +82,7 @@ def _context_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="sm_90a", help="cpu to rehearse")
     parser.add_argument("--work", type=Path, default=Path.home() / "gpu-campaign", help="folder that stages share")
     parser.add_argument("--trials", type=int, default=200, help="of a sweep")
+    parser.add_argument("--busy-trials", type=int, default=200, help="of the random sweep on built variants")
     parser.add_argument("--compared", type=int, default=24, help="variants that stock flashinfer-bench gets as well")
     parser.add_argument("--budget-s", type=float, default=150.0, help="of a sweep")
     parser.add_argument("--builders", type=int, help="of a sweep; default: by the CPUs")
@@ -99,6 +100,7 @@ def _flags(args: argparse.Namespace) -> list[str]:
         "target",
         "work",
         "trials",
+        "busy_trials",
         "compared",
         "budget_s",
         "rounds",

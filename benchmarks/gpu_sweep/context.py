@@ -35,6 +35,7 @@ class Context:
         definition: Name in the dataset.
         work: Folder that all stages share.
         trials: Of a sweep.
+        busy_trials: Of the random sweep whose variants are built before it.
         compared: Variants that are compared with stock flashinfer-bench.
         budget_s: Of a sweep.
         limit_s: Seconds that the stage may take; it plans with it, the driver kills it soon after.
@@ -45,6 +46,7 @@ class Context:
     definition: str
     work: Path
     trials: int
+    busy_trials: int
     compared: int
     budget_s: float
     limit_s: float

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.gpu_sweep import faults, variants
 from benchmarks.gpu_sweep.context import Context
+from search_spaces import Config
 from tuner.regimes import DEFAULT_BOUNDS, split
 from tuner.session import resolve
 from tuner.settings import load
@@ -23,6 +24,10 @@ from workers.environment import cores
 from workers.ray_runner import RayRunner
 from workers.records import BuildResult, Deadlines, Evaluation, EvaluationJob, Method, Status, Variant
 from workers.runner import Runner
+
+BUSY_SEED = 7
+_NICE = 19
+"""Of builds for later: they take what the stages beside them leave."""
 
 _BUILD_MARGIN_S = 25.0
 """No build starts this short before the end: it takes up to 20 s where all cores build."""
@@ -73,14 +78,15 @@ def warm(runner: Runner, variant: Variant, built: BuildResult, problem: Problem,
     return evaluate(runner, jobs)[1]
 
 
-def prebuild(context: Context, seed: int) -> dict[str, Any]:
+def prebuild(context: Context) -> dict[str, Any]:
     """Build what a random sweep of that seed will ask for: its builders then keep up, as a larger cluster's do."""
     began = time.perf_counter()
-    wanted = variants.of_configs(context, variants.asked_at_random(context, seed))
+    wanted = variants.of_configs(context, variants.asked_at_random(context, BUSY_SEED))
     idle: queue.SimpleQueue[VariantBuilder] = queue.SimpleQueue()
     count = max(1, cores() - 2)
     builders = [
-        VariantBuilder(context.problem.definition, context.target, str(default_cache_dir())) for _ in range(count)
+        VariantBuilder(context.problem.definition, context.target, str(default_cache_dir()), nice=_NICE)
+        for _ in range(count)
     ]
     for builder in builders:
         builder.start()
@@ -166,6 +172,13 @@ def _without_rows(document: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in document.items() if k not in ("measurements", "conditions", "builds")}
 
 
+def _built(context: Context) -> list[Config]:
+    """What the campaign's sweeps measured completely, and what was built for the random one."""
+    swept = [config for name in ("first", "second") for config in context.configs(name)]
+    prebuilt = (context.work / "results" / "prebuild.json").exists()
+    return [*swept, *(variants.asked_at_random(context, BUSY_SEED) if prebuilt else ())]
+
+
 def planted_faults(context: Context, total: int, planted: int, workloads: int = 3) -> dict[str, Any]:
     """Planted faults among good variants in random order: who got which status, and whether every record came back.
 
@@ -173,7 +186,7 @@ def planted_faults(context: Context, total: int, planted: int, workloads: int = 
     """
     uuids = tuple(list(context.sizes())[:workloads])
     problem = replace(context.problem, workloads=tuple(w for w in context.problem.workloads if w["uuid"] in uuids))
-    good = variants.of_configs(context, variants.good(context, total - planted, built_by=("first", "second")))
+    good = variants.of_configs(context, variants.good(context, total - planted, built=_built(context)))
     kinds = faults.chosen(planted)
     bad = {
         f"planted_{i}_{kind}_at_{at}": faults.faulty(good[i % min(len(good), _HARMED)], kind, at)

@@ -64,12 +64,19 @@ def _output(command: list[str], timeout_s: float = 120.0) -> str:
 
 
 def sweep(
-    context: Context, name: str, seed: int, builders: int | None, *, export: bool = False, sampler: str = "auto"
+    context: Context,
+    name: str,
+    seed: int,
+    trials: int,
+    builders: int | None,
+    *,
+    export: bool = False,
+    sampler: str = "auto",
 ) -> dict[str, Any]:
     """One sweep on a database of its own; with ``export`` up to a Solution that stock flashinfer-bench has passed."""
     arguments = [
         "sweep", "--target", context.target, "--dataset", str(context.dataset), "--definition", context.definition,
-        "--max-trials", str(context.trials), "--budget-s", str(context.budget_s), "--seed", str(seed),
+        "--max-trials", str(trials), "--budget-s", str(context.budget_s), "--seed", str(seed),
         "--sampler", sampler,
         *(["--out", str(context.work / f"export-{name}")] if export else ["--no-export"]),
         *(["--builders", str(builders)] if builders else []),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from benchmarks.gpu_sweep.context import ROOT, Context
@@ -31,13 +31,15 @@ def of_configs(context: Context, configs: Iterable[Config]) -> list[Variant]:
     return [tuning_record.variant(context.definition, space, c, space.config_hash(c)) for c in configs]
 
 
-def good(context: Context, count: int, *, built_by: Sequence[str] = ()) -> list[Config]:
-    """Valid configs: hand-picked ones first, then those that the named sweeps measured, then a spread sample."""
+def good(context: Context, count: int, *, built: Iterable[Config] = ()) -> list[Config]:
+    """Valid configs: hand-picked ones first, then those that are built already, then a spread sample."""
     space = context.space
     picked = [{**space.default, **c} for c in json.loads(HAND_PICKED.read_text())] if context.target != "cpu" else []
-    wanted = [*picked, *(c for s in built_by for c in context.configs(s)), *spread(space, count, seed=0)]
     chosen: dict[str, Config] = {}
-    for config in wanted:
+    for config in (*picked, *built):
+        if _is_valid(context, config):
+            chosen.setdefault(space.config_hash(config), config)
+    for config in spread(space, count, seed=0) if len(chosen) < count else ():
         if _is_valid(context, config):
             chosen.setdefault(space.config_hash(config), config)
     return list(chosen.values())[:count]
@@ -49,7 +51,7 @@ def asked_at_random(context: Context, seed: int) -> list[Config]:
     found: dict[str, Config] = {}
     for index in range(len(regimes)):
         search = Search(context.space, sampler="random", seed=sweep_seed(seed, index))
-        for _ in range(-(-context.trials // len(regimes))):
+        for _ in range(-(-context.busy_trials // len(regimes))):
             proposal = search.ask()
             if proposal is not None:
                 found[context.space.config_hash(proposal.config)] = proposal.config
