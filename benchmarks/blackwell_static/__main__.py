@@ -2,8 +2,9 @@
 
     python -m benchmarks.blackwell_static --sample 300 --jobs 2 --out docs/results/blackwell-static.json
 
-Every config is built in full (all kernels, host function, object file) for the main definition's sizes; nothing needs a
-GPU. Finished configs are appended to ``OUT.partial`` and not built again while the sources are the same. At the end the
+Every config is built in full (all kernels, host function, object file) for the main definition's sizes. It needs no
+GPU, of packages only nvidia-cutlass-dsl and apache-tvm-ffi, and nvdisasm (PyPI: nvidia-cuda-nvdisasm>=13.4) on PATH.
+Finished configs are appended to ``OUT.partial`` and not built again while the sources are the same. At the end the
 document is written and the table for docs/kernels.md goes to stdout.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blackwell_static.sample import TARGET, compile_one, main_definition, stage
+from benchmarks.blackwell_static.sass import disassembler
 from benchmarks.blackwell_static.table import summary, table
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.spread import spread
@@ -40,6 +42,10 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no further config after this time")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    try:
+        disassembler()
+    except RuntimeError as error:
+        parser.error(str(error))
     space = FAMILY.space(main_definition(), TARGET)
     configs = spread(space, arguments.sample, arguments.seed)
     partial = arguments.out.with_suffix(".partial")
