@@ -19,6 +19,7 @@ from db.store import Store
 selenium = pytest.importorskip("selenium", reason="needs the package selenium")
 
 from selenium import webdriver  # noqa: E402
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
@@ -50,8 +51,9 @@ class Browser:
         return WebDriverWait(self.driver, WAIT_S).until(lambda d: d.find_element(By.CSS_SELECTOR, selector))
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """Waits until the condition holds."""
-        return WebDriverWait(self.driver, WAIT_S).until(lambda _: condition())
+        """Waits until the condition holds; the page may be replaced while it is looked at."""
+        gone = (NoSuchElementException, StaleElementReferenceException)
+        return WebDriverWait(self.driver, WAIT_S, ignored_exceptions=gone).until(lambda _: condition())
 
     def screen(self, width: int, height: int, *, dark: bool) -> None:
         """Becomes a phone or a desk, by day or by night."""
@@ -165,12 +167,17 @@ def test_a_failure_shows_its_message_and_leads_to_its_trial(browser: Browser, st
 
 def test_progress_appears_without_reloading(browser: Browser, stage: Any) -> None:
     sweep_id = stage.sweep(owner="here:1", max_trials=2)
+
+    def until(condition: Callable[[], Any]) -> None:
+        """Waits as a living sweep does: one that is silent for half a minute counts as lost."""
+        browser.until(lambda: stage.store.heartbeat(sweep_id) or condition())
+
     browser.open(f"/sweeps/{sweep_id}")
     browser.driver.execute_script("window.notReloaded = true")
     stage.store.commit_trial(stage.trial(sweep_id, 0))
-    browser.until(lambda: browser.find("#count").text == "1")
-    browser.until(lambda: len(browser.driver.find_elements(By.CSS_SELECTOR, "#trials tr")) == 1)
-    browser.until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, "[data-figure=progress] svg.main-svg"))
+    until(lambda: browser.find("#count").text == "1")
+    until(lambda: len(browser.driver.find_elements(By.CSS_SELECTOR, "#trials tr")) == 1)
+    until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, "[data-figure=progress] svg.main-svg"))
     assert browser.driver.execute_script("return window.notReloaded")
     stage.store.finish_sweep(sweep_id, "DONE", {})
     browser.until(lambda: browser.find("#state").text == "DONE")
@@ -195,7 +202,7 @@ def test_a_sweep_from_the_form_to_its_best_config(browser: Browser) -> None:
         browser.find("#start-card summary").click()
     Select(browser.find("#start select[name=definition]")).select_by_value(MOE)
     Select(browser.find("#start select[name=target]")).select_by_visible_text("cpu")
-    for name, value in (("max_trials", "8"), ("budget_s", "20")):
+    for name, value in (("max_trials", "12"), ("budget_s", "60")):
         field = browser.find(f"#start input[name={name}]")
         field.clear()
         field.send_keys(value)

@@ -18,12 +18,14 @@ async function drawFigures() {
 let drawAgain;
 let tookMs;
 function drawSoon() {
+  const pauseMs = tookMs === undefined ? 0 : Math.max(FIGURES_EVERY_MS, 10 * tookMs); // the first one at once
   drawAgain ??= setTimeout(async () => {
     drawAgain = undefined;
     const began = performance.now();
-    await drawFigures().catch(() => {});
+    const drawn = await drawFigures().then(() => true, () => false);
     tookMs = performance.now() - began;
-  }, tookMs === undefined ? 0 : Math.max(FIGURES_EVERY_MS, 10 * tookMs)); // the first one at once
+    if (!drawn) drawSoon();
+  }, pauseMs);
 }
 
 function addTrial(trial) {
@@ -91,5 +93,5 @@ function act(button, method, path, meanwhile) {
 
 act(document.getElementById("stop"), "DELETE", `/api/v1/sweeps/${id}`, "Stopping; what is finished is kept.");
 act(document.getElementById("resume"), "POST", `/api/v1/sweeps/${id}/resume`, "Starting workers, this takes some seconds.");
-drawFigures().catch(() => {});
+drawSoon();
 if (page.dataset.state === "RUNNING") watch();
