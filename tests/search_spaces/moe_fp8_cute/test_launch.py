@@ -7,15 +7,8 @@ taken from host.py.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import random
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,26 +57,6 @@ CONFIGS = {
     }
 }
 TARGETS = [t for t in FAMILY.targets if t in CONFIGS]
-
-
-def definition(experts: int = 256, local: int = 32, routing: str = "deepseek") -> dict:
-    """The main definition's form; needs no dataset."""
-    axes = {"num_experts": experts, "num_local_experts": local, "hidden_size": 7168, "intermediate_size": 2048}
-    axes |= {"gemm1_out_size": 4096, "num_hidden_blocks": 56, "num_intermediate_blocks": 16, "top_k": 8}
-    names = ["routing_logits", "routing_bias", "hidden_states", "hidden_states_scale", "gemm1_weights"]
-    names += ["gemm1_weights_scale", "gemm2_weights", "gemm2_weights_scale", "local_expert_offset"]
-    names += ["routed_scaling_factor"]
-    if routing == "renorm":
-        names = [n for n in names if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")]
-    fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
-    return {
-        "name": "made_up_ng8_kg4",
-        "op_type": "moe",
-        "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
-        "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names},
-        "outputs": {"output": {"dtype": "bfloat16"}},
-        "reference": "",
-    }
 
 
 @dataclass(frozen=True)
@@ -172,67 +145,13 @@ def routing_smem(sizes: dict, tokens: int) -> int:
     return 4 * (local * chunk // 32 + 2 * chunk * sizes["top_k"] + 3 * local + local + 1)
 
 
-@pytest.fixture(scope="session")
-def mock(tmp_path_factory) -> Path:
-    """The mock runtime, compiled."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed: the mock CUDA runtime cannot be compiled")
-    library = tmp_path_factory.mktemp("mock") / "libmock.so"
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(HERE / "mock_runtime.c")],
-        check=True,
-    )
-    return library
-
-
-class Built:
-    """A Solution with one row per config, compiled; ``ask`` gives what its calls launch."""
-
-    def __init__(self, root: Path, mock: Path, space, table: list[tuple[int | None, dict]]):
-        self.space, self.configs = space, [config for _, config in table]
-        folder = root / "variant_launch"
-        folder.mkdir()
-        (folder / "__init__.py").write_text("")
-        for name, text in space.render(table).items():
-            (folder / name).write_text(text)
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        command = [sys.executable, "-c", "import variant_launch.build as b; b.build('variant_launch/artifacts')"]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        command = [sys.executable, str(HERE / "probe.py"), str(mock), str(folder)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.probe = subprocess.Popen(command, cwd=root, text=True, env=environment, **pipes)
-
-    def ask(self, requests: list[dict]) -> list[dict]:
-        """Answers of launches/probe.py."""
-        answers = []
-        for request in requests:
-            print(json.dumps(request), file=self.probe.stdin, flush=True)
-            line = self.probe.stdout.readline()
-            assert line, f"the process that calls the Solution ended with code {self.probe.wait()} at {request}"
-            answers.append(json.loads(line))
-        return answers
-
-    def close(self) -> None:
-        self.probe.stdin.close()
-        self.probe.stdout.close()
-        assert self.probe.wait() == 0
-
-
 @pytest.fixture(scope="module", params=TARGETS)
-def built(request, tmp_path_factory, mock) -> Iterator[Built]:
+def built(request, build_solution, make_definition):
     """One Solution per target with all configs of the table above."""
-    space = FAMILY.space(definition(), request.param)
-    configs = [{**space.default, **changes} for changes in CONFIGS[request.param].values()]
-    for config in configs:
-        assert space.violation(space.check(config)) is None
-    table = list(zip([6, 128, 901, None], configs, strict=True))
-    solution = Built(tmp_path_factory.mktemp("launch"), mock, space, table)
-    yield solution
-    solution.close()
+    return build_solution(request.param, make_definition(), [*CONFIGS[request.param].values()], [6, 128, 901])
 
 
-def check_launches(built: Built, config: dict, tokens: int, answer: dict) -> None:
+def check_launches(built, config: dict, tokens: int, answer: dict) -> None:
     """Everything that is known about the launches of one call."""
     assert "error" not in answer, answer
     sizes = built.space.sizes
@@ -272,34 +191,32 @@ def check_smem(launch: dict, e: Expected, plan, sizes: dict, tokens: int) -> Non
 
 
 def test_every_call_launches_the_pipeline_of_its_config(built):
-    requests = [{"row": row, "tokens": tokens} for row in range(len(built.configs)) for tokens in TOKENS]
-    for request, answer in zip(requests, built.ask(requests), strict=True):
-        check_launches(built, built.configs[request["row"]], request["tokens"], answer)
+    check_all(built)
 
 
 def test_the_table_decides_which_config_runs(built):
     sizes = {1: 0, 6: 0, 7: 1, 128: 1, 129: 2, 901: 2, 902: 3, 14107: 3}
-    for (tokens, row), answer in zip(sizes.items(), built.ask([{"tokens": t} for t in sizes]), strict=True):
+    for (tokens, row), answer in zip(sizes.items(), built.ask(*({"tokens": t} for t in sizes)), strict=True):
         check_launches(built, built.configs[row], tokens, answer)
 
 
 def test_the_host_knows_nothing_of_the_routing(built):
     """Whatever experts the tokens choose and wherever this rank's begin, the same kernels go out: a graph can replay
     them."""
-    first, *others = built.ask([{"row": 0, "tokens": 57, "offset": offset} for offset in (0, 32, 224, 250, -5)])
+    first, *others = built.ask(*({"row": 0, "tokens": 57, "offset": offset} for offset in (0, 32, 224, 250, -5)))
     for other in others:
         assert other == first
 
 
 def test_more_tokens_than_routing_has_room_for_are_refused(built):
     """Its CTAs would write past their shared memory."""
-    (answer,) = built.ask([{"row": 0, "tokens": MAX_TOKENS + 1}])
+    (answer,) = built.ask({"row": 0, "tokens": MAX_TOKENS + 1})
     assert answer["error"] == "ValueError: 32769 tokens; a call takes at most 32768"
     assert answer["launches"] == []
 
 
 def test_a_failed_launch_ends_the_call_with_an_error(built):
-    (answer,) = built.ask([{"row": 1, "tokens": 57, "fail": 701}])
+    (answer,) = built.ask({"row": 1, "tokens": 57, "fail": 701})
     assert "701" in answer["error"]
     assert len(answer["launches"]) == 1
 
@@ -326,36 +243,34 @@ WRONG = [
 
 def test_wrong_arguments_are_refused_by_name(built):
     """Before anything is launched."""
-    answers = built.ask([{"row": 0, "tokens": 57, "wrong": wrong} for wrong, _ in WRONG])
+    answers = built.ask(*({"row": 0, "tokens": 57, "wrong": wrong} for wrong, _ in WRONG))
     for (wrong, pattern), answer in zip(WRONG, answers, strict=True):
         assert "error" in answer, wrong
         assert re.search(pattern, answer["error"]), (wrong, answer["error"])
         assert answer["launches"] == [], wrong
 
 
+def check_all(built) -> None:
+    """Every row of the table at every size."""
+    requests = [{"row": row, "tokens": tokens} for row in range(len(built.configs)) for tokens in TOKENS]
+    for request, answer in zip(requests, built.ask(*requests), strict=True):
+        check_launches(built, built.configs[request["row"]], request["tokens"], answer)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_launches_of_sampled_configs(target, tmp_path, mock):
+@pytest.mark.parametrize("seed", range(4))
+def test_launches_of_sampled_configs(target, seed, build_solution, make_definition):
     """Twenty random configs, all sizes."""
-    rng = random.Random(7)
-    space = FAMILY.space(definition(), target)
-    for group in range(4):
-        folder = tmp_path / str(group)
-        folder.mkdir()
-        table = [(bound, space.sample(rng)) for bound in (1, 2, 3, 4, None)]
-        with contextlib.closing(Built(folder, mock, space, table)) as solution:
-            requests = [{"row": row, "tokens": tokens} for row in range(len(table)) for tokens in TOKENS]
-            for request, answer in zip(requests, solution.ask(requests), strict=True):
-                check_launches(solution, solution.configs[request["row"]], request["tokens"], answer)
+    rng = random.Random(seed)
+    space = FAMILY.space(make_definition(), target)
+    check_all(build_solution(target, make_definition(), [space.sample(rng) for _ in range(5)], [1, 2, 3, 4]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("routing", "local"), [("renorm", 128), ("deepseek", 384)])
-def test_launches_of_other_definitions(target, routing, local, tmp_path, mock):
+@pytest.mark.parametrize(("routing", "experts"), [("renorm", 128), ("deepseek", 384)])
+def test_launches_of_other_definitions(target, routing, experts, build_solution, make_definition):
     """Renormalised softmax has no bias and no offset; with all experts local the combine takes another form."""
-    space = FAMILY.space(definition(384 if routing == "deepseek" else local, local, routing), target)
-    with contextlib.closing(Built(tmp_path, mock, space, [(None, space.default)])) as solution:
-        requests = [{"row": 0, "tokens": tokens} for tokens in TOKENS]
-        for request, answer in zip(requests, solution.ask(requests), strict=True):
-            check_launches(solution, space.default, request["tokens"], answer)
+    definition = make_definition(routing, num_experts=experts, num_local_experts=experts)
+    check_all(build_solution(target, definition, [{}], []))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import itertools
 import json
 import math
 import struct
@@ -143,6 +144,7 @@ class Recorder:
 
     def __init__(self, mock: ctypes.CDLL):
         self.launches: list[dict] = []
+        self.wants_raw = False
         self.kernels: dict[int, Kernel] = {}
         self.tensors: list[str] = []
         self.sections: dict[int, str] = {}
@@ -172,8 +174,14 @@ class Recorder:
                 "unknown": sorted(set(attributes) - {CLUSTER, PROGRAMMATIC, COOPERATIVE}),
                 "smem_allowed": known.attributes[MAX_DYNAMIC_SMEM],
                 "pointers": self.pointers(known, arguments),
+                **({"arguments": self.raw(known, arguments)} if self.wants_raw else {}),
             }
         )
+
+    @staticmethod
+    def raw(kernel: Kernel, arguments) -> list[str]:
+        """The bytes of every argument."""
+        return [ctypes.string_at(arguments[ordinal], size).hex() for ordinal, size in kernel.parameters]
 
     def pointers(self, kernel: Kernel, arguments) -> list[str]:
         """Tensors and workspace sections that the kernel's arguments point at.
@@ -244,11 +252,13 @@ class Solution:
         """Launches of one ``run``; or, with ``wrong``, the message with which the argument was refused.
 
         ``wrong``: {"name": tensor, "dtype": ..., "shape": ..., "strides": ..., "device": ..., "offset": bytes}, each
-        but the name optional: what is given replaces what is right.
+        but the name optional: what is given replaces what is right. ``raw``: also the bytes of the arguments, and where
+        everything lies (``memory``: name -> [address, bytes]).
         """
         import tvm_ffi
 
         self.choose(request.get("row"))
+        self.recorder.wants_raw = request.get("raw", False)
         tokens, wrong = request["tokens"], request.get("wrong", {})
         made = {}
         self.recorder.tensors = list(inputs(self.sizes, tokens, 0))
@@ -280,7 +290,22 @@ class Solution:
             "workspace": list(self.asked),
             "total": offsets["total"],
             "stream": STREAM,
+            "function": self.main._key(tokens),
+            **({"memory": self.memory(offsets, tokens)} if request.get("raw") else {}),
         }
+
+    def memory(self, offsets: dict[str, int], tokens: int) -> dict[str, tuple[int, int]]:
+        """Address and bytes of every tensor, and of every section instead of the workspace."""
+        found = {}
+        for i, (name, (dtype, shape)) in enumerate(inputs(self.sizes, tokens, offsets["total"]).items()):
+            at = HEAP + RANGE * i
+            if name == "workspace":
+                places = [*offsets.items()]
+                for (section, start), (_, end) in itertools.pairwise(places):
+                    found[section] = at + start, end - start
+            else:
+                found[name] = at, math.prod(shape) * DTYPES[dtype][1] // 8
+        return found
 
 
 def main() -> None:

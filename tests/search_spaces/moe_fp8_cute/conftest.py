@@ -1,0 +1,132 @@
+"""What tests of the built kernels share: Solutions that are staged, built and called without a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from search_spaces.moe_fp8_cute.space import FAMILY
+from search_spaces.space import SearchSpace
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for the package emulator
+
+
+@pytest.fixture(scope="session")
+def make_definition() -> Callable[..., dict]:
+    """Makes a definition of the main one's form, with some axes changed; needs no dataset."""
+
+    def make(routing: str = "deepseek", **changed: int) -> dict:
+        axes = {"num_experts": 256, "num_local_experts": 32, "hidden_size": 7168, "intermediate_size": 2048, "top_k": 8}
+        axes |= changed
+        axes |= {"gemm1_out_size": 2 * axes["intermediate_size"], "num_hidden_blocks": axes["hidden_size"] // 128}
+        axes |= {"num_intermediate_blocks": axes["intermediate_size"] // 128}
+        names = ["routing_logits", "routing_bias", "hidden_states", "hidden_states_scale", "gemm1_weights"]
+        names += ["gemm1_weights_scale", "gemm2_weights", "gemm2_weights_scale", "local_expert_offset"]
+        names += ["routed_scaling_factor"]
+        if routing == "renorm":
+            names = [n for n in names if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")]
+        fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
+        return {
+            "name": "made_up_ng8_kg4",
+            "op_type": "moe",
+            "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
+            "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names},
+            "outputs": {"output": {"dtype": "bfloat16"}},
+            "reference": "",
+        }
+
+    return make
+
+
+class Built:
+    """A staged Solution with one row per config, compiled; ``ask`` gives what its calls launch.
+
+    Args:
+        folder: Where the package goes; its name is the package's.
+        mock: The mock runtime.
+        space: Of the configs.
+        configs: One for each row of the table.
+        ctas: SMs that the persistent grids are made for, where not what the configs say: few CTAs have many tiles each.
+        keep_ptx: Leave the PTX of each config in ``artifacts/FUNCTION.ptx``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        mock: Path,
+        space: SearchSpace,
+        configs: list[dict],
+        bounds: list[int],
+        ctas: int | None = None,
+        keep_ptx: bool = False,
+    ):
+        self.folder, self.space = folder, space
+        self.configs = [{**config, "sms": ctas or config["sms"]} for config in configs]
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        for name, text in space.render(list(zip([*bounds, None], configs, strict=True))).items():
+            if name == "config.py" and ctas:
+                for config in configs:
+                    text = text.replace(f"'sms': {config['sms']}", f"'sms': {ctas}")
+            (folder / name).write_text(text)
+        self._environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        build = f"import {folder.name}.build as b; b.build('{folder.name}/artifacts')"
+        self._run(*([str(HERE / "emulator" / "keep_ptx.py"), folder.name] if keep_ptx else ["-c", build]))
+        command = [sys.executable, str(HERE / "launches" / "probe.py"), str(mock), str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._probe = subprocess.Popen(command, text=True, env=self._environment, **pipes)
+
+    def _run(self, *arguments: str) -> None:
+        command, cwd = [sys.executable, *arguments], self.folder.parent
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=self._environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def ask(self, *requests: dict) -> list[dict]:
+        """Answers of launches/probe.py."""
+        answers = []
+        for request in requests:
+            print(json.dumps(request), file=self._probe.stdin, flush=True)
+            line = self._probe.stdout.readline()
+            assert line, f"the process that calls the Solution ended with code {self._probe.wait()} at {request}"
+            answers.append(json.loads(line))
+        return answers
+
+    def close(self) -> None:
+        """End the process."""
+        self._probe.stdin.close()
+        self._probe.stdout.close()
+        assert self._probe.wait() == 0
+
+
+@pytest.fixture(scope="session")
+def build_solution(tmp_path_factory) -> Iterator[Callable[..., Built]]:
+    """Builds Solutions for a target; they end with the tests. Arguments: see Built."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: the mock CUDA runtime cannot be compiled")
+    root = tmp_path_factory.mktemp("solutions")
+    mock = root / "libmock.so"
+    source = str(HERE / "launches" / "mock_runtime.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(mock), source], check=True)
+    numbers = itertools.count()
+    with contextlib.ExitStack() as stack:
+
+        def build(target: str, definition: dict, changes: list[dict], bounds: list[int], **options) -> Built:
+            space = FAMILY.space(definition, target)
+            configs = [{**space.default, **c} for c in changes]
+            for config in configs:
+                why = space.violation(space.check(config))
+                assert why is None, why
+            built = Built(root / f"variant_{next(numbers)}", mock, space, configs, bounds, **options)
+            return stack.enter_context(contextlib.closing(built))
+
+        yield build
