@@ -20,6 +20,58 @@ from search_spaces.space import SearchSpace
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the package emulator
 
+SMALL = {"num_experts": 64, "num_local_experts": 4, "hidden_size": 512, "intermediate_size": 512, "top_k": 3}
+"""Sizes of the small Solution."""
+CTAS = 4
+"""SMs that its persistent grids are made for: many tiles for each CTA."""
+CONFIGS = {
+    "sm_90a": {
+        # tokens as M, rows gathered by cp.async, everything fused
+        "fused": {"tile_w_2": 128},
+        # every kernel that a config can have, parts of K
+        "apart": {
+            **{"layout": "batched", "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"},
+            **{"pdl": False, "early_weights": False, "order": "weights", "swap_2": True, "tile_t_2": 16},
+            **{"tile_w_2": 128, "split_k_1": 2, "split_k_2": 2, "stages_1": 3, "stages_2": 3},
+        },
+        # clusters that share tokens or weights; reduction in bfloat16
+        "multicast": {
+            **{"gather": "kernel", "combine": "atomic_bf16", "multicast_1": "tokens", "multicast_2": "weights"},
+            **{"alternate": True},
+            **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2, "stages_2": 4},
+        },
+        # weights as M, clusters by the maximum of a narrow tile, two CTAs per SM
+        "narrow": {
+            **{"ctas_per_sm_2": 2, "swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "stages_1": 3},
+            **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "groups_2": 2, "stages_2": 3, "early_weights": False},
+        },
+    },
+    "sm_100a": {
+        # tokens as M, 1 CTA; rows gathered by TMA
+        "fused": {"tile_w_2": 128},
+        # pairs with tokens as M, boxes shared along the weights; reduction in bfloat16
+        "multicast": {
+            **{"gather": "kernel", "combine": "atomic_bf16", "k_tile_2": 256, "stages_2": 2},
+            **{"mma_m_1": 256, "cluster_t_1": 2, "cluster_w_1": 2, "mma_m_2": 256, "cluster_t_2": 2},
+        },
+        # pairs with weights as M, parts of K
+        "apart": {
+            **{"layout": "batched", "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"},
+            **{"pdl": False, "early_weights": False, "order": "weights"},
+            **{"swap_1": True, "mma_m_1": 256, "tile_t_1": 64, "tile_w_1": 128, "cluster_w_1": 2, "split_k_1": 2},
+            **{"swap_2": True, "mma_m_2": 256, "tile_t_2": 32, "tile_w_2": 128, "cluster_w_2": 2, "cluster_t_2": 2},
+            **{"split_k_2": 2, "acc_stages_1": 1},
+        },
+        # clusters by the maximum of a narrow tile; rows gathered by cp.async
+        "narrow": {
+            **{"gather": "fused", "swap_1": True, "mma_m_1": 64, "tile_t_1": 16, "tile_w_1": 64, "cluster_w_1": 4},
+            **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3, "ctas_per_sm_2": 2},
+            **{"early_weights": False},
+        },
+    },
+}
+"""Per target, changes of the default that together reach every kernel and every way through the GEMMs."""
+
 
 @pytest.fixture(scope="session")
 def make_definition() -> Callable[..., dict]:
@@ -71,6 +123,7 @@ class Built:
         keep_ptx: bool = False,
     ):
         self.folder, self.space = folder, space
+        self.names: list[str] = []
         self.configs = [{**config, "sms": ctas or config["sms"]} for config in configs]
         folder.mkdir()
         (folder / "__init__.py").write_text("")
@@ -130,3 +183,14 @@ def build_solution(tmp_path_factory) -> Iterator[Callable[..., Built]]:
             return stack.enter_context(contextlib.closing(built))
 
         yield build
+
+
+@pytest.fixture(scope="session", params=sorted(CONFIGS))
+def small_solution(request, build_solution, make_definition) -> Built:
+    """The configs of the table above in one Solution that dispatches after 6, 128 and 901 tokens, with its PTX."""
+    table = CONFIGS[request.param]
+    built = build_solution(
+        request.param, make_definition(**SMALL), [*table.values()], [6, 128, 901], ctas=CTAS, keep_ptx=True
+    )
+    built.names = list(table)
+    return built

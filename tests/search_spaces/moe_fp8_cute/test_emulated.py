@@ -19,33 +19,10 @@ import pytest
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 
-from emulator.machine import Cluster, Copy, DeadlockError, FaultError, Region
+from emulator.machine import Cluster, DeadlockError, FaultError, Lines, Region
 from emulator.ptx import Kernel, read
 
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
-from search_spaces.moe_fp8_cute.space import FAMILY
-
-SMALL = {"num_experts": 64, "num_local_experts": 6, "hidden_size": 512, "intermediate_size": 512, "top_k": 4}
-CTAS = 4
-CONFIGS = {
-    "sm_90a": {
-        "fused": {"tile_w_2": 128},
-        "apart": {
-            **{"layout": "batched", "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"},
-            **{"pdl": False, "early_weights": False, "order": "weights", "swap_2": True, "tile_t_2": 16},
-            **{"tile_w_2": 128, "split_k_1": 2, "split_k_2": 2, "stages_1": 3, "stages_2": 3},
-        },
-        "multicast": {
-            **{"gather": "kernel", "combine": "atomic_bf16", "multicast_1": 2, "multicast_2": 2, "alternate": True},
-            **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2, "stages_2": 4},
-        },
-        "narrow": {
-            **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "stages_1": 3},
-            **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "groups_2": 2, "stages_2": 3, "early_weights": False},
-        },
-    }
-}
-TARGETS = [t for t in FAMILY.targets if t in CONFIGS]
 
 
 @dataclass
@@ -93,7 +70,7 @@ def regions(memory: dict, config: dict, routing: Routed, which: int) -> dict[str
     return {n: Region(n, at, size, data.get(n), n in early) for n, (at, size) in memory.items()}
 
 
-def run(kernel: Kernel, launch: dict, memory: dict[str, Region], seed: int) -> list[Cluster]:
+def run(kernel: Kernel, launch: dict, memory: dict[str, Region], hidden: int, seed: int) -> list[Cluster]:
     """Execute a whole grid."""
     clusters = []
     for first in range(0, launch["grid"][0], launch["cluster"][0]):
@@ -108,6 +85,8 @@ def run(kernel: Kernel, launch: dict, memory: dict[str, Region], seed: int) -> l
             regions=list(memory.values()),
             seed=seed + first,
             pdl=launch["pdl"],
+            promoters=launch["block"][0] // 32 - 4,
+            pitches={"x": hidden},
         )
         cluster.run()
         clusters.append(cluster)
@@ -135,20 +114,16 @@ class Grids:
         return found
 
 
-@pytest.fixture(scope="module", params=TARGETS)
-def grids(request, build_solution, make_definition) -> dict[str, Grids]:
-    """Small sizes, few CTAs: many tiles each."""
-    configs = CONFIGS[request.param]
-    bounds = list(range(1, len(configs)))
-    options = {"ctas": CTAS, "keep_ptx": True}
-    built = build_solution(request.param, make_definition(**SMALL), [*configs.values()], bounds, **options)
-    return {name: Grids(built, row) for row, name in enumerate(configs)}
+@pytest.fixture(scope="module")
+def grids(small_solution) -> dict[str, Grids]:
+    """Both GEMMs of every config of the small Solution."""
+    return {name: Grids(small_solution, row) for row, name in enumerate(small_solution.names)}
 
 
 def check_stores(grids: Grids, which: int, memory: dict[str, Region], routing: Routed) -> None:
     """Real rows once, filling rows at most once, nothing else at all."""
     plan, hidden, inter = grids.plans[which - 1], grids.sizes["hidden"], grids.sizes["intermediate"]
-    real, filled = routing.rows(), routing.rows(plan.tile_t)
+    real, filled = routing.rows(), routing.rows(plan.tile_t * plan.cluster_t)
     written = {n for n, r in memory.items() if r.stores}
 
     def once(times: np.ndarray, axis: int) -> None:
@@ -182,11 +157,20 @@ def check_stores(grids: Grids, which: int, memory: dict[str, Region], routing: R
     assert written <= names.get(plan.out, {"out"}) | ({"out"} if cleared else set())
 
 
+@dataclass(frozen=True)
+class Block:
+    """A K block of a CTA's tile: rows of the weights and of the tokens in the order of the tile, and its index."""
+
+    weights: np.ndarray
+    tokens: np.ndarray
+    index: int
+
+
 def tiles(plan, counts: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """(expert, token tile, group of weight tiles, K part) in the order of sched.py's description."""
-    groups, order = plan.weight_tiles // plan.cluster, []
+    """(expert, token tiles, weight tiles, K part) of the clusters' steps, in the order of sched.py's description."""
+    groups, order = plan.weight_tiles // plan.cluster_w, []
     for expert, count in enumerate(counts):
-        token_tiles = range(-(-int(count) // plan.tile_t))
+        token_tiles = range(-(-int(count) // (plan.tile_t * plan.cluster_t)))
         pairs = [(t, g) for t in token_tiles for g in range(groups)]
         if plan.order == "tokens":
             pairs = [(t, g) for g in range(groups) for t in token_tiles]
@@ -194,64 +178,105 @@ def tiles(plan, counts: np.ndarray) -> list[tuple[int, int, int, int]]:
     return order
 
 
-def check_copies(grids: Grids, which: int, clusters: list[Cluster], routing: Routed) -> None:
-    """Weights and rows of every K block belong together, and come in the order of the tiles."""
+def place(plan, counts: np.ndarray, step: tuple[int, int, int, int], rank: int) -> tuple[int, int]:
+    """(token tile, weight tile) of the CTA at ``rank`` in a cluster's step."""
+    expert, token_tile, group, _ = step
+    if hasattr(plan, "place"):
+        across_w, across_t = plan.place(rank)
+        return token_tile * plan.cluster_t + across_t, group * plan.cluster_w + across_w
+    if plan.shared == "weights" and (token_tile | 1) < -(-int(counts[expert]) // plan.tile_t):
+        return (token_tile & ~1) + rank, 2 * group + (token_tile & 1)
+    return token_tile, group * plan.cluster_w + rank
+
+
+def blocks_of(plan, routing: Routed, steps: list, rank: int) -> list[Block]:
+    """What a CTA has to multiply, in order."""
+    blocks = []
+    for step in steps:
+        token_tile, weight_tile = place(plan, routing.counts, step, rank)
+        expert, part = step[0], step[3]
+        inside = np.arange(plan.tile_w)
+        rows = weight_tile * plan.tile_w + inside
+        if plan.paired:
+            g = plan.interleave
+            rows = weight_tile * plan.columns + inside // (2 * g) * g + inside % g + inside // g % 2 * (plan.n // 2)
+        tokens = int(routing.starts[expert]) + token_tile * plan.tile_t + np.arange(plan.tile_t)
+        if plan.gather:
+            tokens = routing.row_token[tokens]
+        first = part * plan.k_blocks
+        blocks += [Block(expert * plan.n + rows, tokens, first + k) for k in range(plan.k_blocks)]
+    return blocks
+
+
+def holds(lines: Lines, rows: np.ndarray, index: int) -> bool:
+    """Whether shared memory held these rows of this K block; zeros where there is no row."""
+    return bool((lines.rows == rows).all() and (lines.blocks[rows >= 0] == index).all())
+
+
+def part_of(lines: Lines, rows: np.ndarray, index: int) -> bool:
+    """Whether shared memory held a part of these rows, from a multiple of 8 on."""
+    size = len(lines.rows)
+    return any(holds(lines, rows[i : i + size], index) for i in range(0, len(rows) - size + 1, 8))
+
+
+def check_mmas(grids: Grids, which: int, clusters: list[Cluster], routing: Routed) -> None:
+    """Every MMA multiplies the weights and the tokens of the K block whose turn it is, in every CTA."""
     plan = grids.plans[which - 1]
+    steps = tiles(plan, routing.counts)
     for index, cluster in enumerate(clusters):
-        mine = tiles(plan, routing.counts)[index :: len(clusters)]
-        blocks = [(tile, k) for tile in mine for k in range(plan.k_blocks)]
-        for cta in cluster.ctas:
-            copies = [c for c in cluster.copies if c.rank == cta.rank]
-            weights = [c for c in copies if c.source in ("w13", "w2")]
-            for box, ((expert, _, group, part), k) in zip(weights, blocks, strict=True):
-                assert box.at[0] == 128 * (part * plan.k_blocks + k)
-                assert box.at[-1] == expert
-                row = box.at[-2] * plan.interleave if plan.paired else box.at[1]
-                assert row == (group * plan.cluster + cta.rank) * plan.columns
-            (check_gather if plan.gather else check_boxes)(plan, copies, blocks, routing)
+        mine = steps[index :: len(clusters)]
+        blocks = {cta.rank: blocks_of(plan, routing, mine, cta.rank) for cta in cluster.ctas}
+        if hasattr(plan, "acc_stages"):
+            check_tensor_memory(plan, cluster, blocks)
+        else:
+            check_warpgroups(cluster, blocks, plan.swap)
 
 
-def check_boxes(plan, copies: list[Copy], blocks: list, routing: Routed) -> None:
-    """Token rows of one CTA by TMA: its share of the tile's box, for all CTAs that multiply it."""
-    boxes = [c for c in copies if c.kind == "tensor" and c.source not in ("w13", "w2")]
-    share = plan.tile_t // plan.multicast
-    for box, ((expert, token_tile, _, part), k) in zip(boxes, blocks, strict=True):
-        row = int(routing.starts[expert]) + token_tile * plan.tile_t + share * (box.rank if plan.multicast > 1 else 0)
-        assert box.at == (128 * (part * plan.k_blocks + k), row)
-        assert box.targets == (tuple(range(plan.multicast)) if plan.multicast > 1 else (box.rank,))
+def check_tensor_memory(plan, cluster: Cluster, blocks: dict[int, list[Block]]) -> None:
+    """Blackwell: the leader's MMA warp, for itself or for a pair."""
+    pair = 2 if plan.pair else 1
+    rows = 64 * plan.groups
+    for leader in range(0, plan.cluster, pair):
+        ranks = range(leader, leader + pair)
+        issued = [m for m in cluster.mmas if m.rank == leader]
+        assert len(issued) == len(blocks[leader]) * plan.mmas
+        for n, mma in enumerate(issued):
+            at, s = divmod(n, plan.mmas)
+            turn = [blocks[r][at] for r in ranks]
+            m_side = [b.weights if plan.swap else b.tokens for b in turn]
+            n_side = turn[0].tokens if plan.swap else turn[0].weights
+            for lines, whole in zip(mma.a, m_side, strict=True):
+                assert holds(lines, whole[s * rows : (s + 1) * rows], turn[0].index)
+            share = len(n_side) // pair
+            for half, lines in enumerate(mma.b):
+                assert holds(lines, n_side[half * share : (half + 1) * share], turn[0].index)
+    assert not [m for m in cluster.mmas if m.rank % pair]
 
 
-def check_gather(plan, copies: list[Copy], blocks: list, routing: Routed) -> None:
-    """Token rows of one CTA by cp.async: the tokens that the rows stand for, zeros for filling rows."""
-    by_warp: dict[int, list[np.ndarray]] = {}
-    for c in copies:
-        if c.kind == "cp.async" and c.size == 16:
-            by_warp.setdefault(c.warp, []).append(c.at)
-    each = plan.tile_t * 8 // plan.gather_threads
-    assert all(len(pieces) == each * len(blocks) for pieces in by_warp.values())
-    assert len(by_warp) == (plan.gather_threads // 32 if blocks else 0)
-    for n, ((expert, token_tile, _, part), k) in enumerate(blocks):
-        sources = np.concatenate([p for pieces in by_warp.values() for p in pieces[n * each : (n + 1) * each]])
-        row0, first = int(routing.starts[expert]) + token_tile * plan.tile_t, 128 * (part * plan.k_blocks + k)
-        tokens = routing.row_token[row0 : row0 + plan.tile_t]
-        wanted = [t * plan.k + first + 16 * chunk for t in tokens[tokens >= 0] for chunk in range(8)]
-        assert sorted(sources[sources >= 0]) == sorted(wanted)
-        assert len(sources) == plan.tile_t * 8
+def check_warpgroups(cluster: Cluster, blocks: dict[int, list[Block]], swap: bool) -> None:
+    """Hopper: each warpgroup takes the blocks in order; those whose rows are all filling it may leave out."""
+    for warp in {(m.rank, m.warp) for m in cluster.mmas}:
+        left = iter(blocks[warp[0]])
+        block = next(left)
+        for mma in (m for m in cluster.mmas if (m.rank, m.warp) == warp):
+            weights, tokens = (mma.a[0], mma.b[0]) if swap else (mma.b[0], mma.a[0])
+            while not (part_of(weights, block.weights, block.index) and part_of(tokens, block.tokens, block.index)):
+                block = next(left, None)
+                assert block is not None, f"warp {warp} multiplies what is not its turn"
 
 
 def execute(grids: Grids, tokens: int, seed: int) -> None:
     """Run both GEMMs on a random routing and check what they did."""
     routing = routed(grids.config, grids.sizes, tokens, seed)
     for which, kernel, launch, memory in grids.launches(tokens, routing):
-        clusters = run(kernel, launch, memory, seed)
+        clusters = run(kernel, launch, memory, grids.sizes["hidden"], seed)
         check_stores(grids, which, memory, routing)
-        check_copies(grids, which, clusters, routing)
+        check_mmas(grids, which, clusters, routing)
 
 
 def test_both_gemms_do_their_tiles_exactly_once(grids):
-    for seed, (name, grid) in enumerate(grids.items()):
-        print(name)
-        execute(grid, tokens=21, seed=seed)
+    for seed, grid in enumerate(grids.values()):
+        execute(grid, tokens=14, seed=seed)
 
 
 def test_no_token_and_no_local_expert(grids):
@@ -260,7 +285,7 @@ def test_no_token_and_no_local_expert(grids):
         nobody = routed(grid.config, grid.sizes, 3, seed=0)
         nobody.counts[:], nobody.starts[:], nobody.experts[:] = 0, 0, [np.array([], int)] * 3
         for which, kernel, launch, memory in grid.launches(3, nobody):
-            clusters = run(kernel, launch, memory, seed=0)
+            clusters = run(kernel, launch, memory, grid.sizes["hidden"], seed=0)
             assert not any(c.copies for c in clusters)
             assert {n for n, r in memory.items() if r.stores} <= ({"out"} if which == 1 else set())
 
@@ -320,19 +345,31 @@ BROKEN = {
     "nobody waits for the previous kernel": (without("griddepcontrol", "wait"), "before griddepcontrol.wait"),
     "a producer does not wait for the consumers": (without("mbarrier", "try_wait"), "is read|two copies|more arrivals"),
     "a consumer does not give its stage back": (without("mbarrier", "arrive"), "waits at mbarrier"),
-    "a consumer does not wait for its stage": (without("mbarrier", "try_wait", which=-1), "while a copy writes|waited"),
+    "a consumer does not wait for its stage": (
+        without("mbarrier", "try_wait", which=-1),
+        "while a copy writes|which is read|nothing new|waited",
+    ),
     "roles do not wait for the barriers to be there": (without("bar", "sync"), "no mbarrier"),
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
+TENSOR_MEMORY = {
+    "it is not freed": (without("tcgen05", "dealloc"), "ends with tensor memory"),
+    "a load is not waited for": (without("tcgen05", "wait::ld"), "while a load"),
+    "nobody hears that an accumulator is ready": (without("tcgen05", "commit"), "waits at mbarrier"),
+}
+
+
+@pytest.mark.parametrize("how", [*BROKEN, *TENSOR_MEMORY])
 def test_the_emulator_sees_what_would_hang_or_corrupt(grids, how):
     """Each change is one that the device would answer with a hang or wrong numbers."""
-    change, message = BROKEN[how]
     grid = grids["narrow"]
+    if how in TENSOR_MEMORY and not hasattr(grid.plans[1], "acc_stages"):
+        pytest.skip("Hopper has no tensor memory")
+    change, message = {**BROKEN, **TENSOR_MEMORY}[how]
     routing = routed(grid.config, grid.sizes, 40, seed=4)
     _, kernel, launch, memory = grid.launches(40, routing)[1]
     broken = copy.deepcopy(kernel)
     change(broken)
     with pytest.raises((DeadlockError, FaultError), match=message):
-        run(broken, launch, memory, seed=0)
+        run(broken, launch, memory, grid.sizes["hidden"], seed=0)

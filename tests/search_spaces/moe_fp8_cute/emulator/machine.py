@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,10 @@ from .simt import WARP, Blocked, UnknownInstructionError, Warps, prepared, type_
 PARAMETERS = 0x1000_0000_0000
 PARAMETER_RANGE = 4096
 RANK_SHIFT = 24
-"""Addresses of another CTA's shared memory (mapa) carry its rank + 1 above this bit."""
+INSIDE = (1 << RANK_SHIFT) - 1
+"""A shared memory address carries the rank of its CTA above this bit, its own CTA's too."""
+LINE = 128
+"""Bytes of a row's K block in shared memory; a swizzle only moves the 16-byte chunks inside it."""
 GRANULE = 16
 """Bytes of shared memory that one conflict counter covers."""
 TURNS = 40_000
@@ -132,6 +135,28 @@ class Copy:
     targets: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Lines:
+    """What rows of 128 bytes in shared memory hold: ``rows[i]`` of ``source``, K block ``blocks[i]``.
+
+    A row is counted from the source's first one; -1 where it was filled with zeros.
+    """
+
+    source: frozenset[str]
+    rows: np.ndarray
+    blocks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Mma:
+    """The first of the MMAs of a K block and accumulator: operands in the CTAs that it reads."""
+
+    rank: int
+    warp: int
+    a: list[Lines]
+    b: list[Lines]
+
+
 @dataclass
 class Descriptor:
     """A TMA descriptor as the host encoded it. Strides in bytes, without the first; elements are bytes.
@@ -156,6 +181,19 @@ class Descriptor:
             tuple(raw[55 + d] + 1 for d in range(rank)),
         )
 
+    def rows(self, at: tuple[int, ...]) -> np.ndarray:
+        """Rows of the box at coordinates, as they follow each other in shared memory; -1 beyond the tensor."""
+        grids = np.meshgrid(
+            *[np.arange(c, c + b) for c, b in zip(at[:0:-1], self.box[:0:-1], strict=True)], indexing="ij"
+        )
+        coordinates = [g.reshape(-1) for g in grids][::-1]
+        inside = np.ones(coordinates[0].shape, bool)
+        offset = np.zeros(coordinates[0].shape, np.int64)
+        for c, extent, stride in zip(coordinates, self.extents[1:], self.strides, strict=True):
+            inside &= (c >= 0) & (c < extent)
+            offset += c * stride
+        return np.where(inside, offset // self.strides[0], -1)
+
     @property
     def bytes(self) -> int:
         """Bytes of a box."""
@@ -175,6 +213,11 @@ class Warp(Warps):
         """Phases that this warp has waited for, by (CTA, barrier)."""
         self.copying: list[np.ndarray] = []
         """Shared memory that cp.async of this warp writes and no barrier has been told of."""
+        self.accumulators: list = []
+        """Tensor memory that MMAs write, without a commit so far."""
+        self.commits: list[Callable[[], None]] = []
+        self.loading = False
+        """Whether a load from tensor memory was not waited for."""
         self.groups: list[list] = [[]]
         """Shared memory that wgmmas read, by commit group; the last one is open."""
 
@@ -195,14 +238,36 @@ class Cta:
         granules = smem // GRANULE + 2
         self.writing, self.reading = np.zeros(granules, np.int32), np.zeros(granules, np.int32)
         self.threads = threads
-        self.tensor_memory: dict[int, int] = {}
+        lines = smem // LINE + 1
+        self.sources = np.full(lines, "", object)
+        self.rows, self.blocks = np.full(lines, -1, np.int64), np.full(lines, -1, np.int64)
+        self.has_permit = True
+        self.allocated: dict[int, int] = {}
+        """Tensor memory: first column -> columns."""
+        self.accumulating = np.zeros(512, np.int32)
+        """MMAs under way into each column."""
+        self.loads: list[set[int]] = [set() for _ in range(512)]
+        """Warps that have loaded each column since it was overwritten."""
+        self.is_filled = np.zeros(512, bool)
 
     def offsets(self, addresses: np.ndarray, size: int) -> np.ndarray:
         """Offsets into the dynamic allocation."""
-        out = addresses.astype(np.int64) - DYNAMIC_SMEM
+        out = (addresses.astype(np.int64) & INSIDE) - DYNAMIC_SMEM
         if out.size and (out.min() < 0 or out.max() + size > self.size):
             raise FaultError(f"shared memory {out.min()}..{out.max() + size} of {self.size} bytes")
         return out
+
+    def fill(self, address: int, source: str, rows: np.ndarray, block: Any) -> None:
+        """Note what a copy brings."""
+        first = int(self.offsets(np.array([address]), LINE)[0]) // LINE
+        part = slice(first, first + len(rows))
+        self.sources[part], self.rows[part], self.blocks[part] = source, rows, np.where(rows < 0, -1, block)
+
+    def lines(self, address: int, count: int) -> Lines:
+        """What an MMA reads."""
+        first = int(self.offsets(np.array([address]), LINE)[0]) // LINE
+        part = slice(first, first + count)
+        return Lines(frozenset(self.sources[part]), self.rows[part].copy(), self.blocks[part].copy())
 
     def granules(self, address: int, size: int) -> slice:
         """Conflict counters of a range."""
@@ -223,6 +288,8 @@ class Cluster:
         smem: Bytes of dynamic shared memory.
         regions: Tensors in global memory.
         seed: Of the order in which warps run and copies complete.
+        promoters: Warps that load every accumulator out of tensor memory.
+        pitches: Bytes of a row of tensors whose rows come in chunks, by name.
         pdl: Launched programmatically: what earlier kernels make is there after ``griddepcontrol.wait`` only.
     """
 
@@ -239,6 +306,8 @@ class Cluster:
         regions: list[Region],
         seed: int = 0,
         pdl: bool = True,
+        promoters: int = 0,
+        pitches: Mapping[str, int] | None = None,
     ):
         kernel = prepared(kernel)
         self.kernel, self.arguments = kernel, arguments
@@ -246,9 +315,10 @@ class Cluster:
         self.regions = sorted(regions, key=lambda r: r.base)
         self.bases = np.array([r.base for r in self.regions], np.uint64)
         self.random = random.Random(seed)
-        self.pdl = pdl
+        self.pdl, self.promoters, self.pitches = pdl, promoters, dict(pitches or {})
         self.version = 0
         self.pending: list[Callable[[], None]] = []
+        self.mmas: list[Mma] = []
         self.copies: list[Copy] = []
         """In the order in which they were issued."""
         self.cluster_arrived, self.cluster_generation = 0, 0
@@ -284,7 +354,8 @@ class Cluster:
                 raise DeadlockError(f"no end after {TURNS} turns\n{self.explain(left)}")
             ready = [w for w in left if w.blocked_at != self.version]
             if self.pending and (not ready or self.random.random() < 0.3):
-                self.pending.pop(self.random.randrange(len(self.pending)))()
+                for _ in range(self.random.randint(1, min(16, len(self.pending)))):
+                    self.pending.pop(self.random.randrange(len(self.pending)))()
                 self.version += 1
             elif not ready:
                 raise DeadlockError(self.explain(left))
@@ -311,14 +382,17 @@ class Cluster:
     def _leftovers(self) -> None:
         """Half a phase of arrivals at the end would be taken for the next tile's, and a copy could hit a later CTA."""
         for cta in self.ctas:
-            if cta.writing.any() or cta.reading.any():
+            if cta.allocated:
+                raise FaultError(f"CTA {cta.rank} ends with tensor memory {cta.allocated}")
+            if cta.writing.any() or cta.reading.any() or cta.accumulating.any():
                 raise FaultError(f"CTA {cta.rank} ends while its shared memory is still written or read")
             for address, barrier in cta.barriers.items():
                 if barrier.bytes or barrier.pending != barrier.count:
                     raise FaultError(f"{self.named(cta, address)} ends inside a phase: {barrier}")
                 for w in self.warps:
                     waits = w.waits.get((cta.rank, address), barrier.phase)
-                    if waits != barrier.phase:
+                    # A producer's first wait finds an empty stage; where it also waits for the end, it has one more.
+                    if waits != barrier.phase and not (w.number < 4 and waits == barrier.phase + 1):
                         raise FaultError(
                             f"{w} waited {waits} times on {self.named(cta, address)}, which had {barrier.phase} phases"
                         )
@@ -335,7 +409,7 @@ class Cluster:
             i = self.kernel.code[w.here]
             text = f"{w} waits at {i.opcode} {i.operands}"
             if i.parts[0] == "mbarrier":
-                address = int(w.address(i.operands[1], 32).max())
+                address = int(w.address(i.operands[1], 32).max()) & INSIDE
                 b = w.cta.barriers.get(address)
                 parity = int(w.value(i.operands[2], 32).max())
                 text += f": barrier at {address - DYNAMIC_SMEM}, parity {parity}, {b}"
@@ -347,6 +421,10 @@ class Cluster:
     def parameter_address(self, name: str) -> int:
         """Generic address of a parameter."""
         return PARAMETERS + PARAMETER_RANGE * self.names.index(name)
+
+    def smem_address(self, w: Warp) -> int:
+        """Where the dynamic shared memory of the warp's CTA begins."""
+        return DYNAMIC_SMEM + (w.cta.rank << RANK_SHIFT)
 
     def descriptor(self, address: int) -> Descriptor:
         """The TMA descriptor there."""
@@ -366,10 +444,12 @@ class Cluster:
             raise FaultError(f"{region.name} is touched before griddepcontrol.wait")
         return region, offsets
 
-    def place(self, address: int, own: Cta) -> tuple[Cta, int]:
+    def place(self, address: int) -> tuple[Cta, int]:
         """The CTA whose shared memory an address names, and the address inside it."""
         rank = address >> RANK_SHIFT
-        return (self.ctas[rank - 1] if rank else own), address & ((1 << RANK_SHIFT) - 1)
+        if rank >= len(self.ctas):
+            raise FaultError(f"shared memory of rank {rank} in a cluster of {len(self.ctas)}")
+        return self.ctas[rank], address & INSIDE
 
     def later(self, action: Callable[[], None]) -> None:
         """Something that happens at some time from now on."""
@@ -385,7 +465,7 @@ class Cluster:
 
     def execute(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         """One instruction of the lanes in ``mask``."""
-        name = "_".join(i.parts[:2])
+        name = "_".join(part.partition("::")[0] for part in i.parts[:2])
         handler = getattr(self, f"_{name}", None) or getattr(self, f"_{i.parts[0]}", None)
         if handler is None:
             raise UnknownInstructionError(str(i))
@@ -417,8 +497,8 @@ class Cluster:
         if not self._is_shared(i):
             region, offsets = self.touch(w, addresses, size)
             return region.load(offsets, bits)
-        cta, _ = self.place(int(addresses[0]), w.cta)
-        offsets = cta.offsets(addresses & ((1 << RANK_SHIFT) - 1), size)
+        cta, _ = self.place(int(addresses[0]))
+        offsets = cta.offsets(addresses, size)
         if cta.writing[offsets // GRANULE].any():
             raise FaultError(f"shared memory at {offsets.min()} is read while a copy writes it")
         return cta.memory[offsets[:, None] + np.arange(size)].view(f"u{size}")[:, 0]
@@ -446,8 +526,8 @@ class Cluster:
         size = type_of(i.parts)[1] // 8
         targets, barriers = (w.address(i.operands[n], 32)[mask] for n in (0, 2))
         for target, bar in zip(targets, barriers, strict=True):
-            cta, at = self.place(int(target), w.cta)
-            other, bar_at = self.place(int(bar), w.cta)
+            cta, at = self.place(int(target))
+            other, bar_at = self.place(int(bar))
             if cta is not other:
                 raise FaultError("st.async and its mbarrier are in different CTAs")
             cta.offsets(np.array([at]), size)
@@ -458,13 +538,15 @@ class Cluster:
     def _mbarrier_init(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         address = int(w.address(i.operands[0], 32)[mask][0])
         w.cta.offsets(np.array([address]), 8)
-        w.cta.barriers[address] = Barrier(int(w.value(i.operands[1], 32)[mask][0]))
+        w.cta.barriers[address & INSIDE] = Barrier(int(w.value(i.operands[1], 32)[mask][0]))
 
     def _mbarrier_arrive(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        if w.loading:
+            raise FaultError("an arrival while a load from tensor memory is under way")
         place = next(o for o in i.operands if isinstance(o, tuple))
         rest = i.operands[i.operands.index(place) + 1 :]
         for lane, address in zip(np.nonzero(mask[0])[0], w.address(place, 32)[mask], strict=True):
-            cta, at = self.place(int(address), w.cta)
+            cta, at = self.place(int(address))
             barrier = self.barrier(cta, at)
             number = 1
             if "expect_tx" in i.parts:
@@ -476,12 +558,12 @@ class Cluster:
 
     def _mbarrier_expect_tx(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         for address, size in zip(w.address(i.operands[0], 32)[mask], w.value(i.operands[1], 32)[mask], strict=True):
-            cta, at = self.place(int(address), w.cta)
+            cta, at = self.place(int(address))
             self.barrier(cta, at).bytes += int(size)
 
     def _mbarrier_try_wait(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         addresses, parities = w.address(i.operands[1], 32)[mask], w.value(i.operands[2], 32)[mask]
-        for address, parity in set(zip(addresses.tolist(), parities.tolist(), strict=True)):
+        for address, parity in set(zip((addresses & INSIDE).tolist(), parities.tolist(), strict=True)):
             if not self.barrier(w.cta, address).passed(parity):
                 raise Blocked
             w.waits[w.cta.rank, address] += 1
@@ -561,11 +643,26 @@ class Cluster:
         if region is not None:
             where[read > 0] = offsets
         self._log(w, "cp.async", region, where, size)
+        if size == 16:
+            self._fill_chunks(w.cta, targets, region, where)
+
+    def _fill_chunks(self, cta: Cta, targets: np.ndarray, region: Region | None, where: np.ndarray) -> None:
+        """Note rows that come in chunks; each must be where the 128-byte swizzle has it."""
+        inside = targets.astype(np.int64) & INSIDE
+        chunk = (inside >> 4 & 7) ^ (inside >> 7 & 7)
+        read = where >= 0
+        if (where[read] % LINE // 16 != chunk[read]).any():
+            raise FaultError("a chunk of a row is not where the swizzle has it")
+        lines = (inside - DYNAMIC_SMEM) // LINE
+        cta.sources[lines] = region.name if region is not None else "zeros"
+        pitch = self.pitches.get(region.name, 1) if region is not None else 1
+        cta.rows[lines] = np.where(read, where // pitch, -1)
+        cta.blocks[lines] = np.where(read, where % pitch // LINE, -1)
 
     def _copied(self, cta: Cta, ranges: list[np.ndarray], barriers: np.ndarray) -> None:
         for part in ranges:
             np.subtract.at(cta.writing, part, 1)
-        for address in barriers.tolist():
+        for address in (barriers & INSIDE).tolist():
             self.barrier(cta, address).arrive()
 
     def _bulk_copy(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
@@ -578,7 +675,7 @@ class Cluster:
             raise FaultError(f"bulk copy of {size} bytes from {source[0]:#x} to {target} is not aligned to 16")
         region, offsets = self.touch(w, source, size)
         self._log(w, "bulk", region, int(offsets[0]), size)
-        self._arriving(w.cta, target, size, bar)
+        self._arriving(w.cta, target & INSIDE, size, w.cta, bar & INSIDE)
 
     def _tensor_copy(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         if mask.sum() != 1:
@@ -595,15 +692,22 @@ class Cluster:
             if bits >> len(self.ctas):
                 raise FaultError(f"multicast to {bits:#b} in a cluster of {len(self.ctas)}")
         region, _ = self.touch(w, np.array([descriptor.base], np.uint64), 1)
-        self._log(w, "tensor", region, at, descriptor.bytes, ctas)
+        size = descriptor.box[0] * 4 if "tile::gather4" in i.opcode else descriptor.bytes
+        self._log(w, "tensor", region, at, size, ctas)
+        rows = descriptor.rows(at) if size == descriptor.bytes else np.array(at[1:])
+        if size != descriptor.bytes:
+            rows = np.where((rows >= 0) & (rows < descriptor.extents[1]), rows, -1)
         for rank in ctas:
-            self._arriving(self.ctas[rank], target & 0xFFFFFF, descriptor.bytes, bar & 0xFFFFFF)
+            self.ctas[rank].fill(target & INSIDE, region.name, rows, at[0] // LINE)
+            # In a pair, bytes count on the barrier of the CTA of the pair that the barrier's address names.
+            counts = rank & ~1 | (bar >> RANK_SHIFT) & 1 if "cta_group::2" in i.opcode else rank
+            self._arriving(self.ctas[rank], target & INSIDE, size, self.ctas[counts], bar & INSIDE)
 
     def _log(self, w: Warp, kind: str, region: Region | None, at: Any, size: int, ctas: Sequence[int] = ()) -> None:
         name = None if region is None else region.name
         self.copies.append(Copy(w.cta.rank, w.number, kind, name, at, size, tuple(ctas) or (w.cta.rank,)))
 
-    def _arriving(self, cta: Cta, target: int, size: int, bar: int) -> None:
+    def _arriving(self, cta: Cta, target: int, size: int, counts: Cta, bar: int) -> None:
         """Bytes on their way into shared memory, and to the barrier there."""
         part = cta.granules(target, size)
         if cta.reading[part].any():
@@ -614,7 +718,7 @@ class Cluster:
 
         def done() -> None:
             cta.writing[part] -= 1
-            self.barrier(cta, bar).transact(-size)
+            self.barrier(counts, bar).transact(-size)
 
         self.later(done)
 
@@ -622,12 +726,122 @@ class Cluster:
         rank = w.value(i.operands[2], 32)
         if int(rank[mask].max()) >= len(self.ctas):
             raise FaultError(f"mapa to rank {int(rank[mask].max())} of {len(self.ctas)}")
-        own = w.value(i.operands[1], 32) & np.uint32((1 << RANK_SHIFT) - 1)
-        w.set(i.operands[0], own | ((rank + np.uint32(1)) << np.uint32(RANK_SHIFT)), mask)
+        own = w.value(i.operands[1], 32) & np.uint32(INSIDE)
+        w.set(i.operands[0], own | (rank << np.uint32(RANK_SHIFT)), mask)
 
     def _griddepcontrol(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         if "wait" in i.parts:
             w.waited = True
+
+    # tcgen05.
+
+    def _tcgen05_fence(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        """Order is the emulator's anyway."""
+
+    def _tcgen05_relinquish_alloc_permit(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        """Nothing is allocated after it here."""
+        w.cta.has_permit = False
+
+    def _tcgen05_alloc(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        columns = int(w.value(i.operands[1], 32)[mask][0])
+        first = sum(w.cta.allocated.values())
+        if columns < 32 or columns & (columns - 1) or first + columns > 512 or not w.cta.has_permit:
+            raise FaultError(f"{columns} tensor memory columns are allocated after {first}")
+        w.cta.allocated[first] = columns
+        offset = int(w.cta.offsets(w.address(i.operands[0], 32)[mask], 4)[0])
+        w.cta.memory[offset : offset + 4] = np.frombuffer(first.to_bytes(4, "little"), np.uint8)
+
+    def _tcgen05_dealloc(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        first, columns = (int(w.value(o, 32)[mask][0]) for o in i.operands)
+        if w.cta.allocated.pop(first, None) != columns:
+            raise FaultError(f"{columns} tensor memory columns at {first} are freed, which were not allocated so")
+        if w.cta.accumulating.any():
+            raise FaultError("tensor memory is freed while an MMA writes it")
+
+    def _pair(self, w: Warp, i: Instruction) -> list[Cta]:
+        """The CTAs that an instruction of this group works on."""
+        if "cta_group::2" not in i.opcode:
+            return [w.cta]
+        return self.ctas[w.cta.rank & ~1 :][:2]
+
+    def _tcgen05_mma(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        if mask.sum() != 1:
+            raise FaultError(f"{mask.sum()} lanes issue an MMA")
+        pair = self._pair(w, i)
+        if pair[0] is not w.cta:
+            raise FaultError("the second CTA of a pair issues an MMA")
+        what = int(w.value(i.operands[3], 32)[mask][0])
+        n, m = (what >> 17 & 63) * 8, (what >> 24 & 31) * 16
+        first = int(w.address(i.operands[0], 32)[mask][0]) & 0xFFFF
+        accumulates = bool(w.value(i.operands[-1], 1)[mask][0])
+        starts = [(int(w.value(o, 64)[mask][0]) & 0x3FFF) << 4 for o in i.operands[1:3]]
+        if starts[0] % LINE == 0:
+            a, b = ([cta.lines(s, r // len(pair)) for cta in pair] for s, r in zip(starts, (m, n), strict=True))
+            self.mmas.append(Mma(w.cta.rank, w.number, a, b))
+        for cta in pair:
+            if not any(a <= first and first + n <= a + c for a, c in cta.allocated.items()):
+                raise FaultError(f"an MMA writes columns {first}..{first + n}, allocated are {cta.allocated}")
+            for start, rows in zip(starts, (m // len(pair), n // len(pair)), strict=True):
+                part = cta.granules(start & ~1023, rows * 128)
+                if cta.writing[part].any():
+                    raise FaultError(f"an MMA reads {self.named(cta, start)} while a copy writes it")
+                cta.reading[part] += 1
+                w.groups[-1].append((cta, part))
+            self._accumulate(cta, slice(first, first + n), accumulates)
+            w.accumulators.append((cta, slice(first, first + n)))
+
+    def _accumulate(self, cta: Cta, columns: slice, accumulates: bool) -> None:
+        """The first MMA of an accumulator needs the old one to be drained, by every promotion warp."""
+        if not accumulates:
+            for column in range(columns.start, columns.stop):
+                if cta.is_filled[column] and len(cta.loads[column]) != self.promoters:
+                    raise FaultError(f"column {column} of CTA {cta.rank} is overwritten; loaded by {cta.loads[column]}")
+                cta.loads[column] = set()
+            cta.is_filled[columns] = True
+        cta.accumulating[columns] += 1
+
+    def _tcgen05_commit(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        if mask.sum() != 1:
+            raise FaultError(f"{mask.sum()} lanes commit")
+        bar = int(w.address(i.operands[0], 32)[mask][0])
+        ctas = [self.place(bar)[0].rank]
+        if "multicast::cluster" in i.opcode:
+            bits = int(w.value(i.operands[1], 16)[mask][0])
+            if not bits or bits >> len(self.ctas):
+                raise FaultError(f"a commit to {bits:#b} in a cluster of {len(self.ctas)}")
+            ctas = [r for r in range(len(self.ctas)) if bits >> r & 1]
+        parts, columns = w.groups.pop(), w.accumulators
+        w.groups.append([])
+        w.accumulators = []
+
+        def done() -> None:
+            for cta, part in parts:
+                cta.reading[part] -= 1
+            for cta, part in columns:
+                cta.accumulating[part] -= 1
+            for rank in ctas:
+                self.barrier(self.ctas[rank], bar & INSIDE).arrive()
+
+        w.commits.append(done)
+        self.later(lambda: w.commits.pop(0)())
+
+    def _tcgen05_ld(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        shape = next(p for p in i.parts if p.startswith("16x256b"))
+        columns = 8 * int(i.parts[i.parts.index(shape) + 1][1:])
+        address = int(w.address(i.operands[1], 32)[mask][0])
+        first, lane = address & 0xFFFF, address >> 16
+        if lane // 32 != w.number % 4 or lane % 16:
+            raise FaultError(f"warp {w.number} loads from lane {lane} of tensor memory")
+        if w.cta.accumulating[first : first + columns].any():
+            raise FaultError(f"columns {first}..{first + columns} are loaded while an MMA writes them")
+        for column in range(first, first + columns):
+            if not w.cta.is_filled[column] or w.number in w.cta.loads[column]:
+                raise FaultError(f"column {column} has nothing new for warp {w.number}")
+            w.cta.loads[column].add(w.number)
+        w.loading = True
+
+    def _tcgen05_wait(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+        w.loading = False
 
     # wgmma.
 
@@ -641,8 +855,11 @@ class Cluster:
                     cta.reading[part] -= 1
         elif "mma_async" in i.parts:
             n = int(next(p for p in i.parts if p.startswith("m64n"))[4:].split("k")[0])
-            for operand, rows in ((i.operands[1], 64), (i.operands[2], n)):
-                start = (int(w.value(operand, 64)[mask][0]) & 0x3FFF) << 4
+            starts = [(int(w.value(o, 64)[mask][0]) & 0x3FFF) << 4 for o in i.operands[1:3]]
+            if starts[0] % LINE == 0 and w.number % 4 == 0:
+                a, b = ([w.cta.lines(s, r)] for s, r in zip(starts, (64, n), strict=True))
+                self.mmas.append(Mma(w.cta.rank, w.number, a, b))
+            for start, rows in zip(starts, (64, n), strict=True):
                 part = w.cta.granules(start & ~1023, rows * 128)
                 if w.cta.writing[part].any():
                     raise FaultError(f"wgmma reads shared memory at {start - DYNAMIC_SMEM} while a copy writes it")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .ptx import DYNAMIC_SMEM, Instruction, Kernel
+from .ptx import Instruction, Kernel
 
 WARP = 32
 NOBODY = np.zeros((1, WARP), bool)
@@ -96,7 +96,7 @@ class Warps:
         elif operand.startswith("0x"):
             number = int(operand, 16)
         elif operand.startswith("__dynamic_shmem__"):
-            number = DYNAMIC_SMEM
+            number = self.machine.smem_address(self)
         elif operand in self.kernel.parameters:
             number = self.machine.parameter_address(operand)
         elif operand.startswith("%") or "@" in operand:
