@@ -215,7 +215,8 @@ class Warp(Warps):
         """Shared memory that cp.async of this warp writes and no barrier has been told of."""
         self.accumulators: list = []
         """Tensor memory that MMAs write, without a commit so far."""
-        self.commits: list[Callable[[], None]] = []
+        self.finishing: list[Callable[[], None]] = []
+        """What commits and arrivals of asynchronous work of this warp bring about, in order."""
         self.loading = False
         """Whether a load from tensor memory was not waited for."""
         self.groups: list[list] = [[]]
@@ -616,7 +617,9 @@ class Cluster:
         if "mbarrier" in i.parts:
             addresses = w.address(i.operands[0], 32)[mask]
             ranges, w.copying = w.copying, []
-            self.later(lambda: self._copied(w.cta, ranges, addresses))
+            # It also waits for what earlier arrivals of the warp wait for.
+            w.finishing.append(lambda: self._copied(w.cta, ranges, addresses))
+            self.later(lambda: w.finishing.pop(0)())
         elif "bulk" in i.parts:
             (self._tensor_copy if "tensor" in i.parts else self._bulk_copy)(w, i, mask)
         elif "shared" in i.parts:
@@ -822,8 +825,8 @@ class Cluster:
             for rank in ctas:
                 self.barrier(self.ctas[rank], bar & INSIDE).arrive()
 
-        w.commits.append(done)
-        self.later(lambda: w.commits.pop(0)())
+        w.finishing.append(done)
+        self.later(lambda: w.finishing.pop(0)())
 
     def _tcgen05_ld(self, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         shape = next(p for p in i.parts if p.startswith("16x256b"))

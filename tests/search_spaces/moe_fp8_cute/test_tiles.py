@@ -1,0 +1,176 @@
+"""The scheduler's own arithmetic on thousands of expert counts: the compiler's PTX of the tile table, run in bulk.
+
+Every role of every GEMM asks this table; that the roles then walk it alike is tested in test_emulated.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
+
+import cutlass.cute as cute
+from cutlass import Int32
+from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
+from emulator.ptx import Kernel, read
+from emulator.simt import Warps, prepared, type_of
+
+from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
+from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
+from search_spaces.moe_fp8_cute.solution.sched import TileTable
+
+COUNTS, OUT = 1 << 40, 1 << 41
+RESULTS = 6
+PLAN = GemmPlan(
+    role="down", experts=32, n=1024, k=512, swap=True, tile_t=16, tile_w=128, groups=2, stages=4, out="atomic_f32"
+)
+BLACKWELL = {f.name: getattr(PLAN, f.name) for f in dataclasses.fields(PLAN)}
+PLANS = {
+    "32 experts, weights first": dataclasses.replace(PLAN, order="weights"),
+    "32 experts, tokens first, parts of K": dataclasses.replace(PLAN, order="tokens", split_k=4),
+    "5 experts, clusters along the weights": dataclasses.replace(PLAN, experts=5, shared="tokens", order="tokens"),
+    "48 experts, weights first, parts of K": dataclasses.replace(PLAN, experts=48, order="weights", split_k=2),
+    "384 experts, tokens first": dataclasses.replace(PLAN, experts=384, order="tokens"),
+    "pairs of token tiles share weights": dataclasses.replace(
+        PLAN, swap=False, tile_t=64, groups=1, shared="weights", out="rows"
+    ),
+    "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "along_w": 2, "along_t": 2, "order": "tokens"}),
+}
+
+
+class Probe:
+    """Writes what a warp of the CTA at (tile, rank) finds: total, expert, token tile, weight tile, part, together."""
+
+    def __init__(self, plan: GemmPlan):
+        self.table = TileTable(plan)
+
+    @cute.jit
+    def __call__(self, counts, out, stream):
+        self.kernel(counts, out).launch(grid=(1, 1, 1), block=(32, 1, 1), stream=stream)
+
+    @cute.kernel
+    def kernel(self, counts, out):
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total = self.table.load(counts, cum) * self.table.per_token_tile
+        tile, rank, _ = cute.arch.block_idx()
+        expert, token_tile, weight_tile, part, together = self.table.place(cum, tile, rank)
+        if cute.arch.lane_idx() == 0:
+            out[0] = total
+            out[1] = expert
+            out[2] = token_tile
+            out[3] = weight_tile
+            out[4] = part
+            out[5] = Int32(together)
+
+
+class Memory:
+    """Counts for each warp, and what it stores."""
+
+    def __init__(self, kernel: Kernel, counts: np.ndarray):
+        self.names, self.counts = list(kernel.parameters), counts
+        self.out = np.zeros((len(counts), RESULTS), np.int32)
+
+    def execute(self, w, i, mask) -> None:
+        warps, lanes = np.nonzero(mask)
+        if "param" in i.parts:
+            base = (COUNTS, OUT)[self.names.index(i.operands[1][1])]
+            w.set(i.operands[0], np.full(mask.shape, base, np.uint64), mask)
+        elif i.parts[0] == "ld":
+            words = ((w.address(i.operands[1], 64)[mask] - np.uint64(COUNTS)) // np.uint64(4)).astype(int)
+            value = np.zeros(mask.shape, np.uint32)
+            value[warps, lanes] = self.counts[warps, words]
+            w.set(i.operands[0], value, mask)
+        else:
+            assert i.parts[0] == "st"
+            values = i.operands[1] if isinstance(i.operands[1], tuple) else (i.operands[1],)
+            words = ((w.address(i.operands[0], 64)[mask] - np.uint64(OUT)) // np.uint64(4)).astype(int)
+            for n, value in enumerate(values):
+                self.out[warps, words + n] = w.value(value, type_of(i.parts)[1])[mask].view(np.int32)
+
+
+@pytest.fixture(scope="module", params=PLANS)
+def table(request) -> tuple[GemmPlan, Kernel]:
+    """A plan and the compiled probe of its table."""
+    plan = PLANS[request.param]
+    counts = make_fake_compact_tensor(Int32, (plan.experts,), assumed_align=4)
+    out = make_fake_compact_tensor(Int32, (RESULTS,), assumed_align=4)
+    stream = make_fake_stream(use_tvm_ffi_env_stream=True)
+    with tempfile.TemporaryDirectory() as folder:
+        options = f"--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --dump-dir {folder}"
+        text = cute.compile(Probe(plan), counts, out, stream, options=options).artifacts.PTX
+    (kernel,) = read(text).values()
+    return plan, prepared(kernel)
+
+
+def ask(kernel: Kernel, counts: np.ndarray, tiles: np.ndarray, rank: int) -> np.ndarray:
+    """What warps find: one for each row of ``counts`` and tile."""
+    memory = Memory(kernel, counts)
+    special = {"%ctaid.x": tiles[:, None], "%ctaid.y": rank, "%tid.x": np.arange(32)[None, :]}
+    Warps(kernel, special, memory, n=len(tiles)).run()
+    return memory.out
+
+
+def random_counts(plan: GemmPlan, rng: np.random.Generator) -> np.ndarray:
+    """Rows of experts: none, one, a tile less or more one, many; few enough for some 60 tiles."""
+    tile, shape = plan.tile_t, (min(400, 16_000 // plan.experts), plan.experts)
+    pieces = rng.choice([0, 1, tile - 1, tile, tile + 1, 2 * tile, 3 * tile - 1], shape)
+    alive = rng.random(shape) < rng.choice([0.02, 0.1, 0.3], (shape[0], 1)) * min(1, 20 / plan.experts)
+    alive[0], alive[1] = False, True  # nobody, everybody
+    return (pieces * alive).astype(np.uint32)
+
+
+def test_every_tile_is_taken_once_and_in_order(table):
+    plan, kernel = table
+    counts = random_counts(plan, np.random.default_rng(1))
+    steps = -(-counts.astype(int) // (plan.tile_t * plan.cluster_t))
+    groups = plan.weight_tiles // plan.cluster_w
+    totals = steps.sum(axis=1) * groups * plan.split_k
+    owner = np.repeat(np.arange(len(counts)), totals)
+    tiles = np.concatenate([np.arange(t) for t in totals])
+    for rank in range(2 if plan.shared == "weights" else 1):
+        chunks = [slice(at, at + 4096) for at in range(0, len(tiles), 4096)]
+        found = np.concatenate([ask(kernel, counts[owner[c]], tiles[c], rank) for c in chunks])
+        assert (found[:, 0] == totals[owner]).all()
+        for vector, (step, begin) in enumerate(zip(steps, np.cumsum(totals) - totals, strict=True)):
+            mine = [tuple(row) for row in found[begin : begin + totals[vector], 1:]]
+            assert mine == wanted(plan, step, groups, rank), counts[vector]
+
+
+def wanted(plan: GemmPlan, steps: np.ndarray, groups: int, rank: int) -> list[tuple[int, ...]]:
+    """(expert, token tile, weight tile, part, together) in the order that sched.py describes."""
+    order = []
+    for expert, n in enumerate(steps):
+        pairs = [(t, g) for t in range(n) for g in range(groups)]
+        if plan.order == "tokens":
+            pairs = [(t, g) for g in range(groups) for t in range(n)]
+        for t, g in pairs:
+            weight_tile, together = g * plan.cluster_w + rank, False
+            if plan.shared == "weights" and (t | 1) < n:
+                t, weight_tile, together = (t & ~1) + rank, 2 * g + (t & 1), True
+            order += [(expert, t, weight_tile, part, int(together)) for part in range(plan.split_k)]
+    return order
+
+
+def test_a_cluster_that_shares_weights_covers_every_tile_of_every_expert():
+    """Both CTAs together, for even and odd numbers of token tiles; the expected order itself is what is checked."""
+    plan = PLANS["pairs of token tiles share weights"]
+    groups = plan.weight_tiles // plan.cluster_w
+    for n in range(1, 8):
+        both = [step for rank in (0, 1) for step in wanted(plan, np.array([n]), groups, rank)]
+        assert sorted(s[1:3] for s in both) == [(t, w) for t in range(n) for w in range(plan.weight_tiles)]
+
+
+def test_a_tile_past_the_end_belongs_to_no_expert(table):
+    """What CTAs without work and a role's last look-ahead ask for: the total tells them apart."""
+    plan, kernel = table
+    counts = random_counts(plan, np.random.default_rng(2))[:64]
+    steps = -(-counts.astype(int) // (plan.tile_t * plan.cluster_t))
+    totals = steps.sum(axis=1) * (plan.weight_tiles // plan.cluster_w) * plan.split_k
+    for beyond in (0, 1, 131, 100_000):
+        found = ask(kernel, counts, totals + beyond, 0)
+        assert (found[:, 0] == totals).all()
+        assert (found[:, 1] >= plan.experts).all()
