@@ -12,8 +12,8 @@ from db.records import WinnerRecord
 from db.store import Store
 from search_spaces import Config
 from search_spaces.space import SpaceError
+from search_spaces.spread import spread
 from tuner import tuning_record
-from tuner.compilation import spread
 from tuner.export import dispatch_table, solution_variant
 from tuner.regimes import DEFAULT_BOUNDS, split
 from tuner.search import Search

@@ -111,6 +111,9 @@ def best(
 def report(
     sweep: Annotated[int | None, typer.Argument(help="ID of a sweep; default: the newest one")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file; default: tuner-report-ID.html")] = None,
+    bench: Annotated[
+        Path | None, typer.Option(help="output of `tuner bench --json`: other Solutions beside the tuned one")
+    ] = None,
     db: options.Db = None,
     json: options.Json = False,
 ) -> None:
@@ -120,7 +123,7 @@ def report(
 
     store = Store.open(options.database_url(db))
     try:
-        path = write_report(store, sweep, out)
+        path = write_report(store, sweep, out, bench)
     finally:
         store.close()
     if json:

@@ -14,6 +14,7 @@ from db.store import Store
 from tuner.cli.output import config_text, microseconds, ratio
 from tuner.errors import NothingFoundError
 from tuner.report import figures
+from tuner.report.beside import Beside, read
 from tuner.status import NOT_FAILURES, moment
 
 
@@ -25,16 +26,19 @@ class Material:
     trials: list[TrialPoint]
     failed: list[FailureCount]
     winners: list[WinnerRecord]
+    beside: Beside | None = None
 
 
-def write_report(store: Store, sweep_id: int | None = None, out: Path | None = None) -> Path:
+def write_report(store: Store, sweep_id: int | None = None, out: Path | None = None, bench: Path | None = None) -> Path:
     """Write the page; everything it needs, Plotly's script included, is in the one file.
 
     Args:
         sweep_id: None for the newest sweep.
         out: Default ``tuner-report-ID.html`` in the current folder.
+        bench: What ``tuner bench --json`` wrote about the same definition: other Solutions beside the tuned one.
 
     Raises:
+        UsageError: The bench file cannot be used.
         NothingFoundError: There is no sweep, or it has no trial yet.
     """
     if sweep_id is None:
@@ -43,7 +47,9 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
             raise NothingFoundError("no sweep to report on; `tuner sweep` runs one")
         sweep_id = newest[0].id
     failed = store.failure_counts(sweep_id, not_failures=NOT_FAILURES)
-    material = Material(store.get_sweep(sweep_id), store.trial_points(sweep_id), failed, store.winners(sweep_id))
+    record = store.get_sweep(sweep_id)
+    beside = None if bench is None else read(bench, record.definition)
+    material = Material(record, store.trial_points(sweep_id), failed, store.winners(sweep_id), beside)
     if not material.trials:
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")
@@ -76,6 +82,7 @@ def render(material: Material) -> str:
         progress=figures.html(figures.best_so_far(material.trials)),
         importance=figures.html(figures.importance(material.trials)),
         speedups=figures.html(figures.speedups(material.winners, reference)),
+        beside=material.beside,
         plotly=get_plotlyjs(),
         ratio=ratio,
     )

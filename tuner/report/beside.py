@@ -1,0 +1,68 @@
+"""What stands beside the tuned Solution: the JSON document of a ``tuner bench`` run, made ready for the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.cli.output import microseconds
+from tuner.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One interleaved run of several Solutions.
+
+    ``rows`` hold axes and one cell for each of ``names``; ``ratios`` how long each Solution takes, in times of the
+    first; ``left_out`` why a Solution has no figures.
+    """
+
+    hardware: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    ratios: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
+def read(path: Path, definition: str) -> Beside:
+    """The run in a file that ``tuner bench --json`` wrote.
+
+    Raises:
+        UsageError: It cannot be read, is something else, or is about another definition.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        solutions: dict[str, Any] = dict(document["solutions"])
+        found, ratios = str(document["definition"]), dict(document["ratio_to_first"])
+        axes = {u: w["axes"] for s in solutions.values() for u, w in s["workloads"].items()}
+        rows = tuple((axes[u], tuple(_cell(s, u) for s in solutions.values())) for u in axes)
+        hardware = str(document["hardware"])
+    except OSError as error:
+        raise UsageError(f"bench file {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"bench file {path} is not what `tuner bench --json` writes: {problem}") from None
+    if found != definition:
+        raise UsageError(f"bench file {path} is about {found}, the sweep about {definition}")
+    return Beside(
+        hardware,
+        tuple(solutions),
+        rows,
+        {n: f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for n, r in ratios.items()},
+        {n: _why(s) for n, s in solutions.items() if s["status"] != "PASSED"},
+    )
+
+
+def _cell(solution: Mapping[str, Any], workload: str) -> str:
+    row = solution["workloads"].get(workload)
+    return microseconds(row["median_us"]) if row and row["median_us"] else "-"
+
+
+def _why(solution: Mapping[str, Any]) -> str:
+    if solution.get("skipped"):
+        return f"skipped: {solution['skipped']}"
+    first_line = next(iter(str(solution["message"]).splitlines()), "")
+    return f"{solution['status']} {first_line}".strip()
