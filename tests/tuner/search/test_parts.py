@@ -147,6 +147,21 @@ def test_too_little_or_unrelated_history_is_no_transfer():
     assert not Transfer(Encoding(space), [({"x": 16, "y": 2}, 1.0)] * 50).usable
 
 
+def test_a_sweep_without_a_usable_relative_is_a_cold_one():
+    space = make_space(*SIZES, Parameter("z", tuple(range(12))))
+
+    def proposals(prior):
+        search, out = Search(space, seed=3, prior=prior), []
+        for _ in range(15):
+            proposal = search.ask()
+            out.append(proposal.config)
+            search.tell(proposal.number, bowl(proposal.config) + 0.05 * abs(proposal.config["z"] - 6))
+        return out
+
+    assert proposals([({"q": i}, 1.0 * i) for i in range(50)]) == proposals([])
+    assert proposals([(c, bowl(c)) for c in space.enumerate()]) != proposals([])
+
+
 def test_prior_trials_are_tried_first_and_not_taken_as_done():
     space = make_space(*SIZES, constraints=[Constraint(("x", "y"), "too large", lambda c: c["x"] * c["y"] <= 512)])
     prior = [(c, bowl(c)) for c in space.enumerate()]
