@@ -19,7 +19,8 @@ import pytest
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 
-from emulator.machine import Cluster, DeadlockError, FaultError, Lines, Region
+from emulator.machine import Cluster
+from emulator.memory import DeadlockError, FaultError, Lines, Region
 from emulator.ptx import Kernel, read
 
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
