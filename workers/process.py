@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError, WorkerError
-from workers.zygote import ForkRequest
+from workers.zygote import STACKS_SIGNAL, ForkRequest
 
 _LOG_KEEP_BYTES = 16_384
 _START_LIMIT_S = 180.0
+_STACKS_LIMIT_S = 0.5
 _DROPPED_ENV = ("OMP_NUM_THREADS", "NUMBA_CACHE_DIR")
 """Ray sets OMP_NUM_THREADS to the actor's num_cpus, which would time candidates on one thread; a central numba cache
 would hide the artifacts of a variant from the folder that is published."""
@@ -275,9 +276,21 @@ class ChildProcess:
         return ChildDiedError(f"the process died in phase {phase!r}: {_how(status)}", phase, log)
 
     def _timed_out(self, phase: str, limit_s: float) -> PhaseTimeoutError:
+        self._ask_where_it_hangs()
         self.kill()
         log = self._log.take() if self._log else ""
         return PhaseTimeoutError(f"phase {phase!r} took longer than {limit_s:g} s", phase, log)
+
+    def _ask_where_it_hangs(self) -> None:
+        """Have the child's stacks written to its log; a child that does not answer is not waited for long."""
+        assert self._pid is not None
+        assert self._log is not None
+        self._log.drain()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, STACKS_SIGNAL)
+            if wait([self._log.fd], timeout=_STACKS_LIMIT_S):
+                # The first line is there; the rest comes in one go.
+                time.sleep(0.05)
 
 
 def _how(status: int | None) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import importlib
 import os
@@ -26,6 +27,9 @@ import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
+
+STACKS_SIGNAL = signal.SIGUSR2
+"""On it a child writes the Python stacks of all its threads to its log."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -124,6 +128,8 @@ def _become(request: ForkRequest, channel_fd: int, log_fd: int) -> None:
     os.close(log_fd)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    # Works without the interpreter: a child that hangs in native code tells where, too.
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
     if request.nice:
         os.nice(request.nice)
     if request.data_limit_bytes is not None:

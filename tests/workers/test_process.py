@@ -82,6 +82,7 @@ def test_each_phase_has_its_own_limit_and_events_arrive_before_the_end(child):
     with pytest.raises(PhaseTimeoutError, match=r"phase 'slow one' took longer than 0.3 s") as caught:
         call(child, "phases", ["quick a", "slow one", "last"], on_event=events.append, on_phase=phases.append)
     assert caught.value.phase == "slow one"
+    assert "in phases" in caught.value.log, "the log says where it hung"
     assert events == ["QUICK A", "SLOW ONE"]
     assert phases == ["quick a", "slow one"]
     assert call(child, "greet")[0] == "hello"
