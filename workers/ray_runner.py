@@ -74,11 +74,13 @@ class _Worker:
     """In flight, in the order given; the actor does them in this order."""
     deaths: int = 0
     """Since it last finished something."""
+    missing_since: float | None = None
+    """When a dead actor was replaced; None once the new one has answered."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What a reference stands for: a job on an actor, or the evaluator's warming-up (no job)."""
+    """What a reference stands for: a job on an actor, or (no job) a new actor's first answer."""
 
     pool: _Pool
     worker: _Worker
@@ -134,6 +136,8 @@ class RayRunner(Runner):
         self._refs: dict[Any, _Call] = {}
         self._ready: list[Outcome] = []
         self._closed = False
+        self.patience_s = _START_LIMIT_S
+        """How long all builders or all evaluators may be without a machine."""
         if ray_address is None and target != "cpu" and gpu_name() is None:
             raise ClusterError(f"target {target} needs an NVIDIA GPU and this machine has none; give a Ray address")
         self._cluster = join(ray_address)
@@ -201,6 +205,7 @@ class RayRunner(Runner):
 
         deadline = time.monotonic() + timeout_s
         while not self._ready:
+            self._check_there()
             self._dispatch()
             left = max(0.0, deadline - time.monotonic())
             if not self._refs:
@@ -333,17 +338,20 @@ class RayRunner(Runner):
 
     def _take(self, call: _Call, outcome: Any) -> None:
         """A result that came back."""
+        if call.job is None:
+            call.worker.missing_since = None
+            return
         call.worker.deaths = 0
         if isinstance(outcome, BuildResult) and outcome.artifact and self._pack:
             self._packed[outcome.artifact] = call.packed
-        if isinstance(outcome, Evaluation) and outcome.status is Status.WORKER_LOST and call.job is not None:
+        if isinstance(outcome, Evaluation) and outcome.status is Status.WORKER_LOST:
             call.job.losses += 1
             if call.job.losses < _ATTEMPTS:
                 call.pool.queue.appendleft(call.job)
                 return
-        if call.job is not None and call.job.waiting is not None:
+        if call.job.waiting is not None:
             self._go_on(call.job.waiting, outcome)
-        elif outcome is not None:
+        else:
             self._ready.append(outcome)
 
     def _bury(self, call: _Call, why: str) -> None:
@@ -352,22 +360,25 @@ class RayRunner(Runner):
         import ray
 
         worker = call.worker
-        was_warming = call.job is None
+        had_not_begun = call.job is None
         for ref, other in list(self._refs.items()):
             if other.actor is call.actor:
                 # What was finished before the death is there all the same.
                 if ray.wait([ref], timeout=0)[0] and _is_good(ref):
                     self._finish(ref)
                 else:
-                    was_warming |= other.job is None
+                    had_not_begun |= other.job is None
                     del self._refs[ref]
         worker.deaths += 1
         actors.kill_quietly(worker.actor)
         if worker.deaths > _MAX_DEATHS:
             raise ClusterError(f"a worker died {worker.deaths} times without finishing anything: {why}")
-        worker.actor = worker.make()
+        worker.actor, worker.missing_since = worker.make(), time.monotonic()
+        # A new actor may be placed on the very node that is about to be found dead: a job that waits for it there is
+        # not the one that killed it.
+        self._refs[worker.actor.processes.remote()] = _Call(call.pool, worker, worker.actor, None)
         stranded, worker.jobs = worker.jobs, []
-        suspects = 0 if was_warming else 1
+        suspects = 0 if had_not_begun else 1
         call.pool.queue.extendleft(reversed(stranded[suspects:]))
         for job in stranded[:suspects]:
             job.losses += 1
@@ -377,6 +388,19 @@ class RayRunner(Runner):
                 self._go_on(job.waiting, _lost(job.payload, why))
             else:
                 self._ready.append(_lost(job.payload, why))
+
+    def _check_there(self) -> None:
+        """Do not wait for ever for machines that do not come back.
+
+        Raises:
+            ClusterError: All workers of a kind have been without a place for long.
+        """
+        for kind, pool in (("builder", self._build_pool), ("evaluator", self._evaluation_pool)):
+            since = [w.missing_since for w in pool.workers if w.missing_since is not None]
+            if len(since) == len(pool.workers) and time.monotonic() - max(since) > self.patience_s:
+                raise ClusterError(
+                    f"the cluster has had no place for any {kind} for {self.patience_s:g} s; what was finished is kept"
+                )
 
     def _rebuild(self, job: _Job) -> None:
         """Build what the cache no longer holds (evicted, or another machine's), then do the job after all."""

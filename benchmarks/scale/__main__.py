@@ -14,7 +14,7 @@ from benchmarks.scale.queries import measure_queries
 from benchmarks.scale.run import run
 from workers.environment import cpu_model
 
-LONG = {"trials": 100_000, "evaluators": 1000}
+LONG_EVALUATORS = 1000
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="random,auto,queries", help="of random, auto, long, queries")
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--long-trials", type=int, default=100_000, help="with a thousand evaluators")
     parser.add_argument("--measurements", type=int, default=1_000_000, help="in the database of the queries")
     parser.add_argument("--out", type=Path, help="JSON file; parts that are in it and not run now stay")
     options = parser.parse_args()
@@ -41,7 +42,7 @@ def _part(part: str, options: argparse.Namespace) -> dict[str, Any]:
         return measure_queries(options.measurements)
     trials, evaluators, sampler = options.trials, 8, part
     if part == "long":
-        trials, evaluators, sampler = LONG["trials"], LONG["evaluators"], "random"
+        trials, evaluators, sampler = options.long_trials, LONG_EVALUATORS, "random"
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/results.db"
         cost = run(url, trials, sampler, evaluators=evaluators)

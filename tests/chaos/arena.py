@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass
 from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ SLACK = 8
 """Descriptors that a long-lived process may open late: pools, lazy imports."""
 
 RAY_PARTS = {"builder": "ray::BuilderActor", "evaluator": "ray::EvaluatorActor"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What must not grow: descriptors of the workers' host, and files in shared memory."""
+
+    descriptors: int
+    shared: frozenset[str]
 
 
 class Arena:
@@ -126,22 +135,22 @@ class Arena:
 
     # -- what must not grow ------------------------------------------------------------------------------------------
 
-    def held(self, place: str) -> dict[str, int]:
+    def held(self, place: str) -> Held:
         """Descriptors of the workers' host, files in shared memory."""
         self.host(place)
         name = {"workers": "ray", "small disk": "small"}.get(place, "bench")
-        return {"descriptors": psutil.Process(self._hosts[name].pid).num_fds(), "shared memory": len(_shared())}
+        return Held(psutil.Process(self._hosts[name].pid).num_fds(), frozenset(_shared()))
 
-    def left_over(self, place: str, before: dict[str, int], sweeps: list[Any]) -> list[str]:
+    def left_over(self, place: str, before: Held, sweeps: list[Any]) -> list[str]:
         """Lines about processes, descriptors and shared memory that a run has left."""
         found = [f"a sweep process {p.pid} is left" for p in sweeps if p is not None and p.is_alive()]
         runner = HostRunner(self.host(place))
         found += runner.ask("violations", None)
         runner.close()
         now = self.held(place)
-        for what, count in now.items():
-            if count > before[what] + (SLACK if what == "descriptors" else 0):
-                found.append(f"{what}: {before[what]} before, {count} after")
+        if now.descriptors > before.descriptors + SLACK:
+            found.append(f"descriptors: {before.descriptors} before, {now.descriptors} after")
+        found += [f"/dev/shm/{name} is left" for name in sorted(_nobodys(set(now.shared - before.shared)))]
         found += self._stray(place)
         return found
 
@@ -258,12 +267,24 @@ class _Postgres:
         shutil.rmtree(self._data, ignore_errors=True)
 
 
-def _shared() -> list[str]:
+def _shared() -> set[str]:
     """Files in shared memory that a sweep could have made; Ray's store and the database server have their own."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        return []
-    return [n for n in os.listdir(folder) if n.startswith(("torch_", "psm_", "sem.", "mp-", "tuner")) and "pg" not in n]
+        return set()
+    return {n for n in os.listdir(folder) if n.startswith(("torch_", "psm_", "sem.", "mp-"))}
+
+
+def _nobodys(names: set[str]) -> set[str]:
+    """Those that no process has open: whoever made them has left them."""
+    left = set(names)
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if not left:
+            break
+        with contextlib.suppress(OSError):
+            text = maps.read_text()
+            left = {name for name in left if f"/dev/shm/{name}" not in text}
+    return left & _shared()
 
 
 def new_folder() -> Path:
