@@ -118,10 +118,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        loaded = yaml.safe_load(path.read_text())
+        loaded = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise UsageError(f"config file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise UsageError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
     if loaded is None:
         return {}

@@ -65,7 +65,7 @@ class Dataset:
         self.definitions: dict[str, Document] = {}
         self._files: dict[str, Path] = {}
         for path in sorted(folder.rglob("*.json")):
-            document = _parse(path.read_text(encoding="utf-8"), path)
+            document = _parse(_text(path), path)
             name = _need(document, "name", path)
             if name in self.definitions:
                 raise DatasetError(f"definition {name!r} is in both {self._files[name]} and {path}")
@@ -78,10 +78,11 @@ class Dataset:
         """The definition's document.
 
         Raises:
-            DatasetError: The name is unknown; the message lists near ones.
+            DatasetError: The name is unknown, and the message lists near ones; or the document is not a definition.
         """
         if name not in self.definitions:
             raise DatasetError(unknown("definition", name, list(self.definitions)))
+        _check_definition(self.definitions[name], self._files[name])
         return self.definitions[name]
 
     def definition_file(self, name: str) -> Path:
@@ -103,10 +104,8 @@ class Dataset:
             for number, document in _lines(path):
                 if document.get("definition") != definition:
                     continue
-                workload = document.get("workload")
                 where = f"{path}:{number}"
-                if not isinstance(workload, dict) or not {"uuid", "axes", "inputs"} <= set(workload):
-                    raise DatasetError(f"{where}: a workload line needs 'workload' with uuid, axes and inputs")
+                workload = _workload(document.get("workload"), where)
                 if workload["uuid"] in seen:
                     raise DatasetError(
                         f"{where}: workload {workload['uuid']} was already given in {seen[workload['uuid']]}"
@@ -148,7 +147,7 @@ class Dataset:
         """
         found: dict[str, Document] = {}
         for path in sorted((self.root / "solutions").rglob("*.json")):
-            document = _parse(path.read_text(encoding="utf-8"), path)
+            document = _parse(_text(path), path)
             name = _need(document, "name", path)
             if name in found:
                 raise DatasetError(f"{path}: Solution {name!r} is already defined by another file")
@@ -165,9 +164,19 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Document]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines(): JSON texts may hold characters that it takes for the end of a line.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield number, _parse(line, path, number)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _parse(text: str, path: Path, line: int | None = None) -> Document:
@@ -176,6 +185,8 @@ def _parse(text: str, path: Path, line: int | None = None) -> Document:
     except json.JSONDecodeError as error:
         at = line if line is not None else error.lineno
         raise DatasetError(f"{path}:{at}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
+        raise DatasetError(f"{path}:{line or 1}: not usable JSON: {type(error).__name__}: {error}") from None
     if not isinstance(document, dict):
         raise DatasetError(f"{path}:{line or 1}: expected a JSON object, found {type(document).__name__}")
     return document
@@ -186,3 +197,33 @@ def _need(document: Document, key: str, path: Path) -> str:
     if not isinstance(value, str) or not value:
         raise DatasetError(f"{path}: the key {key!r} is missing or not a text")
     return value
+
+
+def _check_definition(document: Document, path: Path) -> None:
+    """What is read of a definition has the form that is read; flashinfer-bench checks the rest when it loads it."""
+    for key in ("op_type", "reference"):
+        _need(document, key, path)
+    for key in ("axes", "inputs", "outputs"):
+        value = document.get(key)
+        if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
+            raise DatasetError(f"{path}: the key {key!r} is missing or not an object of objects")
+    for name, axis in document["axes"].items():
+        if axis.get("type") not in ("const", "var"):
+            raise DatasetError(f"{path}: axis {name!r} has type {axis.get('type')!r}; allowed are const, var")
+
+
+def _workload(workload: Any, where: str) -> Document:
+    """The workload of a line, if what is read of it has the form that is read."""
+    if not isinstance(workload, dict) or not {"uuid", "axes", "inputs"} <= set(workload):
+        raise DatasetError(f"{where}: a workload line needs 'workload' with uuid, axes and inputs")
+    if not isinstance(workload["uuid"], str) or not workload["uuid"]:
+        raise DatasetError(f"{where}: a workload's uuid is a text, not {workload['uuid']!r}")
+    axes, inputs = workload["axes"], workload["inputs"]
+    if not isinstance(axes, dict) or not all(type(v) is int for v in axes.values()):
+        raise DatasetError(f"{where}: a workload's axes are whole numbers by name, not {axes!r}")
+    if not isinstance(inputs, dict) or not all(isinstance(v, dict) for v in inputs.values()):
+        raise DatasetError(f"{where}: a workload's inputs are objects by name, not {inputs!r}")
+    for name, spec in inputs.items():
+        if spec.get("type") == "safetensors" and not isinstance(spec.get("path"), str):
+            raise DatasetError(f"{where}: input {name!r} is a safetensors file and has no path")
+    return workload

@@ -41,6 +41,8 @@ _MAX_DEATHS = 5
 """Deaths of one worker in a row after which something is wrong with the machine."""
 
 _START_LIMIT_S = 300.0
+_LOOK_S = 5.0
+"""How often a long wait looks whether its workers still have machines."""
 _NICE = {"cpu": 19}
 """On the cpu target compilation shares cores with what is being timed, and must give way at once."""
 
@@ -210,8 +212,10 @@ class RayRunner(Runner):
             left = max(0.0, deadline - time.monotonic())
             if not self._refs:
                 break
-            done, _ = ray.wait(list(self._refs), num_returns=1, timeout=left)
+            done, _ = ray.wait(list(self._refs), num_returns=1, timeout=min(left, _LOOK_S))
             if not done:
+                if left > _LOOK_S:
+                    continue
                 break
             # Those that ended at the same time come along.
             done, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
