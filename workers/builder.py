@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from workers import loader
-from workers.cache import ArtifactCache
+from workers.cache import DISK_FULL, ArtifactCache
 from workers.child import Send
 from workers.dataset import Document
 from workers.environment import toolchain
-from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError
+from workers.errors import CacheFullError, ChildDiedError, ChildRaisedError, PhaseTimeoutError
 from workers.process import ChildProcess
 from workers.records import BuildResult, Status, Variant
 from workers.zygote import ForkRequest
@@ -121,6 +121,10 @@ class VariantBuilder:
         except ChildRaisedError as error:
             self._cache.check_room()  # what cannot be written is not the candidate's fault
             return failed(Status.COMPILE_ERROR, str(error), error.log)
+        if status is Status.WORKER_LOST:
+            raise CacheFullError(
+                f"a build in {self._cache.root} ran out of disk space ({message}). Free some and resume"
+            )
         if status is not Status.BUILT:
             return BuildResult(
                 variant.key, status, time.perf_counter() - began, None, figures, f"{message}\n{log}".strip()
@@ -140,7 +144,7 @@ class BuildHandler:
         """Stage and build below ``folder``.
 
         Returns:
-            Status (BUILT, REJECTED or COMPILE_ERROR), static figures and a message.
+            Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures and a message.
         """
         package = loader.package_name(digest)
         package_dir = Path(folder) / package
@@ -153,6 +157,8 @@ class BuildHandler:
                 loader.load(variant, self._definition, Path(folder), package).unload()
                 figures = {}
         except BaseException as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                return Status.WORKER_LOST, {}, str(error)
             if any(cls.__name__ == _REJECTED for cls in type(error).__mro__):
                 return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
             raise

@@ -36,7 +36,7 @@ _LOOKS = 64
 """Looks at the whole cache while as much is published as its limit holds."""
 
 _ROOM_BYTES = 1 << 16
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 DEFAULT_LIMIT_BYTES = 20 << 30
 
@@ -226,7 +226,7 @@ class ArtifactCache:
         try:
             yield
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in DISK_FULL:
                 raise CacheFullError(
                     f"the disk of the cache {self.root} is full; what was finished is kept. Free some and resume"
                 ) from error

@@ -102,14 +102,23 @@ class ClockJump(Fault):
 class Hostile(Fault):
     """A candidate that crashes, raises, hangs or answers wrongly; planted in the sources."""
 
+    quick = tuple(fate for fate in HOSTILE if "hang" not in fate)
+
     def __init__(self, rng: random.Random, trials: int) -> None:
         super().__init__(rng, trials)
-        quick = [fate for fate in HOSTILE if "hang" not in fate]
-        self.fate = rng.choice((*HOSTILE, *quick))
+        self.fate = rng.choice((*HOSTILE, *self.quick))
         self.done = True
 
     def __repr__(self) -> str:
         return f"Hostile({self.fate})"
+
+
+class HostileAtOnce(Hostile):
+    """One of those that do not hang."""
+
+    def __init__(self, rng: random.Random, trials: int) -> None:
+        super().__init__(rng, trials)
+        self.fate = rng.choice(self.quick)
 
 
 class KillProcess(Fault):

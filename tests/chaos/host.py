@@ -19,11 +19,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
+from workers import ray_runner
 from workers.builder import VariantBuilder
 from workers.dataset import Dataset, Problem
 from workers.errors import ArtifactMissingError, WorkerError
 from workers.evaluator import VariantEvaluator
-from workers.ray_runner import RayRunner
 from workers.records import (
     BuildResult,
     Comparison,
@@ -38,6 +38,8 @@ from workers.runner import Outcome, Runner
 
 DEADLINE_S = 6.0
 """For each phase of a candidate: what hangs costs a run that long."""
+PATIENT_S = 60.0
+"""The same with Ray, where nothing is planted that hangs: its start-up alone may take that long."""
 
 
 class Bench(Runner):
@@ -213,12 +215,14 @@ class HostRunner(Runner):
 def main(kind: str, address: str, dataset: str, definition: str, cache_dir: str) -> None:
     """Serve until stdin ends."""
     problem = Dataset(dataset).problem(definition)
-    limits = Deadlines(DEADLINE_S, DEADLINE_S, DEADLINE_S)
+    limits = Deadlines(PATIENT_S, PATIENT_S, PATIENT_S)
 
     def make() -> Runner:
         if kind == "bench":
             return Bench(problem, cache_dir)
-        return RayRunner(problem, "cpu", deadlines=limits, builders=1, evaluators=1, cache_dir=cache_dir)
+        # A busy machine gives nothing at all to compilers that are as nice as a sweep's are.
+        ray_runner._NICE["cpu"] = 0
+        return ray_runner.RayRunner(problem, "cpu", deadlines=limits, builders=1, evaluators=1, cache_dir=cache_dir)
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     host = Host(make)
