@@ -147,7 +147,7 @@ def test_full_disk_is_not_the_candidates_fault(bench, make, tmp_path):
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        with pytest.raises(CacheFullError, match="disk.*Free some and resume"):
+        with pytest.raises(CacheFullError, match=r"disk.*Free some and resume"):
             builder.build(make(marker="#" * 100_000))
         filler.unlink()
         assert builder.build(make(marker="#" * 100_000)).status is Status.BUILT
