@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import itemgetter
+from typing import Any
 
 from search_spaces.space import Config, Constraint, SearchSpace, SpaceError
 
@@ -34,8 +36,8 @@ class Walk:
         self._checks = _closing(space, self._names)
         self._order = _early_order(space, self._names)
         self._early = _closing(space, [self._names[i] for i in self._order])
-        self._reads = _reads(self._early, self._order, self._names)
-        self._known: list[dict[Point, list[int]]] = [{} for _ in self._order]
+        self._keys = [_key(positions) for positions in _reads(self._early, self._order, self._names)]
+        self._known: list[dict[Any, list[int]]] = [{} for _ in self._order]
         self._left = 0
 
     def points(self) -> Iterator[Point]:
@@ -88,36 +90,34 @@ class Walk:
     def _descent(self, rng: random.Random) -> tuple[Point | None, float]:
         """A random way down, and the product of its branches; None and 0 at a dead end."""
         product = 1.0
-        partial: Config = {}
         codes = [0] * len(self._values)
         for step, position in enumerate(self._order):
-            name, values = self._names[position], self._values[position]
-            fitting = self._fitting(step, partial, codes)
+            fitting = self._known[step].get(self._keys[step](codes))
+            if fitting is None:
+                fitting = self._fitting(step, codes)
             if not fitting:
                 return None, 0.0
             product *= len(fitting)
-            codes[position] = rng.choice(fitting)
-            partial[name] = values[codes[position]]
+            codes[position] = fitting[int(rng.random() * len(fitting))]
         return tuple(codes), product
 
-    def _fitting(self, step: int, partial: Config, codes: list[int]) -> list[int]:
+    def _fitting(self, step: int, codes: list[int]) -> list[int]:
         """The values of a step's parameter that break nothing, remembered by the choices that its constraints read.
 
         A constraint reads few parameters, so that a few hundred answers serve millions of descents.
         """
-        key = tuple(codes[position] for position in self._reads[step])
         known = self._known[step]
-        if key not in known:
-            if len(known) >= REMEMBERED:
-                known.clear()
-            name = self._names[self._order[step]]
-            fitting = []
-            for code, value in enumerate(self._values[self._order[step]]):
-                partial[name] = value
-                if all(c.holds(partial) for c in self._early[step]):
-                    fitting.append(code)
-            known[key] = fitting
-        return known[key]
+        if len(known) >= REMEMBERED:
+            known.clear()
+        partial: Config = {self._names[p]: self._values[p][codes[p]] for p in self._order[:step]}
+        position = self._order[step]
+        fitting = []
+        for code, value in enumerate(self._values[position]):
+            partial[self._names[position]] = value
+            if all(c.holds(partial) for c in self._early[step]):
+                fitting.append(code)
+        known[self._keys[step](codes)] = fitting
+        return fitting
 
     def _in_order(self, codes: Point, partial: Config, rng: random.Random | None = None) -> Iterator[Point]:
         depth = len(codes)
@@ -154,6 +154,11 @@ def _reads(closing: list[list[Constraint]], order: list[int], names: list[str]) 
         read = {n for c in constraints for n in c.parameters}
         found.append(tuple(position for position in order[:step] if names[position] in read))
     return found
+
+
+def _key(positions: tuple[int, ...]) -> Callable[[list[int]], Any]:
+    """What a step's answers are remembered by: the choices at these positions."""
+    return itemgetter(*positions) if positions else lambda _: None
 
 
 def _closing(space: SearchSpace, order: list[str]) -> list[list[Constraint]]:
