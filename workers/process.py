@@ -103,7 +103,9 @@ class ChildProcess:
     def start(self) -> None:
         """Start the template without waiting for its imports."""
         if self._template is not None:
-            return
+            if self._template.poll() is None:
+                return
+            self._template_lost(None)  # while nobody asked it anything; another one takes its place
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
         root = str(Path(__file__).resolve().parent.parent)
@@ -145,6 +147,9 @@ class ChildProcess:
             ChildDiedError: The child ended.
             ChildRaisedError: The method raised; the child lives.
         """
+        if self._pid is not None and self._connection is not None and self._connection.poll():
+            # It says nothing unless it is asked: it has ended meanwhile, which is not the fault of what comes now.
+            self.kill()
         if self._pid is None:
             self._fork()
         assert self._connection is not None

@@ -44,6 +44,9 @@ class Handler:
         while True:
             held.append(bytearray(1 << 24))
 
+    def die(self, number):
+        os.kill(os.getpid(), number)
+
     def spawn(self):
         import subprocess
         return os.getpid(), subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
@@ -110,11 +113,18 @@ def test_memory_limit_is_the_childs_error(child):
 
 
 def test_killed_child_is_told_apart_from_an_exit(child):
-    call(child, "greet")
-    os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(ChildDiedError, match="signal 9"):
-        call(child, "greet")
+        call(child, "die", signal.SIGKILL)
     assert call(child, "greet")[0] == "hello"
+
+
+def test_a_child_that_was_killed_while_idle_is_not_the_next_calls_fault(child, left_after):
+    call(child, "greet")
+    idle = psutil.Process(child.pid)
+    idle.kill()
+    assert left_after(20, [idle]) == []
+    assert call(child, "greet")[0] == "hello"
+    assert child.pid != idle.pid
 
 
 def test_killed_template_is_replaced(child, left_after):
@@ -122,8 +132,11 @@ def test_killed_template_is_replaced(child, left_after):
     forked = psutil.Process(child.pid)
     psutil.Process(child.template_pid).kill()
     assert left_after(20, [forked]) == []
-    with pytest.raises(ChildDiedError):
-        call(child, "greet")
+    assert call(child, "greet")[0] == "hello"
+    child.kill()
+    idle = psutil.Process(child.template_pid)
+    idle.kill()
+    assert left_after(20, [idle]) == []
     assert call(child, "greet")[0] == "hello"
 
 
