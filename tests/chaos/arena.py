@@ -272,7 +272,7 @@ def _shared() -> set[str]:
     folder = Path("/dev/shm")
     if not folder.is_dir():
         return set()
-    return {n for n in os.listdir(folder) if n.startswith(("torch_", "psm_", "sem.", "mp-"))}
+    return {n for n in os.listdir(folder) if n.startswith(("torch_", "psm_", "mp-"))}
 
 
 def _nobodys(names: set[str]) -> set[str]:
