@@ -48,9 +48,16 @@ def test_too_little_to_tell_gives_no_figure(trials: list[TrialPoint]) -> None:
     assert importance(trials) is None
 
 
+def test_without_a_latency_there_is_nothing_to_draw() -> None:
+    failed = [point(n, None, state="TIMEOUT", tile=n) for n in range(3)]
+    assert (best_so_far(failed), best_so_far([]), parallel_coordinates(failed)) == (None, None, None)
+
+
 def test_the_best_so_far_falls_only_with_trials_that_passed() -> None:
     trials = [point(0, 9.0), point(1, 4.0, state="RACED_OUT"), point(2, 7.0), point(3, 8.0), point(4, None)]
-    dots, line = best_so_far(trials)["data"]
+    figure = best_so_far(trials)
+    assert figure is not None
+    dots, line = figure["data"]
     assert dots["x"] == [0, 1, 2, 3]
     assert (line["x"], line["y"]) == ([0, 2, 3], pytest.approx([9e-6, 7e-6, 7e-6]))
 
@@ -59,6 +66,7 @@ def test_a_large_sweep_is_thinned_and_says_so() -> None:
     random_ = random.Random(1)
     trials = [point(n, random_.uniform(10, 1000), regime=("a", "b")[n % 2], tile=n) for n in range(3 * DOTS)]
     figure = best_so_far(trials)
+    assert figure is not None
     dots, line, *_ = figure["data"]
     assert sum(len(t["x"]) for t in figure["data"] if t["mode"] == "markers") < 1.1 * DOTS
     assert dots["name"] == "a: trials, 1 of 3 drawn"

@@ -25,8 +25,11 @@ DOTS = 2000
 """Trials drawn as dots; of more, every second, third, ... one and all that were the best so far."""
 
 
-def best_so_far(trials: Sequence[TrialPoint]) -> Figure:
-    """Each regime's trials as dots, its best so far as a line. Latency is the geometric mean over its workloads."""
+def best_so_far(trials: Sequence[TrialPoint]) -> Figure | None:
+    """Each regime's trials as dots, its best so far as a line; None if no trial has a latency.
+
+    Latency is the geometric mean over the regime's workloads.
+    """
     traces: list[dict[str, Any]] = []
     regimes = _by_regime(trials)
     for colour, (regime, timed) in zip(itertools.cycle(COLOURS), regimes.items(), strict=False):
@@ -50,6 +53,8 @@ def best_so_far(trials: Sequence[TrialPoint]) -> Figure:
                 "line": {"color": colour, "shape": "hv", "width": 2.5},
             }
         )  # fmt: skip
+    if not traces:
+        return None
     numbers = {
         "title": {"text": "trial"},
         "gridcolor": GRID,

@@ -38,7 +38,7 @@ class Charts:
         trials = self._store.trial_points(sweep_id)
         reference = dict(sweep.summary.get("reference_by_workload_us", {}))
         drawn = {
-            "progress": figures.best_so_far(trials) if trials else None,
+            "progress": figures.best_so_far(trials),
             "importance": figures.importance(trials),
             "speedups": figures.speedups(self._store.winners(sweep_id), reference),
         }
