@@ -17,7 +17,8 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 from emulator.ptx import Kernel, read
-from emulator.simt import Warps, prepared, type_of
+from emulator.rules import type_of
+from emulator.simt import Warps, prepared
 
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan

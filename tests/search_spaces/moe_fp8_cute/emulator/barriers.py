@@ -7,7 +7,7 @@ import numpy as np
 from .cta import Warp
 from .memory import INSIDE, Barrier, FaultError
 from .ptx import Instruction
-from .simt import WARP, Blocked
+from .rules import WARP, Blocked
 
 
 class Barriers:

@@ -10,7 +10,7 @@ import numpy as np
 from .cta import Cta, Warp
 from .memory import GRANULE, INSIDE, LINE, RANK_SHIFT, Copy, FaultError, Region
 from .ptx import DYNAMIC_SMEM, Instruction
-from .simt import UnknownInstructionError
+from .rules import UnknownInstructionError
 
 
 class Copies:

@@ -33,7 +33,8 @@ from .memory import (
     Region,
 )
 from .ptx import DYNAMIC_SMEM, Instruction, Kernel
-from .simt import WARP, Blocked, UnknownInstructionError, prepared, type_of
+from .rules import WARP, Blocked, UnknownInstructionError, type_of
+from .simt import prepared
 from .tensor_cores import TensorCores
 
 
