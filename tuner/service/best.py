@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class Records:
 
     read_at: float
     rows: Sequence[BestRow]
+    fresh_until: float = 0.0
     answers: dict[Question, Answer] = field(default_factory=dict)
     texts: dict[tuple[int, str, str, float, str], Answer] = field(default_factory=dict)
 
@@ -118,7 +120,7 @@ class BestConfigs:
 
     async def _records(self, definition: str) -> Records:
         kept = self._kept.get(definition)
-        if kept is not None and time.monotonic() - kept.read_at < self._cache_s:
+        if kept is not None and time.monotonic() < kept.fresh_until:
             self._kept.move_to_end(definition)
             return kept
         reading = self._reading.get(definition)
@@ -138,6 +140,8 @@ class BestConfigs:
             records.read_at = began
         else:
             records = self._kept[definition] = Records(began, rows)
+        # Not all definitions at the same moment: their reads would queue up, and every second all lookups behind them.
+        records.fresh_until = began + self._cache_s * random.uniform(0.5, 1.0)
         self._kept.move_to_end(definition)
         if len(self._kept) > DEFINITIONS:
             self._kept.popitem(last=False)
