@@ -58,13 +58,13 @@ def main() -> None:
         late = (c for c in todo if time.perf_counter() - began < arguments.limit_s)
         with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool, partial.open("a") as log:
             window = arguments.jobs * 2
-            pending = [pool.apply_async(compile_one, ((folder, c),)) for c, _ in zip(late, range(window), strict=False)]
+            pending = [pool.apply_async(compile_one, ((folder, c),)) for _, c in zip(range(window), late, strict=False)]
             while pending:
                 result = pending.pop(0).get()
                 done.append(result)
                 log.write(json.dumps({**result, "fingerprint": space.fingerprint}) + "\n")
                 log.flush()
-                pending += [pool.apply_async(compile_one, ((folder, c),)) for c, _ in zip(late, range(1), strict=False)]
+                pending += [pool.apply_async(compile_one, ((folder, c),)) for _, c in zip(range(1), late, strict=False)]
                 print(f"{len(done)} of {len(configs)}: {result['status']} {result['log'][:200]}", file=sys.stderr)
     wall_s = time.perf_counter() - began
     document = {"space": space.name, "target": TARGET, "fingerprint": space.fingerprint, "jobs": arguments.jobs}
