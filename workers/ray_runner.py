@@ -30,14 +30,15 @@ from workers.runner import Outcome, Runner
 from workers.shipping import pack
 from workers.stock import StockJob, StockRun
 
-_ATTEMPTS = 2
-"""A job whose worker is lost is given to another one; lost twice, it comes back as WORKER_LOST."""
+_ATTEMPTS = 3
+"""A job whose worker is lost is given to another one; lost as often as this, it comes back as WORKER_LOST. Two workers
+may be killed under the same job by chance: that alone must not cost a trial."""
 
 _GPU_DEPTH = 3
 """Jobs in flight on a GPU's evaluator: one that runs, one whose variant is loaded at the end of it, one for the time
 that the sweep needs for a proposal. On the cpu target the sweep shares the cores, and a job waits for nobody."""
 
-_MAX_DEATHS = 5
+_MAX_DEATHS = 8
 """Deaths of one worker in a row after which something is wrong with the machine."""
 
 _START_LIMIT_S = 300.0
