@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -78,6 +77,8 @@ class Search:
             raise ValueError(f"unknown sampler {sampler!r}; allowed are {', '.join(_SAMPLERS)}")
         import optuna
 
+        from tuner.search.storage import PackedStorage
+
         self.space = space
         self._rng = random.Random(seed)
         self._ledger = Ledger.of(space, self._rng)
@@ -87,51 +88,31 @@ class Search:
         if prior:
             self._sampler.learn_from(prior)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = self._new_study() if self._sampler.needs_study else None
-        self._details: dict[int, str] = {}
-        self._asked = 0
-        self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            n: optuna.distributions.CategoricalDistribution(c)
-            for n, c in zip(self._encoding.names, self._encoding.choices, strict=True)
-        }
+        self.study: optuna.Study = optuna.create_study(
+            storage=PackedStorage(), sampler=self._sampler, direction="minimize"
+        )
+        """Every trial, also those in flight; failed ones have the state FAIL."""
         self._advice: tuple[int, StopAdvice] | None = None
-        self._in_flight: dict[int, int] = {}
-        self._open: dict[int, optuna.Trial] = {}
+        self._in_flight: dict[int, tuple[int, optuna.Trial]] = {}
         queue: list[tuple[Config, Literal["default", "warm"]]] = [(space.default, "default")]
         queue += [(config, "warm") for config in warm_start]
         self._queue: list[tuple[Point, Literal["default", "warm"]]] = [
             (self._encoding.point(config), origin) for config, origin in queue if self._usable(config)
         ]
 
-    @property
-    def study(self) -> optuna.Study:
-        """The trials in an Optuna study in memory; failed ones have the state FAIL.
-
-        Made of what is known by now, unless the sampler is one of Optuna's and lives on its study.
-        """
-        if self._study is not None:
-            return self._study
-        study = self._new_study()
-        for row, value in self._ledger.values.items():
-            trial = self._frozen(row, value)
-            if row in self._details:
-                trial.user_attrs["detail"] = self._details[row]
-            study.add_trial(trial)
-        return study
-
     def ask(self) -> Proposal | None:
         """The next config, None when every valid config was proposed or observed."""
         fixed, origin = self._next_queued()
-        if fixed is None and self._ledger.random_free(self._rng) is None:
+        if fixed is not None:
+            self.study.enqueue_trial(self._encoding.optuna_params(fixed))
+        elif self._ledger.random_free(self._rng) is None:
             return None
-        if self._study is not None:
-            number, row = self._ask_study(self._study, fixed)
-        else:
-            number, row = self._asked, self._sampler.propose() if fixed is None else self._ledger.add([fixed])[0]
-            self._asked += 1
+        trial = self.study.ask(self._sampler.distributions)
+        point = self._encoding.point_of_params(trial.params)
+        (row,) = self._ledger.add([point])
         self._ledger.take(row)
-        self._in_flight[number] = row
-        return Proposal(number, self._encoding.config(self._ledger.points[row].tolist()), origin)
+        self._in_flight[trial.number] = (row, trial)
+        return Proposal(trial.number, self._encoding.config(point), origin)
 
     def tell(self, number: int, value: float | None, *, detail: str = "") -> None:
         """Report a proposal's value, None if it failed to compile, to run or to be correct.
@@ -139,15 +120,19 @@ class Search:
         Raises:
             ValueError: No proposal of that number is in flight, or the value is not finite.
         """
+        import optuna
+
         if number not in self._in_flight:
             raise ValueError(f"no proposal {number} is in flight; in flight are {sorted(self._in_flight)}")
         _check_finite(value)
-        row = self._in_flight.pop(number)
+        row, trial = self._in_flight.pop(number)
         self._ledger.settle(row, value)
-        if self._study is not None:
-            self._tell_study(self._study, number, value, detail)
-        elif detail:
-            self._details[row] = sys.intern(detail)
+        if detail:
+            trial.set_user_attr("detail", detail)
+        if value is None:
+            self.study.tell(number, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(number, value)
 
     def observe(self, config: Config, value: float | None) -> None:
         """Take over a finished trial of this very space; the config is not proposed again.
@@ -156,12 +141,20 @@ class Search:
             SpaceError: The config does not belong to the space.
             ValueError: The value is not finite.
         """
+        import optuna
+
         _check_finite(value)
-        (row,) = self._ledger.add([self._encoding.point(config)])
+        point = self._encoding.point(config)
+        (row,) = self._ledger.add([point])
         self._ledger.take(row)
         self._ledger.settle(row, value)
-        if self._study is not None:
-            self._study.add_trial(self._frozen(row, value))
+        state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.FAIL
+        params = self._encoding.optuna_params(point)
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=state, value=value, params=params, distributions=self._sampler.distributions
+            )
+        )
 
     def should_stop(self) -> StopAdvice:
         """Whether more trials still pay; computed once per finished trial, a few milliseconds of CPU."""
@@ -171,39 +164,6 @@ class Search:
             outlook = self._sampler.outlook() if len(values) >= FEWEST_TRIALS else None
             self._advice = (len(values), advise(values, outlook, exhausted=exhausted))
         return self._advice[1]
-
-    def _new_study(self) -> optuna.Study:
-        import optuna
-
-        return optuna.create_study(sampler=self._sampler, direction="minimize")
-
-    def _frozen(self, row: int, value: float | None) -> optuna.trial.FrozenTrial:
-        """A finished row as Optuna has it."""
-        import optuna
-
-        state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.FAIL
-        params = self._encoding.optuna_params(self._ledger.points[row].tolist())
-        return optuna.trial.create_trial(state=state, value=value, params=params, distributions=self._distributions)
-
-    def _ask_study(self, study: optuna.Study, fixed: Point | None) -> tuple[int, int]:
-        """Number and row of the proposal of one of Optuna's samplers."""
-        if fixed is not None:
-            study.enqueue_trial(self._encoding.optuna_params(fixed))
-        trial = study.ask(self._distributions)
-        (row,) = self._ledger.add([self._encoding.point_of_params(trial.params)])
-        self._open[trial.number] = trial
-        return trial.number, row
-
-    def _tell_study(self, study: optuna.Study, number: int, value: float | None, detail: str) -> None:
-        import optuna
-
-        trial = self._open.pop(number)
-        if detail:
-            trial.set_user_attr("detail", detail)
-        if value is None:
-            study.tell(number, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(number, value)
 
     def _usable(self, config: Config) -> bool:
         try:

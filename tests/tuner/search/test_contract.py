@@ -149,7 +149,9 @@ def test_study_holds_values_of_the_space_and_can_be_stored(sampler):
     for _ in range(6):
         proposal = search.ask()
         search.tell(proposal.number, value_of(proposal.config))
-    search.ask()
+    in_flight = search.ask()
+    assert [t.state.is_finished() for t in search.study.trials] == [True] * 6 + [False]
+    assert search.study.trials[in_flight.number].params.keys() == in_flight.config.keys()
     stored = optuna.create_study(storage="sqlite://")
     stored.add_trials([t for t in search.study.trials if t.state.is_finished()])
     assert stored.best_value == search.study.best_value

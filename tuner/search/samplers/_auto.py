@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.space import Config
@@ -87,7 +90,7 @@ class AutoSampler(Strategy):
         self._left_out: set[int] = set()
         self._fitted_at = 0
 
-    def propose(self) -> int:
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         # One thread: the matrices are small, and the other cores are building and measuring.
         with self._threads.limit(limits=1):
             return self._propose()

@@ -26,15 +26,17 @@ class Strategy(BaseSampler):
         seed: Of all random choices.
     """
 
-    needs_study = False
-    """Whether it reads a study; one costs a millisecond and several kilobytes a trial, so the others do without."""
-
     def __init__(self, ledger: Ledger, seed: int) -> None:
         self.ledger = ledger
         self.rng = random.Random(seed)
+        encoding = ledger.encoding
+        self.distributions: dict[str, BaseDistribution] = {
+            n: CategoricalDistribution(c) for n, c in zip(encoding.names, encoding.choices, strict=True)
+        }
+        """All parameters, as categories."""
 
     @abstractmethod
-    def propose(self) -> int:
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         """The row of a free config. Only called while there is one."""
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
@@ -45,15 +47,14 @@ class Strategy(BaseSampler):
         return None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters, as categories."""
-        encoding = self.ledger.encoding
-        return {n: CategoricalDistribution(c) for n, c in zip(encoding.names, encoding.choices, strict=True)}
+        """All of them."""
+        return self.distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Scalar]:
         """A whole config at once: constraints make parameters dependent."""
-        row = self.propose()
+        row = self.propose(study, trial, search_space)
         return self.ledger.encoding.optuna_params([int(c) for c in self.ledger.points[row]])
 
     def sample_independent(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
 from tuner.search.ledger import Ledger
 from tuner.search.samplers._base import Strategy
 
@@ -20,7 +24,7 @@ class GridStrategy(Strategy):
             (row,) = self.ledger.add([self.ledger.encoding.point(config)])
             yield row
 
-    def propose(self) -> int:
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         for row in self._order:
             if not self.ledger.taken[row]:
                 return row

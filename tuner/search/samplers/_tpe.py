@@ -9,7 +9,6 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from search_spaces.space import Scalar
 from tuner.search.ledger import Ledger
 from tuner.search.samplers._base import Strategy
 
@@ -27,8 +26,6 @@ class OptunaStrategy(Strategy):
         tries: Draws before the free config nearest to the last draw is taken.
     """
 
-    needs_study = True
-
     def __init__(self, ledger: Ledger, seed: int, inner: BaseSampler, tries: int) -> None:
         super().__init__(ledger, seed)
         self._inner = inner
@@ -42,18 +39,7 @@ class OptunaStrategy(Strategy):
         """Passed on."""
         self._inner.after_trial(study, trial, state, values)
 
-    def propose(self) -> int:
-        """Not available: the wrapped sampler reads the study."""
-        raise NotImplementedError("a sampler of Optuna's is asked through its study")
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Scalar]:
-        """The wrapped sampler's config, or one near it."""
-        row = self._propose(study, trial, search_space)
-        return self.ledger.encoding.optuna_params([int(c) for c in self.ledger.points[row]])
-
-    def _propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
+    def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         space = {n: d for n, d in search_space.items() if not d.single()}
         encoding = self.ledger.encoding
         row = None
