@@ -180,7 +180,7 @@ class Sweep:
         self._waiting_for_build: dict[str, list[Trial]] = {}
         self._evaluating: dict[str, Trial] = {}
         self._failures: Counter[str] = Counter()
-        self._usage: list[Mapping[str, float]] = []
+        self._usage: dict[str, float] = {}
         self._raced_out = 0
         self._reused = 0
         self._done = 0
@@ -203,7 +203,7 @@ class Sweep:
         won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, self.plan.space.size_axis)
         self._phase = "done"
         self._emit()
-        usage = evaluator_usage(summed(self._usage), [f.usage for f in finals.values()])
+        usage = evaluator_usage(self._usage, [f.usage for f in finals.values()])
         return SweepResult(self.sweep_id, finals, won, dict(self._reference), self._done, dict(self._failures), usage)
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ class Sweep:
         self.runner.submit_evaluation(EvaluationJob(variant, trial.build.artifact, todo, self.plan.method, limits))
 
     def _on_evaluation(self, evaluation: Evaluation) -> None:
-        self._usage.append(evaluation.usage)
+        self._usage = summed((self._usage, evaluation.usage))
         if evaluation.key == REFERENCE_KEY:
             self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
             return
