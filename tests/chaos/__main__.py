@@ -60,7 +60,6 @@ def _line(outcome: Outcome) -> str:
 
 
 def _document(outcomes: list[Outcome], wall_s: float) -> dict[str, object]:
-    kinds = Counter(name.partition("@")[0].partition("(")[0] for o in outcomes for name in _faults(o))
     return {
         "chaos_runs": len(outcomes),
         "invariant_violations": sum(len(o.violations) for o in outcomes),
@@ -68,15 +67,11 @@ def _document(outcomes: list[Outcome], wall_s: float) -> dict[str, object]:
         "last_seed": outcomes[-1].seed,
         "wall_s": round(wall_s, 1),
         "runs_by_place": dict(Counter(o.place for o in outcomes)),
-        "faults": dict(sorted(kinds.items())),
+        "faults": dict(sorted(Counter(kind for o in outcomes for kind in o.struck).items())),
         "sweep_processes": sum(o.processes for o in outcomes),
         "trials": sum(o.trials for o in outcomes),
         "violations": {str(o.seed): o.violations for o in outcomes if o.violations},
     }
-
-
-def _faults(outcome: Outcome) -> list[str]:
-    return [part.strip() for part in outcome.faults.strip("[]").split(", ") if part.strip()]
 
 
 if __name__ == "__main__":

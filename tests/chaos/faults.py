@@ -39,11 +39,13 @@ class Fault:
         self.at = rng.randrange(1, max(2, trials - 1))
         """Committed trials at which it strikes."""
         self.done = False
+        self.struck = False
+        """Whether it found something to strike."""
 
     def step(self, run: Run, committed: int) -> None:
         """Called every few milliseconds while the sweep process runs."""
         if not self.done and committed >= self.at:
-            self.done = True
+            self.done = self.struck = True
             self.strike(run)
 
     def strike(self, run: Run) -> None:
@@ -107,7 +109,7 @@ class Hostile(Fault):
     def __init__(self, rng: random.Random, trials: int) -> None:
         super().__init__(rng, trials)
         self.fate = rng.choice((*HOSTILE, *self.quick))
-        self.done = True
+        self.done = self.struck = True
 
     def __repr__(self) -> str:
         return f"Hostile({self.fate})"
@@ -133,7 +135,8 @@ class KillProcess(Fault):
     def strike(self, run: Run) -> None:
         time.sleep(self.rng.uniform(0, 0.1))
         pid = run.worker(self.worker, self.part)
-        if pid is not None and psutil.pid_exists(pid):
+        self.struck = pid is not None and psutil.pid_exists(pid)
+        if pid is not None and self.struck:
             os.kill(pid, signal.SIGKILL)
 
     def __repr__(self) -> str:
@@ -153,6 +156,7 @@ class DamageCache(Fault):
             self.at += self.rng.randrange(1, 3)
             files = [p for p in (run.cache / "entries").rglob("*") if p.is_file()]
             if files:
+                self.struck = True
                 self._damage(self.rng.choice(files))
 
     def _damage(self, path: Path) -> None:
@@ -219,6 +223,7 @@ class Drop(Fault):
     def step(self, run: Run, committed: int) -> None:
         if self.left and committed >= self.at and run.proxy.drop_in is None:
             self.left -= 1
+            self.struck = True
             run.proxy.drop_in = self.rng.randrange(1, 25)
 
     def repair(self, run: Run) -> None:

@@ -52,6 +52,8 @@ class Outcome:
     wall_s: float = 0.0
     ends: list[str] = field(default_factory=list)
     """What each process said last, but for the one that got done."""
+    struck: list[str] = field(default_factory=list)
+    """Kinds of the faults that found something to strike."""
 
 
 class Run:
@@ -81,11 +83,12 @@ class Run:
             kinds = (*ON_SMALL_DISK * 6, *ANYWHERE)
         elif self.place == "workers":
             kinds = (*WITH_WORKERS * 2, *(k for k in ANYWHERE if k is not faults.Hostile))
-        trials = 8
+        works, ones = self._rng.choice((1, 2)), 4
+        self.regimes = self._rng.choice(((), (16,)))
+        trials = works * ones * (1 + len(self.regimes))
         self.faults: list[Fault] = faults.make(kinds, self._rng, trials)
         self.fates = self._plant()
-        self.ground = ground.lay(folder, tens=1, works=self._rng.choice((1, 2)), ones=4, fates=self.fates)
-        self.regimes = self._rng.choice(((), (16,)))
+        self.ground = ground.lay(folder, tens=1, works=works, ones=ones, fates=self.fates)
         if self.place == "postgres":
             self.url, self._direct = arena.postgres.database()
         elif self.place == "small disk" and seed % 8 == 7:  # else the disk holds the cache alone
@@ -180,6 +183,7 @@ class Run:
         if not self.found:
             self._examine(outcome)
         self.found += self._arena.left_over(self.place, before, [self._process, *self._others])
+        outcome.struck = [repr(f).partition("@")[0].partition("(")[0] for f in self.faults if f.struck]
         outcome.wall_s = time.monotonic() - began
         return outcome
 
