@@ -66,7 +66,7 @@ class Dataset:
         self._files: dict[str, Path] = {}
         for path in sorted(folder.rglob("*.json")):
             document = _parse(_text(path), path)
-            name = _need(document, "name", path)
+            name = _name(document, path)
             if name in self.definitions:
                 raise DatasetError(f"definition {name!r} is in both {self._files[name]} and {path}")
             self.definitions[name] = document
@@ -148,7 +148,7 @@ class Dataset:
         found: dict[str, Document] = {}
         for path in sorted((self.root / "solutions").rglob("*.json")):
             document = _parse(_text(path), path)
-            name = _need(document, "name", path)
+            name = _name(document, path)
             if name in found:
                 raise DatasetError(f"{path}: Solution {name!r} is already defined by another file")
             found[name] = document
@@ -199,6 +199,14 @@ def _need(document: Document, key: str, path: Path) -> str:
     return value
 
 
+def _name(document: Document, path: Path) -> str:
+    """The name, which is fit to be shown: every message and table is made of such names."""
+    name = _need(document, "name", path)
+    if not name.isprintable():
+        raise DatasetError(f"{path}: the name {name!r} has characters that cannot be printed")
+    return name
+
+
 def _check_definition(document: Document, path: Path) -> None:
     """What is read of a definition has the form that is read; flashinfer-bench checks the rest when it loads it."""
     for key in ("op_type", "reference"):
@@ -216,14 +224,16 @@ def _workload(workload: Any, where: str) -> Document:
     """The workload of a line, if what is read of it has the form that is read."""
     if not isinstance(workload, dict) or not {"uuid", "axes", "inputs"} <= set(workload):
         raise DatasetError(f"{where}: a workload line needs 'workload' with uuid, axes and inputs")
-    if not isinstance(workload["uuid"], str) or not workload["uuid"]:
-        raise DatasetError(f"{where}: a workload's uuid is a text, not {workload['uuid']!r}")
+    uuid = workload["uuid"]
+    if not isinstance(uuid, str) or not uuid or not uuid.isprintable():
+        raise DatasetError(f"{where}: a workload's uuid is a text that can be printed, not {uuid!r}")
     axes, inputs = workload["axes"], workload["inputs"]
     if not isinstance(axes, dict) or not all(type(v) is int for v in axes.values()):
         raise DatasetError(f"{where}: a workload's axes are whole numbers by name, not {axes!r}")
     if not isinstance(inputs, dict) or not all(isinstance(v, dict) for v in inputs.values()):
         raise DatasetError(f"{where}: a workload's inputs are objects by name, not {inputs!r}")
     for name, spec in inputs.items():
-        if spec.get("type") == "safetensors" and not isinstance(spec.get("path"), str):
-            raise DatasetError(f"{where}: input {name!r} is a safetensors file and has no path")
+        at = spec.get("path")
+        if spec.get("type") == "safetensors" and not (isinstance(at, str) and at.isprintable()):
+            raise DatasetError(f"{where}: input {name!r} is a safetensors file and has no sound path, but {at!r}")
     return workload

@@ -63,7 +63,27 @@ def same_name(folder):
     shutil.copy(first(folder, "zero_d64.json"), folder / "definitions" / "again.json")
 
 
+def line_break_in_a_name(folder):
+    path = first(folder, "zero_d64.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "zero\nd64"}))
+
+
+def line_break_in_a_uuid(folder):
+    path = first(folder, "scale_add_d64.jsonl")
+    path.write_text(path.read_text().replace("scale_add_d64-n3", "n\\n3") * 2)
+
+
+def line_break_in_a_path(folder):
+    path = first(folder, "scale_add_d64.jsonl")
+    line = json.loads(path.read_text().splitlines()[0])
+    line["workload"]["inputs"]["x"] = {"type": "safetensors", "path": "blob\ngone", "tensor_key": "x"}
+    path.write_text(json.dumps(line))
+
+
 BROKEN = {
+    line_break_in_a_name: r"zero_d64\.json: the name 'zero\\nd64' has characters that cannot be printed",
+    line_break_in_a_uuid: r"jsonl:1: a workload's uuid is a text that can be printed, not 'n\\n3'",
+    line_break_in_a_path: r"jsonl:1: input 'x' is a safetensors file and has no sound path, but 'blob\\ngone'",
     broken_definition: r"zero_d64\.json:3: not valid JSON: .* \(column 3\)",
     broken_workload: r"scale_add_d64\.jsonl:4: not valid JSON",
     missing_blob: r"input 'x' needs .*blob/gone\.safetensors, which is missing",
