@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from benchmarks.service_load.fill import fill_postgres, fill_sqlite
 from benchmarks.service_load.rows import HARDWARE, Scale, definition_name
+from db.records import SweepState
 from db.store import Store
 from tuner.query import best_config
 from tuner.status import describe, overview
@@ -54,6 +55,19 @@ def measure_queries(measurements: int) -> dict[str, Any]:
         fill_postgres(url, scale)
         found["postgresql"] = _measure(url, scale)
     return found
+
+
+def measure_own(url: str, definition: str, hardware: str) -> dict[str, Any]:
+    """The same queries on the database of one long sweep, which is over."""
+    rng = random.Random(0)
+    with Store.open(url) as store:
+        store.finish_sweep(1, SweepState.DONE, {})
+
+        def best() -> None:
+            assert best_config(store, definition, {"seq_len": rng.randint(1, 8192)}, hardware=hardware) is not None
+
+        with _undisturbed(store):
+            return {"best_config_ms": _times(best), "status_of_a_sweep_ms": _times(lambda: describe(store, 1))}
 
 
 def _measure(url: str, scale: Scale) -> dict[str, Any]:
@@ -97,7 +111,7 @@ def _undisturbed(store: Store) -> Iterator[None]:
                 os.sched_setscheduler(pid, os.SCHED_OTHER, usual)
 
 
-def _times(query: Callable[[], None]) -> dict[str, float]:
+def _times(query: Callable[[], object]) -> dict[str, float]:
     query()  # statements are compiled once
     times = []
     for _ in range(REPEATS):

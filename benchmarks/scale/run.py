@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import text
 
 from benchmarks.scale.model import ModelledRunner
 from db.records import SweepRecord
@@ -16,6 +20,7 @@ from search_spaces.dataset import PATH
 from search_spaces.registry import space_for
 from tuner import tuning_record
 from tuner.regimes import Regime
+from tuner.status import describe
 from tuner.sweep import Plan, Sweep
 from workers.dataset import Dataset
 from workers.records import Method
@@ -23,8 +28,11 @@ from workers.records import Method
 DEFINITION = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"
 TARGET = "sm_90a"
 REGIMES = (("0-16", None, 16), ("17-256", 17, 256), ("257-2048", 257, 2048), ("2049+", 2049, None))
+STATUS_REPEATS = 5
 WORKLOADS = 5
 """Per regime."""
+RACE_FACTOR = 1.3
+"""The product's default."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,9 @@ class Cost:
         wall_s: Wall time of all.
         simulated_s: Time on the simulated clock.
         last_tenth_cpu_ms: CPU per trial in the last tenth of the search; beside ``cpu_ms`` it shows what grows.
+        database_bytes_per_trial: With write-ahead log.
+        measurements: In the database at the end.
+        curve: What each tenth of the search cost.
     """
 
     trials: int
@@ -53,10 +64,26 @@ class Cost:
     simulated_s: float
     last_tenth_cpu_ms: float
     database_bytes_per_trial: float
+    measurements: int
+    curve: list[dict[str, float]]
 
     def document(self) -> dict[str, Any]:
         """Rounded, for JSON."""
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a search stands after a tenth of its trials."""
+
+    trials: int
+    cpu_s: float
+    search_s: float
+    store_s: float
+    anonymous_bytes: int
+    database_bytes: float
+    status_ms: float
+    """Of ``tuner status`` on the sweep, asked in its own process."""
 
 
 def run(
@@ -67,12 +94,14 @@ def run(
     evaluators: int = 8,
     samples: int = 60,
     sweep_id: int | None = None,
+    workloads: int = WORKLOADS,
+    race_factor: float = RACE_FACTOR,
     make_runner: Callable[..., Any] = ModelledRunner,
 ) -> Cost:
     """Run a sweep, or go on with one, until it has that many trials."""
     definition = Dataset(PATH).definition(DEFINITION)
     space = space_for(definition, TARGET, None)
-    uuids = {name: tuple(f"{name}-{i}" for i in range(WORKLOADS)) for name, _, _ in REGIMES}
+    uuids = {name: tuple(f"{name}-{i}" for i in range(workloads)) for name, _, _ in REGIMES}
     runner = make_runner(space, evaluators, samples)
     with Store.open(url) as store:
         plan = Plan(
@@ -84,23 +113,26 @@ def run(
             max_trials=trials,
             finalists=3,
             final_rounds=12,
+            race_factor=race_factor,
             time_reference=False,
         )
         if sweep_id is None:
             sweep_id = _register(store, plan, runner, uuids)
         spent = {"search": 0.0, "store": 0.0}
         _time_calls(store, ("commit_trial", "known_measurements", "heartbeat"), spent, "store")
-        watch = _Watch(runner, trials)
+        watch = _Watch(runner, trials, spent, url)
         began, cpu = time.perf_counter(), time.process_time()
         sweep = Sweep(plan, runner, store, sweep_id, on_progress=watch)
         for state in sweep._states:
             _time_calls(state.search, ("ask", "tell"), spent, "search")
         before = sum(store.trial_count(sweep_id).values())
-        watch.began, watch.before = began, before
+        watch.began, watch.store, watch.sweep_id = began, store, sweep_id
         sweep.run()
         done = sum(store.trial_count(sweep_id).values()) - before
-        total = time.process_time() - cpu - runner.cpu_s
+        total = time.process_time() - cpu - runner.cpu_s - watch.cpu_s
         wall = time.perf_counter() - began
+        with store._engine.connect() as connection:
+            measurements = int(connection.execute(text("SELECT count(*) FROM measurement")).scalar_one())
     each = max(1, done)
     return Cost(
         trials=done,
@@ -113,19 +145,26 @@ def run(
         simulated_s=runner.now_s,
         last_tenth_cpu_ms=watch.last_tenth_ms(),
         database_bytes_per_trial=_size(url) / max(1, before + done),
+        measurements=measurements,
+        curve=watch.curve(),
     )
 
 
 class _Watch:
-    """Looks at memory and CPU as the sweep goes."""
+    """Looks at memory, CPU and database as the sweep goes."""
 
-    def __init__(self, runner: Any, trials: int) -> None:
+    def __init__(self, runner: Any, trials: int, spent: dict[str, float], url: str) -> None:
         self._runner = runner
         self._trials = trials
+        self._spent = spent
+        self._url = url
         self.began = 0.0
-        self.before = 0
+        self.store: Store
+        self.sweep_id = 0
         self.first_s = 0.0
-        self._marks: dict[int, tuple[int, int, float]] = {}
+        self.cpu_s = 0.0
+        """Spent on looking."""
+        self._marks: dict[int, Mark] = {}
 
     def __call__(self, progress: Any) -> None:
         """Called after every round of the loop."""
@@ -133,22 +172,50 @@ class _Watch:
             self.first_s = time.perf_counter() - self.began
         tenth = 10 * progress.done // self._trials
         if progress.phase == "search" and tenth not in self._marks:
-            cpu = time.process_time() - self._runner.cpu_s
-            self._marks[tenth] = (progress.done, anonymous_bytes(), cpu)
+            cpu = time.process_time()
+            self._marks[tenth] = self._mark(progress.done, cpu - self._runner.cpu_s - self.cpu_s)
+            self.cpu_s += time.process_time() - cpu
+
+    def _mark(self, done: int, cpu_s: float) -> Mark:
+        times = []
+        for _ in range(STATUS_REPEATS):
+            began = time.perf_counter()
+            describe(self.store, self.sweep_id)
+            times.append(1e3 * (time.perf_counter() - began))
+        spent = self._spent
+        status_ms = statistics.median(times)
+        return Mark(done, cpu_s, spent["search"], spent["store"], anonymous_bytes(), _size(self._url), status_ms)
 
     def growth(self) -> float:
         """Bytes per trial between the first and the last mark after a tenth."""
         marks = [m for t, m in sorted(self._marks.items()) if t >= 1]
         if len(marks) < 2:
             return 0.0
-        return (marks[-1][1] - marks[0][1]) / max(1, marks[-1][0] - marks[0][0])
+        first, last = marks[0], marks[-1]
+        return (last.anonymous_bytes - first.anonymous_bytes) / max(1, last.trials - first.trials)
 
     def last_tenth_ms(self) -> float:
         """CPU per trial between the last two marks."""
+        curve = self.curve()
+        return curve[-1]["cpu_ms"] if curve else 0.0
+
+    def curve(self) -> list[dict[str, float]]:
+        """What each tenth cost per trial, and how it stood at its end."""
         marks = [m for _, m in sorted(self._marks.items())]
-        if len(marks) < 2:
-            return 0.0
-        return 1e3 * (marks[-1][2] - marks[-2][2]) / max(1, marks[-1][0] - marks[-2][0])
+        return [_tenth(old, new) for old, new in itertools.pairwise(marks)]
+
+
+def _tenth(old: Mark, new: Mark) -> dict[str, float]:
+    each = 1e3 / max(1, new.trials - old.trials)
+    return {
+        "trials": new.trials,
+        "cpu_ms": round(each * (new.cpu_s - old.cpu_s), 3),
+        "search_cpu_ms": round(each * (new.search_s - old.search_s), 3),
+        "store_cpu_ms": round(each * (new.store_s - old.store_s), 3),
+        "anonymous_mib": round(new.anonymous_bytes / 2**20, 1),
+        "database_mib": round(new.database_bytes / 2**20, 1),
+        "status_ms": round(new.status_ms, 2),
+    }
 
 
 def anonymous_bytes() -> int:
