@@ -2,6 +2,7 @@
 
 ``cache FILE OUT`` turns a cache file of Kernel Tuner (a public collection of them is named in docs/search.md) into a
 recording. ``join OUT A B ...`` makes one recording with several workloads of recordings of the same space.
+``anonymous FILE OUT`` hides what names and order say: parameters are called p0, p1, ... and come in random order.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ import argparse
 import gzip
 import json
 import math
+import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from search_spaces.space import Parameter
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.recording import SUFFIX, Recording, read_recording, write_recording
+
+VALUES = ("kept", "shuffled", "labels")
+"""What :func:`anonymous` does to values: nothing, a random order, or texts in their place."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     join = commands.add_parser("join", help="several recordings of one space as its workloads")
     join.add_argument("out", type=Path)
     join.add_argument("parts", type=Path, nargs="+")
+    hide = commands.add_parser("anonymous", help="a recording without its names and order")
+    hide.add_argument("file", type=Path)
+    hide.add_argument("out", type=Path)
+    hide.add_argument("--seed", type=int, default=0)
+    hide.add_argument(
+        "--values", choices=VALUES, default=VALUES[0], help="whether their order and sizes are hidden too"
+    )
     options = parser.parse_args(argv)
     try:
         if not options.out.name.endswith(SUFFIX):
@@ -37,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = options.out.name.removesuffix(SUFFIX)
         if options.command == "cache":
             recording = recording_of_cache(_read(options.file), name)
+        elif options.command == "anonymous":
+            recording = anonymous(read_recording(options.file), name, options.seed, options.values)
         else:
             recording = joined([read_recording(p) for p in options.parts], name)
         write_recording(options.out, recording)
@@ -118,6 +133,35 @@ def joined(parts: Sequence[Recording], name: str) -> Recording:
 
 def _statuses(parts: Sequence[Recording], at: Sequence[int]) -> list[str]:
     return [part.status[row] for part, row in zip(parts, at, strict=True)]
+
+
+def anonymous(recording: Recording, name: str, seed: int, values: str = VALUES[0]) -> Recording:
+    """The same configs and times with parameters without names in random order; its default stays the same config.
+
+    Restrictions are left out: they would name what is hidden, and only recorded configs are valid anyway.
+    """
+    draw = random.Random(seed)
+    order = draw.sample(range(len(recording.parameters)), len(recording.parameters))
+    parameters, places = [], []
+    for number, position in enumerate(order):
+        known = recording.parameters[position]
+        count = range(len(known.values))
+        chosen = draw.sample(count, len(count)) if values != "kept" else list(count)
+        listed = tuple(known.values[c] for c in chosen)
+        if values == "labels":
+            parameters.append(Parameter(f"p{number}", tuple(f"v{i}" for i in count), "categorical"))
+        else:
+            parameters.append(Parameter(f"p{number}", listed, known.kind))
+        places.append((position, {c: i for i, c in enumerate(chosen)}))
+    return replace(
+        recording,
+        name=name,
+        parameters=tuple(parameters),
+        restrictions=(),
+        points=tuple(tuple(place[point[at]] for at, place in places) for point in recording.points),
+        default=recording.row(recording.space().default),
+        fixed={},
+    )
 
 
 def _geomean(times: Sequence[float | None]) -> float | None:

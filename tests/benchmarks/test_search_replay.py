@@ -210,6 +210,25 @@ def test_a_cache_of_kernel_tuner_becomes_a_recording(tmp_path):
     assert [recording.config(i) for i in range(3)] == [{k: e[k] for k in "ab"} for e in entries]
 
 
+@pytest.mark.parametrize("values", prepare.VALUES)
+def test_an_anonymous_recording_is_the_same_space_under_other_names(folder, values):
+    source, out = folder / "first.replay.json.gz", folder / "hidden.replay.json.gz"
+    assert prepare.main(["anonymous", str(source), str(out), "--seed", "1", "--values", values]) == 0
+    known, hidden = read_recording(source), read_recording(out)
+    assert {p.name for p in hidden.parameters} == {"p0", "p1", "p2"}
+    assert (hidden.time_ms, hidden.status) == (known.time_ms, known.status)
+    assert hidden.row(hidden.space().default) == known.row(known.space().default)
+    listed = [p.values for p in known.parameters]
+    if values == "labels":
+        assert {p.kind for p in hidden.parameters} == {"categorical"}
+        assert len({tuple(p) for p in hidden.points}) == len(known.points)
+    else:
+        assert [p.values for p in hidden.parameters] != listed
+        assert (sorted(p.values for p in hidden.parameters) == sorted(listed)) == (values == "kept")
+        for row in range(len(known.points)):
+            assert sorted(known.config(row).values()) == sorted(hidden.config(row).values())
+
+
 def test_racing_counts_timings_and_what_it_threw_away(folder, capsys):
     parts = contradictory(folder)
     (folder / "multi").mkdir()
