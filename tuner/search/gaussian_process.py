@@ -256,7 +256,7 @@ class Posterior:
         size = len(self._factor)
         if n <= size:
             return
-        grown = max(n, size * 2)
+        grown = max(n, size + size // 4)
         factor = np.zeros((grown, grown))
         factor[:size, :size] = self._factor
         rows = np.zeros((grown, self._rows.shape[1]), dtype=np.float32)

@@ -28,14 +28,16 @@ class Ledger:
     """Known valid configs as rows of ``points``, and the state of every row.
 
     A row never moves, so strategies refer to configs by row number. Where the space is small enough (``complete``)
-    the rows are all valid configs; otherwise they are a sample that grows with :meth:`add`.
+    the rows are all valid configs; otherwise they are a sample that grows with :meth:`add` and shrinks with
+    :meth:`forget_all_free_but`, so that a long search keeps what it tried and little else.
 
     Args:
         encoding: Of the space.
         walk: Through the space.
         points: Positions of values, shape [rows, parameters].
         complete: Whether no other valid config exists.
-        taken: Rows that were proposed or observed; these are never proposed again. Shape [rows].
+        taken: Rows that were proposed or observed; these are never proposed again. Shape [rows]. A row that was
+            forgotten counts as taken until it is used for another config.
         order: The taken rows in the order in which they were taken.
         values: Objective per finished row in the order told; None is a failure.
     """
@@ -51,6 +53,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self._room = (self.points, self.taken)
+        self._vacant: list[int] = []
 
     @classmethod
     def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
@@ -67,25 +70,35 @@ class Ledger:
         """Rows of valid points; unknown ones are appended."""
         wanted = list(points)
         new = [p for p in dict.fromkeys(wanted) if p not in self.rows]
-        if new:
-            start = len(self.points)
-            self.rows.update({p: start + i for i, p in enumerate(new)})
-            self._grow(start + len(new))
-            self.points[start:] = new
+        for point in new:
+            row = self._vacant.pop() if self._vacant else self._append()
+            self.rows[point], self.points[row], self.taken[row] = row, point, False
         return [self.rows[p] for p in wanted]
 
-    def _grow(self, count: int) -> None:
-        """Make the arrays that long, with room to spare: rows come one by one, and copying all for each would add up.
+    def forget_all_free_but(self, kept: NDArray[np.intp]) -> None:
+        """Drop the other configs that were not taken; their rows will be used for others. Not of a complete ledger."""
+        if self.complete:
+            return
+        dropped = np.setdiff1d(self.free(), kept)
+        for row, point in zip(dropped.tolist(), self.points[dropped].tolist(), strict=True):
+            del self.rows[tuple(point)]
+            self._vacant.append(row)
+        self.taken[dropped] = True
+
+    def _append(self) -> int:
+        """A new row at the end. There is room to spare: copying all rows for each new one would add up.
 
         ``points`` and ``taken`` are views of the room's beginning.
         """
         points, taken = self._room
+        count = len(self.points) + 1
         if count > len(points):
-            more = count + len(self.points)
+            more = 64 + len(self.points) // 4
             points = np.concatenate([self.points, np.zeros((more, points.shape[1]), dtype=np.int16)])
             taken = np.concatenate([self.taken, np.zeros(more, dtype=np.bool_)])
             self._room = (points, taken)
         self.points, self.taken = points[:count], taken[:count]
+        return count - 1
 
     def take(self, row: int) -> None:
         """The config was proposed, or came with its result."""
@@ -100,6 +113,10 @@ class Ledger:
     def free(self) -> NDArray[np.intp]:
         """Rows that were not taken yet."""
         return np.flatnonzero(~self.taken)
+
+    def any_free(self, rng: random.Random) -> bool:
+        """Whether a config is left that was not taken; one may have to be found first."""
+        return not bool(self.taken.all()) or self.random_free(rng) is not None
 
     def valid(self, point: Point) -> bool:
         """Whether a point obeys the constraints."""

@@ -105,7 +105,7 @@ class Search:
         fixed, origin = self._next_queued()
         if fixed is not None:
             self.study.enqueue_trial(self._encoding.optuna_params(fixed))
-        elif self._ledger.random_free(self._rng) is None:
+        elif not self._ledger.any_free(self._rng):
             return None
         trial = self.study.ask(self._sampler.distributions)
         point = self._encoding.point_of_params(trial.params)

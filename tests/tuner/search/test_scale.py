@@ -11,7 +11,7 @@ from search_spaces.walk import Walk
 from tuner.search import Search
 from tuner.search.encoding import Encoding
 from tuner.search.features import MOST_CORNERS, Features
-from tuner.search.ledger import Ledger
+from tuner.search.ledger import SAMPLE_START, Ledger
 
 
 def make_space(*parameters, constraints=()):
@@ -39,13 +39,13 @@ def test_a_trial_of_a_long_search_costs_less_than_two_kilobytes():
             proposal = search.ask()
             search.tell(proposal.number, 1.0, detail="PASSED")
 
-    trials(200)
+    trials(100)
     tracemalloc.start()
-    trials(1000)
+    trials(400)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held / 1000 < 2048
-    assert len(search.study.trials) == 1200
+    assert held / 400 < 2048
+    assert len(search.study.trials) == 500
 
 
 def test_rows_keep_their_place_and_state_while_a_ledger_grows():
@@ -59,6 +59,42 @@ def test_rows_keep_their_place_and_state_while_a_ledger_grows():
     assert [tuple(ledger.points[r].tolist()) for r in rows] == points
     assert ledger.taken.nonzero()[0].tolist() == [5]
     assert len(ledger.points) == len(ledger.taken) == len(ledger.rows)
+
+
+def test_a_ledger_forgets_what_is_free_and_not_wanted_and_uses_the_rows_again():
+    ledger = Ledger.of(make_space(*WIDE), random.Random(0))
+    ledger.take(3)
+    kept = np.arange(10)
+    points = ledger.points[:10].copy()
+    dropped = tuple(ledger.points[50].tolist())
+    count = len(ledger.points)
+    ledger.forget_all_free_but(kept)
+    assert (ledger.points[:10] == points).all()
+    assert ledger.free().tolist() == [0, 1, 2, *range(4, 10)]
+    assert len(ledger.rows) == 10
+    (row,) = ledger.add([dropped])
+    assert 10 <= row < count == len(ledger.points)
+    assert tuple(ledger.points[row].tolist()) == dropped
+    assert row in ledger.free()
+
+
+def test_a_complete_ledger_forgets_nothing():
+    ledger = Ledger.of(make_space(*WIDE[:2]), random.Random(0))
+    ledger.forget_all_free_but(np.arange(3))
+    assert len(ledger.free()) == len(ledger.rows) == 64
+
+
+def test_the_default_strategy_keeps_what_it_tried_and_a_bounded_rest():
+    search = Search(make_space(*WIDE), seed=1)
+    most = 0
+    for number in range(100):
+        proposal = search.ask()
+        search.tell(proposal.number, float(sum(proposal.config.values())) if number % 7 else None)
+        most = max(most, len(search._ledger.rows))
+    options = search._sampler.options
+    neighbours = options.leaders * sum(len(p.values) - 1 for p in WIDE)
+    assert most <= 100 + SAMPLE_START + options.fresh + neighbours
+    assert len(search._ledger.rows) <= 100 + options.sample_limit + options.fresh + neighbours
 
 
 def test_what_a_constraint_said_is_asked_once_and_holds_for_every_descent():

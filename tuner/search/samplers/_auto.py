@@ -38,6 +38,7 @@ class Options:
         refit_growth: Hyperparameters are fitted again when this many times more values are known, or a quarter of
             ``observations_limit`` more.
         pool_limit: Candidates that the model looks at; all free configs where there are fewer.
+        sample_limit: The same where the space is not listed, beside the leaders' neighbours.
         fresh: Random configs that join the candidates at each fit where the space is not listed.
         leaders: Best configs whose neighbours are always among the candidates.
         observations_limit: Values that the model learns from; beyond it the best and a random rest.
@@ -57,9 +58,10 @@ class Options:
     start_candidates: int = 200
     refit_growth: float = 1.1
     pool_limit: int = 20_000
-    fresh: int = 50
+    sample_limit: int = 2_000
+    fresh: int = 200
     leaders: int = 5
-    observations_limit: int = 500
+    observations_limit: int = 250
     least_log_chance: float = -12.0
     outlook_configs: int = 200
     outlook_draws: int = 200
@@ -156,10 +158,9 @@ class AutoSampler(Strategy):
         if len(free) == 0:
             return self.random_row()
         few = self._random.choice(free, min(len(free), self.options.start_candidates), replace=False)
-        taken = np.flatnonzero(ledger.taken)
-        if len(taken) == 0:
+        if not ledger.order:
             return int(few[0])
-        apart = self._steps(few, taken).min(axis=1)
+        apart = self._steps(few, ledger.order).min(axis=1)
         return int(few[np.argmax(apart + 1e-9 * self._random.random(len(few)))])
 
     def _steps(self, rows: Rows, others: Rows | list[int]) -> NDArray[np.float64]:
@@ -257,9 +258,13 @@ class AutoSampler(Strategy):
         for _ in range(0 if ledger.complete else self.options.fresh):
             self.random_row()
         free = ledger.free()
-        sample = self._random.choice(free, min(len(free), self.options.pool_limit), replace=False)
+        limit = self.options.pool_limit if ledger.complete else self.options.sample_limit
+        sample = self._random.choice(free, min(len(free), limit), replace=False)
         wanted = np.union1d(sample, np.array(near, dtype=np.intp))
-        return wanted[~ledger.taken[wanted]]
+        wanted = wanted[~ledger.taken[wanted]]
+        if not self._related:  # its predictions are kept by row
+            ledger.forget_all_free_but(wanted)
+        return wanted
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:
         """Of each candidate, by a model of what worked and what failed; it learns by itself what failures depend on."""
