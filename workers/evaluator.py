@@ -197,11 +197,13 @@ class VariantEvaluator:
         return judgement, measurements
 
     def _check_intact(self, artifact: str) -> None:
-        """Before a candidate is blamed: what it was loaded from is still what was built.
+        """Before a candidate is blamed: what it was loaded from is still what was built, and files can be written.
 
         Raises:
             ArtifactMissingError: It was damaged or removed in between.
+            CacheFullError: The disk is full.
         """
+        self._cache.check_room()
         if self._cache.get(artifact) is None:
             self._replace()
             raise ArtifactMissingError(f"artifact {artifact} was damaged while it was in use; build the variant again")
@@ -270,6 +272,7 @@ class VariantEvaluator:
                 key = Path(turns.name).read_bytes().partition(b"\n")[0].decode()
                 self._replace()
                 if key not in taken:
+                    self._cache.check_room()
                     raise WorkerError(f"a comparison failed before any variant's turn: {failure}") from failure
                 fingerprint = self.environment().fingerprint
                 return Evaluation(key, _status_of(failure), (), 0.0, _text(failure), fingerprint), {}
@@ -305,6 +308,7 @@ class VariantEvaluator:
             try:
                 self._call("prepare", uuid, phase="prepare")
             except ChildRaisedError as failure:
+                self._cache.check_room()
                 raise DatasetError(str(failure).partition(": ")[2] or str(failure)) from failure
             except ChildError as failure:
                 raise WorkerError(f"workload {uuid} cannot be prepared: {failure}\n{failure.log}") from failure

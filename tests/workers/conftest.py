@@ -1,6 +1,8 @@
 """A tiny dataset, and one builder with one evaluator for all tests that judge candidates."""
 
+import contextlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -128,6 +130,30 @@ def bench(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
 def hasty(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
     """For candidates that do hang."""
     yield from open_bench(dataset, tmp_path_factory.mktemp("hasty_cache"), HASTY)
+
+
+class SmallDisk:
+    """A file system of a few MiB that can be filled."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def fill(self) -> None:
+        with contextlib.suppress(OSError), (self.root / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        (self.root / "filler").unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk is a tmpfs, which only root may mount")
+    yield SmallDisk(tmp_path)
+    subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def _left_after(limit_s: float, processes) -> list[psutil.Process]:

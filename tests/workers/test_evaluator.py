@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from workers.errors import ArtifactMissingError, DatasetError
+from workers.errors import ArtifactMissingError, CacheFullError, DatasetError
 from workers.evaluator import VariantEvaluator
 from workers.records import BuildResult, ComparisonJob, Deadlines, EvaluationJob, Method, Status
 
@@ -387,3 +387,23 @@ def test_damaged_artifact_is_not_the_candidates_fault(bench, make):
     with pytest.raises(ArtifactMissingError, match="damaged while it was in use"):
         bench.judge(variant)
     assert bench.judge(make()).status is Status.PASSED
+
+
+def test_full_disk_ends_a_job_and_is_not_the_candidates_fault(bench, make, small_disk):
+    bad = make(passing("raise OSError('cannot write')"))
+    evaluator = VariantEvaluator(bench.problem, "cpu", str(small_disk.root / "cache"), Deadlines())
+    try:
+        evaluator.warm()
+        artifacts = {v.key: bench.builder.build(v).artifact for v in (make(key="a"), bad)}
+        for artifact in artifacts.values():
+            evaluator.stage(make(), artifact, bench.builder.pack(artifact))
+        small_disk.fill()
+        with pytest.raises(CacheFullError, match=r"disk.*Free some and resume"):
+            evaluator.compare(ComparisonJob(((make(key="a"), artifacts["a"]),), bench.workloads, QUICK, rounds=3))
+        job = EvaluationJob(bad, artifacts[bad.key], bench.workloads, QUICK)
+        with pytest.raises(CacheFullError, match=r"disk.*Free some and resume"):
+            evaluator.evaluate(job)
+        small_disk.free()
+        assert evaluator.evaluate(job).status is Status.RUNTIME_ERROR
+    finally:
+        evaluator.close()
