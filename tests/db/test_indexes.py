@@ -57,6 +57,7 @@ def filled(store: Store, scene: Any) -> Any:
     "query",
     [
         "best_rows",
+        "best_stamp",
         "known_measurements",
         "known_build",
         "trial_count",
@@ -77,6 +78,7 @@ def test_no_query_reads_a_whole_growing_table(filled: Any, query: str) -> None:
     store = filled.store
     calls = {
         "best_rows": lambda: store.best_rows("gemm", hardware="NVIDIA H100"),
+        "best_stamp": lambda: store.best_stamp("gemm"),
         "known_measurements": lambda: store.known_measurements(
             definition_id=filled.definition_id,
             space_id=filled.space_id,

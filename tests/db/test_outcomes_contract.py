@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -89,6 +90,47 @@ def test_a_resumed_sweep_keeps_its_earlier_winners_until_it_ends(store: Store, s
     sweep_id = scene(store).finished()
     store.claim_sweep(sweep_id, "again", 60.0)
     assert _best(store) == [(sweep_id, "NVIDIA H100", "small")]
+
+
+def test_the_stamp_of_best_rows_is_another_whenever_they_are(store: Store, scene: Any) -> None:
+    scene = scene(store)
+
+    def look() -> tuple[Any, Any]:
+        return store.best_stamp("gemm"), store.best_rows("gemm")
+
+    def resumed(sweep_id: int) -> None:
+        store.claim_sweep(sweep_id, "again", 60.0)
+        store.set_winners(sweep_id, [scene.winner(1), scene.winner(0, "large")])
+
+    first, failed = scene.finished(scene.winner(0)), scene.finished(scene.winner(2), state="FAILED")
+    changes: list[Callable[[], object]] = [
+        lambda: scene.finished(scene.winner(1)),
+        lambda: resumed(first),
+        lambda: store.finish_sweep(first, "INTERRUPTED", {}),
+        lambda: store.claim_sweep(failed, "again", 60.0),
+        lambda: store.set_winners(failed, [scene.winner(1)]),
+        lambda: store.finish_sweep(failed, "FAILED", {}),
+        lambda: store.record_export(ExportRecord(first, "solution", "digest", {}, {})),
+    ]
+    before = look()
+    for change in changes:
+        change()
+        after = look()
+        assert after == look()
+        assert after[0] != before[0]
+        before = after
+
+
+def test_the_stamp_of_best_rows_minds_its_own_definition(store: Store, scene: Any) -> None:
+    other, scene = scene(store, definition="rmsnorm"), scene(store)
+    sweep_id = scene.finished()
+    before = store.best_stamp("gemm")
+    other.finished()
+    scene.sweep(owner="me")
+    store.commit_trial(scene.trial(scene.sweep(), 0))
+    assert store.best_stamp("gemm") == before
+    assert store.best_stamp("rmsnorm") != store.best_stamp("none")
+    assert sweep_id == store.best_rows("gemm")[0].sweep_id
 
 
 def test_hardware_target_and_definition_are_never_mixed(store: Store, scene: Any) -> None:

@@ -9,8 +9,9 @@ import math
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.responses import Response
 
@@ -52,9 +53,10 @@ NOTHING = Answer("none")
 class Records:
     """The winners of one definition as they were at ``read_at``, by hardware, with the answers made from them."""
 
-    read_at: float
+    stamp: tuple[Any, ...]
     rows: Sequence[BestRow]
-    fresh_until: float = 0.0
+    read_at: float = 0.0
+    renew_at: float = 0.0
     answers: dict[Question, Answer] = field(default_factory=dict)
     texts: dict[tuple[int, str, str, float, str], Answer] = field(default_factory=dict)
 
@@ -96,14 +98,23 @@ class Records:
 
 
 class BestConfigs:
-    """Best-config answers, each definition read from the database at most once per ``cache_s``.
+    """Best-config answers from records that are at most ``cache_s`` old.
 
-    Owned by one event loop. While a definition is read, everybody who asks for it waits for the same query.
+    Who asks in the second half of that time has an answer at once and sets off the next read, so that a definition
+    that is asked for again and again is never waited for. Else everybody who asks waits for the same query.
+
+    Owned by one event loop.
+
+    Args:
+        store: Read from.
+        cache_s: How old records may be.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, store: Store, cache_s: float) -> None:
+    def __init__(self, store: Store, cache_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._cache_s = cache_s
+        self._clock = clock
         self._kept: OrderedDict[str, Records] = OrderedDict()
         self._reading: dict[str, asyncio.Task[Records]] = {}
 
@@ -116,36 +127,49 @@ class BestConfigs:
         """
         records = await self._records(definition)
         answer = records.answer(definition, (tuple(sorted(axes.items())), hardware))
-        return answer, math.ceil(time.monotonic() - records.read_at)
+        return answer, math.ceil(self._clock() - records.read_at)
 
     async def _records(self, definition: str) -> Records:
-        kept = self._kept.get(definition)
-        if kept is not None and time.monotonic() < kept.fresh_until:
+        kept, now = self._kept.get(definition), self._clock()
+        fresh = kept is not None and now < kept.read_at + self._cache_s
+        if kept is not None and fresh and now < kept.renew_at:
             self._kept.move_to_end(definition)
             return kept
         reading = self._reading.get(definition)
         if reading is None:
-            reading = asyncio.create_task(self._read(definition))
-            self._reading[definition] = reading
+            reading = self._reading[definition] = asyncio.create_task(self._read(definition))
+            reading.add_done_callback(_look_at)
+        if kept is not None and fresh:
+            return kept
         return await asyncio.shield(reading)  # one client going away must not end the query that others wait for
 
     async def _read(self, definition: str) -> Records:
+        began = self._clock()
         try:
-            began = time.monotonic()
-            rows = await asyncio.to_thread(self._store.best_rows, definition)
+            records = await asyncio.to_thread(self._look, definition, self._kept.get(definition))
         finally:
             del self._reading[definition]
-        records = self._kept.get(definition)
-        if records is not None and records.rows == rows:
-            records.read_at = began
-        else:
-            records = self._kept[definition] = Records(began, rows)
+        records.read_at = began
         # Not all definitions at the same moment: their reads would queue up, and every second all lookups behind them.
-        records.fresh_until = began + self._cache_s * random.uniform(0.5, 1.0)
+        records.renew_at = began + self._cache_s * random.uniform(0.4, 0.7)
+        self._kept[definition] = records
         self._kept.move_to_end(definition)
         if len(self._kept) > DEFINITIONS:
             self._kept.popitem(last=False)
         return records
+
+    def _look(self, definition: str, kept: Records | None) -> Records:
+        """The kept records if they are still what the database holds, else new ones."""
+        stamp = self._store.best_stamp(definition)  # before the rows: what changes in between is seen the next time
+        if kept is not None and kept.stamp == stamp:
+            return kept
+        return Records(stamp, self._store.best_rows(definition))
+
+
+def _look_at(reading: asyncio.Task[Records]) -> None:
+    """Takes note of a failure that nobody may wait for: whoever needs the records then asks again."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def reply(answer: Answer, age_s: int, if_none_match: str | None) -> Response:

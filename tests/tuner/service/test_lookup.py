@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from db.errors import StoreError
 from db.store import Store
 from tuner.service.best import MAX_AGE_S, NOTHING, BestConfigs
 
@@ -145,5 +148,79 @@ def test_answers_are_kept_until_the_records_change(tmp_path: Any, scene: Any) ->
             stage.finished(stage.winner(3))
             assert (await ask()).etag != first.etag
             assert '"tile": 3' in (await ask()).text
+
+    asyncio.run(follow())
+
+
+def test_who_asks_early_enough_does_not_wait_for_the_next_read(tmp_path: Any, scene: Any) -> None:
+    class Slow:
+        """The store, whose reads begin when they may."""
+
+        def __init__(self, store: Store) -> None:
+            self.store, self.may, self.reads = store, threading.Event(), 0
+            self.may.set()
+
+        def best_stamp(self, definition: str) -> tuple[Any, ...]:
+            self.reads += 1
+            assert self.may.wait(60)
+            return self.store.best_stamp(definition)
+
+        def best_rows(self, definition: str) -> Any:
+            return self.store.best_rows(definition)
+
+    async def follow() -> None:
+        with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
+            stage, now = scene(store), [0.0]
+            stage.finished(stage.winner(2))
+            slow = Slow(store)
+            best = BestConfigs(cast("Store", slow), cache_s=10, clock=lambda: now[0])
+
+            async def ask() -> tuple[str, int]:
+                answer, age_s = await best.answer("gemm", {"seq_len": 10}, None)
+                return answer.text.partition('"config": {"tile": ')[2][0], age_s
+
+            assert await ask() == ("2", 0)
+            stage.finished(stage.winner(3))
+            slow.may.clear()
+            now[0] = 3.9
+            assert (await ask(), slow.reads) == (("2", 4), 1)
+            now[0] = 7.1
+            assert (await ask(), await ask()) == (("2", 8), ("2", 8))
+            while slow.reads < 2:
+                await asyncio.sleep(0)
+            now[0] = 10.0
+            late = asyncio.create_task(ask())
+            await asyncio.sleep(0)
+            assert not late.done()
+            slow.may.set()
+            assert await late == ("3", 3)  # read at 7.1
+            assert slow.reads == 2
+
+    asyncio.run(follow())
+
+
+def test_a_read_that_failed_behind_the_scenes_is_told_to_who_needs_it(tmp_path: Any, scene: Any) -> None:
+    async def follow() -> None:
+        store, now = Store.open(f"sqlite:///{tmp_path}/results.db"), [0.0]
+        stage = scene(store)
+        stage.finished(stage.winner(2))
+        best = BestConfigs(store, cache_s=10, clock=lambda: now[0])
+        loud: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: loud.append(context))
+
+        async def ask() -> str:
+            return (await best.answer("gemm", {"seq_len": 10}, None))[0].found
+
+        assert await ask() == "exact"
+        (tmp_path / "results.db").rename(tmp_path / "elsewhere")
+        store.close()
+        now[0] = 9.0
+        assert await ask() == "exact"
+        now[0] = 11.0
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                await ask()
+        gc.collect()
+        assert loud == []
 
     asyncio.run(follow())
