@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +42,11 @@ GATE = (403, 413, 414, 429)
 def create() -> FastAPI:
     """The application with the settings that ``tuner serve`` published; called in each server process."""
     configure_logging(os.environ.get("TUNER_LOG_LEVEL", "INFO").upper())
-    return make(published())
+    app = make(published())
+    # What is here now stays: looking through all of it for garbage held up every request for 0.15 to 0.22 s.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def make(settings: ServiceSettings) -> FastAPI:
