@@ -29,6 +29,7 @@ def run(settings: ServiceSettings) -> None:
         import uvicorn
 
         import tuner.service.metrics  # noqa: F401
+        from tuner.service.wire import JoiningProtocol
     except ImportError as error:
         raise UnusableEnvironmentError(f"package {error.name} is missing: pip install 'tuner[serve]'") from None
     check(settings)
@@ -43,6 +44,7 @@ def run(settings: ServiceSettings) -> None:
             host=settings.host,
             port=settings.port,
             workers=settings.workers,
+            http=JoiningProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
