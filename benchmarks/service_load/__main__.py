@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.service_load [--seconds 20] [--folder DIR] [--out FILE.json]``."""
+"""Command line: ``python -m benchmarks.service_load [--turns 5] [--folder DIR] [--out FILE.json]``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.service_load.fill import fill_postgres, fill_sqlite
 from benchmarks.service_load.rows import HARDWARE, Scale, definition_name
+from benchmarks.service_load.turns import Target, as_busy, in_turns
 from db.store import Store
 from tuner.query import best_config
 from tuner.service import tokens
@@ -28,8 +30,9 @@ from workers.environment import cpu_model
 
 PORT = 8717
 URL = f"http://127.0.0.1:{PORT}"
-PACED_PER_S = 2000
-"""The rate that the pauses alone would make; with the answers' time it comes to somewhat more than 1,500."""
+CONTROL_PORT = 8718
+CONTROL_MODULE = "benchmarks.service_load.control"
+CONTROL = f"http://127.0.0.1:{CONTROL_PORT}"
 PAGES = {
     "sweep list, API": "/api/v1/sweeps",
     "sweep list, page": "/",
@@ -46,8 +49,8 @@ PAGES = {
 def main() -> None:
     """Fill, serve, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=20, help="of each kind of load")
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=5, help="of service and control, under each kind of load")
+    parser.add_argument("--seconds", type=int, default=4, help="of each turn")
     parser.add_argument("--workers", type=int, default=1, help="server processes; client and database need cores too")
     parser.add_argument("--sweeps", type=int, default=Scale.sweeps, help="per definition and GPU; 5 make a million")
     parser.add_argument("--folder", type=Path, help="keeps the databases here, and uses those that are here")
@@ -123,33 +126,27 @@ def _served(url: str, folder: Path, options: argparse.Namespace) -> dict[str, An
     """What ``tuner serve`` does on this database: the pages first, so that each comes from a cold server once."""
     with Store.open(url) as store:
         token, _ = tokens.create(store, "read")
-    command = [sys.executable, "-m", "tuner", "serve", "--port", str(PORT), "--db", url, "--rate-per-s", "0"]
-    with (folder / "serve.log").open("wb") as log:
-        server = subprocess.Popen([*command, "--workers", str(options.workers)], stdout=log, stderr=log)
+    serve = ["tuner", "serve", "--port", str(PORT), "--db", url, "--rate-per-s", "0", "--workers", str(options.workers)]
+    with _running(folder / "serve.log", *serve), _running(folder / "control.log", CONTROL_MODULE, str(CONTROL_PORT)):
+        _wait_until(f"{URL}/readyz")
+        _wait_until(f"{CONTROL}/0")
+        pages_ms = _pages(token)
+        service = Target("service", URL)
+        control = as_busy(service, CONTROL, token)
+        lookups = in_turns((service, control), token, turns=options.turns, seconds=options.seconds)
+        return {"pages_ms": pages_ms, "control_computes_us": int(control.path[1:]), "best_config": lookups}
+
+
+@contextmanager
+def _running(log: Path, *module: str) -> Iterator[None]:
+    """A server process, ended with the block."""
+    with log.open("wb") as out:
+        server = subprocess.Popen([sys.executable, "-m", *module], stdout=out, stderr=out)
         try:
-            _wait_until_ready()
-            return {
-                "pages_ms": _pages(token),
-                "best_config": _load(token, options, pace_ms=0),
-                "best_config_paced": _load(token, options, pace_ms=round(1e3 * options.connections / PACED_PER_S)),
-            }
+            yield
         finally:
             server.terminate()
             server.wait(30)
-
-
-def _load(token: str, options: argparse.Namespace, *, pace_ms: int) -> dict[str, Any]:
-    """wrk after a warm-up that is not counted; as fast as it goes, or with pauses between the requests."""
-    script = Path(__file__).with_name("lookup.lua")
-    base = ["wrk", "-t1", f"-c{options.connections}", "-s", str(script), URL]
-    environment = {**os.environ, "TOKEN": token, "PACE_MS": str(pace_ms)}
-    subprocess.run([*base, "-d3s"], env=environment, check=True, capture_output=True)
-    said = subprocess.run(
-        [*base, f"-d{options.seconds}s"], env=environment, check=True, capture_output=True, text=True
-    ).stdout
-    figures: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
-    figures["requests_per_s"] = round(figures["requests"] / figures["duration_s"], 1)
-    return figures | {"connections": options.connections, "workers": options.workers, "client": "wrk, 1 thread"}
 
 
 def _pages(token: str, repeats: int = 20) -> dict[str, Any]:
@@ -182,11 +179,11 @@ def _from_python(url: str, scale: Scale, repeats: int = 300) -> dict[str, Any]:
     return {"python_best_config_ms": {name: round(value, 2) for name, value in figures.items()}}
 
 
-def _wait_until_ready() -> None:
+def _wait_until(url: str) -> None:
     give_up_at = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(f"{URL}/readyz", timeout=5):
+            with urllib.request.urlopen(url, timeout=5):
                 return
         except OSError:
             if time.monotonic() > give_up_at:
