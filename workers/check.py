@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workers import fib
-from workers.device import Device
+from workers.device import CANDIDATE, Device
 from workers.records import Status, Tolerance
 
 _DIGEST_ROW = 1 << 11
@@ -31,10 +32,14 @@ class Verdict:
 
 @dataclass
 class Candidate:
-    """A loaded variant's entry point with how it gives its outputs. ``function`` changes when it is loaded again."""
+    """A loaded variant's entry point with how it gives its outputs. ``function`` changes when it is loaded again.
+
+    ``was_called``: its code is on the device; a first call's time is that of loading.
+    """
 
     function: Callable[..., Any]
     destination_passing: bool
+    was_called: bool = False
 
 
 def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], device: Device) -> list[Any]:
@@ -44,12 +49,14 @@ def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], devic
     Raises:
         Exception: Whatever the candidate raises.
     """
+    outputs: tuple[Any, ...] = ()
     if candidate.destination_passing:
-        outputs = fib.allocate_outputs(definition, inputs, device.name)
+        outputs = tuple(fib.allocate_outputs(definition, inputs, device.name))
         poison(outputs, 0)
-        candidate.function(*inputs, *outputs)
-        return outputs
-    return fib.normalize(definition, candidate.function(*inputs), device.name)
+    with device.span(CANDIDATE) if candidate.was_called else contextlib.nullcontext():
+        result = candidate.function(*inputs, *outputs)
+    candidate.was_called = True
+    return list(outputs) if candidate.destination_passing else fib.normalize(definition, result, device.name)
 
 
 def poison(outputs: Sequence[Any], attempt: int) -> None:

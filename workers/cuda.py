@@ -52,6 +52,7 @@ class CudaDevice(Device):
 
     name = "cuda:0"
     modes = ("eager", "cuda_graph")
+    runs_ahead = True
     retakes = 2
 
     def __init__(self) -> None:
@@ -90,7 +91,8 @@ class CudaDevice(Device):
         self._side.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._side):
-            run()
+            with self.span(CANDIDATE):
+                run()
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 run()

@@ -36,6 +36,8 @@ class Device(ABC):
     model: str
     modes: tuple[str, ...]
     """Execution modes (:class:`workers.records.Method`) that it can time."""
+    runs_ahead: bool = False
+    """Whether it works on what was submitted while the host does something else."""
     retakes: int = 0
     """How often a measurement that was throttled or drifted is taken again."""
 

@@ -79,6 +79,7 @@ class Judge:
         self._loaded: loader.Loaded | None = None
         self._load_again: Callable[[], None] | None = None
         self._ahead: tuple[str, loader.Loaded] | None = None
+        self._begun: _Begun | None = None
         self._usage: Counter[str] = Counter()
         # What is here now stays: collecting the garbage of one variant must not look at all of torch.
         gc.collect()
@@ -108,8 +109,8 @@ class Judge:
         Args:
             job: What to do.
             staged: The job's variant.
-            ahead: The variant of the next job. It is loaded, and called once if it says on what, when this job's
-                measurements are all taken, while the device inspects its memory.
+            ahead: The variant of the next job. It is loaded while the device warms up for the last measurement, and
+                called once, if it says on what, when all are taken, while the device inspects its memory.
         """
         import torch
 
@@ -119,16 +120,16 @@ class Judge:
         self._send("phase", f"load {job.variant.key}")
         try:
             self._loaded = self._load(staged)
-            candidate = Candidate(self._loaded.function, job.variant.destination_passing)
+            candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
             self._load_again = lambda: self._renew(candidate, staged)
             with torch.no_grad():
-                judgement = self._judge(job, candidate)
+                judgement = self._judge(job, candidate, ahead)
                 if not judgement.replace:
                     judgement = self._inspect(judgement, job, ahead)
         except loader.LoadError as error:
             judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
         finally:
-            self._load_again = None
+            self._load_again = self._begun = None
             if self._loaded is not None:
                 self._loaded.unload()
                 self._loaded = None
@@ -136,16 +137,15 @@ class Judge:
             self._device.tidy()
         return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
 
-    def _judge(self, job: EvaluationJob, candidate: Candidate) -> Judgement:
+    def _judge(self, job: EvaluationJob, candidate: Candidate, ahead: Staged | None) -> Judgement:
         """The workloads one after the other, up to a failure or a lost race."""
-        for uuid in job.workloads:
-            measurement = self._one(candidate, uuid, job)
+        for uuid, following in zip(job.workloads, (*job.workloads[1:], None), strict=True):
+            measurement = self._one(candidate, uuid, job, following, ahead)
             if measurement.status is not Status.PASSED:
                 judgement = self._spoiled(measurement.status, measurement.message)
                 self._send("event", replace(measurement, status=judgement.status))
                 return judgement
             self._send("event", measurement)
-            self._usage.update(self._device.usage())
             limit = job.stop_above_us.get(uuid)
             if limit is not None and measurement.median_us is not None and measurement.median_us > limit:
                 return Judgement(Status.RACED_OUT, f"{measurement.median_us:.1f} us on {uuid}, limit {limit:.1f}")
@@ -177,7 +177,7 @@ class Judge:
         assert self._loaded is not None
         self._loaded.unload()
         self._loaded = self._load(staged)
-        candidate.function = self._loaded.function
+        candidate.function, candidate.was_called = self._loaded.function, False
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
         """The job's end: is everything in memory what it was? Meanwhile the next variant is loaded.
@@ -187,10 +187,8 @@ class Judge:
         with self._device.span(CHECK):
             found = self._residents.begin_inspection()
         if ahead is not None and not judgement.replace:
-            self._send("phase", f"load {ahead.variant.key}")
-            # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
-            with contextlib.suppress(loader.LoadError):
-                self._ahead = (ahead.package, self._load(ahead))
+            self._load_ahead(ahead, then=f"load {ahead.variant.key}")
+            if self._ahead is not None:
                 self._call_first(ahead, self._ahead[1])
         self._send("phase", f"inspect {job.variant.key}")
         if not check.all_true([part for parts in found.values() for part in parts]):
@@ -201,6 +199,22 @@ class Judge:
             judgement = Judgement(status, f"{judgement.message}\n{message}".strip(), replace=True)
         self._usage.update(self._device.usage())
         return judgement
+
+    def _load_ahead(self, staged: Staged, then: str) -> None:
+        """Load the next variant, unless that was done; ``then`` is the phase that goes on.
+
+        Raises:
+            DeviceLostError: It has done something to this process or its device; or the present one has, which will
+                show when that is judged again without the next one.
+        """
+        self._send("phase", f"load {staged.variant.key}")
+        if self._ahead is None or self._ahead[0] != staged.package:
+            # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
+            with contextlib.suppress(loader.LoadError):
+                self._ahead = (staged.package, self._load(staged))
+            if self._integrity.replaced() is not None or not self._device.is_healthy():
+                raise DeviceLostError(f"after {staged.variant.key} was loaded")
+        self._send("phase", then)
 
     def _call_first(self, staged: Staged, loaded: loader.Loaded) -> None:
         """Call the next variant once, for what first calls make: code on the device, workspaces.
@@ -215,12 +229,19 @@ class Judge:
         try:
             check.run_once(candidate, self._definition, inputs, self._device)
             self._device.synchronize()
+            loaded.was_called = True
         except BaseException as error:
             if not self._device.is_healthy():
                 raise DeviceLostError(_say(error)) from error
 
-    def _one(self, candidate: Candidate, uuid: str, job: EvaluationJob) -> Measurement:
-        """One workload: prepare, check, measure, look at what the timed runs left."""
+    def _one(
+        self, candidate: Candidate, uuid: str, job: EvaluationJob, following: str | None, ahead: Staged | None
+    ) -> Measurement:
+        """One workload: prepare, check, measure, look at what the timed runs left.
+
+        What comes next is begun on the way: the check on the ``following`` workload or, on the last one, loading the
+        variant ``ahead``.
+        """
         self._send("phase", f"prepare {uuid}")
         resident = self._residents.get(uuid)
         if resident.degenerate:
@@ -232,8 +253,16 @@ class Judge:
             if verdict.status is not Status.PASSED:
                 return _failed(uuid, verdict, job.method)
         self._send("phase", f"measure {uuid}")
+
+        hooks: dict[str, Callable[[], None]] = {}
+        if self._device.runs_ahead and following is not None and job.check:
+            hooks["behind"] = lambda: self._begin_check(candidate, following)
+        if self._device.runs_ahead and following is None and ahead is not None:
+            hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=f"measure {uuid}")
         try:
-            timing, after = self._with_room(uuid, lambda: self._measure(candidate, resident, job))
+            timing, after = self._with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
+        except DeviceLostError:
+            raise
         except CaptureError as error:
             after = Verdict(Status.RUNTIME_ERROR, _say(error))
         except BaseException as error:
@@ -254,17 +283,26 @@ class Judge:
             method=job.method,
         )
 
-    def _measure(self, candidate: Candidate, resident: Resident, job: EvaluationJob) -> tuple[timer.Timing, Verdict]:
+    def _measure(
+        self,
+        candidate: Candidate,
+        resident: Resident,
+        job: EvaluationJob,
+        behind: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[timer.Timing, Verdict]:
         """Time it; the last timed run, on outputs poisoned just before it, has to be right."""
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
         pending: list[_Verification] = []
 
-        def behind() -> None:
+        def verify() -> None:
             pending[:] = [self._begin_verification(run, resident)]
+            if behind is not None:
+                behind()
 
         limit = job.stop_above_us.get(resident.uuid)
         anchor = self._anchor.conditions()
-        timing = timer.measure(run, job.method, self._device, limit, run.poison, behind)
+        timing = timer.measure(run, job.method, self._device, limit, run.poison, verify, meanwhile)
         timing = replace(timing, conditions={**timing.conditions, **anchor})
         return timing, self._verified(pending[0], resident)
 
@@ -281,10 +319,23 @@ class Judge:
         return self._with_inputs(verdict, resident, check.unchanged(resident.inputs, resident.digests))
 
     def _compare_once(self, candidate: Candidate, resident: Resident) -> Verdict:
+        begun, self._begun = self._begun, None
+        if begun is None or begun.uuid != resident.uuid:
+            return self._start_check(candidate, resident).verdict()
+        return begun.errors.verdict()
+
+    def _start_check(self, candidate: Candidate, resident: Resident) -> check.Errors | check.Known:
         outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
         with self._device.span(CHECK):
-            errors = check.begin_compare(outputs, resident.expected, self._rule)
-        return errors.verdict()
+            return check.begin_compare(outputs, resident.expected, self._rule)
+
+    def _begin_check(self, candidate: Candidate, uuid: str) -> None:
+        """Start the check on the following workload if that is in memory. What fails is done again in its turn."""
+        if self._begun is None and uuid in self._residents.held:
+            with contextlib.suppress(Exception):
+                resident = self._residents.get(uuid)
+                if not resident.degenerate:
+                    self._begun = _Begun(uuid, self._start_check(candidate, resident))
 
     def _with_room(self, uuid: str, work: Callable[[], T]) -> T:
         """What the work gives; if memory ran out, once more without the other workloads, and with the variant loaded
@@ -298,6 +349,7 @@ class Judge:
             has_room = self._residents.keep_only(uuid)
             if not has_room and self._load_again is None:
                 raise
+        self._begun = None
         if self._load_again is not None:
             self._load_again()
         gc.collect()
@@ -454,6 +506,14 @@ class Judge:
                 get_ready(key)
             samples[key].append(us)
         return samples, late
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A check that was started ahead of its workload's turn."""
+
+    uuid: str
+    errors: check.Errors | check.Known
 
 
 @dataclass(frozen=True)

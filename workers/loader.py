@@ -40,6 +40,8 @@ class Loaded:
     path: str | None = None
     preload: Callable[[], Any] | None = None
     """The entry point's module's own function of that name, if it has one."""
+    was_called: bool = False
+    """Ahead of its turn: what first calls make is there."""
 
     def unload(self) -> None:
         """Drop the modules, so that their memory can go and the next variant cannot see them."""

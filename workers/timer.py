@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers.device import CANDIDATE, Device, Run
@@ -15,6 +15,9 @@ from workers.interval import MedianInterval, median_interval
 from workers.records import Method
 
 _MAX_WARMUP_RUNS = 2000
+_AGAIN_SHARE = 0.25
+"""Of the warm-up, where the host was busy for some milliseconds behind it."""
+
 _DRIFT_SHARE = 0.02
 """The medians of a measurement's halves may differ by this share."""
 
@@ -34,7 +37,8 @@ class Timing:
 def warm_up(run: Run, method: Method, device: Device) -> None:
     """Run for about ``warmup_s`` seconds, at least once. The device may still be at it on return."""
     began = time.perf_counter()
-    run()
+    with device.span(CANDIDATE):
+        run()
     device.synchronize()
     once = max(time.perf_counter() - began, 1e-6)
     with device.span(CANDIDATE):
@@ -49,6 +53,7 @@ def measure(
     stop_above_us: float | None = None,
     before_sample: Callable[[], None] | None = None,
     behind: Callable[[], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Timing:
     """Take samples of a run, again if they were throttled or drifted (as often as the device says).
 
@@ -62,6 +67,8 @@ def measure(
         stop_above_us: Median that would lose.
         before_sample: Submitted before each sample, outside the timed part and before the cache is flushed.
         behind: Submitted after the last sample of each attempt, for the device to do while conditions are read.
+        meanwhile: Work for the host while the device warms up. It takes longer than that, so a part of the warm-up is
+            done again behind it.
 
     Raises:
         ValueError: The device cannot time in the method's mode.
@@ -72,6 +79,10 @@ def measure(
     retaken = 0
     while True:
         warm_up(run, method, device)
+        if meanwhile is not None:
+            meanwhile()
+            meanwhile = None
+            warm_up(run, replace(method, warmup_s=_AGAIN_SHARE * method.warmup_s), device)
         before = device.conditions()
         samples, late = _samples(run, method, device, stop_above_us, before_sample)
         if behind is not None:

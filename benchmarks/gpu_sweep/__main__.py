@@ -6,8 +6,9 @@
 
 Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second`` (the same sweep twice),
 ``prebuild`` and ``busy`` (a random sweep whose variants are built before it), ``table``
-(everything interleaved), ``deepgemm``, ``throughput`` (24 variants by our workers), ``stock`` (the same by stock
-flashinfer-bench), ``scaling`` (one evaluator, two evaluators), ``faults``.
+(everything interleaved), ``deepgemm``, ``throughput`` (24 variants by our workers), ``eager`` (the same, timed as
+stock flashinfer-bench times), ``stock`` (the same by stock flashinfer-bench), ``scaling`` (one evaluator, two
+evaluators), ``faults``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "table": lambda c, a: stages.table(c, a.rounds),
     "deepgemm": lambda c, a: stages.deepgemm(c, a.rounds, 4),
     "throughput": lambda c, a: jobs.throughput(c, 1, 1),
+    "eager": lambda c, a: jobs.throughput(c, 1, 1, "eager"),
     "stock": lambda c, a: stock_run.run(c, Effort()),
     "scaling": lambda c, a: jobs.scaling(c),
     "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),

@@ -110,14 +110,16 @@ def prebuild(context: Context) -> dict[str, Any]:
     return {"variants": len(wanted), "statuses": dict(statuses), "seconds": time.perf_counter() - began}
 
 
-def throughput(context: Context, evaluators: int, copies: int) -> dict[str, Any]:
+def throughput(context: Context, evaluators: int, copies: int, mode: str | None = None) -> dict[str, Any]:
     """Judge the 24 variants on all workloads, as a sweep would without racing, on so many evaluators.
+
+    In a sweep's mode, or in another one: flashinfer-bench times eagerly, so what it says is compared with that.
 
     ``total_s`` counts from the start of Ray, ``evaluate_s`` from the moment at which everything is built and warm.
     """
     began = time.perf_counter()
     wanted = variants.compared(context)
-    how = method(context)
+    how = replace(method(context), mode=mode) if mode else method(context)
     regimes = split(context.sizes(), DEFAULT_BOUNDS)
     with_runner: dict[str, Any] = {"variants": [v.key for v in wanted], "evaluators": evaluators, "copies": copies}
     runner = RayRunner(context.problem, context.target, deadlines=Deadlines(), evaluators=evaluators)

@@ -150,7 +150,7 @@ def _wanted(campaigns: Sequence[Document], figures: Document) -> list[str]:
     rows = {
         "exported Solution passes stock flashinfer-bench": None if workloads is None else f"{workloads} of {total}",
         "at least 10x the evaluations a minute of `flashinfer-bench run`": _times(rate),
-        "same verdicts, same order of the top five": _agreement_line(compared) if compared else None,
+        "same verdicts, same order of the top five": _agreement_line(campaigns, compared) if compared else None,
         "GPU busy at least 80 % of a sweep of 200 variants": None if share is None else _shares(campaigns),
         "two sweeps' winners within 1 %": None if difference is None else f"{difference:.2%}",
         "two GPUs at least 1.9x": _times(speedup),
@@ -177,16 +177,41 @@ def _times(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f}x"
 
 
-def _agreement_line(campaign: Document) -> str:
+def _agreement_line(campaigns: Sequence[Document], campaign: Document) -> str:
     ours, theirs = campaign["throughput"]["measurements"], campaign["stock"]["rows"]
-    verdicts, orders = agreement.verdicts(ours, theirs), agreement.orders(ours, theirs)
+    verdicts = agreement.verdicts(ours, theirs)
+    lines = [f"{len(verdicts.different)} of {verdicts.compared} verdicts differ"]
+    eager = section(campaigns, "eager").get("measurements")
+    lines += [f"timed eagerly as there: {_order_line(eager, theirs)}"] if eager else []
+    lines.append(f"timed as CUDA graphs: {_order_line(ours, theirs)}")
+    if again := stock_repeats(campaigns):
+        spread = math.sqrt(sum(r * r for r in again) / len(again))
+        lines.append(
+            f"two runs of `flashinfer-bench run` on the exported Solution differ by {spread:.1%} (root mean square of "
+            f"{len(again)} workloads; {max(again):.1%} at most), which is its interval"
+        )
+    return "; ".join(lines)
+
+
+def stock_repeats(campaigns: Sequence[Document]) -> list[float]:
+    """By what share stock flashinfer-bench's two figures of the exported Solution differ, for each workload: that of
+    the export's verification and that of the comparison."""
+    once = (section(campaigns, "first").get("export") or {}).get("verification") or {}
+    rows = [
+        r for r in section(campaigns, "stock").get("rows", []) if r["solution"] == "tuned_first" and r["latency_us"]
+    ]
+    pairs = [(r["latency_us"], once.get(r["workload"], {}).get("flashinfer_bench_us")) for r in rows]
+    return [abs(first / again - 1) for first, again in pairs if again]
+
+
+def _order_line(ours: Sequence[agreement.Row], theirs: Sequence[agreement.Row]) -> str:
+    orders = agreement.orders(ours, theirs)
     pairs, swapped = sum(o.pairs for o in orders), sum(o.swapped for o in orders)
     worst = max((o.worst for o in orders), default=0.0)
     same = sum(o.same_best for o in orders)
     return (
-        f"{len(verdicts.different)} of {verdicts.compared} verdicts differ; {swapped} of {pairs} pairs that our "
-        f"intervals tell apart are the other way round there (by {worst:.1%} at most); the same best on {same} of "
-        f"{len(orders)} workloads"
+        f"{swapped} of {pairs} pairs that our intervals tell apart are the other way round there (by {worst:.1%} at "
+        f"most), the same best on {same} of {len(orders)} workloads"
     )
 
 
@@ -290,6 +315,8 @@ def _throughput(campaigns: Sequence[Document]) -> list[str]:
             f"{ours['build_s']:.1f} s of builds and {ours['warm_s']:.1f} s until every workload was resident.",
             f"* flashinfer-bench: {theirs['evaluations']} evaluations in {walls:.1f} s ({theirs['per_minute']:.0f} a "
             f"minute) in {len(theirs['calls'])} call(s), Solutions compiled beforehand, its default effort.",
+            f"* Whole run against whole run, our builds included: "
+            f"{ours['evaluations'] / ours['total_s'] / (theirs['evaluations'] / walls):.2f}x.",
         ]
         if theirs.get("left_out"):
             lines.append(
