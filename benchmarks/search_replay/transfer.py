@@ -5,8 +5,8 @@ For each pair ``A:B`` and seed, B is searched cold, and with the trials of a col
 How far warm is behind cold: to every level that the median cold run reaches within 100 evaluations, the median number
 of warm evaluations less the median number of cold ones; the largest of these differences counts. A level counts as
 reached within a thousandth. Medians over seeds are noisy and the largest of many differences even more so: beside the
-figure stand its 90 % bootstrap interval over seeds, and the figure that cold has against itself (two samples drawn from
-the cold runs; median and 95th percentile).
+figure stand its 90 % bootstrap interval over seeds (a seed's cold and warm run stay together: they have most choices in
+common), and the figure that cold has against itself (two samples drawn from the cold runs; median and 95th percentile).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help=f"folder of *{SUFFIX} files")
     parser.add_argument("--pairs", required=True, help="A:B,C:D with names of recordings; A is the relative of B")
     parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--history", type=int, default=120, help="trials of the relative's sweep")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cold = _cold(sorted({p for pair in pairs for p in pair}), options)
     for relative, target in pairs:
         histories = [prior_of(relative, rows, options.history) for rows in cold[relative][1:]]
-        warm = list(spread(rows_of, [(target, seed, p) for seed, p in enumerate(histories)], options.jobs))
+        tasks = [(target, seed, p) for seed, p in enumerate(histories, options.first_seed)]
+        warm = list(spread(rows_of, tasks, options.jobs))
         name = f"{_name(relative)}:{_name(target)}"
         document[name] = compare(*(_curves(target, rows) for rows in (cold[target][:-1], warm)))
         _print(name, document[name])
@@ -79,7 +81,7 @@ def _name(path: Path) -> str:
 
 def _cold(paths: Sequence[Path], options: argparse.Namespace) -> dict[Path, list[tuple[int, ...]]]:
     """Rows of the cold sweeps of each space; one seed more than asked for, since the relative's seed is another one."""
-    seeds = range(options.seeds + 1)
+    seeds = range(options.first_seed, options.first_seed + options.seeds + 1)
     rows = list(spread(rows_of, [(path, seed) for path in paths for seed in seeds], options.jobs))
     return {path: rows[i * len(seeds) : (i + 1) * len(seeds)] for i, path in enumerate(paths)}
 
@@ -106,11 +108,14 @@ def compare(cold: Curves, warm: Curves) -> dict[str, Any]:
     draw = np.random.default_rng(0)
     runs = len(cold)
 
-    def middle(curves: Curves) -> Curves:
-        return np.median(curves[draw.integers(0, runs, runs)], axis=0)
+    def sample() -> NDArray[np.intp]:
+        return draw.integers(0, runs, runs)
 
-    behind = [lag(middle(cold), middle(warm)) for _ in range(DRAWS)]
-    noise = [lag(middle(cold), middle(cold)) for _ in range(DRAWS)]
+    def behind_of(first: Curves, second: Curves) -> int:
+        return lag(np.median(first, axis=0), np.median(second, axis=0))
+
+    behind = [behind_of(cold[chosen], warm[chosen]) for chosen in (sample() for _ in range(DRAWS))]
+    noise = [behind_of(cold[sample()], cold[sample()]) for _ in range(DRAWS)]
     until = {name: first(curves) for name, curves in (("cold", cold), ("warm", warm))}
     gain = until["cold"] - until["warm"]
     return {
@@ -119,7 +124,7 @@ def compare(cold: Curves, warm: Curves) -> dict[str, Any]:
         **{name: [float(np.median(c[:, b - 1])) for b in BUDGETS] for name, c in (("cold", cold), ("warm", warm))},
         "cold_mean": [float(cold[:, b - 1].mean()) for b in BUDGETS],
         "warm_mean": [float(warm[:, b - 1].mean()) for b in BUDGETS],
-        "evaluations_behind": lag(np.median(cold, axis=0), np.median(warm, axis=0)),
+        "evaluations_behind": behind_of(cold, warm),
         "evaluations_behind_90": [float(q) for q in np.percentile(behind, (5, 95))],
         "cold_behind_itself": [float(q) for q in np.percentile(noise, (50, 95))],
         "levels": list(LEVELS),

@@ -162,6 +162,43 @@ def test_a_sweep_without_a_usable_relative_is_a_cold_one():
     assert proposals([(c, bowl(c)) for c in space.enumerate()]) != proposals([])
 
 
+def rugged(config):
+    """A bowl with a ripple, so that no two configs tie."""
+    return bowl(config) + 0.05 * abs(config["z"] - 6) + 0.01 * math.sin(7 * config["x"] + 3 * config["y"] + config["z"])
+
+
+def test_a_relative_that_misleads_costs_its_suggestions_and_nothing_else():
+    space = make_space(*SIZES, Parameter("z", tuple(range(12))))
+
+    def proposals(prior, count):
+        search, out = Search(space, seed=5, prior=prior), []
+        for _ in range(count):
+            proposal = search.ask()
+            out.append(proposal.config)
+            search.tell(proposal.number, rugged(proposal.config))
+        assert not prior or search._sampler._relative.believed is False
+        return out
+
+    cold = proposals([], 60)
+    warm = proposals([(c, -rugged(c)) for c in space.enumerate()], 63)
+    suggestions = warm[1:4]
+    # Some of them cold proposes later by itself: warm knows their result then, and does not propose them again.
+    assert any(c in cold for c in suggestions)
+    by_itself = [c for c in cold if c not in suggestions]
+    assert [c for c in warm if c not in suggestions][: len(by_itself)] == by_itself
+
+
+def test_a_relative_that_is_right_is_believed_and_guides():
+    space = make_space(*SIZES, Parameter("z", tuple(range(12))))
+    search = Search(space, seed=5, prior=[(c, 3 * rugged(c) - 1) for c in space.enumerate()])
+    best = min(rugged(c) for c in space.enumerate())
+    for _ in range(12):
+        proposal = search.ask()
+        search.tell(proposal.number, rugged(proposal.config))
+    assert search._sampler._relative.believed
+    assert min(v for v in search._ledger.values.values()) == best
+
+
 def test_prior_trials_are_tried_first_and_not_taken_as_done():
     space = make_space(*SIZES, constraints=[Constraint(("x", "y"), "too large", lambda c: c["x"] * c["y"] <= 512)])
     prior = [(c, bowl(c)) for c in space.enumerate()]

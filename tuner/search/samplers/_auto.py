@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,60 +12,17 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.space import Config
-from tuner.search import gaussian_process as gp
 from tuner.search.advice import Outlook
 from tuner.search.features import Features
 from tuner.search.ledger import Ledger
 from tuner.search.model import Model
+from tuner.search.options import Options
+from tuner.search.relative import Relative
 from tuner.search.samplers._base import Strategy
 from tuner.search.transfer import Transfer
 from tuner.search.transform import target_unit, targets
 
 Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything that was chosen by measurement; see docs/search.md.
-
-    Args:
-        start: Proposals before the model takes over, spread over the space.
-        related: The first so many proposals after the default are the best by a related sweep, where there is one.
-        related_apart: Least distance between them, as a part of the usual one between two configs.
-        related_until: Successes after which the related sweep is forgotten.
-        start_candidates: Random free configs among which the farthest from all taken ones is proposed.
-        refit_growth: Hyperparameters are fitted again when this many times more values are known, or a quarter of
-            ``observations_limit`` more.
-        pool_limit: Candidates that the model looks at; all free configs where there are fewer.
-        sample_limit: The same where the space is not listed, beside the leaders' neighbours.
-        fresh: Random configs that join the candidates at each fit where the space is not listed.
-        leaders: Best configs whose neighbours are always among the candidates.
-        observations_limit: Values that the model learns from; beyond it the best and a random rest.
-        least_log_chance: Floor of the logarithm of the chance that a config works.
-        outlook_configs: Free configs that the outlook is drawn from, the most promising ones.
-        outlook_draws: Draws of it.
-        doubt: How much wider than the model says they are spread. Results of the model's own proposals miss what it
-            foretold by 1.1 to 1.9 of its standard deviations over 300 trials, and more in the first hundred (root mean
-            square; 25 recorded spaces).
-        beliefs: About the hyperparameters of the Gaussian process.
-    """
-
-    start: int = 6
-    related: int = 3
-    related_apart: float = 0.5
-    related_until: int = 12
-    start_candidates: int = 200
-    refit_growth: float = 1.1
-    pool_limit: int = 20_000
-    sample_limit: int = 2_000
-    fresh: int = 200
-    leaders: int = 5
-    observations_limit: int = 250
-    least_log_chance: float = -12.0
-    outlook_configs: int = 200
-    outlook_draws: int = 200
-    doubt: float = 1.5
-    beliefs: gp.Prior = field(default_factory=gp.Prior)
 
 
 class AutoSampler(Strategy):
@@ -87,7 +43,7 @@ class AutoSampler(Strategy):
         self._model = Model(ledger, self._features, self.options.beliefs)
         self._works = Model(ledger, self._features, self.options.beliefs)
         self._works_since: int | None = None
-        self._related = False
+        self._relative: Relative | None = None
         self._pool: Rows = np.zeros(0, dtype=np.intp)
         self._left_out: set[int] = set()
         self._fitted_at = 0
@@ -98,19 +54,33 @@ class AutoSampler(Strategy):
             return self._propose()
 
     def _propose(self) -> int:
-        passed = [r for r, v in self.ledger.values.items() if v is not None]
-        start = self.options.start + (self.options.related if self._related else 0)
-        if len(self.ledger.order) < start or len(passed) < 4:
-            if self._related and len(self.ledger.order) <= self.options.related:
-                return self._best_of_related()
+        relative = self._relative
+        if relative is not None:
+            if len(self.ledger.order) <= relative.suggestions:
+                return self._best_of(relative)
+            if relative.believed is None:
+                relative.judge()
+                if relative.believed and relative.model is not None:
+                    self._change_model(relative.model)
+        row = self._choose()
+        while relative is not None and row in relative.aside:
+            relative.reveal(row)
+            row = self._choose()
+        return row
+
+    def _choose(self) -> int:
+        """The row that the search proposes by itself; it may be a suggestion that it does not know of."""
+        order, values = self._known()
+        passed = [r for r, v in values.items() if v is not None]
+        if len(order) < self.options.start or len(passed) < 4:
             return self._farthest()
         return self._best_promise(passed)
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         transfer = Transfer(self.ledger.encoding, prior)
         if transfer.usable:
-            self._model = Model(self.ledger, self._features, self.options.beliefs, transfer)
-            self._related = True
+            model = Model(self.ledger, self._features, self.options.beliefs, transfer)
+            self._relative = Relative(self.ledger, model, self.options.related, self.options.start - 1)
 
     def outlook(self) -> Outlook | None:
         """From joint draws of the most promising configs that are still free."""
@@ -118,7 +88,7 @@ class AutoSampler(Strategy):
             return self._outlook()
 
     def _outlook(self) -> Outlook | None:
-        passed = [v for v in self.ledger.values.values() if v is not None]
+        passed = [v for v in self._known()[1].values() if v is not None]
         if not len(self._pool) or not passed:
             return None
         seen, told, wanted = self._state()
@@ -136,13 +106,14 @@ class AutoSampler(Strategy):
 
     # -- start -------------------------------------------------------------------------------------------------------
 
-    def _best_of_related(self) -> int:
+    def _best_of(self, relative: Relative) -> int:
         """The free config that does best by the related sweep, apart from those that were tried for that reason.
 
         A relative's very best configs resemble each other. Where it is wrong about them it is wrong about all at once.
         """
         free = self.ledger.free()
-        expected = self._model.trend(free)
+        assert relative.model is not None
+        expected = relative.model.trend(free)
         tried = self.ledger.order[1:]
         if tried:
             apart = self._steps(free, tried)
@@ -153,14 +124,14 @@ class AutoSampler(Strategy):
 
     def _farthest(self) -> int:
         """The free config, of a random few, that is farthest from every taken one in steps of the value lists."""
-        ledger = self.ledger
-        free = ledger.free()
+        free = np.flatnonzero(self._free())
         if len(free) == 0:
             return self.random_row()
         few = self._random.choice(free, min(len(free), self.options.start_candidates), replace=False)
-        if not ledger.order:
+        taken, _ = self._known()
+        if not taken:
             return int(few[0])
-        apart = self._steps(few, ledger.order).min(axis=1)
+        apart = self._steps(few, taken).min(axis=1)
         return int(few[np.argmax(apart + 1e-9 * self._random.random(len(few)))])
 
     def _steps(self, rows: Rows, others: Rows | list[int]) -> NDArray[np.float64]:
@@ -173,20 +144,39 @@ class AutoSampler(Strategy):
     # -- model -------------------------------------------------------------------------------------------------------
 
     def _best_promise(self, passed: list[int]) -> int:
-        failed = len(self.ledger.values) - len(passed)
-        if self._related and len(passed) >= self.options.related_until:
+        relative = self._relative
+        if relative is not None and self._model is relative.model and len(passed) >= self.options.related_until:
             # By now the space speaks for itself; a relative that is right about most configs and wrong about the
             # best ones would only hold the search back.
-            self._related = False
-            self._model = Model(self.ledger, self._features, self.options.beliefs)
+            relative.model = None
+            self._change_model(Model(self.ledger, self._features, self.options.beliefs))
+        if not len(self._pool) or len(self._known()[1]) >= self._fit_due():
             self._refit(passed)
-        elif not len(self._pool) or len(passed) + failed >= self._fit_due():
-            self._refit(passed)
-        if self.ledger.taken[self._pool].all():
+        if not self._free()[self._pool].any():
             return self.random_row()
         seen, told, wanted = self._state()
         self._model.update(seen)
         return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
+
+    def _change_model(self, model: Model) -> None:
+        """Go on with another model of the values; it is fitted before it is asked."""
+        self._model = model
+        self._pool = self._pool[:0]
+
+    def _known(self) -> tuple[list[int], dict[int, float | None]]:
+        """Taken rows in their order, and values by row: all but the suggestions of a relative that is not believed."""
+        aside = set() if self._relative is None else self._relative.aside
+        if not aside:
+            return self.ledger.order, self.ledger.values
+        values = {r: v for r, v in self.ledger.values.items() if r not in aside}
+        return [r for r in self.ledger.order if r not in aside], values
+
+    def _free(self) -> NDArray[np.bool_]:
+        """Which rows the search has not tried as far as it knows."""
+        free = ~self.ledger.taken
+        if self._relative is not None:
+            free[list(self._relative.aside)] = True
+        return free
 
     def _fit_due(self) -> float:
         """Finished trials at which the next fit is due.
@@ -201,13 +191,13 @@ class AutoSampler(Strategy):
         """Of each candidate: logarithm of expected improvement times the chance to work; none where taken."""
         best = float(wanted[told].min())
         promise = self._model.log_expected_improvement(wanted, told, best) + self._log_chance_to_work()
-        promise[self.ledger.taken[self._pool]] = -np.inf
+        promise[~self._free()[self._pool]] = -np.inf
         return promise
 
     def _state(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
         """Rows the models know, which of them have a value, and their targets."""
-        values = self.ledger.values
-        seen = [r for r in self.ledger.order if values.get(r, 0.0) is not None and r not in self._left_out]
+        order, values = self._known()
+        seen = [r for r in order if values.get(r, 0.0) is not None and r not in self._left_out]
         told = np.array([r in values for r in seen])
         raw = np.array([values[r] for r in seen if r in values], dtype=np.float64)
         wanted = np.zeros(len(seen))
@@ -223,19 +213,20 @@ class AutoSampler(Strategy):
         self._pool = self._candidates([passed[i] for i in np.argsort(values)[: self.options.leaders]])
         self._model.refit(rows, targets(values[kept]), self._pool)
         self._refit_works()
-        self._fitted_at = len(self.ledger.values)
+        self._fitted_at = len(self._known()[1])
 
     def _refit_works(self) -> None:
         """The model of failures, once there is one to learn from."""
         self._works_since = None
-        if None in self.ledger.values.values():
-            self._works_since = max(0, len(self.ledger.order) - self.options.observations_limit)
+        order, values = self._known()
+        if None in values.values():
+            self._works_since = max(0, len(order) - self.options.observations_limit)
             self._works.refit(*self._outcomes(), self._pool)
 
     def _outcomes(self) -> tuple[list[int], NDArray[np.float64]]:
         """Finished rows in the order taken, and 1 where they worked, -1 where not."""
-        values = self.ledger.values
-        rows = [r for r in self.ledger.order[self._works_since :] if r in values]
+        order, values = self._known()
+        rows = [r for r in order[self._works_since :] if r in values]
         return rows, np.array([1.0 if values[r] is not None else -1.0 for r in rows])
 
     def _kept(self, values: NDArray[np.float64]) -> Rows:
@@ -251,7 +242,7 @@ class AutoSampler(Strategy):
         """Rows the model looks at until the next fit: everything free, or a sample and the leaders' neighbours."""
         ledger = self.ledger
         if ledger.complete and len(ledger.points) <= self.options.pool_limit:
-            return ledger.free()
+            return np.flatnonzero(self._free())
         near: list[int] = []
         for leader in leaders:
             near += ledger.add(ledger.neighbours(tuple(int(c) for c in ledger.points[leader])))
@@ -262,7 +253,7 @@ class AutoSampler(Strategy):
         sample = self._random.choice(free, min(len(free), limit), replace=False)
         wanted = np.union1d(sample, np.array(near, dtype=np.intp))
         wanted = wanted[~ledger.taken[wanted]]
-        if not self._related:  # its predictions are kept by row
+        if self._relative is None or self._relative.model is None:  # a relative's predictions are kept by row
             ledger.forget_all_free_but(wanted)
         return wanted
 
