@@ -35,10 +35,10 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "busy": lambda c, a: stages.sweep(c, "busy", jobs.BUSY_SEED, c.busy_trials, a.builders, sampler="random"),
     "table": lambda c, a: stages.table(c, a.rounds),
     "deepgemm": lambda c, a: stages.deepgemm(c, a.rounds, 4),
-    "throughput": lambda c, a: jobs.throughput(c, 1, 1),
-    "eager": lambda c, a: jobs.throughput(c, 1, 1, "eager"),
+    "throughput": lambda c, a: jobs.throughput(c, 1, 1, a.builders),
+    "eager": lambda c, a: jobs.throughput(c, 1, 1, a.builders, "eager"),
     "stock": lambda c, a: stock_run.run(c, Effort()),
-    "scaling": lambda c, a: jobs.scaling(c),
+    "scaling": lambda c, a: jobs.scaling(c, a.builders),
     "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),
 }
 
@@ -87,7 +87,7 @@ def _context_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--busy-trials", type=int, default=200, help="of the random sweep on built variants")
     parser.add_argument("--compared", type=int, default=24, help="variants that stock flashinfer-bench gets as well")
     parser.add_argument("--budget-s", type=float, default=150.0, help="of a sweep")
-    parser.add_argument("--builders", type=int, help="of a sweep; default: by the CPUs")
+    parser.add_argument("--builders", type=int, help="default: by the CPUs")
     parser.add_argument("--rounds", type=int, default=36, help="of an interleaved comparison")
     parser.add_argument("--fault-variants", type=int, default=200)
     parser.add_argument("--planted", type=int, default=50)

@@ -110,7 +110,9 @@ def prebuild(context: Context) -> dict[str, Any]:
     return {"variants": len(wanted), "statuses": dict(statuses), "seconds": time.perf_counter() - began}
 
 
-def throughput(context: Context, evaluators: int, copies: int, mode: str | None = None) -> dict[str, Any]:
+def throughput(
+    context: Context, evaluators: int, copies: int, builders: int | None, mode: str | None = None
+) -> dict[str, Any]:
     """Judge the 24 variants on all workloads, as a sweep would without racing, on so many evaluators.
 
     In a sweep's mode, or in another one: flashinfer-bench times eagerly, so what it says is compared with that.
@@ -122,7 +124,7 @@ def throughput(context: Context, evaluators: int, copies: int, mode: str | None 
     how = replace(method(context), mode=mode) if mode else method(context)
     regimes = split(context.sizes(), DEFAULT_BOUNDS)
     with_runner: dict[str, Any] = {"variants": [v.key for v in wanted], "evaluators": evaluators, "copies": copies}
-    runner = RayRunner(context.problem, context.target, deadlines=Deadlines(), evaluators=evaluators)
+    runner = RayRunner(context.problem, context.target, deadlines=Deadlines(), builders=builders, evaluators=evaluators)
     try:
         built, build_s = build(runner, wanted)
         ready = [v for v in wanted if built[v.key].artifact]
@@ -160,12 +162,12 @@ def throughput(context: Context, evaluators: int, copies: int, mode: str | None 
     }  # fmt: skip
 
 
-def scaling(context: Context) -> dict[str, Any]:
+def scaling(context: Context, builders: int | None) -> dict[str, Any]:
     """The same jobs on one evaluator, and twice as many on two."""
-    one = throughput(context, 1, 1)
+    one = throughput(context, 1, 1, builders)
     context.save("throughput", one)  # the very same measurement
     context.save("scaling", {"one": _without_rows(one)})
-    two = throughput(context, 2, 2)
+    two = throughput(context, 2, 2, builders)
     speedup = two.get("per_minute", 0.0) / one["per_minute"] if one.get("per_minute") else None
     return {"one": _without_rows(one), "two": _without_rows(two), "speedup": speedup}
 
