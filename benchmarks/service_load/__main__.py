@@ -127,23 +127,24 @@ def _served(url: str, folder: Path, options: argparse.Namespace) -> dict[str, An
     with Store.open(url) as store:
         token, _ = tokens.create(store, "read")
     serve = ["tuner", "serve", "--port", str(PORT), "--db", url, "--rate-per-s", "0", "--workers", str(options.workers)]
-    with _running(folder / "serve.log", *serve), _running(folder / "control.log", CONTROL_MODULE, str(CONTROL_PORT)):
+    simple = [CONTROL_MODULE, str(CONTROL_PORT)]
+    with _running(folder / "serve.log", *serve) as own, _running(folder / "control.log", *simple) as other:
         _wait_until(f"{URL}/readyz")
         _wait_until(f"{CONTROL}/0")
         pages_ms = _pages(token)
         service = Target("service", URL)
-        control = as_busy(service, CONTROL, token)
+        control = as_busy(service, own, CONTROL, other, token)
         lookups = in_turns((service, control), token, turns=options.turns, seconds=options.seconds)
         return {"pages_ms": pages_ms, "control_computes_us": int(control.path[1:]), "best_config": lookups}
 
 
 @contextmanager
-def _running(log: Path, *module: str) -> Iterator[None]:
-    """A server process, ended with the block."""
+def _running(log: Path, *module: str) -> Iterator[int]:
+    """A server's process id; it is ended with the block."""
     with log.open("wb") as out:
         server = subprocess.Popen([sys.executable, "-m", *module], stdout=out, stderr=out)
         try:
-            yield
+            yield server.pid
         finally:
             server.terminate()
             server.wait(30)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 SCRIPT = Path(__file__).with_name("lookup.lua")
 
 
@@ -77,12 +79,27 @@ def in_turns(targets: Sequence[Target], token: str, *, turns: int, seconds: floa
     }
 
 
-def as_busy(service: Target, control: str, token: str) -> Target:
-    """The control at this address, made to compute for as long as a request costs the service; warms both up."""
-    own_s = 1 / wrk(Target("control", control, "/0"), SATURATED, token, 2)["requests_per_s"]
+def as_busy(service: Target, service_pid: int, control: str, control_pid: int, token: str) -> Target:
+    """The control at this address, made to compute for as long as a request costs the service; warms both up.
+
+    By processor time, which other work on the machine hardly changes.
+    """
     wrk(service, SATURATED, token, 2)
-    service_s = 1 / wrk(service, SATURATED, token, 2)["requests_per_s"]
-    return Target("control", control, f"/{max(0, round(1e6 * (service_s - own_s)))}")
+    difference_s = _cost_s(service, service_pid, token) - _cost_s(Target("", control, "/0"), control_pid, token)
+    return Target("control", control, f"/{max(0, round(1e6 * difference_s))}")
+
+
+def _cost_s(target: Target, pid: int, token: str) -> float:
+    """Processor time of a request in the server's processes."""
+    before = _spent_s(pid)
+    requests = wrk(target, SATURATED, token, 2)["requests"]
+    return (_spent_s(pid) - before) / float(requests)
+
+
+def _spent_s(pid: int) -> float:
+    parent = psutil.Process(pid)
+    times = [p.cpu_times() for p in (parent, *parent.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
 
 
 def summary(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
