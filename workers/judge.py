@@ -9,29 +9,24 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import random
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from workers import check, fib, loader, timer
 from workers.anchor import Anchor
 from workers.check import Candidate, Verdict
-from workers.child import Send, describe
+from workers.child import Send
+from workers.comparison import Comparison, take_turn
 from workers.dataset import Problem
-from workers.device import CHECK, CaptureError, Run, open_device
+from workers.device import CHECK, CaptureError, open_device
 from workers.errors import DeviceLostError
-from workers.integrity import Integrity
-from workers.interval import median_interval
-from workers.records import ComparisonJob, EvaluationJob, Measurement, Method, Status, Variant
+from workers.records import ComparisonJob, EvaluationJob, Measurement, Status, Variant
 from workers.references import ReferenceStore
 from workers.residents import Resident, Residents
 from workers.timed import TimedRun
-
-T = TypeVar("T")
+from workers.verdicts import Verdicts, Verification, failed, say
 
 
 @dataclass(frozen=True)
@@ -74,12 +69,10 @@ class Judge:
         self._rule = fib.tolerance(problem.definition)
         references = ReferenceStore(Path(store), problem, self._device.model)
         self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
-        self._integrity = Integrity()
+        self._verdicts = Verdicts(self._device, self._definition, self._rule, self._residents)
         self._anchor = Anchor(self._device)
         self._loaded: loader.Loaded | None = None
-        self._load_again: Callable[[], None] | None = None
         self._ahead: tuple[str, loader.Loaded] | None = None
-        self._begun: _Begun | None = None
         self._usage: Counter[str] = Counter()
         # What is here now stays: collecting the garbage of one variant must not look at all of torch.
         gc.collect()
@@ -121,7 +114,7 @@ class Judge:
         try:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
-            self._load_again = lambda: self._renew(candidate, staged)
+            self._verdicts.load_again = lambda: self._renew(candidate, staged)
             with torch.no_grad():
                 judgement = self._judge(job, candidate, ahead)
                 if not judgement.replace:
@@ -129,7 +122,7 @@ class Judge:
         except loader.LoadError as error:
             judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
         finally:
-            self._load_again = self._begun = None
+            self._verdicts.forget()
             if self._loaded is not None:
                 self._loaded.unload()
                 self._loaded = None
@@ -170,7 +163,7 @@ class Judge:
                 loaded.preload()
             return loaded
         except BaseException as error:
-            raise loader.LoadError(f"loading failed: {_say(error)}") from error
+            raise loader.LoadError(f"loading failed: {say(error)}") from error
 
     def _renew(self, candidate: Candidate, staged: Staged) -> None:
         """Load the present variant anew: what it kept from earlier workloads goes."""
@@ -212,7 +205,7 @@ class Judge:
             # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
             with contextlib.suppress(loader.LoadError):
                 self._ahead = (staged.package, self._load(staged))
-            if self._integrity.replaced() is not None or not self._device.is_healthy():
+            if self._verdicts.replaced() is not None or not self._device.is_healthy():
                 raise DeviceLostError(f"after {staged.variant.key} was loaded")
         self._send("phase", then)
 
@@ -232,7 +225,7 @@ class Judge:
             loaded.was_called = True
         except BaseException as error:
             if not self._device.is_healthy():
-                raise DeviceLostError(_say(error)) from error
+                raise DeviceLostError(say(error)) from error
 
     def _one(
         self, candidate: Candidate, uuid: str, job: EvaluationJob, following: str | None, ahead: Staged | None
@@ -249,26 +242,26 @@ class Judge:
         verdict = Verdict(Status.PASSED)
         if job.check:
             self._send("phase", f"check {uuid}")
-            verdict = self._check(candidate, resident)
+            verdict = self._verdicts.first_check(candidate, resident)
             if verdict.status is not Status.PASSED:
-                return _failed(uuid, verdict, job.method)
+                return failed(uuid, verdict, job.method)
         self._send("phase", f"measure {uuid}")
 
         hooks: dict[str, Callable[[], None]] = {}
         if self._device.runs_ahead and following is not None and job.check:
-            hooks["behind"] = lambda: self._begin_check(candidate, following)
+            hooks["behind"] = lambda: self._verdicts.check_ahead(candidate, following)
         if self._device.runs_ahead and following is None and ahead is not None:
             hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=f"measure {uuid}")
         try:
-            timing, after = self._with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
+            timing, after = self._verdicts.with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
         except DeviceLostError:
             raise
         except CaptureError as error:
-            after = Verdict(Status.RUNTIME_ERROR, _say(error))
+            after = Verdict(Status.RUNTIME_ERROR, say(error))
         except BaseException as error:
-            after = Verdict(Status.RUNTIME_ERROR, f"while measured: {_say(error)}")
+            after = Verdict(Status.RUNTIME_ERROR, f"while measured: {say(error)}")
         if after.status is not Status.PASSED:
-            return _failed(uuid, after, job.method)
+            return failed(uuid, after, job.method)
         return Measurement(
             uuid,
             Status.PASSED,
@@ -293,10 +286,10 @@ class Judge:
     ) -> tuple[timer.Timing, Verdict]:
         """Time it; the last timed run, on outputs poisoned just before it, has to be right."""
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
-        pending: list[_Verification] = []
+        pending: list[Verification] = []
 
         def verify() -> None:
-            pending[:] = [self._begin_verification(run, resident)]
+            pending[:] = [self._verdicts.begin(run, resident)]
             if behind is not None:
                 behind()
 
@@ -304,85 +297,14 @@ class Judge:
         anchor = self._anchor.conditions()
         timing = timer.measure(run, job.method, self._device, limit, run.poison, verify, meanwhile)
         timing = replace(timing, conditions={**timing.conditions, **anchor})
-        return timing, self._verified(pending[0], resident)
-
-    def _check(self, candidate: Candidate, resident: Resident) -> Verdict:
-        """Right on poisoned outputs. The run that has to be right again is the last timed one; that inputs are
-        untouched is looked at then, and now if something is wrong already."""
-        try:
-            verdict = self._with_room(resident.uuid, lambda: self._compare_once(candidate, resident))
-        except BaseException as error:
-            verdict = Verdict(Status.RUNTIME_ERROR, _say(error))
-        if verdict.status is Status.PASSED or not self._device.is_healthy():
-            # Digests cannot be read on a device that is gone, and the verdict then says why.
-            return verdict
-        return self._with_inputs(verdict, resident, check.unchanged(resident.inputs, resident.digests))
-
-    def _compare_once(self, candidate: Candidate, resident: Resident) -> Verdict:
-        begun, self._begun = self._begun, None
-        if begun is None or begun.uuid != resident.uuid:
-            return self._start_check(candidate, resident).verdict()
-        return begun.errors.verdict()
-
-    def _start_check(self, candidate: Candidate, resident: Resident) -> check.Errors | check.Known:
-        outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
-        with self._device.span(CHECK):
-            return check.begin_compare(outputs, resident.expected, self._rule)
-
-    def _begin_check(self, candidate: Candidate, uuid: str) -> None:
-        """Start the check on the following workload if that is in memory. What fails is done again in its turn."""
-        if self._begun is None and uuid in self._residents.held:
-            with contextlib.suppress(Exception):
-                resident = self._residents.get(uuid)
-                if not resident.degenerate:
-                    self._begun = _Begun(uuid, self._start_check(candidate, resident))
-
-    def _with_room(self, uuid: str, work: Callable[[], T]) -> T:
-        """What the work gives; if memory ran out, once more without the other workloads, and with the variant loaded
-        anew: a candidate may have all that its own workload leaves, and workspaces that it kept from others are not
-        in its way."""
-        try:
-            return work()
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-            has_room = self._residents.keep_only(uuid)
-            if not has_room and self._load_again is None:
-                raise
-        self._begun = None
-        if self._load_again is not None:
-            self._load_again()
-        gc.collect()
-        self._device.release()
-        return work()
-
-    def _begin_verification(self, run: TimedRun, resident: Resident) -> _Verification:
-        """Start looking at what the timed runs left."""
-        with self._device.span(CHECK):
-            errors = check.begin_compare(run.outputs(), resident.expected, self._rule)
-            return _Verification(errors, check.unchanged(resident.inputs, resident.digests))
-
-    def _verified(self, begun: _Verification, resident: Resident) -> Verdict:
-        """The last timed run was right; inputs and evaluator are untouched."""
-        part = self._integrity.replaced()
-        if part is not None:
-            return Verdict(Status.RUNTIME_ERROR, f"the candidate replaced {part} in the evaluator's process")
-        verdict = self._with_inputs(begun.errors.verdict(), resident, begun.unchanged)
-        return verdict if verdict.status is Status.PASSED else _not_repeatable("the last timed run", verdict)
-
-    def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
-        """The verdict, unless the inputs are not what they were."""
-        if check.all_true(unchanged):
-            return verdict
-        self._residents.drop(resident.uuid)
-        return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
+        return timing, self._verdicts.finish(pending[0], resident)
 
     def _spoiled(self, status: Status, message: str) -> Judgement:
         """The job's end after a failure: is this process still good?"""
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
         self._usage.update(self._device.usage())
-        broken = self._integrity.replaced() is not None or CaptureError.MARK in message
+        broken = self._verdicts.replaced() is not None or CaptureError.MARK in message
         return Judgement(status, message, replace=broken)
 
     def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
@@ -402,183 +324,24 @@ class Judge:
         try:
             candidates: dict[str, Candidate] = {}
             for variant, _ in job.variants:
-                _take_turn(turns, variant.key)
+                take_turn(turns, variant.key)
                 self._send("phase", f"load {variant.key}")
                 loaded[variant.key] = self._load(staged[variant.key])
                 candidates[variant.key] = Candidate(loaded[variant.key].function, variant.destination_passing)
+            comparison = Comparison(
+                self._send, self._device, self._definition, self._residents, self._verdicts, self._anchor, job, turns
+            )
             with torch.no_grad():
                 for index, uuid in enumerate(job.workloads):
-                    self._compare_on(uuid, job, candidates, turns, job.seed + index)
+                    comparison.on(uuid, candidates, job.seed + index)
                     self._usage.update(self._device.usage())
         except Exception as error:
             if isinstance(error, DeviceLostError) or self._device.is_healthy():
                 raise
-            raise DeviceLostError(_say(error)) from error
+            raise DeviceLostError(say(error)) from error
         finally:
             os.close(turns)
             for item in loaded.values():
                 item.unload()
         self._device.tidy()
         return dict(self._usage)
-
-    def _compare_on(
-        self, uuid: str, job: ComparisonJob, candidates: dict[str, Candidate], turns: int, seed: int
-    ) -> None:
-        self._send("phase", f"prepare {uuid}")
-        resident = self._residents.get(uuid)
-        runs: dict[str, TimedRun] = {}
-        prepared: dict[str, Run] = {}
-        verdicts: dict[str, Verdict] = {}
-        for key, candidate in candidates.items():
-            _take_turn(turns, key)
-            self._send("phase", f"check {uuid}")
-            verdicts[key] = (
-                Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
-                if resident.degenerate
-                else self._check(candidate, resident)
-            )
-            if verdicts[key].status is not Status.PASSED and not self._device.is_healthy():
-                # Now, while it is known whose turn it is: on this device everybody would fail.
-                raise DeviceLostError(verdicts[key].message)
-            if verdicts[key].status is Status.PASSED:
-                runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
-                prepared[key] = self._device.prepare(runs[key], job.method.mode)
-                timer.warm_up(prepared[key], job.method, self._device)
-                self._device.synchronize()
-        anchor = self._anchor.conditions()
-        self._send("phase", f"compare {uuid}")
-        samples, conditions = self._interleave(job, runs, prepared, turns, seed)
-        for key, run in runs.items():
-            _take_turn(turns, key)
-            timed = self._verified(self._begin_verification(run, resident), resident)
-            verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
-        for key, verdict in verdicts.items():
-            measurement = (
-                _measured(uuid, verdict, samples[key], {**conditions, **anchor}, job.method)
-                if verdict.status is Status.PASSED
-                else _failed(uuid, verdict, job.method)
-            )
-            self._send("event", (key, measurement))
-
-    def _interleave(
-        self, job: ComparisonJob, runs: Mapping[str, TimedRun], prepared: Mapping[str, Run], turns: int, seed: int
-    ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-        """Samples of each variant, round after round, again if they were throttled; and the conditions."""
-        rng = random.Random(seed)
-        device, retaken = self._device, 0
-        while True:
-            order = [key for _ in range(job.rounds) for key in rng.sample(list(runs), len(runs))]
-            before = device.conditions()
-            samples, late = self._rounds(order, job.method, runs, prepared, turns)
-            after = device.conditions()
-            doubts = timer.why_doubtful(device, (before, after), ())
-            if not doubts or retaken == device.retakes:
-                return samples, timer.joined(before, after) | timer.flags(doubts, retaken, late)
-            retaken += 1
-
-    def _rounds(
-        self, order: list[str], method: Method, runs: Mapping[str, TimedRun], prepared: Mapping[str, Run], turns: int
-    ) -> tuple[dict[str, list[float]], int]:
-        """One sample for each entry of ``order``; and how many were taken again because the host was late.
-
-        Poison and flush for the next sample are submitted while this one runs; no second candidate is ever in flight,
-        so a fault belongs to the one whose turn it is.
-        """
-
-        def get_ready(key: str) -> None:
-            runs[key].poison()
-            self._device.ready(method.mode, method.cold_cache)
-
-        samples: dict[str, list[float]] = {key: [] for key in runs}
-        late = 0
-        for index, key in enumerate(order):
-            if index == 0:
-                get_ready(key)
-            while True:
-                _take_turn(turns, key)
-                sample = self._device.submit(prepared[key], method.mode)
-                if index + 1 < len(order):
-                    get_ready(order[index + 1])
-                us = sample.us()
-                if not sample.late or late == len(order):
-                    break
-                late += 1
-                get_ready(key)
-            samples[key].append(us)
-        return samples, late
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A check that was started ahead of its workload's turn."""
-
-    uuid: str
-    errors: check.Errors | check.Known
-
-
-@dataclass(frozen=True)
-class _Verification:
-    """What is being found out about the last timed run: its errors, and for each input whether it is unchanged."""
-
-    errors: check.Errors | check.Known
-    unchanged: list[Any]
-
-
-def _measured(
-    uuid: str, verdict: Verdict, samples: list[float], conditions: Mapping[str, Any], method: Method
-) -> Measurement:
-    interval = median_interval(samples)
-    return Measurement(
-        uuid,
-        Status.PASSED,
-        tuple(samples),
-        interval.median,
-        interval.low,
-        interval.high,
-        verdict.max_abs_error,
-        verdict.max_rel_error,
-        verdict.matched_ratio,
-        conditions,
-        method=method,
-    )
-
-
-def _failed(uuid: str, verdict: Verdict, method: Method) -> Measurement:
-    return Measurement(
-        uuid,
-        verdict.status,
-        max_abs_error=verdict.max_abs_error,
-        max_rel_error=verdict.max_rel_error,
-        matched_ratio=verdict.matched_ratio,
-        message=verdict.message,
-        method=method,
-    )
-
-
-def _not_repeatable(which: str, verdict: Verdict) -> Verdict:
-    if verdict.status in (Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED):
-        return verdict
-    message = f"right the first time; {which} gave {verdict.status.value}: {verdict.message}"
-    return Verdict(Status.NOT_REPEATABLE, message, verdict.max_abs_error, verdict.max_rel_error, verdict.matched_ratio)
-
-
-def _take_turn(turns: int, key: str) -> None:
-    os.pwrite(turns, f"{key}\n".encode().ljust(256), 0)
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was made from, says so."""
-    import torch
-
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-            return True
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return False
-
-
-def _say(error: BaseException) -> str:
-    """The candidate's exception in a line, its traceback into the log."""
-    traceback.print_exc()
-    return describe(error)
