@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +39,7 @@ class Ledger:
         complete: Whether no other valid config exists.
         taken: Rows that were proposed or observed; these are never proposed again. Shape [rows]. A row that was
             forgotten counts as taken until it is used for another config.
+        rows: Row of each known point, by a key that is smaller than the point.
         order: The taken rows in the order in which they were taken.
         values: Objective per finished row in the order told; None is a failure.
     """
@@ -47,7 +49,7 @@ class Ledger:
     points: NDArray[np.int16]
     complete: bool
     taken: NDArray[np.bool_]
-    rows: dict[Point, int]
+    rows: dict[bytes, int]
     order: list[int] = field(default_factory=list)
     values: dict[int, float | None] = field(default_factory=dict)
 
@@ -62,18 +64,22 @@ class Ledger:
         listed = walk.all(LIST_LIMIT, CHECK_LIMIT) if walk.size(rng) < HOPELESS * LIST_LIMIT else None
         complete = listed is not None
         found = listed if listed is not None else [walk.sample(rng) for _ in range(SAMPLE_START)]
-        rows = {point: row for row, point in enumerate(dict.fromkeys(found))}
-        points = np.array(list(rows), dtype=np.int16).reshape(len(rows), len(encoding.names))
+        distinct = list(dict.fromkeys(found))
+        points = np.array(distinct, dtype=np.int16).reshape(len(distinct), len(encoding.names))
+        rows = {_key(point): row for row, point in enumerate(distinct)}
         return cls(encoding, walk, points, complete, np.zeros(len(rows), dtype=np.bool_), rows)
 
     def add(self, points: Iterable[Point]) -> list[int]:
         """Rows of valid points; unknown ones are appended."""
-        wanted = list(points)
-        new = [p for p in dict.fromkeys(wanted) if p not in self.rows]
-        for point in new:
-            row = self._vacant.pop() if self._vacant else self._append()
-            self.rows[point], self.points[row], self.taken[row] = row, point, False
-        return [self.rows[p] for p in wanted]
+        found = []
+        for point in points:
+            key = _key(point)
+            row = self.rows.get(key)
+            if row is None:
+                row = self._vacant.pop() if self._vacant else self._append()
+                self.rows[key], self.points[row], self.taken[row] = row, point, False
+            found.append(row)
+        return found
 
     def forget_all_free_but(self, kept: NDArray[np.intp]) -> None:
         """Drop the other configs that were not taken; their rows will be used for others. Not of a complete ledger."""
@@ -81,7 +87,7 @@ class Ledger:
             return
         dropped = np.setdiff1d(self.free(), kept)
         for row, point in zip(dropped.tolist(), self.points[dropped].tolist(), strict=True):
-            del self.rows[tuple(point)]
+            del self.rows[_key(point)]
             self._vacant.append(row)
         self.taken[dropped] = True
 
@@ -120,7 +126,7 @@ class Ledger:
 
     def valid(self, point: Point) -> bool:
         """Whether a point obeys the constraints."""
-        if point in self.rows:
+        if _key(point) in self.rows:
             return True
         return not self.complete and self.encoding.space.is_valid(self.encoding.config(point))
 
@@ -157,3 +163,8 @@ class Ledger:
                 return row
         self.complete = True
         return None
+
+
+def _key(point: Sequence[int]) -> bytes:
+    """A point in two bytes a parameter."""
+    return array("H", point).tobytes()

@@ -43,7 +43,7 @@ class Options:
     sample_limit: int = 2_000
     fresh: int = 200
     leaders: int = 5
-    observations_limit: int = 250
+    observations_limit: int = 200
     least_log_chance: float = -12.0
     outlook_configs: int = 200
     outlook_draws: int = 200

@@ -6,6 +6,7 @@ import importlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from search_spaces.space import Config, SearchSpace, SpaceError
@@ -148,13 +149,21 @@ class Search:
         (row,) = self._ledger.add([point])
         self._ledger.take(row)
         self._ledger.settle(row, value)
-        state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.FAIL
-        params = self._encoding.optuna_params(point)
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=state, value=value, params=params, distributions=self._sampler.distributions
-            )
+        now = datetime.now()
+        trial = optuna.trial.FrozenTrial(
+            number=0,
+            trial_id=0,
+            state=optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE,
+            value=value,
+            datetime_start=now,
+            datetime_complete=now,
+            params=self._encoding.optuna_params(point),
+            distributions=self._sampler.distributions,
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
         )
+        self.study.add_trial(trial)  # gives it its number
 
     def should_stop(self) -> StopAdvice:
         """Whether more trials still pay; computed once per finished trial, a few milliseconds of CPU."""
