@@ -6,11 +6,11 @@ docs/measurement.md describes the method.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workers.device import CANDIDATE, Device, Run
+from workers.device import CANDIDATE, Device, Run, Sample
 from workers.interval import MedianInterval, median_interval
 from workers.records import Method
 
@@ -113,22 +113,37 @@ def _samples(
     samples: list[float] = []
     late = 0
     deadline = time.perf_counter() + method.budget_s
-    get_ready()
     while True:
+        count = max(1, method.min_samples - len(samples))
+        for sample in _submitted(run, method, device, count, get_ready):
+            us = sample.us()
+            if sample.late and late < method.max_samples:
+                late += 1
+            else:
+                samples.append(us)
+        if len(samples) >= method.min_samples and _is_enough(samples, method, deadline, stop_above_us):
+            return samples, late
+
+
+def _submitted(run: Run, method: Method, device: Device, count: int, get_ready: Callable[[], None]) -> Iterator[Sample]:
+    """So many samples of one run, the device being kept ahead of whoever takes them.
+
+    A graph needs nothing of the host while it runs, so all are queued at once. Otherwise the device prepares the next
+    sample while the host looks at this one: the candidate's own launches must not run ahead.
+    """
+    if device.runs_ahead and method.mode == "cuda_graph":
+        queued = []
+        for _ in range(count):
+            get_ready()
+            queued.append(device.submit(run, method.mode))
+        yield from queued
+        return
+    get_ready()
+    for number in range(1, count + 1):
         sample = device.submit(run, method.mode)
-        # The device prepares the next sample while the host looks at this one, where a next one is certain.
-        is_certain = len(samples) + 1 < method.min_samples
-        if is_certain:
+        if number < count:
             get_ready()
-        us = sample.us()
-        if sample.late and late < method.max_samples:
-            late += 1
-        else:
-            samples.append(us)
-        if not is_certain:
-            if len(samples) >= method.min_samples and _is_enough(samples, method, deadline, stop_above_us):
-                return samples, late
-            get_ready()
+        yield sample
 
 
 def _is_enough(samples: Sequence[float], method: Method, deadline: float, stop_above_us: float | None) -> bool:

@@ -38,8 +38,15 @@ def main(args: argparse.Namespace) -> int:
     campaigns = [json.loads(path.read_text()) for path in args.results]
     figures = headline(campaigns)
     args.json.write_text(json.dumps(figures, indent=1) + "\n")
-    args.markdown.write_text("\n".join(markdown(campaigns, figures)) + "\n")
+    remarks = _remarks(args.markdown.read_text()) if args.markdown.exists() else ""
+    args.markdown.write_text("\n".join(markdown(campaigns, figures)) + "\n" + remarks)
     return 0
+
+
+def _remarks(page: str) -> str:
+    """What people wrote at the end of the page, which a new one keeps."""
+    _, heading, rest = page.partition("\n## Remarks\n")
+    return heading + rest
 
 
 def section(campaigns: Sequence[Document], stage: str) -> Document:
@@ -169,8 +176,14 @@ def _faults_line(faults: Document) -> str | None:
 
 
 def _shares(campaigns: Sequence[Document]) -> str:
-    found = {what: busy_share(section(campaigns, name)) for name, what in SWEEPS.items()}
-    return ", ".join(f"{share:.1%} ({what})" for what, share in found.items() if share is not None)
+    found = {name: busy_share(section(campaigns, name)) for name in SWEEPS}
+    lines = [f"{share:.1%} ({SWEEPS[name]})" for name, share in found.items() if share is not None]
+    usage = section(campaigns, "busy").get("records", {}).get("summary", {}).get("evaluator", {}).get("all")
+    if usage:
+        busy = usage["candidate_s"] + usage["check_s"] + usage["cold_s"] + usage["anchor_s"]
+        share = busy / (usage["evaluate_s"] + usage["idle_s"])
+        lines.append(f"{share:.1%} of the first with cache flushes and the anchor, which the GPU runs as well")
+    return ", ".join(lines)
 
 
 def _times(value: float | None) -> str | None:

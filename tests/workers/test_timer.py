@@ -14,10 +14,11 @@ from workers.timer import is_drifting, measure, warm_up
 
 
 class Scripted(Sample):
-    def __init__(self, us, late):
-        self._us, self.late = us, late
+    def __init__(self, us, late, log):
+        self._us, self.late, self._log = us, late, log
 
     def us(self):
+        self._log.append("wait")
         return self._us
 
 
@@ -50,7 +51,7 @@ class ScriptedDevice(Device):
         self.log.append("submit")
         self.taken += 1
         us = self.samples_us.pop(0) if len(self.samples_us) > 1 else self.samples_us[0]
-        return Scripted(us, self.taken in self.late)
+        return Scripted(us, self.taken in self.late, self.log)
 
     def span(self, kind):
         return contextlib.nullcontext()
@@ -118,7 +119,18 @@ def test_conditions_before_and_after():
 def test_next_sample_is_made_ready_before_the_present_one_is_waited_for_but_none_after_the_last():
     device = ScriptedDevice([100.0])
     measure(nothing, METHOD, device)
-    assert device.log == ["ready", "submit"] * 10
+    assert device.log == ["ready", *["submit", "ready", "wait"] * 9, "submit", "wait"]
+
+
+def test_graphs_are_queued_up_to_the_minimum_and_eager_calls_are_not():
+    device = ScriptedDevice([100.0, 900.0] * 20)
+    device.runs_ahead = True
+    measure(nothing, METHOD, device)
+    assert "wait" in device.log[:4]
+    graphs = ScriptedDevice([100.0, 900.0] * 20)
+    graphs.runs_ahead = True
+    measure(nothing, replace(METHOD, mode="cuda_graph", max_samples=12), graphs)
+    assert graphs.log == ["ready", "submit"] * 10 + ["wait"] * 10 + ["ready", "submit", "wait"] * 2
 
 
 def test_late_samples_are_dropped():
