@@ -57,7 +57,7 @@ class SweepSettings(BaseModel):
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
     reuse: bool = Field(True, description="take measurements that the database already has")
     warm_start: bool = Field(True, description="try the best configs of related sweeps early")
-    compile_s: float = Field(120, gt=0, description="deadline of a build in seconds")
+    compile_s: float = Field(300, gt=0, description="deadline of a build in seconds")
     check_s: float = Field(60, gt=0, description="deadline of a check in seconds")
     measure_s: float = Field(60, gt=0, description="deadline of a measurement in seconds")
     mode: Literal["host", "eager", "cuda_graph"] | None = Field(None, description="execution mode that is timed")

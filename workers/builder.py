@@ -49,7 +49,7 @@ class VariantBuilder:
         definition: Document,
         target: str,
         cache_dir: str,
-        compile_s: float = 120.0,
+        compile_s: float = 300.0,
         nice: int = 0,
         preload: tuple[str, ...] | None = None,
     ) -> None:

@@ -38,7 +38,7 @@ class Status(StrEnum):
 class Deadlines:
     """The longest that each phase may take, in seconds of wall time."""
 
-    compile_s: float = 120.0
+    compile_s: float = 300.0
     check_s: float = 60.0
     measure_s: float = 60.0
 
