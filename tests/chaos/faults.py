@@ -154,7 +154,8 @@ class DamageCache(Fault):
         if self.left and committed >= self.at:
             self.left -= 1
             self.at += self.rng.randrange(1, 3)
-            files = [p for p in (run.cache / "entries").rglob("*") if p.is_file()]
+            # Not rglob(), which does not bear that the workers remove a folder meanwhile.
+            files = [Path(at) / name for at, _, names in os.walk(run.cache / "entries") for name in sorted(names)]
             if files:
                 self.struck = True
                 self._damage(self.rng.choice(files))
