@@ -61,7 +61,12 @@ PARAMETERS = (
     ),
     Parameter("alternate", (False, True), "categorical", "the consumer warpgroups take turns on the tensor cores"),
     Parameter("sms", (120, 132), doc="SMs that the persistent grids are made for"),
-    Parameter("order", ("weights", "tokens"), "categorical", "which tile index runs fastest inside an expert"),
+    Parameter(
+        "order",
+        ("weights", "tokens", "mixed"),
+        "categorical",
+        "which tile index runs fastest inside an expert; mixed: tokens, small experts spread among the others",
+    ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
 )

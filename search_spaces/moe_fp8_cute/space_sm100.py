@@ -45,7 +45,12 @@ PARAMETERS = (
     ),
     *_gemm_parameters(1, "the requantisation kernel"),
     *_gemm_parameters(2, "the atomics of the combine"),
-    Parameter("order", ("weights", "tokens"), "categorical", "which tile index runs fastest inside an expert"),
+    Parameter(
+        "order",
+        ("weights", "tokens", "mixed"),
+        "categorical",
+        "which tile index runs fastest inside an expert; mixed: tokens, small experts spread among the others",
+    ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
 )

@@ -45,7 +45,8 @@ class GemmPlan:
         split_k: Parts that K is cut into; each is a tile of its own.
         shared: What two CTAs of a cluster share by TMA multicast: ``none``; ``tokens``: neighbours along the weights
             share a token tile; ``weights``: neighbours along the tokens share a weight tile, where an expert has pairs.
-        order: Which tile index runs fastest inside an expert: ``weights`` or ``tokens``.
+        order: Which tile index runs fastest inside an expert: ``weights`` or ``tokens``; ``mixed`` is ``tokens`` with
+            experts of a single token tile spread among the others.
         pdl: Launched with programmatic dependent launch.
         early_weights: The weight producer starts before the previous kernel has ended (its input is not made by it).
     """

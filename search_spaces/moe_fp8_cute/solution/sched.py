@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Int32, Int64
 
 from .budget import GemmPlan
 
@@ -20,11 +20,17 @@ class TileTable:
     Tile index ``t``: K part fastest, then weight tile and token tile as ``plan.order`` says, then expert. Clusters take
     ``plan.cluster_w`` neighbouring weight tiles and ``plan.cluster_t`` token tiles of one expert, so the index counts
     groups of both. Where two CTAs share weights (``plan.shared``), :meth:`place` pairs token tiles instead.
+
+    ``mixed`` order: experts with a single token tile only wait for their weights, those with several wait for the tensor
+    cores. The tiles of the former are spread evenly among those of the latter, so that memory and tensor cores are
+    busy at the same time. The table then has two halves, of the experts with several token tiles and of the others.
     """
 
     def __init__(self, plan: GemmPlan):
         self.plan = plan
-        self.chunks = (plan.experts + 31) // 32
+        self.is_mixed = plan.order == "mixed"
+        self.half = (plan.experts + 31) // 32
+        self.chunks = self.half * (2 if self.is_mixed else 1)
         self.groups = plan.weight_tiles // plan.cluster_w
         self.rows = plan.tile_t * plan.cluster_t
         self.per_token_tile = self.groups * plan.split_k
@@ -33,19 +39,24 @@ class TileTable:
     def load(self, counts: cute.Tensor, cum: cute.Tensor) -> Int32:
         """Fill ``cum`` ([chunks] int32 registers) from counts [E]; returns the number of token tiles."""
         lane = cute.arch.lane_idx()
-        base = Int32(0)
+        total, base = Int32(0), Int32(0)
         for c in cutlass.range_constexpr(self.chunks):
-            expert = lane + 32 * c
+            expert = lane + 32 * (c % self.half)
             tiles = Int32(0)
             if expert < self.plan.experts:
                 tiles = (counts[expert] + (self.rows - 1)) // self.rows
+            if cutlass.const_expr(self.is_mixed):
+                wanted = tiles == 1 if cutlass.const_expr(c >= self.half) else tiles > 1
+                tiles = tiles if wanted else 0
+            if cutlass.const_expr(c == self.half):
+                total, base = base, Int32(0)
             for step in (1, 2, 4, 8, 16):
                 below = cute.arch.shuffle_sync_up(tiles, offset=step, mask_and_clamp=0)
                 if lane >= step:
                     tiles = tiles + below
             cum[c] = tiles + base
             base = cute.arch.shuffle_sync(cum[c], offset=31)
-        return base
+        return total + base
 
     @cute.jit
     def find(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, Int32, Int32, Int32]:
@@ -60,10 +71,10 @@ class TileTable:
         a pair of token tiles, one weight tile each, and one for the last token tile of an odd ``n``, where each CTA
         has a weight tile of its own.
         """
-        expert, token_tile, group, part, before = self.locate(cum, tile)
+        expert, token_tile, group, part, tiles = self.locate(cum, tile)
         weight_tile, together = group * self.plan.cluster_w + rank, cutlass.Boolean(False)
         if cutlass.const_expr(self.plan.shared == "weights"):
-            together = (token_tile | 1) < self.upto(cum, expert) - before
+            together = (token_tile | 1) < tiles
             if together:
                 weight_tile = 2 * group + (token_tile & 1)
                 token_tile = (token_tile & ~1) + rank
@@ -71,30 +82,50 @@ class TileTable:
 
     @cute.jit
     def locate(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, Int32, Int32, Int32, Int32]:
-        """What :meth:`find` gives, and the number of token tiles before the expert."""
+        """What :meth:`find` gives, and the number of token tiles of the expert where order or sharing want it."""
+        table = cute.make_rmem_tensor((self.half,), Int32)
+        for c in cutlass.range_constexpr(self.half):
+            table[c] = cum[c]
+        if cutlass.const_expr(self.is_mixed):
+            tile, alone = self.interleave(cum, tile)
+            for c in cutlass.range_constexpr(self.half):
+                table[c] = cum[self.half + c] if alone else cum[c]
         expert = Int32(0)
         before = Int32(0)
-        for c in cutlass.range_constexpr(self.chunks):
-            passed = cum[c] * self.per_token_tile <= tile
+        for c in cutlass.range_constexpr(self.half):
+            passed = table[c] * self.per_token_tile <= tile
             expert = expert + cute.arch.popc(cute.arch.vote_ballot_sync(passed))
-            before = cutlass.max(before, cum[c] if passed else 0)
+            before = cutlass.max(before, table[c] if passed else 0)
         before = cute.arch.warp_redux_sync(before, "max")
         rest = tile - before * self.per_token_tile
         part = rest % self.plan.split_k
         rest = rest // self.plan.split_k
-        token_tile = rest // self.groups
-        group = rest - token_tile * self.groups
-        if cutlass.const_expr(self.plan.order == "tokens"):
-            after = self.upto(cum, expert)
-            group = rest // (after - before)
-            token_tile = rest - group * (after - before)
-        return expert, token_tile, group, part, before
+        tiles = Int32(0)
+        if cutlass.const_expr(self.plan.order != "weights" or self.plan.shared == "weights"):
+            tiles = self.upto(table, expert) - before
+        if cutlass.const_expr(self.plan.order == "weights"):
+            token_tile = rest // self.groups
+            group = rest - token_tile * self.groups
+        else:
+            group = rest // tiles
+            token_tile = rest - group * tiles
+        return expert, token_tile, group, part, tiles
 
     @cute.jit
-    def upto(self, cum: cute.Tensor, expert: Int32) -> Int32:
-        """Token tiles of the experts up to and including ``expert``."""
+    def interleave(self, cum: cute.Tensor, tile: Int32) -> tuple[Int32, cutlass.Boolean]:
+        """(index among its kind, whether its expert has a single token tile) of a tile index, in ``mixed`` order."""
+        many = self.per_token_tile * cute.arch.shuffle_sync(cum[self.half - 1], offset=31)
+        single = self.per_token_tile * cute.arch.shuffle_sync(cum[self.chunks - 1], offset=31)
+        total = Int64(cutlass.max(many + single, 1))
+        before = Int32(Int64(tile) * single // total)
+        alone = Int32(Int64(tile + 1) * single // total) > before
+        return (before if alone else tile - before), alone
+
+    @cute.jit
+    def upto(self, table: cute.Tensor, expert: Int32) -> Int32:
+        """Token tiles of the experts of a table up to and including ``expert``."""
         value = Int32(0)
-        for c in cutlass.range_constexpr(self.chunks):
-            mine = cute.arch.shuffle_sync(cum[c], offset=expert & 31)
+        for c in cutlass.range_constexpr(self.half):
+            mine = cute.arch.shuffle_sync(table[c], offset=expert & 31)
             value = mine if expert // 32 == c else value
         return value

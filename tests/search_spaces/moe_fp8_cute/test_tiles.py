@@ -39,6 +39,11 @@ PLANS = {
     "pairs of token tiles share weights": dataclasses.replace(
         PLAN, swap=False, tile_t=64, groups=1, shared="weights", out="rows"
     ),
+    "32 experts, mixed, parts of K": dataclasses.replace(PLAN, order="mixed", split_k=2),
+    "384 experts, mixed": dataclasses.replace(PLAN, experts=384, order="mixed"),
+    "pairs of token tiles share weights, mixed": dataclasses.replace(
+        PLAN, swap=False, tile_t=64, groups=1, shared="weights", order="mixed", out="rows"
+    ),
     "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "along_w": 2, "along_t": 2, "order": "tokens"}),
 }
 
@@ -143,16 +148,28 @@ def test_every_tile_is_taken_once_and_in_order(table):
 
 def wanted(plan: GemmPlan, steps: np.ndarray, groups: int, rank: int) -> list[tuple[int, ...]]:
     """(expert, token tile, weight tile, part, together) in the order that sched.py describes."""
+    if plan.order != "mixed":
+        return [step for expert, n in enumerate(steps) for step in inside(plan, expert, n, groups, rank)]
+    kinds = ([e for e, n in enumerate(steps) if n > 1], [e for e, n in enumerate(steps) if n == 1])
+    many, single = ([s for e in kind for s in inside(plan, e, steps[e], groups, rank)] for kind in kinds)
+    total, order = len(many) + len(single), []
+    for t in range(total):
+        before = t * len(single) // total
+        order.append(single[before] if (t + 1) * len(single) // total > before else many[t - before])
+    return order
+
+
+def inside(plan: GemmPlan, expert: int, n: int, groups: int, rank: int) -> list[tuple[int, ...]]:
+    """The tiles of one expert with ``n`` token tiles."""
     order = []
-    for expert, n in enumerate(steps):
-        pairs = [(t, g) for t in range(n) for g in range(groups)]
-        if plan.order == "tokens":
-            pairs = [(t, g) for g in range(groups) for t in range(n)]
-        for t, g in pairs:
-            weight_tile, together = g * plan.cluster_w + rank, False
-            if plan.shared == "weights" and (t | 1) < n:
-                t, weight_tile, together = (t & ~1) + rank, 2 * g + (t & 1), True
-            order += [(expert, t, weight_tile, part, int(together)) for part in range(plan.split_k)]
+    pairs = [(t, g) for t in range(n) for g in range(groups)]
+    if plan.order != "weights":
+        pairs = [(t, g) for g in range(groups) for t in range(n)]
+    for t, g in pairs:
+        weight_tile, together = g * plan.cluster_w + rank, False
+        if plan.shared == "weights" and (t | 1) < n:
+            t, weight_tile, together = (t & ~1) + rank, 2 * g + (t & 1), True
+        order += [(expert, t, weight_tile, part, int(together)) for part in range(plan.split_k)]
     return order
 
 
