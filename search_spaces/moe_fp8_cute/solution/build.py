@@ -14,6 +14,7 @@ from .budget import GemmPlan
 from .budget_sm100 import BlackwellPlan
 from .config import SIZES, TABLE, TARGET
 from .plans import plans
+from .workspace import ALIGN
 
 MANIFEST = "manifest.json"
 LIBRARY = "moe_kernels.so"
@@ -119,7 +120,7 @@ def _arguments() -> list[Any]:
         Int32(0),
         Float32(1.0),
         tensor(BFloat16, tokens, hidden),
-        tensor(Uint8, cute.sym_int64(), align=1024),
+        tensor(Uint8, cute.sym_int64(), align=ALIGN),
         Int32(0),
         Int32(0),
         make_fake_stream(use_tvm_ffi_env_stream=True),

@@ -15,7 +15,7 @@ import torch
 
 from .config import SIZES, TARGET, select
 from .plans import batch_rows, row_capacity
-from .workspace import MAX_TOKENS, sections
+from .workspace import ALIGN, MAX_TOKENS, sections
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = "libcute_dsl_runtime.so"
@@ -72,13 +72,17 @@ def preload() -> None:
 
 
 def _workspace(device: torch.device, size: int) -> torch.Tensor:
-    """At least ``size`` bytes on the device, reused by every call; it only grows."""
+    """At least ``size`` bytes on the device, reused by every call; it only grows.
+
+    The compiled code wants it at a multiple of ``ALIGN``; torch's allocator gives multiples of 512.
+    """
     made = _workspaces.setdefault(device.index or 0, [])
     if not made or made[-1].numel() < size:
         try:
-            made.append(torch.zeros(size, dtype=torch.uint8, device=device))
+            room = torch.zeros(size + ALIGN, dtype=torch.uint8, device=device)
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(f"the workspace needs {size} bytes of device memory, which is not there") from error
+        made.append(room[-room.data_ptr() % ALIGN :][:size])
     return made[-1]
 
 

@@ -21,9 +21,9 @@ class TileTable:
     ``plan.cluster_w`` neighbouring weight tiles and ``plan.cluster_t`` token tiles of one expert, so the index counts
     groups of both. Where two CTAs share weights (``plan.shared``), :meth:`place` pairs token tiles instead.
 
-    ``mixed`` order: experts with a single token tile only wait for their weights, those with several wait for the tensor
-    cores. The tiles of the former are spread evenly among those of the latter, so that memory and tensor cores are
-    busy at the same time. The table then has two halves, of the experts with several token tiles and of the others.
+    ``mixed`` order: experts with a single token tile only wait for their weights, those with several wait for the
+    tensor cores. The tiles of the former are spread evenly among those of the latter, so that memory and tensor cores
+    are busy at the same time. The table then has two halves, of the experts with several token tiles and of the others.
     """
 
     def __init__(self, plan: GemmPlan):

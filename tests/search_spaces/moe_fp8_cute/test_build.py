@@ -158,3 +158,17 @@ def test_an_invalid_config_never_renders():
     space = FAMILY.space(renorm(), "sm_90a")
     with pytest.raises(SpaceError, match="tile_t_1"):
         space.variant_sources({**DEFAULT, "tile_t_1": 7})
+
+
+def test_workspace_lies_where_the_compiled_code_wants_it(tmp_path, monkeypatch):
+    """torch aligns to 512 bytes on a GPU, to 64 here: the workspace starts at a multiple of 1,024 all the same."""
+    torch = pytest.importorskip("torch")
+    stage(tmp_path / "solution_of_workspace", [(None, {**DEFAULT, **SMALL})])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main = importlib.import_module("solution_of_workspace.main")
+    for size in (1, 4096, 100_000, 100_001, 5_000_000):
+        made = main._workspace(torch.device("cpu"), size)
+        assert made.data_ptr() % 1024 == 0
+        assert made.numel() >= size
+        assert not made.any()
+    assert main._workspace(torch.device("cpu"), 10).data_ptr() == made.data_ptr(), "the largest is used again"
