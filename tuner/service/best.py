@@ -100,7 +100,7 @@ class Records:
 class BestConfigs:
     """Best-config answers from records that are at most ``cache_s`` old.
 
-    Who asks in the second half of that time has an answer at once and sets off the next read, so that a definition
+    Who asks late in that time has an answer at once and sets off the next read, so that a definition
     that is asked for again and again is never waited for. Else everybody who asks waits for the same query.
 
     Owned by one event loop.

@@ -194,7 +194,9 @@ def test_what_is_looked_up_is_found(browser: Browser, stage: Any) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_from_the_form_to_its_best_config(browser: Browser) -> None:
+def test_a_sweep_from_the_form_to_its_best_config(
+    browser: Browser, server: Any, command: Callable[..., Any], tmp_path: Path
+) -> None:
     browser.screen(1200, 900, dark=False)
     browser.open("/")
     card = browser.find("#start-card")
@@ -227,6 +229,15 @@ def test_a_sweep_from_the_form_to_its_best_config(browser: Browser) -> None:
         browser.keep(f"trial{name}")
         browser.open("/")
         browser.keep(f"sweeps{name}")
+
+    report = tmp_path / "report.html"
+    made = command("report", str(sweep_id), "--db", server.db, "--out", str(report))
+    assert made.returncode == 0, made.stderr
+    browser.screen(1100, 900, dark=False)
+    browser.driver.get(report.as_uri())
+    browser.until(lambda: len(browser.driver.find_elements(By.CSS_SELECTOR, "svg.main-svg")) >= 3)
+    assert MOE in browser.find("h1").text
+    browser.keep("report")
 
     browser.screen(1200, 900, dark=False)
     browser.open(f"/sweeps/{sweep_id}")
