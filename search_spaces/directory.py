@@ -59,4 +59,5 @@ class DirectoryFamily(SpaceFamily):
             binding=file.binding,
             dependencies=file.dependencies,
             destination_passing=file.destination_passing,
+            starts=file.starts,
         )

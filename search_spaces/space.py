@@ -12,7 +12,7 @@ import json
 import pprint
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +78,24 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A config that the kernel's author expects to be good where the size is ``smallest`` to ``largest`` (None: any).
+
+    Sweeps look at it right after the default.
+    """
+
+    config: Config
+    smallest: int = 0
+    largest: int | None = None
+
+    def suits(self, sizes: Iterable[int | None]) -> bool:
+        """Whether one of the sizes is in its range; one that is not known may be."""
+        return any(
+            size is None or (self.smallest <= size and (self.largest is None or size <= self.largest)) for size in sizes
+        )
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """A space for one definition on one target.
 
@@ -95,6 +113,7 @@ class SearchSpace:
         dependencies: Packages that the exported Solution needs.
         destination_passing: Whether the entry point takes its outputs as last arguments.
         binding: flashinfer-bench's binding, for C++ and CUDA sources.
+        starts: Valid configs that are looked at early.
     """
 
     name: str
@@ -110,6 +129,7 @@ class SearchSpace:
     dependencies: tuple[str, ...] = ()
     destination_passing: bool = True
     binding: str | None = None
+    starts: tuple[Start, ...] = ()
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]
@@ -124,9 +144,11 @@ class SearchSpace:
         for generated in self.generated_files:
             if generated in self.sources:
                 raise SpaceError(f"space {self.name!r}: {generated} is generated and cannot be among the sources")
-        why = self.violation(self.check(self.default))
-        if why is not None:
-            raise SpaceError(f"space {self.name!r}: the default config is not valid: {why}")
+        named = {"default": self.default, **{f"start {i}": s.config for i, s in enumerate(self.starts, 1)}}
+        for what, config in named.items():
+            why = self.violation(self.check(config))
+            if why is not None:
+                raise SpaceError(f"space {self.name!r}: the {what} config is not valid: {why}")
 
     @property
     def generated_files(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import yaml
 
 from search_spaces.expression import compile_expression
 from search_spaces.header import HEADER_FILE, HEADER_LANGUAGES, macro_name
-from search_spaces.space import CONFIG_FILE, Config, Constraint, Parameter, SpaceError
+from search_spaces.space import CONFIG_FILE, Config, Constraint, Parameter, SpaceError, Start
 
 SPACE_FILE = "space.yaml"
 TARGETS = ("cpu", "sm_90a", "sm_100a")
@@ -30,7 +30,7 @@ BINDINGS = ("tvm-ffi", "torch")
 REQUIRED = ("targets", "parameters", "default", "entry_point")
 OPTIONAL = (
     "name", "definition", "op_type", "constraints", "language", "binding", "destination_passing", "dependencies",
-    "sources", "size_axis",
+    "sources", "size_axis", "starts",
 )  # fmt: skip
 MAX_CHECKED = 20_000
 """Value combinations of one constraint that are tried when the file is read."""
@@ -54,6 +54,7 @@ class SpaceFile:
     dependencies: tuple[str, ...]
     size_axis: str | None
     sources: Mapping[str, str]
+    starts: tuple[Start, ...]
 
 
 def read_space_file(path: Path) -> SpaceFile:
@@ -105,6 +106,7 @@ class _Reader:
         if language in HEADER_LANGUAGES:
             _check_macros(parameters)
         constraints = self._constraints(parameters)
+        default = _config("'default'", self.data["default"], parameters, constraints)
         sources = self._sources(language)
         return SpaceFile(
             name=self._string("name", self.folder.resolve().name),
@@ -113,7 +115,7 @@ class _Reader:
             targets=self._targets(),
             parameters=parameters,
             constraints=constraints,
-            default=self._default(parameters, constraints),
+            default=default,
             entry_point=self._entry_point(sources),
             language=language,
             binding=binding,
@@ -121,6 +123,7 @@ class _Reader:
             dependencies=self._names("dependencies"),
             size_axis=self._string("size_axis", None) if "size_axis" in self.data else None,
             sources=sources,
+            starts=self._starts(default, parameters, constraints),
         )
 
     def _load(self) -> dict[str, Any]:
@@ -188,24 +191,23 @@ class _Reader:
             raise SpaceError(f"'constraints' is {_show(given)}; needed is a list of {{expression, reason}}")
         return tuple(_constraint(i, spec, parameters) for i, spec in enumerate(given))
 
-    def _default(self, parameters: tuple[Parameter, ...], constraints: tuple[Constraint, ...]) -> Config:
-        given = self.data["default"]
-        if not isinstance(given, dict):
-            raise SpaceError(f"'default' is {_show(given)}; needed is a mapping with a value for every parameter")
-        known = {p.name: p.values for p in parameters}
-        for name in given:
-            if name not in known:
-                raise SpaceError(f"'default' names unknown parameter {_show(name)}; known are {', '.join(known)}")
-        for name, values in known.items():
-            if name not in given:
-                raise SpaceError(f"'default' has no value for parameter {name!r}; allowed are {list(values)}")
-            if not any(type(v) is type(given[name]) and v == given[name] for v in values):
-                raise SpaceError(f"'default' has {name}={_show(given[name])}; allowed are {list(values)}")
-        config: Config = {name: given[name] for name in known}
-        for constraint in constraints:
-            if not constraint.holds(config):
-                raise SpaceError(f"'default' breaks a constraint: {constraint.reason}")
-        return config
+    def _starts(
+        self, default: Config, parameters: tuple[Parameter, ...], constraints: tuple[Constraint, ...]
+    ) -> tuple[Start, ...]:
+        given = self.data.get("starts", [])
+        if not isinstance(given, list):
+            raise SpaceError(f"'starts' is {_show(given)}; needed is a list of {{config, sizes}}")
+        starts = []
+        for index, spec in enumerate(given):
+            where = f"start {index + 1}"
+            if not isinstance(spec, dict):
+                raise SpaceError(f"{where} is {_show(spec)}; needed is a mapping with 'config' and maybe 'sizes'")
+            _check_keys(spec, f"{where}: ", ("config",), ("sizes",))
+            changes = spec["config"]
+            given_config = {**default, **changes} if isinstance(changes, dict) else changes
+            config = _config(f"{where}: 'config'", given_config, parameters, constraints)
+            starts.append(Start(config, *_sizes(where, spec.get("sizes", [0, None]))))
+        return tuple(starts)
 
     def _sources(self, language: str) -> dict[str, str]:
         generated = (CONFIG_FILE, HEADER_FILE) if language in HEADER_LANGUAGES else (CONFIG_FILE,)
@@ -244,6 +246,36 @@ class _Reader:
         if function not in (_python_names(file, sources[file]) if file.endswith(".py") else sources[file]):
             raise SpaceError(f"'entry_point' names {function!r}, which {file} does not define")
         return entry
+
+
+def _config(what: str, given: Any, parameters: tuple[Parameter, ...], constraints: tuple[Constraint, ...]) -> Config:
+    if not isinstance(given, dict):
+        raise SpaceError(f"{what} is {_show(given)}; needed is a mapping with a value for every parameter")
+    known = {p.name: p.values for p in parameters}
+    for name in given:
+        if name not in known:
+            raise SpaceError(f"{what} names unknown parameter {_show(name)}; known are {', '.join(known)}")
+    for name, values in known.items():
+        if name not in given:
+            raise SpaceError(f"{what} has no value for parameter {name!r}; allowed are {list(values)}")
+        if not any(type(v) is type(given[name]) and v == given[name] for v in values):
+            raise SpaceError(f"{what} has {name}={_show(given[name])}; allowed are {list(values)}")
+    config: Config = {name: given[name] for name in known}
+    for constraint in constraints:
+        if not constraint.holds(config):
+            raise SpaceError(f"{what} breaks a constraint: {constraint.reason}")
+    return config
+
+
+def _sizes(where: str, given: Any) -> tuple[int, int | None]:
+    def is_size(value: Any) -> bool:
+        return type(value) is int and value >= 0
+
+    if not (isinstance(given, list) and len(given) == 2 and is_size(given[0])) or not (
+        given[1] is None or (is_size(given[1]) and given[1] >= given[0])
+    ):
+        raise SpaceError(f"{where}: 'sizes' is {_show(given)}; needed is [smallest, largest], largest may be null")
+    return given[0], given[1]
 
 
 def _parameter(name: Any, spec: Any) -> Parameter:

@@ -347,11 +347,16 @@ def _guarded(
 def _warm_start(
     store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
 ) -> dict[str, tuple[Config, ...]]:
-    """The best configs of related sweeps (other shapes, other hardware) for the regime of the same name."""
+    """For each regime the best configs of related sweeps (other shapes, other hardware) in the regime of the same name,
+    then those that the kernel's author expects to be good for its sizes."""
     related = store.related_best_configs(
         space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes)
     )
-    return {r.name: tuple(dict(c.config) for c in related if c.regime == r.name)[:3] for r in regimes}
+    found = {r.name: [dict(c.config) for c in related if c.regime == r.name][:3] for r in regimes}
+    for regime in regimes:
+        sizes = [setup.sizes[uuid] for uuid in regime.workloads]
+        found[regime.name] += [dict(s.config) for s in space.starts if s.suits(sizes)]
+    return {name: tuple(configs) for name, configs in found.items()}
 
 
 def prior(

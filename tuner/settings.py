@@ -56,7 +56,7 @@ class SweepSettings(BaseModel):
     final_s: float = Field(8, gt=0, description="seconds after which a regime's final ends unsettled")
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
     reuse: bool = Field(True, description="take measurements that the database already has")
-    warm_start: bool = Field(True, description="try the best configs of related sweeps early")
+    warm_start: bool = Field(True, description="try early what related sweeps and the kernel's author found good")
     compile_s: float = Field(300, gt=0, description="deadline of a build in seconds")
     check_s: float = Field(60, gt=0, description="deadline of a check in seconds")
     measure_s: float = Field(60, gt=0, description="deadline of a measurement in seconds")

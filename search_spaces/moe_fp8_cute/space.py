@@ -10,7 +10,8 @@ from typing import Any
 
 from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.solution.plans import plans, takes_turns
-from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily
+from search_spaces.moe_fp8_cute.starts import HOPPER
+from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily, Start
 
 NAME = "moe_fp8_cute"
 TARGETS = ("sm_90a", "sm_100a")
@@ -278,16 +279,20 @@ class MoeFp8Cute(SpaceFamily):
         sizes = sizes_of(definition)
         folder = Path(__file__).parent / "solution"
         blackwell = target == space_sm100.TARGET
+        constraints = space_sm100.constraints(sizes) if blackwell else _constraints(sizes)
+        starts = [Start({**DEFAULT, **changes}, low, high) for low, high, changes in (() if blackwell else HOPPER)]
         return SearchSpace(
             name=NAME,
             target=target,
             parameters=space_sm100.PARAMETERS if blackwell else PARAMETERS,
-            constraints=space_sm100.constraints(sizes) if blackwell else _constraints(sizes),
+            constraints=constraints,
             default=dict(space_sm100.DEFAULT if blackwell else DEFAULT),
             sources={p.name: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))},
             sizes=sizes,
             size_axis="seq_len",
             dependencies=("nvidia-cutlass-dsl", "apache-tvm-ffi", "torch"),
+            # Made for the main definition; another one's sizes may not allow all of them.
+            starts=tuple(s for s in starts if all(c.holds(s.config) for c in constraints)),
         )
 
 

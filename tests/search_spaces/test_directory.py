@@ -72,6 +72,20 @@ def test_good_folder(tmp_path):
     assert set(space.variant_sources(space.default)) == {"main.py", "config.py"}
 
 
+def test_starts_say_what_differs_from_the_default_and_for_which_sizes(tmp_path):
+    starts = [{"config": {"tile": 16}}, {"config": {"order": "columns"}, "sizes": [256, None]}]
+    space = DirectoryFamily(folder_with(tmp_path, starts=starts)).space(DEFINITION, "cpu")
+    assert [s.config for s in space.starts] == [
+        {"tile": 16, "order": "rows", "fast": False},
+        {"tile": 8, "order": "columns", "fast": False},
+    ]
+    assert [[s.suits(sizes) for s in space.starts] for sizes in ([1, 255], [1, 256], [None])] == [
+        [True, False],
+        [True, True],
+        [True, True],
+    ]
+
+
 def test_registry_takes_a_folder(tmp_path):
     folder = folder_with(tmp_path)
     assert registry.space_for(DEFINITION, "cpu", str(folder)).name == "mine"
@@ -123,6 +137,15 @@ def constraint(**changes):
         ({"definition": None}, "neither 'definition' nor 'op_type'"),
         ({"definition": []}, "'definition' is an empty list"),
         ({"definition": 3}, "'definition' is 3; needed is a text or a list of texts"),
+        ({"starts": {"tile": 8}}, "'starts' is {'tile': 8}; needed is a list of {config, sizes}"),
+        ({"starts": [8]}, "start 1 is 8; needed is a mapping with 'config' and maybe 'sizes'"),
+        ({"starts": [{"config": {"tile": 9}}]}, "start 1: 'config' has tile=9; allowed are [8, 16, 32]"),
+        ({"starts": [{"config": {}}, {"config": {"tiles": 8}}]}, "start 2: 'config' names unknown parameter 'tiles'"),
+        (
+            {"starts": [{"config": {"tile": 32, "order": "columns"}}]},
+            "start 1: 'config' breaks a constraint: wide tiles go by rows",
+        ),
+        ({"starts": [{"config": {}, "sizes": [5, 4]}]}, "start 1: 'sizes' is [5, 4]; needed is [smallest, largest]"),
         ({"targets": ["tpu"]}, "target 'tpu' is unknown; allowed are cpu, sm_90a, sm_100a"),
         ({"language": "rust"}, "'language' is 'rust'; allowed are python,"),
         ({"binding": "torch"}, "'binding' is for cpp and cuda, not for language 'python'"),

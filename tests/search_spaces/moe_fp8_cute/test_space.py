@@ -208,6 +208,10 @@ def test_workspace_sections_do_not_overlap_and_hold_their_tensors(space):
         assert ("y" in sizes) == (config["combine"] == "finalize")
 
 
+def test_starts_cover_every_size_on_hopper(space):
+    assert all(any(s.suits([size]) for s in space.starts) for size in (1, 57, 256, 257, 901, 4096, 14_107))
+
+
 def test_sources_are_complete_and_render(space):
     files = space.variant_sources(space.default)
     assert {"main.py", "build.py", "host.py", "config.py", "routing.py"} <= set(files)
