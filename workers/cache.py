@@ -145,10 +145,11 @@ class ArtifactCache:
             return self._publish(digest, staged, meta)
 
     def _publish(self, digest: str, staged: Path, meta: Mapping[str, Any]) -> Entry:
+        # Bytecode too: it is what runs, and nobody compares it with its source.
         files = {
             str(path.relative_to(staged)): _sha256(path)
             for path in sorted(staged.rglob("*"))
-            if path.is_file() and path.suffix not in (".pyc", ".lock") and path.name != _MANIFEST
+            if path.is_file() and path.suffix != ".lock" and path.name != _MANIFEST
         }
         self._unseen_bytes += sum((staged / path).stat().st_size for path in files)
         manifest = {"format": _FORMAT, "meta": dict(meta), "files": files}

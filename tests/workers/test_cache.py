@@ -15,7 +15,8 @@ def cache(tmp_path):
 
 def publish(cache, digest, text="code", meta=None):
     staged = cache.stage()
-    (staged / "package").mkdir()
+    (staged / "package" / "__pycache__").mkdir(parents=True)
+    (staged / "package" / "__pycache__" / "main.pyc").write_text("what runs")
     (staged / "package" / "kernel.bin").write_text(text)
     return cache.publish(digest, staged, meta or {"figures": {"registers": 1}})
 
@@ -30,6 +31,7 @@ def test_published_entry_is_found_with_its_meta(cache):
 
 DAMAGE = {
     "changed file": lambda folder: (folder / "package" / "kernel.bin").write_text("c0de"),
+    "changed bytecode": lambda folder: (folder / "package" / "__pycache__" / "main.pyc").write_text("something else"),
     "missing file": lambda folder: (folder / "package" / "kernel.bin").unlink(),
     "cut manifest": lambda folder: (folder / "manifest.json").write_text('{"format": 1, "fi'),
     "foreign manifest": lambda folder: (folder / "manifest.json").write_text("[]"),
@@ -61,13 +63,12 @@ def test_first_of_two_publishers_wins(cache):
 
 def test_files_made_after_publishing_do_no_harm(cache):
     entry = publish(cache, "a" * 32)
-    (entry.folder / "package" / "__pycache__").mkdir()
-    (entry.folder / "package" / "__pycache__" / "main.pyc").write_text("x")
+    (entry.folder / "package" / "__pycache__" / "other.pyc").write_text("x")
     assert cache.get("a" * 32) is not None
 
 
 def test_least_recently_used_goes_first(tmp_path):
-    cache = ArtifactCache(tmp_path, limit_bytes=2500)
+    cache = ArtifactCache(tmp_path, limit_bytes=3000)
     for age, digest in ((9000, "old"), (8000, "older use"), (0, "fresh")):
         entry = publish(cache, digest, "x" * 1000)
         stamp = os.stat(entry.folder).st_mtime - age
