@@ -121,24 +121,7 @@ def check_resumed(tmp_path, space, before) -> None:
     assert json.loads(out)["winners"][0]["config"]["repeats"] == 1
 
 
-def test_kill_9_of_the_sweep_loses_nothing_and_leaves_no_process(tmp_path, space):
-    running = sweep(tmp_path, space, "--no-export")
-    running.wait_for_trials(3)
-    below = running.descendants()
-    running.process.kill()
-    running.process.wait()
-    assert gone(below)
-    before = trials(tmp_path)
-    assert len(before) >= 3
-    with Store.open(running.database) as store:  # what 30 s without a heartbeat would do
-        sweep_id = 1
-        owner = store.get_sweep(sweep_id).owner
-        store.claim_sweep(sweep_id, owner, 0)
-        store.finish_sweep(sweep_id, "INTERRUPTED", {})
-    check_resumed(tmp_path, space, before)
-
-
-def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path, space):
+def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(tmp_path, space):
     running = sweep(tmp_path, space, "--no-export")
     running.wait_for_trials(2)
     below = running.descendants()
@@ -149,7 +132,23 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path, space):
     assert "Traceback" not in err
     assert state(tmp_path) == "INTERRUPTED"
     assert gone(below)
-    check_resumed(tmp_path, space, trials(tmp_path))
+    first = trials(tmp_path)
+
+    running = sweep(tmp_path, space, "--resume", "1", "--no-export")
+    running.wait_for_trials(len(first) + 1)
+    below = running.descendants()
+    running.process.kill()
+    running.process.wait()
+    assert gone(below)
+    before = trials(tmp_path)
+    assert len(before) > len(first)
+    assert before[: len(first)] == first
+    with Store.open(running.database) as store:  # what 30 s without a heartbeat would do
+        sweep_id = 1
+        owner = store.get_sweep(sweep_id).owner
+        store.claim_sweep(sweep_id, owner, 0)
+        store.finish_sweep(sweep_id, "INTERRUPTED", {})
+    check_resumed(tmp_path, space, before)
 
 
 def test_kill_9_of_workers_costs_no_trial(tmp_path, space):
