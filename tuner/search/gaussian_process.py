@@ -1,7 +1,6 @@
 """A Gaussian process over a fixed pool of candidates, cheap enough to be asked hundreds of times.
 
-Covariance: a Matern 5/2 kernel with a length scale per group of columns, plus a linear term in a given trend (what a
-related sweep predicts; its weight is learnt, so a trend that does not fit fades), plus noise.
+Covariance: a Matern 5/2 kernel with a length scale per group of columns, plus noise.
 
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 2, 4 and 5 (equations, gradient of the
 marginal likelihood); row-by-row growth of the Cholesky factor as in any text on matrix computations.
@@ -31,13 +30,11 @@ class Hyperparameters:
         scales: Length scale per column of the features.
         signal: Variance of the Matern part.
         noise: Variance of an observation.
-        trend: Variance of the slope of the trend; 0 without a trend.
     """
 
     scales: Array
     signal: float
     noise: float
-    trend: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,6 @@ class Prior:
     scale: tuple[float, float] = (0.7, 1.0)
     signal: tuple[float, float] = (1.0, 1.0)
     noise: tuple[float, float] = (0.01, 1.0)
-    trend: tuple[float, float] = (0.3, 1.0)
 
 
 def fit(
@@ -58,7 +54,6 @@ def fit(
     groups: Sequence[int],
     targets: Array,
     *,
-    trend: Array | None = None,
     start: Hyperparameters | None = None,
     prior: Prior | None = None,
     steps: int = 20,
@@ -69,14 +64,13 @@ def fit(
         features: Of the observed configs, shape [n, columns].
         groups: Group of each column.
         targets: Standardised values, shape [n].
-        trend: Trend at the observed configs, shape [n].
         start: Where to start; the prior's medians without it.
         prior: Beliefs; the default ones without it.
         steps: Iterations at most.
     """
     from scipy.optimize import minimize
 
-    problem = _Evidence(features, np.asarray(groups), targets, trend, prior or Prior())
+    problem = _Evidence(features, np.asarray(groups), targets, prior or Prior())
     x0 = problem.pack(start) if start is not None else problem.middle
     bounds = list(zip(problem.middle - 5.0, problem.middle + 5.0, strict=True))
     found = minimize(problem, x0, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
@@ -86,34 +80,27 @@ def fit(
 class _Evidence:
     """Negative log posterior of the hyperparameters and its gradient, over their logs."""
 
-    def __init__(
-        self, features: Array, groups: NDArray[np.intp], targets: Array, trend: Array | None, prior: Prior
-    ) -> None:
+    def __init__(self, features: Array, groups: NDArray[np.intp], targets: Array, prior: Prior) -> None:
         self._groups = groups
         self._targets = targets
-        self._trend = None if trend is None else np.outer(trend, trend)
         n, count = len(features), int(groups.max()) + 1
         self._apart = np.zeros((count, n, n))
         for column, group in zip(features.T, groups, strict=True):
             self._apart[group] += (column[:, None] - column[None]) ** 2
-        tail = [prior.signal, prior.noise] + ([prior.trend] if trend is not None else [])
-        beliefs = [prior.scale] * count + tail
-        # The standard deviations of signal, noise and trend are what has the prior; the variances are their squares.
+        beliefs = [prior.scale] * count + [prior.signal, prior.noise]
+        # The standard deviations of signal and noise are what has the prior; the variances are their squares.
         self.middle = np.log([b[0] for b in beliefs])
         self._spread = np.array([b[1] for b in beliefs])
 
     def pack(self, known: Hyperparameters) -> Array:
         first = [int(np.flatnonzero(self._groups == g)[0]) for g in range(len(self._apart))]
         tail = [np.log(known.signal) / 2, np.log(known.noise) / 2]
-        if self._trend is not None:
-            tail.append(np.log(known.trend) / 2 if known.trend > 0 else self.middle[-1])
         return np.concatenate([np.log(known.scales[first]), tail])
 
     def unpack(self, x: Array) -> Hyperparameters:
         count = len(self._apart)
-        trend = float(np.exp(2 * x[count + 2])) if self._trend is not None else 0.0
         scales = np.exp(x[:count])[self._groups]
-        return Hyperparameters(scales, float(np.exp(2 * x[count])), float(np.exp(2 * x[count + 1])), trend)
+        return Hyperparameters(scales, float(np.exp(2 * x[count])), float(np.exp(2 * x[count + 1])))
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         count, n = len(self._apart), len(self._targets)
@@ -124,8 +111,6 @@ class _Evidence:
         decay = np.exp(-root)
         shape = (1 + root + root * root / 3) * decay
         covariance = signal * shape
-        if self._trend is not None:
-            covariance += np.exp(2 * x[count + 2]) * self._trend
         covariance[np.diag_indices(n)] += noise + _JITTER * signal
         try:
             factor = np.linalg.cholesky(covariance)
@@ -140,8 +125,6 @@ class _Evidence:
         gradient[:count] = (self._apart.reshape(count, -1) @ by_distance.ravel()) * (-2 * weights)
         gradient[count] = 2 * signal * (float((slope * shape).sum()) + _JITTER * float(np.trace(slope)))
         gradient[count + 1] = 2 * noise * float(np.trace(slope))
-        if self._trend is not None:
-            gradient[count + 2] = 2 * np.exp(2 * x[count + 2]) * float((slope * self._trend).sum())
         off = (x - self.middle) / self._spread
         value = 0.5 * float(self._targets @ solved) + float(np.log(np.diag(factor)).sum()) + 0.5 * float(off @ off)
         return value, gradient + off / self._spread
@@ -153,35 +136,31 @@ class Posterior:
     Args:
         known: Hyperparameters.
         pool: Features of the candidates, shape [candidates, columns].
-        pool_trend: Trend of the candidates, shape [candidates]; zeros without a trend.
     """
 
-    def __init__(self, known: Hyperparameters, pool: Array, pool_trend: Array) -> None:
+    def __init__(self, known: Hyperparameters, pool: Array) -> None:
         self.known = known
         self._pool = (pool / known.scales).astype(np.float32)
         self._pool_norm = (self._pool * self._pool).sum(axis=1)
-        self._pool_trend = pool_trend
         self._keys: list[int] = []
         self._seen = np.zeros((0, pool.shape[1]))
-        self._seen_trend = np.zeros(0)
         self._factor = np.zeros((64, 64))
         self._rows = np.zeros((64, len(pool)), dtype=np.float32)
-        self._variance = (known.signal + known.trend * pool_trend**2).astype(np.float32)
+        self._variance = np.full(len(pool), known.signal, dtype=np.float32)
 
-    def condition(self, keys: Sequence[int], features: Array, trend: Array) -> None:
+    def condition(self, keys: Sequence[int], features: Array) -> None:
         """Make these the observed configs; cheap where they begin like the last ones.
 
         Args:
             keys: Name of each observed config.
             features: Shape [n, columns].
-            trend: Shape [n].
         """
         same = 0
         while same < min(len(keys), len(self._keys)) and keys[same] == self._keys[same]:
             same += 1
         self._truncate(same)
         if same < len(keys):
-            self._extend(list(keys[same:]), features[same:] / self.known.scales, trend[same:])
+            self._extend(list(keys[same:]), features[same:] / self.known.scales)
 
     def mean(self, targets: Array, told: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Mean at each candidate.
@@ -214,9 +193,8 @@ class Posterior:
             Shape [draws, m].
         """
         pool = self._pool[chosen].astype(np.float64)
-        trend = self._pool_trend[chosen]
         rows = self._rows[: len(self._keys), chosen].astype(np.float64)
-        covariance = self._covariance(pool, trend, pool, trend) - rows.T @ rows
+        covariance = self._covariance(pool, pool) - rows.T @ rows
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0))
         draws: Array = mean[chosen].astype(np.float64) + normal @ root.T
@@ -226,16 +204,16 @@ class Posterior:
         dropped = self._rows[n : len(self._keys)]
         if len(dropped):
             self._variance = self._variance + (dropped * dropped).sum(axis=0)
-            self._keys, self._seen, self._seen_trend = self._keys[:n], self._seen[:n], self._seen_trend[:n]
+            self._keys, self._seen = self._keys[:n], self._seen[:n]
 
-    def _extend(self, keys: list[int], new: Array, trend: Array) -> None:
+    def _extend(self, keys: list[int], new: Array) -> None:
         n, m = len(self._keys), len(keys)
         self._reserve(n + m)
-        own = self._covariance(new, trend, new, trend)
+        own = self._covariance(new, new)
         own[np.diag_indices(m)] += self.known.noise + _JITTER * self.known.signal
-        rows = self._pool_covariance(new, trend)
+        rows = self._pool_covariance(new)
         if n:
-            cross = self._covariance(self._seen, self._seen_trend, new, trend)
+            cross = self._covariance(self._seen, new)
             cross = scipy.linalg.solve_triangular(self._factor[:n, :n], cross, lower=True, check_finite=False)
             self._factor[n : n + m, :n] = cross.T
             own -= cross.T @ cross
@@ -250,7 +228,6 @@ class Posterior:
         self._variance = self._variance - (rows * rows).sum(axis=0)
         self._keys += keys
         self._seen = np.concatenate([self._seen, new])
-        self._seen_trend = np.concatenate([self._seen_trend, trend])
 
     def _reserve(self, n: int) -> None:
         size = len(self._factor)
@@ -263,22 +240,20 @@ class Posterior:
         rows[:size] = self._rows
         self._factor, self._rows = factor, rows
 
-    def _covariance(self, a: Array, trend_a: Array, b: Array, trend_b: Array) -> Array:
+    def _covariance(self, a: Array, b: Array) -> Array:
         squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * a @ b.T
         root = _ROOT5 * np.sqrt(np.maximum(squared, 0))
         shape: Array = (1 + root + root * root / 3) * np.exp(-root)
-        return self.known.signal * shape + self.known.trend * np.outer(trend_a, trend_b)
+        return self.known.signal * shape
 
-    def _pool_covariance(self, new: Array, trend: Array) -> NDArray[np.float32]:
+    def _pool_covariance(self, new: Array) -> NDArray[np.float32]:
         """Covariance of observed configs with the pool in single precision: it is large, its figures a ranking."""
         other = new.astype(np.float32)
         root = (other * other).sum(axis=1)[:, None] + self._pool_norm[None] - 2 * other @ self._pool.T
         np.maximum(root, 0, out=root)
         np.sqrt(root, out=root)
         root *= np.float32(_ROOT5)
-        rows = (1 + root + root * root / 3) * np.exp(-root) * np.float32(self.known.signal)
-        if self.known.trend > 0:
-            rows += np.outer(self.known.trend * trend, self._pool_trend).astype(np.float32)
+        rows: NDArray[np.float32] = (1 + root + root * root / 3) * np.exp(-root) * np.float32(self.known.signal)
         return rows
 
     @staticmethod

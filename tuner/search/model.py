@@ -10,7 +10,6 @@ from tuner.search import acquisition
 from tuner.search import gaussian_process as gp
 from tuner.search.features import Features
 from tuner.search.ledger import Ledger
-from tuner.search.transfer import Transfer
 
 Array = NDArray[np.float64]
 
@@ -22,15 +21,12 @@ class Model:
         ledger: Whose rows the model speaks of.
         features: What the model sees of a config.
         beliefs: About its hyperparameters.
-        transfer: What a related sweep predicts; enters as a trend with a learnt weight.
     """
 
-    def __init__(self, ledger: Ledger, features: Features, beliefs: gp.Prior, transfer: Transfer | None = None) -> None:
+    def __init__(self, ledger: Ledger, features: Features, beliefs: gp.Prior) -> None:
         self._ledger = ledger
         self._features = features
         self._beliefs = beliefs
-        self._transfer = transfer
-        self._trend = np.zeros(0)
         self._known: gp.Hyperparameters | None = None
         self._posterior: gp.Posterior | None = None
 
@@ -47,15 +43,14 @@ class Model:
             seen,
             self._features.groups,
             wanted,
-            trend=None if self._transfer is None else self.trend(rows),
             start=self._known,
             prior=self._beliefs,
         )
-        self._posterior = gp.Posterior(self._known, self._see(pool), self.trend(pool))
+        self._posterior = gp.Posterior(self._known, self._see(pool))
 
     def update(self, seen: list[int]) -> None:
         """Know of these rows, finished or in flight, and no others."""
-        self.posterior.condition(seen, self._see(seen), self.trend(seen))
+        self.posterior.condition(seen, self._see(seen))
 
     def log_expected_improvement(self, wanted: Array, told: NDArray[np.bool_], best: float) -> Array:
         """Of each row of the pool over the best target.
@@ -84,15 +79,6 @@ class Model:
         spread = np.sqrt(self.posterior.deviation().astype(np.float64) ** 2 + self.posterior.known.noise)
         chance: Array = log_ndtr(mean / spread)
         return chance
-
-    def trend(self, rows: list[int] | NDArray[np.intp]) -> Array:
-        """What a related sweep predicts for these rows; zeros without one."""
-        if self._transfer is None:
-            return np.zeros(len(rows))
-        if len(self._trend) < len(self._ledger.points):
-            unknown = self._ledger.points[len(self._trend) :]
-            self._trend = np.concatenate([self._trend, self._transfer(unknown)])
-        return self._trend[rows]
 
     @property
     def posterior(self) -> gp.Posterior:

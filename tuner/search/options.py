@@ -15,7 +15,6 @@ class Options:
         start: Proposals before the model takes over, spread over the space.
         related: The first so many proposals after the default are the best by a related sweep, where there is one.
         related_apart: Least distance between them, as a part of the usual one between two configs.
-        related_until: Successes after which the related sweep is forgotten.
         start_candidates: Random free configs among which the farthest from all taken ones is proposed.
         refit_growth: Hyperparameters are fitted again when this many times more values are known, or a quarter of
             ``observations_limit`` more.
@@ -36,7 +35,6 @@ class Options:
     start: int = 6
     related: int = 3
     related_apart: float = 0.5
-    related_until: int = 12
     start_candidates: int = 200
     refit_growth: float = 1.1
     pool_limit: int = 20_000

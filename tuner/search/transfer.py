@@ -55,8 +55,8 @@ class Transfer:
         if self._posterior is None:
             return np.zeros(len(points))
         known, seen, wanted = self._posterior
-        model = gp.Posterior(known, self._see(points), np.zeros(len(points)))
-        model.condition(list(range(len(seen))), seen, np.zeros(len(seen)))
+        model = gp.Posterior(known, self._see(points))
+        model.condition(list(range(len(seen))), seen)
         return model.mean(wanted, np.ones(len(seen), dtype=np.bool_)).astype(np.float64)
 
     def _learn(self, points: NDArray[np.int16], values: Array) -> None:

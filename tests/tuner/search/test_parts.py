@@ -167,7 +167,7 @@ def rugged(config):
     return bowl(config) + 0.05 * abs(config["z"] - 6) + 0.01 * math.sin(7 * config["x"] + 3 * config["y"] + config["z"])
 
 
-def test_a_relative_that_misleads_costs_its_suggestions_and_nothing_else():
+def test_a_relative_costs_its_suggestions_and_changes_nothing_else():
     space = make_space(*SIZES, Parameter("z", tuple(range(12))))
 
     def proposals(prior, count):
@@ -176,7 +176,6 @@ def test_a_relative_that_misleads_costs_its_suggestions_and_nothing_else():
             proposal = search.ask()
             out.append(proposal.config)
             search.tell(proposal.number, rugged(proposal.config))
-        assert not prior or search._sampler._relative.believed is False
         return out
 
     cold = proposals([], 60)
@@ -188,15 +187,11 @@ def test_a_relative_that_misleads_costs_its_suggestions_and_nothing_else():
     assert [c for c in warm if c not in suggestions][: len(by_itself)] == by_itself
 
 
-def test_a_relative_that_is_right_is_believed_and_guides():
+def test_a_relative_that_is_right_gives_its_best_config_at_once():
     space = make_space(*SIZES, Parameter("z", tuple(range(12))))
     search = Search(space, seed=5, prior=[(c, 3 * rugged(c) - 1) for c in space.enumerate()])
-    best = min(rugged(c) for c in space.enumerate())
-    for _ in range(12):
-        proposal = search.ask()
-        search.tell(proposal.number, rugged(proposal.config))
-    assert search._sampler._relative.believed
-    assert min(v for v in search._ledger.values.values()) == best
+    _, second = search.ask(), search.ask()
+    assert sorted(map(rugged, space.enumerate())).index(rugged(second.config)) < 3
 
 
 def test_prior_trials_are_tried_first_and_not_taken_as_done():

@@ -55,13 +55,8 @@ class AutoSampler(Strategy):
 
     def _propose(self) -> int:
         relative = self._relative
-        if relative is not None:
-            if len(self.ledger.order) <= relative.suggestions:
-                return self._best_of(relative)
-            if relative.believed is None:
-                relative.judge()
-                if relative.believed and relative.model is not None:
-                    self._change_model(relative.model)
+        if relative is not None and len(self.ledger.order) <= relative.suggestions:
+            return self._best_of(relative)
         row = self._choose()
         while relative is not None and row in relative.aside:
             relative.reveal(row)
@@ -79,8 +74,7 @@ class AutoSampler(Strategy):
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         transfer = Transfer(self.ledger.encoding, prior)
         if transfer.usable:
-            model = Model(self.ledger, self._features, self.options.beliefs, transfer)
-            self._relative = Relative(self.ledger, model, self.options.related, self.options.start - 1)
+            self._relative = Relative(self.ledger, transfer, self.options.related)
 
     def outlook(self) -> Outlook | None:
         """From joint draws of the most promising configs that are still free."""
@@ -112,8 +106,7 @@ class AutoSampler(Strategy):
         A relative's very best configs resemble each other. Where it is wrong about them it is wrong about all at once.
         """
         free = self.ledger.free()
-        assert relative.model is not None
-        expected = relative.model.trend(free)
+        expected = relative.predict(free)
         tried = self.ledger.order[1:]
         if tried:
             apart = self._steps(free, tried)
@@ -144,12 +137,6 @@ class AutoSampler(Strategy):
     # -- model -------------------------------------------------------------------------------------------------------
 
     def _best_promise(self, passed: list[int]) -> int:
-        relative = self._relative
-        if relative is not None and self._model is relative.model and len(passed) >= self.options.related_until:
-            # By now the space speaks for itself; a relative that is right about most configs and wrong about the
-            # best ones would only hold the search back.
-            relative.model = None
-            self._change_model(Model(self.ledger, self._features, self.options.beliefs))
         if not len(self._pool) or len(self._known()[1]) >= self._fit_due():
             self._refit(passed)
         if not self._free()[self._pool].any():
@@ -158,13 +145,8 @@ class AutoSampler(Strategy):
         self._model.update(seen)
         return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
 
-    def _change_model(self, model: Model) -> None:
-        """Go on with another model of the values; it is fitted before it is asked."""
-        self._model = model
-        self._pool = self._pool[:0]
-
     def _known(self) -> tuple[list[int], dict[int, float | None]]:
-        """Taken rows in their order, and values by row: all but the suggestions of a relative that is not believed."""
+        """Taken rows in their order, and values by row: all but what a relative suggested."""
         aside = set() if self._relative is None else self._relative.aside
         if not aside:
             return self.ledger.order, self.ledger.values
@@ -253,8 +235,7 @@ class AutoSampler(Strategy):
         sample = self._random.choice(free, min(len(free), limit), replace=False)
         wanted = np.union1d(sample, np.array(near, dtype=np.intp))
         wanted = wanted[~ledger.taken[wanted]]
-        if self._relative is None or self._relative.model is None:  # a relative's predictions are kept by row
-            ledger.forget_all_free_but(wanted)
+        ledger.forget_all_free_but(wanted)
         return wanted
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:
