@@ -41,7 +41,7 @@ class VariantBuilder:
         cache_dir: Of the artifact cache.
         compile_s: Deadline for one build in seconds.
         nice: Niceness of compilation.
-        preload: Modules imported once for all builds; None for what the target's compilers need.
+        preload: Modules imported once for all builds; None for what the first variant's compiler needs.
     """
 
     def __init__(
@@ -56,18 +56,15 @@ class VariantBuilder:
         self._cache = ArtifactCache(cache_dir)
         self._compile_s = compile_s
         self._toolchain = toolchain(target)
-        self._process = ChildProcess(
-            ForkRequest("workers.builder:BuildHandler", (definition,), nice=nice),
-            preload=("workers.builder", *(_preload(target) if preload is None else preload)),
-            # One compiler per builder: their number is the parallelism. Builders never see a GPU, so that a build is
-            # the same on every machine and takes nothing from an evaluator's memory.
-            env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )
+        self._request = ForkRequest("workers.builder:BuildHandler", (definition,), nice=nice)
+        self._preload = ("torch", "numba") if preload is None and target == "cpu" else preload
+        self._process: ChildProcess | None = None
         self._builds = 0
 
     def start(self) -> None:
-        """Begin the imports that the first build will need."""
-        self._process.start()
+        """Begin the imports that the first build will need, where they do not depend on its variant."""
+        if self._preload is not None:
+            self._started(self._preload)
 
     def build(self, variant: Variant) -> BuildResult:
         """Build, or find in the cache. A candidate's failure is in the status.
@@ -95,15 +92,32 @@ class VariantBuilder:
 
     def processes(self) -> dict[str, int | None]:
         """Process ids of the template and the child."""
+        if self._process is None:
+            return {"template": None, "child": None}
         return {"template": self._process.template_pid, "child": self._process.pid}
 
     def close(self) -> None:
         """End the process."""
-        self._process.close()
+        if self._process is not None:
+            self._process.close()
+
+    def _started(self, preload: tuple[str, ...]) -> ChildProcess:
+        """The process, whose template imports these modules if it is a new one."""
+        if self._process is None:
+            self._process = ChildProcess(
+                self._request,
+                preload=("workers.builder", *preload),
+                # One compiler per builder: their number is the parallelism. Builders never see a GPU, so that a build
+                # is the same on every machine and takes nothing from an evaluator's memory.
+                env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+            self._process.start()
+        return self._process
 
     def _build(self, variant: Variant, digest: str, staged: Path, began: float) -> BuildResult:
+        process = self._started(_compiler_of(variant) if self._preload is None else self._preload)
         if self._builds >= _RECYCLE_AFTER:
-            self._process.kill()
+            process.kill()
             self._builds = 0
         self._builds += 1
 
@@ -112,7 +126,7 @@ class VariantBuilder:
             return BuildResult(variant.key, status, time.perf_counter() - began, log=text)
 
         try:
-            (status, figures, message), log = self._process.call(
+            (status, figures, message), log = process.call(
                 "build", variant, str(staged), digest, limits_s={"compile": self._compile_s}, phase="compile"
             )
         except PhaseTimeoutError as error:
@@ -170,8 +184,9 @@ class BuildHandler:
         return Status.BUILT, _plain(figures), ""
 
 
-def _preload(target: str) -> tuple[str, ...]:
-    return ("torch", "numba") if target == "cpu" else ("torch", "cutlass.cute")
+def _compiler_of(variant: Variant) -> tuple[str, ...]:
+    """What a GPU variant's build imports: torch is large, and slow to import where many builders do it at a time."""
+    return ("cutlass.cute",) if BUILD_FILE in variant.sources else ("torch",)
 
 
 def _run_build_file(folder: Path, package: str) -> Any:
