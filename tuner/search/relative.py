@@ -26,17 +26,9 @@ class Relative:
         self.suggestions = suggestions
         self._ledger = ledger
         self._transfer = transfer
-        self._wanted: set[int] = set()
+        self.aside: set[int] = set()
+        """Rows of its suggestions, as far as the search does not know of them. Not kept over a resume."""
 
     def predict(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Standing of these rows in the related sweep; lower is better."""
         return self._transfer(self._ledger.points[rows])
-
-    @property
-    def aside(self) -> set[int]:
-        """Rows of its suggestions, as far as the search does not know of them."""
-        return {*self._ledger.order[1 : 1 + self.suggestions]} - self._wanted
-
-    def reveal(self, row: int) -> None:
-        """The search would have proposed this suggestion by itself: from now on it knows of it."""
-        self._wanted.add(row)

@@ -88,6 +88,8 @@ class Search:
         self._sampler = getattr(importlib.import_module(module), name)(self._ledger, seed)
         if prior:
             self._sampler.learn_from(prior)
+        of_the_relative = [config for config, _ in prior]
+        self._suggested = {self._encoding.point(c) for c in warm_start if c in of_the_relative and self._usable(c)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study: optuna.Study = optuna.create_study(
             storage=PackedStorage(), sampler=self._sampler, direction="minimize"
@@ -106,6 +108,8 @@ class Search:
         fixed, origin = self._next_queued()
         if fixed is not None:
             self.study.enqueue_trial(self._encoding.optuna_params(fixed))
+            if origin == "warm" and fixed in self._suggested:
+                self._sampler.suggested(self._ledger.add([fixed])[0])
         elif not self._ledger.any_free(self._rng):
             return None
         trial = self.study.ask(self._sampler.distributions)

@@ -187,6 +187,21 @@ def test_a_relative_costs_its_suggestions_and_changes_nothing_else():
     assert [c for c in warm if c not in suggestions][: len(by_itself)] == by_itself
 
 
+def test_a_warm_config_of_the_relative_is_set_aside_and_one_of_the_kernels_author_is_not():
+    space = make_space(*SIZES, Parameter("z", tuple(range(12))))
+    configs = list(space.enumerate())
+    of_the_relative, of_the_author = configs[40], configs[50]
+    prior = [(c, rugged(c)) for c in configs if c != of_the_author]
+    search = Search(space, seed=5, warm_start=[of_the_relative, of_the_author], prior=prior)
+    for _ in range(4):
+        proposal = search.ask()
+        search.tell(proposal.number, rugged(proposal.config))
+    known, _ = search._sampler._known()
+    tried = [search._encoding.config(search._ledger.points[row].tolist()) for row in known]
+    assert tried == [space.default, of_the_author]
+    assert len(search._ledger.order) == 4  # the fourth is the one suggestion for which there was room
+
+
 def test_a_relative_that_is_right_gives_its_best_config_at_once():
     space = make_space(*SIZES, Parameter("z", tuple(range(12))))
     search = Search(space, seed=5, prior=[(c, 3 * rugged(c) - 1) for c in space.enumerate()])

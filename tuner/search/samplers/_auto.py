@@ -56,10 +56,12 @@ class AutoSampler(Strategy):
     def _propose(self) -> int:
         relative = self._relative
         if relative is not None and len(self.ledger.order) <= relative.suggestions:
-            return self._best_of(relative)
+            row = self._best_of(relative)
+            relative.aside.add(row)
+            return row
         row = self._choose()
         while relative is not None and row in relative.aside:
-            relative.reveal(row)
+            relative.aside.discard(row)  # it would have been proposed now: from now on the search knows of it
             row = self._choose()
         return row
 
@@ -75,6 +77,10 @@ class AutoSampler(Strategy):
         transfer = Transfer(self.ledger.encoding, prior)
         if transfer.usable:
             self._relative = Relative(self.ledger, transfer, self.options.related)
+
+    def suggested(self, row: int) -> None:
+        if self._relative is not None:
+            self._relative.aside.add(row)
 
     def outlook(self) -> Outlook | None:
         """From joint draws of the most promising configs that are still free."""

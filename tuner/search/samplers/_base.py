@@ -42,6 +42,9 @@ class Strategy(BaseSampler):
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         """Take in finished trials of a related sweep; called once, before the first proposal. Ignored by default."""
 
+    def suggested(self, row: int) -> None:
+        """This config is tried because the related sweep knows it; called before it is proposed. Ignored by default."""
+
     def outlook(self) -> Outlook | None:
         """What more trials may bring, None where the strategy cannot say."""
         return None
