@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -43,11 +43,12 @@ class Requests(Connected):
         query = (
             select(_trial.c.sweep_id, _trial.c.state, func.count().label("trials"))
             .where(_trial.c.sweep_id.in_(list(sweep_ids)))
-            .group_by(_trial.c.sweep_id, _trial.c.state)
+            # In the order of the index, as for one sweep.
+            .group_by(_trial.c.sweep_id, _trial.c.regime, _trial.c.state)
         )
-        found: dict[int, dict[str, int]] = defaultdict(dict)
+        found: dict[int, Counter[str]] = defaultdict(Counter)
         for row in self._rows(query):
-            found[row.sweep_id][row.state] = row.trials
+            found[row.sweep_id][row.state] += row.trials
         return {i: found[i] for i in sweep_ids}
 
     def trial_points(self, sweep_id: int) -> list[TrialPoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -102,8 +102,13 @@ class Trials(Measurements):
 
     def trial_count(self, sweep_id: int) -> dict[str, int]:
         """Number of trials by state."""
-        query = select(_trial.c.state, func.count()).where(_trial.c.sweep_id == sweep_id).group_by(_trial.c.state)
-        return dict(map(tuple, self._rows(query)))
+        # By regime too: that is the order of the index, and nothing has to be sorted.
+        query = select(_trial.c.state, func.count().label("trials"))
+        query = query.where(_trial.c.sweep_id == sweep_id).group_by(_trial.c.regime, _trial.c.state)
+        counts: Counter[str] = Counter()
+        for row in self._rows(query):
+            counts[row.state] += row.trials
+        return dict(counts)
 
     def leading_trials(self, sweep_id: int) -> dict[str, tuple[int, float]]:
         """For each regime with a PASSED trial, the number and the objective of the best one; the first among equals."""

@@ -113,3 +113,14 @@ def test_no_query_reads_a_whole_growing_table(filled: Any, query: str) -> None:
 def test_a_query_without_an_index_would_be_found(filled: Any) -> None:
     plan = _plan(filled.store, "SELECT id FROM measurement WHERE message = 'x'", ())
     assert len(_whole_table_reads(plan)) == 1
+
+
+def test_counting_trials_sorts_nothing(filled: Any) -> None:
+    """With 100,000 trials in a sweep the sort took as long as the counting."""
+    if filled.store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL counts with a hash table")
+    with _statements(filled.store) as seen:
+        assert filled.store.trial_count(1) == filled.store.trial_counts([1])[1]
+    plans = [_plan(filled.store, *given) for given in seen if given[0].startswith("SELECT")]
+    assert len(plans) == 2
+    assert not [line for plan in plans for line in plan if "TEMP B-TREE" in line]
