@@ -36,6 +36,8 @@ ANYWHERE = (
 ON_POSTGRES = (faults.Refuse, faults.Drop, faults.Drop, faults.Slow, faults.RestartServer)
 ON_SMALL_DISK = (faults.FullDisk,)
 WITH_WORKERS = (faults.KillProcess, faults.KillProcess, faults.DamageCache, faults.HostileAtOnce)
+_POLITE = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a process can listen to."""
 
 
 @dataclass
@@ -54,6 +56,16 @@ class Outcome:
     """What each process said last, but for the one that got done."""
     struck: list[str] = field(default_factory=list)
     """Kinds of the faults that found something to strike."""
+
+
+def _listens(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; not while it starts, nor when its command has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 class Run:
@@ -107,7 +119,9 @@ class Run:
         return self._arena.postgres.proxy
 
     def signal(self, number: int) -> None:
-        """To the sweep process, if it runs."""
+        """To the sweep process, if it runs; what it can listen to is sent once it does, not while it starts."""
+        while self._process.is_alive() and number in _POLITE and not _listens(self._process.pid, number):
+            self._process.join(0.001)
         if self._process.is_alive():
             os.kill(self._process.pid, number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ def main(order: Order) -> None:
     code = 1
     try:
         code = app.run(list(order.arguments))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended: nothing is left to stop
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -120,6 +120,18 @@ def test_lookups_load_no_torch_and_no_ray(command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_what_an_orchestrator_sends_is_an_interruption_at_any_moment(tmp_path):
+    code = (
+        "import os, signal, sys, time\n"
+        "from tuner.cli import app\n"
+        "def stopped():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
+        "app.app.command('stopped')(stopped)\n"
+        "sys.exit(app.run(['stopped']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_no_arguments_shows_help(tmp_path):
     done = tuner(cwd=tmp_path)
     assert done.returncode == 0

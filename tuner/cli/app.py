@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 
 import typer
 
@@ -44,6 +46,9 @@ def main() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors that users can cause end in one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        # What an orchestrator sends means what Ctrl-C means, at any moment; servers and sweeps have ways of their own.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Without standalone mode Typer hands back the code of an Exit instead of leaving.
         code = app(given or ["--help"], standalone_mode=False)
