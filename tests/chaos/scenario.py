@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -123,7 +124,8 @@ class Run:
         while self._process.is_alive() and number in _POLITE and not _listens(self._process.pid, number):
             self._process.join(0.001)
         if self._process.is_alive():
-            os.kill(self._process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self._process.pid, number)
 
     def is_alive(self) -> bool:
         """Whether the sweep process runs and has not begun to end."""

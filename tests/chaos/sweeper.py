@@ -71,7 +71,8 @@ def main(order: Order) -> None:
     code = 1
     try:
         code = app.run(list(order.arguments))
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended: nothing is left to stop
+        for number in (signal.SIGINT, signal.SIGTERM):  # the command has ended: nothing is left to stop
+            signal.signal(number, signal.SIG_IGN)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 import typer
 
@@ -46,13 +47,21 @@ def main() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors that users can cause end in one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
-    if threading.current_thread() is threading.main_thread():
-        # What an orchestrator sends means what Ctrl-C means, at any moment; servers and sweeps have ways of their own.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What an orchestrator sends means what Ctrl-C means, at any moment; servers and sweeps have ways of their own.
+    _on_stop(signal.default_int_handler, signal.SIGTERM)
+    try:
+        return _answer(given)
+    except KeyboardInterrupt:  # another one, before they were ignored
+        return errors.EXIT_INTERRUPTED
+
+
+def _answer(given: list[str]) -> int:
+    """Run one command to its exit code, with one line where it fails."""
     try:
         # Without standalone mode Typer hands back the code of an Exit instead of leaving.
         code = app(given or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
+        _on_stop(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)  # whoever asks again is being answered
         return _fail("interrupted", errors.EXIT_INTERRUPTED)
     except Exception as error:
         meaning = exit_code(error)
@@ -80,6 +89,13 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, StoreError | WorkerError):
         return errors.EXIT_ENVIRONMENT
     return None
+
+
+def _on_stop(handler: Any, *numbers: int) -> None:
+    """Set what these signals do; outside the main thread they are somebody else's."""
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            signal.signal(number, handler)
 
 
 def _one_line(error: Exception) -> str:
