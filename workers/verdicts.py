@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import traceback
 from collections.abc import Callable
@@ -23,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Begun:
-    """A check that was started ahead of its workload's turn."""
+    """A check that was started ahead of its workload's turn, or what it failed with at once."""
 
     uuid: str
-    errors: check.Errors | check.Known
+    errors: check.Errors | check.Known | BaseException
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ class Verdicts:
         begun, self._begun = self._begun, None
         if begun is None or begun.uuid != resident.uuid:
             return self._start_check(candidate, resident).verdict()
+        if isinstance(begun.errors, BaseException):
+            raise begun.errors
         return begun.errors.verdict()
 
     def _start_check(self, candidate: Candidate, resident: Resident) -> check.Errors | check.Known:
@@ -91,12 +92,17 @@ class Verdicts:
             return check.begin_compare(outputs, resident.expected, self._rule)
 
     def check_ahead(self, candidate: Candidate, uuid: str) -> None:
-        """Start the check on the following workload if that is in memory. What fails is done again in its turn."""
-        if self._begun is None and uuid in self._residents.held:
-            with contextlib.suppress(Exception):
-                resident = self._residents.get(uuid)
-                if not resident.degenerate:
-                    self._begun = _Begun(uuid, self._start_check(candidate, resident))
+        """Start the check on the following workload if that is in memory. What it fails with is kept for its turn: a
+        candidate that raises once and not again has failed."""
+        if self._begun is not None or uuid not in self._residents.held:
+            return
+        resident = self._residents.get(uuid)
+        if resident.degenerate:
+            return
+        try:
+            self._begun = _Begun(uuid, self._start_check(candidate, resident))
+        except BaseException as error:
+            self._begun = _Begun(uuid, error)
 
     def with_room(self, uuid: str, work: Callable[[], T]) -> T:
         """What the work gives; if memory ran out, once more without the other workloads, and with the variant loaded

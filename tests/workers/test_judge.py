@@ -56,8 +56,10 @@ def test_check_of_the_following_workload_is_begun_and_judges_it(judged, bench):
     ]
 
 
-def test_what_fails_when_begun_fails_in_its_turn(judged, bench):
-    raises_on_large = CALLS + "    if x.shape[0] > 3:\n        raise ValueError('too large')\n"
+def test_what_fails_once_when_begun_has_failed(judged, bench):
+    raises_on_large = (
+        CALLS + "    if x.shape[0] > 3 and calls.count(x.shape[0]) == 1:\n        raise ValueError('too large')\n"
+    )
     judgement, sent = judged(raises_on_large)
     assert judgement.status is Status.RUNTIME_ERROR
     assert "too large" in judgement.message
