@@ -46,9 +46,11 @@ def good(context: Context, count: int, *, built: Iterable[Config] = ()) -> list[
 
 
 def asked_at_random(context: Context, seed: int) -> list[Config]:
-    """What ``tuner sweep --sampler random --seed SEED`` will ask for: it depends on no result."""
+    """What ``tuner sweep --sampler random --seed SEED`` will ask for: it depends on no result. The space's starts come
+    first, as they do there."""
     regimes = split(context.sizes(), DEFAULT_BOUNDS)
-    found: dict[str, Config] = {}
+    starts = (dict(start.config) for start in context.space.starts)
+    found: dict[str, Config] = {context.space.config_hash(config): config for config in starts}
     for index in range(len(regimes)):
         search = Search(context.space, sampler="random", seed=sweep_seed(seed, index))
         for _ in range(-(-context.busy_trials // len(regimes))):
