@@ -1,4 +1,4 @@
-"""Builds variants in a killable process and publishes what came out in the artifact cache.
+"""Builds variants in a killable process and publishes what came out in the artifact cache, rejections too.
 
 How a variant is built: its own ``build.py`` if it has one (``build(out_dir) -> dict`` writes ``artifacts/`` beside the
 sources and returns static figures; raising an exception whose class is named ``Rejected`` says that the variant is
@@ -76,10 +76,7 @@ class VariantBuilder:
         digest = self._cache.key(variant, self._toolchain)
         entry = self._cache.get(digest)
         if entry is not None:
-            meta = entry.meta
-            return BuildResult(
-                variant.key, Status.BUILT, meta["build_s"], digest, meta["figures"], meta["log"], cached=True
-            )
+            return _result(variant, digest, entry.meta, cached=True)
         staged = self._cache.stage()
         try:
             return self._build(variant, digest, staged, began)
@@ -141,13 +138,11 @@ class VariantBuilder:
             raise CacheFullError(
                 f"a build in {self._cache.root} ran out of disk space ({message}). Free some and resume"
             )
-        if status is not Status.BUILT:
-            return BuildResult(
-                variant.key, status, time.perf_counter() - began, None, figures, f"{message}\n{log}".strip()
-            )
-        meta = {"build_s": time.perf_counter() - began, "figures": figures, "log": log}
-        self._cache.publish(digest, staged, meta)
-        return BuildResult(variant.key, Status.BUILT, meta["build_s"], digest, figures, log)
+        text = f"{message}\n{log}".strip()
+        meta = {"status": status, "build_s": time.perf_counter() - began, "figures": figures, "log": text}
+        # What is hopeless is so every time, and has nothing to load.
+        self._cache.publish(digest, staged if status is Status.BUILT else self._cache.stage(), meta)
+        return _result(variant, digest, meta)
 
 
 class BuildHandler:
@@ -182,6 +177,14 @@ class BuildHandler:
         # of them.
         compileall.compile_dir(package_dir, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
         return Status.BUILT, _plain(figures), ""
+
+
+def _result(variant: Variant, digest: str, meta: Mapping[str, Any], cached: bool = False) -> BuildResult:
+    """What a cache entry says: a variant that was built, or one that its ``build.py`` rejected."""
+    # Entries of an earlier version name none: they hold what was built only.
+    status = Status(meta.get("status", Status.BUILT))
+    artifact = digest if status is Status.BUILT else None
+    return BuildResult(variant.key, status, meta["build_s"], artifact, meta["figures"], meta["log"], cached)
 
 
 def _compiler_of(variant: Variant) -> tuple[str, ...]:

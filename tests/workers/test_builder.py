@@ -55,9 +55,14 @@ def test_hanging_build(hasty):
     assert hasty.builder.build(variant({"main.py": "def run(x, y, out): ..."})).status is Status.BUILT
 
 
-def test_rejected_build_keeps_its_figures(bench):
-    result = bench.builder.build(variant({"main.py": GOOD, "build.py": REJECTING}))
-    assert result.figures == {"spill_bytes": 512}
+def test_a_variant_is_rejected_once(bench, tmp_path):
+    tried = tmp_path / "tried"
+    sources = {"main.py": GOOD, "build.py": f"open({str(tried)!r}, 'a').write('x')\n{REJECTING}"}
+    first, second = (bench.builder.build(variant(sources)) for _ in range(2))
+    assert (first.status, first.cached, second.cached) == (Status.REJECTED, False, True)
+    assert (second.status, second.artifact, second.log) == (Status.REJECTED, None, first.log)
+    assert first.figures == second.figures == {"spill_bytes": 512}
+    assert tried.read_text() == "x"
 
 
 def test_build_file_fills_artifacts_beside_untouched_sources(bench):
