@@ -6,15 +6,15 @@
 
 Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second`` (the same sweep twice),
 ``prebuild`` and ``busy`` (a random sweep whose variants are built before it), ``table``
-(everything interleaved), ``deepgemm``, ``throughput`` (24 variants by our workers), ``eager`` (the same, timed as
-stock flashinfer-bench times), ``stock`` (the same by stock flashinfer-bench), ``scaling`` (one evaluator, two
+(everything interleaved), ``baselines`` (the tuned Solution and all baselines, eagerly), ``throughput`` (24 variants by
+our workers), ``eager`` (the same, timed as stock flashinfer-bench times), ``stock`` (the same by stock
+flashinfer-bench), ``again`` (by stock once more what it ordered otherwise), ``scaling`` (one evaluator, two
 evaluators), ``faults``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import traceback
@@ -34,10 +34,11 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "prebuild": lambda c, a: jobs.prebuild(c),
     "busy": lambda c, a: stages.sweep(c, "busy", jobs.BUSY_SEED, c.busy_trials, a.builders, sampler="random"),
     "table": lambda c, a: stages.table(c, a.rounds),
-    "deepgemm": lambda c, a: stages.deepgemm(c, a.rounds, 4),
+    "baselines": lambda c, a: stages.baselines(c, a.rounds),
     "throughput": lambda c, a: jobs.throughput(c, 1, 1, a.builders),
     "eager": lambda c, a: jobs.throughput(c, 1, 1, a.builders, "eager"),
     "stock": lambda c, a: stock_run.run(c, Effort()),
+    "again": lambda c, a: stock_run.again(c, Effort()),
     "scaling": lambda c, a: jobs.scaling(c, a.builders),
     "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),
 }
@@ -121,9 +122,7 @@ def _stage(context: Context, args: argparse.Namespace) -> int:
         result = STAGES[args.stage](context, args)
     except Exception:
         traceback.print_exc()
-        path = context.work / "results" / f"{args.stage}.json"
-        saved = json.loads(path.read_text()) if path.exists() else {}
-        result = {**saved, "error": traceback.format_exc()[-3000:]}
+        result = {**context.result(args.stage), "error": traceback.format_exc()[-3000:]}
     context.save(args.stage, {**result, "stage_s": time.time() - began})
     return 1 if "error" in result else 0
 

@@ -23,13 +23,14 @@ class Verdicts:
 class Order:
     """The fastest ones on one workload.
 
-    ``pairs`` counts the pairs of our top five whose intervals do not overlap, ``swapped`` those that stock
-    flashinfer-bench has the other way round, ``worst`` the largest share by which such a pair differs there.
+    ``pairs`` counts the pairs of our top five whose intervals do not overlap, ``swapped`` has those (our faster one
+    first) that stock flashinfer-bench has the other way round, ``worst`` is the largest share by which such a pair
+    differs there.
     """
 
     workload: str
     pairs: int
-    swapped: int
+    swapped: tuple[tuple[str, str], ...]
     worst: float
     same_best: bool
 
@@ -59,9 +60,24 @@ def orders(ours: Sequence[Row], theirs: Sequence[Row]) -> list[Order]:
         if len(top) < 2:
             continue
         apart = [(a, b) for a, b in combinations(top, 2) if a["high_us"] < b["low_us"]]
-        gaps = [latency[a["variant"], workload] / latency[b["variant"], workload] - 1 for a, b in apart]
+        pairs = [(a["variant"], b["variant"]) for a, b in apart]
+        gaps = {(a, b): latency[a, workload] / latency[b, workload] - 1 for a, b in pairs}
+        swapped = tuple(pair for pair, gap in gaps.items() if gap > 0)
         best = min(timed, key=lambda m: latency[m["variant"], workload])
         # Theirs is our best, or one whose interval says that it might be.
         same = best["low_us"] <= top[0]["high_us"]
-        found.append(Order(workload, len(apart), sum(g > 0 for g in gaps), max([0.0, *gaps]), same))
+        found.append(Order(workload, len(pairs), swapped, max([0.0, *gaps.values()]), same))
     return found
+
+
+def held(found: Sequence[Order], runs: Sequence[Sequence[Row]]) -> list[int]:
+    """For each swapped pair in how many more runs of stock flashinfer-bench it was swapped again; pairs that a run did
+    not time are left out."""
+    latencies = [{(r["solution"], r["workload"]): r["latency_us"] for r in run if r["latency_us"]} for run in runs]
+    again = []
+    for order in found:
+        for a, b in order.swapped:
+            both = [(run.get((a, order.workload)), run.get((b, order.workload))) for run in latencies]
+            if all(x and y for x, y in both):
+                again.append(sum(x > y for x, y in both if x and y))
+    return again

@@ -80,6 +80,8 @@ class Campaign:
         """Run all; returns when the last stage has ended or the limit is reached."""
         self.context.work.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
+        if self._earlier.exists():
+            self._log += json.loads(self._earlier.read_text())
         with Sampler(self.context.work / "gpu.csv") as sampler:
             for lanes in steps:
                 threads = [
@@ -92,6 +94,11 @@ class Campaign:
                     thread.join()
         self.hand_over(final=True)
 
+    @property
+    def _earlier(self) -> Path:
+        """The log of all campaigns in this work folder: a plan may be run in parts."""
+        return self.context.work / "stages.json"
+
     def _lane(self, calls: Sequence[Call], gpu: int | None, sampler: Sampler) -> None:
         for call in calls:
             left = self.context.limit_s - (time.time() - self._began)
@@ -102,10 +109,10 @@ class Campaign:
             began = time.time()
             ended = self._call(call.stage, limit, gpu)
             entry = {
-                "stage": call.stage, "gpu": gpu, "ended": ended, "began": began - self._began,
+                "stage": call.stage, "gpu": gpu, "ended": ended, "began": began,
                 "wall_s": time.time() - began, "gpu_utilisation": sampler.mean(gpu, began, time.time()),
             }  # fmt: skip
-            searched = self._result(call.stage).get("records", {}).get("searched")
+            searched = self.context.result(call.stage).get("records", {}).get("searched")
             if searched:
                 entry["gpu_utilisation_in_search"] = sampler.mean(gpu, *searched)
             self._note(entry)
@@ -133,15 +140,11 @@ class Campaign:
             finally:
                 kill_tree(process)
 
-    def _result(self, stage: str) -> dict[str, Any]:
-        path = self.context.work / "results" / f"{stage}.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return found
-
     def _note(self, entry: dict[str, Any]) -> None:
         """Add to the log and hand over what there is."""
         with self._lock:
             self._log.append(entry)
+            self._earlier.write_text(json.dumps(self._log))
             print(json.dumps(entry), flush=True)
             try:
                 self.hand_over()

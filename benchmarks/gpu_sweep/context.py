@@ -79,6 +79,12 @@ class Context:
         partial.write_text(json.dumps(result, indent=1))
         os.replace(partial, path)
 
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a stage left; empty if it has not run."""
+        path = self.work / "results" / f"{stage}.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
     def tuner(self, arguments: Sequence[str], *, sweep: str, timeout_s: float, log: str) -> dict[str, Any]:
         """Run a ``tuner`` command with ``--json`` on a sweep's database; its document with ``wall_s`` and ``code``.
 

@@ -131,6 +131,7 @@ def markdown(campaigns: Sequence[Document], figures: Document) -> list[str]:
         *_wanted(campaigns, figures),
         "",
         *_table(campaigns),
+        *_baselines(campaigns),
         *_sweeps(campaigns),
         *_throughput(campaigns),
         *_faults(campaigns),
@@ -195,7 +196,14 @@ def _agreement_line(campaigns: Sequence[Document], campaign: Document) -> str:
     verdicts = agreement.verdicts(ours, theirs)
     lines = [f"{len(verdicts.different)} of {verdicts.compared} verdicts differ"]
     eager = section(campaigns, "eager").get("measurements")
-    lines += [f"timed eagerly as there: {_order_line(eager, theirs)}"] if eager else []
+    if eager:
+        lines.append(f"timed eagerly as there: {_order_line(eager, theirs)}")
+        if runs := section(campaigns, "again").get("runs"):
+            again = agreement.held(agreement.orders(eager, theirs), runs)
+            lines.append(
+                f"of those, {len(again)} were timed in {len(runs)} more runs of `flashinfer-bench run`: "
+                f"{again.count(len(runs))} are the other way round in all of them, {again.count(0)} in none"
+            )
     lines.append(f"timed as CUDA graphs: {_order_line(ours, theirs)}")
     if again := stock_repeats(campaigns):
         spread = math.sqrt(sum(r * r for r in again) / len(again))
@@ -219,7 +227,7 @@ def stock_repeats(campaigns: Sequence[Document]) -> list[float]:
 
 def _order_line(ours: Sequence[agreement.Row], theirs: Sequence[agreement.Row]) -> str:
     orders = agreement.orders(ours, theirs)
-    pairs, swapped = sum(o.pairs for o in orders), sum(o.swapped for o in orders)
+    pairs, swapped = sum(o.pairs for o in orders), sum(len(o.swapped) for o in orders)
     worst = max((o.worst for o in orders), default=0.0)
     same = sum(o.same_best for o in orders)
     return (
@@ -260,6 +268,35 @@ def _table(campaigns: Sequence[Document]) -> list[str]:
     return [*lines, *(f"* {n}: {m.splitlines()[0][:200] if m else ''}" for n, m in skipped.items()), ""]
 
 
+def _baselines(campaigns: Sequence[Document]) -> list[str]:
+    """Per workload, in microseconds: the tuned Solution and every baseline that runs here, eagerly."""
+    found = section(campaigns, "baselines")
+    solutions = {n: s for n, s in found.get("solutions", {}).items() if not s["skipped"]}
+    if not solutions:
+        return []
+    lines = [
+        "## All baselines, eagerly",
+        f"Median in microseconds, {found.get('hardware', '')}, interleaved in one run, cold L2: DeepGEMM's contiguous "
+        "layout reads a row count back, so that no CUDA graph can hold it, and its figures hold the host's time.",
+        "",
+        "| seq_len | " + " | ".join(_short(n) for n in solutions) + " |",
+        "|---" * (len(solutions) + 1) + "|",
+    ]
+    sizes = next(c["sizes"] for c in reversed(campaigns) if "baselines" in c)
+    for uuid, size in sizes.items():
+        cells = [_cell(s["workloads"].get(uuid), s["status"]) for s in solutions.values()]
+        lines.append(f"| {size:,} | {' | '.join(cells)} |")
+    means = [_us(_geomean(s["workloads"].values())) for s in solutions.values()]
+    skipped = {n: s["skipped"] for n, s in found["solutions"].items() if s["skipped"]}
+    return [
+        *lines,
+        f"| geometric mean | {' | '.join(means)} |",
+        "",
+        *(f"* {_short(n)}: skipped, {why}" for n, why in skipped.items()),
+        "",
+    ]
+
+
 def _stock_figures(campaigns: Sequence[Document]) -> dict[str, float]:
     verification = (section(campaigns, "first").get("export") or {}).get("verification") or {}
     figures = {uuid: v["flashinfer_bench_us"] for uuid, v in verification.items() if "flashinfer_bench_us" in v}
@@ -269,7 +306,8 @@ def _stock_figures(campaigns: Sequence[Document]) -> dict[str, float]:
 
 
 def _short(name: str) -> str:
-    return "triton" if name.startswith("baseline_triton") else name
+    """A baseline's kind; other names as they are."""
+    return name.split("_")[1] if name.startswith("baseline_") else name
 
 
 def _cell(row: Mapping[str, Any] | None, status: str) -> str:

@@ -133,17 +133,14 @@ def table(context: Context, rounds: int) -> dict[str, Any]:
     return _bench(context, given, ["--rounds", str(rounds)], "table")
 
 
-def deepgemm(context: Context, rounds: int, count: int) -> dict[str, Any]:
-    """The DeepGEMM baseline beside the tuned Solution, eagerly: it reads a number back, which no graph can hold."""
+def baselines(context: Context, rounds: int) -> dict[str, Any]:
+    """All baselines beside the tuned Solution, eagerly: DeepGEMM reads a number back, which no graph can hold."""
     tuned = variants.tuned(context, "first")
-    found = sorted(context.dataset.glob("solutions/baseline/moe/*/baseline_deepgemm_*.json"))
+    found = sorted(context.dataset.glob("solutions/baseline/moe/*/baseline_*.json"))
     if tuned is None or not found:
-        return {"error": "needs the first sweep's winners and the baseline"}
-    sizes = list(context.sizes())
-    chosen = [sizes[round(i * (len(sizes) - 1) / (count - 1))] for i in range(count)]
-    workloads = [part for uuid in chosen for part in ("--workload", uuid)]
-    flags = ["--rounds", str(rounds), "--mode", "eager", *workloads]
-    return _bench(context, [_file(context, tuned), str(found[-1])], flags, "deepgemm")
+        return {"error": "needs the first sweep's winners and the baselines"}
+    given = [_file(context, tuned), *map(str, found)]
+    return _bench(context, given, ["--rounds", str(rounds), "--mode", "eager"], "baselines")
 
 
 def _bench(context: Context, given: list[str], flags: list[str], log: str) -> dict[str, Any]:

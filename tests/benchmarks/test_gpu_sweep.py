@@ -53,9 +53,18 @@ def test_order_counts_only_pairs_that_our_intervals_tell_apart():
     mine = [ours("a", 9, 10, 11), ours("b", 10, 11, 12), ours("c", 20, 21, 22)]
     # b before a is no contradiction, their intervals overlap; c before a is one.
     (found,) = agreement.orders(mine, [theirs("a", 30), theirs("b", 24), theirs("c", 25)])
-    assert (found.pairs, found.swapped) == (2, 1)
+    assert (found.pairs, found.swapped) == (2, (("a", "c"),))
     assert found.worst == pytest.approx(30 / 25 - 1)
     assert found.same_best
+
+
+def test_a_swapped_pair_is_followed_through_further_runs():
+    mine = [ours("a", 9, 10, 11), ours("b", 12, 13, 14), ours("c", 20, 21, 22)]
+    found = agreement.orders(mine, [theirs("a", 30), theirs("b", 25), theirs("c", 26)])
+    assert found[0].swapped == (("a", "b"), ("a", "c"))
+    runs = [[theirs("a", 20), theirs("b", 21), theirs("c", 19)], [theirs("a", 22), theirs("b", 21), theirs("c", 19)]]
+    assert agreement.held(found, runs) == [1, 2]
+    assert agreement.held(found, [[theirs("a", 20), theirs("b", 21)]]) == [0]
 
 
 def test_order_looks_at_the_fastest_five():
