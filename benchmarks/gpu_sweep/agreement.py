@@ -70,6 +70,13 @@ def orders(ours: Sequence[Row], theirs: Sequence[Row]) -> list[Order]:
     return found
 
 
+def repeats(first: Sequence[Row], again: Sequence[Row]) -> list[float]:
+    """By what share two runs' figures of the same Solution on the same workload differ."""
+    figures = {(r["solution"], r["workload"]): r["latency_us"] for r in first}
+    pairs = [(figures.get((r["solution"], r["workload"])), r["latency_us"]) for r in again]
+    return [abs(one / other - 1) for one, other in pairs if one and other]
+
+
 def held(found: Sequence[Order], runs: Sequence[Sequence[Row]]) -> list[int]:
     """For each swapped pair in how many more runs of stock flashinfer-bench it was swapped again; pairs that a run did
     not time are left out."""

@@ -134,6 +134,7 @@ def markdown(campaigns: Sequence[Document], figures: Document) -> list[str]:
         *_baselines(campaigns),
         *_sweeps(campaigns),
         *_throughput(campaigns),
+        *_order(campaigns),
         *_faults(campaigns),
     ]
 
@@ -145,7 +146,7 @@ def _devices(campaigns: Sequence[Document]) -> list[str]:
         setup = campaign.get("setup", {})
         gpus = "; ".join(setup.get("gpus", "").strip().splitlines())
         versions = ", ".join(f"{k} {v}" for k, v in setup.get("versions", {}).items() if v)
-        done = ", ".join(s["stage"] for s in campaign["stages"] if s["ended"] == "done")
+        done = ", ".join(k for k, v in campaign.items() if isinstance(v, dict) and k != "sizes" and "error" not in v)
         lines.append(f"* {at} UTC: {gpus or 'no GPU'}; Python {setup.get('python')}, {versions}. Stages: {done}.")
     return lines
 
@@ -194,24 +195,38 @@ def _times(value: float | None) -> str | None:
 def _agreement_line(campaigns: Sequence[Document], campaign: Document) -> str:
     ours, theirs = campaign["throughput"]["measurements"], campaign["stock"]["rows"]
     verdicts = agreement.verdicts(ours, theirs)
-    lines = [f"{len(verdicts.different)} of {verdicts.compared} verdicts differ"]
+    line = f"{len(verdicts.different)} of {verdicts.compared} verdicts differ; order: "
+    eager = section(campaigns, "eager").get("measurements")
+    return line + (_order_line(eager, theirs) if eager else _order_line(ours, theirs)) + ", see below"
+
+
+def _order(campaigns: Sequence[Document]) -> list[str]:
+    """How far stock flashinfer-bench's order of the fastest can be told from its own noise."""
+    campaign = same_campaign(campaigns, "throughput", "stock")
+    if not campaign:
+        return []
+    theirs = campaign["stock"]["rows"]
+    lines = ["## Order of the top five"]
     eager = section(campaigns, "eager").get("measurements")
     if eager:
-        lines.append(f"timed eagerly as there: {_order_line(eager, theirs)}")
-        if runs := section(campaigns, "again").get("runs"):
-            again = agreement.held(agreement.orders(eager, theirs), runs)
-            lines.append(
-                f"of those, {len(again)} were timed in {len(runs)} more runs of `flashinfer-bench run`: "
-                f"{again.count(len(runs))} are the other way round in all of them, {again.count(0)} in none"
-            )
-    lines.append(f"timed as CUDA graphs: {_order_line(ours, theirs)}")
-    if again := stock_repeats(campaigns):
-        spread = math.sqrt(sum(r * r for r in again) / len(again))
+        lines.append(f"* Timed eagerly as there: {_order_line(eager, theirs)}.")
+    lines.append(f"* Timed as CUDA graphs: {_order_line(campaign['throughput']['measurements'], theirs)}.")
+    runs = section(campaigns, "again").get("runs")
+    if eager and runs:
+        held = agreement.held(agreement.orders(eager, theirs), runs)
         lines.append(
-            f"two runs of `flashinfer-bench run` on the exported Solution differ by {spread:.1%} (root mean square of "
-            f"{len(again)} workloads; {max(again):.1%} at most), which is its interval"
+            f"* {len(held)} of the first were timed in {len(runs)} more runs of `flashinfer-bench run`: "
+            f"{held.count(len(runs))} are the other way round in all of them, {held.count(0)} in none."
         )
-    return "; ".join(lines)
+        lines.append(f"* Two of those runs, one after the other: {_spread(agreement.repeats(runs[0], runs[1]))}.")
+    if exported := stock_repeats(campaigns):
+        lines.append(f"* Its two figures of the exported Solution: {_spread(exported)}.")
+    return [*lines, ""]
+
+
+def _spread(shares: Sequence[float]) -> str:
+    rms = math.sqrt(sum(s * s for s in shares) / len(shares))
+    return f"{len(shares)} figures differ by {rms:.1%} (root mean square; {max(shares):.1%} at most)"
 
 
 def stock_repeats(campaigns: Sequence[Document]) -> list[float]:
@@ -242,7 +257,7 @@ def _table(campaigns: Sequence[Document]) -> list[str]:
     if not table.get("solutions"):
         return []
     sizes = next(c["sizes"] for c in reversed(campaigns) if "table" in c)
-    names = list(table["solutions"])
+    names = _fastest_first(table["solutions"])
     floors = {row["seq_len"]: row for row in json.loads(FLOORS.read_text())}
     stock = _stock_figures(campaigns)
     lines = [
@@ -271,7 +286,8 @@ def _table(campaigns: Sequence[Document]) -> list[str]:
 def _baselines(campaigns: Sequence[Document]) -> list[str]:
     """Per workload, in microseconds: the tuned Solution and every baseline that runs here, eagerly."""
     found = section(campaigns, "baselines")
-    solutions = {n: s for n, s in found.get("solutions", {}).items() if not s["skipped"]}
+    given = found.get("solutions", {})
+    solutions = {n: given[n] for n in _fastest_first(given) if not given[n]["skipped"]}
     if not solutions:
         return []
     lines = [
@@ -287,7 +303,7 @@ def _baselines(campaigns: Sequence[Document]) -> list[str]:
         cells = [_cell(s["workloads"].get(uuid), s["status"]) for s in solutions.values()]
         lines.append(f"| {size:,} | {' | '.join(cells)} |")
     means = [_us(_geomean(s["workloads"].values())) for s in solutions.values()]
-    skipped = {n: s["skipped"] for n, s in found["solutions"].items() if s["skipped"]}
+    skipped = {n: s["skipped"] for n, s in given.items() if s["skipped"]}
     return [
         *lines,
         f"| geometric mean | {' | '.join(means)} |",
@@ -312,6 +328,10 @@ def _short(name: str) -> str:
 
 def _cell(row: Mapping[str, Any] | None, status: str) -> str:
     return _us(row["median_us"]) if row and row["median_us"] else status
+
+
+def _fastest_first(solutions: Mapping[str, Any]) -> list[str]:
+    return sorted(solutions, key=lambda n: _geomean(solutions[n]["workloads"].values()) or math.inf)
 
 
 def _us(value: float | None) -> str:
