@@ -17,6 +17,7 @@ from cutlass.pipeline import NamedBarrier
 
 from .act_quant import FP8_MAX, pack_e4m3, silu_mul
 from .budget import BLOCK, GemmPlan
+from .operands import Operands
 
 
 class Epilogue:
@@ -84,18 +85,7 @@ class SwapAct(Epilogue):
 
     @cute.jit
     def store(
-        self,
-        acc,
-        shared,
-        out,
-        out_scale,
-        row_token,
-        row_weight,
-        row0: Int32,
-        weight_tile: Int32,
-        part: Int32,
-        done: Int32,
-        left: Int32,
+        self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, part: Int32, done: Int32, left: Int32
     ):
         """Write FP8 rows [P, I] and scales [I/128, P]."""
         p = self.plan
@@ -131,9 +121,9 @@ class SwapAct(Epilogue):
             for s in cutlass.range_constexpr(p.subs):
                 quant[p.sub_w // 2 * s + 8 * warp + high, token] = pack_e4m3(acc[s][i] * inverse)
             if weight_tile % p.amax_ctas == 0 and warp == 0 and high == 0:
-                out_scale[weight_tile * p.columns // BLOCK, row0 + token] = top * Float32(1.0 / FP8_MAX)
+                operands.out_scale[weight_tile * p.columns // BLOCK, row0 + token] = top * Float32(1.0 / FP8_MAX)
         self.consumers.arrive_and_wait()
-        self.copy_out(quant, out, row0, weight_tile)
+        self.copy_out(quant, operands.out, row0, weight_tile)
 
     @cute.jit
     def copy_out(self, quant, out, row0: Int32, weight_tile: Int32):
@@ -179,18 +169,7 @@ class RowAct(Epilogue):
 
     @cute.jit
     def store(
-        self,
-        acc,
-        shared,
-        out,
-        out_scale,
-        row_token,
-        row_weight,
-        row0: Int32,
-        weight_tile: Int32,
-        part: Int32,
-        done: Int32,
-        left: Int32,
+        self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, part: Int32, done: Int32, left: Int32
     ):
         """Write FP8 rows [P, I] and scales [I/128, P]."""
         p = self.plan
@@ -202,7 +181,7 @@ class RowAct(Epilogue):
             self.exchange(shared, top, done, left)
         for t in cutlass.range_constexpr(p.token_subs):
             if left > p.mma_m * t:
-                self.write(acc, top, shared, out, out_scale, row0, weight_tile, t)
+                self.write(acc, top, shared, operands, row0, weight_tile, t)
 
     def halves(self, acc, t: int) -> tuple:
         """(up accumulator, gate accumulator, distance of a gate value from its up value) of 64 rows."""
@@ -259,7 +238,7 @@ class RowAct(Epilogue):
                         top[2 * t + h] = cute.arch.fmax(top[2 * t + h], theirs)
 
     @cute.jit
-    def write(self, acc, top, shared, out, out_scale, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
+    def write(self, acc, top, shared, operands: Operands, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
         """Requantise 64 rows and store them, 16 bytes a thread."""
         p = self.plan
         warp, high, quad = self.place()
@@ -270,7 +249,9 @@ class RowAct(Epilogue):
             largest = top[2 * t + h]
             inverse = FP8_MAX * cute.arch.rcp_approx(largest)
             if quad == 0 and (weight_tile * p.columns) % BLOCK == 0:
-                out_scale[weight_tile * p.columns // BLOCK, first + high + 8 * h] = largest * Float32(1.0 / FP8_MAX)
+                operands.out_scale[weight_tile * p.columns // BLOCK, first + high + 8 * h] = largest * Float32(
+                    1.0 / FP8_MAX
+                )
             for j in cutlass.range_constexpr(p.columns // 8):
                 i = 2 * h + 4 * j
                 two = pack_e4m3(up[i] * inverse, up[i + 1] * inverse)
@@ -287,7 +268,7 @@ class RowAct(Epilogue):
             source = cute.make_tensor((slab + (row * 144 + 16 * chunk)).align(16), cute.make_layout(16))
             at = Int64(first + row) * (p.n // 2) + weight_tile * p.columns + 16 * chunk
             target = cute.make_tensor(
-                cute.recast_ptr((out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16)
+                cute.recast_ptr((operands.out.iterator + at).align(16), dtype=cutlass.Uint8), cute.make_layout(16)
             )
             cute.autovec_copy(source, target)
         cute.arch.sync_warp()
@@ -305,26 +286,15 @@ class RowStore(Epilogue):
 
     @cute.jit
     def store(
-        self,
-        acc,
-        shared,
-        out,
-        out_scale,
-        row_token,
-        row_weight,
-        row0: Int32,
-        weight_tile: Int32,
-        part: Int32,
-        done: Int32,
-        left: Int32,
+        self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, part: Int32, done: Int32, left: Int32
     ):
         """Write [P, N] bfloat16 or add to [T, N] bfloat16."""
         for t in cutlass.range_constexpr(self.plan.token_subs):
             if left > self.plan.mma_m * t:
-                self.rows(acc, shared, out, row_token, row_weight, row0, weight_tile, t)
+                self.rows(acc, shared, operands, row0, weight_tile, t)
 
     @cute.jit
-    def rows(self, acc, shared, out, row_token, row_weight, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
+    def rows(self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
         """64 rows per warpgroup."""
         p = self.plan
         warp, high, quad = self.place()
@@ -338,9 +308,9 @@ class RowStore(Epilogue):
             target_row[step] = first + lane // 8 + 4 * step
         if cutlass.const_expr(p.out == "atomic_bf16"):
             for h in cutlass.range_constexpr(2):
-                weight[h] = row_weight[first + high + 8 * h]
+                weight[h] = operands.row_weight[first + high + 8 * h]
             for step in cutlass.range_constexpr(4):
-                target_row[step] = row_token[first + lane // 8 + 4 * step]
+                target_row[step] = operands.row_token[first + lane // 8 + 4 * step]
         for s in cutlass.range_constexpr(p.weight_subs):
             for half in cutlass.range_constexpr(p.sub_w // 64):
                 for h in cutlass.range_constexpr(2):
@@ -360,7 +330,7 @@ class RowStore(Epilogue):
                     four = cute.make_rmem_tensor((4,), Int32)
                     cute.autovec_copy(cute.make_tensor(source, cute.make_layout(4)), four)
                     at = Int64(target_row[step]) * p.n + column + 8 * chunk
-                    self.put(out.iterator + at, four, target_row[step] >= 0)
+                    self.put(operands.out.iterator + at, four, target_row[step] >= 0)
                 cute.arch.sync_warp()
 
     @cute.jit
@@ -391,18 +361,7 @@ class Plain(Epilogue):
 
     @cute.jit
     def store(
-        self,
-        acc,
-        shared,
-        out,
-        out_scale,
-        row_token,
-        row_weight,
-        row0: Int32,
-        weight_tile: Int32,
-        part: Int32,
-        done: Int32,
-        left: Int32,
+        self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, part: Int32, done: Int32, left: Int32
     ):
         """Write [S, P, N] float32, [P, N] bfloat16, or reduce into [T, N]."""
         p = self.plan
@@ -420,15 +379,15 @@ class Plain(Epilogue):
             if cutlass.const_expr(not p.swap):
                 valid = left > p.mma_m * (n // 2)
             if cutlass.const_expr(atomic):
-                index = row_token[row]
-                weight = row_weight[row]
+                index = operands.row_token[row]
+                weight = operands.row_weight[row]
                 valid = valid and index >= 0
                 target_row = Int64(cutlass.max(index, 0))
             if cutlass.const_expr(p.out == "partial"):
-                target_row = Int64(part) * out.shape[1] + row
+                target_row = Int64(part) * operands.out.shape[1] + row
             base = target_row * p.n
             if valid:
-                self.elements(acc, out, base, weight, weight_tile, n, warp, high, quad)
+                self.elements(acc, operands.out, base, weight, weight_tile, n, warp, high, quad)
 
     @cute.jit
     def elements(

@@ -14,6 +14,7 @@ from cutlass.tensor_utils import LayoutEnum
 from .budget import BLOCK
 from .budget_sm100 import BlackwellPlan
 from .epilogue import make_epilogue
+from .operands import Operands
 from .producer_sm100 import ProducerSm100, by_rank
 from .scales import Scales
 from .sched import TileTable
@@ -25,8 +26,7 @@ MMA_WARP = 3
 class GroupedGemmSm100:
     """``out[row] = epilogue(x[row] @ w[expert(row)].T)`` for the rows of all local experts.
 
-    Operands as in gemm_sm90.py: w [E, N, K], ws [E, N/128, K/128], x [T, K] gathered or [P, K] in row space, xs
-    [K/128, T or P].
+    The weights ``w`` [E, N, K] and the token rows are K-major FP8 E4M3; the other tensors are in operands.py.
 
     Roles: warp 0 streams weights by TMA; warp 1 (and 2) bring token rows by TMA, by TMA gather of four rows, or by
     cp.async; warp 3 allocates tensor memory and issues the MMAs; four or eight promotion warps. Where the output must
@@ -83,8 +83,8 @@ class GroupedGemmSm100:
         return sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, rows, BLOCK), F8, slots)
 
     @cute.jit
-    def __call__(self, w, ws, x, xs, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, stream):
-        """Launch one kernel. Arguments as in gemm_sm90.py."""
+    def __call__(self, w, operands: Operands, stream):
+        """Launch one kernel."""
         p = self.plan
         slots = p.stages * p.k_per_stage
         view, tiler = self._weight_view(w)
@@ -93,16 +93,16 @@ class GroupedGemmSm100:
         atom_w, tma_w = cpasync.make_tiled_tma_atom(self._load(len(p.weight_peers(0))), view, box, tiler)
         atom_x, tma_x, indices = None, None, None
         if cutlass.const_expr(p.gather4):
-            rows = cute.size(row_token)
-            indices = cute.make_tensor(row_token.iterator, cute.make_layout((rows, p.k), stride=(1, 0)))
+            rows = cute.size(operands.row_token)
+            indices = cute.make_tensor(operands.row_token.iterator, cute.make_layout((rows, p.k), stride=(1, 0)))
             op = cpasync.CopyBulkTensor2DGather4G2SOp(self.group)
             box = cute.slice_(self._box(p.gather_rows, 1), one)
-            info = cpasync.make_tiled_tma_atom(op, x, box, (p.gather_rows, BLOCK), gmem_coord_tensor=indices)
+            info = cpasync.make_tiled_tma_atom(op, operands.x, box, (p.gather_rows, BLOCK), gmem_coord_tensor=indices)
             atom_x, tma_x = info[0], info[1]
         elif cutlass.const_expr(not p.gather):
             rows = p.tile_t // p.token_pieces
             box = cute.slice_(self._box(rows, 1), one)
-            info = cpasync.make_tiled_tma_atom(self._load(len(p.token_peers(0))), x, box, (rows, BLOCK))
+            info = cpasync.make_tiled_tma_atom(self._load(len(p.token_peers(0))), operands.x, box, (rows, BLOCK))
             atom_x, tma_x = info[0], info[1]
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
         self.kernel(
@@ -111,16 +111,7 @@ class GroupedGemmSm100:
             atom_x,
             tma_x,
             indices,
-            x,
-            xs,
-            ws,
-            row_token,
-            counts,
-            m_indptr,
-            out,
-            out_scale,
-            row_weight,
-            zeroed,
+            operands,
             self._box(p.weight_rows, slots),
             self._box(p.token_rows, slots),
             tiler,
@@ -142,16 +133,7 @@ class GroupedGemmSm100:
         atom_x,
         tma_x,
         indices,
-        x,
-        xs,
-        ws,
-        row_token,
-        counts,
-        m_indptr,
-        out,
-        out_scale,
-        row_weight,
-        zeroed,
+        operands: Operands,
         w_layout,
         x_layout,
         tiler: cutlass.Constexpr,
@@ -194,38 +176,21 @@ class GroupedGemmSm100:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_decrease(p.registers[0])
             if warp == 0:
-                self.producer.weights(atom_w, tma_w, sW, full, empty, counts, tiler)
+                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler)
             if warp >= 1 and warp < 1 + self.producer.row_warps:
                 if cutlass.const_expr(p.gather):
-                    self.producer.gather_rows(
-                        atom_x, tma_x, indices, x, xs, sX, sS, full, empty, scale_full, row_token, counts, m_indptr
-                    )
+                    self.producer.gather_rows(atom_x, tma_x, indices, operands, sX, sS, full, empty, scale_full)
                 else:
-                    self.producer.rows(atom_x, tma_x, xs, sX, sS, full, empty, scale_full, counts, m_indptr)
+                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, scale_full)
             if cutlass.const_expr(p.zeroes):
                 if warp == 2:
-                    self.producer.zero(zeroed)
+                    self.producer.zero(operands.zeroed)
             if warp == MMA_WARP:
-                self.multiply(sW, sX, tmem, full, empty, ready, drained, counts)
+                self.multiply(sW, sX, tmem, full, empty, ready, drained, operands.counts)
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
-            self.promote(
-                tmem,
-                sS,
-                ws,
-                empty,
-                scale_full,
-                ready,
-                drained,
-                shared,
-                counts,
-                m_indptr,
-                row_token,
-                out,
-                out_scale,
-                row_weight,
-            )
+            self.promote(operands, tmem, sS, empty, scale_full, ready, drained, shared)
         # All accumulators are drained, and nobody writes to or arrives at a CTA that has left.
         self.fence("before")
         cute.arch.sync_threads()
@@ -320,23 +285,7 @@ class GroupedGemmSm100:
         return stage, phase
 
     @cute.jit
-    def promote(
-        self,
-        tmem,
-        sS,
-        ws,
-        empty,
-        scale_full,
-        ready,
-        drained,
-        shared,
-        counts,
-        m_indptr,
-        row_token,
-        out,
-        out_scale,
-        row_weight,
-    ):
+    def promote(self, operands: Operands, tmem, sS, empty, scale_full, ready, drained, shared):
         """Promotion warps: tile by tile, sums in registers, epilogue."""
         p = self.plan
         if cutlass.const_expr(p.pdl):
@@ -350,16 +299,16 @@ class GroupedGemmSm100:
         acc = [cute.make_rmem_tensor((width,), Float32) for _ in range(p.subs)]
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, rank = self.producer.start(counts, cum)
+        total, tile, rank = self.producer.start(operands.counts, cum)
         across_w, across_t = p.place(rank)
         peer = rank // 2 * 2 if cutlass.const_expr(p.pair) else rank
         rings = (Int32(0), Int32(0), Int32(0), Int32(0))
         done = Int32(0)
         expert, token_tile, group, part = self.table.find(cum, tile)
         weight_tile = group * p.along_w + across_w
-        self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+        self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
-            row0 = m_indptr[expert] + (token_tile * p.along_t + across_t) * p.tile_t
+            row0 = operands.m_indptr[expert] + (token_tile * p.along_t + across_t) * p.tile_t
             for s in cutlass.range_constexpr(p.subs):
                 acc[s].fill(0.0)
             rings = self.sum_tile(
@@ -370,20 +319,8 @@ class GroupedGemmSm100:
             tile = tile + p.ctas // p.cluster
             expert, token_tile, group, part = self.table.find(cum, tile)
             weight_tile = group * p.along_w + across_w
-            self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
-            self.epilogue.store(
-                acc,
-                shared,
-                out,
-                out_scale,
-                row_token,
-                row_weight,
-                row0,
-                this_weight_tile,
-                this_part,
-                done,
-                Int32(p.tile_t),
-            )
+            self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+            self.epilogue.store(acc, shared, operands, row0, this_weight_tile, this_part, done, Int32(p.tile_t))
             done = done + 1
 
     @cute.jit

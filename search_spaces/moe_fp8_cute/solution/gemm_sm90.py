@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import cutlass
 import cutlass.cute as cute
 import cutlass.utils.hopper_helpers as sm90
@@ -12,6 +14,7 @@ from cutlass.tensor_utils import LayoutEnum
 
 from .budget import BLOCK, GemmPlan
 from .epilogue import make_epilogue
+from .operands import Operands
 from .producer import Producer
 from .scales import Scales
 from .sched import TileTable
@@ -19,12 +22,36 @@ from .sched import TileTable
 F8 = cutlass.Float8E4M3FN
 
 
+class MainLoop(NamedTuple):
+    """What the main loop of a consumer thread works with.
+
+    Attributes:
+        mma: The MMA that overwrites its accumulator and the one that adds to it.
+        frags_w, frags_x: Shared memory descriptors, one per accumulator along the weights and along the tokens.
+        acc: Sums in float32, one fragment per accumulator.
+        tmp: Two sets of as many fragments for one K block.
+        token: Two sets of token scales.
+        lanes: Weight scales of the tile, spread over the warp.
+        scales: Token scales in shared memory, [tile_t, stages].
+        full, empty: Barriers of the stages.
+    """
+
+    mma: Any
+    frags_w: Any
+    frags_x: Any
+    acc: Any
+    tmp: Any
+    token: Any
+    lanes: Any
+    scales: Any
+    full: Any
+    empty: Any
+
+
 class GroupedGemm:
     """``out[row] = epilogue(x[row] @ w[expert(row)].T)`` for the rows of all local experts.
 
-    Operands (all K-major, FP8 E4M3):
-        w: [E, N, K], ws: [E, N/128, K/128] float32.
-        x: [T, K] gathered through ``row_token``, or [P, K] in row space; xs: [K/128, T or P] float32.
+    The weights ``w`` [E, N, K] and the token rows are K-major FP8 E4M3; the other tensors are in operands.py.
 
     Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
     one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]``
@@ -70,11 +97,8 @@ class GroupedGemm:
         return mma
 
     @cute.jit
-    def __call__(self, w, ws, x, xs, row_token, counts, m_indptr, out, out_scale, row_weight, zeroed, stream):
-        """Launch one kernel. ``out_scale`` and ``row_weight`` are None where the epilogue has no use for them.
-
-        ``zeroed``: a [T, H] bfloat16 tensor that an idle warp fills with zeros meanwhile, or None.
-        """
+    def __call__(self, w, operands: Operands, stream):
+        """Launch one kernel."""
         p = self.plan
         w_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_w, p.tile_w, BLOCK), F8, p.stages)
         x_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.tile_t, p.tile_t, BLOCK), F8, p.stages)
@@ -94,7 +118,9 @@ class GroupedGemm:
             shares = p.multicast if p.shared == "tokens" else 1
             box = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.box_t, p.box_t, BLOCK), F8, 1)
             box = cute.slice_(box, (None, None, 0))
-            info_x = cpasync.make_tiled_tma_atom(multicast if shares > 1 else load, x, box, (p.box_t, BLOCK), shares)
+            info_x = cpasync.make_tiled_tma_atom(
+                multicast if shares > 1 else load, operands.x, box, (p.box_t, BLOCK), shares
+            )
             atom_x, tma_x = info_x[0], info_x[1]
         clusters = p.ctas // p.cluster
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
@@ -103,16 +129,7 @@ class GroupedGemm:
             tma_w,
             atom_x,
             tma_x,
-            x,
-            xs,
-            ws,
-            row_token,
-            counts,
-            m_indptr,
-            out,
-            out_scale,
-            row_weight,
-            zeroed,
+            operands,
             w_layout,
             x_layout,
             tiler,
@@ -133,16 +150,7 @@ class GroupedGemm:
         tma_w,
         atom_x,
         tma_x,
-        x,
-        xs,
-        ws,
-        row_token,
-        counts,
-        m_indptr,
-        out,
-        out_scale,
-        row_weight,
-        zeroed,
+        operands: Operands,
         w_layout,
         x_layout,
         tiler: cutlass.Constexpr,
@@ -175,26 +183,26 @@ class GroupedGemm:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_decrease(p.registers[0])
             if warp == 0:
-                self.producer.weights(atom_w, tma_w, sW, full, empty, counts, tiler)
+                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler)
             if warp >= 1 and warp < 1 + self.producer.row_warps:
                 if cutlass.const_expr(p.gather):
-                    self.producer.gather(x, xs, sX, sS, full, empty, row_token, counts, m_indptr)
+                    self.producer.gather(operands, sX, sS, full, empty)
                 else:
-                    self.producer.rows(atom_x, tma_x, xs, sX, sS, full, empty, counts, m_indptr)
-            if cutlass.const_expr(zeroed is not None):
+                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty)
+            if cutlass.const_expr(operands.zeroed is not None):
                 if warp == 3:
-                    self.producer.zero(zeroed)
+                    self.producer.zero(operands.zeroed)
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
-            self.consume(sW, sX, sS, ws, full, empty, shared, counts, m_indptr, row_token, out, out_scale, row_weight)
+            self.consume(operands, sW, sX, sS, full, empty, shared)
         if cutlass.const_expr(p.cluster > 1):
             # Shared memory of a CTA must outlive the last arrival or store of its neighbours.
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()
 
     @cute.jit
-    def consume(self, sW, sX, sS, ws, full, empty, shared, counts, m_indptr, row_token, out, out_scale, row_weight):
+    def consume(self, operands: Operands, sW, sX, sS, full, empty, shared):
         """Consumer warpgroups: tile by tile, main loop and epilogue."""
         p = self.plan
         if cutlass.const_expr(p.pdl):
@@ -212,55 +220,37 @@ class GroupedGemm:
             tmp = [[one] * p.subs] * 2
         token = [cute.make_rmem_tensor((self.scales.token_values,), Float32) for _ in range(2)]
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
+        main = MainLoop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total = self.table.load(counts, cum) * self.table.per_token_tile
+        total = self.table.load(operands.counts, cum) * self.table.per_token_tile
         rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
         tile = cute.arch.block_idx()[0] // p.cluster
         stage, phase, done = Int32(0), Int32(0), Int32(0)
         expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
-        self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+        self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
-            row0 = m_indptr[expert] + token_tile * p.tile_t
+            row0 = operands.m_indptr[expert] + token_tile * p.tile_t
             # Rows of the expert from this warpgroup's first one on. 64 rows that are all filling are not multiplied,
             # which leaves the tensor cores to the other warpgroup.
             left = Int32(p.tile_t)
             if cutlass.const_expr(not p.swap and p.tile_t > 64):
-                left = counts[expert] - token_tile * p.tile_t - 64 * (warp // 4)
+                left = operands.counts[expert] - token_tile * p.tile_t - 64 * (warp // 4)
             both = left > 64 * (1 - warp // 4)
             full_tile = left > p.mma_m * (p.token_subs - 1)
             if full_tile:
-                stage, phase = self.loop(
-                    p.subs, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both
-                )
+                stage, phase = self.loop(p.subs, main, stage, phase, both)
             if cutlass.const_expr(p.token_subs > 1):
                 if not full_tile and left > 0:
-                    stage, phase = self.loop(
-                        p.weight_subs,
-                        mma,
-                        frags_w,
-                        frags_x,
-                        acc,
-                        tmp,
-                        token,
-                        lanes,
-                        sS,
-                        full,
-                        empty,
-                        stage,
-                        phase,
-                        both,
-                    )
+                    stage, phase = self.loop(p.weight_subs, main, stage, phase, both)
             if left <= 0:
                 stage, phase = self.skip(full, empty, stage, phase)
             # The next tile's weight scales travel while this tile is stored.
             this_weight_tile, this_part = weight_tile, part
             tile = tile + p.ctas // p.cluster
             expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
-            self.scales.load_weights(ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
+            self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
             if left > 0:
-                self.epilogue.store(
-                    acc, shared, out, out_scale, row_token, row_weight, row0, this_weight_tile, this_part, done, left
-                )
+                self.epilogue.store(acc, shared, operands, row0, this_weight_tile, this_part, done, left)
                 done = done + 1
 
     def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, list]:
@@ -277,13 +267,13 @@ class GroupedGemm:
             [mma.make_fragment_A(thread.partition_A(t)) for t in rows],
         )
 
-    def _mma(self, mma: tuple, tmp, frags_w, frags_x, sub: int, stage: Int32, steps: range = range(4)) -> None:
+    def _mma(self, main: MainLoop, tmp, sub: int, stage: Int32, steps: range = range(4)) -> None:
         """Some of the four wgmmas of accumulator ``sub`` and one K block; the first of the four overwrites."""
-        frag_w, frag_x = frags_w[sub % self.plan.weight_subs], frags_x[sub // self.plan.weight_subs]
+        frag_w, frag_x = main.frags_w[sub % self.plan.weight_subs], main.frags_x[sub // self.plan.weight_subs]
         for k in steps:
             at = (None, None, k, stage)
             a, b = (frag_w[at], frag_x[at]) if self.plan.swap else (frag_x[at], frag_w[at])
-            cute.gemm(mma[0] if k == 0 else mma[1], tmp, a, b, tmp)
+            cute.gemm(main.mma[0] if k == 0 else main.mma[1], tmp, a, b, tmp)
 
     def _token_row(self) -> Int32:
         """The thread's first row in a 64-row MMA per warpgroup (tokens as M)."""
@@ -313,21 +303,21 @@ class GroupedGemm:
             cute.arch.mbarrier_arrive(empty + stage)
 
     @cute.jit
-    def issue(self, mma, frags_w, frags_x, tmp, token, sS, full, stage: Int32, phase: Int32):
-        """Wait for a stage and start all its wgmmas as one group."""
-        cute.arch.mbarrier_wait(full + stage, phase)
-        self.scales.load_tokens(sS, token, stage, self._token_row())
+    def issue(self, main: MainLoop, which: cutlass.Constexpr, stage: Int32, phase: Int32):
+        """Wait for a stage and start all its wgmmas as one group, into set ``which`` of the temporaries."""
+        cute.arch.mbarrier_wait(main.full + stage, phase)
+        self.scales.load_tokens(main.scales, main.token[which], stage, self._token_row())
         warpgroup.fence()
         for s in cutlass.range_constexpr(self.plan.subs):
-            self._mma(mma, tmp[s], frags_w, frags_x, s, stage)
+            self._mma(main, main.tmp[which][s], s, stage)
         warpgroup.commit_group()
 
     @cute.jit
-    def settle(self, acc, tmp, token, lanes, empty, stage: Int32, k: Int32):
+    def settle(self, main: MainLoop, which: cutlass.Constexpr, stage: Int32, k: Int32):
         """Promote a finished K block and give its stage back."""
         for s in cutlass.range_constexpr(self.plan.subs):
-            self.scales.promote(acc[s], tmp[s], token, lanes, s, k)
-        self.release(empty, stage)
+            self.scales.promote(main.acc[s], main.tmp[which][s], main.token[which], main.lanes, s, k)
+        self.release(main.empty, stage)
 
     @cute.jit
     def skip(self, full, empty, stage: Int32, phase: Int32):
@@ -339,42 +329,20 @@ class GroupedGemm:
         return stage, phase
 
     @cute.jit
-    def loop(
-        self,
-        subs: cutlass.Constexpr,
-        mma,
-        frags_w,
-        frags_x,
-        acc,
-        tmp,
-        token,
-        lanes,
-        sS,
-        full,
-        empty,
-        stage: Int32,
-        phase: Int32,
-        both,
-    ):
+    def loop(self, subs: cutlass.Constexpr, main: MainLoop, stage: Int32, phase: Int32, both):
         """Main loop of one tile on its first ``subs`` accumulators; returns where the ring stands after it."""
         for s in cutlass.range_constexpr(subs):
-            acc[s].fill(0.0)
+            main.acc[s].fill(0.0)
         if cutlass.const_expr(self.plan.overlap):
-            stage, phase = self.loop_overlap(
-                mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase
-            )
+            stage, phase = self.loop_overlap(main, stage, phase)
         elif cutlass.const_expr(self.plan.alternate):
-            stage, phase = self.loop_alternate(
-                mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase, both
-            )
+            stage, phase = self.loop_alternate(main, stage, phase, both)
         else:
-            stage, phase = self.loop_serial(
-                subs, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage, phase
-            )
+            stage, phase = self.loop_serial(subs, main, stage, phase)
         return stage, phase
 
     @cute.jit
-    def loop_overlap(self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32):
+    def loop_overlap(self, main: MainLoop, stage: Int32, phase: Int32):
         """Main loop with two sets of temporaries: one K block is promoted while the next one multiplies.
 
         No MMA is in flight where the loop turns: the compiler would copy its registers there and serialise all of them.
@@ -384,53 +352,36 @@ class GroupedGemm:
         for i in cutlass.range(p.k_blocks // unroll, unroll=1):
             last = stage
             for u in cutlass.range_constexpr(unroll):
-                self.issue(mma, frags_w, frags_x, tmp[u % 2], token[u % 2], sS, full, stage, phase)
+                self.issue(main, u % 2, stage, phase)
                 if cutlass.const_expr(u > 0):
                     warpgroup.wait_group(1)
-                    self.settle(acc, tmp[1 - u % 2], token[1 - u % 2], lanes, empty, last, unroll * i + u - 1)
+                    self.settle(main, 1 - u % 2, last, unroll * i + u - 1)
                 last = stage
                 stage, phase = self.advance(stage, phase)
             warpgroup.wait_group(0)
-            self.settle(acc, tmp[1], token[1], lanes, empty, last, unroll * i + unroll - 1)
+            self.settle(main, 1, last, unroll * i + unroll - 1)
         return stage, phase
 
     @cute.jit
-    def loop_serial(
-        self,
-        subs: cutlass.Constexpr,
-        mma,
-        frags_w,
-        frags_x,
-        acc,
-        tmp,
-        token,
-        lanes,
-        sS,
-        full,
-        empty,
-        stage: Int32,
-        phase: Int32,
-    ):
+    def loop_serial(self, subs: cutlass.Constexpr, main: MainLoop, stage: Int32, phase: Int32):
         """Main loop with one temporary for all accumulators: the other warpgroup fills the tensor cores meanwhile."""
         for k in cutlass.range(self.plan.k_blocks, unroll=2):
-            cute.arch.mbarrier_wait(full + stage, phase)
-            self.scales.load_tokens(sS, token[0], stage, self._token_row())
+            cute.arch.mbarrier_wait(main.full + stage, phase)
+            self.scales.load_tokens(main.scales, main.token[0], stage, self._token_row())
             for s in cutlass.range_constexpr(subs):
                 warpgroup.fence()
-                self._mma(mma, tmp[0][s], frags_w, frags_x, s, stage)
+                self._mma(main, main.tmp[0][s], s, stage)
                 warpgroup.commit_group()
-                factors = self.scales.factors(token[0], lanes, s, k)
+                factors = self.scales.factors(main.token[0], main.lanes, s, k)
                 warpgroup.wait_group(0)
                 if cutlass.const_expr(s == subs - 1):
-                    self.release(empty, stage)
-                self.scales.promote_rows(acc[s], tmp[0][s], factors)
+                    self.release(main.empty, stage)
+                self.scales.promote_rows(main.acc[s], main.tmp[0][s], factors)
             stage, phase = self.advance(stage, phase)
         return stage, phase
 
     @cute.jit
-    def loop_alternate(
-        self, mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty, stage: Int32, phase: Int32, both
-    ):
+    def loop_alternate(self, main: MainLoop, stage: Int32, phase: Int32, both):
         """Main loop in which the two warpgroups take turns on the tensor cores.
 
         Left alone they wait for the same stage, multiply at half speed side by side, and promote at the same time while
@@ -443,16 +394,16 @@ class GroupedGemm:
         turns = Int32(both)
         self.pass_turn(turns * group, other)
         for k in cutlass.range(self.plan.k_blocks, unroll=1):
-            cute.arch.mbarrier_wait(full + stage, phase)
-            self.scales.load_tokens(sS, token[0], stage, self._token_row())
+            cute.arch.mbarrier_wait(main.full + stage, phase)
+            self.scales.load_tokens(main.scales, main.token[0], stage, self._token_row())
             for s in cutlass.range_constexpr(self.plan.subs):
                 self.take_turn(turns, mine)
                 warpgroup.fence()
-                self._mma(mma, tmp[0][s], frags_w, frags_x, s, stage, range(3))
+                self._mma(main, main.tmp[0][s], s, stage, range(3))
                 warpgroup.commit_group()
-                self._mma(mma, tmp[0][s], frags_w, frags_x, s, stage, range(3, 4))
+                self._mma(main, main.tmp[0][s], s, stage, range(3, 4))
                 warpgroup.commit_group()
-                factors = self.scales.factors(token[0], lanes, s, k)
+                factors = self.scales.factors(main.token[0], main.lanes, s, k)
                 warpgroup.wait_group(1)
                 last = cutlass.Boolean(False)
                 if cutlass.const_expr(s == self.plan.subs - 1):
@@ -460,8 +411,8 @@ class GroupedGemm:
                 self.pass_turn(turns * (1 - group * Int32(last)), other)
                 warpgroup.wait_group(0)
                 if cutlass.const_expr(s == self.plan.subs - 1):
-                    self.release(empty, stage)
-                self.scales.promote_rows(acc[s], tmp[0][s], factors)
+                    self.release(main.empty, stage)
+                self.scales.promote_rows(main.acc[s], main.tmp[0][s], factors)
             stage, phase = self.advance(stage, phase)
         return stage, phase
 

@@ -15,6 +15,7 @@ from .budget_sm100 import BlackwellPlan
 from .combine import Cast, Finalize, Zero
 from .gemm_sm90 import F8, GroupedGemm
 from .gemm_sm100 import GroupedGemmSm100
+from .operands import Operands
 from .permute import Permute
 from .plans import blocks, plans, row_align, sm_count
 from .routing import Routing
@@ -118,11 +119,14 @@ class Moe:
         zeroed = out if cutlass.const_expr(self.plans[1].out == "atomic_bf16") else None
         if cutlass.const_expr(self.act is not None):
             partial = self._cut(workspace, at["partial"], Float32, (self.plans[0].split_k, rows, 2 * inter))
-            self.gemms[0](w13, s13, x_in, xs_in, row_token, counts, m_indptr, partial, None, None, zeroed, stream)
+            operands = Operands(x_in, xs_in, s13, row_token, counts, m_indptr, partial, None, None, zeroed)
+            self.gemms[0](w13, operands, stream)
             self.act(partial, counts, m_indptr, act, act_scale, max_m, stream)
         else:
-            self.gemms[0](w13, s13, x_in, xs_in, row_token, counts, m_indptr, act, act_scale, None, zeroed, stream)
-        self.gemms[1](w2, s2, act, act_scale, row_token, counts, m_indptr, target, None, row_weight, None, stream)
+            operands = Operands(x_in, xs_in, s13, row_token, counts, m_indptr, act, act_scale, None, zeroed)
+            self.gemms[0](w13, operands, stream)
+        operands = Operands(act, act_scale, s2, row_token, counts, m_indptr, target, None, row_weight, None)
+        self.gemms[1](w2, operands, stream)
         if cutlass.const_expr(self.finalize is not None):
             self.finalize(target, token_row, row_weight, out, stream)
         if cutlass.const_expr(self.cast is not None):

@@ -8,6 +8,7 @@ from cutlass import Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
 from .budget import BLOCK, GemmPlan
+from .operands import Operands
 from .sched import TileTable
 
 EVICT_LAST = 0x14F0000000000000
@@ -75,7 +76,7 @@ class Producer:
             tile = tile + p.ctas // p.cluster
 
     @cute.jit
-    def rows(self, atom, tma_x, xs, sX, sS, full, empty, counts, m_indptr):
+    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty):
         """Token rows that lie in row space: a TMA box per accumulator along the tokens, a bulk copy of scales.
 
         Boxes whose rows are all filling are left out. Where the CTAs of a cluster share tokens, each fetches its share
@@ -85,13 +86,13 @@ class Producer:
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_wait()
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, rank = self.start(counts, cum)
+        total, tile, rank = self.start(operands.counts, cum)
         shares = p.multicast if p.shared == "tokens" else 1
         mask = cutlass.Int16((1 << shares) - 1)
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
-            row0 = m_indptr[expert] + token_tile * p.tile_t
+            row0 = operands.m_indptr[expert] + token_tile * p.tile_t
             gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.box_t, BLOCK), (None, None))
             parts = cute.zipped_divide(sX, (p.box_t, BLOCK))
             tXs, tXg = cpasync.tma_partition(
@@ -99,11 +100,11 @@ class Producer:
             )
             boxes = Int32(1)
             for t in cutlass.range_constexpr(1, p.token_subs):
-                boxes = boxes + (1 if counts[expert] - token_tile * p.tile_t > p.box_t * t else 0)
+                boxes = boxes + (1 if operands.counts[expert] - token_tile * p.tile_t > p.box_t * t else 0)
             for k in cutlass.range(p.k_blocks, unroll=1):
                 block = part * p.k_blocks + k
                 cute.arch.mbarrier_wait(empty + stage, phase)
-                source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + row0)
+                source = operands.xs.iterator.toint() + 4 * (Int64(block) * operands.xs.stride[0] + row0)
                 with cute.arch.elect_one():
                     self.bulk_copy(sS.iterator + stage * p.tile_t, source, 4 * p.tile_t, full + stage)
                     cute.arch.mbarrier_arrive_and_expect_tx(full + stage, boxes * (p.box_t * BLOCK) + 4 * p.tile_t)
@@ -126,7 +127,7 @@ class Producer:
         )
 
     @cute.jit
-    def gather(self, x, xs, sX, sS, full, empty, row_token, counts, m_indptr):
+    def gather(self, operands: Operands, sX, sS, full, empty):
         """Token rows by index: 16-byte cp.async straight into the swizzled stage; filling rows are zeroed.
 
         Eight threads copy one 128-byte row. The 128-byte swizzle exchanges the eight 16-byte chunks of a row by the
@@ -143,21 +144,21 @@ class Producer:
         copies = p.tile_t // step
         scale_copies = (p.tile_t + threads - 1) // threads
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, rank = self.start(counts, cum)
+        total, tile, rank = self.start(operands.counts, cum)
         token = cute.make_rmem_tensor((copies,), Int32)
         scale_token = cute.make_rmem_tensor((scale_copies,), Int32)
         base = sX.iterator.toint()
-        x_base = x.iterator.toint() + 16 * chunk
+        x_base = operands.x.iterator.toint() + 16 * chunk
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
-            row0 = m_indptr[expert] + token_tile * p.tile_t
+            row0 = operands.m_indptr[expert] + token_tile * p.tile_t
             for i in cutlass.range_constexpr(copies):
-                token[i] = row_token[row0 + row + i * step]
+                token[i] = operands.row_token[row0 + row + i * step]
             for i in cutlass.range_constexpr(scale_copies):
                 scale_token[i] = Int32(-1)
                 if thread + i * threads < p.tile_t:
-                    scale_token[i] = row_token[row0 + thread + i * threads]
+                    scale_token[i] = operands.row_token[row0 + thread + i * threads]
             for k in cutlass.range(p.k_blocks, unroll=1):
                 block = part * p.k_blocks + k
                 cute.arch.mbarrier_wait(empty + stage, phase)
@@ -169,8 +170,8 @@ class Producer:
                 for i in cutlass.range_constexpr(scale_copies):
                     if thread + i * threads < p.tile_t:
                         target = (sS.iterator + (stage * p.tile_t + thread + i * threads)).toint()
-                        source = xs.iterator.toint() + 4 * (
-                            Int64(block) * xs.stride[0] + cutlass.max(scale_token[i], 0)
+                        source = operands.xs.iterator.toint() + 4 * (
+                            Int64(block) * operands.xs.stride[0] + cutlass.max(scale_token[i], 0)
                         )
                         self.copy_async(target, source, 4, scale_token[i] >= 0)
                 cute.arch.cp_async_mbarrier_arrive_noinc(full + stage)

@@ -9,6 +9,7 @@ from cutlass.cute.nvgpu import cpasync
 
 from .budget import BLOCK
 from .budget_sm100 import BlackwellPlan
+from .operands import Operands
 from .producer import Producer
 from .sched import TileTable
 
@@ -106,14 +107,14 @@ class ProducerSm100(Producer):
         return cpasync.tma_partition(atom, 0, cute.make_layout(1), cute.group_modes(box, 0, 2), parts)
 
     @cute.jit
-    def rows(self, atom, tma_x, xs, sX, sS, full, empty, scale_full, counts, m_indptr):
+    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, scale_full):
         """Token rows that lie in row space: a TMA box and a bulk copy of scales per K block."""
         p = self.plan
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_wait()
         rows = p.tile_t // p.token_pieces
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, rank = self.start(counts, cum)
+        total, tile, rank = self.start(operands.counts, cum)
         peers = len(p.token_peers(0))
         share, mask = by_rank(rank, self.token_share), by_rank(rank, self.token_mask)
         across, leads = p.place(rank)[1], self.leader(rank)
@@ -122,7 +123,7 @@ class ProducerSm100(Producer):
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
-            row0 = m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
+            row0 = operands.m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
             first = row0 + (half * peers + share) * rows
             gX = cute.local_tile(cute.domain_offset((first, 0), tma_x), (rows, BLOCK), (0, None))
             tXs, tXg = cpasync.tma_partition(atom, 0, cute.make_layout(1), box, cute.group_modes(gX, 0, 2))
@@ -133,7 +134,7 @@ class ProducerSm100(Producer):
                 for u in cutlass.range_constexpr(p.k_per_stage):
                     block = part * p.k_blocks + k * p.k_per_stage + u
                     slot = stage * p.k_per_stage + u
-                    source = xs.iterator.toint() + 4 * (Int64(block) * xs.stride[0] + row0)
+                    source = operands.xs.iterator.toint() + 4 * (Int64(block) * operands.xs.stride[0] + row0)
                     with cute.arch.elect_one():
                         self.bulk_copy(sS.iterator + slot * p.tile_t, source, 4 * p.tile_t, scale_full + stage)
                     self.copy(atom, tXg[(None, block)], tXs[(None, slot)], full + stage, peers, mask)
@@ -141,7 +142,7 @@ class ProducerSm100(Producer):
             tile = tile + p.ctas // p.cluster
 
     @cute.jit
-    def gather_rows(self, atom, tma_x, indices, x, xs, sX, sS, full, empty, scale_full, row_token, counts, m_indptr):
+    def gather_rows(self, atom, tma_x, indices, operands: Operands, sX, sS, full, empty, scale_full):
         """Token rows by index, zeros for filling rows: by TMA, four rows an instruction, or by cp.async.
 
         The token scales always come by cp.async: they lie token by token, four bytes each.
@@ -151,7 +152,7 @@ class ProducerSm100(Producer):
             cute.arch.griddepcontrol_wait()
         thread = cute.arch.thread_idx()[0] - 32
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, rank = self.start(counts, cum)
+        total, tile, rank = self.start(operands.counts, cum)
         across, leads = p.place(rank)[1], self.leader(rank)
         half = rank % 2 if cutlass.const_expr(p.token_halves == 2) else Int32(0)
         copies = p.tile_t * 8 // p.gather_threads
@@ -161,14 +162,14 @@ class ProducerSm100(Producer):
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
-            row0 = m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
+            row0 = operands.m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
             for i in cutlass.range_constexpr(scale_copies):
                 scale_token[i] = Int32(-1)
                 if thread + i * p.gather_threads < p.tile_t:
-                    scale_token[i] = row_token[row0 + thread + i * p.gather_threads]
+                    scale_token[i] = operands.row_token[row0 + thread + i * p.gather_threads]
             if cutlass.const_expr(not p.gather4):
                 for i in cutlass.range_constexpr(copies):
-                    token[i] = row_token[row0 + thread // 8 + i * (p.gather_threads // 8)]
+                    token[i] = operands.row_token[row0 + thread // 8 + i * (p.gather_threads // 8)]
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 if cutlass.const_expr(p.gather4):
@@ -179,8 +180,8 @@ class ProducerSm100(Producer):
                     if cutlass.const_expr(p.gather4):
                         self.gather_box(atom, tma_x, indices, sX, row0 + half * p.token_rows, block, slot, full + stage)
                     else:
-                        self.copy_rows(x, sX, token, thread, block, slot)
-                    self.copy_scales(xs, sS, scale_token, thread, block, slot)
+                        self.copy_rows(operands.x, sX, token, thread, block, slot)
+                    self.copy_scales(operands.xs, sS, scale_token, thread, block, slot)
                 if cutlass.const_expr(not p.gather4):
                     cute.arch.cp_async_mbarrier_arrive_noinc(full + stage)
                 cute.arch.cp_async_mbarrier_arrive_noinc(scale_full + stage)

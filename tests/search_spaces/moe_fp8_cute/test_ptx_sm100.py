@@ -38,6 +38,7 @@ def compile_gemm(plan, folder):
     from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 
     from search_spaces.moe_fp8_cute.solution.gemm_sm100 import GroupedGemmSm100
+    from search_spaces.moe_fp8_cute.solution.operands import Operands
 
     def tensor(dtype, *shape, align=128):
         order = tuple(reversed(range(len(shape))))
@@ -46,23 +47,23 @@ def compile_gemm(plan, folder):
     rows, tokens = cute.sym_int(), cute.sym_int()
     source = tokens if plan.gather else rows
     act = plan.out == "act"
-    arguments = [
-        tensor(Float8E4M3FN, plan.experts, plan.n, plan.k),
-        tensor(Float32, plan.experts, plan.n // 128, plan.k // 128, align=4),
-        tensor(Float8E4M3FN, source, plan.k),
-        tensor(Float32, plan.k // 128, source, align=4),
-        tensor(Int32, rows),
-        tensor(Int32, plan.experts),
-        tensor(Int32, plan.experts + 1),
-        tensor(Float8E4M3FN, rows, plan.n // 2) if act else tensor(BFloat16, rows, plan.n),
-        tensor(Float32, plan.n // 256, rows) if act else None,
-        None if act else tensor(Float32, rows),
-        None,
-        make_fake_stream(use_tvm_ffi_env_stream=True),
-    ]
+    weights = tensor(Float8E4M3FN, plan.experts, plan.n, plan.k)
+    operands = Operands(
+        x=tensor(Float8E4M3FN, source, plan.k),
+        xs=tensor(Float32, plan.k // 128, source, align=4),
+        ws=tensor(Float32, plan.experts, plan.n // 128, plan.k // 128, align=4),
+        row_token=tensor(Int32, rows),
+        counts=tensor(Int32, plan.experts),
+        m_indptr=tensor(Int32, plan.experts + 1),
+        out=tensor(Float8E4M3FN, rows, plan.n // 2) if act else tensor(BFloat16, rows, plan.n),
+        out_scale=tensor(Float32, plan.n // 256, rows) if act else None,
+        row_weight=None if act else tensor(Float32, rows),
+        zeroed=None,
+    )
+    stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     options = f"--enable-tvm-ffi --gpu-arch sm_100a --keep-ptx --dump-dir {folder}"
     options += f" --ptxas-options -v remarks{{ptx}} --remark-output {folder}/remarks.yaml"
-    done = cute.compile(GroupedGemmSm100(plan, "gemm"), *arguments, options=options)
+    done = cute.compile(GroupedGemmSm100(plan, "gemm"), weights, operands, stream, options=options)
     spills = re.search(r"(\d+) bytes spill stores", (folder / "remarks.yaml").read_text())
     return done.artifacts.PTX, int(spills[1])
 
