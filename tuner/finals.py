@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from search_spaces import Config
 from tuner.regimes import Regime
 from tuner.statistics import Ranking, rank
@@ -142,7 +144,9 @@ def _sorted_out(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]
     failed: dict[str, str] = {}
     for evaluation in comparison.evaluations:
         if evaluation.status is Status.PASSED:
-            samples[evaluation.key] = {m.workload: list(m.samples_us) for m in evaluation.measurements}
+            # As they are kept: whoever ranks the stored samples gets the same winner, also where two are equally fast.
+            kept = {m.workload: np.asarray(m.samples_us, np.float32).tolist() for m in evaluation.measurements}
+            samples[evaluation.key] = kept
         else:
             failed[evaluation.key] = f"{evaluation.status}: {evaluation.message}"
     return samples, failed

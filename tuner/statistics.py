@@ -93,7 +93,8 @@ def rank(
     """
     keys = list(rounds)
     confidence = 1 - 0.05 / max(1, looks * (len(keys) - 1))
-    centre = {k: np.mean([np.log(np.median(v)) for v in rounds[k].values()]) for k in keys}
+    # In one order, so that the same samples give the same bits and the same winner, wherever they come from.
+    centre = {k: np.mean([np.log(np.median(rounds[k][w])) for w in sorted(rounds[k])]) for k in keys}
     leader = min(keys, key=lambda k: (centre[k], simplicity[k]))
     versus = {k: compare(rounds[k], rounds[leader], confidence) for k in keys if k != leader}
     ties = [k for k in versus if versus[k].verdict == "tie"]

@@ -59,14 +59,17 @@ class Outcome:
     """Kinds of the faults that found something to strike."""
 
 
-def _listens(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal; not while it starts, nor when its command has ended."""
+def _listens(pid: int) -> bool:
+    """Whether a process answers the signals that ask it to stop; not while it starts, nor when its command has ended.
+
+    SIGTERM tells: Python has a handler of its own for SIGINT, from the start.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return False
     caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) >> (number - 1) & 1)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 class Run:
@@ -121,7 +124,7 @@ class Run:
 
     def signal(self, number: int) -> None:
         """To the sweep process, if it runs; what it can listen to is sent once it does, not while it starts."""
-        while self._process.is_alive() and number in _POLITE and not _listens(self._process.pid, number):
+        while self._process.is_alive() and number in _POLITE and not _listens(self._process.pid):
             self._process.join(0.001)
         if self._process.is_alive():
             with contextlib.suppress(ProcessLookupError):  # it has ended just now
