@@ -14,8 +14,8 @@ from tuner import errors
 from tuner.cli.output import microseconds
 from tuner.errors import UsageError
 from tuner.export import dispatch_table, newest_finished, solution_variant
-from tuner.session import Setup, open_runner, resolve, settings_of
 from tuner.settings import SweepSettings
+from tuner.setup import Setup, open_runner, resolve, settings_of
 from tuner.statistics import Ratio, compare
 from workers import fib
 from workers.dataset import unknown

@@ -14,8 +14,8 @@ from search_spaces.registry import family, space_for
 from search_spaces.spread import spread
 from tuner import errors, tuning_record
 from tuner.errors import UsageError
-from tuner.session import local_target, open_dataset
 from tuner.settings import SweepSettings
+from tuner.setup import local_target, open_dataset
 from workers.builder import VariantBuilder
 from workers.cache import default_cache_dir
 from workers.records import BuildResult, Status

@@ -78,7 +78,7 @@ def _guard(name: str, look: Callable[[], str]) -> Check:
 
 
 def _dataset(folder: Path | None) -> str:
-    from tuner.session import open_dataset
+    from tuner.setup import open_dataset
 
     dataset = open_dataset(folder)
     return f"{len(dataset.definitions)} definitions in {'the packaged dataset' if folder is None else folder}"

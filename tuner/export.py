@@ -15,20 +15,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from db.records import ExportRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.errors import NothingFoundError, TunerError
+from tuner.setup import Setup, open_runner, resolve, settings_of
 from workers import fib
 from workers.dataset import Document
 from workers.records import BuildResult, Environment, Evaluation, EvaluationJob, Status, Variant
 from workers.runner import Runner
 from workers.stock import StockJob
-
-if TYPE_CHECKING:
-    from tuner.session import Setup
 
 
 class ExportRefusedError(TunerError):
@@ -267,7 +265,6 @@ def export_solution(
         ExportRefusedError: The Solution does not pass on this machine.
     """
     from search_spaces.registry import space_for
-    from tuner.session import open_runner, resolve, settings_of
     from tuner.settings import load
 
     given = load({"db": db, "dataset": dataset, "ray_address": ray_address})

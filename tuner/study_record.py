@@ -12,8 +12,8 @@ from search_spaces.space import Config, SearchSpace
 from tuner.errors import UsageError
 from tuner.recording import Recording
 from tuner.replay import STATUS_OF
-from tuner.session import open_dataset, settings_of
 from tuner.settings import SweepSettings
+from tuner.setup import open_dataset, settings_of
 from workers.records import Status
 
 

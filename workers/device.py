@@ -110,14 +110,3 @@ class CaptureError(RuntimeError):
 
     MARK = "cannot be captured in a CUDA graph"
     """In every message."""
-
-
-def open_device(target: str) -> Device:
-    """The device for a target, in this process."""
-    if target == "cpu":
-        from workers.cpu import HostDevice
-
-        return HostDevice()
-    from workers.cuda import CudaDevice
-
-    return CudaDevice()

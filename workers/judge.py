@@ -20,7 +20,7 @@ from workers.check import Candidate, Verdict
 from workers.child import Send
 from workers.comparison import Comparison, take_turn
 from workers.dataset import Problem
-from workers.device import CHECK, CaptureError, open_device
+from workers.device import CHECK, CaptureError, Device
 from workers.errors import DeviceLostError
 from workers.records import ComparisonJob, EvaluationJob, Measurement, Status, Variant
 from workers.references import ReferenceStore
@@ -64,7 +64,7 @@ class Judge:
     def __init__(self, send: Send, problem: Problem, target: str, store: str) -> None:
         self._send = send
         self._problem = problem
-        self._device = open_device(target)
+        self._device = _open_device(target)
         self._definition = fib.definition_model(problem.definition)
         self._rule = fib.tolerance(problem.definition)
         references = ReferenceStore(Path(store), problem, self._device.model)
@@ -345,3 +345,14 @@ class Judge:
                 item.unload()
         self._device.tidy()
         return dict(self._usage)
+
+
+def _open_device(target: str) -> Device:
+    """The device for a target, in this process."""
+    if target == "cpu":
+        from workers.cpu import HostDevice
+
+        return HostDevice()
+    from workers.cuda import CudaDevice
+
+    return CudaDevice()

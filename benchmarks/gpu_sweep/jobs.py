@@ -15,8 +15,8 @@ from benchmarks.gpu_sweep import faults, variants
 from benchmarks.gpu_sweep.context import Context
 from search_spaces import Config
 from tuner.regimes import DEFAULT_BOUNDS, split
-from tuner.session import resolve
 from tuner.settings import load
+from tuner.setup import resolve
 from workers.builder import VariantBuilder
 from workers.cache import default_cache_dir
 from workers.dataset import Problem

@@ -21,7 +21,7 @@ import tuner.cli.tune
 import tuner.search.samplers._auto
 import tuner.search.samplers._random  # noqa: F401
 from tests.chaos.host import HostRunner
-from tuner import session
+from tuner import session, setup
 from tuner.cli import app
 from workers.runner import Runner
 
@@ -65,9 +65,9 @@ def main(order: Order) -> None:
 
     session.open_runner = open_runner  # type: ignore[assignment]
     # Samples as they come: flushing caches and warming up would be nine tenths of a run, and nobody reads the figures.
-    usual = session.Setup.method.fget
+    usual = setup.Setup.method.fget
     assert usual is not None
-    session.Setup.method = property(lambda s: replace(usual(s), cold_cache=False, warmup_s=0.0))  # type: ignore
+    setup.Setup.method = property(lambda s: replace(usual(s), cold_cache=False, warmup_s=0.0))  # type: ignore
     code = 1
     try:
         code = app.run(list(order.arguments))

@@ -3,8 +3,8 @@
 import pytest
 
 from tuner.export import ExportRefusedError, _stock_traces
-from tuner.session import resolve
 from tuner.settings import SweepSettings
+from tuner.setup import resolve
 from workers import fib
 from workers.records import Measurement, Status
 from workers.runner import Runner

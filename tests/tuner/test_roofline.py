@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tuner.roofline import floor_us
-from tuner.session import open_dataset
+from tuner.setup import open_dataset
 
 H200 = "NVIDIA H200"
 BYTES_PER_US, FP8_FLOP_PER_US = 4.8e6, 1979e6

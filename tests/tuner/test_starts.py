@@ -5,8 +5,9 @@ import yaml
 from db.store import Store
 from search_spaces.registry import space_for
 from tuner.regimes import split
-from tuner.session import _warm_start, resolve
+from tuner.session import _warm_start
 from tuner.settings import load
+from tuner.setup import resolve
 
 
 def test_starts_of_a_space_come_early_in_the_regimes_they_are_for(tmp_path):

@@ -16,7 +16,7 @@ from db.store import Store
 from search_spaces.registry import space_for
 from tuner.errors import NothingFoundError, UsageError
 from tuner.recording import read_recording
-from tuner.session import open_dataset
+from tuner.setup import open_dataset
 from tuner.study import export_study
 
 STATE = optuna.trial.TrialState

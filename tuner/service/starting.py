@@ -21,7 +21,7 @@ from tuner.service.metrics import STARTED
 from tuner.service.models import StartSweep
 from tuner.service.problems import ProblemError
 from tuner.service.settings import ServiceSettings
-from tuner.session import local_target, open_dataset
+from tuner.setup import local_target, open_dataset
 from tuner.status import state_now
 from workers.dataset import Dataset
 from workers.errors import DatasetError
