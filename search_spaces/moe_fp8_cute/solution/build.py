@@ -106,9 +106,7 @@ def _without_locations() -> Iterator[None]:
 
     The name is private to the DSL (4.8.1); where it does not exist, builds are slower and nothing else.
     """
-    import cutlass.base_dsl.dsl as dsl
-
-    name = "_set_enable_frame_filtering"
+    dsl, name = sys.modules.get("cutlass.base_dsl.dsl"), "_set_enable_frame_filtering"
     original = getattr(dsl, name, None)
     if original is None:
         yield
