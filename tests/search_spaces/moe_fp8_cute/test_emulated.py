@@ -136,7 +136,7 @@ def check_stores(grids: Grids, which: int, memory: dict[str, Region], routing: R
         assert not times[outside].any()
 
     capacity = len(routing.row_token)
-    stored = {n: memory[n].times("st") for n in written}
+    stored = {n: r.times("st") for n, r in memory.items()}
     if plan.out == "act":
         once(stored["act"][: capacity * inter].reshape(capacity, inter), 0)
         once(stored["act_scale"][: 4 * capacity * inter // 128].reshape(inter // 128, capacity, 4), 1)
