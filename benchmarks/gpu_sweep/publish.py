@@ -20,10 +20,10 @@ Document = dict[str, Any]
 _NOT_MEASURED = "not measured"
 SWEEPS = {
     "busy": "random search, every variant built before",
-    "second": "most variants built before",
-    "first": "nothing built before",
+    "second": "the repeat, builders of this machine",
+    "first": "the real sweep, builders of this machine",
 }
-"""The campaign's sweeps, and what their builders had to do."""
+"""The campaign's sweeps, and who builds for them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def headline(campaigns: Sequence[Document]) -> Document:
             "gpu_busy_share_of_each_sweep": {name: _rounded(share, 3) for name, share in shares.items()},
             "hardware": first.get("hardware") or table.get("hardware"),
             "workloads": len(campaigns[-1]["sizes"]),
-            "date": datetime.now(UTC).date().isoformat(),
+            "date": datetime.fromtimestamp(campaigns[-1]["began"], UTC).date().isoformat(),
         },
     }
 
@@ -184,7 +184,7 @@ def _shares(campaigns: Sequence[Document]) -> str:
     if usage:
         busy = usage["candidate_s"] + usage["check_s"] + usage["cold_s"] + usage["anchor_s"]
         share = busy / (usage["evaluate_s"] + usage["idle_s"])
-        lines.append(f"{share:.1%} of the first with cache flushes and the anchor, which the GPU runs as well")
+        lines.append(f"{share:.1%} in the random search with cache flushes and the anchor, which the GPU runs as well")
     return ", ".join(lines)
 
 
@@ -218,7 +218,8 @@ def _order(campaigns: Sequence[Document]) -> list[str]:
             f"* {len(held)} of the first were timed in {len(runs)} more runs of `flashinfer-bench run`: "
             f"{held.count(len(runs))} are the other way round in all of them, {held.count(0)} in none."
         )
-        lines.append(f"* Two of those runs, one after the other: {_spread(agreement.repeats(runs[0], runs[1]))}.")
+        if len(runs) > 1:
+            lines.append(f"* Two of those runs, one after the other: {_spread(agreement.repeats(runs[0], runs[1]))}.")
     if exported := stock_repeats(campaigns):
         lines.append(f"* Its two figures of the exported Solution: {_spread(exported)}.")
     return [*lines, ""]

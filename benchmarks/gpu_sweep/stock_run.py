@@ -32,6 +32,7 @@ _AGAIN = 2
 """Further runs of what is ordered otherwise."""
 
 _AGAIN_WORKLOADS = 7
+"""Of those with such pairs, the ones with the largest differences."""
 
 
 def solutions(context: Context) -> list[Document]:
@@ -91,6 +92,8 @@ def again(context: Context, effort: Effort) -> dict[str, Any]:
     began = time.perf_counter()
     found = agreement.orders(context.result("eager")["measurements"], context.result("stock")["rows"])
     worst = sorted((o for o in found if o.swapped), key=lambda o: -o.worst)[:_AGAIN_WORKLOADS]
+    if not worst:
+        return {"runs": []}
     names = {name for order in worst for pair in order.swapped for name in pair}
     documents = [d for d in solutions(context) if d["name"] in names]
     _place_compiled(context, documents)

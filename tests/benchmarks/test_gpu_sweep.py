@@ -3,12 +3,16 @@
 import argparse
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import search_spaces.dataset
 from benchmarks.gpu_sweep import agreement, faults, publish
-from benchmarks.gpu_sweep.campaign import Call, parse
+from benchmarks.gpu_sweep.campaign import Call, Campaign, parse
+from benchmarks.gpu_sweep.context import Context
 from benchmarks.gpu_sweep.utilisation import mean
+from workers.dataset import Dataset
 from workers.records import Status
 
 
@@ -125,6 +129,7 @@ def campaign() -> dict:
 
 def test_headline_figures(campaign):
     figures = publish.headline([campaign])
+    assert figures["details"]["date"] == "1970-01-01"  # of the measurement, not of the page
     assert {k: v for k, v in figures.items() if k != "details"} == {
         "throughput_vs_flashinfer_bench": 15.0,
         "gpu_busy_share": 0.83,
@@ -165,3 +170,15 @@ def test_publish_writes_both_files(campaign, tmp_path):
     assert "| 16 | 163.9 | 20.0 | 20.0 | 26.0 |" in text
     assert "149 of 149 good ones with all records, 0 blamed; 49 of 50 faults named rightly" in text
     assert "0 of 2 verdicts differ" in text
+
+
+def test_a_plan_run_in_parts_keeps_one_log(tmp_path):
+    dataset = Path(search_spaces.dataset.PATH)
+    name = next(name for name, d in Dataset(dataset).definitions.items() if d["op_type"] == "moe")
+    context = Context("cpu", dataset, name, tmp_path / "work", 1, 1, 1, 1.0, 60.0)
+    context.work.mkdir()
+    Campaign(context, [], tmp_path / "first")._note({"stage": "setup", "ended": "done"})
+    Campaign(context, [], tmp_path / "second").run([])
+    assert json.loads((tmp_path / "second" / "results.json").read_text())["stages"] == [
+        {"stage": "setup", "ended": "done"}
+    ]

@@ -101,8 +101,8 @@ def _without_torch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
-    """Where remarks are asked for, the DSL finds the source line of every operation, which takes two fifths of a build.
-    Of the remarks only ptxas's figures are read, and they name no line.
+    """Where remarks are asked for, the DSL finds the source line of every operation, a third of a build and more. Of
+    the remarks only ptxas's figures are read, and they name no line.
 
     The name is private to the DSL (4.8.1); where it does not exist, builds are slower and nothing else.
     """
@@ -111,7 +111,7 @@ def _without_locations() -> Iterator[None]:
     if original is None:
         yield
         return
-    setattr(dsl, name, lambda enable: None)
+    setattr(dsl, name, lambda enable: original(False))
     try:
         yield
     finally:
