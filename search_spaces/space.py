@@ -18,9 +18,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from search_spaces.walk import Walk
+    from search_spaces.constraint_search import Walk
 
-from search_spaces.header import HEADER_FILE, HEADER_LANGUAGES, render_header
+from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, render_header
 
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
@@ -197,7 +197,9 @@ class SearchSpace:
 
     @cached_property
     def _walker(self) -> Walk:
-        from search_spaces.walk import Walk  # it walks spaces, so it cannot be imported before there are any
+        from search_spaces.constraint_search import (
+            Walk,  # it walks spaces, so it cannot be imported before there are any
+        )
 
         return Walk(self)
 

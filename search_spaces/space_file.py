@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import yaml
 
+from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, macro_name
 from search_spaces.expression import compile_expression
-from search_spaces.header import HEADER_FILE, HEADER_LANGUAGES, macro_name
 from search_spaces.space import CONFIG_FILE, Config, Constraint, Parameter, SpaceError, Start
 
 SPACE_FILE = "space.yaml"

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuner.api import best_config, sweep
-    from tuner.client import Client
-    from tuner.export import export_solution
+    from tuner.client.client import Client
+    from tuner.results.export import export_solution
 
 __all__ = ["Client", "best_config", "export_solution", "sweep"]
 
-_HOMES = {"Client": "tuner.client", "sweep": "tuner.api", "best_config": "tuner.api", "export_solution": "tuner.export"}
+_HOMES = {
+    "Client": "tuner.client.client",
+    "sweep": "tuner.api",
+    "best_config": "tuner.api",
+    "export_solution": "tuner.results.export",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.query import BestConfig
-    from tuner.session import SweepReport
+    from tuner.results.best_config import BestConfig
+    from tuner.sweeps.run import SweepReport
 
 
 def sweep(
@@ -34,8 +34,8 @@ def sweep(
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: One line each; finished trials are kept.
     """
-    from tuner.session import run_sweep
     from tuner.settings import load
+    from tuner.sweeps.run import run_sweep
 
     effective = load({"definition": definition, **settings}, None if config is None else Path(config))
     return run_sweep(effective, resume=resume, out=None if out is None else Path(out))
@@ -57,11 +57,11 @@ def best_config(
         The config with how it was found, where it was measured and how sure the figure is; None if nothing is known.
     """
     from db.store import Store
-    from tuner.query import best_config as look_up
+    from tuner.results.best_config import best_config as look_up
     from tuner.settings import load
 
     if hardware == "auto":
-        from workers.environment import cpu_model, gpu_name
+        from workers.devices.environment import cpu_model, gpu_name
 
         hardware = gpu_name() or cpu_model()
     store = Store.open(load({"db": db}).db)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tuner.errors import UsageError
-from tuner.regimes import DEFAULT_BOUNDS
+from tuner.sweeps.regimes import DEFAULT_BOUNDS
 
 ENVIRONMENT = {
     "db": ("TUNER_DB_URL",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from workers.errors import WorkerError
+from workers.fib.official_run import StockJob, StockRun
 from workers.records import (
     BuildResult,
     Comparison,
@@ -14,7 +15,6 @@ from workers.records import (
     EvaluationJob,
     Variant,
 )
-from workers.stock import StockJob, StockRun
 
 Outcome = BuildResult | Evaluation | Comparison
 

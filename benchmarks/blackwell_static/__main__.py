@@ -23,7 +23,7 @@ from benchmarks.blackwell_static.sample import TARGET, compile_one, main_definit
 from benchmarks.blackwell_static.sass import disassembler
 from benchmarks.blackwell_static.table import summary, table
 from search_spaces.moe_fp8_cute.space import FAMILY
-from search_spaces.spread import spread
+from search_spaces.sample_spread import spread
 
 
 def finished(path: Path, fingerprint: str) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.gpu_sweep import jobs, publish, stages, stock_run
 from benchmarks.gpu_sweep.campaign import Campaign, parse
 from benchmarks.gpu_sweep.context import MAIN, Context
-from workers.stock import Effort
+from workers.fib.official_run import Effort
 
 STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "setup": lambda c, a: stages.setup(c),

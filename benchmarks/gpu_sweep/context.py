@@ -19,7 +19,7 @@ import psutil
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.registry import space_for
-from workers.dataset import Dataset, Problem
+from workers.fib.dataset import Dataset, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32_h7168_i2048"

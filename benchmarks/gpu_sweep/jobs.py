@@ -14,14 +14,14 @@ from typing import Any
 from benchmarks.gpu_sweep import faults, variants
 from benchmarks.gpu_sweep.context import Context
 from search_spaces import Config
-from tuner.regimes import DEFAULT_BOUNDS, split
 from tuner.settings import load
-from tuner.setup import resolve
-from workers.builder import VariantBuilder
-from workers.cache import default_cache_dir
-from workers.dataset import Problem
-from workers.environment import cores
-from workers.ray_runner import RayRunner
+from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
+from tuner.sweeps.setup import resolve
+from workers.build.artifact_cache import default_cache_dir
+from workers.build.builder import VariantBuilder
+from workers.cluster.ray_runner import RayRunner
+from workers.devices.environment import cores
+from workers.fib.dataset import Problem
 from workers.records import BuildResult, Deadlines, Evaluation, EvaluationJob, Method, Status, Variant
 from workers.runner import Runner
 

@@ -20,10 +20,10 @@ def main() -> None:
     """Measure and print."""
     import torch
 
-    from workers import check
-    from workers.cuda import CudaDevice
+    from workers.devices.cuda import CudaDevice
+    from workers.judge import check
+    from workers.judge.timer import measure
     from workers.records import Method, Tolerance
-    from workers.timer import measure
 
     device = CudaDevice()
     weights = torch.randint(0, 255, (_WEIGHTS_BYTES,), dtype=torch.uint8, device=device.name)

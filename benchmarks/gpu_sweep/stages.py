@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.gpu_sweep import variants
 from benchmarks.gpu_sweep.context import ROOT, Context
 from db.store import Store
-from workers import fib
+from workers.fib import adapter as fib
 from workers.records import Variant
 
 _PACKAGES = (

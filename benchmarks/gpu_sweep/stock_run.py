@@ -15,13 +15,15 @@ from typing import Any
 
 from benchmarks.gpu_sweep import agreement, variants
 from benchmarks.gpu_sweep.context import Context
-from workers import fib, loader, stock
-from workers.builder import BUILD_FILE
-from workers.cache import ArtifactCache, default_cache_dir
-from workers.dataset import Document
-from workers.environment import toolchain
+from workers.build import loader
+from workers.build.artifact_cache import ArtifactCache, default_cache_dir
+from workers.build.builder import BUILD_FILE
+from workers.devices.environment import toolchain
+from workers.fib import adapter as fib
+from workers.fib import official_run as stock
+from workers.fib.dataset import Document
+from workers.fib.official_run import Effort, StockJob, StockRun
 from workers.records import Variant
-from workers.stock import Effort, StockJob, StockRun
 
 _FIRST = (1, 16, 52, 57, 62, 80, 11948)
 """Sizes that are run first, in a call of their own, since a call that is cut off leaves no traces at all: about the mix

@@ -11,13 +11,13 @@ from benchmarks.gpu_sweep.faults import faulty
 from db.records import WinnerRecord
 from db.store import Store
 from search_spaces import Config
+from search_spaces.sample_spread import spread
 from search_spaces.space import SpaceError
-from search_spaces.spread import spread
-from tuner import tuning_record
-from tuner.export import dispatch_table, solution_variant
-from tuner.regimes import DEFAULT_BOUNDS, split
+from tuner.results.export import dispatch_table, solution_variant
 from tuner.search import Search
-from tuner.sweep import sweep_seed
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.loop import sweep_seed
+from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
 from workers.records import Variant
 
 WRONG = ("wrong_result", "nan", "exception")

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.scale.model import ENVIRONMENT
 from benchmarks.scale.queries import measure_own, measure_queries
 from benchmarks.scale.run import DEFINITION, run
-from workers.environment import cpu_model
+from workers.devices.environment import cpu_model
 
 LONG_EVALUATORS = 1000
 LONG_WORKLOADS = 11

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from search_spaces import Config, SearchSpace
-from tuner.replay import config_of
+from tuner.replay.runner import config_of
 from workers.records import (
     BuildResult,
     Comparison,

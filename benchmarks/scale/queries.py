@@ -19,8 +19,8 @@ from benchmarks.service_load.fill import fill_postgres, fill_sqlite
 from benchmarks.service_load.rows import HARDWARE, Scale, definition_name
 from db.records import SweepState
 from db.store import Store
-from tuner.query import best_config
-from tuner.status import describe, overview
+from tuner.results.best_config import best_config
+from tuner.results.status import describe, overview
 
 REPEATS = 200
 

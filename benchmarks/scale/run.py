@@ -18,11 +18,11 @@ from db.records import SweepRecord
 from db.store import Store
 from search_spaces.dataset import PATH
 from search_spaces.registry import space_for
-from tuner import tuning_record
-from tuner.regimes import Regime
-from tuner.status import describe
-from tuner.sweep import Plan, Sweep
-from workers.dataset import Dataset
+from tuner.results.status import describe
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.regimes import Regime
+from workers.fib.dataset import Dataset
 from workers.records import Method
 
 DEFINITION = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"

@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeVar
 from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
-from tuner import tuning_record
 from tuner.errors import UsageError
-from tuner.recording import SUFFIX, Recording, read_recording
-from tuner.regimes import Regime
-from tuner.replay import ReplayFamily, ReplayRunner
+from tuner.replay.recording import SUFFIX, Recording, read_recording
+from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.search import Search
-from tuner.sweep import Plan, Sweep
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.regimes import Regime
 from workers.records import Method
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from typing import Any
 
 from search_spaces.space import Parameter
 from tuner.errors import EXIT_OK, TunerError, UsageError
-from tuner.recording import SUFFIX, Recording, read_recording, write_recording
+from tuner.replay.recording import SUFFIX, Recording, read_recording, write_recording
 
 VALUES = ("kept", "shuffled", "labels")
 """What :func:`anonymous` does to values: nothing, a random order, or texts in their place."""

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.search_replay.loop import recorded, recordings, replay, spread
 from benchmarks.search_replay.score import curve
 from tuner.errors import EXIT_OK, TunerError, UsageError
-from tuner.recording import SUFFIX
+from tuner.replay.recording import SUFFIX
 
 NEVER = 1e9
 """A factor beyond which nothing is raced out."""

@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.search_replay.loop import recorded, recordings, replay, spread
 from benchmarks.search_replay.score import NEAR, curve
 from tuner.errors import EXIT_OK, TunerError
-from tuner.recording import SUFFIX
+from tuner.replay.recording import SUFFIX
 from tuner.search import Search
-from tuner.search.advice import StopAdvice
+from tuner.search.stopping_rule import StopAdvice
 
 CHECKPOINTS = (50, 100, 150, 200, 300)
 

@@ -24,9 +24,9 @@ from benchmarks.service_load.fill import fill_postgres, fill_sqlite
 from benchmarks.service_load.rows import HARDWARE, Scale, definition_name
 from benchmarks.service_load.turns import Target, as_busy, in_turns
 from db.store import Store
-from tuner.query import best_config
+from tuner.results.best_config import best_config
 from tuner.service import tokens
-from workers.environment import cpu_model
+from workers.devices.environment import cpu_model
 
 PORT = 8717
 URL = f"http://127.0.0.1:{PORT}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from tuner.service.wire import JoiningProtocol
+from tuner.service.middleware.one_packet import JoiningProtocol
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:

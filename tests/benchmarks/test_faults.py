@@ -7,9 +7,9 @@ import json
 import pytest
 
 from benchmarks.gpu_sweep.faults import EXPECTED, WRONG_LATER, faulty
-from workers.builder import VariantBuilder
-from workers.dataset import Dataset
-from workers.evaluator import VariantEvaluator
+from workers.build.builder import VariantBuilder
+from workers.fib.dataset import Dataset
+from workers.judge.evaluator import VariantEvaluator
 from workers.records import Deadlines, EvaluationJob, Method, Status, Variant
 
 QUICK = Method(warmup_s=0.0, min_samples=3, max_samples=6, budget_s=0.5, cold_cache=False)

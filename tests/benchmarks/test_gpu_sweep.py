@@ -12,7 +12,7 @@ from benchmarks.gpu_sweep import agreement, faults, publish
 from benchmarks.gpu_sweep.campaign import Call, Campaign, parse
 from benchmarks.gpu_sweep.context import Context
 from benchmarks.gpu_sweep.utilisation import mean
-from workers.dataset import Dataset
+from workers.fib.dataset import Dataset
 from workers.records import Status
 
 

@@ -15,7 +15,7 @@ from benchmarks.search_replay.loop import replay
 from benchmarks.search_replay.score import curve, figures, random_expectation, summary
 from benchmarks.search_replay.transfer import compare, first, lag
 from search_spaces.space import Parameter
-from tuner.recording import Recording, read_recording, write_recording
+from tuner.replay.recording import Recording, read_recording, write_recording
 
 
 def make_recording(name="tiny", size=8):

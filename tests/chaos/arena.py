@@ -21,8 +21,8 @@ import psutil
 from tests.chaos import ground
 from tests.chaos.host import HostRunner
 from tests.chaos.proxy import Proxy
-from workers.dataset import Dataset
 from workers.errors import WorkerError
+from workers.fib.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("sqlite", "postgres", "workers", "small disk")
@@ -160,7 +160,10 @@ class Arena:
         lines = []
         for process in psutil.Process(self._hosts[name].pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "workers.zygote" not in " ".join(process.cmdline()) or process.status() == psutil.STATUS_ZOMBIE:
+                if (
+                    "workers.sandbox.fork_server" not in " ".join(process.cmdline())
+                    or process.status() == psutil.STATUS_ZOMBIE
+                ):
                     continue
                 living = [c for c in process.children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
                 if len(living) > 1:

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from workers import ray_runner
-from workers.builder import VariantBuilder
-from workers.dataset import Dataset, Problem
+from workers.build.builder import VariantBuilder
+from workers.cluster import ray_runner
 from workers.errors import ArtifactMissingError, WorkerError
-from workers.evaluator import VariantEvaluator
+from workers.fib.dataset import Dataset, Problem
+from workers.judge.evaluator import VariantEvaluator
 from workers.records import (
     BuildResult,
     Comparison,

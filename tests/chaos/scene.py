@@ -16,7 +16,7 @@ from db.store import Store
 from search_spaces.directory import DirectoryFamily
 from tests.chaos import ground
 from tests.chaos.invariants import Expected, violations
-from workers.dataset import Dataset
+from workers.fib.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0

@@ -21,8 +21,9 @@ import tuner.cli.tune
 import tuner.search.samplers._auto
 import tuner.search.samplers._random  # noqa: F401
 from tests.chaos.host import HostRunner
-from tuner import session, setup
 from tuner.cli import app
+from tuner.sweeps import run as session
+from tuner.sweeps import setup
 from workers.runner import Runner
 
 

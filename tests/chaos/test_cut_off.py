@@ -51,7 +51,7 @@ def _is_ours(pid: int) -> bool:
         line = " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
-    return "workers.zygote" in line or "ray::EvaluatorActor" in line
+    return "workers.sandbox.fork_server" in line or "ray::EvaluatorActor" in line
 
 
 @pytest.fixture(name="scene")

@@ -58,9 +58,9 @@ def test_a_cluster_that_is_gone_ends_the_sweep_and_another_one_goes_on(scene):
 NEVER_BACK = """
 import sys, time
 from ray.cluster_utils import Cluster
-from workers.dataset import Dataset
+from workers.fib.dataset import Dataset
 from workers.errors import ClusterError
-from workers.ray_runner import RayRunner
+from workers.cluster.ray_runner import RayRunner
 from workers.records import EvaluationJob, Method, Variant
 
 root, cache = sys.argv[1:]

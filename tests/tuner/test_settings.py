@@ -65,14 +65,14 @@ def test_max_trials_auto():
     ("target", "mode", "allowed"), [("cpu", "eager", "host"), ("sm_90a", "host", "cuda_graph, eager")]
 )
 def test_mode_that_the_target_cannot_time_is_told(target, mode, allowed):
-    from tuner.setup import resolve
+    from tuner.sweeps.setup import resolve
 
     with pytest.raises(UsageError, match=f"mode='{mode}' cannot be timed on {target}; allowed: {allowed}"):
         resolve(load({"target": target, "mode": mode}))
 
 
 def test_mode_of_a_gpu_is_its_graphs_unless_said():
-    from tuner.setup import resolve
+    from tuner.sweeps.setup import resolve
 
     methods = [
         resolve(load({"target": t, "mode": m})).method

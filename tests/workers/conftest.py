@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.builder import VariantBuilder
-from workers.dataset import Dataset, Problem
-from workers.evaluator import VariantEvaluator
+from workers.build.builder import VariantBuilder
+from workers.fib.dataset import Dataset, Problem
+from workers.judge.evaluator import VariantEvaluator
 from workers.records import BuildResult, Deadlines, Evaluation, EvaluationJob, Method, Status, Variant
 
 AXES = {"n": {"type": "var"}, "d": {"type": "const", "value": 64}}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.dataset import Dataset
 from workers.errors import DatasetError
-from workers.fib import solution_model
+from workers.fib.adapter import solution_model
+from workers.fib.dataset import Dataset
 
 NAME = "scale_add_d64"
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)

@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Write the winners of a sweep as one Solution, verified on every workload; refuses one that does not pass."""
     results()
-    from tuner.export import export_solution
+    from tuner.results.export import export_solution
 
     result = export_solution(
         sweep, out=out, definition=definition, hardware=hardware, name=name, author=author, dataset=dataset,

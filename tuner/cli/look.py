@@ -21,7 +21,7 @@ def status(
 ) -> None:
     """Show sweeps, or one sweep with its trials by state and its winners."""
     from db.store import Store
-    from tuner.status import describe, overview
+    from tuner.results.status import describe, overview
 
     store = Store.open(options.database_url(db))
     try:
@@ -80,8 +80,8 @@ def best(
 ) -> None:
     """The best known config for a problem size: what it is, how it was found, on what, and how sure that is."""
     from tuner import Client, best_config
-    from tuner.answers import BestAnswer
-    from tuner.query import BestConfig
+    from tuner.client.models import BestAnswer
+    from tuner.results.best_config import BestConfig
 
     sizes = options.parse_axes(axes or [])
     found: BestConfig | BestAnswer | None
@@ -119,7 +119,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about a sweep."""
     from db.store import Store
-    from tuner.report import write_report
+    from tuner.results.report import write_report
 
     store = Store.open(options.database_url(db))
     try:

@@ -52,7 +52,7 @@ def doctor(
     json: options.Json = False,
 ) -> None:
     """Check everything a sweep needs, and say what to do about what is missing."""
-    from tuner.doctor import examine
+    from tuner.commands.doctor import examine
     from tuner.settings import load
 
     checks = examine(load({"db": db, "dataset": dataset, "ray_address": ray_address}))

@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 from tuner.cli.output import microseconds, ratio, stderr
-from tuner.sweep import Progress
+from tuner.sweeps.loop import Progress
 
 LINE_EVERY_S = 10.0
 
 
 class SweepView:
-    """Shows :class:`~tuner.sweep.Progress` snapshots on stderr. A context manager."""
+    """Shows :class:`~tuner.sweeps.loop.Progress` snapshots on stderr. A context manager."""
 
     def __init__(self, enabled: bool = True) -> None:
         self._console = stderr()

@@ -84,8 +84,8 @@ def list_(db: options.Db = None, json: options.Json = False) -> None:
     import time
 
     from db.store import Store
+    from tuner.results.status import moment
     from tuner.service.tokens import state
-    from tuner.status import moment
 
     with Store.open(options.database_url(db)) as store:
         known = store.tokens()

@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Write a sweep as an Optuna storage with one study per regime, for optuna-dashboard."""
     from db.store import Store
-    from tuner.study import export_study
+    from tuner.results.optuna_export import export_study
 
     with Store.open(options.database_url(db), create=False) as store:
         written = export_study(store, sweep, out)
@@ -47,9 +47,9 @@ def record(
 ) -> None:
     """Write what a sweep measured in one regime as a recording, on which search strategies can be replayed."""
     from db.store import Store
-    from tuner.recording import write_recording
+    from tuner.replay.from_sweep import record_sweep
+    from tuner.replay.recording import write_recording
     from tuner.settings import load
-    from tuner.study_record import record_sweep
 
     given = load({"db": db, "dataset": dataset})
     with Store.open(given.db, create=False) as store:

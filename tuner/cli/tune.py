@@ -11,8 +11,8 @@ from tuner.cli import options
 from tuner.cli.output import config_text, microseconds, print_json, ratio, results, stdout
 
 if TYPE_CHECKING:
-    from tuner.kinds import KindResult
     from tuner.settings import SweepSettings
+    from tuner.sweeps.per_accelerator import KindResult
 
 OUT_DEFAULT = Path("tuner-out")
 
@@ -51,8 +51,8 @@ def sweep(
     """Search for the fastest correct config of each regime and write the best ones as one Solution."""
     results()
     from tuner.cli.progress import SweepView
-    from tuner.session import run_sweep
     from tuner.settings import load
+    from tuner.sweeps.run import run_sweep
 
     given: dict[str, Any] = {
         "definition": definition, "space": space, "dataset": dataset, "target": target, "budget_s": budget_s,
@@ -82,7 +82,7 @@ def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str]
     """Sweep on several kinds of machine and print what each one printed, in the order in which they were given."""
     from tuner.cli.output import stderr
     from tuner.errors import UsageError
-    from tuner.kinds import exit_code, run_on_each
+    from tuner.sweeps.per_accelerator import exit_code, run_on_each
 
     if resume is not None:
         raise UsageError("--resume goes on with the sweep of one kind of machine; leave --accelerators out")
@@ -165,7 +165,7 @@ def bench(
 ) -> None:
     """Measure Solutions side by side, interleaved, so that differences are paired."""
     results()
-    from tuner.bench import run_bench
+    from tuner.commands.bench import run_bench
     from tuner.settings import load
 
     settings = load({
@@ -201,7 +201,7 @@ def compile_(
 ) -> None:
     """Build a sample of a space's configs without running them, and show what they need."""
     results()
-    from tuner.compilation import compile_sample
+    from tuner.commands.compile import compile_sample
     from tuner.settings import load
 
     settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})

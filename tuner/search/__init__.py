@@ -3,7 +3,7 @@
 Importing this package loads neither Optuna nor scikit-learn; the first :class:`Search` does.
 """
 
-from tuner.search.advice import StopAdvice
 from tuner.search.search import Proposal, Search, sampler_names
+from tuner.search.stopping_rule import StopAdvice
 
 __all__ = ["Proposal", "Search", "StopAdvice", "sampler_names"]

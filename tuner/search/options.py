@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tuner.search import gaussian_process as gp
+from tuner.search.gaussian_process import regression as gp
 
 
 @dataclass(frozen=True)

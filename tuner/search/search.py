@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from search_spaces.space import Config, SearchSpace, SpaceError
-from tuner.search.advice import FEWEST_TRIALS, StopAdvice, advise
-from tuner.search.encoding import Point
-from tuner.search.ledger import Ledger
+from tuner.search.candidates import Ledger
+from tuner.search.gaussian_process.encoding import Point
+from tuner.search.stopping_rule import FEWEST_TRIALS, StopAdvice, advise
 
 if TYPE_CHECKING:
     import optuna

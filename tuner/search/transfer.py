@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.space import Config, Parameter, Scalar
-from tuner.search import gaussian_process as gp
-from tuner.search.encoding import Encoding, Point
-from tuner.search.features import Features
-from tuner.search.transform import targets
+from tuner.search.gaussian_process import regression as gp
+from tuner.search.gaussian_process.encoding import Encoding, Point
+from tuner.search.gaussian_process.features import Features
+from tuner.search.gaussian_process.transform import targets
 
 Array = NDArray[np.float64]
 

@@ -11,11 +11,13 @@ from fastapi.responses import StreamingResponse
 from db.records import SweepState
 from db.store import Store
 from tuner.errors import UsageError
+from tuner.results.status import state_now
 from tuner.service import views
-from tuner.service.auth import Reader, Runner, presented
 from tuner.service.best import HARDWARE_HEADER, NOTHING, reply
 from tuner.service.events import stream
 from tuner.service.metrics import LOOKUPS, STREAMS
+from tuner.service.middleware.auth import Reader, Runner, presented
+from tuner.service.middleware.problems import ProblemError, responses
 from tuner.service.models import (
     AXIS,
     HARDWARE,
@@ -34,9 +36,7 @@ from tuner.service.models import (
     TrialDetail,
     TrialList,
 )
-from tuner.service.problems import ProblemError, responses
-from tuner.service.starting import Starter, choices
-from tuner.status import state_now
+from tuner.service.start_sweep.start import Starter, choices
 
 # 400 for a body that is no JSON at all, 403 for a host name that is not this machine's, 413, 414 and 429 by the gate.
 router = APIRouter(prefix="/api/v1", responses=responses(400, 401, 403, 413, 414, 422, 429, 503))
@@ -67,7 +67,7 @@ async def best_config(
 
     404 if there is no record. Poll with the ETag: 304 costs next to nothing.
     """
-    # Well-formed questions are answered before they get here, by tuner.service.lane.
+    # Well-formed questions are answered before they get here, by tuner.service.middleware.fast_path.
     if hardware == "auto":
         if tuner_hardware is None:
             raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")

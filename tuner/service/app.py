@@ -17,16 +17,18 @@ from starlette.types import Scope
 
 from db.errors import StoreError
 from db.store import Store
-from tuner.service import api, pages, problems
-from tuner.service.auth import Guard, Reader
+from tuner.service import api
 from tuner.service.best import BestConfigs
-from tuner.service.charts import Charts
-from tuner.service.lane import Lane
-from tuner.service.launch import launcher
-from tuner.service.limits import Gate, configure_logging
 from tuner.service.metrics import exposition
+from tuner.service.middleware import problems
+from tuner.service.middleware.auth import Guard, Reader
+from tuner.service.middleware.fast_path import Lane
+from tuner.service.middleware.rate_limit import Gate, configure_logging
+from tuner.service.pages import routes as pages
+from tuner.service.pages.charts import Charts
 from tuner.service.settings import ServiceSettings, published
-from tuner.service.starting import Starter
+from tuner.service.start_sweep.launchers import launcher
+from tuner.service.start_sweep.start import Starter
 
 THREADS = 12
 """Requests that may wait for the database at once in one server process; below the store's 15 connections, so that
@@ -36,7 +38,7 @@ PATIENCE_S = 2.0
 """How long a request may wait for a database that restarts; then 503, and the client comes back."""
 
 GATE = (403, 413, 414, 429)
-"""What :class:`tuner.service.limits.Gate` answers on any route."""
+"""What :class:`tuner.service.middleware.rate_limit.Gate` answers on any route."""
 
 
 def create() -> FastAPI:

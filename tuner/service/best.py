@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from db.records import BestRow
 from db.store import Store
-from tuner.query import Match, find
-from tuner.query import answer as answered
+from tuner.results.best_config import Match, find
+from tuner.results.best_config import answer as answered
 
 DEFINITIONS = 512
 """Definitions whose winners a server process keeps; the least recently asked for go first."""

@@ -29,7 +29,7 @@ def run(settings: ServiceSettings) -> None:
         import uvicorn
 
         import tuner.service.metrics  # noqa: F401
-        from tuner.service.wire import JoiningProtocol
+        from tuner.service.middleware.one_packet import JoiningProtocol
     except ImportError as error:
         raise UnusableEnvironmentError(f"package {error.name} is missing: pip install 'tuner[serve]'") from None
     check(settings)

@@ -10,7 +10,7 @@ from typing import Any
 
 from db.records import ExportRecord, MeasurementRecord, SweepRecord, SweepState, TrialRecord
 from db.store import Store
-from tuner.status import moment, state_now
+from tuner.results.status import moment, state_now
 
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.+@~-]+/)+")
 

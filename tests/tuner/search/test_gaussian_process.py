@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from tuner.search import gaussian_process as gp
+from tuner.search.gaussian_process import regression as gp
 
 KNOWN = gp.Hyperparameters(np.array([0.4, 0.8, 0.8]), 1.3, 0.02)
 

@@ -8,11 +8,11 @@ import pytest
 
 from search_spaces.space import Constraint, Parameter, SearchSpace
 from tuner.search import Search
-from tuner.search.advice import FEWEST_TRIALS, PATIENCE, TOLERANCE, Outlook, advise
-from tuner.search.encoding import Encoding
-from tuner.search.features import Features
+from tuner.search.gaussian_process.encoding import Encoding
+from tuner.search.gaussian_process.features import Features
+from tuner.search.gaussian_process.transform import target_unit, targets
+from tuner.search.stopping_rule import FEWEST_TRIALS, PATIENCE, TOLERANCE, Outlook, advise
 from tuner.search.transfer import Transfer
-from tuner.search.transform import target_unit, targets
 
 
 def make_space(*parameters, constraints=()):

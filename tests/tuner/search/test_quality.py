@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from search_spaces.space import Constraint, Parameter, SearchSpace
-from tuner.recording import read_recording
+from tuner.replay.recording import read_recording
 from tuner.search import Search
 
 DATA = Path(__file__).parents[3].parent / "shared" / "search_replay" / "data"

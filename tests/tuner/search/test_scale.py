@@ -6,12 +6,12 @@ from collections import Counter
 
 import numpy as np
 
+from search_spaces.constraint_search import Walk
 from search_spaces.space import Constraint, Parameter, SearchSpace
-from search_spaces.walk import Walk
 from tuner.search import Search
-from tuner.search.encoding import Encoding
-from tuner.search.features import MOST_CORNERS, Features
-from tuner.search.ledger import SAMPLE_START, Ledger
+from tuner.search.candidates import SAMPLE_START, Ledger
+from tuner.search.gaussian_process.encoding import Encoding
+from tuner.search.gaussian_process.features import MOST_CORNERS, Features
 
 
 def make_space(*parameters, constraints=()):

@@ -12,7 +12,7 @@ import pytest
 
 from db.records import ExportRecord
 from db.store import Store
-from tuner.setup import open_dataset
+from tuner.sweeps.setup import open_dataset
 
 PROBLEM = "application/problem+json"
 HOSTILE = [

@@ -12,7 +12,7 @@ import pytest
 from db.records import ExportRecord
 from db.store import Store
 from tuner import Client
-from tuner.client import ServiceError
+from tuner.client.client import ServiceError
 from tuner.errors import UnusableEnvironmentError, UsageError
 
 

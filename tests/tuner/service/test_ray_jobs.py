@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tuner.setup import open_dataset
+from tuner.sweeps.setup import open_dataset
 
 MOE = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"
 SMALLEST = next(w["uuid"] for w in open_dataset(None).workloads(MOE) if w["axes"]["seq_len"] == 1)

@@ -17,7 +17,7 @@ from db.records import ExportRecord
 from db.store import Store
 from tuner import Client
 from tuner.cli.app import app as commands
-from workers.environment import cpu_model, gpu_name
+from workers.devices.environment import cpu_model, gpu_name
 
 RECIPE = Path(__file__).parents[3] / "examples" / "inference_server" / "kernels.py"
 SOLUTION = {

@@ -12,15 +12,15 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.space import Config
-from tuner.search.advice import Outlook
-from tuner.search.features import Features
-from tuner.search.ledger import Ledger
-from tuner.search.model import Model
+from tuner.search.candidates import Ledger
+from tuner.search.gaussian_process.features import Features
+from tuner.search.gaussian_process.model import Model
+from tuner.search.gaussian_process.transform import target_unit, targets
 from tuner.search.options import Options
-from tuner.search.relative import Relative
 from tuner.search.samplers._base import Strategy
+from tuner.search.stopping_rule import Outlook
 from tuner.search.transfer import Transfer
-from tuner.search.transform import target_unit, targets
+from tuner.search.warm_start import Relative
 
 Rows = NDArray[np.intp]
 

@@ -14,8 +14,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search_spaces.space import Config, Scalar
-from tuner.search.advice import Outlook
-from tuner.search.ledger import Ledger
+from tuner.search.candidates import Ledger
+from tuner.search.stopping_rule import Outlook
 
 
 class Strategy(BaseSampler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.samplers import GPSampler
 
-from tuner.search.ledger import Ledger
+from tuner.search.candidates import Ledger
 from tuner.search.samplers._tpe import OptunaStrategy
 
 

@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from tuner.search.ledger import Ledger
+from tuner.search.candidates import Ledger
 from tuner.search.samplers._base import Strategy
 
 

@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from tuner.search.ledger import Ledger
+from tuner.search.candidates import Ledger
 from tuner.search.samplers._base import Strategy
 
 TRIES = 50

@@ -1,0 +1,108 @@
+"""Recordings of finished sweeps, and sweeps that learn from finished ones."""
+
+import math
+
+import pytest
+
+from db.records import SweepRecord, SweepState
+from db.store import Store
+from search_spaces.space import Parameter
+from tuner.errors import UsageError
+from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording_of_trials
+from tuner.replay.recording import Recording, read_recording, write_recording
+from tuner.replay.runner import ReplayFamily, ReplayRunner
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.regimes import Regime
+from tuner.sweeps.run import prior
+from workers.records import Method, Status
+
+RECORDING = Recording(
+    name="tiny",
+    kernel="copy",
+    gpu="some GPU",
+    parameters=(Parameter("tile", (8, 16, 32, 64)), Parameter("wide", (False, True))),
+    restrictions=(),
+    points=((0, 0), (1, 0), (2, 1), (3, 0), (3, 1)),
+    time_ms=(4.0, 2.0, None, None, None),
+    status=("ok", "ok", "compile", "incorrect", "raced"),
+    workloads=("small", "large"),
+    workload_ms={"small": (2.0, 1.0, None, 1.5, 9.0), "large": (8.0, 4.0, None, None, None)},
+)
+
+
+def sweep_on(store, recording, **settings):
+    """A finished sweep over everything that was recorded."""
+    definition = ReplayFamily(recording).definition
+    runner = ReplayRunner(recording)
+    plan = Plan(
+        definition=definition,
+        space=recording.space(),
+        regimes=(Regime("all", None, None, recording.workloads),),
+        method=Method(),
+        race_factor=settings.pop("race_factor", 1e9),
+        time_reference=False,
+        **settings,
+    )
+    definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
+    for workload in recording.workloads:
+        store.register_workload(definition_id, workload, {}, "replay")
+    sweep_id = store.create_sweep(
+        SweepRecord(
+            definition_id=definition_id,
+            space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
+            environment_id=store.register_environment(tuning_record.environment(runner.environment())),
+        )
+    )
+    Sweep(plan, runner, store, sweep_id).run()
+    store.finish_sweep(sweep_id, SweepState.DONE, {})
+    return sweep_id
+
+
+def test_the_recording_of_a_replayed_sweep_is_the_recording(tmp_path):
+    with Store.open("sqlite://") as store:
+        sweep_id = sweep_on(store, RECORDING)
+        made = recording_of_sweep(store, sweep_id, RECORDING.space(), "all", "some GPU")
+    write_recording(tmp_path / "again.replay.json.gz", made)
+    again = read_recording(tmp_path / "again.replay.json.gz")
+    for row in range(len(RECORDING.points)):
+        found = again.row(RECORDING.config(row))
+        assert again.status[found] == RECORDING.status[row]
+        assert again.times_ms(found) == pytest.approx(RECORDING.times_ms(row))
+    assert again.space().default == RECORDING.space().default
+
+
+def test_a_new_sweep_learns_from_the_nearest_finished_one():
+    space = RECORDING.space()
+    regimes = (Regime("all", None, None, RECORDING.workloads), Regime("17+", 17, None, RECORDING.workloads))
+    with Store.open("sqlite://") as store:
+        assert prior(store, "tiny", space, regimes, "some GPU") == {}
+        sweep_on(store, RECORDING)
+        found = prior(store, "tiny", space, regimes, "another GPU")
+    assert found["17+"] == ()
+    values = {RECORDING.row(config): value for config, value in found["all"]}
+    assert values[0] == pytest.approx(math.log(4000.0))
+    assert values[2] is None
+    assert len(values) == 5
+
+
+def test_a_recording_of_trials_replays_them():
+    space = RECORDING.space()
+    trials = [
+        RecordedTrial(RECORDING.config(1), Status.PASSED, {"small": 1000.0, "large": 4000.0}),
+        RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR),
+        RecordedTrial(RECORDING.config(4), Status.RACED_OUT, {"small": 9000.0}),
+        RecordedTrial(RECORDING.config(0), Status.PASSED, {"small": 2000.0, "large": 8000.0}),
+    ]
+    made = recording_of_trials(space, trials, name="again", hardware="some GPU", workloads=("small", "large"))
+    assert made.space().default == space.default
+    assert made.status == ("ok", "compile", "raced", "ok")
+    assert made.time_ms[0] == pytest.approx(math.sqrt(1.0 * 4.0))
+    assert made.times_ms(2) == {"small": 9.0, "large": None}
+    assert list(made.space().enumerate()) == [RECORDING.config(row) for row in (0, 1, 2, 4)]
+
+
+def test_a_sweep_without_a_success_cannot_be_recorded():
+    trials = [RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR)]
+    with pytest.raises(UsageError, match="no trial of empty passed"):
+        recording_of_trials(RECORDING.space(), trials, name="empty", hardware="x", workloads=("small",))

@@ -1,0 +1,64 @@
+"""The roofline against figures computed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tuner.results.roofline import floor_us
+from tuner.sweeps.setup import open_dataset
+
+H200 = "NVIDIA H200"
+BYTES_PER_US, FP8_FLOP_PER_US = 4.8e6, 1979e6
+TOKEN_BYTES = 7168 + 56 * 4 + 256 * 4 + 2 * 7168
+EXPERT_BYTES = 3 * 7168 * 2048 + 4 * (32 * 56 + 56 * 16)
+
+
+@pytest.fixture(scope="module")
+def moe() -> dict[str, Any]:
+    """The DeepSeek-V3 definition: the packaged one with its axes."""
+    dataset = open_dataset(None)
+    small = dataset.definition("moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256")
+    sizes = {"num_experts": 256, "num_local_experts": 32, "hidden_size": 7168, "intermediate_size": 2048,
+             "gemm1_out_size": 4096, "num_hidden_blocks": 56, "num_intermediate_blocks": 16,
+             "num_gemm1_out_blocks": 32}  # fmt: skip
+    axes = {n: {**a, "value": sizes[n]} if n in sizes else a for n, a in small["axes"].items()}
+    return {**small, "name": "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32_h7168_i2048", "axes": axes}
+
+
+def test_one_token_reads_the_experts_that_it_is_likely_to_choose(moe: dict[str, Any]) -> None:
+    expected = (TOKEN_BYTES + 512 + 8 + 32 * 8 / 256 * EXPERT_BYTES) / BYTES_PER_US
+    assert floor_us(moe, {"seq_len": 1}, H200) == pytest.approx(expected, rel=1e-9)
+
+
+def test_many_tokens_are_bound_by_arithmetic(moe: dict[str, Any]) -> None:
+    rows = 16384 * 8 * 32 / 256
+    assert floor_us(moe, {"seq_len": 16384}, H200) == pytest.approx(rows * 6 * 7168 * 2048 / FP8_FLOP_PER_US, rel=1e-9)
+
+
+def test_a_gemm_is_bound_by_memory_or_by_arithmetic() -> None:
+    gemm = open_dataset(None).definition("gemm_n512_k1024")
+    (size,) = (name for name, axis in gemm["axes"].items() if axis["type"] == "var")
+    small = 2 * (1 * 1024 + 512 * 1024 + 1 * 512) / BYTES_PER_US
+    assert floor_us(gemm, {size: 1}, H200) == pytest.approx(small, rel=1e-9)
+    large = 2 * 100_000 * 512 * 1024 / 989.5e6
+    assert floor_us(gemm, {size: 100_000}, H200) == pytest.approx(large, rel=1e-9)
+
+
+@pytest.mark.parametrize("hardware", ["AMD EPYC", "NVIDIA A100-SXM4-80GB", ""])
+def test_an_unknown_machine_has_none(moe: dict[str, Any], hardware: str) -> None:
+    assert floor_us(moe, {"seq_len": 1}, hardware) is None
+
+
+@pytest.mark.parametrize("change", [{"op_type": "sampling"}, {"name": "moe_without_a_count"}, {"axes": {}},
+                                    {"outputs": {"o": {"shape": ["seq_len"], "dtype": "float4"}}}])  # fmt: skip
+def test_unknown_work_has_none(moe: dict[str, Any], change: dict[str, Any]) -> None:
+    assert floor_us({**moe, **change}, {"seq_len": 1}, H200) is None
+
+
+def test_gpus_are_told_apart(moe: dict[str, Any]) -> None:
+    names = ("NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA B200")
+    times = [floor_us(moe, {"seq_len": 1}, name) for name in names]
+    assert times == sorted(times, reverse=True)  # type: ignore[type-var]
+    assert len(set(times)) == 4

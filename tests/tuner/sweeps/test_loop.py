@@ -1,0 +1,215 @@
+"""The sweep loop against a recording: what is asked, committed, raced out, resumed. All timings here are synthetic."""
+
+import math
+from collections import Counter
+from itertools import product
+
+import pytest
+
+from db.records import SweepRecord
+from db.store import Store
+from search_spaces import Parameter
+from tuner.replay.recording import Recording
+from tuner.replay.runner import ReplayFamily, ReplayRunner
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.loop import Plan, Sweep, evaluator_usage
+from tuner.sweeps.regimes import Regime
+from workers.records import EvaluationJob, Method
+
+TILES, STAGES, MODES = (16, 32, 64, 128), (1, 2, 3, 4), ("a", "b", "c")
+POINTS = tuple(product(range(4), range(4), range(3)))
+
+
+def synthetic_ms(point, workload):
+    """A smooth valley with an optimum at (2, 1, 1); the two workloads disagree a little."""
+    tile, stage, mode = point
+    bowl = 1 + (tile - 2) ** 2 + 0.5 * (stage - 1) ** 2 + (0.0 if mode == 1 else 0.7)
+    return bowl * (1.0 if workload == "small" else 10.0 + 0.3 * tile)
+
+
+@pytest.fixture(name="recording")
+def _recording():
+    status = ["ok"] * len(POINTS)
+    for row, (tile, stage, mode) in enumerate(POINTS):
+        if tile == 3 and stage == 3:
+            status[row] = "compile"
+        elif stage == 0 and mode == 2:
+            status[row] = "incorrect"
+    per_workload = {
+        w: tuple(synthetic_ms(p, w) if s == "ok" else None for p, s in zip(POINTS, status, strict=True))
+        for w in ("small", "large")
+    }
+    means = tuple(
+        None if a is None else math.sqrt(a * b)
+        for a, b in zip(per_workload["small"], per_workload["large"], strict=True)
+    )
+    return Recording(
+        name="valley",
+        kernel="synthetic",
+        gpu="synthetic GPU",
+        parameters=(Parameter("tile", TILES), Parameter("stages", STAGES), Parameter("mode", MODES, "categorical")),
+        restrictions=(),
+        points=POINTS,
+        time_ms=means,
+        status=tuple(status),
+        workloads=("small", "large"),
+        workload_ms=per_workload,
+        default=0,
+    )
+
+
+@pytest.fixture(name="store")
+def _store():
+    with Store.open("sqlite://") as store:
+        yield store
+
+
+def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **changes):
+    runner = runner or ReplayRunner(recording, in_flight=3)
+    family = ReplayFamily(recording)
+    plan = Plan(
+        definition=family.definition,
+        space=recording.space(),
+        regimes=regimes or (Regime("all", None, None, ("small", "large")),),
+        method=Method(),
+        time_reference=False,
+        **{"sampler": "random", "reuse": False, "final_rounds": 12, **changes},
+    )
+    if sweep_id is None:
+        definition_id = store.register_definition(plan.definition["name"], "replay", plan.definition)
+        for workload in recording.workloads:
+            store.register_workload(definition_id, workload, {}, "")
+        space_id = store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint)
+        environment_id = store.register_environment(tuning_record.environment(runner.environment()))
+        sweep_id = store.create_sweep(
+            SweepRecord(definition_id=definition_id, space_id=space_id, environment_id=environment_id, owner="test")
+        )
+    return Sweep(plan, runner, store, sweep_id)
+
+
+def test_the_whole_space_is_tried_once_and_the_optimum_wins(recording, store):
+    sweep = make_sweep(recording, store, max_trials=1000)
+    result = sweep.run()
+    trials = store.trials(sweep.sweep_id)
+    assert Counter(t.config_hash for t in trials).most_common(1)[0][1] == 1
+    assert len(trials) == result.trials == len(POINTS)
+    (winner,) = result.winners
+    assert winner.config == {"tile": 64, "stages": 2, "mode": "b"}
+    assert winner.median_us == pytest.approx(1e3 * math.sqrt(1 * 10.6))
+    assert result.failures == {"COMPILE_ERROR": 3, "INCORRECT_NUMERICAL": 4}
+
+
+def test_the_default_comes_first_and_every_outcome_is_committed_before_the_next_config_is_asked_for(recording, store):
+    seen = []
+
+    class Watching(ReplayRunner):
+        def submit_build(self, variant):
+            seen.append((len(self.judged), sum(store.trial_count(1).values())))
+            super().submit_build(variant)
+
+    sweep = make_sweep(recording, store, runner=Watching(recording, in_flight=3), max_trials=20)
+    sweep.run()
+    assert store.trials(sweep.sweep_id)[0].origin == "default"
+    assert len(seen) >= 20
+    assert all(judged == committed for judged, committed in seen)
+
+
+def test_a_hopeless_trial_stops_after_the_representative_workload(recording, store):
+    jobs = []
+
+    class Watching(ReplayRunner):
+        def submit_evaluation(self, job: EvaluationJob):
+            jobs.append(job)
+            super().submit_evaluation(job)
+
+    sweep = make_sweep(recording, store, runner=Watching(recording), max_trials=1000, race_factor=1.2)
+    result = sweep.run()
+    states = Counter(t.state for t in store.trials(sweep.sweep_id))
+    assert states["RACED_OUT"] > 10
+    assert result.winners[0].config == {"tile": 64, "stages": 2, "mode": "b"}
+    assert jobs[0].stop_above_us == {}
+    raced = [t for t in store.trials(sweep.sweep_id) if t.state == "RACED_OUT"]
+    assert all(len(t.measurements) == 1 and t.objective is not None for t in raced)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at the worst moment: nothing of the loop runs after it."""
+
+
+@pytest.mark.parametrize("kill_after", [1, 2, 7, 19])
+def test_resume_loses_and_repeats_nothing(recording, store, kill_after):
+    class Dying(ReplayRunner):
+        def wait(self, timeout_s):
+            if len(self.judged) >= kill_after:
+                raise Killed
+            return super().wait(timeout_s)
+
+    sweep = make_sweep(recording, store, runner=Dying(recording, in_flight=3), max_trials=30)
+    with pytest.raises(Killed):
+        sweep.run()
+    before = store.trials(sweep.sweep_id)
+    assert len(before) == kill_after
+    store.finish_sweep(sweep.sweep_id, "INTERRUPTED", {})
+    store.claim_sweep(sweep.sweep_id, "test again", 30)
+    resumed = make_sweep(recording, store, sweep_id=sweep.sweep_id, max_trials=30)
+    result = resumed.run()
+    after = store.trials(sweep.sweep_id)
+    assert after[: len(before)] == before
+    assert len(after) == result.trials == 30
+    assert len({t.config_hash for t in after}) == 30
+    assert result.winners
+
+
+def test_a_finished_sweep_resumed_adds_no_trial(recording, store):
+    sweep = make_sweep(recording, store, max_trials=10)
+    first = sweep.run()
+    again = make_sweep(recording, store, sweep_id=sweep.sweep_id, max_trials=10).run()
+    assert again.trials == 10
+    assert again.winners == first.winners
+
+
+def test_regimes_share_the_trials_and_have_their_own_winners(recording, store):
+    regimes = (Regime("s", 1, 16, ("small",)), Regime("l", 17, None, ("large",)))
+    sweep = make_sweep(recording, store, regimes=regimes, max_trials=40)
+    result = sweep.run()
+    assert Counter(t.regime for t in store.trials(sweep.sweep_id)) == {"s": 20, "l": 20}
+    assert {w.regime: w.max_size for w in result.winners} == {"s": 16, "l": None}
+
+
+def test_measurements_of_another_sweep_are_reused(recording, store):
+    make_sweep(recording, store, max_trials=1000, race_factor=100).run()
+    runner = ReplayRunner(recording)
+    second = make_sweep(recording, store, runner=runner, max_trials=1000, race_factor=100, reuse=True)
+    second.run()
+    assert len(runner.judged) == 7, "only what failed before is tried again"
+    states = Counter(t.state for t in store.trials(second.sweep_id))
+    assert states["PASSED"] == len(POINTS) - 7
+
+
+def test_the_default_is_measured_however_small_the_budget(recording, store):
+    sweep = make_sweep(recording, store, budget_s=1e-9, max_trials=50)
+    result = sweep.run()
+    assert [t.origin for t in store.trials(sweep.sweep_id)] == ["default"]
+    assert result.winners[0].config == recording.config(0)
+
+
+def test_busy_share_counts_candidates_and_checks_against_all_of_the_wall_time():
+    search = {"candidate_s": 6.0, "check_s": 2.0, "cold_s": 1.0, "evaluate_s": 9.5, "idle_s": 0.5}
+    finals = [{"candidate_s": 1.0, "evaluate_s": 2.0, "idle_s": 0.0}, {"candidate_s": 1.0, "evaluate_s": 2.0}]
+    usage = evaluator_usage(search, finals)
+    assert usage["search"]["gpu_busy_share"] == pytest.approx(0.8)
+    assert usage["finals"]["gpu_busy_share"] == pytest.approx(0.5)
+    assert usage["all"]["gpu_busy_share"] == pytest.approx(10 / 14)
+    assert evaluator_usage({}, [])["all"] == {}
+
+
+def test_nothing_wins_when_everything_fails(recording, store):
+    from dataclasses import replace
+
+    none = (None,) * len(POINTS)
+    broken = replace(
+        recording, status=("incorrect",) * len(POINTS), time_ms=none, workload_ms={"small": none, "large": none}
+    )
+    result = make_sweep(broken, store, max_trials=12).run()
+    assert result.winners == []
+    assert result.failures == {"INCORRECT_NUMERICAL": 12}

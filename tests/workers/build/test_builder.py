@@ -1,0 +1,152 @@
+"""Builds: what ends in the cache, and every way in which a build fails."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from workers.build.artifact_cache import ArtifactCache
+from workers.build.builder import VariantBuilder
+from workers.errors import CacheFullError
+from workers.records import Status, Variant
+
+GOOD = "import torch\n\n\ndef run(x, y, out):\n    torch.add(y, x, alpha=2, out=out)\n"
+BUILD = (
+    "import os\n\n\ndef build(out_dir):\n"
+    "    open(os.path.join(out_dir, 'kernel.bin'), 'w').write('code')\n"
+    "    return {'registers': 64, 'odd': object}\n"
+)
+REJECTING = (
+    "class Rejected(Exception):\n    pass\n\n\ndef build(out_dir):\n"
+    "    error = Rejected('spills 512 bytes')\n    error.figures = {'spill_bytes': 512}\n    raise error\n"
+)
+
+FAILING = {
+    "raises": ({"main.py": "raise ImportError('nothing here')"}, Status.COMPILE_ERROR, "nothing here"),
+    "no such function": ({"main.py": "x = 1"}, Status.COMPILE_ERROR, "not callable"),
+    "syntax": ({"main.py": "def run(:"}, Status.COMPILE_ERROR, "SyntaxError"),
+    "dies": ({"main.py": "import os; os._exit(7)"}, Status.CRASHED, "exit code 7"),
+    "segfault": ({"main.py": "import ctypes; ctypes.string_at(0)"}, Status.CRASHED, "signal 11"),
+    "build raises": ({"main.py": GOOD, "build.py": "def build(d): return 1 / 0"}, Status.COMPILE_ERROR, "ZeroDivision"),
+    "rejected": ({"main.py": GOOD, "build.py": REJECTING}, Status.REJECTED, "spills 512 bytes"),
+    "leaves the folder": ({"main.py": GOOD, "../x.py": "x = 1"}, Status.COMPILE_ERROR, "leaves the Solution's folder"),
+    "c++ error": ({"main.cpp": "int main( {"}, Status.COMPILE_ERROR, "error:"),
+}
+
+
+def variant(sources: dict[str, str], **more) -> Variant:
+    language, entry = ("cpp", "main.cpp::run") if "main.cpp" in sources else ("python", "main.py::run")
+    return Variant("key", "scale_add_d64", sources, entry, language, "cpu", **more)
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_failing_build(bench, name):
+    sources, status, said = FAILING[name]
+    result = bench.builder.build(variant(sources))
+    assert (result.status, said in result.log) == (status, True), result.log
+    assert result.artifact is None
+    assert bench.builder.build(variant({"main.py": GOOD, "marker.py": name})).status is Status.BUILT
+
+
+def test_hanging_build(hasty):
+    result = hasty.builder.build(variant({"main.py": "while True: pass"}))
+    assert result.status is Status.TIMEOUT
+    assert "'compile' took longer than 3 s" in result.log
+    assert hasty.builder.build(variant({"main.py": "def run(x, y, out): ..."})).status is Status.BUILT
+
+
+def test_a_variant_is_rejected_once(bench, tmp_path):
+    tried = tmp_path / "tried"
+    sources = {"main.py": GOOD, "build.py": f"open({str(tried)!r}, 'a').write('x')\n{REJECTING}"}
+    first, second = (bench.builder.build(variant(sources)) for _ in range(2))
+    assert (first.status, first.cached, second.cached) == (Status.REJECTED, False, True)
+    assert (second.status, second.artifact, second.log) == (Status.REJECTED, None, first.log)
+    assert first.figures == second.figures == {"spill_bytes": 512}
+    assert tried.read_text() == "x"
+
+
+def test_build_file_fills_artifacts_beside_untouched_sources(bench):
+    sources = {"main.py": GOOD, "build.py": BUILD, "sub/__init__.py": ""}
+    result = bench.builder.build(variant(sources))
+    assert result.status is Status.BUILT, result.log
+    assert result.figures["registers"] == 64
+    folder = ArtifactCache(bench.cache_dir).get(result.artifact).folder
+    (package,) = [path for path in folder.iterdir() if path.is_dir()]
+    assert {p: (package / p).read_text() for p in sources} == sources
+    assert (package / "artifacts" / "kernel.bin").read_text() == "code"
+
+
+def test_second_build_comes_from_the_cache(bench):
+    sources = {"main.py": GOOD, "build.py": BUILD + "\n# once\n"}
+    first = bench.builder.build(variant(sources))
+    second = bench.builder.build(variant(sources))
+    assert (first.cached, second.cached) == (False, True)
+    assert (second.artifact, second.figures) == (first.artifact, first.figures)
+
+
+def test_damaged_artifact_is_built_again(bench):
+    sources = {"main.py": GOOD, "build.py": BUILD + "\n# damaged\n"}
+    first = bench.builder.build(variant(sources))
+    folder = ArtifactCache(bench.cache_dir).get(first.artifact).folder
+    next(folder.rglob("kernel.bin")).write_text("rot")
+    second = bench.builder.build(variant(sources))
+    assert (second.status, second.cached) == (Status.BUILT, False)
+    assert next(folder.rglob("kernel.bin")).read_text() == "code"
+
+
+def test_numba_code_is_compiled_by_the_builder_only(bench, tmp_path):
+    """The evaluator finds the machine code by the sources' modification times, also after shipping."""
+    main = (
+        "from numba import njit\nimport torch\n\n\n@njit('void(f4[:,::1], f4[:,::1], f4[:,::1])', cache=True)\n"
+        "def kernel(x, y, out):\n    for i in range(x.shape[0]):\n        for j in range(x.shape[1]):\n"
+        "            out[i, j] = 2 * x[i, j] + y[i, j]\n\n\nmisses = sum(kernel.stats.cache_misses.values())\n\n\n"
+        "def run(x, y, out):\n    if misses: raise RuntimeError(f'{misses} kernels were compiled here')\n"
+        "    kernel(x.numpy(), y.numpy(), out.numpy())\n"
+    )
+    made = variant({"main.py": main})
+    built = bench.builder.build(made)
+    assert built.status is Status.BUILT, built.log
+    evaluation = bench.judge(made)
+    assert evaluation.status is Status.PASSED, evaluation.message
+    shipped = ArtifactCache(tmp_path / "elsewhere").unpack(built.artifact, bench.builder.pack(built.artifact))
+    here = ArtifactCache(bench.cache_dir).get(built.artifact).folder
+    times = {p.relative_to(here): os.stat(p).st_mtime for p in here.rglob("main.py")}
+    assert {p: os.stat(shipped.folder / p).st_mtime for p in times} == times
+    assert list(shipped.folder.rglob("*.nbc"))
+
+
+def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(bench):
+    source = (
+        "#include <tvm/ffi/container/tensor.h>\n#include <tvm/ffi/function.h>\n"
+        "void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y, tvm::ffi::TensorView out) {\n"
+        "  auto* a = static_cast<float*>(x.data_ptr());\n  auto* b = static_cast<float*>(y.data_ptr());\n"
+        "  auto* c = static_cast<float*>(out.data_ptr());\n"
+        "  for (int64_t i = 0; i < x.shape()[0] * x.shape()[1]; ++i) c[i] = 2 * a[i] + b[i];\n}\n"
+        "TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);\n"
+    )
+    result = bench.builder.build(variant({"main.cpp": source}))
+    assert result.status is Status.BUILT, result.log
+    library = next(ArtifactCache(bench.cache_dir).get(result.artifact).folder.rglob("*.so"))
+    before = library.stat().st_mtime_ns
+    evaluation = bench.judge(variant({"main.cpp": source}))
+    assert evaluation.status is Status.PASSED, evaluation.message
+    assert library.stat().st_mtime_ns == before
+
+
+def test_toolchain_is_part_of_the_key():
+    made = variant({"main.py": GOOD})
+    keys = {ArtifactCache.key(made, {"numba": version}) for version in ("0.61", "0.62")}
+    assert len(keys) == 2
+    assert Path(keys.pop()).name.isalnum()
+
+
+def test_full_disk_is_not_the_candidates_fault(bench, make, small_disk):
+    builder = VariantBuilder(bench.problem.definition, "cpu", str(small_disk.root / "cache"), 60.0, preload=())
+    try:
+        small_disk.fill()
+        with pytest.raises(CacheFullError, match=r"disk.*Free some and resume"):
+            builder.build(make(marker="#" * 100_000))
+        small_disk.free()
+        assert builder.build(make(marker="#" * 100_000)).status is Status.BUILT
+    finally:
+        builder.close()

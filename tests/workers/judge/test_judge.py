@@ -1,0 +1,73 @@
+"""A device that works ahead of the host gets its next work early: the judge on a CPU that says it is such a device."""
+
+import pytest
+import torch
+
+from workers.devices.cpu import HostDevice
+from workers.judge.judge import Judge
+from workers.records import Status
+
+CALLS = (
+    "import torch\n\ncalls = []\n\n\ndef run(x, y, out):\n    calls.append(x.shape[0])\n"
+    "    torch.add(y, x, alpha=2, out=out)\n"
+)
+
+
+@pytest.fixture
+def judged(bench, make, order, tmp_path, monkeypatch):
+    """Judge a source with another one ahead, in this process: the judgement and everything that was sent."""
+    monkeypatch.setattr(HostDevice, "runs_ahead", True)
+    sent = []
+    judge = Judge(lambda *message: sent.append(message), bench.problem, "cpu", str(tmp_path))
+    for uuid in bench.workloads:
+        judge.prepare(uuid)
+
+    def stage(variant):
+        return bench.evaluator.stage(variant, bench.builder.build(variant).artifact)
+
+    def run(source, ahead=CALLS) -> tuple:
+        variant, following = make(source, key="present"), make(ahead + "\n", key="next")
+        built = bench.builder.build(variant)
+        return judge.judge(order(variant, built, bench.workloads), stage(variant), stage(following)), sent
+
+    return run
+
+
+def phases(sent: list) -> list[str]:
+    return [text for kind, text in sent if kind == "phase"]
+
+
+def test_next_variant_is_loaded_while_the_last_workload_warms_up(judged, bench):
+    judgement, sent = judged(CALLS)
+    assert judgement.status is Status.PASSED
+    last = bench.workloads[-1]
+    seen = phases(sent)
+    assert seen[seen.index(f"measure {last}") :][:3] == [f"measure {last}", "load next", f"measure {last}"]
+
+
+def test_check_of_the_following_workload_is_begun_and_judges_it(judged, bench):
+    wrong_on_large = CALLS + "    if x.shape[0] > 3:\n        out.zero_()\n"
+    judgement, sent = judged(wrong_on_large)
+    assert judgement.status is Status.INCORRECT_NUMERICAL
+    events = [m for kind, m in sent if kind == "event"]
+    assert [(m.workload, m.status) for m in events] == [
+        (bench.workloads[0], Status.PASSED),
+        (bench.workloads[1], Status.INCORRECT_NUMERICAL),
+    ]
+
+
+def test_what_fails_once_when_begun_has_failed(judged, bench):
+    raises_on_large = (
+        CALLS + "    if x.shape[0] > 3 and calls.count(x.shape[0]) == 1:\n        raise ValueError('too large')\n"
+    )
+    judgement, sent = judged(raises_on_large)
+    assert judgement.status is Status.RUNTIME_ERROR
+    assert "too large" in judgement.message
+    assert [m.workload for kind, m in sent if kind == "event" and m.status is Status.PASSED] == [bench.workloads[0]]
+
+
+def test_what_the_next_one_breaks_while_loading_is_not_blamed_on_the_present_one(judged, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", torch.cuda.synchronize)  # is put right again afterwards
+    patches = "import torch\ntorch.cuda.synchronize = lambda *_: None\n" + CALLS
+    with pytest.raises(Exception, match="after next was loaded"):
+        judged(CALLS, ahead=patches)

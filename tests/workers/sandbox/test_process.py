@@ -1,0 +1,171 @@
+"""The killable process itself: limits, logs, and that nobody is left when a parent dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError
+from workers.sandbox.fork_server import ForkRequest
+from workers.sandbox.process import ChildProcess
+
+ROOT = Path(__file__).resolve().parents[3]
+
+HANDLER = """
+import os, time
+
+
+class Handler:
+    def __init__(self, send, greeting):
+        self.send, self.greeting = send, greeting
+
+    def greet(self):
+        return self.greeting
+
+    def phases(self, names):
+        for name in names:
+            self.send("phase", name)
+            self.send("event", name.upper())
+            if name.startswith("slow"):
+                time.sleep(600)
+
+    def unsendable(self):
+        return lambda: None
+
+    def talk(self, size):
+        print("begin", "x" * size, "end")
+
+    def grow(self):
+        held = []
+        while True:
+            held.append(bytearray(1 << 24))
+
+    def die(self, number):
+        os.kill(os.getpid(), number)
+
+    def spawn(self):
+        import subprocess
+        return os.getpid(), subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
+"""
+
+
+@pytest.fixture(scope="module")
+def handler_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("handlers")
+    (folder / "toy_handler.py").write_text(HANDLER)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def child(handler_path):
+    process = ChildProcess(ForkRequest("toy_handler:Handler", ("hello",), data_limit_bytes=1 << 30))
+    yield process
+    process.close()
+
+
+def call(child, method, *args, phase="quick", **more):
+    return child.call(method, *args, limits_s={"quick": 30.0, "slow": 0.3, "last": 30.0}, phase=phase, **more)
+
+
+def test_result_and_reuse(child):
+    assert call(child, "greet")[0] == "hello"
+    pid = child.pid
+    assert call(child, "greet")[0] == "hello"
+    assert child.pid == pid
+
+
+def test_each_phase_has_its_own_limit_and_events_arrive_before_the_end(child):
+    events, phases = [], []
+    with pytest.raises(PhaseTimeoutError, match=r"phase 'slow one' took longer than 0.3 s") as caught:
+        call(child, "phases", ["quick a", "slow one", "last"], on_event=events.append, on_phase=phases.append)
+    assert caught.value.phase == "slow one"
+    assert "in phases" in caught.value.log, "the log says where it hung"
+    assert events == ["QUICK A", "SLOW ONE"]
+    assert phases == ["quick a", "slow one"]
+    assert call(child, "greet")[0] == "hello"
+    assert child.forks == 2
+
+
+def test_answer_that_cannot_be_sent(child):
+    with pytest.raises(ChildRaisedError, match="cannot be sent"):
+        call(child, "unsendable")
+    assert call(child, "greet")[0] == "hello"
+
+
+def test_log_keeps_both_ends(child):
+    _, log = call(child, "talk", 10_000_000)
+    assert log.startswith("begin xxx")
+    assert log.endswith("end\n")
+    assert "bytes left out" in log
+    assert len(log) < 40_000
+    assert call(child, "greet")[1] == ""
+
+
+def test_memory_limit_is_the_childs_error(child):
+    with pytest.raises(ChildRaisedError, match="MemoryError"):
+        call(child, "grow")
+
+
+def test_killed_child_is_told_apart_from_an_exit(child):
+    with pytest.raises(ChildDiedError, match="signal 9"):
+        call(child, "die", signal.SIGKILL)
+    assert call(child, "greet")[0] == "hello"
+
+
+def test_a_child_that_was_killed_while_idle_is_not_the_next_calls_fault(child, left_after):
+    call(child, "greet")
+    idle = psutil.Process(child.pid)
+    idle.kill()
+    assert left_after(20, [idle]) == []
+    assert call(child, "greet")[0] == "hello"
+    assert child.pid != idle.pid
+
+
+def test_killed_template_is_replaced(child, left_after):
+    call(child, "greet")
+    forked = psutil.Process(child.pid)
+    psutil.Process(child.template_pid).kill()
+    assert left_after(20, [forked]) == []
+    assert call(child, "greet")[0] == "hello"
+    child.kill()
+    idle = psutil.Process(child.template_pid)
+    idle.kill()
+    assert left_after(20, [idle]) == []
+    assert call(child, "greet")[0] == "hello"
+
+
+def test_close_ends_everything(child):
+    (pid, grandchild), _ = call(child, "spawn")
+    template = child.template_pid
+    child.close()
+    assert not any(map(psutil.pid_exists, (pid, grandchild, template)))
+
+
+PARENT = """
+import sys, time
+from workers.sandbox.process import ChildProcess
+from workers.sandbox.fork_server import ForkRequest
+
+child = ChildProcess(ForkRequest("toy_handler:Handler", ("hello",)))
+(pid, grandchild), _ = child.call("spawn", limits_s={"quick": 60.0}, phase="quick")
+print(pid, grandchild, child.template_pid, flush=True)
+if sys.argv[1] == "busy":
+    child.call("phases", ["slow forever"], limits_s={"quick": 600.0, "slow": 600.0}, phase="quick")
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_killed_parent_leaves_no_orphan(handler_path, state, left_after):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(handler_path)])}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, state], env=env, stdout=subprocess.PIPE, text=True)
+    family = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    assert left_after(20, family) == []

@@ -1,0 +1,1 @@
+"""For inference servers: best configs from a running service, over HTTP."""

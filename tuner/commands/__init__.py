@@ -1,0 +1,1 @@
+"""Commands that are neither a sweep nor a query: bench, compile, doctor."""

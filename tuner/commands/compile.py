@@ -1,0 +1,126 @@
+"""``tuner compile``: build a spread sample of a space's configs for a target, without a GPU, a database or Ray."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from search_spaces import Config
+from search_spaces.registry import family, space_for
+from search_spaces.sample_spread import spread
+from tuner import errors
+from tuner.errors import UsageError
+from tuner.settings import SweepSettings
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.setup import local_target, open_dataset
+from workers.build.artifact_cache import default_cache_dir
+from workers.build.builder import VariantBuilder
+from workers.records import BuildResult, Status
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """``variants`` holds one document per config: ``config``, ``status``, ``build_s``, ``registers``, ..."""
+
+    space: str
+    target: str
+    definition: str
+    wall_s: float
+    variants: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def built(self) -> int:
+        """How many built."""
+        return sum(v["status"] == Status.BUILT for v in self.variants)
+
+    @property
+    def exit_code(self) -> int:
+        """3 if nothing built."""
+        return errors.EXIT_OK if self.built else errors.EXIT_NOTHING_FOUND
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "space": self.space,
+            "target": self.target,
+            "definition": self.definition,
+            "wall_s": self.wall_s,
+            "built": self.built,
+            "variants": self.variants,
+        }
+
+
+def compile_sample(settings: SweepSettings, sample: int, jobs: int | None = None) -> CompileResult:
+    """Build the default and a sample of other configs.
+
+    Raises:
+        UsageError, SpaceError, DatasetError: Space, target or definition do not fit.
+    """
+    dataset = open_dataset(settings.dataset)
+    target = settings.target or _target_for(settings.space)
+    name = settings.definition or _first_definition(dataset.definitions, settings.space, target)
+    definition = dataset.definition(name)
+    space = space_for(definition, target, settings.space)
+    configs = spread(space, sample, settings.seed)
+    jobs = min(jobs or len(os.sched_getaffinity(0)), len(configs))
+    cache_dir = str(settings.cache_dir or default_cache_dir())
+    began = time.perf_counter()
+    idle: queue.SimpleQueue[VariantBuilder] = queue.SimpleQueue()
+    builders = [VariantBuilder(definition, target, cache_dir, settings.compile_s) for _ in range(jobs)]
+    for builder in builders:
+        builder.start()
+        idle.put(builder)
+
+    def build(config: Config) -> BuildResult:
+        builder = idle.get()
+        try:
+            return builder.build(tuning_record.variant(name, space, config, space.config_hash(config)))
+        finally:
+            idle.put(builder)
+
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            results = list(pool.map(build, configs))
+    finally:
+        for builder in builders:
+            builder.close()
+    variants = [_document(c, r) for c, r in zip(configs, results, strict=True)]
+    return CompileResult(space.name, target, name, time.perf_counter() - began, variants)
+
+
+def _target_for(space: str | None) -> str:
+    """This machine's target if the space has it, else the space's first one: compiling needs no GPU."""
+    here = local_target()
+    if space is None:
+        return here
+    targets = family(space).targets
+    return here if here in targets else targets[0]
+
+
+def _first_definition(definitions: dict[str, Any], space: str | None, target: str) -> str:
+    for name, definition in definitions.items():
+        candidates = [family(space)] if space else []
+        if all(c.why_not(definition) is None for c in candidates) and (candidates or definition["op_type"] == "moe"):
+            return name
+    raise UsageError(
+        f"the dataset has no definition that space {space!r} solves on {target}; name one with --definition"
+    )
+
+
+def _document(config: Config, build: BuildResult) -> dict[str, Any]:
+    figures = dict(build.figures)
+    return {
+        "config": config,
+        "status": build.status.value,
+        "build_s": round(build.build_s, 3),
+        "cached": build.cached,
+        "registers": figures.pop("registers", None),
+        "spill_bytes": figures.pop("spill_bytes", None),
+        "smem_bytes": figures.pop("smem_bytes", None),
+        "figures": figures,
+        "log": "" if build.status is Status.BUILT else build.log[-2000:],
+    }

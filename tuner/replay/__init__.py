@@ -1,0 +1,1 @@
+"""Recordings: sweeps answered from measurements made before."""

@@ -1,5 +1,0 @@
-"""``tuner report``: one self-contained HTML page about a sweep."""
-
-from tuner.report.page import write_report
-
-__all__ = ["write_report"]

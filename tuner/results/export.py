@@ -1,0 +1,294 @@
+"""Export: a sweep's winners as one flashinfer-bench Solution, written only if it passes on every workload.
+
+Our own workers judge it first. On a GPU stock flashinfer-bench then has the last word, through its own command line,
+and its traces are the ones that are kept; it needs CUDA, so for the ``cpu`` target our workers' verdict stands alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from db.records import ExportRecord, WinnerRecord
+from db.store import Store
+from search_spaces import Config, SearchSpace
+from tuner.errors import NothingFoundError, TunerError
+from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
+from workers.fib import adapter as fib
+from workers.fib.dataset import Document
+from workers.fib.official_run import StockJob
+from workers.records import BuildResult, Environment, Evaluation, EvaluationJob, Status, Variant
+from workers.runner import Runner
+
+
+class ExportRefusedError(TunerError):
+    """The Solution does not pass; nothing was written."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and what the verification said: workload uuid -> status and latency."""
+
+    name: str
+    path: Path
+    traces: Path
+    digest: str
+    export_id: int
+    verification: dict[str, dict[str, Any]]
+
+    @property
+    def verdict(self) -> str:
+        """One phrase for people."""
+        passed = sum(v["status"] == Status.PASSED for v in self.verification.values())
+        return f"PASSED on {passed} of {len(self.verification)} workloads"
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "path": str(self.path), "traces": str(self.traces)}
+
+
+def dispatch_table(winners: Sequence[WinnerRecord]) -> list[tuple[int | None, Config]]:
+    """Rows for :meth:`SearchSpace.render`: one per regime, neighbours with the same config merged.
+
+    A size between or beyond the tuned regimes takes the config of the next larger one, the largest if there is none.
+    """
+    ordered = sorted(winners, key=lambda w: (w.max_size is None, w.max_size or 0))
+    rows: list[tuple[int | None, Config]] = []
+    for winner in ordered:
+        config = dict(winner.config)
+        if rows and rows[-1][1] == config:
+            rows.pop()
+        rows.append((winner.max_size, config))
+    rows[-1] = (None, rows[-1][1])
+    return rows
+
+
+def solution_variant(
+    definition: str, space: SearchSpace, table: Sequence[tuple[int | None, Config]], key: str
+) -> Variant:
+    """The variant that dispatches by the table."""
+    return Variant(
+        key=key,
+        definition=definition,
+        sources=space.render(table),
+        entry_point=space.entry_point,
+        language=space.language,
+        target=space.target,
+        dependencies=space.dependencies,
+        destination_passing=space.destination_passing,
+        binding=space.binding,
+    )
+
+
+def export_winners(
+    store: Store,
+    sweep_id: int,
+    setup: Setup,
+    space: SearchSpace,
+    runner: Runner,
+    out: Path,
+    *,
+    name: str | None = None,
+    author: str = "tuner",
+) -> Export:
+    """Verify and write the Solution of a finished sweep.
+
+    Args:
+        out: A flashinfer-trace folder, made if missing; the definition and its workloads are copied into it if it lacks
+            them, so that stock flashinfer-bench can load and run it.
+
+    Raises:
+        NothingFoundError: The sweep has no winner.
+        ExportRefusedError: A workload does not pass.
+    """
+    winners = store.winners(sweep_id)
+    if not winners:
+        raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
+    table = dispatch_table(winners)
+    sources = space.render(table)
+    digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
+    environment = runner.environment()
+    name = name or f"tuner_{space.name}_{_slug(environment.hardware)}_{digest}"
+    variant = solution_variant(setup.problem.name, space, table, name)
+    evaluation = _verify(runner, variant, setup)
+    model = fib.solution(variant, name, _description(space, sweep_id, environment.hardware, winners), author)
+    verification: dict[str, dict[str, Any]] = {
+        m.workload: {"status": m.status.value, "median_us": m.median_us} for m in evaluation.measurements
+    }
+    if setup.target == "cpu":
+        reference = dict(store.get_sweep(sweep_id).summary.get("reference_by_workload_us", {}))
+        traces = _own_traces(setup, name, evaluation, environment, reference)
+    else:
+        documents = _stock_traces(runner, setup, model)
+        traces = [fib.trace_model(document) for document in documents]
+        for document in documents:
+            latency_ms = document["evaluation"]["performance"]["latency_ms"]
+            verification[document["workload"]["uuid"]]["flashinfer_bench_us"] = latency_ms * 1e3
+    op_type = setup.problem.definition["op_type"]
+    path, trace_path = _write(out, setup, model, traces, op_type)
+    record = ExportRecord(
+        sweep_id=sweep_id,
+        solution=name,
+        digest=digest,
+        made_from={w.regime: {"max_size": w.max_size, "config_hash": w.config_hash} for w in winners},
+        verification=verification,
+        content=path.read_text(),
+        path=str(path),
+    )
+    return Export(name, path, trace_path, digest, store.record_export(record), verification)
+
+
+def _verify(runner: Runner, variant: Variant, setup: Setup) -> Evaluation:
+    """Build the very sources that are exported and judge them on all workloads, as any variant."""
+    runner.submit_build(variant)
+    build = _next(runner, BuildResult)
+    if build.status is not Status.BUILT or build.artifact is None:
+        raise ExportRefusedError(f"the Solution does not build ({build.status}): {build.log[-300:]}")
+    uuids = tuple(w["uuid"] for w in setup.problem.workloads)
+    runner.submit_evaluation(EvaluationJob(variant, build.artifact, uuids, setup.method))
+    evaluation = _next(runner, Evaluation)
+    if evaluation.status is not Status.PASSED:
+        raise ExportRefusedError(f"the Solution does not pass ({evaluation.status}): {evaluation.message[-300:]}")
+    return evaluation
+
+
+def _own_traces(
+    setup: Setup, name: str, evaluation: Evaluation, environment: Environment, reference: Mapping[str, float]
+) -> list[Any]:
+    """What our workers measured, as flashinfer-bench's traces."""
+    return [
+        fib.trace(
+            setup.problem.name, setup.problem.workload(m.workload), name, m, environment.hardware,
+            dict(environment.versions), reference.get(m.workload),
+        )
+        for m in evaluation.measurements
+    ]  # fmt: skip
+
+
+def _stock_traces(runner: Runner, setup: Setup, model: Any) -> list[Document]:
+    """Stock flashinfer-bench's traces of the Solution on all workloads, each of them PASSED.
+
+    Raises:
+        ExportRefusedError: It does not pass on one, or flashinfer-bench did not get that far.
+    """
+    document = json.loads(model.model_dump_json(exclude_none=True))
+    run = runner.stock(StockJob((document,), fib.tolerance(setup.problem.definition)))
+    statuses = run.statuses(model.name)
+    wanted = [w["uuid"] for w in setup.problem.workloads]
+    failed = [f"{uuid} {statuses.get(uuid, 'not run')}" for uuid in wanted if statuses.get(uuid) != Status.PASSED]
+    if failed:
+        why = f"{len(failed)} of {len(wanted)} workloads: {', '.join(failed[:3])}"
+        log = " ".join(run.log.split())[-300:]
+        raise ExportRefusedError(f"stock flashinfer-bench does not pass the Solution on {why}; its log ends: {log}")
+    return list(run.traces)
+
+
+def _next(runner: Runner, kind: type) -> Any:
+    while True:
+        for outcome in runner.wait(1.0):
+            if isinstance(outcome, kind):
+                return outcome
+
+
+def _slug(hardware: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", hardware.lower()).strip("_")
+
+
+def _description(space: SearchSpace, sweep_id: int, hardware: str, winners: Sequence[WinnerRecord]) -> str:
+    figures = ", ".join(f"{w.regime}: {w.median_us:.1f} us" for w in winners)
+    return f"Space {space.name}, sweep {sweep_id}, on {hardware}. Geometric mean latency per regime: {figures}."
+
+
+def _write(out: Path, setup: Setup, model: Any, traces: list[Any], op_type: str) -> tuple[Path, Path]:
+    """Write beside the target first and move into place, so that nothing half-written is ever seen."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tuner-", dir=out) as scratch:
+        written = fib.write_solution(Path(scratch), model, op_type)
+        path = out / written.relative_to(scratch)
+        _complete(out, setup, op_type)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(written, path)
+    return path, fib.append_traces(out, traces, op_type)
+
+
+def _complete(out: Path, setup: Setup, op_type: str) -> None:
+    """Copy what stock flashinfer-bench needs beside the Solution and ``out`` lacks: definition, workloads, blobs."""
+    root = Path(setup.problem.root)
+    if out.resolve() == root:
+        return
+    name = setup.problem.name
+    source = setup.dataset.definition_file(name)
+    definition = out / source.relative_to(setup.dataset.root)
+    if not definition.exists():
+        definition.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, definition)
+    listing = out / "workloads" / op_type / f"{name}.jsonl"
+    if not listing.exists():
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            {"definition": name, "solution": None, "workload": w, "evaluation": None} for w in setup.problem.workloads
+        ]
+        listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for workload in setup.problem.workloads:
+        for spec in workload["inputs"].values():
+            if spec.get("type") == "safetensors" and not (out / spec["path"]).exists():
+                (out / spec["path"]).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / spec["path"], out / spec["path"])
+
+
+def export_solution(
+    sweep: int | None = None,
+    *,
+    out: Path | str,
+    definition: str | None = None,
+    hardware: str | None = None,
+    name: str | None = None,
+    author: str = "tuner",
+    dataset: Path | None = None,
+    ray_address: str | None = None,
+    db: str | None = None,
+) -> Export:
+    """Export a finished sweep: the given one, else the newest one that fits definition and hardware.
+
+    Raises:
+        NothingFoundError: No such sweep, or it has no winner.
+        ExportRefusedError: The Solution does not pass on this machine.
+    """
+    from search_spaces.registry import space_for
+    from tuner.settings import load
+
+    given = load({"db": db, "dataset": dataset, "ray_address": ray_address})
+    store = Store.open(given.db)
+    try:
+        sweep_id = sweep if sweep is not None else newest_finished(store, definition, hardware)
+        settings = settings_of(store, sweep_id, given)
+        setup = resolve(settings)
+        space = space_for(setup.problem.definition, setup.target, settings.space)
+        if not store.winners(sweep_id):
+            raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
+        with open_runner(setup) as runner:
+            return export_winners(store, sweep_id, setup, space, runner, Path(out), name=name, author=author)
+    finally:
+        store.close()
+
+
+def newest_finished(store: Store, definition: str | None = None, hardware: str | None = None) -> int:
+    """ID of the newest finished sweep that fits.
+
+    Raises:
+        NothingFoundError: There is none.
+    """
+    for sweep in store.list_sweeps(limit=1000, definition=definition):
+        if sweep.state == "DONE" and (hardware is None or sweep.hardware == hardware):
+            return sweep.id
+    raise NothingFoundError(f"no finished sweep for {definition or 'any definition'} on {hardware or 'any hardware'}")

@@ -1,0 +1,127 @@
+"""Puts the figures and tables of a sweep into the page template."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
+from db.store import Store
+from tuner.cli.output import config_text, microseconds, ratio
+from tuner.errors import NothingFoundError
+from tuner.results.report import figures
+from tuner.results.report.side_by_side import Beside, read
+from tuner.results.status import NOT_FAILURES, moment
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made from."""
+
+    sweep: SweepRecord
+    trials: list[TrialPoint]
+    failed: list[FailureCount]
+    winners: list[WinnerRecord]
+    beside: Beside | None = None
+
+
+def write_report(store: Store, sweep_id: int | None = None, out: Path | None = None, bench: Path | None = None) -> Path:
+    """Write the page; everything it needs, Plotly's script included, is in the one file.
+
+    Args:
+        sweep_id: None for the newest sweep.
+        out: Default ``tuner-report-ID.html`` in the current folder.
+        bench: What ``tuner bench --json`` wrote about the same definition: other Solutions beside the tuned one.
+
+    Raises:
+        UsageError: The bench file cannot be used.
+        NothingFoundError: There is no sweep, or it has no trial yet.
+    """
+    if sweep_id is None:
+        newest = store.list_sweeps(limit=1)
+        if not newest:
+            raise NothingFoundError("no sweep to report on; `tuner sweep` runs one")
+        sweep_id = newest[0].id
+    failed = store.failure_counts(sweep_id, not_failures=NOT_FAILURES)
+    record = store.get_sweep(sweep_id)
+    beside = None if bench is None else read(bench, record.definition)
+    material = Material(record, store.trial_points(sweep_id), failed, store.winners(sweep_id), beside)
+    if not material.trials:
+        raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
+    path = out or Path(f"tuner-report-{sweep_id}.html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(render(material), encoding="utf-8")
+    os.replace(scratch, path)
+    return path
+
+
+def render(material: Material) -> str:
+    """The page as HTML text."""
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(us=microseconds, config=config_text)
+    reference = dict(material.sweep.summary.get("reference_by_workload_us", {}))
+    return environment.get_template("page.html").render(
+        sweep=material.sweep,
+        started=moment(material.sweep.started_at),
+        finished=moment(material.sweep.finished_at),
+        states=Counter(t.state for t in material.trials).most_common(),
+        total=len(material.trials),
+        winners=[_winner_row(w, material) for w in material.winners],
+        workloads=[row for w in material.winners for row in workload_rows(w, reference)],
+        failures=failures(material.trials, material.failed),
+        progress=figures.html(figures.best_so_far(material.trials)),
+        importance=figures.html(figures.importance(material.trials)),
+        speedups=figures.html(figures.speedups(material.winners, reference)),
+        beside=material.beside,
+        plotly=get_plotlyjs(),
+        ratio=ratio,
+    )
+
+
+def _winner_row(winner: WinnerRecord, material: Material) -> dict[str, Any]:
+    final = dict(material.sweep.summary.get("finals", {})).get(winner.regime, {})
+    return {
+        "regime": winner.regime,
+        "record": winner,
+        "speedup": ratio(winner.default_median_us, winner.median_us),
+        "settled": final.get("settled"),
+        "reason": final.get("reason", ""),
+        "rounds": final.get("rounds"),
+    }
+
+
+def workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dict[str, Any]]:
+    """A winner's workloads by size, each with the time of the definition's reference if that is known."""
+    return [
+        {
+            "axes": " ".join(f"{k}={v}" for k, v in w.axes.items()),
+            "regime": winner.regime,
+            "record": w,
+            "reference_us": reference.get(w.workload),
+        }
+        for w in sorted(winner.workloads, key=lambda w: tuple(w.axes.values()))
+    ]
+
+
+def failures(trials: Iterable[TrialPoint], failed: Iterable[FailureCount]) -> list[dict[str, Any]]:
+    """Failed trials by state and last line of the reason, the most frequent first, each with one example."""
+    groups: dict[tuple[str, str], list[FailureCount]] = {}
+    for group in failed:
+        lines = group.reason.strip().splitlines()
+        groups.setdefault((group.state, lines[-1] if lines else ""), []).append(group)
+    by_number = {t.number: t for t in trials}
+    found = [
+        {"state": state, "message": message, "count": sum(g.trials for g in same), "example": by_number[same[0].first]}
+        for (state, message), same in groups.items()
+    ]
+    return sorted(found, key=lambda group: -group["count"])

@@ -1,0 +1,170 @@
+"""The valid configs a search knows of, and what became of each."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.constraint_search import Walk
+from search_spaces.space import SearchSpace
+from tuner.search.gaussian_process.encoding import Encoding, Point
+
+LIST_LIMIT = 40_000
+"""Spaces with more valid configs are sampled instead of listed."""
+CHECK_LIMIT = 2_000_000
+"""Constraint checks after which listing is given up (a second or two of CPU)."""
+HOPELESS = 20.0
+"""Listing is not begun if an estimate says that there are this many times more configs than the limit."""
+SAMPLE_START = 2_000
+"""Configs that are drawn at the start where the space is not listed."""
+
+
+@dataclass
+class Ledger:
+    """Known valid configs as rows of ``points``, and the state of every row.
+
+    A row never moves, so strategies refer to configs by row number. Where the space is small enough (``complete``)
+    the rows are all valid configs; otherwise they are a sample that grows with :meth:`add` and shrinks with
+    :meth:`forget_all_free_but`, so that a long search keeps what it tried and little else.
+
+    Args:
+        encoding: Of the space.
+        walk: Through the space.
+        points: Positions of values, shape [rows, parameters].
+        complete: Whether no other valid config exists.
+        taken: Rows that were proposed or observed; these are never proposed again. Shape [rows]. A row that was
+            forgotten counts as taken until it is used for another config.
+        rows: Row of each known point, by a key that is smaller than the point.
+        order: The taken rows in the order in which they were taken.
+        values: Objective per finished row in the order told; None is a failure.
+    """
+
+    encoding: Encoding
+    walk: Walk
+    points: NDArray[np.int16]
+    complete: bool
+    taken: NDArray[np.bool_]
+    rows: dict[bytes, int]
+    order: list[int] = field(default_factory=list)
+    values: dict[int, float | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._room = (self.points, self.taken)
+        self._vacant: list[int] = []
+
+    @classmethod
+    def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
+        """The ledger of a space: all valid configs if they can be listed, else a sample of them."""
+        encoding, walk = Encoding(space), Walk(space)
+        listed = walk.all(LIST_LIMIT, CHECK_LIMIT) if walk.size(rng) < HOPELESS * LIST_LIMIT else None
+        complete = listed is not None
+        found = listed if listed is not None else [walk.sample(rng) for _ in range(SAMPLE_START)]
+        distinct = list(dict.fromkeys(found))
+        points = np.array(distinct, dtype=np.int16).reshape(len(distinct), len(encoding.names))
+        rows = {_key(point): row for row, point in enumerate(distinct)}
+        return cls(encoding, walk, points, complete, np.zeros(len(rows), dtype=np.bool_), rows)
+
+    def add(self, points: Iterable[Point]) -> list[int]:
+        """Rows of valid points; unknown ones are appended."""
+        found = []
+        for point in points:
+            key = _key(point)
+            row = self.rows.get(key)
+            if row is None:
+                row = self._vacant.pop() if self._vacant else self._append()
+                self.rows[key], self.points[row], self.taken[row] = row, point, False
+            found.append(row)
+        return found
+
+    def forget_all_free_but(self, kept: NDArray[np.intp]) -> None:
+        """Drop the other configs that were not taken; their rows will be used for others. Not of a complete ledger."""
+        if self.complete:
+            return
+        dropped = np.setdiff1d(self.free(), kept)
+        for row, point in zip(dropped.tolist(), self.points[dropped].tolist(), strict=True):
+            del self.rows[_key(point)]
+            self._vacant.append(row)
+        self.taken[dropped] = True
+
+    def _append(self) -> int:
+        """A new row at the end. There is room to spare: copying all rows for each new one would add up.
+
+        ``points`` and ``taken`` are views of the room's beginning.
+        """
+        points, taken = self._room
+        count = len(self.points) + 1
+        if count > len(points):
+            more = 64 + len(self.points) // 4
+            points = np.concatenate([self.points, np.zeros((more, points.shape[1]), dtype=np.int16)])
+            taken = np.concatenate([self.taken, np.zeros(more, dtype=np.bool_)])
+            self._room = (points, taken)
+        self.points, self.taken = points[:count], taken[:count]
+        return count - 1
+
+    def take(self, row: int) -> None:
+        """The config was proposed, or came with its result."""
+        if not self.taken[row]:
+            self.taken[row] = True
+            self.order.append(row)
+
+    def settle(self, row: int, value: float | None) -> None:
+        """The result of a taken row; None for a failure."""
+        self.values[row] = value
+
+    def free(self) -> NDArray[np.intp]:
+        """Rows that were not taken yet."""
+        return np.flatnonzero(~self.taken)
+
+    def any_free(self, rng: random.Random) -> bool:
+        """Whether a config is left that was not taken; one may have to be found first."""
+        return not bool(self.taken.all()) or self.random_free(rng) is not None
+
+    def valid(self, point: Point) -> bool:
+        """Whether a point obeys the constraints."""
+        if _key(point) in self.rows:
+            return True
+        return not self.complete and self.encoding.space.is_valid(self.encoding.config(point))
+
+    def neighbours(self, point: Point) -> list[Point]:
+        """Valid points that differ in one parameter."""
+        out = []
+        for i, size in enumerate(self.encoding.sizes):
+            for code in range(size):
+                if code != point[i]:
+                    other = (*point[:i], code, *point[i + 1 :])
+                    if self.valid(other):
+                        out.append(other)
+        return out
+
+    def random_free(self, rng: random.Random) -> int | None:
+        """A row drawn from the free ones; where the space is not listed, from all of it. None if there is none."""
+        if not self.complete:
+            for _ in range(20):
+                (row,) = self.add([self.walk.sample(rng)])
+                if not self.taken[row]:
+                    return row
+        free = self.free()
+        if len(free):
+            return int(free[rng.randrange(len(free))])
+        if self.complete:
+            return None
+        return self._next_listed()
+
+    def _next_listed(self) -> int | None:
+        """The first free config in the space's own order; proves exhaustion of a space that could not be listed."""
+        for config in self.encoding.space.enumerate():
+            (row,) = self.add([self.encoding.point(config)])
+            if not self.taken[row]:
+                return row
+        self.complete = True
+        return None
+
+
+def _key(point: Sequence[int]) -> bytes:
+    """A point in two bytes a parameter."""
+    return array("H", point).tobytes()

@@ -1,0 +1,91 @@
+"""One surrogate of the objective over the rows of a ledger."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr
+
+from tuner.search.candidates import Ledger
+from tuner.search.gaussian_process import acquisition
+from tuner.search.gaussian_process import regression as gp
+from tuner.search.gaussian_process.features import Features
+
+Array = NDArray[np.float64]
+
+
+class Model:
+    """A Gaussian process on one view of the configs, kept up to date row by row.
+
+    Args:
+        ledger: Whose rows the model speaks of.
+        features: What the model sees of a config.
+        beliefs: About its hyperparameters.
+    """
+
+    def __init__(self, ledger: Ledger, features: Features, beliefs: gp.Prior) -> None:
+        self._ledger = ledger
+        self._features = features
+        self._beliefs = beliefs
+        self._known: gp.Hyperparameters | None = None
+        self._posterior: gp.Posterior | None = None
+
+    def refit(self, rows: list[int], wanted: Array, pool: NDArray[np.intp]) -> None:
+        """Fit the hyperparameters anew, and speak of this pool from now on.
+
+        Args:
+            rows: Observed rows.
+            wanted: Their targets, shape [rows].
+            pool: Candidate rows.
+        """
+        seen = self._see(rows)
+        self._known = gp.fit(
+            seen,
+            self._features.groups,
+            wanted,
+            start=self._known,
+            prior=self._beliefs,
+        )
+        self._posterior = gp.Posterior(self._known, self._see(pool))
+
+    def update(self, seen: list[int]) -> None:
+        """Know of these rows, finished or in flight, and no others."""
+        self.posterior.condition(seen, self._see(seen))
+
+    def log_expected_improvement(self, wanted: Array, told: NDArray[np.bool_], best: float) -> Array:
+        """Of each row of the pool over the best target.
+
+        Args:
+            wanted: Targets of the rows given to :meth:`update`; ignored where nothing is told.
+            told: Which of them have one.
+            best: The smallest target.
+        """
+        mean = self.posterior.mean(wanted, told)
+        return acquisition.log_expected_improvement(mean, self.posterior.deviation(), best)
+
+    def draw(self, wanted: Array, told: NDArray[np.bool_], chosen: NDArray[np.intp], normal: Array) -> Array:
+        """Joint draws of the targets at chosen positions of the pool; see :meth:`Posterior.draw`."""
+        return self.posterior.draw(self.posterior.mean(wanted, told), chosen, normal)
+
+    def log_chance_above_zero(self, labels: Array) -> Array:
+        """Logarithm of the chance that the modelled value is positive, for each row of the pool.
+
+        Args:
+            labels: Of the rows given to :meth:`update`: 1 or -1.
+
+        Source: Rasmussen and Williams, section 6.5: least-squares classification by regression on the labels.
+        """
+        mean = self.posterior.mean(labels, np.ones(len(labels), dtype=np.bool_)).astype(np.float64)
+        spread = np.sqrt(self.posterior.deviation().astype(np.float64) ** 2 + self.posterior.known.noise)
+        chance: Array = log_ndtr(mean / spread)
+        return chance
+
+    @property
+    def posterior(self) -> gp.Posterior:
+        """The Gaussian process, after the first :meth:`refit`."""
+        if self._posterior is None:
+            raise RuntimeError("the model was asked before it was fitted")
+        return self._posterior
+
+    def _see(self, rows: list[int] | NDArray[np.intp]) -> Array:
+        return self._features(self._ledger.points[rows])

@@ -1,0 +1,1 @@
+"""What every request passes: tokens, limits, errors, and the fast path."""

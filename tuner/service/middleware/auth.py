@@ -1,0 +1,124 @@
+"""Who may do what: bearer tokens for programs, the same token in a cookie for the pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from db.records import TokenRecord
+from db.store import Store
+from tuner.service import tokens
+from tuner.service.middleware.problems import ProblemError
+
+COOKIE = "tuner_token"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. ``key`` is the token's public part, None on an open server."""
+
+    scopes: tuple[str, ...]
+    key: str | None = None
+
+
+OPEN = Caller(scopes=tokens.SCOPES)
+
+
+class Guard:
+    """Checks tokens against the database at each request, so that a revocation counts at once, in every process.
+
+    Requests that come while a query runs share the next one: no answer is older than its question, and under load one
+    query serves many. Owned by one event loop.
+
+    A server that only this machine can reach asks for no token until the first one is made. From then on everybody
+    needs one: revoking the last token closes the server, it does not open it.
+    """
+
+    def __init__(self, store: Store, *, loopback: bool) -> None:
+        self._store = store
+        self._closed = not loopback
+        self._asked: set[str] = set()
+        self._next: asyncio.Task[Mapping[str, TokenRecord]] | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def closed(self) -> bool:
+        """Whether a token was needed when the last caller was looked at."""
+        return self._closed
+
+    async def caller(self, token: str | None) -> Caller | None:
+        """Who the token says, None if it does not hold or is missing where one is needed."""
+        found = tokens.parts(token) if token else None
+        if found is None and self._closed:
+            return None
+        key, secret = found or ("", "")
+        record = (await self._look_up(key)).get(key)
+        if not self._closed:
+            return OPEN
+        return Caller(record.scopes, key) if record is not None and tokens.holds(record, secret) else None
+
+    async def _look_up(self, key: str) -> Mapping[str, TokenRecord]:
+        """Tokens by key, this one among them if it exists, as they are after this moment."""
+        self._asked.add(key)
+        if self._next is None:
+            self._next = asyncio.create_task(self._take_turn())
+        return await asyncio.shield(self._next)  # one client going away must not end the query that others wait for
+
+    async def _take_turn(self) -> Mapping[str, TokenRecord]:
+        async with self._turn:
+            keys, self._asked, self._next = self._asked, set(), None
+            return await asyncio.to_thread(self._read, keys)
+
+    def _read(self, keys: Collection[str]) -> Mapping[str, TokenRecord]:
+        self._closed = self._closed or self._store.has_tokens()
+        return self._store.find_tokens(keys) if self._closed else {}
+
+
+def presented(request: Request) -> str | None:
+    """The token of a request: ``Authorization: Bearer``, else the pages' cookie."""
+    sent = bearer(request.headers.get("authorization", ""))
+    return sent if sent is not None else request.cookies.get(COOKIE)
+
+
+def bearer(authorization: str) -> str | None:
+    """The token in the value of an ``Authorization`` header, None if it is of another kind."""
+    scheme, _, value = authorization.partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else None
+
+
+async def reader(request: Request) -> Caller:
+    """Dependency: the caller may read.
+
+    Raises:
+        ProblemError: 401.
+    """
+    guard: Guard = request.app.state.guard
+    caller = await guard.caller(presented(request))
+    if caller is None:
+        raise ProblemError(
+            401,
+            "a valid token is needed: Authorization: Bearer TOKEN; `tuner token create` makes one",
+            headers={"WWW-Authenticate": 'Bearer realm="tuner"'},
+        )
+    return caller
+
+
+async def runner(request: Request, caller: Annotated[Caller, Depends(reader)]) -> Caller:
+    """Dependency: the caller may start and stop sweeps.
+
+    Raises:
+        ProblemError: 401, or 403 with a token for reading only, or for a request that another site's page made.
+    """
+    if "run" not in caller.scopes:
+        raise ProblemError(403, "this token may only read; a sweep needs one of scope 'run'")
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise ProblemError(403, "a page of another site may not do this")
+    return caller
+
+
+Reader = Annotated[Caller, Depends(reader)]
+Runner = Annotated[Caller, Depends(runner)]

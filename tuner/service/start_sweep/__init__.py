@@ -1,0 +1,1 @@
+"""Sweeps that are started from a page or over HTTP."""

@@ -1,0 +1,186 @@
+"""Checks what a client wants swept, starts it, and waits until the sweep has an id."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db.records import SweepState
+from db.store import Store
+from search_spaces import SpaceError
+from search_spaces.registry import family, names, space_for
+from tuner.results.status import state_now
+from tuner.search import sampler_names
+from tuner.service.metrics import STARTED
+from tuner.service.middleware.problems import ProblemError
+from tuner.service.models import StartSweep
+from tuner.service.settings import ServiceSettings
+from tuner.service.start_sweep.launchers import Launched, Launcher
+from tuner.sweeps.setup import local_target, open_dataset
+from workers.errors import DatasetError
+from workers.fib.dataset import Dataset
+
+POLL_S = 0.1
+
+logger = logging.getLogger("tuner.service")
+
+
+@dataclass(frozen=True)
+class Starter:
+    """Starts and resumes sweeps. Blocks; call it from a thread."""
+
+    settings: ServiceSettings
+    store: Store
+    launcher: Launcher
+
+    def start(self, wanted: StartSweep) -> int:
+        """Id of the new sweep, which its own process has registered.
+
+        Raises:
+            ProblemError: 422 for what cannot be swept, 429 if too many run, 502 if it did not start, 504 if too slowly.
+        """
+        target = self._check(wanted)
+        self._room()
+        ticket = secrets.token_hex(8)
+        launched = self._launch(ticket, _arguments(wanted, target))
+        return self._wait(ticket, launched, lambda: self.store.sweep_of_ticket(ticket))
+
+    def resume(self, sweep_id: int) -> None:
+        """Goes on with a sweep that stopped or whose process died.
+
+        Raises:
+            ProblemError: 409 if it runs or is done, otherwise as :meth:`start`.
+        """
+        sweep = self.store.get_sweep(sweep_id)
+        state = state_now(sweep)
+        if state in (SweepState.RUNNING, SweepState.DONE):
+            raise ProblemError(409, f"sweep {sweep_id} is {state}; only one that stopped early can be resumed")
+        self._room()
+        ticket = secrets.token_hex(8)
+        launched = self._launch(ticket, ["--resume", str(sweep_id)])
+        before = sweep.owner, sweep.heartbeat_at
+
+        def taken() -> int | None:
+            now = self.store.get_sweep(sweep_id)
+            return sweep_id if now.owner is not None and (now.owner, now.heartbeat_at) != before else None
+
+        self._wait(ticket, launched, taken)
+
+    def _launch(self, ticket: str, arguments: list[str]) -> Launched:
+        try:
+            return self.launcher.start(ticket, arguments)
+        except OSError as error:
+            logger.error("sweep %s was not started: %s", ticket, error)
+            STARTED.labels("refused").inc()
+            raise ProblemError(502, "the sweep could not be started; the server's log has the reason") from None
+
+    def _wait(self, ticket: str, launched: Launched, registered: Callable[[], int | None]) -> int:
+        give_up_at = time.monotonic() + self.settings.start_timeout_s
+        while True:
+            ended = launched.ended()
+            found = registered()  # after asking for the end: a short sweep may be both
+            if found is not None:
+                STARTED.labels("started").inc()
+                return found
+            if ended is not None:
+                logger.error("sweep %s ended before it registered: %s", ticket, ended)
+                STARTED.labels("failed").inc()
+                raise ProblemError(502, f"the sweep ended before it began ({ended}); the server's log has the reason")
+            if time.monotonic() > give_up_at:
+                raise ProblemError(
+                    504,
+                    f"the sweep has not registered within {self.settings.start_timeout_s:g} s; it may still appear in "
+                    "the list",
+                )
+            time.sleep(POLL_S)
+
+    def _room(self) -> None:
+        running = [s for s in self.store.list_sweeps(limit=200) if state_now(s) == SweepState.RUNNING]
+        if len(running) >= self.settings.max_running_sweeps:
+            raise ProblemError(
+                429,
+                f"{len(running)} sweeps are running, and this server allows {self.settings.max_running_sweeps}",
+                headers={"Retry-After": "60"},
+            )
+
+    def _check(self, wanted: StartSweep) -> str:
+        """The target; everything that can be refused without starting a process is refused here."""
+        if wanted.sampler is not None and wanted.sampler not in sampler_names():
+            raise _invalid("sampler", wanted.sampler, sampler_names())
+        if isinstance(wanted.max_trials, int) and not 1 <= wanted.max_trials <= 100_000:
+            raise ProblemError(422, f"max_trials is {wanted.max_trials}; allowed are 1 to 100000, or 'auto'")
+        if wanted.space is not None and wanted.space not in names():
+            raise _invalid("search space", wanted.space, names())
+        dataset = served(self.settings.dataset)
+        if wanted.definition not in dataset.definitions:
+            raise _invalid("definition", wanted.definition, sorted(dataset.definitions))
+        target = wanted.target or local_target()
+        try:
+            space_for(dataset.definition(wanted.definition), target, wanted.space)
+        except SpaceError as error:
+            raise ProblemError(422, str(error), kind="no-space", title="No search space fits") from None
+        known = [str(w["uuid"]) for w in dataset.workloads(wanted.definition)]
+        for prefix in wanted.workloads:
+            if not any(uuid.startswith(prefix) for uuid in known):
+                raise _invalid("workload", prefix, known)
+        return target
+
+
+def _arguments(wanted: StartSweep, target: str) -> list[str]:
+    """The command line of the sweep."""
+    given = {
+        "--definition": wanted.definition,
+        "--space": wanted.space,
+        "--target": target,
+        "--max-trials": wanted.max_trials,
+        "--budget-s": wanted.budget_s,
+        "--sampler": wanted.sampler,
+        "--seed": wanted.seed,
+    }
+    arguments = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
+    arguments += [part for uuid in wanted.workloads for part in ("--workload", uuid)]
+    return arguments if wanted.reuse else [*arguments, "--no-reuse"]
+
+
+def _invalid(kind: str, name: str, known: Sequence[str]) -> ProblemError:
+    listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+    return ProblemError(422, f"unknown {kind} {name!r}; known are {listed}", kind="unknown-name", title="Unknown name")
+
+
+@functools.lru_cache(maxsize=4)
+def served(folder: Path | None) -> Dataset:
+    """The server's dataset, read once.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    return open_dataset(folder)
+
+
+@functools.lru_cache(maxsize=4)
+def choices(folder: Path | None) -> dict[str, Any]:
+    """Everything a sweep can be started for; see :class:`tuner.service.models.Choices`.
+
+    Raises:
+        DatasetError: The dataset cannot be read.
+    """
+    dataset = served(folder)
+    families = [family(name) for name in names()]
+    found = []
+    for name, definition in sorted(dataset.definitions.items()):
+        spaces = [f.name for f in families if f.why_not(definition) is None]
+        try:
+            workloads = len(dataset.workloads(name))
+        except DatasetError as error:
+            logger.warning("definition %s is left out: %s", name, error)
+            continue
+        if spaces and workloads:
+            found.append({"name": name, "op_type": definition["op_type"], "workloads": workloads, "spaces": spaces})
+    targets = sorted({t for f in families for t in f.targets})
+    return {"definitions": found, "targets": targets, "samplers": list(sampler_names())}

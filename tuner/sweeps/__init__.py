@@ -1,0 +1,1 @@
+"""A sweep from its settings to its winners."""

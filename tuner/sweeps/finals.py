@@ -1,0 +1,189 @@
+"""Finals: the best configs of a regime and the default, measured again, interleaved, until the ranking is settled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from search_spaces import Config
+from tuner.sweeps.regimes import Regime
+from tuner.sweeps.statistics import Ranking, rank
+from workers.judge.interval import median_interval
+from workers.records import BuildResult, Comparison, ComparisonJob, Measurement, Method, Status, Variant
+from workers.runner import Runner
+
+ROUNDS_PER_LOOK = 12
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A config that reached the final. ``simplicity`` breaks ties, smaller is simpler."""
+
+    variant: Variant
+    config: Config
+    simplicity: tuple
+    build: BuildResult | None = None
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """Who won a regime, and how sure that is.
+
+    ``measurements`` holds, for each finalist (by config hash), one paired measurement per workload: sample i of each
+    belongs to the same round.
+    """
+
+    winner: str
+    default: str | None
+    ranking: Ranking
+    configs: Mapping[str, Config]
+    measurements: Mapping[str, Mapping[str, Measurement]]
+    rounds: int
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """Where the evaluator's time went, as in :class:`workers.records.Comparison`."""
+
+
+def run_final(
+    runner: Runner,
+    finalists: Mapping[str, Finalist],
+    regime: Regime,
+    *,
+    default: str,
+    method: Method,
+    max_rounds: int,
+    deadline: float,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+) -> FinalResult | None:
+    """Measure the finalists against each other.
+
+    Stops when the ranking is settled, after ``max_rounds``, or past ``deadline`` (of ``time.monotonic``); at least
+    one look is always taken. A finalist that fails now is dropped and the others go on.
+
+    Returns:
+        None if no finalist survives.
+    """
+    artifacts = _artifacts(runner, finalists, tick)
+    dropped = {k: "could not be built again" for k in finalists if k not in artifacts}
+    alive = [k for k in finalists if k in artifacts]
+    rounds: dict[str, dict[str, list[float]]] = {}
+    looks = max(1, max_rounds // ROUNDS_PER_LOOK)
+    ranking: Ranking | None = None
+    usage: list[Mapping[str, float]] = []
+    conditions: dict[tuple[str, str], Mapping[str, Any]] = {}
+    done = 0
+    for look in range(looks):
+        if ranking is not None and (ranking.settled or time.monotonic() > deadline):
+            break
+        pairs = tuple((finalists[k].variant, artifacts[k]) for k in alive)
+        job = ComparisonJob(pairs, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
+        comparison = _one_look(runner, job, tick)
+        samples, failed = _sorted_out(comparison)
+        usage.append(comparison.usage)
+        conditions |= {(e.key, m.workload): m.conditions for e in comparison.evaluations for m in e.measurements}
+        if failed:
+            dropped |= failed
+            alive = [k for k in alive if k not in failed]
+            rounds = {k: v for k, v in rounds.items() if k in alive}
+            samples = {k: v for k, v in samples.items() if k in alive}
+        if not alive:
+            return None
+        for key, by_workload in samples.items():
+            for workload, values in by_workload.items():
+                rounds.setdefault(key, {}).setdefault(workload, []).extend(values)
+        done += ROUNDS_PER_LOOK
+        simplicity = {k: finalists[k].simplicity for k in alive}
+        ranking = rank(rounds, simplicity, default if default in alive else None, looks)
+    if ranking is None:
+        return None
+    return FinalResult(
+        winner=ranking.winner,
+        default=default if default in alive else None,
+        ranking=ranking,
+        configs={k: finalists[k].config for k in alive},
+        measurements={k: _measurements(k, rounds[k], method, conditions) for k in alive},
+        rounds=done,
+        dropped=dropped,
+        usage=summed(usage),
+    )
+
+
+def _artifacts(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, str]:
+    """Artifact of each finalist; what a resumed sweep did not build itself is built now (a cache hit as a rule)."""
+    artifacts = {k: f.build.artifact for k, f in finalists.items() if f.build is not None and f.build.artifact}
+    missing = [k for k in finalists if k not in artifacts]
+    for key in missing:
+        runner.submit_build(finalists[key].variant)
+    while missing:
+        for outcome in runner.wait(1.0):
+            if isinstance(outcome, BuildResult) and outcome.key in missing:
+                missing.remove(outcome.key)
+                if outcome.status is Status.BUILT and outcome.artifact:
+                    artifacts[outcome.key] = outcome.artifact
+        tick()
+    return artifacts
+
+
+def _one_look(runner: Runner, job: ComparisonJob, tick: Callable[[], None]) -> Comparison:
+    runner.submit_comparison(job)
+    while True:
+        for outcome in runner.wait(1.0):
+            if isinstance(outcome, Comparison):
+                return outcome
+        tick()
+
+
+def _sorted_out(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+    """Samples by variant and workload of those that passed; why the others did not."""
+    samples: dict[str, dict[str, list[float]]] = {}
+    failed: dict[str, str] = {}
+    for evaluation in comparison.evaluations:
+        if evaluation.status is Status.PASSED:
+            # As they are kept: whoever ranks the stored samples gets the same winner, also where two are equally fast.
+            kept = {m.workload: np.asarray(m.samples_us, np.float32).tolist() for m in evaluation.measurements}
+            samples[evaluation.key] = kept
+        else:
+            failed[evaluation.key] = f"{evaluation.status}: {evaluation.message}"
+    return samples, failed
+
+
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Key by key."""
+    found: dict[str, float] = {}
+    for part in parts:
+        for key, value in part.items():
+            found[key] = found.get(key, 0.0) + value
+    return found
+
+
+def _measurements(
+    key: str,
+    rounds: Mapping[str, list[float]],
+    method: Method,
+    conditions: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> dict[str, Measurement]:
+    """All rounds of a finalist; the conditions are those of its last look."""
+    out = {}
+    for workload, samples in rounds.items():
+        known = median_interval(samples)
+        out[workload] = Measurement(
+            workload,
+            Status.PASSED,
+            tuple(samples),
+            known.median,
+            known.low,
+            known.high,
+            conditions=conditions.get((key, workload), {}),
+            method=interleaved(method),
+        )
+    return out
+
+
+def interleaved(method: Method) -> Method:
+    """The method that final measurements are recorded under: never mixed with those of the search."""
+    return replace(method, min_samples=ROUNDS_PER_LOOK, max_samples=ROUNDS_PER_LOOK, interleaved=True)

@@ -1,0 +1,482 @@
+"""The sweep loop: ask for configs, have them built and judged, commit each trial, end with finals.
+
+One thread. Everything slow happens behind the :class:`~workers.runner.Runner`; everything that must survive is in the
+:class:`~db.store.Store` before the next config is asked for.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from db.records import MeasurementRecord, WinnerRecord
+from db.store import Store
+from search_spaces import Config, SearchSpace
+from tuner.search import Proposal, Search
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps import winners
+from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
+from tuner.sweeps.objective import Objective
+from tuner.sweeps.regimes import Regime
+from workers.fib.adapter import reference_variant
+from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
+from workers.runner import Runner
+
+REFERENCE_KEY = "reference"
+REFERENCE_SAMPLES = 3
+HEARTBEAT_S = 5.0
+BUILDS_KEPT = 1000
+"""Builds that are remembered for other regimes; an older one is asked for again, which is a look into the cache."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is to do; see :class:`tuner.settings.SweepSettings` for the meaning of each limit."""
+
+    definition: dict[str, Any]
+    space: SearchSpace
+    regimes: tuple[Regime, ...]
+    method: Method
+    sampler: str = "auto"
+    seed: int = 0
+    max_trials: int | Literal["auto"] = 64
+    budget_s: float | None = None
+    race_factor: float = 1.3
+    finalists: int = 3
+    final_rounds: int = 96
+    final_s: float = 8.0
+    final_share: float = 0.25
+    reuse: bool = True
+    time_reference: bool = True
+    warm_start: Mapping[str, tuple[Config, ...]] = field(default_factory=dict)
+    """Regime name -> configs to try right after the default."""
+    prior: Mapping[str, tuple[tuple[Config, float | None], ...]] = field(default_factory=dict)
+    """Regime name -> finished trials of a related sweep, for the search to learn from."""
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A config that passed and may reach the final."""
+
+    value: float
+    config_hash: str
+    config: Config
+    build: BuildResult | None
+    """None if this process did not build it."""
+
+
+@dataclass
+class RegimeState:
+    """The search of one regime and what it has found."""
+
+    regime: Regime
+    search: Search
+    objective: Objective
+    asked: int = 0
+    exhausted: bool = False
+    default_hash: str = ""
+    default: Leader | None = None
+    """The default config, once it has passed."""
+    leaders: list[Leader] = field(default_factory=list)
+    """The best that passed, best first; no more than the final takes, since a sweep may have a million trials."""
+
+
+@dataclass
+class Trial:
+    """A trial in flight."""
+
+    number: int
+    state: RegimeState
+    proposal: Proposal
+    config_hash: str
+    variant: Variant
+    started: float
+    known: dict[str, MeasurementRecord] = field(default_factory=dict)
+    build: BuildResult | None = None
+
+    @property
+    def key(self) -> str:
+        """The runner's name for this trial's evaluation; the same config may run in two regimes at once."""
+        return f"{self.config_hash}@{self.state.regime.name}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A snapshot for whoever shows the sweep. Latencies are geometric means over a regime's workloads."""
+
+    phase: Literal["start", "search", "finals", "done"]
+    done: int
+    max_trials: int | None
+    elapsed_s: float
+    budget_s: float | None
+    building: int
+    evaluating: int
+    failures: Mapping[str, int]
+    raced_out: int
+    reused: int
+    best_us: Mapping[str, float | None]
+    default_us: Mapping[str, float | None]
+    reference_us: Mapping[str, float | None]
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found. ``finals`` has an entry for each regime with at least one config that passed."""
+
+    sweep_id: int
+    finals: Mapping[str, FinalResult]
+    winners: list[WinnerRecord]
+    reference: Mapping[str, Measurement]
+    trials: int
+    failures: Mapping[str, int]
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
+
+
+def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Seconds by kind (see :class:`workers.records.Evaluation`) of search and finals, and the share of the evaluators'
+    wall time, waiting for jobs included, in which the device ran candidates or checks of them."""
+    parts = {"search": dict(search), "finals": summed(finals)}
+    parts["all"] = summed([*parts.values()])
+    for part in parts.values():
+        wall_s = part.get("evaluate_s", 0.0) + part.get("idle_s", 0.0)
+        if wall_s > 0:
+            part["gpu_busy_share"] = (part.get("candidate_s", 0.0) + part.get("check_s", 0.0)) / wall_s
+    return parts
+
+
+def sweep_seed(seed: int, regime: int) -> int:
+    """Seed of a regime's search: regimes of one sweep must not walk in step."""
+    return seed * 1009 + regime
+
+
+class Sweep:
+    """Runs one sweep against a runner and a store; both are owned by the caller."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        runner: Runner,
+        store: Store,
+        sweep_id: int,
+        *,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.plan = plan
+        self.runner = runner
+        self.store = store
+        self.sweep_id = sweep_id
+        self._record = store.get_sweep(sweep_id)
+        self._on_progress = on_progress
+        self._checkpoint = checkpoint
+        self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
+        self._builds: dict[str, BuildResult] = {}
+        self._waiting_for_build: dict[str, list[Trial]] = {}
+        self._evaluating: dict[str, Trial] = {}
+        self._failures: Counter[str] = Counter()
+        self._usage: dict[str, float] = {}
+        self._raced_out = 0
+        self._reused = 0
+        self._done = 0
+        self._next_number = 0
+        self._reference: dict[str, Measurement] = {}
+        self._started = time.monotonic()
+        self._last_beat = 0.0
+        self._environment = tuning_record.environment(runner.environment())
+        self._toolchain = tuning_record.toolchain(self._environment)
+        self._phase: Literal["start", "search", "finals", "done"] = "start"
+
+    def run(self) -> SweepResult:
+        """Search, then finals. What a previous process of the same sweep committed is taken as done."""
+        self._restore()
+        self._phase = "search"
+        self._search()
+        self._phase = "finals"
+        finals = self._finals()
+        regimes = {s.regime.name: s.regime for s in self._states}
+        won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, self.plan.space.size_axis)
+        self._phase = "done"
+        self._emit()
+        usage = evaluator_usage(self._usage, [f.usage for f in finals.values()])
+        return SweepResult(self.sweep_id, finals, won, dict(self._reference), self._done, dict(self._failures), usage)
+
+    # -- set-up ------------------------------------------------------------------------------------------------------
+
+    def _make_state(self, index: int, regime: Regime) -> RegimeState:
+        space = self.plan.space
+        search = Search(
+            space,
+            sampler=self.plan.sampler,
+            seed=sweep_seed(self.plan.seed, index),
+            warm_start=self.plan.warm_start.get(regime.name, ()),
+            prior=self.plan.prior.get(regime.name, ()),
+        )
+        default_hash = space.config_hash(space.default)
+        return RegimeState(regime, search, Objective(regime.workloads), default_hash=default_hash)
+
+    def _restore(self) -> None:
+        """Take over the trials that are already committed, so that none is lost or repeated."""
+        by_name = {s.regime.name: s for s in self._states}
+        for record in self.store.trials(self.sweep_id):
+            state = by_name[record.regime]
+            measured = tuple(map(tuning_record.measurement, record.measurements))
+            self._note(state, record.config_hash, dict(record.config), Status(record.state), measured, None)
+            state.search.observe(dict(record.config), record.objective)
+            state.asked += 1
+            self._next_number = max(self._next_number, record.number + 1)
+
+    # -- search ------------------------------------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        if self.plan.time_reference:
+            self.runner.submit_build(reference_variant(self.plan.definition, self.plan.space.target))
+        while True:
+            self._fill()
+            if not self._in_flight():
+                return
+            for outcome in self.runner.wait(1.0):
+                if isinstance(outcome, BuildResult):
+                    self._on_build(outcome)
+                elif isinstance(outcome, Evaluation):
+                    self._on_evaluation(outcome)
+            self._beat()
+            self._emit()
+
+    def _in_flight(self) -> int:
+        return sum(map(len, self._waiting_for_build.values())) + len(self._evaluating)
+
+    def _fill(self) -> None:
+        """Keep every builder and evaluator busy, and no more: a config asked for later knows more."""
+        while self._in_flight() < self.runner.builders + self.runner.evaluators + 1 and not self._search_is_over():
+            open_states = [s for s in self._states if not s.exhausted]
+            if not open_states:
+                return
+            state = min(open_states, key=lambda s: s.asked)
+            proposal = state.search.ask()
+            if proposal is None:
+                state.exhausted = True
+                continue
+            state.asked += 1
+            self._start(state, proposal)
+
+    def _search_is_over(self) -> bool:
+        if any(s.asked == 0 for s in self._states):
+            return False  # the default is measured in every regime, however small the budget
+        budget = self.plan.budget_s
+        if budget is not None and time.monotonic() - self._started > budget * (1 - self.plan.final_share):
+            return True
+        asked = sum(s.asked for s in self._states)
+        if self.plan.max_trials != "auto":
+            return asked >= self.plan.max_trials
+        for state in self._states:
+            if not state.exhausted and state.search.should_stop().stop:
+                state.exhausted = True
+        return all(s.exhausted for s in self._states)
+
+    def _start(self, state: RegimeState, proposal: Proposal) -> None:
+        space = self.plan.space
+        config_hash = space.config_hash(proposal.config)
+        variant = tuning_record.variant(self.plan.definition["name"], space, proposal.config, config_hash)
+        trial = Trial(self._next_number, state, proposal, config_hash, variant, time.time())
+        self._next_number += 1
+        if self.plan.reuse:
+            trial.known = self._known(config_hash, state.regime)
+        if len(trial.known) == len(state.regime.workloads):
+            self._reused += 1
+            self._finish(trial, Status.PASSED, (), "measured by an earlier sweep")
+        elif config_hash in self._builds:
+            self._after_build(trial, self._builds[config_hash])
+        elif config_hash in self._waiting_for_build:
+            self._waiting_for_build[config_hash].append(trial)
+        else:
+            self._waiting_for_build[config_hash] = [trial]
+            self.runner.submit_build(variant)
+
+    def _known(self, config_hash: str, regime: Regime) -> dict[str, MeasurementRecord]:
+        records = self.store.known_measurements(
+            definition_id=self._record.definition_id,
+            space_id=self._record.space_id,
+            config_hash=config_hash,
+            environment=self._environment.fingerprint,
+            method=tuning_record.method_id(self.plan.method),
+        )
+        return {r.workload: r for r in records if r.workload in regime.workloads and r.status == Status.PASSED}
+
+    def _on_build(self, build: BuildResult) -> None:
+        if build.key == REFERENCE_KEY:
+            self._on_reference_build(build)
+            return
+        trials = self._waiting_for_build.pop(build.key)
+        self._builds[build.key] = build
+        if len(self._builds) > BUILDS_KEPT:
+            self._builds.pop(next(iter(self._builds)))
+        for trial in trials:
+            self._after_build(trial, build)
+
+    def _after_build(self, trial: Trial, build: BuildResult) -> None:
+        trial.build = build
+        if build.status is Status.BUILT:
+            self._evaluate(trial)
+        else:
+            self._finish(trial, build.status, (), build.log)
+
+    def _evaluate(self, trial: Trial) -> None:
+        assert trial.build is not None
+        assert trial.build.artifact is not None
+        state = trial.state
+        todo = tuple(w for w in state.regime.workloads if w not in trial.known)
+        limits = {} if trial.config_hash == state.default_hash else state.objective.limits_us(self.plan.race_factor)
+        variant = replace(trial.variant, key=trial.key)
+        self._evaluating[trial.key] = trial
+        self.runner.submit_evaluation(EvaluationJob(variant, trial.build.artifact, todo, self.plan.method, limits))
+
+    def _on_evaluation(self, evaluation: Evaluation) -> None:
+        self._usage = summed((self._usage, evaluation.usage))
+        if evaluation.key == REFERENCE_KEY:
+            self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
+            return
+        trial = self._evaluating.pop(evaluation.key)
+        self._finish(trial, evaluation.status, evaluation.measurements, evaluation.message)
+
+    def _finish(self, trial: Trial, status: Status, fresh: tuple[Measurement, ...], message: str) -> None:
+        """Commit the trial with its fresh and its known measurements, then tell the search."""
+        state = trial.state
+        measured = (*map(tuning_record.measurement, trial.known.values()), *fresh)
+        value = state.objective.value(status, measured)
+        record = tuning_record.trial(
+            sweep_id=self.sweep_id,
+            number=trial.number,
+            regime=state.regime.name,
+            config=trial.proposal.config,
+            config_hash=trial.config_hash,
+            origin=trial.proposal.origin,
+            status=status,
+            objective=value,
+            message=message,
+            started=trial.started,
+            build=trial.build,
+            known=tuple(trial.known.values()),
+            fresh=fresh,
+            environment=self._environment.fingerprint,
+            toolchain=self._toolchain,
+        )
+        self.store.commit_trial(record)
+        self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
+        state.search.tell(trial.proposal.number, value, detail=status.value)
+
+    def _note(
+        self,
+        state: RegimeState,
+        config_hash: str,
+        config: Config,
+        status: Status,
+        measured: tuple[Measurement, ...],
+        build: BuildResult | None,
+    ) -> None:
+        self._done += 1
+        if status is Status.PASSED:
+            leader = Leader(state.objective.of_passed(measured), config_hash, config, build)
+            if config_hash == state.default_hash:
+                state.default = leader
+            bisect.insort(state.leaders, leader, key=lambda known: known.value)
+            del state.leaders[self.plan.finalists :]
+            state.objective.note(measured)
+        elif status is Status.RACED_OUT:
+            self._raced_out += 1
+        else:
+            self._failures[status.value] += 1
+
+    def _on_reference_build(self, build: BuildResult) -> None:
+        """Time the definition's own reference beside the candidates, for the speed-up that people ask for."""
+        if build.status is not Status.BUILT or build.artifact is None:
+            return
+        workloads = tuple(w for r in self.plan.regimes for w in r.workloads)
+        # It waits for the device in the midst, so that no graph of it can be captured.
+        mode = "eager" if self.plan.method.mode == "cuda_graph" else self.plan.method.mode
+        few = REFERENCE_SAMPLES
+        method = replace(self.plan.method, mode=mode, min_samples=few, max_samples=few, budget_s=0.0)
+        variant = reference_variant(self.plan.definition, self.plan.space.target)
+        self.runner.submit_evaluation(EvaluationJob(variant, build.artifact, workloads, method, check=False))
+
+    # -- finals ------------------------------------------------------------------------------------------------------
+
+    def _finals(self) -> dict[str, FinalResult]:
+        finals: dict[str, FinalResult] = {}
+        for state in self._states:
+            finalists = self._finalists(state)
+            if not finalists:
+                continue
+            deadline = time.monotonic() + self.plan.final_s
+            if self.plan.budget_s is not None:
+                deadline = min(deadline, self._started + self.plan.budget_s)
+            result = run_final(
+                self.runner,
+                finalists,
+                state.regime,
+                default=state.default_hash,
+                method=self.plan.method,
+                max_rounds=self.plan.final_rounds,
+                deadline=deadline,
+                seed=self.plan.seed,
+                tick=self._tick,
+            )
+            if result is None:
+                continue
+            finals[state.regime.name] = result
+        return finals
+
+    def _finalists(self, state: RegimeState) -> dict[str, Finalist]:
+        chosen = {leader.config_hash: leader for leader in state.leaders}
+        if state.default is not None:
+            chosen.setdefault(state.default_hash, state.default)
+        space = self.plan.space
+        finalists = {}
+        for config_hash, leader in chosen.items():
+            variant = tuning_record.variant(self.plan.definition["name"], space, leader.config, config_hash)
+            changed = sum(leader.config[p.name] != space.default[p.name] for p in space.parameters)
+            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash), leader.build)
+        return finalists
+
+    # -- upkeep ------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._beat()
+        self._emit()
+
+    def _beat(self) -> None:
+        self._checkpoint()
+        now = time.monotonic()
+        if now - self._last_beat > HEARTBEAT_S:
+            self.store.heartbeat(self.sweep_id)
+            self._last_beat = now
+
+    def _emit(self, message: str = "") -> None:
+        plan = self.plan
+        reference = {s.regime.name: Objective(s.regime.workloads).geomean_us(self._reference) for s in self._states}
+        self._on_progress(
+            Progress(
+                phase=self._phase,
+                done=self._done,
+                max_trials=None if plan.max_trials == "auto" else plan.max_trials,
+                elapsed_s=time.monotonic() - self._started,
+                budget_s=plan.budget_s,
+                building=len(self._waiting_for_build),
+                evaluating=len(self._evaluating),
+                failures=dict(self._failures),
+                raced_out=self._raced_out,
+                reused=self._reused,
+                best_us={s.regime.name: s.objective.best_us for s in self._states},
+                default_us={
+                    s.regime.name: None if s.default is None else math.exp(s.default.value) for s in self._states
+                },
+                reference_us=reference,
+                message=message,
+            )
+        )

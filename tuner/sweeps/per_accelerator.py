@@ -1,0 +1,150 @@
+"""One command, several kinds of hardware: a sweep of its own on each, side by side on one Ray cluster.
+
+Measurements of different hardware never share a record, a study or a winner, so one loop would have nothing in common:
+each kind gets a ``tuner sweep`` process with its own evaluators and a fair part of the builders, all write to one
+database, and the artifact cache of a building machine serves them all. A kind that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import yaml
+
+from tuner.errors import EXIT_OK, UsageError
+from tuner.settings import ENVIRONMENT, SweepSettings
+
+_BY_ENVIRONMENT = {name: variables[0] for name, variables in ENVIRONMENT.items()}
+
+
+@dataclass(frozen=True)
+class KindResult:
+    """How the sweep on one kind ended, and what it printed for its caller."""
+
+    accelerator: str
+    exit_code: int
+    output: str
+
+
+def run_on_each(settings: SweepSettings, arguments: Sequence[str], say: Callable[[str], None]) -> list[KindResult]:
+    """Sweep on every one of ``settings.accelerators`` at the same time.
+
+    Args:
+        settings: Of all sweeps; the target of each is that of its accelerator unless one is given.
+        arguments: More words for the command line of each (``--json``, ``--out``).
+        say: Told what the sweeps say, a line at a time.
+
+    Raises:
+        UsageError: No cluster is named, or an accelerator has no target.
+        ClusterError: The cluster has no such machine; nothing is started then.
+        KeyboardInterrupt: All sweeps were told as well and have saved their state.
+    """
+    from workers.cluster.machines import survey
+
+    if settings.ray_address is None:
+        raise UsageError("several --accelerators need the --ray-address of a cluster that has them")
+    kinds = settings.accelerators
+    builders = survey(settings.ray_address, [(target_for(settings, kind), kind) for kind in kinds])
+    share = settings.builders or max(1, builders // len(kinds))
+    with tempfile.TemporaryDirectory(prefix="tuner-kinds-") as folder:
+        running = [_start(settings, kind, share, arguments, Path(folder), say) for kind in kinds]
+        try:
+            return [sweep.wait() for sweep in running]
+        except KeyboardInterrupt:
+            for sweep in running:
+                sweep.interrupt()
+            for sweep in running:
+                sweep.wait()
+            raise
+
+
+def target_for(settings: SweepSettings, accelerator: str) -> str:
+    """The target of a sweep on an accelerator: the one that is given, else the accelerator's own.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from workers.cluster.machines import target_of
+
+    target = settings.target or target_of(accelerator)
+    if target is None:
+        raise UsageError(f"accelerator {accelerator!r} has no target of its own; give --target cpu, sm_90a or sm_100a")
+    return target
+
+
+class _Running:
+    """A sweep's process and the threads that read what it says."""
+
+    def __init__(self, accelerator: str, process: subprocess.Popen[str], say: Callable[[str], None]) -> None:
+        self._accelerator = accelerator
+        self._process = process
+        self._output: list[str] = []
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._readers = [
+            threading.Thread(target=_read, args=(process.stdout, self._output.append), daemon=True),
+            threading.Thread(
+                target=_read, args=(process.stderr, lambda line: say(f"{accelerator}: {line.rstrip()}")), daemon=True
+            ),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def interrupt(self) -> None:
+        """As if the user had pressed Ctrl-C there."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> KindResult:
+        """Its end."""
+        code = self._process.wait()
+        for reader in self._readers:
+            reader.join()
+        return KindResult(self._accelerator, code, "".join(self._output))
+
+
+def _start(
+    settings: SweepSettings,
+    accelerator: str,
+    builders: int,
+    arguments: Sequence[str],
+    folder: Path,
+    say: Callable[[str], None],
+) -> _Running:
+    own = settings.model_copy(
+        update={"accelerators": (accelerator,), "target": target_for(settings, accelerator), "builders": builders}
+    )
+    document = {k: v for k, v in own.model_dump(mode="json").items() if v is not None}
+    file = folder / f"{accelerator}.yaml"
+    file.write_text(yaml.safe_dump(document))
+    # The environment would win over the file: it says the same here.
+    env = {k: v for k, v in os.environ.items() if not any(k in names for names in ENVIRONMENT.values())}
+    env |= {_BY_ENVIRONMENT[k]: str(v) for k, v in document.items() if k in _BY_ENVIRONMENT}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", "sweep", "--config", str(file), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=env,
+    )
+    return _Running(accelerator, process, say)
+
+
+def _read(stream: IO[str], keep: Callable[[str], None]) -> None:
+    for line in stream:
+        keep(line)
+
+
+def exit_code(results: Sequence[KindResult]) -> int:
+    """0 if all sweeps ended well, else the first other code."""
+    return next((r.exit_code for r in results if r.exit_code != EXIT_OK), EXIT_OK)

@@ -1,0 +1,271 @@
+"""From settings to a finished sweep: opens the store and the workers, runs, exports, and closes them again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from db.records import SweepRecord, SweepState, WinnerRecord
+from db.store import Store
+from search_spaces import Config, SearchSpace
+from search_spaces.registry import space_for
+from tuner import errors
+from tuner.errors import UsageError
+from tuner.results.export import Export, export_winners
+from tuner.settings import SweepSettings
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
+from tuner.sweeps.objective import Objective
+from tuner.sweeps.regimes import Regime, split
+from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
+from tuner.sweeps.stop_requests import stoppable
+from workers.runner import Runner
+
+CLAIM_STALE_S = 30.0
+"""A sweep whose owner has not been heard of for this long may be taken over."""
+
+
+class View(Protocol):
+    """Whoever watches a sweep."""
+
+    def say(self, text: str) -> None: ...
+    def __call__(self, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep leaves for its caller. Latencies are geometric means over a regime's workloads in microseconds."""
+
+    sweep_id: int
+    definition: str
+    space: str
+    target: str
+    hardware: str
+    trials: int
+    failures: Mapping[str, int]
+    default_config: Config
+    winners: list[WinnerRecord]
+    reference_us: Mapping[str, float]
+    example_axes: str
+    export: Export | None = None
+    exit_code: int = field(default=errors.EXIT_OK)
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "sweep_id": self.sweep_id,
+            "definition": self.definition,
+            "space": self.space,
+            "target": self.target,
+            "hardware": self.hardware,
+            "trials": self.trials,
+            "failures": dict(self.failures),
+            "default_config": self.default_config,
+            "winners": [asdict(w) for w in self.winners],
+            "reference_us": dict(self.reference_us),
+            "export": None if self.export is None else self.export.document(),
+        }
+
+
+def run_sweep(
+    settings: SweepSettings,
+    *,
+    resume: int | None = None,
+    out: Path | None = None,
+    view: View | None = None,
+    ticket: str | None = None,
+) -> SweepReport:
+    """Run a sweep, or go on with one, to a verified Solution.
+
+    Args:
+        settings: With ``resume`` only database, cache, dataset and Ray address count: a sweep keeps its own.
+        resume: ID of the sweep to go on with.
+        out: flashinfer-trace folder for the Solution, None to write none.
+        view: Told about progress.
+        ticket: What whoever started this process recognises the new sweep by.
+
+    Raises:
+        TunerError, SpaceError, StoreError, WorkerError: One line each; what was finished is kept.
+        KeyboardInterrupt: The sweep is marked as interrupted and can be resumed.
+    """
+    store = Store.open(settings.db)
+    try:
+        if resume is not None:
+            settings = settings_of(store, resume, settings)
+        setup = resolve(settings)
+        space = space_for(setup.problem.definition, setup.target, settings.space)
+        regimes = tuple(split(setup.sizes, settings.regimes))
+        say = (lambda _: None) if view is None else view.say
+        with open_runner(setup, say) as runner:
+            sweep_id = _register(store, setup, space, runner, resume, ticket)
+            shape = f"space {space.name}, {len(regimes)} regimes, {len(setup.sizes)} workloads"
+            say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
+            result = _guarded(store, sweep_id, setup, space, regimes, runner, view)
+            return _conclude(store, setup, space, regimes, runner, result, out)
+    finally:
+        store.close()
+
+
+def _shown(url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _register(
+    store: Store, setup: Setup, space: SearchSpace, runner: Runner, resume: int | None, ticket: str | None
+) -> int:
+    """Write down what the sweep is about, and claim it for this process."""
+    owner = f"{tuning_record.host()}:{os.getpid()}:{time.time():.3f}"
+    settings, definition = setup.settings, setup.problem.definition
+    environment_id = store.register_environment(tuning_record.environment(runner.environment()))
+    definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
+    for workload in setup.problem.workloads:
+        store.register_workload(definition_id, workload["uuid"], workload["axes"], str(setup.dataset.root))
+    space_id = store.register_space(space.name, space.target, space.fingerprint)
+    if resume is not None:
+        known = store.get_sweep(resume)
+        if known.space_fingerprint != space.fingerprint:
+            raise UsageError(
+                f"sweep {resume} searched another version of space {space.name} ({known.space_fingerprint}, now "
+                f"{space.fingerprint}); start a new sweep, it reuses what still holds"
+            )
+        store.claim_sweep(resume, owner, CLAIM_STALE_S)
+        return resume
+    return store.create_sweep(
+        SweepRecord(
+            definition_id=definition_id,
+            space_id=space_id,
+            environment_id=environment_id,
+            seed=settings.seed,
+            settings=settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"}),
+            budget_s=settings.budget_s,
+            max_trials=None if settings.max_trials == "auto" else settings.max_trials,
+            host=tuning_record.host(),
+            owner=owner,
+            ticket=ticket,
+        )
+    )
+
+
+def _guarded(
+    store: Store,
+    sweep_id: int,
+    setup: Setup,
+    space: SearchSpace,
+    regimes: tuple[Regime, ...],
+    runner: Runner,
+    view: View | None,
+) -> SweepResult:
+    """Run the loop; however it ends, the sweep's state says so."""
+    s = setup.settings
+    plan = Plan(
+        definition=setup.problem.definition,
+        space=space,
+        regimes=regimes,
+        method=setup.method,
+        sampler=s.sampler,
+        seed=s.seed,
+        max_trials=s.max_trials,
+        budget_s=s.budget_s,
+        race_factor=s.race_factor,
+        finalists=s.finalists,
+        final_rounds=s.final_rounds,
+        final_s=s.final_s,
+        final_share=s.final_share,
+        reuse=s.reuse,
+        warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
+        prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
+    )
+    try:
+        with stoppable(store, sweep_id) as checkpoint:
+            watch = view or (lambda _: None)
+            return Sweep(plan, runner, store, sweep_id, on_progress=watch, checkpoint=checkpoint).run()
+    except KeyboardInterrupt:
+        store.finish_sweep(sweep_id, SweepState.INTERRUPTED, {})
+        if view is not None:
+            view.say(f"interrupted; go on with: tuner sweep --resume {sweep_id}")
+        raise
+    except BaseException as error:
+        store.finish_sweep(sweep_id, SweepState.FAILED, {"error": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def _warm_start(
+    store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
+) -> dict[str, tuple[Config, ...]]:
+    """For each regime the best configs of related sweeps (other shapes, other hardware) in the regime of the same name,
+    then those that the kernel's author expects to be good for its sizes."""
+    related = store.related_best_configs(
+        space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes)
+    )
+    found = {r.name: [dict(c.config) for c in related if c.regime == r.name][:3] for r in regimes}
+    for regime in regimes:
+        sizes = [setup.sizes[uuid] for uuid in regime.workloads]
+        found[regime.name] += [dict(s.config) for s in space.starts if s.suits(sizes)]
+    return {name: tuple(configs) for name, configs in found.items()}
+
+
+def prior(
+    store: Store, definition: str, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
+) -> dict[str, tuple[tuple[Config, float | None], ...]]:
+    """The trials of the nearest finished sweep of the same space family, for the regime of the same name."""
+    nearest = store.related_best_configs(space.name, definition=definition, hardware=hardware, limit=1)
+    if not nearest:
+        return {}
+    trials = store.trials(nearest[0].sweep_id, measurements=False)
+    return {r.name: tuple((dict(t.config), t.objective) for t in trials if t.regime == r.name) for r in regimes}
+
+
+def _conclude(
+    store: Store,
+    setup: Setup,
+    space: SearchSpace,
+    regimes: tuple[Regime, ...],
+    runner: Runner,
+    result: SweepResult,
+    out: Path | None,
+) -> SweepReport:
+    """Mark the sweep as done, export its winners."""
+    by_regime = {r.name: Objective(r.workloads).geomean_us(result.reference) for r in regimes}
+    reference = {k: v for k, v in by_regime.items() if v is not None}
+    summary = {
+        "reference_us": reference,
+        "reference_by_workload_us": {w: m.median_us for w, m in result.reference.items()},
+        "failures": dict(result.failures),
+        "trials": result.trials,
+        "evaluator": result.usage,
+        "finals": {
+            name: {
+                "settled": f.ranking.settled,
+                "reason": f.ranking.reason,
+                "rounds": f.rounds,
+                "dropped": dict(f.dropped),
+            }
+            for name, f in result.finals.items()
+        },
+    }
+    store.finish_sweep(result.sweep_id, SweepState.DONE, summary)
+    exported = None
+    if out is not None and result.winners:
+        exported = export_winners(store, result.sweep_id, setup, space, runner, out)
+    first = setup.problem.workloads[0]["axes"]
+    return SweepReport(
+        sweep_id=result.sweep_id,
+        definition=setup.problem.name,
+        space=space.name,
+        target=setup.target,
+        hardware=runner.environment().hardware,
+        trials=result.trials,
+        failures=result.failures,
+        default_config=space.default,
+        winners=result.winners,
+        reference_us=reference,
+        example_axes=" ".join(f"{k}={v}" for k, v in first.items()),
+        export=exported,
+        exit_code=errors.EXIT_OK if result.winners else errors.EXIT_NOTHING_FOUND,
+    )

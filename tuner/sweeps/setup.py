@@ -1,0 +1,160 @@
+"""From settings to what they name: dataset, definition, workloads, target, method, and the workers of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.store import Store
+from tuner.errors import UnusableEnvironmentError, UsageError
+from tuner.settings import SweepSettings
+from workers.fib.dataset import Dataset, Problem
+from workers.records import Deadlines, Method
+from workers.runner import Runner
+
+MODES = {True: ("host",), False: ("cuda_graph", "eager")}
+"""Whether the target is the CPU -> execution modes that it can time, the default first."""
+
+GPU_MIN_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a command measures with, resolved from its settings."""
+
+    settings: SweepSettings
+    dataset: Dataset
+    problem: Problem
+    target: str
+    size_axis: str | None
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Workload uuid -> value of the size axis."""
+        axis = self.size_axis
+        return {w["uuid"]: w["axes"].get(axis) if axis else None for w in self.problem.workloads}
+
+    @property
+    def method(self) -> Method:
+        """How measurements are taken."""
+        s = self.settings
+        return Method(
+            mode=s.mode or MODES[self.target == "cpu"][0],
+            # GPU samples are cheap next to what surrounds them, and six are needed for 95 % at all.
+            min_samples=Method.min_samples if self.target == "cpu" else min(GPU_MIN_SAMPLES, s.max_samples),
+            max_samples=s.max_samples,
+            target_rel_ci=s.target_rel_ci,
+            budget_s=s.sample_budget_s,
+        )
+
+
+def resolve(settings: SweepSettings) -> Setup:
+    """Find dataset, definition, workloads and target; nothing is started.
+
+    Raises:
+        UsageError, DatasetError: Something named does not exist, or the choice is not clear.
+    """
+    dataset = open_dataset(settings.dataset)
+    name = settings.definition or _only_definition(dataset, settings.space)
+    definition = dataset.definition(name)
+    uuids = [w["uuid"] for w in dataset.workloads(name)]
+    chosen = [u for u in uuids if any(u.startswith(p) for p in settings.workloads)] if settings.workloads else None
+    if settings.workloads and not chosen:
+        raise UsageError(f"no workload of {name} starts with {', '.join(settings.workloads)}; it has {len(uuids)}")
+    problem = dataset.problem(name, chosen)
+    variable = [a for a, spec in definition["axes"].items() if spec["type"] == "var"]
+    target = _target(settings)
+    allowed = MODES[target == "cpu"]
+    if settings.mode is not None and settings.mode not in allowed:
+        raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
+    return Setup(settings, dataset, problem, target, variable[0] if variable else None)
+
+
+def _target(settings: SweepSettings) -> str:
+    """The target that is given, else the accelerator's, else this machine's."""
+    if settings.target is None and settings.accelerators:
+        from tuner.sweeps.per_accelerator import target_for
+
+        return target_for(settings, settings.accelerators[0])
+    return settings.target or local_target()
+
+
+def open_dataset(folder: Path | None) -> Dataset:
+    """The dataset of that folder, the packaged one for None."""
+    if folder is None:
+        from search_spaces.dataset import PATH
+
+        folder = PATH
+    return Dataset(folder)
+
+
+def local_target() -> str:
+    """The target of this machine: its GPU's if there is one that has a target, else ``cpu``."""
+    from workers.devices.environment import gpu_target
+
+    return gpu_target() or "cpu"
+
+
+def _only_definition(dataset: Dataset, space: str | None) -> str:
+    """The definition a sweep means when none is named: the space's own, or the dataset's only MoE."""
+    if space is not None:
+        from search_spaces.registry import family
+
+        fitting = [n for n, d in dataset.definitions.items() if family(space).why_not(d) is None]
+    else:
+        fitting = [n for n, d in dataset.definitions.items() if d["op_type"] == "moe"]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(sorted(fitting or dataset.definitions)[:8])
+    raise UsageError(f"--definition is needed, {len(fitting)} of the dataset's fit; some are {listed}")
+
+
+@contextmanager
+def open_runner(setup: Setup, say: Callable[[str], None] = lambda _: None) -> Iterator[Runner]:
+    """The workers for a problem, ended on the way out whatever happens.
+
+    Args:
+        setup: What is measured.
+        say: Told when the workers start, which takes a while; not where they cannot.
+
+    Raises:
+        UnusableEnvironmentError: There is no machine for the target.
+        UsageError: Several accelerators: that takes a sweep on each, see :mod:`tuner.sweeps.per_accelerator`.
+    """
+    from workers.cluster.machines import ACCELERATORS
+    from workers.cluster.ray_runner import RayRunner
+    from workers.devices.environment import gpu_name
+
+    s = setup.settings
+    if len(s.accelerators) > 1:
+        raise UsageError(f"one kind of machine at a time can be measured on, not {', '.join(s.accelerators)}")
+    if setup.target != "cpu" and s.ray_address is None and local_target() != setup.target:
+        raise UnusableEnvironmentError(
+            f"target {setup.target} needs one of {', '.join(ACCELERATORS[setup.target])} and this machine has "
+            f"{gpu_name() or 'no GPU'}; give --ray-address of a cluster that has one, or --target {local_target()}"
+        )
+    say(f"starting workers for {setup.problem.name} on {setup.target}")
+    runner = RayRunner(
+        setup.problem,
+        setup.target,
+        deadlines=Deadlines(s.compile_s, s.check_s, s.measure_s),
+        ray_address=s.ray_address,
+        accelerator=s.accelerators[0] if s.accelerators else None,
+        builders=s.builders,
+        evaluators=s.evaluators,
+        cache_dir=s.cache_dir,
+    )
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSettings:
+    """The settings a sweep was started with, on this machine's database, cache and cluster."""
+    stored = dict(store.get_sweep(sweep_id).settings)
+    stored.pop("host", None)
+    here = {"db": given.db, "cache_dir": given.cache_dir, "ray_address": given.ray_address}
+    return SweepSettings(**{**stored, **here, **({"dataset": given.dataset} if given.dataset else {})})

@@ -1,0 +1,80 @@
+"""Winners: what a final decided, as records that a lookup, an export and a report can be made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from db.records import EnvironmentRecord, WinnerRecord, WinnerWorkload
+from db.store import Store
+from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.finals import FinalResult
+from tuner.sweeps.regimes import Regime
+from workers.judge.interval import MedianInterval, median_interval
+from workers.records import Measurement
+
+
+def overall(measured: Mapping[str, Measurement]) -> MedianInterval:
+    """Median and interval, in microseconds, of the per-round geometric mean over workloads of paired measurements."""
+    logs = np.mean([np.log(m.samples_us) for m in measured.values()], axis=0)
+    return median_interval(np.exp(logs).tolist())
+
+
+def winner_record(regime: Regime, final: FinalResult, size_axis: str | None) -> WinnerRecord:
+    """The winner of one regime with its figures from the final, beside the default's."""
+    won = final.measurements[final.winner]
+    default = final.measurements.get(final.default) if final.default else None
+    ours = overall(won)
+    theirs = overall(default) if default else None
+    return WinnerRecord(
+        regime=regime.name,
+        config_hash=final.winner,
+        median_us=ours.median,
+        low_us=ours.low,
+        high_us=ours.high,
+        default_median_us=theirs.median if theirs else None,
+        default_low_us=theirs.low if theirs else None,
+        default_high_us=theirs.high if theirs else None,
+        workloads=tuple(
+            WinnerWorkload(
+                workload=w,
+                median_us=_figure(m.median_us),
+                low_us=_figure(m.low_us),
+                high_us=_figure(m.high_us),
+                default_median_us=default[w].median_us if default else None,
+            )
+            for w, m in won.items()
+        ),
+        size_axis=size_axis if regime.low is not None else None,
+        min_size=regime.low,
+        max_size=regime.bound,
+        config=dict(final.configs[final.winner]),
+    )
+
+
+def _figure(value: float | None) -> float:
+    assert value is not None, "a final's measurement always has a median"
+    return value
+
+
+def commit(
+    store: Store,
+    sweep_id: int,
+    regimes: Mapping[str, Regime],
+    finals: Mapping[str, FinalResult],
+    environment: EnvironmentRecord,
+    size_axis: str | None,
+) -> list[WinnerRecord]:
+    """Store the finals' samples and the winners; both replace what an earlier process of the sweep left."""
+    records = []
+    for name, final in finals.items():
+        measurements = [
+            tuning_record.final_record(m, config_hash, environment.fingerprint)
+            for config_hash, by_workload in final.measurements.items()
+            for m in by_workload.values()
+        ]
+        store.commit_comparison(sweep_id, measurements)
+        records.append(winner_record(regimes[name], final, size_axis))
+    store.set_winners(sweep_id, records)
+    return records

@@ -1,0 +1,223 @@
+"""Builds variants in a killable process and publishes what came out in the artifact cache, rejections too.
+
+How a variant is built: its own ``build.py`` if it has one (``build(out_dir) -> dict`` writes ``artifacts/`` beside the
+sources and returns static figures; raising an exception whose class is named ``Rejected`` says that the variant is
+hopeless), a flashinfer-bench builder for compiled languages, else an import of the entry point.
+"""
+
+from __future__ import annotations
+
+import compileall
+import importlib
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from typing import Any
+
+from workers.build import loader
+from workers.build.artifact_cache import DISK_FULL, ArtifactCache
+from workers.devices.environment import toolchain
+from workers.errors import CacheFullError, ChildDiedError, ChildRaisedError, PhaseTimeoutError
+from workers.fib.dataset import Document
+from workers.records import BuildResult, Status, Variant
+from workers.sandbox.child import Send
+from workers.sandbox.fork_server import ForkRequest
+from workers.sandbox.process import ChildProcess
+
+BUILD_FILE = "build.py"
+_REJECTED = "Rejected"
+_RECYCLE_AFTER = 100
+"""Builds after which the process is replaced: compilers keep memory."""
+
+
+class VariantBuilder:
+    """Builds one variant at a time. Used by one thread.
+
+    Args:
+        definition: Document of the definition that all variants solve.
+        target: Of all variants.
+        cache_dir: Of the artifact cache.
+        compile_s: Deadline for one build in seconds.
+        nice: Niceness of compilation.
+        preload: Modules imported once for all builds; None for what the first variant's compiler needs.
+    """
+
+    def __init__(
+        self,
+        definition: Document,
+        target: str,
+        cache_dir: str,
+        compile_s: float = 300.0,
+        nice: int = 0,
+        preload: tuple[str, ...] | None = None,
+    ) -> None:
+        self._cache = ArtifactCache(cache_dir)
+        self._compile_s = compile_s
+        self._toolchain = toolchain(target)
+        self._request = ForkRequest("workers.build.builder:BuildHandler", (definition,), nice=nice)
+        self._preload = ("torch", "numba") if preload is None and target == "cpu" else preload
+        self._process: ChildProcess | None = None
+        self._builds = 0
+
+    def start(self) -> None:
+        """Begin the imports that the first build will need, where they do not depend on its variant."""
+        if self._preload is not None:
+            self._started(self._preload)
+
+    def build(self, variant: Variant) -> BuildResult:
+        """Build, or find in the cache. A candidate's failure is in the status.
+
+        Raises:
+            WorkerError: The machinery failed.
+        """
+        began = time.perf_counter()
+        digest = self._cache.key(variant, self._toolchain)
+        entry = self._cache.get(digest)
+        if entry is not None:
+            return _result(variant, digest, entry.meta, cached=True)
+        staged = self._cache.stage()
+        try:
+            return self._build(variant, digest, staged, began)
+        finally:
+            self._cache.discard(staged)
+
+    def pack(self, artifact: str) -> bytes:
+        """A built artifact for another machine's cache."""
+        return self._cache.pack(artifact)
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids of the template and the child."""
+        if self._process is None:
+            return {"template": None, "child": None}
+        return {"template": self._process.template_pid, "child": self._process.pid}
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.close()
+
+    def _started(self, preload: tuple[str, ...]) -> ChildProcess:
+        """The process, whose template imports these modules if it is a new one."""
+        if self._process is None:
+            self._process = ChildProcess(
+                self._request,
+                preload=("workers.build.builder", *preload),
+                # One compiler per builder: their number is the parallelism. Builders never see a GPU, so that a build
+                # is the same on every machine and takes nothing from an evaluator's memory.
+                env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+            self._process.start()
+        return self._process
+
+    def _build(self, variant: Variant, digest: str, staged: Path, began: float) -> BuildResult:
+        process = self._started(_compiler_of(variant) if self._preload is None else self._preload)
+        if self._builds >= _RECYCLE_AFTER:
+            process.kill()
+            self._builds = 0
+        self._builds += 1
+
+        def failed(status: Status, message: str, log: str) -> BuildResult:
+            text = f"{message}\n{log}".strip()
+            return BuildResult(variant.key, status, time.perf_counter() - began, log=text)
+
+        try:
+            (status, figures, message), log = process.call(
+                "build", variant, str(staged), digest, limits_s={"compile": self._compile_s}, phase="compile"
+            )
+        except PhaseTimeoutError as error:
+            return failed(Status.TIMEOUT, str(error), error.log)
+        except ChildDiedError as error:
+            self._cache.check_room()
+            return failed(Status.CRASHED, str(error), error.log)
+        except ChildRaisedError as error:
+            self._cache.check_room()  # what cannot be written is not the candidate's fault
+            return failed(Status.COMPILE_ERROR, str(error), error.log)
+        if status is Status.WORKER_LOST:
+            raise CacheFullError(
+                f"a build in {self._cache.root} ran out of disk space ({message}). Free some and resume"
+            )
+        text = f"{message}\n{log}".strip()
+        meta = {"status": status, "build_s": time.perf_counter() - began, "figures": figures, "log": text}
+        # What is hopeless is so every time, and has nothing to load.
+        self._cache.publish(digest, staged if status is Status.BUILT else self._cache.stage(), meta)
+        return _result(variant, digest, meta)
+
+
+class BuildHandler:
+    """The child's side of :class:`VariantBuilder`."""
+
+    def __init__(self, send: Send, definition: Document) -> None:
+        self._definition = definition
+
+    def build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str]:
+        """Stage and build below ``folder``.
+
+        Returns:
+            Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures and a message.
+        """
+        package = loader.package_name(digest)
+        package_dir = Path(folder) / package
+        loader.stage_sources(variant, package_dir)
+        sys.dont_write_bytecode = True
+        try:
+            if BUILD_FILE in variant.sources:
+                figures = _run_build_file(Path(folder), package)
+            else:
+                loader.load(variant, self._definition, Path(folder), package).unload()
+                figures = {}
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                return Status.WORKER_LOST, {}, str(error)
+            if any(cls.__name__ == _REJECTED for cls in type(error).__mro__):
+                return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
+            raise
+        # Evaluators load a variant faster from bytecode. It needs no look at the sources: the folder's name is a digest
+        # of them.
+        compileall.compile_dir(package_dir, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+        return Status.BUILT, _plain(figures), ""
+
+
+def _result(variant: Variant, digest: str, meta: Mapping[str, Any], cached: bool = False) -> BuildResult:
+    """What a cache entry says: a variant that was built, or one that its ``build.py`` rejected."""
+    # Entries of an earlier version name none: they hold what was built only.
+    status = Status(meta.get("status", Status.BUILT))
+    artifact = digest if status is Status.BUILT else None
+    return BuildResult(variant.key, status, meta["build_s"], artifact, meta["figures"], meta["log"], cached)
+
+
+def _compiler_of(variant: Variant) -> tuple[str, ...]:
+    """What a GPU variant's build imports: torch is large, and slow to import where many builders do it at a time."""
+    return ("cutlass.cute",) if BUILD_FILE in variant.sources else ("torch",)
+
+
+def _run_build_file(folder: Path, package: str) -> Any:
+    """Call ``build(out_dir)`` of the staged package's build.py and forget the package again."""
+    out_dir = folder / package / loader.ARTIFACTS
+    out_dir.mkdir()
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    staged = loader.Loaded(_nothing, package, str(folder))
+    try:
+        return importlib.import_module(f"{package}.build").build(str(out_dir))
+    finally:
+        staged.unload()
+
+
+def _plain(figures: Any) -> dict[str, Any]:
+    """Figures as JSON values; nothing at all if they are no mapping."""
+    return {str(k): _json(v) for k, v in figures.items()} if isinstance(figures, Mapping) else {}
+
+
+def _json(value: Any) -> Any:
+    """The value as JSON has it; what JSON has no word for as text."""
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_json(v) for v in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _nothing() -> None:
+    """Stands for the entry point of a package that is only built."""

@@ -1,0 +1,114 @@
+"""Brings a built variant into this process as a callable, and takes it out again."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.fib import adapter as fib
+from workers.fib.dataset import Document
+from workers.records import Variant
+
+ARTIFACTS = "artifacts"
+"""Folder beside a Solution's sources into which its ``build.py`` writes and from which its entry point reads."""
+
+PRELOAD = "preload"
+"""Function without arguments that an entry point's module may have: loads libraries, so that the first call need not.
+Evaluators call it when they load the variant, with the GPU busy on another variant's checks: it must not use it."""
+
+_SOURCE_MTIME_S = 1_000_000_000
+"""Every staged source gets this modification time. numba's cache beside the sources is keyed by it, so it must be the
+same wherever an artifact is unpacked; whole seconds survive every archive format."""
+
+
+class LoadError(Exception):
+    """A variant cannot be loaded; the message says why."""
+
+
+@dataclass
+class Loaded:
+    """A variant in this process. Call ``function``; :meth:`unload` forgets its modules."""
+
+    function: Callable[..., Any]
+    package: str | None = None
+    path: str | None = None
+    preload: Callable[[], Any] | None = None
+    """The entry point's module's own function of that name, if it has one."""
+    was_called: bool = False
+    """Ahead of its turn: what first calls make is there."""
+
+    def unload(self) -> None:
+        """Drop the modules, so that their memory can go and the next variant cannot see them."""
+        if self.package is not None:
+            inside = self.package + "."
+            for name in [m for m in sys.modules if m == self.package or m.startswith(inside)]:
+                del sys.modules[name]
+        if self.path is not None and self.path in sys.path:
+            sys.path.remove(self.path)
+        self.function, self.preload = _unloaded, None
+        gc.collect()
+
+
+def package_name(digest: str) -> str:
+    """Name of the package folder of an artifact: unique, so variants never share a module."""
+    return f"tuner_variant_{digest[:16]}"
+
+
+def stage_sources(variant: Variant, package: Path) -> None:
+    """Write the variant's files below ``package``.
+
+    Raises:
+        ValueError: A path leaves the folder.
+    """
+    for name, text in variant.sources.items():
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"source path {name!r} leaves the Solution's folder")
+        target = package / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        os.utime(target, (_SOURCE_MTIME_S, _SOURCE_MTIME_S))
+
+
+def load(variant: Variant, definition: Document, folder: Path, package: str) -> Loaded:
+    """Make the entry point of a staged or cached variant callable.
+
+    Args:
+        variant: What it is.
+        definition: Document of the definition it solves.
+        folder: Folder that holds the package folder.
+        package: Name of the package folder.
+
+    Raises:
+        Exception: Whatever the variant's import or the compiler raises.
+    """
+    if variant.language not in fib.PYTHON_LANGUAGES:
+        os.environ["FIB_CACHE_PATH"] = str(folder / "fib")
+        return Loaded(fib.build(variant, definition))
+    file, _, symbol = variant.entry_point.partition("::")
+    sys.path.insert(0, str(folder))
+    loaded = Loaded(_unloaded, package, str(folder))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(".".join([package, *Path(file).with_suffix("").parts]))
+        function = getattr(module, symbol, None)
+        if not callable(function):
+            raise TypeError(
+                f"entry point {variant.entry_point!r}: {symbol!r} is {type(function).__name__}, not callable"
+            )
+    except BaseException:
+        loaded.unload()
+        raise
+    loaded.function = function
+    loaded.preload = getattr(module, PRELOAD, None)
+    return loaded
+
+
+def _unloaded(*_: Any) -> Any:
+    raise RuntimeError("this variant was unloaded")

@@ -1,0 +1,1 @@
+"""Where workers run: Ray, its machines and actors, and how blobs reach them."""

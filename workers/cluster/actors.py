@@ -1,0 +1,162 @@
+"""Ray actors around a builder and an evaluator. Each owns a killable process; the actor itself never runs a candidate.
+
+The runner gives a builder one job at a time, an evaluator a few, so that it never waits for one. When the actor or its
+machine dies, its template process sees the closed control socket and ends with everything below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from workers.build.builder import VariantBuilder
+from workers.cluster.blob_transfer import Files, at_hand
+from workers.fib.dataset import Problem
+from workers.fib.official_run import StockJob, StockRun, verify
+from workers.judge.evaluator import VariantEvaluator
+from workers.judge.judge import Staged
+from workers.records import (
+    BuildResult,
+    Comparison,
+    ComparisonJob,
+    Deadlines,
+    Environment,
+    Evaluation,
+    EvaluationJob,
+    Variant,
+)
+
+Packed = bytes | None
+"""An artifact on its way to another machine; None where all share one file system."""
+
+
+class BuilderActor:
+    """Builds variants on one core.
+
+    Args:
+        problem: What variants solve.
+        target: Of all variants.
+        cache_dir: On the actor's machine.
+        deadlines: For the compile phase.
+        nice: Niceness of compilation.
+        pack: Whether artifacts are sent along, for evaluators on other machines.
+    """
+
+    def __init__(
+        self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, nice: int, pack: bool
+    ) -> None:
+        self._builder = VariantBuilder(problem.definition, target, cache_dir, deadlines.compile_s, nice)
+        self._pack = pack
+        self._builder.start()
+
+    def build(self, variant: Variant) -> tuple[BuildResult, Packed]:
+        """The result, and the artifact if it is sent along."""
+        result = self._builder.build(variant)
+        packed = self._builder.pack(result.artifact) if self._pack and result.artifact else None
+        return result, packed
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids: of the actor, its template and its child."""
+        return {"actor": os.getpid(), **self._builder.processes()}
+
+    def close(self) -> None:
+        """End the process below."""
+        self._builder.close()
+
+
+class Line:
+    """Threads that wait for their turn, first come, first served."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._tickets: deque[list[Staged | None]] = deque()
+
+    @contextlib.contextmanager
+    def turn(self, staged: Staged | None = None) -> Iterator[None]:
+        """Wait for the turn, and have it for the block. ``staged`` is what those before may load ahead."""
+        ticket = [staged]
+        with self._changed:
+            self._tickets.append(ticket)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._tickets[0] is ticket)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._tickets.popleft()
+                self._changed.notify_all()
+
+    def ahead(self) -> Staged | None:
+        """What whoever is next in line has staged."""
+        with self._changed:
+            return self._tickets[1][0] if len(self._tickets) > 1 else None
+
+
+class EvaluatorActor:
+    """Judges variants on one device, which it has for itself. Its methods may be called by several threads: jobs wait
+    in line, with their artifacts in place, and the variant of the next one is loaded at the end of the present one.
+
+    Args:
+        problem: Definition and workloads.
+        target: Of all variants.
+        cache_dir: On the actor's machine.
+        deadlines: For load, check and measure.
+        files: The problem's blobs, for machines that do not have the dataset; None where all share one file system.
+    """
+
+    def __init__(
+        self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, files: Files | None = None
+    ) -> None:
+        self._problem = problem if files is None else at_hand(problem, files, cache_dir)
+        self._evaluator = VariantEvaluator(self._problem, target, cache_dir, deadlines)
+        self._evaluator.start()
+        self._line = Line()
+
+    def environment(self) -> Environment:
+        """Where it runs."""
+        return self._evaluator.environment()
+
+    def warm(self) -> None:
+        """Make workloads resident before the first variant is built."""
+        with self._line.turn():
+            self._evaluator.warm()
+
+    def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
+        """See :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""
+        staged = self._evaluator.stage(job.variant, job.artifact, packed, next(iter(job.workloads), ""))
+        with self._line.turn(staged):
+            return self._evaluator.evaluate(job, staged, self._line.ahead())
+
+    def compare(self, job: ComparisonJob, digests: tuple[str, ...], *packed: Packed) -> Comparison:
+        """See :meth:`workers.judge.evaluator.VariantEvaluator.compare`; ``packed`` goes with ``digests``."""
+        given: Mapping[str, bytes] = {d: p for d, p in zip(digests, packed, strict=True) if p is not None}
+        with self._line.turn():
+            return self._evaluator.compare(job, given)
+
+    def stock(self, job: StockJob) -> StockRun:
+        """Stock flashinfer-bench on this device; the process with the resident workloads makes room for it."""
+        with self._line.turn():
+            self._evaluator.release()
+            return verify(self._problem, job)
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids: of the actor, its template and its child; waits for jobs that were there before."""
+        with self._line.turn():
+            return {"actor": os.getpid(), **self._evaluator.processes()}
+
+    def close(self) -> None:
+        """End the process below."""
+        with self._line.turn():
+            self._evaluator.close()
+
+
+def kill_quietly(actor: Any) -> None:
+    """End a Ray actor that may be dead already."""
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.kill(actor, no_restart=True)

@@ -1,0 +1,318 @@
+"""Starts or joins a Ray cluster, and says which machines of it do what."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from workers.devices.environment import cores
+from workers.errors import ClusterError
+from workers.records import Environment
+
+EVALUATOR_SLOT = "tuner_evaluator"
+"""Custom resource of a machine on which one evaluator of the cpu target may run."""
+
+MOST_BUILDERS = 32
+"""Of one sweep, unless it is told otherwise: more proposals in flight know less of each other."""
+
+_OBJECT_STORE_BYTES = 80 << 20
+"""Artifacts and records are small; Ray's own default would take a third of the memory."""
+
+_TEMP_ROOT = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+_TEMP_PREFIX = "tnr"
+_KNOCK_LIMIT_S = 10.0
+
+ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
+"""Ray accelerator types that run a target."""
+
+_ACCELERATOR = "accelerator_type:"
+
+_LOCAL_ENV = {
+    # Ray must not phone home, and must not kill our actors for memory: candidates have a limit of their own.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    # RAY_AUTH_MODE is not for here: Ray reads it when it is imported, and set later its own services refuse us.
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A joined cluster. ``temp_dir`` is set for a local one, which ends with :meth:`close`."""
+
+    cpus: int
+    gpus: int
+    evaluator_slots: int
+    nodes: int
+    temp_dir: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process started it."""
+        return self.temp_dir is not None
+
+    def close(self) -> None:
+        """Leave; a local cluster ends and its files go."""
+        import ray
+
+        ray.shutdown()
+        if self.temp_dir is not None:
+            shutil.rmtree(self.temp_dir, ignore_errors=True)
+
+
+def join(address: str | None, gpus: int | None = None) -> Cluster:
+    """Join the cluster at an address, or start one on this machine.
+
+    Args:
+        address: ``host:port``, ``ray://...`` or ``auto``; None for a local cluster.
+        gpus: GPUs that a local cluster offers; None for all.
+
+    Raises:
+        ClusterError: It cannot be reached or started.
+    """
+    import ray
+
+    # It announces on the terminal that a local cluster has an access token, which is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    # It announces on the terminal that it uses a token, as it does by default for a local cluster.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        raise ClusterError("this process is already connected to a Ray cluster; one runner at a time")
+    return _start(gpus) if address is None else _connect(address)
+
+
+def _start(gpus: int | None) -> Cluster:
+    import ray
+
+    # Ray puts UNIX sockets below it, and their paths may have 107 characters at most.
+    _remove_left_over()
+    temp_dir = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}_", dir=_TEMP_ROOT))
+    # Workers are started with our environment and have to find this package wherever it was imported from.
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    # RAY_ADDRESS would make ray.init join that cluster: the caller's choice of a local one counts.
+    saved = {key: os.environ.pop(key) for key in ("RAY_ADDRESS",) if key in os.environ}
+    os.environ.update({**_LOCAL_ENV, **{k: v for k, v in os.environ.items() if k in _LOCAL_ENV}})
+    os.environ["PYTHONPATH"] = root if not path else os.pathsep.join((root, path))
+    try:
+        ray.init(
+            # An evaluator waits for its candidate and a builder compiles, so one core more than there are is no lie.
+            num_cpus=max(2, cores()),
+            num_gpus=gpus,
+            resources={EVALUATOR_SLOT: 1},
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(temp_dir),
+        )
+    except Exception as error:
+        shutil.rmtree(temp_dir, ignore_errors=True)
+        raise ClusterError(f"a local Ray cluster cannot be started: {_line(error)}") from error
+    finally:
+        os.environ.update(saved)
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    return _cluster(temp_dir)
+
+
+def _remove_left_over() -> None:
+    """Delete the files of local clusters whose sweep was killed."""
+    for folder in _TEMP_ROOT.glob(f"{_TEMP_PREFIX}*_*"):
+        pid = folder.name.removeprefix(_TEMP_PREFIX).partition("_")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(address: str) -> Cluster:
+    import ray
+
+    import search_spaces
+    import workers
+
+    _knock(address)
+    packages = [str(Path(str(m.__file__)).parent) for m in (workers, search_spaces)]
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": packages},
+        )
+    except Exception as error:
+        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
+    return _cluster(None)
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nobody listens: Ray itself tries for minutes.
+
+    Raises:
+        ClusterError: No connection.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_LIMIT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
+
+
+def _cluster(temp_dir: Path | None) -> Cluster:
+    import ray
+
+    total: Mapping[str, float] = ray.cluster_resources()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        cpus=int(total.get("CPU", 0)),
+        gpus=int(total.get("GPU", 0)),
+        evaluator_slots=int(total.get(EVALUATOR_SLOT, 0)),
+        nodes=len(alive),
+        temp_dir=temp_dir,
+    )
+
+
+def target_of(accelerator: str) -> str | None:
+    """The target whose kernels run on an accelerator type, None for one that has none."""
+    return next((target for target, kinds in ACCELERATORS.items() if accelerator in kinds), None)
+
+
+def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = None) -> list[dict[str, Any]]:
+    """Ray actor options of every evaluator that the cluster can hold, empty if no machine fits the target.
+
+    Args:
+        target: Of all variants.
+        cluster: Joined.
+        accelerator: Only machines with this Ray accelerator type; for the cpu target a custom resource
+            ``accelerator_type:NAME`` makes a kind of machine.
+
+    Raises:
+        ClusterError: No machine has that accelerator, or several kinds fit and none was named: measurements of
+            different hardware must never share a record.
+    """
+    if accelerator is None and (target == "cpu" or cluster.is_local):
+        return _unnamed(target, cluster)
+    places = _places(target, cluster)
+    if accelerator is None:
+        if len(places) > 1:
+            kinds = ", ".join(sorted(places))
+            raise ClusterError(f"the Ray cluster has {kinds} for target {target}; name one or more with --accelerators")
+        return next(iter(places.values()), [])
+    if accelerator not in places:
+        known = ", ".join(sorted(places)) or "none"
+        raise ClusterError(f"the Ray cluster has no {accelerator} for target {target}; it has {known}")
+    return places[accelerator]
+
+
+def _unnamed(target: str, cluster: Cluster) -> list[dict[str, Any]]:
+    """One evaluator for each GPU of this machine; on the cpu target for each slot, or each machine without slots."""
+    if target != "cpu":
+        return [{"num_cpus": 0, "num_gpus": 1}] * cluster.gpus
+    if cluster.evaluator_slots:
+        return [{"num_cpus": 0, "resources": {EVALUATOR_SLOT: 1}}] * cluster.evaluator_slots
+    return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * cluster.nodes
+
+
+def _places(target: str, cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
+    """Accelerator type -> options of the evaluators that machines of this type hold."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, resources in _nodes():
+        kinds = [r.removeprefix(_ACCELERATOR) for r in resources if r.startswith(_ACCELERATOR)]
+        for kind in kinds:
+            if target != "cpu" and kind not in ACCELERATORS.get(target, ()):
+                continue
+            # A hundredth of the node's one accelerator_type unit each: it only says where, not how much.
+            place: dict[str, float] = {f"{_ACCELERATOR}{kind}": 0.01}
+            if target == "cpu":
+                slots = int(resources.get(EVALUATOR_SLOT, 0))
+                options = {"num_cpus": 0 if slots else 1, "resources": place | ({EVALUATOR_SLOT: 1} if slots else {})}
+                found.setdefault(kind, []).extend([options] * max(1, slots))
+            elif resources.get("GPU"):
+                options = {"num_cpus": 0, "num_gpus": 1, "resources": place}
+                found.setdefault(kind, []).extend([options] * int(resources["GPU"]))
+    return found
+
+
+def alike(environments: Sequence[Environment]) -> Environment:
+    """The one environment that all evaluators are in.
+
+    Raises:
+        ClusterError: They differ, so that their measurements would not be of the same thing; the message says in what.
+    """
+    first = environments[0]
+    for other in environments[1:]:
+        if other.fingerprint != first.fingerprint:
+            ours, theirs = asdict(first), asdict(other)
+            field = next(f for f in ours if ours[f] != theirs[f])
+            raise ClusterError(
+                f"the evaluators differ in {field}: {ours[field]} and {theirs[field]}; measurements of both must not "
+                "be mixed, so choose machines with --accelerators or --evaluators 1"
+            )
+    return first
+
+
+def builder_options(cluster: Cluster, count: int | None, most: int) -> list[dict[str, Any]]:
+    """Ray actor options of every builder.
+
+    Machines without a GPU build if there are any beside those with one, so that timing stays quiet there; otherwise all
+    do, and one core stays free for the evaluators' host side and the sweep.
+
+    Args:
+        cluster: Joined.
+        count: Builders that are wanted, None for one on each core that may build.
+        most: Never more than this without being asked.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    quiet = {} if cluster.is_local else {i: int(r.get("CPU", 0)) for i, r in _nodes() if not r.get("GPU")}
+    homes = [node for node, cpus in quiet.items() for _ in range(cpus)]
+    if not homes or len(quiet) == cluster.nodes:
+        wanted = count or max(1, min(most, cluster.cpus - 1))
+        return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * wanted
+    wanted = count or min(most, len(homes))
+    # Soft: a machine that has gone must not keep its builders waiting.
+    places = [NodeAffinitySchedulingStrategy(homes[i % len(homes)], soft=True) for i in range(wanted)]
+    return [{"num_cpus": 1, "scheduling_strategy": place} for place in places]
+
+
+def survey(address: str, wanted: Sequence[tuple[str, str]]) -> int:
+    """Builders that a cluster has room for.
+
+    Args:
+        address: Of the cluster.
+        wanted: Targets with accelerators.
+
+    Raises:
+        ClusterError: It cannot be reached, or has no machine for one of the pairs.
+    """
+    cluster = join(address)
+    try:
+        for target, accelerator in wanted:
+            evaluator_options(target, cluster, accelerator)
+        return len(builder_options(cluster, None, MOST_BUILDERS))
+    finally:
+        cluster.close()
+
+
+def _nodes() -> list[tuple[str, Mapping[str, float]]]:
+    """Id and resources of each living machine."""
+    import ray
+
+    return [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,472 @@
+"""The Runner on Ray: builder and evaluator actors with a job or a few in flight on each, dead ones replaced."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from workers.build.artifact_cache import default_cache_dir
+from workers.cluster import actors
+from workers.cluster.blob_transfer import pack
+from workers.cluster.machines import (
+    ACCELERATORS,
+    MOST_BUILDERS,
+    Cluster,
+    alike,
+    builder_options,
+    evaluator_options,
+    join,
+)
+from workers.devices.environment import gpu_name
+from workers.errors import ArtifactMissingError, ClusterError, WorkerError
+from workers.fib.dataset import Problem
+from workers.fib.official_run import StockJob, StockRun
+from workers.records import (
+    BuildResult,
+    Comparison,
+    ComparisonJob,
+    Deadlines,
+    Environment,
+    Evaluation,
+    EvaluationJob,
+    Status,
+    Variant,
+)
+from workers.runner import Outcome, Runner
+
+_ATTEMPTS = 3
+"""A job whose worker is lost is given to another one; lost as often as this, it comes back as WORKER_LOST. Two workers
+may be killed under the same job by chance: that alone must not cost a trial."""
+
+_GPU_DEPTH = 3
+"""Jobs in flight on a GPU's evaluator: one that runs, one whose variant is loaded at the end of it, one for the time
+that the sweep needs for a proposal. On the cpu target the sweep shares the cores, and a job waits for nobody."""
+
+_MAX_DEATHS = 8
+"""Deaths of one worker in a row after which something is wrong with the machine."""
+
+_START_LIMIT_S = 300.0
+_LOOK_S = 5.0
+"""How often a long wait looks whether its workers still have machines."""
+_NICE = {"cpu": 19}
+"""On the cpu target compilation shares cores with what is being timed, and must give way at once."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """Something submitted.
+
+    Args:
+        payload: A Variant, an EvaluationJob or a ComparisonJob.
+        losses: Workers that died on it.
+        waiting: The job that needs this build, for builds that nobody submitted.
+        missing: Builds that this job waits for.
+        was_rebuilt: Its artifacts were missing once already.
+    """
+
+    payload: Any
+    losses: int = 0
+    waiting: _Job | None = None
+    missing: int = 0
+    was_rebuilt: bool = False
+
+
+@dataclass
+class _Worker:
+    """An actor with how to make it again."""
+
+    make: Callable[[], Any]
+    actor: Any = None
+    jobs: list[_Job] = field(default_factory=list)
+    """In flight, in the order given; the actor does them in this order."""
+    deaths: int = 0
+    """Since it last finished something."""
+    missing_since: float | None = None
+    """When a dead actor was replaced; None once the new one has answered."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a reference stands for: a job on an actor, or (no job) a new actor's first answer."""
+
+    pool: _Pool
+    worker: _Worker
+    actor: Any
+    job: _Job | None
+    packed: Any = None
+
+
+@dataclass
+class _Pool:
+    """Workers of one kind, their queue, and how many jobs each of them may have."""
+
+    workers: list[_Worker] = field(default_factory=list)
+    queue: deque[_Job] = field(default_factory=deque)
+    depth: int = 1
+
+
+class RayRunner(Runner):
+    """Workers on a Ray cluster: the one at ``ray_address``, else a local one that ends with :meth:`close`.
+
+    Args:
+        problem: Definition and workloads.
+        target: ``cpu``, ``sm_90a`` or ``sm_100a``.
+        deadlines: For each phase of a candidate.
+        ray_address: Of a running cluster.
+        accelerator: Ray accelerator type of the machines that evaluate; needed where several kinds fit the target.
+        builders: How many; None for what fits beside the evaluators.
+        evaluators: How many; None for one on each GPU, or on each machine for the cpu target.
+        cache_dir: Artifact cache; None for the user's cache folder.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, or has no machine for the target.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        target: str,
+        *,
+        deadlines: Deadlines | None = None,
+        ray_address: str | None = None,
+        accelerator: str | None = None,
+        builders: int | None = None,
+        evaluators: int | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self._problem = problem
+        self._target = target
+        self._accelerator = accelerator
+        self._deadlines = deadlines or Deadlines()
+        self._cache_dir = str(Path(cache_dir or default_cache_dir()).expanduser())
+        self._packed: dict[str, Any] = {}
+        self._refs: dict[Any, _Call] = {}
+        self._ready: list[Outcome] = []
+        self._closed = False
+        self.patience_s = _START_LIMIT_S
+        """How long all builders or all evaluators may be without a machine."""
+        if ray_address is None and target != "cpu" and gpu_name() is None:
+            raise ClusterError(f"target {target} needs an NVIDIA GPU and this machine has none; give a Ray address")
+        self._cluster = join(ray_address)
+        self._pack = self._cluster.nodes > 1
+        try:
+            self._build_pool, self._evaluation_pool = self._start(self._cluster, builders, evaluators)
+        except BaseException:
+            self._cluster.close()
+            raise
+        self.builders = len(self._build_pool.workers)
+        self.evaluators = len(self._evaluation_pool.workers)
+
+    def environment(self) -> Environment:
+        """Where evaluations run; waits for the evaluators to be there.
+
+        Raises:
+            ClusterError: One did not come up, or they are not alike.
+        """
+        import ray
+
+        try:
+            found: list[Environment] = ray.get(self._environments, timeout=_START_LIMIT_S)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ClusterError(f"no evaluator for {self._target} came up in {_START_LIMIT_S:g} s") from error
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from error
+        except ray.exceptions.RayActorError as error:
+            raise ClusterError(f"the evaluator for {self._target} cannot start: {_line(error)}") from error
+        return alike(found)
+
+    def submit_build(self, variant: Variant) -> None:
+        """Queue a build."""
+        self._submit(self._build_pool, variant)
+
+    def submit_evaluation(self, job: EvaluationJob) -> None:
+        """Queue an evaluation."""
+        self._submit(self._evaluation_pool, job)
+
+    def submit_comparison(self, job: ComparisonJob) -> None:
+        """Queue a comparison."""
+        self._submit(self._evaluation_pool, job)
+
+    def stock(self, job: StockJob) -> StockRun:
+        """On the first evaluator's machine, with its device free of everything of ours.
+
+        Raises:
+            WorkerError: The machinery failed.
+        """
+        import ray
+
+        actor = self._evaluation_pool.workers[0].actor
+        try:
+            found: StockRun = ray.get(actor.stock.remote(job), timeout=job.timeout_s + _START_LIMIT_S)
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"stock flashinfer-bench could not be run: {_line(error)}") from error
+        return found
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes that are ready.
+
+        Raises:
+            WorkerError: The machinery failed in a way that another worker will not change (bad dataset, no device).
+        """
+        import ray
+
+        deadline = time.monotonic() + timeout_s
+        while not self._ready:
+            self._check_there()
+            self._dispatch()
+            left = max(0.0, deadline - time.monotonic())
+            if not self._refs:
+                break
+            done, _ = ray.wait(list(self._refs), num_returns=1, timeout=min(left, _LOOK_S))
+            if not done:
+                if left > _LOOK_S:
+                    continue
+                break
+            # Those that ended at the same time come along.
+            done, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
+            for ref in done:
+                # The death of one worker settles all of its references.
+                if ref in self._refs:
+                    self._finish(ref)
+        self._dispatch()
+        ready, self._ready = self._ready, []
+        return ready
+
+    def close(self) -> None:
+        """End all workers and leave the cluster; a local cluster ends."""
+        if self._closed:
+            return
+        self._closed = True
+        import ray
+
+        alive = [w.actor for pool in (self._build_pool, self._evaluation_pool) for w in pool.workers]
+        # A worker that is busy cannot answer; killing it closes its template's socket, which ends the rest.
+        idle = [w.actor for p in (self._build_pool, self._evaluation_pool) for w in p.workers if not w.jobs]
+        try:
+            if idle:
+                ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=5)
+        finally:
+            for actor in alive:
+                actors.kill_quietly(actor)
+            self._refs.clear()
+            self._packed.clear()
+            self._cluster.close()
+
+    def processes(self) -> list[dict[str, int | None]]:
+        """Process ids of all workers, builders first, for people and tests that look after them."""
+        import ray
+
+        workers = [*self._build_pool.workers, *self._evaluation_pool.workers]
+        return list(ray.get([w.actor.processes.remote() for w in workers], timeout=_START_LIMIT_S))
+
+    def _start(self, cluster: Cluster, builders: int | None, evaluators: int | None) -> tuple[_Pool, _Pool]:
+        import ray
+
+        slots = evaluator_options(self._target, cluster, self._accelerator)
+        if not slots:
+            kinds = " or ".join(ACCELERATORS.get(self._target, ("CPU",)))
+            raise ClusterError(f"the Ray cluster has no machine for target {self._target} ({kinds}); it has {cluster}")
+        slots = slots[: evaluators or len(slots)]
+        if evaluators is not None and evaluators > len(slots):
+            raise ClusterError(f"{evaluators} evaluators are wanted; the cluster has room for {len(slots)}")
+        problem = ray.put(self._problem)
+        files = None if cluster.is_local else ray.put(pack(self._problem))
+        evaluator, builder = ray.remote(actors.EvaluatorActor), ray.remote(actors.BuilderActor)
+        nice = _NICE.get(self._target, 5)
+        common = (problem, self._target, self._cache_dir, self._deadlines)
+
+        depth = 1 if self._target == "cpu" else _GPU_DEPTH
+
+        def evaluator_of(options: dict[str, Any]) -> Callable[[], Any]:
+            # One thread for each job in flight, and one for questions.
+            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common, files)
+
+        def builder_of(options: dict[str, Any]) -> Callable[[], Any]:
+            return lambda: builder.options(**options).remote(*common, nice, self._pack)
+
+        evaluation_pool = _Pool([_Worker(evaluator_of(options)) for options in slots], depth=depth)
+        places = builder_options(cluster, builders, MOST_BUILDERS)
+        build_pool = _Pool([_Worker(builder_of(options)) for options in places])
+        for worker in (*evaluation_pool.workers, *build_pool.workers):
+            worker.actor = worker.make()
+        # Asked for first: actors answer in order, and warming up takes seconds.
+        self._environments = [worker.actor.environment.remote() for worker in evaluation_pool.workers]
+        for worker in evaluation_pool.workers:
+            self._refs[worker.actor.warm.remote()] = _Call(evaluation_pool, worker, worker.actor, None)
+        return build_pool, evaluation_pool
+
+    def _submit(self, pool: _Pool, payload: Any) -> None:
+        if self._closed:
+            raise WorkerError("the runner is closed")
+        pool.queue.append(_Job(payload))
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give waiting jobs to idle workers."""
+        for pool in (self._build_pool, self._evaluation_pool):
+            for level in range(pool.depth):
+                for worker in pool.workers:
+                    if len(worker.jobs) <= level and pool.queue:
+                        worker.jobs.append(pool.queue.popleft())
+                        self._send(pool, worker, worker.jobs[-1])
+
+    def _send(self, pool: _Pool, worker: _Worker, job: _Job) -> None:
+        payload, actor, packed = job.payload, worker.actor, None
+        if isinstance(payload, Variant):
+            ref, packed = actor.build.options(num_returns=2).remote(payload)
+        elif isinstance(payload, EvaluationJob):
+            ref = actor.evaluate.remote(payload, self._packed.get(payload.artifact))
+        else:
+            digests = tuple(artifact for _, artifact in payload.variants)
+            ref = actor.compare.remote(payload, digests, *(self._packed.get(d) for d in digests))
+        self._refs[ref] = _Call(pool, worker, actor, job, packed)
+
+    def _finish(self, ref: Any) -> None:
+        """Take a result, or deal with the worker's death."""
+        import ray
+
+        call = self._refs.pop(ref)
+        try:
+            outcome = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            self._done_with(call)
+            cause = _cause(error)
+            if not isinstance(cause, ArtifactMissingError) or call.job is None or call.job.was_rebuilt:
+                raise cause from error
+            self._rebuild(call.job)
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            self._bury(call, _line(error))
+        else:
+            self._done_with(call)
+            self._take(call, outcome)
+
+    @staticmethod
+    def _done_with(call: _Call) -> None:
+        if call.job is not None:
+            call.worker.jobs.remove(call.job)
+
+    def _take(self, call: _Call, outcome: Any) -> None:
+        """A result that came back."""
+        if call.job is None:
+            call.worker.missing_since = None
+            return
+        call.worker.deaths = 0
+        if isinstance(outcome, BuildResult) and outcome.artifact and self._pack:
+            self._packed[outcome.artifact] = call.packed
+        if isinstance(outcome, Evaluation) and outcome.status is Status.WORKER_LOST:
+            call.job.losses += 1
+            if call.job.losses < _ATTEMPTS:
+                call.pool.queue.appendleft(call.job)
+                return
+        if call.job.waiting is not None:
+            self._go_on(call.job.waiting, outcome)
+        else:
+            self._ready.append(outcome)
+
+    def _bury(self, call: _Call, why: str) -> None:
+        """Replace a dead worker. The job it was at goes to the head of the queue, or comes back as lost; those that
+        were still waiting for it go to the queue as if nothing had happened."""
+        import ray
+
+        worker = call.worker
+        had_not_begun = call.job is None
+        for ref, other in list(self._refs.items()):
+            if other.actor is call.actor:
+                # What was finished before the death is there all the same.
+                if ray.wait([ref], timeout=0)[0] and _is_good(ref):
+                    self._finish(ref)
+                else:
+                    had_not_begun |= other.job is None
+                    del self._refs[ref]
+        worker.deaths += 1
+        actors.kill_quietly(worker.actor)
+        if worker.deaths > _MAX_DEATHS:
+            raise ClusterError(f"a worker died {worker.deaths} times without finishing anything: {why}")
+        worker.actor, worker.missing_since = worker.make(), time.monotonic()
+        # A new actor may be placed on the very node that is about to be found dead: a job that waits for it there is
+        # not the one that killed it.
+        self._refs[worker.actor.processes.remote()] = _Call(call.pool, worker, worker.actor, None)
+        stranded, worker.jobs = worker.jobs, []
+        suspects = 0 if had_not_begun else 1
+        call.pool.queue.extendleft(reversed(stranded[suspects:]))
+        for job in stranded[:suspects]:
+            job.losses += 1
+            if job.losses < _ATTEMPTS:
+                call.pool.queue.appendleft(job)
+            elif job.waiting is not None:
+                self._go_on(job.waiting, _lost(job.payload, why))
+            else:
+                self._ready.append(_lost(job.payload, why))
+
+    def _check_there(self) -> None:
+        """Do not wait for ever for machines that do not come back.
+
+        Raises:
+            ClusterError: All workers of a kind have been without a place for long.
+        """
+        for kind, pool in (("builder", self._build_pool), ("evaluator", self._evaluation_pool)):
+            since = [w.missing_since for w in pool.workers if w.missing_since is not None]
+            if len(since) == len(pool.workers) and time.monotonic() - max(since) > self.patience_s:
+                raise ClusterError(
+                    f"the cluster has had no place for any {kind} for {self.patience_s:g} s; what was finished is kept"
+                )
+
+    def _rebuild(self, job: _Job) -> None:
+        """Build what the cache no longer holds (evicted, or another machine's), then do the job after all."""
+        payload = job.payload
+        variants = [payload.variant] if isinstance(payload, EvaluationJob) else [v for v, _ in payload.variants]
+        job.was_rebuilt, job.missing = True, len(variants)
+        self._build_pool.queue.extendleft(_Job(variant, waiting=job) for variant in variants)
+
+    def _go_on(self, job: _Job, built: Any) -> None:
+        """One of the builds that a job waits for is done."""
+        job.missing -= 1
+        if built.artifact is not None:
+            job.payload = _with_artifact(job.payload, built.key, built.artifact)
+        if job.missing == 0:
+            self._evaluation_pool.queue.appendleft(job)
+
+
+def _is_good(ref: Any) -> bool:
+    """Whether a finished call gave a result."""
+    import ray
+
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError:
+        return False
+    return True
+
+
+def _lost(payload: Any, why: str) -> Outcome:
+    """What comes back for a job whose workers died."""
+    message = f"the worker died {_ATTEMPTS} times: {why}"
+    if isinstance(payload, Variant):
+        return BuildResult(payload.key, Status.WORKER_LOST, 0.0, log=message)
+    if isinstance(payload, EvaluationJob):
+        return Evaluation(payload.variant.key, Status.WORKER_LOST, message=message)
+    return Comparison(tuple(Evaluation(v.key, Status.WORKER_LOST, message=message) for v, _ in payload.variants))
+
+
+def _with_artifact(payload: Any, key: str, artifact: str) -> Any:
+    """The job with the artifact that a rebuild gave; the digest differs if the toolchain has changed."""
+    if isinstance(payload, EvaluationJob):
+        return replace(payload, artifact=artifact)
+    variants = tuple((v, artifact if v.key == key else old) for v, old in payload.variants)
+    return replace(payload, variants=variants)
+
+
+def _cause(error: Any) -> WorkerError:
+    """The worker's own exception, without Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, WorkerError):
+        return cause
+    return WorkerError(f"a worker failed: {_line(cause or error)}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]

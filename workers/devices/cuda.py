@@ -1,0 +1,271 @@
+"""One NVIDIA GPU as a device: CUDA events, cold L2, graphs, an anchor, and what NVML says about clocks and throttling.
+
+docs/measurement.md says what a sample is and what happens to the doubtful ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from workers.devices.device import ANCHOR, CANDIDATE, COLD, CaptureError, Device, Run, Sample
+from workers.devices.environment import nvml_handle
+from workers.errors import WorkerError
+
+_L2_FLUSH_FACTOR = 4
+"""Size of the buffer that is read to make the L2 cold, in L2 sizes: 60 us at 4 TB/s on an H200."""
+
+_SPIN_CYCLES = 20_000
+"""Shortest spin between the flush and the start event: 10 us at 2 GHz. It doubles when the host is late."""
+
+_SPIN_DECAY = 0.99
+"""From sample to sample that is not late, so that a busy moment of the host is not paid for to the end."""
+
+_MAX_SPIN_CYCLES = 640_000
+"""Longest spin, and the one used without a flush."""
+
+_MEMORY_SHARE = 0.6
+
+_HARMFUL_REASONS = 0x08 | 0x20 | 0x40 | 0x80
+"""Hardware slowdown, software and hardware thermal slowdown, power brake. Not the software power cap (0x04): under
+heavy matrix products a card is at it all the time, and that is its speed."""
+
+_ANCHOR_SIZE = 4096
+_ANCHOR_COPY_BYTES = 128 << 20
+_ANCHOR_SAMPLES = 5
+
+
+class CudaDevice(Device):
+    """The GPU that CUDA shows as number 0.
+
+    A sample is: read a buffer of four L2 sizes, spin, start event, candidate, end event. Flush and spin keep the
+    device busy while the host submits what follows: in ``cuda_graph`` mode nothing of the host is in the sample (a
+    sample whose start event was reached before its graph was submitted is ``late``); in ``eager`` mode the gaps between
+    a candidate's own launches are, where its host code is slower than the device.
+
+    Source: triton-lang/triton, python/triton/testing.py (do_bench) for a flush before every sample; nvbench
+    (NVIDIA/nvbench, blocking kernel) for keeping the device busy ahead of the first event.
+    """
+
+    name = "cuda:0"
+    modes = ("eager", "cuda_graph")
+    runs_ahead = True
+    retakes = 2
+
+    def __init__(self) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise WorkerError("no CUDA device is visible to this evaluator")
+        self._torch = torch
+        self.model = torch.cuda.get_device_name(0)
+        properties = torch.cuda.get_device_properties(0)
+        l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or (64 << 20)
+        self._flush = torch.rand(_L2_FLUSH_FACTOR * l2_bytes // 4, dtype=torch.float32, device=self.name)
+        self._sink = torch.zeros((), dtype=torch.float32, device=self.name)
+        self._side = torch.cuda.Stream()
+        self._spin = _SPIN_CYCLES
+        self._flushed_from: Any = None
+        self._spans: list[tuple[str, Any, Any]] = []
+        self._busy_s: dict[str, float] = defaultdict(float)
+        self._anchor: Run | None = None
+        self._nvml = _open_nvml()
+
+    def synchronize(self) -> None:
+        """Wait for the GPU."""
+        self._torch.cuda.synchronize()
+
+    def prepare(self, run: Run, mode: str) -> Run:
+        """The run, or a graph of it.
+
+        The graph is captured after one run on the capturing stream, which makes what first calls make. torch.cuda.graph
+        is not used, since it waits for the device and empties the memory pools on entry.
+        """
+        if mode != "cuda_graph":
+            return run
+        torch = self._torch
+        current = torch.cuda.current_stream()
+        self._side.wait_stream(current)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._side):
+            with self.span(CANDIDATE):
+                run()
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                run()
+            except BaseException as error:
+                with contextlib.suppress(Exception):
+                    graph.capture_end()
+                raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
+            try:
+                graph.capture_end()
+            except Exception as error:
+                raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
+        current.wait_stream(self._side)
+
+        return _Replay(graph, run)
+
+    def ready(self, mode: str, cold_cache: bool) -> None:
+        """Read the flush buffer, then spin."""
+        torch = self._torch
+        self._flushed_from = self._event()
+        if cold_cache:
+            torch.amax(self._flush, dim=0, out=self._sink)
+        spin = self._spin if mode == "cuda_graph" else _SPIN_CYCLES
+        torch.cuda._sleep(spin if cold_cache else _MAX_SPIN_CYCLES)
+
+    def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
+        """Two events around one call."""
+        start = self._event()
+        run()
+        end = self._event()
+        late = mode == "cuda_graph" and bool(start.query())
+        if mode == "cuda_graph":
+            # In eager mode it stays as it is: what is hidden of the candidate's host code must not change.
+            spin = 2 * self._spin if late else int(self._spin * _SPIN_DECAY)
+            self._spin = min(max(spin, _SPIN_CYCLES), _MAX_SPIN_CYCLES)
+        return _Timed((self._flushed_from, start, end), late, kind, self._busy_s)
+
+    @contextlib.contextmanager
+    def span(self, kind: str) -> Iterator[None]:
+        """Events around the block, on the current stream."""
+        start = self._event()
+        yield
+        self._spans.append((kind, start, self._event()))
+
+    def usage(self) -> dict[str, float]:
+        """Device seconds by kind, gaps inside a span included."""
+        for kind, start, end in self._spans:
+            end.synchronize()
+            self._busy_s[kind] += start.elapsed_time(end) / 1e3
+        self._spans.clear()
+        found = dict(self._busy_s)
+        self._busy_s.clear()
+        return found
+
+    def conditions(self) -> Mapping[str, Any]:
+        """Clocks, temperature, power and throttle reasons; empty without NVML."""
+        if self._nvml is None:
+            return {}
+        nvml, readers = self._nvml
+        found: dict[str, Any] = {}
+        for key, read in readers.items():
+            # Not every board answers every question; what is missing is not in the record.
+            with contextlib.suppress(nvml.NVMLError):
+                found[key] = read()
+        return found
+
+    def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
+        """Whether heat or the power supply holds the clock down."""
+        return bool(int(conditions.get("throttle_reasons", 0)) & _HARMFUL_REASONS)
+
+    def anchor_us(self) -> float | None:
+        """Median of a few cold samples of a bf16 matrix product and a copy, in one graph."""
+        if self._anchor is None:
+            self._anchor = self.prepare(self._make_anchor(), "cuda_graph")
+            self._anchor()
+        samples = []
+        for _ in range(_ANCHOR_SAMPLES):
+            self.ready("cuda_graph", cold_cache=True)
+            samples.append(self.submit(self._anchor, "cuda_graph", ANCHOR).us())
+        return float(statistics.median(samples))
+
+    def is_healthy(self) -> bool:
+        """Whether a trivial kernel still runs: after an illegal access every later call in the process fails."""
+        try:
+            self._torch.cuda.synchronize()
+            return int(self._torch.ones(8, device=self.name).sum().item()) == 8
+        except Exception:
+            return False
+
+    def memory_budget_bytes(self) -> int:
+        """A fixed share of the GPU's memory."""
+        return int(self._torch.cuda.get_device_properties(0).total_memory * _MEMORY_SHARE)
+
+    def release(self) -> None:
+        """Empty the allocator's pools."""
+        self._torch.cuda.synchronize()
+        self._torch.cuda.empty_cache()
+
+    def tidy(self) -> None:
+        """Empty the pools if less than a sixth of the memory is left."""
+        free, total = self._torch.cuda.mem_get_info()
+        if free < total / 6:
+            self.release()
+
+    def _event(self) -> Any:
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _make_anchor(self) -> Run:
+        torch = self._torch
+        generator = torch.Generator(device=self.name).manual_seed(0)
+        shape = (_ANCHOR_SIZE, _ANCHOR_SIZE)
+        a, b = (torch.randn(shape, generator=generator, device=self.name).to(torch.bfloat16) for _ in range(2))
+        product = torch.empty(shape, dtype=torch.bfloat16, device=self.name)
+        source = torch.rand(_ANCHOR_COPY_BYTES // 4, generator=generator, device=self.name)
+        target = torch.empty_like(source)
+
+        def anchor() -> None:
+            torch.mm(a, b, out=product)
+            target.copy_(source)
+
+        return anchor
+
+
+class _Replay:
+    """A captured graph together with what it was captured from.
+
+    The graph knows addresses only: what the run holds (the anchor's tensors, say) must not be given to somebody else
+    while the graph can still write there.
+    """
+
+    def __init__(self, graph: Any, run: Run) -> None:
+        self._graph = graph
+        self._run = run
+
+    def __call__(self) -> None:
+        self._graph.replay()
+
+
+class _Timed(Sample):
+    """A call between two events, with the flush before it."""
+
+    def __init__(self, events: tuple[Any, Any, Any], late: bool, kind: str, busy_s: dict[str, float]) -> None:
+        self._flushed_from, self._start, self._end = events
+        self.late = late
+        self._kind = kind
+        self._busy_s = busy_s
+
+    def us(self) -> float:
+        self._end.synchronize()
+        ms = float(self._start.elapsed_time(self._end))
+        self._busy_s[self._kind] += ms / 1e3
+        self._busy_s[COLD] += self._flushed_from.elapsed_time(self._start) / 1e3
+        return ms * 1e3
+
+
+def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]]] | None:
+    """The library and what to read from it."""
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        handle = nvml_handle(nvml)
+        # Renamed in driver 535; older bindings have the old name only.
+        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+        reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+        return nvml, {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "throttle_reasons": lambda: reasons(handle),
+        }
+    except Exception:
+        # Timing works without NVML; the conditions are then absent from the record, which says so itself.
+        return None

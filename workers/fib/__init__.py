@@ -1,0 +1,1 @@
+"""Everything that knows flashinfer-bench: its objects, datasets and its official run."""

@@ -1,0 +1,304 @@
+"""The adapter to flashinfer-bench: the only module that imports it.
+
+flashinfer-bench and torch are imported inside the functions, since they take seconds and the command line must not.
+Nothing here needs CUDA: where flashinfer-bench would call ``torch.cuda`` (its evaluators and its timer), our own
+check and timer are used instead, with flashinfer-bench's functions for inputs, errors and normalisation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from workers.errors import DatasetError
+from workers.fib.dataset import Document
+from workers.records import Measurement, Status, Tolerance, Variant
+
+PYTHON_LANGUAGES = ("python", "triton", "tilelang")
+"""Languages that are imported, not compiled ahead."""
+
+_MOE_FP8 = "moe_fp8_block_scale"
+"""flashinfer-bench's own mark of the definitions that get its low-bit evaluator (bench/evaluators/lowbit.py, 0.1.2)."""
+
+_PUBLIC_STATUSES = (
+    Status.PASSED,
+    Status.INCORRECT_SHAPE,
+    Status.INCORRECT_NUMERICAL,
+    Status.INCORRECT_DTYPE,
+    Status.RUNTIME_ERROR,
+    Status.COMPILE_ERROR,
+    Status.TIMEOUT,
+)
+"""Those that flashinfer-bench's EvaluationStatus has too."""
+
+
+def definition_model(document: Document) -> Any:
+    """flashinfer-bench's Definition of a document.
+
+    Raises:
+        DatasetError: It breaks the schema; the message names the field.
+    """
+    from flashinfer_bench.data import Definition
+
+    return _model(Definition, document, f"definition {document.get('name')!r}")
+
+
+def workload_model(document: Document) -> Any:
+    """flashinfer-bench's Workload of a document.
+
+    Raises:
+        DatasetError: It breaks the schema; the message names the field.
+    """
+    from flashinfer_bench.data import Workload
+
+    return _model(Workload, document, f"workload {document.get('uuid')!r}")
+
+
+def solution_model(document: Document) -> Any:
+    """flashinfer-bench's Solution of a document.
+
+    Raises:
+        DatasetError: It breaks the schema; the message names the field.
+    """
+    from flashinfer_bench.data import Solution
+
+    return _model(Solution, document, f"Solution {document.get('name')!r}")
+
+
+def _model(model: Any, document: Document, what: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise DatasetError(f"{what} breaks flashinfer-bench's schema at {field}: {first['msg']}") from None
+
+
+def tolerance(definition: Document) -> Tolerance:
+    """The rule by which outputs of a definition are accepted.
+
+    FP8 block-scale MoE: rtol 0.2, atol 0.1, 85 % of the elements; flashinfer-bench judges these definitions with its
+    low-bit evaluator, whose ratio is a setting. Everything else: flashinfer-bench's defaults.
+
+    Source: flashinfer-bench 0.1.2, bench/config.py and bench/evaluators/lowbit.py.
+    """
+    if _MOE_FP8 in str(definition["name"]):
+        return Tolerance(rtol=0.2, atol=0.1, required_matched_ratio=0.85)
+    return Tolerance()
+
+
+def solution(variant: Variant, name: str | None = None, description: str | None = None, author: str = "tuner") -> Any:
+    """A flashinfer-bench Solution with the variant's content.
+
+    Args:
+        variant: What it holds.
+        name: Its name in the dataset; the variant's key if not given.
+        description: For people.
+        author: Recorded in the Solution.
+    """
+    document = {
+        "name": name or f"tuner_{variant.key}",
+        "definition": variant.definition,
+        "author": author,
+        "spec": {
+            "language": variant.language,
+            "target_hardware": ["cpu" if variant.target == "cpu" else "cuda"],
+            "entry_point": variant.entry_point,
+            "dependencies": list(variant.dependencies),
+            "destination_passing_style": variant.destination_passing,
+            **({"binding": variant.binding} if variant.binding else {}),
+        },
+        # flashinfer-bench refuses empty files, which Python packages have.
+        "sources": [{"path": path, "content": text or "\n"} for path, text in sorted(variant.sources.items())],
+    }
+    if description is not None:
+        document["description"] = description
+    return solution_model(document)
+
+
+def variant_of(document: Document, target: str) -> Variant:
+    """The variant that a Solution's document describes, under the Solution's name.
+
+    Raises:
+        DatasetError: The document breaks flashinfer-bench's schema.
+    """
+    model = solution_model(document)
+    return Variant(
+        key=model.name,
+        definition=model.definition,
+        sources={source.path: source.content for source in model.sources},
+        entry_point=model.spec.entry_point,
+        language=model.spec.language.value,
+        target=target,
+        dependencies=tuple(model.spec.dependencies),
+        destination_passing=model.spec.destination_passing_style,
+        binding=model.spec.binding.value if model.spec.binding else None,
+    )
+
+
+def reference_variant(definition: Document, target: str, key: str = "reference") -> Variant:
+    """The definition's reference as a variant, so that it is timed like any other."""
+    return Variant(
+        key=key,
+        definition=str(definition["name"]),
+        sources={"main.py": str(definition["reference"])},
+        entry_point="main.py::run",
+        language="python",
+        target=target,
+        destination_passing=False,
+    )
+
+
+def build(variant: Variant, definition: Document) -> Any:
+    """Compile (or load, if ``FIB_CACHE_PATH`` holds the library) with the builder that flashinfer-bench picks.
+
+    Returns:
+        The entry point as a callable.
+
+    Raises:
+        flashinfer_bench.compile.BuildError: As its builder raises it.
+    """
+    from flashinfer_bench.compile import BuilderRegistry
+
+    # A registry of our own: the singleton would keep every variant's library loaded for good.
+    registry = BuilderRegistry(list(BuilderRegistry.get_instance()._builders))
+    return registry.build(definition_model(definition), solution(variant))
+
+
+def make_inputs(definition: Any, workload: Any, root: str, device: str) -> list[Any]:
+    """Inputs of a workload in definition order, the same on every call on the same kind of device.
+
+    flashinfer-bench draws random inputs from torch's global generator, which is seeded here from the workload's uuid
+    and put back afterwards.
+
+    Raises:
+        DatasetError: A blob is missing, or does not hold the tensor that the definition asks for.
+    """
+    import torch
+    from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
+
+    seed = int.from_bytes(hashlib.sha256(workload.uuid.encode()).digest()[:7], "little")
+    blobs: dict[str, Any] = {}
+    if any(spec.type == "safetensors" for spec in workload.inputs.values()):
+        try:
+            blobs = load_safetensors(definition, workload, Path(root))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DatasetError(f"workload {workload.uuid}: a blob cannot be loaded: {error}") from error
+    cuda = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        return list(gen_inputs(definition, workload, device, blobs))
+
+
+def run_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
+    """Outputs of the definition's reference.
+
+    Raises:
+        DatasetError: The reference does not run on these inputs.
+    """
+    import torch
+    from flashinfer_bench.bench.evaluators.utils import normalize_result
+
+    space: dict[str, Any] = {"__name__": f"reference_of_{definition.name}"}
+    try:
+        exec(compile(definition.reference, f"<reference of {definition.name}>", "exec"), space)
+        with torch.no_grad():
+            result = space["run"](*inputs)
+        return list(normalize_result(definition, result, device))
+    except Exception as error:
+        raise DatasetError(f"the reference of {definition.name!r} fails: {type(error).__name__}: {error}") from error
+
+
+def allocate_outputs(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
+    """Empty output tensors in definition order."""
+    from flashinfer_bench.bench.evaluators.utils import allocate_outputs as allocate
+
+    return list(allocate(definition, list(inputs), device))
+
+
+def normalize(definition: Any, result: Any, device: str) -> list[Any]:
+    """What a value-returning candidate gave, as a list of tensors in definition order.
+
+    Raises:
+        ValueError: The number of values is not the number of outputs.
+    """
+    from flashinfer_bench.bench.evaluators.utils import normalize_result
+
+    return list(normalize_result(definition, result, device))
+
+
+def trace(
+    definition: str,
+    workload: Document,
+    solution_name: str,
+    measurement: Measurement,
+    hardware: str,
+    libs: dict[str, str],
+    reference_us: float | None = None,
+) -> Any:
+    """flashinfer-bench's Trace of a measurement. A status that it does not know is RUNTIME_ERROR, named in the log."""
+    from flashinfer_bench.data import Correctness, Environment, Evaluation, EvaluationStatus, Performance, Trace
+
+    known = measurement.status in _PUBLIC_STATUSES
+    status = measurement.status if known else Status.RUNTIME_ERROR
+    correctness = performance = None
+    if status in (Status.PASSED, Status.INCORRECT_NUMERICAL):
+        extra = None if measurement.matched_ratio is None else {"matched_ratio": measurement.matched_ratio}
+        correctness = Correctness(
+            max_relative_error=measurement.max_rel_error or 0.0,
+            max_absolute_error=measurement.max_abs_error or 0.0,
+            extra=extra,
+        )
+    if status is Status.PASSED and measurement.median_us is not None:
+        performance = Performance(
+            latency_ms=measurement.median_us / 1e3,
+            reference_latency_ms=(reference_us or 0.0) / 1e3,
+            speedup_factor=(reference_us or 0.0) / measurement.median_us,
+        )
+    return Trace(
+        definition=definition,
+        workload=workload_model(workload),
+        solution=solution_name,
+        evaluation=Evaluation(
+            status=EvaluationStatus(status.value),
+            environment=Environment(hardware=hardware, libs=libs),
+            timestamp=datetime.now().isoformat(),
+            log=measurement.message if known else f"{measurement.status.value}: {measurement.message}",
+            correctness=correctness,
+            performance=performance,
+        ),
+    )
+
+
+def trace_model(document: Document) -> Any:
+    """flashinfer-bench's Trace of a document that it wrote itself.
+
+    Raises:
+        DatasetError: It breaks the schema; the message names the field.
+    """
+    from flashinfer_bench.data import Trace
+
+    return _model(Trace, document, f"trace of {document.get('solution')!r}")
+
+
+def write_solution(root: Path, model: Any, op_type: str) -> Path:
+    """Store a Solution in a flashinfer-trace folder; the path is ``solutions/<op>/<definition>/<name>.json``."""
+    from flashinfer_bench.data import save_json_file
+
+    path = root / "solutions" / op_type / model.definition / f"{model.name}.json"
+    save_json_file(model, path)
+    return path
+
+
+def append_traces(root: Path, traces: Sequence[Any], op_type: str) -> Path:
+    """Append traces of one definition to ``traces/<op>/<definition>.jsonl`` of a flashinfer-trace folder."""
+    from flashinfer_bench.data import append_jsonl_file
+
+    path = root / "traces" / op_type / f"{traces[0].definition}.jsonl"
+    append_jsonl_file(list(traces), path)
+    return path

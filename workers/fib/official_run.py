@@ -1,0 +1,161 @@
+"""Stock flashinfer-bench as the judge of finished Solutions: its own command line, in its own processes.
+
+Everything else in this package judges with flashinfer-bench's functions inside our processes. Here nothing of ours is
+between the Solution and flashinfer-bench: a flashinfer-trace folder is staged, ``flashinfer-bench run`` is called on it
+as a user would, and the traces it left are read back. It needs a CUDA device: flashinfer-bench 0.1.2 runs nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.fib.dataset import Document, Problem
+from workers.records import Tolerance
+
+_CLI = "from flashinfer_bench.cli.main import cli; cli()"
+"""What the console script ``flashinfer-bench`` does; the script itself may not be on the PATH."""
+
+_LOG_CHARS = 8000
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long stock flashinfer-bench measures; the defaults are its own.
+
+    It times the reference as long as the Solution, on fresh clones of all inputs: on the large MoE definition
+    ``trials * (warmup + iterations)`` runs of a reference of 15 to 50 ms for each workload.
+    """
+
+    warmup: int = 10
+    iterations: int = 50
+    trials: int = 3
+
+
+VERIFY = Effort(warmup=3, iterations=20, trials=2)
+"""For an export: every check that stock flashinfer-bench makes, on two draws of inputs, and a figure, in a third of the
+time."""
+
+
+@dataclass(frozen=True)
+class StockJob:
+    """Run Solutions through stock flashinfer-bench on all workloads of the evaluator's problem.
+
+    Args:
+        solutions: Documents of Solutions of the problem's definition.
+        rule: Accepted errors.
+        effort: How much is measured.
+        timeout_s: For the whole run.
+    """
+
+    solutions: tuple[Document, ...] = field(repr=False)
+    rule: Tolerance
+    effort: Effort = VERIFY
+    timeout_s: float = 900.0
+
+
+@dataclass(frozen=True)
+class StockRun:
+    """What ``flashinfer-bench run`` left. ``returncode`` is None if time ran out, ``log`` the end of its output."""
+
+    returncode: int | None
+    seconds: float
+    traces: tuple[Document, ...]
+    log: str
+
+    def statuses(self, solution: str) -> dict[str, str]:
+        """Workload uuid -> status of one Solution."""
+        return {
+            t["workload"]["uuid"]: t["evaluation"]["status"] for t in self.traces if t["solution"] == solution
+        }  # fmt: skip
+
+
+def stage(problem: Problem, solutions: Sequence[Document], folder: Path) -> None:
+    """Write a flashinfer-trace folder with the problem and the Solutions; blobs are links into the dataset."""
+    name, op_type = problem.name, str(problem.definition["op_type"])
+    _write(folder / "definitions" / op_type / f"{name}.json", json.dumps(problem.definition))
+    lines = [{"definition": name, "solution": None, "workload": w, "evaluation": None} for w in problem.workloads]
+    _write(folder / "workloads" / op_type / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    for workload in problem.workloads:
+        for spec in workload["inputs"].values():
+            if spec.get("type") == "safetensors" and not Path(spec["path"]).is_absolute():
+                link = folder / spec["path"]
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.exists():
+                    link.symlink_to((Path(problem.root) / spec["path"]).resolve())
+    for solution in solutions:
+        _write(folder / "solutions" / op_type / name / f"{solution['name']}.json", json.dumps(solution))
+
+
+def command(folder: Path, definition: str, solutions: Sequence[str], rule: Tolerance, effort: Effort) -> list[str]:
+    """The command line; ``flashinfer-bench run --local FOLDER ...`` where the console script is installed."""
+    return [
+        sys.executable, "-c", _CLI, "run", "--local", str(folder), "--definitions", definition,
+        "--solutions", *solutions,
+        "--rtol", str(rule.rtol), "--atol", str(rule.atol),
+        "--required-matched-ratio", str(float(rule.required_matched_ratio)),
+        "--warmup-runs", str(effort.warmup), "--iterations", str(effort.iterations), "--num-trials", str(effort.trials),
+    ]  # fmt: skip
+
+
+def run(folder: Path, definition: str, job: StockJob, env: Mapping[str, str] | None = None) -> StockRun:
+    """Call it on a staged folder and read the traces it added.
+
+    Its processes form a group of their own, which ends with the run: a Solution that hangs is flashinfer-bench's to
+    stop, and ours if it does not.
+    """
+    names = [str(s["name"]) for s in job.solutions]
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command(folder, definition, names, job.rule, job.effort),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        try:
+            returncode: int | None = process.wait(job.timeout_s)
+        except subprocess.TimeoutExpired:
+            returncode = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        seconds = time.perf_counter() - began
+        output.seek(0)
+        log = output.read().decode(errors="replace")[-_LOG_CHARS:]
+    return StockRun(returncode, seconds, tuple(read_traces(folder)), log)
+
+
+def read_traces(folder: Path) -> list[Document]:
+    """All traces of a flashinfer-trace folder that hold an evaluation."""
+    found = []
+    for path in sorted((folder / "traces").rglob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            document = json.loads(line)
+            if document.get("evaluation"):
+                found.append(document)
+    return found
+
+
+def verify(problem: Problem, job: StockJob) -> StockRun:
+    """Stage, run and clean up."""
+    with tempfile.TemporaryDirectory(prefix="tuner-stock-") as scratch:
+        stage(problem, job.solutions, Path(scratch))
+        return run(Path(scratch), problem.name, job, {"FIB_CACHE_PATH": str(Path(scratch) / "fib")})
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

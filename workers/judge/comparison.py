@@ -1,0 +1,170 @@
+"""Variants against each other, inside the killable process: samples interleaved on one workload after the other."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from workers.devices.device import Device, Run
+from workers.errors import DeviceLostError
+from workers.judge import timer
+from workers.judge.check import Candidate, Verdict
+from workers.judge.drift_reference import Anchor
+from workers.judge.interval import median_interval
+from workers.judge.resident_workloads import Residents
+from workers.judge.timed_run import TimedRun
+from workers.judge.verdicts import Verdicts, failed
+from workers.records import ComparisonJob, Measurement, Method, Status
+from workers.sandbox.child import Send
+
+
+class Comparison:
+    """Candidates that are loaded, compared on one device.
+
+    Args:
+        send: To the parent.
+        device: Where they run.
+        definition: flashinfer-bench's.
+        residents: Inputs and reference outputs.
+        verdicts: Whether they are right.
+        anchor: How fast the device is at the moment.
+        job: What to do.
+        turns: Open file that says whose turn it is.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        device: Device,
+        definition: Any,
+        residents: Residents,
+        verdicts: Verdicts,
+        anchor: Anchor,
+        job: ComparisonJob,
+        turns: int,
+    ) -> None:
+        self._send = send
+        self._device = device
+        self._definition = definition
+        self._residents = residents
+        self._verdicts = verdicts
+        self._anchor = anchor
+        self._job = job
+        self._turns = turns
+
+    def on(self, uuid: str, candidates: Mapping[str, Candidate], seed: int) -> None:
+        """Compares on one workload; the measurement of each candidate is sent as ``(key, measurement)``.
+
+        Raises:
+            DeviceLostError: The device does not recover.
+        """
+        job = self._job
+        self._send("phase", f"prepare {uuid}")
+        resident = self._residents.get(uuid)
+        runs: dict[str, TimedRun] = {}
+        prepared: dict[str, Run] = {}
+        verdicts: dict[str, Verdict] = {}
+        for key, candidate in candidates.items():
+            take_turn(self._turns, key)
+            self._send("phase", f"check {uuid}")
+            verdicts[key] = (
+                Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
+                if resident.degenerate
+                else self._verdicts.first_check(candidate, resident)
+            )
+            if verdicts[key].status is not Status.PASSED and not self._device.is_healthy():
+                # Now, while it is known whose turn it is: on this device everybody would fail.
+                raise DeviceLostError(verdicts[key].message)
+            if verdicts[key].status is Status.PASSED:
+                runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
+                prepared[key] = self._device.prepare(runs[key], job.method.mode)
+                timer.warm_up(prepared[key], job.method, self._device)
+                self._device.synchronize()
+        anchor = self._anchor.conditions()
+        self._send("phase", f"compare {uuid}")
+        samples, conditions = self._interleave(runs, prepared, seed)
+        for key, run in runs.items():
+            take_turn(self._turns, key)
+            timed = self._verdicts.finish(self._verdicts.begin(run, resident), resident)
+            verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
+        for key, verdict in verdicts.items():
+            measurement = (
+                _measured(uuid, verdict, samples[key], {**conditions, **anchor}, job.method)
+                if verdict.status is Status.PASSED
+                else failed(uuid, verdict, job.method)
+            )
+            self._send("event", (key, measurement))
+
+    def _interleave(
+        self, runs: Mapping[str, TimedRun], prepared: Mapping[str, Run], seed: int
+    ) -> tuple[dict[str, list[float]], dict[str, Any]]:
+        """Samples of each variant, round after round, again if they were throttled; and the conditions."""
+        rng, job = random.Random(seed), self._job
+        device, retaken = self._device, 0
+        while True:
+            order = [key for _ in range(job.rounds) for key in rng.sample(list(runs), len(runs))]
+            before = device.conditions()
+            samples, late = self._rounds(order, runs, prepared)
+            after = device.conditions()
+            doubts = timer.why_doubtful(device, (before, after), ())
+            if not doubts or retaken == device.retakes:
+                return samples, timer.joined(before, after) | timer.flags(doubts, retaken, late)
+            retaken += 1
+
+    def _rounds(
+        self, order: list[str], runs: Mapping[str, TimedRun], prepared: Mapping[str, Run]
+    ) -> tuple[dict[str, list[float]], int]:
+        """One sample for each entry of ``order``; and how many were taken again because the host was late.
+
+        Poison and flush for the next sample are submitted while this one runs; no second candidate is ever in flight,
+        so a fault belongs to the one whose turn it is.
+        """
+        method = self._job.method
+
+        def get_ready(key: str) -> None:
+            runs[key].poison()
+            self._device.ready(method.mode, method.cold_cache)
+
+        samples: dict[str, list[float]] = {key: [] for key in runs}
+        late = 0
+        for index, key in enumerate(order):
+            if index == 0:
+                get_ready(key)
+            while True:
+                take_turn(self._turns, key)
+                sample = self._device.submit(prepared[key], method.mode)
+                if index + 1 < len(order):
+                    get_ready(order[index + 1])
+                us = sample.us()
+                if not sample.late or late == len(order):
+                    break
+                late += 1
+                get_ready(key)
+            samples[key].append(us)
+        return samples, late
+
+
+def _measured(
+    uuid: str, verdict: Verdict, samples: list[float], conditions: Mapping[str, Any], method: Method
+) -> Measurement:
+    interval = median_interval(samples)
+    return Measurement(
+        uuid,
+        Status.PASSED,
+        tuple(samples),
+        interval.median,
+        interval.low,
+        interval.high,
+        verdict.max_abs_error,
+        verdict.max_rel_error,
+        verdict.matched_ratio,
+        conditions,
+        method=method,
+    )
+
+
+def take_turn(turns: int, key: str) -> None:
+    """Writes down whose turn it is."""
+    os.pwrite(turns, f"{key}\n".encode().ljust(256), 0)

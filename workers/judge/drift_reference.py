@@ -1,0 +1,35 @@
+"""A fixed piece of work, timed now and then: what it takes shows how fast the device is at the moment."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from typing import Any
+
+from workers.devices.device import Device
+
+EVERY_S = 2.0
+"""Seconds between two looks; one takes about 3 ms on an H200."""
+
+_KEPT = 5
+
+
+class Anchor:
+    """The device's anchor time, smoothed over the last looks: one look alone is noisier than the drift it shows."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._looks: deque[float] = deque(maxlen=_KEPT)
+        self._looked_at = -float("inf")
+
+    def conditions(self) -> dict[str, Any]:
+        """``anchor_us`` for a measurement that begins now, looked at again if the last look is old; empty on a device
+        without an anchor."""
+        now = time.monotonic()
+        if now - self._looked_at >= EVERY_S:
+            self._looked_at = now
+            took_us = self._device.anchor_us()
+            if took_us is not None:
+                self._looks.append(took_us)
+        return {"anchor_us": round(statistics.median(self._looks), 3)} if self._looks else {}

@@ -1,0 +1,378 @@
+"""Judges built variants in a killable process that keeps workloads resident and is replaced when it was spoiled."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workers.build import loader
+from workers.build.artifact_cache import ArtifactCache
+from workers.devices.environment import describe, memory_bytes
+from workers.errors import (
+    ArtifactMissingError,
+    ChildDiedError,
+    ChildError,
+    ChildRaisedError,
+    DatasetError,
+    DeviceLostError,
+    PhaseTimeoutError,
+    WorkerError,
+)
+from workers.fib.dataset import Problem
+from workers.judge.judge import Judgement, Staged
+from workers.records import (
+    Comparison,
+    ComparisonJob,
+    Deadlines,
+    Environment,
+    Evaluation,
+    EvaluationJob,
+    Measurement,
+    Status,
+    Variant,
+)
+from workers.sandbox.fork_server import ForkRequest
+from workers.sandbox.process import ChildProcess
+
+RECYCLE_AFTER = {"cpu": 64}
+RECYCLE_GPU_AFTER = 512
+"""Variants after which the process is replaced, whatever they did: modules and libraries never unload completely. On a
+GPU a new process has to make its workloads again, which takes seconds."""
+
+_QUIET_JOBS = 8
+"""After a process was spoiled, so many jobs have to end well before variants are called ahead again: one that dies then
+costs the present job a second run."""
+
+_PREPARE_LIMIT_S = 900.0
+"""For making inputs and running a reference; the largest public MoE workload on a CPU needs minutes."""
+
+_DATA_SHARE = 0.7
+"""Share of main memory that a candidate's process may take on the CPU target."""
+
+_LOG_CHARS = 4000
+
+
+class VariantEvaluator:
+    """Evaluates one job at a time. Used by one thread.
+
+    Args:
+        problem: Definition and workloads.
+        target: ``cpu`` or the GPU's.
+        cache_dir: Of the artifact cache.
+        deadlines: For load and check, and for measuring.
+        preload: Modules that candidates need, imported once.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        target: str,
+        cache_dir: str,
+        deadlines: Deadlines,
+        preload: Sequence[str] = (),
+    ) -> None:
+        self._problem = problem
+        self._target = target
+        self._cache = ArtifactCache(cache_dir)
+        self._scratch = self._cache.stage()
+        self._recycle_after = RECYCLE_AFTER.get(target, RECYCLE_GPU_AFTER)
+        self._limits_s = {
+            "load": deadlines.check_s,
+            "prepare": _PREPARE_LIMIT_S,
+            "check": deadlines.check_s,
+            "inspect": deadlines.check_s,
+            "measure": deadlines.measure_s,
+        }
+        limit = int(memory_bytes() * _DATA_SHARE) if target == "cpu" else None
+        request = ForkRequest(
+            "workers.judge.judge:Judge", (problem, target, str(self._cache.root / "references")), data_limit_bytes=limit
+        )
+        # What candidates import; on a GPU the loader of compiled kernels, and no compiler.
+        theirs = ("numba",) if target == "cpu" else ("tvm_ffi",)
+        modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge.judge", *preload)
+        self._process = ChildProcess(request, preload=modules)
+        self._environment: Environment | None = None
+        self._prepared: set[str] = set()
+        self._judged = 0
+        self._phase = ""
+        self._idle_since: float | None = None
+        self._quiet_jobs = _QUIET_JOBS
+        self._phase_s: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Begin the imports."""
+        self._process.start()
+
+    def warm(self) -> None:
+        """Make the problem's workloads resident, before there is a variant to judge.
+
+        Raises:
+            DatasetError: A workload cannot be made, or its reference fails.
+        """
+        self._prepare([str(w["uuid"]) for w in self._problem.workloads])
+
+    def environment(self) -> Environment:
+        """Where this evaluator runs.
+
+        Raises:
+            WorkerError: The target needs a GPU and there is none.
+        """
+        if self._environment is None:
+            self._environment = describe(self._target)
+        return self._environment
+
+    def stage(self, variant: Variant, artifact: str, packed: bytes | None = None, first: str = "") -> Staged:
+        """A built variant's folder on this machine. May be called by another thread than the one that evaluates.
+
+        Args:
+            variant: Which.
+            artifact: Digest from its BuildResult.
+            packed: The artifact, where builders have another file system.
+            first: Workload of the variant's first call.
+
+        Raises:
+            ArtifactMissingError: The artifact is not in the cache and was not given.
+        """
+        return Staged(variant, str(self._folder(artifact, packed)), loader.package_name(artifact), first)
+
+    def evaluate(self, job: EvaluationJob, staged: Staged | None = None, ahead: Staged | None = None) -> Evaluation:
+        """Judge a variant. What it does wrong is in the Evaluation.
+
+        Args:
+            job: What to do.
+            staged: Its variant, if :meth:`stage` was asked already.
+            ahead: The next job's variant, to be loaded at the end of this job.
+
+        Raises:
+            ArtifactMissingError: The artifact is not in the cache.
+            WorkerError: The machinery failed.
+        """
+        began = time.perf_counter()
+        idle_s = began - self._idle_since if self._idle_since is not None else 0.0
+        staged = staged or self.stage(job.variant, job.artifact)
+        self._prepare(job.workloads)
+        self._judged += 1
+        if ahead is not None and self._quiet_jobs < _QUIET_JOBS:
+            ahead = replace(ahead, first="")
+        self._quiet_jobs += 1
+        judgement, measurements = self._judge(job, staged, ahead)
+        if judgement.replace:
+            self._quiet_jobs = 0
+        if judgement.replace or self._judged >= self._recycle_after:
+            self._replace()
+        self._idle_since = time.perf_counter()
+        evaluate_s = self._idle_since - began
+        usage = self._usage(judgement.usage, evaluate_s, idle_s)
+        return Evaluation(
+            job.variant.key,
+            judgement.status,
+            tuple(measurements),
+            evaluate_s,
+            judgement.message,
+            self.environment().fingerprint,
+            usage,
+        )
+
+    def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
+        measurements: list[Measurement] = []
+        try:
+            judgement, log = self._call("judge", job, staged, ahead, phase="load", on_event=measurements.append)
+            if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+                judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
+        except ChildError as failure:
+            if ahead is not None and self._phase == f"load {ahead.variant.key}":
+                # The next one's fault, which will show when it is its turn; this one did nothing wrong so far.
+                self._replace()
+                self._quiet_jobs = 0
+                return self._judge(job, staged, None)
+            judgement, measurement = self._blame(failure, job)
+            if measurement:
+                measurements.append(measurement)
+        if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+            self._check_intact(job.artifact)
+        return judgement, measurements
+
+    def _check_intact(self, artifact: str) -> None:
+        """Before a candidate is blamed: what it was loaded from is still what was built, and files can be written.
+
+        Raises:
+            ArtifactMissingError: It was damaged or removed in between.
+            CacheFullError: The disk is full.
+        """
+        self._cache.check_room()
+        if self._cache.get(artifact) is None:
+            self._replace()
+            raise ArtifactMissingError(f"artifact {artifact} was damaged while it was in use; build the variant again")
+
+    def compare(self, job: ComparisonJob, packed: Mapping[str, bytes] | None = None) -> Comparison:
+        """Measure variants interleaved. One that fails gets its status, and the others start again without it.
+
+        Raises:
+            ArtifactMissingError: An artifact is not in the cache and was not given.
+            WorkerError: The machinery failed.
+        """
+        began = time.perf_counter()
+        idle_s = began - self._idle_since if self._idle_since is not None else 0.0
+        packed = packed or {}
+        staged = {v.key: self.stage(v, artifact, packed.get(artifact)) for v, artifact in job.variants}
+        self._prepare(job.workloads)
+        failed: dict[str, Evaluation] = {}
+        taken: dict[str, list[Measurement]] = {}
+        busy_s: Mapping[str, float] = {}
+        left = list(job.variants)
+        while left:
+            taken = {variant.key: [] for variant, _ in left}
+            culprit, busy_s = self._compare(replace(job, variants=tuple(left)), staged, taken)
+            if culprit is None:
+                break
+            self._check_intact({v.key: a for v, a in left}[culprit.key])
+            failed[culprit.key] = culprit
+            left = [(v, a) for v, a in left if v.key != culprit.key]
+        self._judged += len(job.variants)
+        if self._judged >= self._recycle_after:
+            self._replace()
+        self._idle_since = time.perf_counter()
+        seconds = self._idle_since - began
+        evaluations = tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v, _ in job.variants)
+        return Comparison(evaluations, self._usage(busy_s, seconds, idle_s))
+
+    def processes(self) -> dict[str, int | None]:
+        """Process ids of the template and the child."""
+        return {"template": self._process.template_pid, "child": self._process.pid}
+
+    def release(self) -> None:
+        """End the process, so that the device's memory is free; the next job starts another one."""
+        self._replace()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+        self._cache.discard(self._scratch)
+
+    def _compare(
+        self, job: ComparisonJob, staged: Mapping[str, Staged], taken: dict[str, list[Measurement]]
+    ) -> tuple[Evaluation | None, Mapping[str, float]]:
+        """One attempt: the Evaluation of the variant that ended it, None if all went through; what the device was busy
+        with."""
+
+        def keep(event: tuple[str, Measurement]) -> None:
+            taken[event[0]].append(event[1])
+
+        limits_s = {**self._limits_s, "compare": self._limits_s["measure"] * len(job.variants)}
+        with tempfile.NamedTemporaryFile(dir=self._scratch) as turns:
+            try:
+                busy_s, _ = self._call(
+                    "compare", job, staged, turns.name, phase="load", on_event=keep, limits_s=limits_s
+                )
+            except ChildError as failure:
+                key = Path(turns.name).read_bytes().partition(b"\n")[0].decode()
+                self._replace()
+                if key not in taken:
+                    self._cache.check_room()
+                    raise WorkerError(f"a comparison failed before any variant's turn: {failure}") from failure
+                fingerprint = self.environment().fingerprint
+                return Evaluation(key, _status_of(failure), (), 0.0, _text(failure), fingerprint), {}
+        return None, busy_s
+
+    def _compared(self, variant: Variant, measurements: list[Measurement], seconds: float) -> Evaluation:
+        bad = next((m for m in measurements if m.status is not Status.PASSED), None)
+        return Evaluation(
+            variant.key,
+            bad.status if bad else Status.PASSED,
+            tuple(measurements),
+            seconds,
+            bad.message if bad else "",
+            self.environment().fingerprint,
+        )
+
+    def _folder(self, digest: str, packed: bytes | None) -> Path:
+        entry = self._cache.get(digest)
+        if entry is None and packed is not None:
+            entry = self._cache.unpack(digest, packed)
+        if entry is None:
+            raise ArtifactMissingError(
+                f"artifact {digest} is not in the cache {self._cache.root}; build the variant again"
+            )
+        return entry.folder
+
+    def _prepare(self, uuids: Sequence[str]) -> None:
+        """Have reference outputs stored, computed in a process that no candidate has been in."""
+        missing = [uuid for uuid in uuids if uuid not in self._prepared]
+        if missing and self._judged:
+            self._replace()
+        for uuid in missing:
+            try:
+                self._call("prepare", uuid, phase="prepare")
+            except ChildRaisedError as failure:
+                self._cache.check_room()
+                raise DatasetError(str(failure).partition(": ")[2] or str(failure)) from failure
+            except ChildError as failure:
+                raise WorkerError(f"workload {uuid} cannot be prepared: {failure}\n{failure.log}") from failure
+            self._prepared.add(uuid)
+
+    def _call(
+        self, method: str, *args: Any, phase: str, limits_s: Mapping[str, float] | None = None, **more: Any
+    ) -> Any:
+        if self._process.pid is None:
+            # Opening a GPU takes a second or more, which no candidate shall pay for, nor be blamed for.
+            try:
+                self._process.call("start", limits_s=self._limits_s, phase="prepare")
+            except ChildError as failure:
+                raise WorkerError(f"the evaluator's process cannot start: {_text(failure)}") from failure
+        self._phase, since = phase, time.perf_counter()
+
+        def follow(phase: str) -> None:
+            nonlocal since
+            now = time.perf_counter()
+            kind = self._phase.partition(" ")[0]
+            self._phase_s[kind] = self._phase_s.get(kind, 0.0) + now - since
+            self._phase, since = phase, now
+
+        try:
+            return self._process.call(
+                method, *args, limits_s=limits_s or self._limits_s, phase=phase, on_phase=follow, **more
+            )
+        finally:
+            follow(self._phase)
+
+    def _usage(self, busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
+        """A job's share of the evaluator's time, see Evaluation."""
+        device = {f"{kind}_s": seconds for kind, seconds in busy_s.items()}
+        phases = {f"phase_{kind}_s": seconds for kind, seconds in self._phase_s.items()}
+        self._phase_s = {}
+        return {**device, **phases, "evaluate_s": evaluate_s, "idle_s": idle_s}
+
+    def _replace(self) -> None:
+        self._process.kill()
+        self._judged = 0
+
+    def _blame(self, failure: ChildError, job: EvaluationJob) -> tuple[Judgement, Measurement | None]:
+        """The candidate's status when its process did not answer."""
+        kind, _, uuid = self._phase.partition(" ")
+        if isinstance(failure, ChildRaisedError):
+            # The judge turns a candidate's exceptions into statuses, so this is ours, or a candidate before this one
+            # has broken the process in a way that nobody noticed.
+            self._replace()
+            return Judgement(Status.WORKER_LOST, f"evaluator failed in phase {self._phase!r}: {_text(failure)}"), None
+        self._judged = self._quiet_jobs = 0
+        status = _status_of(failure)
+        message = _text(failure)
+        if kind in ("load", "inspect"):
+            return Judgement(status, message), None
+        return Judgement(status, message), Measurement(uuid, status, message=message, method=job.method)
+
+
+def _status_of(failure: ChildError) -> Status:
+    if isinstance(failure, PhaseTimeoutError):
+        return Status.TIMEOUT
+    lost = isinstance(failure, ChildDiedError) or str(failure).startswith(DeviceLostError.__name__)
+    return Status.CRASHED if lost else Status.RUNTIME_ERROR
+
+
+def _text(failure: ChildError) -> str:
+    """What happened, and the end of what was printed."""
+    return f"{failure}\n{failure.log[-_LOG_CHARS:]}".strip()

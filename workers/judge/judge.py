@@ -1,0 +1,360 @@
+"""The evaluator's side inside the killable process: loads variants, checks them, times them.
+
+Phases reported to the parent: ``load KEY``, ``prepare UUID``, ``check UUID``, ``measure UUID``, ``compare UUID``,
+``inspect KEY``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from workers.build import loader
+from workers.devices.device import CHECK, CaptureError, Device
+from workers.errors import DeviceLostError
+from workers.fib import adapter as fib
+from workers.fib.dataset import Problem
+from workers.judge import check, timer
+from workers.judge.check import Candidate, Verdict
+from workers.judge.comparison import Comparison, take_turn
+from workers.judge.drift_reference import Anchor
+from workers.judge.references import ReferenceStore
+from workers.judge.resident_workloads import Resident, Residents
+from workers.judge.timed_run import TimedRun
+from workers.judge.verdicts import Verdicts, Verification, failed, say
+from workers.records import ComparisonJob, EvaluationJob, Measurement, Status, Variant
+from workers.sandbox.child import Send
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a job ended in the process. ``replace`` asks the parent not to use this process again; ``usage`` is what the
+    device was busy with, in seconds by kind."""
+
+    status: Status
+    message: str = ""
+    replace: bool = False
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if it is to be
+    made when the variant is loaded ahead."""
+
+    variant: Variant
+    folder: str
+    package: str
+    first: str = ""
+
+
+class Judge:
+    """Judges variants on one device.
+
+    Args:
+        send: To the parent.
+        problem: Definition and workloads.
+        target: ``cpu`` or a GPU's.
+        store: Folder for reference outputs.
+    """
+
+    def __init__(self, send: Send, problem: Problem, target: str, store: str) -> None:
+        self._send = send
+        self._problem = problem
+        self._device = _open_device(target)
+        self._definition = fib.definition_model(problem.definition)
+        self._rule = fib.tolerance(problem.definition)
+        references = ReferenceStore(Path(store), problem, self._device.model)
+        self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
+        self._verdicts = Verdicts(self._device, self._definition, self._rule, self._residents)
+        self._anchor = Anchor(self._device)
+        self._loaded: loader.Loaded | None = None
+        self._ahead: tuple[str, loader.Loaded] | None = None
+        self._usage: Counter[str] = Counter()
+        # What is here now stays: collecting the garbage of one variant must not look at all of torch.
+        gc.collect()
+        gc.freeze()
+
+    def start(self) -> None:
+        """First calls of what is ours: no candidate shall wait for them. Who has an answer knows that the process and
+        its device are there."""
+        import torch
+
+        some = torch.ones(64, 1024, device=self._device.name)
+        check.compare([some], [some], self._rule)
+        check.all_true(check.unchanged([some], [check.digest(some)]))
+        check.poison([some], 0)
+        self._anchor.conditions()
+        self._device.usage()
+
+    def prepare(self, uuid: str) -> str | None:
+        """Make a workload resident and store its reference outputs; why it is degenerate, if so."""
+        degenerate = self._residents.get(uuid, may_compute=True).degenerate
+        self._device.usage()
+        return degenerate
+
+    def judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None = None) -> Judgement:
+        """Check and time a variant; each Measurement is sent as an event, the failing one last.
+
+        Args:
+            job: What to do.
+            staged: The job's variant.
+            ahead: The variant of the next job. It is loaded while the device warms up for the last measurement, and
+                called once, if it says on what, when all are taken, while the device inspects its memory.
+        """
+        import torch
+
+        self._usage.clear()
+        if ahead is not None and ahead.package == staged.package:
+            ahead = None  # the same variant for another regime: one module cannot be loaded twice
+        self._send("phase", f"load {job.variant.key}")
+        try:
+            self._loaded = self._load(staged)
+            candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
+            self._verdicts.load_again = lambda: self._renew(candidate, staged)
+            with torch.no_grad():
+                judgement = self._judge(job, candidate, ahead)
+                if not judgement.replace:
+                    judgement = self._inspect(judgement, job, ahead)
+        except loader.LoadError as error:
+            judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
+        finally:
+            self._verdicts.forget()
+            if self._loaded is not None:
+                self._loaded.unload()
+                self._loaded = None
+        if not judgement.replace:
+            self._device.tidy()
+        return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
+
+    def _judge(self, job: EvaluationJob, candidate: Candidate, ahead: Staged | None) -> Judgement:
+        """The workloads one after the other, up to a failure or a lost race."""
+        for uuid, following in zip(job.workloads, (*job.workloads[1:], None), strict=True):
+            measurement = self._one(candidate, uuid, job, following, ahead)
+            if measurement.status is not Status.PASSED:
+                judgement = self._spoiled(measurement.status, measurement.message)
+                self._send("event", replace(measurement, status=judgement.status))
+                return judgement
+            self._send("event", measurement)
+            limit = job.stop_above_us.get(uuid)
+            if limit is not None and measurement.median_us is not None and measurement.median_us > limit:
+                return Judgement(Status.RACED_OUT, f"{measurement.median_us:.1f} us on {uuid}, limit {limit:.1f}")
+        return Judgement(Status.PASSED)
+
+    def _load(self, staged: Staged) -> loader.Loaded:
+        """The variant, as it was loaded ahead or now.
+
+        Raises:
+            LoadError: It cannot be loaded.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if ahead[0] == staged.package:
+                return ahead[1]
+            # Nobody will inspect what its first call did.
+            self._residents.keep_only("")
+            ahead[1].unload()
+        try:
+            loaded = loader.load(staged.variant, self._problem.definition, Path(staged.folder), staged.package)
+            if loaded.preload is not None:
+                loaded.preload()
+            return loaded
+        except BaseException as error:
+            raise loader.LoadError(f"loading failed: {say(error)}") from error
+
+    def _renew(self, candidate: Candidate, staged: Staged) -> None:
+        """Load the present variant anew: what it kept from earlier workloads goes."""
+        assert self._loaded is not None
+        self._loaded.unload()
+        self._loaded = self._load(staged)
+        candidate.function, candidate.was_called = self._loaded.function, False
+
+    def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
+        """The job's end: is everything in memory what it was? Meanwhile the next variant is loaded.
+
+        A candidate that wrote where another workload lives is found here, before the next one pays for it.
+        """
+        with self._device.span(CHECK):
+            found = self._residents.begin_inspection()
+        if ahead is not None and not judgement.replace:
+            self._load_ahead(ahead, then=f"load {ahead.variant.key}")
+            if self._ahead is not None:
+                self._call_first(ahead, self._ahead[1])
+        self._send("phase", f"inspect {job.variant.key}")
+        if not check.all_true([part for parts in found.values() for part in parts]):
+            where = ", ".join(uuid for uuid, parts in found.items() if not check.all_true(parts))
+            message = f"the candidate wrote into the memory of workload {where}"
+            failed = judgement.status not in (Status.PASSED, Status.RACED_OUT)
+            status = judgement.status if failed else Status.INPUTS_MODIFIED
+            judgement = Judgement(status, f"{judgement.message}\n{message}".strip(), replace=True)
+        self._usage.update(self._device.usage())
+        return judgement
+
+    def _load_ahead(self, staged: Staged, then: str) -> None:
+        """Load the next variant, unless that was done; ``then`` is the phase that goes on.
+
+        Raises:
+            DeviceLostError: It has done something to this process or its device; or the present one has, which will
+                show when that is judged again without the next one.
+        """
+        self._send("phase", f"load {staged.variant.key}")
+        if self._ahead is None or self._ahead[0] != staged.package:
+            # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
+            with contextlib.suppress(loader.LoadError):
+                self._ahead = (staged.package, self._load(staged))
+            if self._verdicts.replaced() is not None or not self._device.is_healthy():
+                raise DeviceLostError(f"after {staged.variant.key} was loaded")
+        self._send("phase", then)
+
+    def _call_first(self, staged: Staged, loaded: loader.Loaded) -> None:
+        """Call the next variant once, for what first calls make: code on the device, workspaces.
+
+        Raises:
+            DeviceLostError: The device does not recover from it.
+        """
+        if staged.first not in self._residents.held:
+            return
+        inputs = self._residents.get(staged.first).inputs
+        candidate = Candidate(loaded.function, staged.variant.destination_passing)
+        try:
+            check.run_once(candidate, self._definition, inputs, self._device)
+            self._device.synchronize()
+            loaded.was_called = True
+        except BaseException as error:
+            if not self._device.is_healthy():
+                raise DeviceLostError(say(error)) from error
+
+    def _one(
+        self, candidate: Candidate, uuid: str, job: EvaluationJob, following: str | None, ahead: Staged | None
+    ) -> Measurement:
+        """One workload: prepare, check, measure, look at what the timed runs left.
+
+        What comes next is begun on the way: the check on the ``following`` workload or, on the last one, loading the
+        variant ``ahead``.
+        """
+        self._send("phase", f"prepare {uuid}")
+        resident = self._residents.get(uuid)
+        if resident.degenerate:
+            return Measurement(uuid, Status.DEGENERATE_REFERENCE, message=resident.degenerate, method=job.method)
+        verdict = Verdict(Status.PASSED)
+        if job.check:
+            self._send("phase", f"check {uuid}")
+            verdict = self._verdicts.first_check(candidate, resident)
+            if verdict.status is not Status.PASSED:
+                return failed(uuid, verdict, job.method)
+        self._send("phase", f"measure {uuid}")
+
+        hooks: dict[str, Callable[[], None]] = {}
+        if self._device.runs_ahead and following is not None and job.check:
+            hooks["behind"] = lambda: self._verdicts.check_ahead(candidate, following)
+        if self._device.runs_ahead and following is None and ahead is not None:
+            hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=f"measure {uuid}")
+        try:
+            timing, after = self._verdicts.with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
+        except DeviceLostError:
+            raise
+        except CaptureError as error:
+            after = Verdict(Status.RUNTIME_ERROR, say(error))
+        except BaseException as error:
+            after = Verdict(Status.RUNTIME_ERROR, f"while measured: {say(error)}")
+        if after.status is not Status.PASSED:
+            return failed(uuid, after, job.method)
+        return Measurement(
+            uuid,
+            Status.PASSED,
+            timing.samples_us,
+            timing.interval.median,
+            timing.interval.low,
+            timing.interval.high,
+            verdict.max_abs_error if job.check else after.max_abs_error,
+            verdict.max_rel_error if job.check else after.max_rel_error,
+            verdict.matched_ratio if job.check else after.matched_ratio,
+            timing.conditions,
+            method=job.method,
+        )
+
+    def _measure(
+        self,
+        candidate: Candidate,
+        resident: Resident,
+        job: EvaluationJob,
+        behind: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[timer.Timing, Verdict]:
+        """Time it; the last timed run, on outputs poisoned just before it, has to be right."""
+        run = TimedRun(candidate, self._definition, resident.inputs, self._device)
+        pending: list[Verification] = []
+
+        def verify() -> None:
+            pending[:] = [self._verdicts.begin(run, resident)]
+            if behind is not None:
+                behind()
+
+        limit = job.stop_above_us.get(resident.uuid)
+        anchor = self._anchor.conditions()
+        timing = timer.measure(run, job.method, self._device, limit, run.poison, verify, meanwhile)
+        timing = replace(timing, conditions={**timing.conditions, **anchor})
+        return timing, self._verdicts.finish(pending[0], resident)
+
+    def _spoiled(self, status: Status, message: str) -> Judgement:
+        """The job's end after a failure: is this process still good?"""
+        if not self._device.is_healthy():
+            return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
+        self._usage.update(self._device.usage())
+        broken = self._verdicts.replaced() is not None or CaptureError.MARK in message
+        return Judgement(status, message, replace=broken)
+
+    def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
+        """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.
+
+        The key of the variant whose turn it is stands in ``turn_file``, so that the parent knows whom to blame: a
+        message for each sample would wake the parent while a candidate is being timed.
+
+        Returns:
+            What the device was busy with, in seconds by kind.
+        """
+        import torch
+
+        self._usage.clear()
+        turns = os.open(turn_file, os.O_WRONLY)
+        loaded: dict[str, loader.Loaded] = {}
+        try:
+            candidates: dict[str, Candidate] = {}
+            for variant, _ in job.variants:
+                take_turn(turns, variant.key)
+                self._send("phase", f"load {variant.key}")
+                loaded[variant.key] = self._load(staged[variant.key])
+                candidates[variant.key] = Candidate(loaded[variant.key].function, variant.destination_passing)
+            comparison = Comparison(
+                self._send, self._device, self._definition, self._residents, self._verdicts, self._anchor, job, turns
+            )
+            with torch.no_grad():
+                for index, uuid in enumerate(job.workloads):
+                    comparison.on(uuid, candidates, job.seed + index)
+                    self._usage.update(self._device.usage())
+        except Exception as error:
+            if isinstance(error, DeviceLostError) or self._device.is_healthy():
+                raise
+            raise DeviceLostError(say(error)) from error
+        finally:
+            os.close(turns)
+            for item in loaded.values():
+                item.unload()
+        self._device.tidy()
+        return dict(self._usage)
+
+
+def _open_device(target: str) -> Device:
+    """The device for a target, in this process."""
+    if target == "cpu":
+        from workers.devices.cpu import HostDevice
+
+        return HostDevice()
+    from workers.devices.cuda import CudaDevice
+
+    return CudaDevice()

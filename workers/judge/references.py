@@ -1,0 +1,88 @@
+"""Reference outputs on disk: computed once for a workload, whoever needs them next."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.fib.dataset import Document, Problem
+
+_LIMIT_BYTES = 8 << 30
+
+
+class ReferenceStore:
+    """A folder with one file for each (definition, workload, torch version, device model).
+
+    The workload's uuid is the seed of its random inputs. What cannot be in the key (blobs beside the dataset) shows in
+    the digests of the inputs, which are stored along. Several processes may use one folder: files appear by one rename.
+    Beyond 8 GiB the files that were not read for longest go.
+
+    Args:
+        folder: Made if it does not exist.
+        problem: Definition and workloads.
+        device_model: Name of the processor that computes.
+    """
+
+    def __init__(self, folder: Path, problem: Problem, device_model: str) -> None:
+        import torch
+
+        self._folder = folder
+        self._problem = problem
+        self._common = [problem.definition, torch.__version__, device_model]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, uuid: str, device: str) -> Mapping[str, Any] | None:
+        """``digests`` of the inputs, ``expected`` outputs (on the device) and why they are ``degenerate``; None if
+        there is no usable file."""
+        import torch
+
+        path = self._path(self._problem.workload(uuid))
+        try:
+            found: Mapping[str, Any] = torch.load(path, map_location=device)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a damaged file is made again
+            print(f"worker: stored reference {path} cannot be read, it is computed again: {error}")
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return found
+
+    def save(self, uuid: str, document: Mapping[str, Any]) -> None:
+        """Store what :meth:`load` gives."""
+        import torch
+
+        handle, partial = tempfile.mkstemp(dir=self._folder, suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(dict(document), file)
+            os.replace(partial, self._path(self._problem.workload(uuid)))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
+        self._trim()
+
+    def _path(self, workload: Document) -> Path:
+        text = json.dumps([*self._common, workload], sort_keys=True)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.pt"
+
+    def _trim(self) -> None:
+        files = []
+        for path in self._folder.glob("*.pt"):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files)[:-1]:
+            if total <= _LIMIT_BYTES:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+            total -= size

@@ -1,0 +1,1 @@
+"""Processes that may be killed: one is forked for each builder and evaluator."""

@@ -1,0 +1,308 @@
+"""A process that can be killed and replaced: deadline per phase, bounded log, no orphans.
+
+One :class:`ChildProcess` owns a template (:mod:`workers.sandbox.fork_server`) and at most one child forked from it. It
+is used by one thread. A child that times out, dies or is asked to go is killed with everything it started; the next call forks a
+new one in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError, WorkerError
+from workers.sandbox.fork_server import STACKS_SIGNAL, ForkRequest
+
+_LOG_KEEP_BYTES = 16_384
+_START_LIMIT_S = 180.0
+_STACKS_LIMIT_S = 0.5
+_DROPPED_ENV = ("OMP_NUM_THREADS", "NUMBA_CACHE_DIR")
+"""Ray sets OMP_NUM_THREADS to the actor's num_cpus, which would time candidates on one thread; a central numba cache
+would hide the artifacts of a variant from the folder that is published."""
+
+
+class BoundedLog:
+    """The beginning and the end of what a child prints, whatever its length."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        os.set_blocking(fd, False)
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._dropped = 0
+
+    def drain(self, limit_bytes: int = 1 << 22) -> bool:
+        """Take what is in the pipe; False once the writers are gone. ``limit_bytes`` bounds one call."""
+        taken = 0
+        while taken < limit_bytes:
+            try:
+                data = os.read(self.fd, 1 << 16)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            taken += len(data)
+            room = _LOG_KEEP_BYTES - len(self._head)
+            self._head += data[: max(room, 0)]
+            self._tail += data[max(room, 0) :]
+            excess = len(self._tail) - _LOG_KEEP_BYTES
+            if excess > 0:
+                self._dropped += excess
+                del self._tail[:excess]
+        return True
+
+    def take(self) -> str:
+        """The text so far; the log starts again."""
+        middle = f"\n... {self._dropped} bytes left out ...\n".encode() if self._dropped else b""
+        text = bytes(self._head + middle + self._tail).decode("utf-8", errors="replace")
+        self._head, self._tail, self._dropped = bytearray(), bytearray(), 0
+        return text
+
+
+class ChildProcess:
+    """A handler in a process of its own.
+
+    Args:
+        request: What the child is.
+        preload: Modules that the template imports before it forks.
+        env: Environment variables to set in the template.
+    """
+
+    def __init__(self, request: ForkRequest, preload: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
+        self._request = request
+        self._preload = list(preload)
+        self._env = dict(env or {})
+        self._template: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._ready = False
+        self._pid: int | None = None
+        self._connection: Connection | None = None
+        self._log: BoundedLog | None = None
+        self.forks = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The living child's pid."""
+        return self._pid
+
+    @property
+    def template_pid(self) -> int | None:
+        """The template's pid."""
+        return self._template.pid if self._template else None
+
+    def start(self) -> None:
+        """Start the template without waiting for its imports."""
+        if self._template is not None:
+            if self._template.poll() is None:
+                return
+            self._template_lost(None)  # while nobody asked it anything; another one takes its place
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
+        root = str(Path(__file__).resolve().parents[2])
+        # The template must not initialise CUDA: what is forked from it could not use it. torch then asks NVML instead.
+        env["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *(p for p in sys.path if p)]))
+        command = [sys.executable, "-m", "workers.sandbox.fork_server", str(theirs.fileno()), *self._preload]
+        self._template = subprocess.Popen(
+            command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+        self._control = ours
+        self._ready = False
+
+    def call(
+        self,
+        method: str,
+        *args: Any,
+        limits_s: Mapping[str, float],
+        phase: str,
+        on_event: Callable[[Any], None] | None = None,
+        on_phase: Callable[[str], None] | None = None,
+    ) -> tuple[Any, str]:
+        """Ask the child; it is started if there is none.
+
+        Args:
+            method: Of the handler.
+            args: For it; picklable.
+            limits_s: Seconds for each phase; a phase is what stands before the first blank of what the child reports.
+            phase: The phase it begins in.
+            on_event: Gets each partial result as it arrives.
+            on_phase: Gets each reported phase.
+
+        Returns:
+            The method's result and what was printed.
+
+        Raises:
+            PhaseTimeoutError: A phase took longer than its limit; the child was killed.
+            ChildDiedError: The child ended.
+            ChildRaisedError: The method raised; the child lives.
+        """
+        if self._pid is not None and self._connection is not None and self._connection.poll():
+            # It says nothing unless it is asked: it has ended meanwhile, which is not the fault of what comes now.
+            self.kill()
+        if self._pid is None:
+            self._fork()
+        assert self._connection is not None
+        assert self._log is not None
+        self._log.drain()
+        self._log.take()
+        try:
+            self._connection.send_bytes(pickle.dumps((method, args)))
+        except OSError:
+            raise self._died(phase) from None
+        began = time.monotonic()
+        while True:
+            left = began + limits_s[phase.partition(" ")[0]] - time.monotonic()
+            if left <= 0:
+                raise self._timed_out(phase, limits_s[phase.partition(" ")[0]])
+            ready = wait([self._connection, self._log.fd], timeout=min(left, 1.0))
+            # Draining is bounded, so that a child that prints without end still meets its deadline.
+            if self._log.fd in ready and not self._log.drain():
+                raise self._died(phase)
+            if self._connection not in ready:
+                continue
+            try:
+                kind, payload = pickle.loads(self._connection.recv_bytes())
+            except Exception:
+                # End of file, or bytes that a candidate wrote into the channel: either way it cannot go on.
+                raise self._died(phase) from None
+            if kind == "phase":
+                phase, began = str(payload), time.monotonic()
+                if on_phase:
+                    on_phase(phase)
+            elif kind == "event":
+                if on_event:
+                    on_event(payload)
+            else:
+                self._log.drain()
+                log = self._log.take()
+                if kind == "raised":
+                    raise ChildRaisedError(payload, phase, log)
+                return payload, log
+
+    def kill(self) -> int | None:
+        """End the child and all that it started; the raw wait status, None if there was none."""
+        if self._pid is None:
+            return None
+        pid, self._pid = self._pid, None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        status = None
+        # A candidate may have killed the template too; then nobody is left to ask, and the kernel ended the child.
+        with contextlib.suppress(WorkerError):
+            status = int(self._ask("reap", pid)[1])
+        if self._connection:
+            self._connection.close()
+        if self._log:
+            self._log.drain()
+            os.close(self._log.fd)
+        return status
+
+    def close(self) -> None:
+        """End child and template."""
+        self.kill()
+        if self._template is None:
+            return
+        if self._control:
+            self._control.close()
+        try:
+            self._template.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._template.kill()
+            self._template.wait()
+        self._template = self._control = None
+
+    def _fork(self) -> None:
+        self.start()
+        self._wait_ready()
+        ours, theirs = socket.socketpair()
+        log_read, log_write = os.pipe()
+        try:
+            _, self._pid = self._ask("fork", self._request, [theirs.fileno(), log_write])
+        finally:
+            theirs.close()
+            os.close(log_write)
+        self._connection = Connection(ours.detach())
+        self._log = BoundedLog(log_read)
+        self.forks += 1
+
+    def _wait_ready(self) -> None:
+        assert self._control is not None
+        if self._ready:
+            return
+        self._control.settimeout(_START_LIMIT_S)
+        kind, failures = self._receive()
+        assert kind == "ready"
+        for module, why in failures.items():
+            print(f"worker: optional module {module} cannot be imported: {why}", file=sys.stderr)
+        self._ready = True
+
+    def _ask(self, kind: str, payload: Any, fds: Sequence[int] = ()) -> tuple[str, Any]:
+        assert self._control is not None
+        try:
+            socket.send_fds(self._control, [pickle.dumps((kind, payload))], list(fds))
+        except OSError as error:
+            raise self._template_lost(error) from error
+        return self._receive()
+
+    def _receive(self) -> tuple[str, Any]:
+        assert self._control is not None
+        try:
+            data = self._control.recv(1 << 16)
+        except OSError as error:
+            raise self._template_lost(error) from error
+        if not data:
+            raise self._template_lost(None)
+        return pickle.loads(data)
+
+    def _template_lost(self, error: OSError | None) -> WorkerError:
+        """Forget the template so that the next call starts another."""
+        assert self._template is not None
+        assert self._control is not None
+        self._control.close()
+        self._template.kill()
+        code = self._template.wait()
+        self._template = self._control = self._pid = None
+        return WorkerError(f"the worker's template process ended (exit {code}{f', {error}' if error else ''})")
+
+    def _died(self, phase: str) -> ChildDiedError:
+        status = self.kill()
+        log = self._log.take() if self._log else ""
+        return ChildDiedError(f"the process died in phase {phase!r}: {_how(status)}", phase, log)
+
+    def _timed_out(self, phase: str, limit_s: float) -> PhaseTimeoutError:
+        self._ask_where_it_hangs()
+        self.kill()
+        log = self._log.take() if self._log else ""
+        return PhaseTimeoutError(f"phase {phase!r} took longer than {limit_s:g} s", phase, log)
+
+    def _ask_where_it_hangs(self) -> None:
+        """Have the child's stacks written to its log; a child that does not answer is not waited for long."""
+        assert self._pid is not None
+        assert self._log is not None
+        self._log.drain()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, STACKS_SIGNAL)
+            if wait([self._log.fd], timeout=_STACKS_LIMIT_S):
+                # The first line is there; the rest comes in one go.
+                time.sleep(0.05)
+
+
+def _how(status: int | None) -> str:
+    """Wait status in words."""
+    if status is None or status < 0:
+        return "it is not known how"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"signal {number} ({signal.strsignal(number)})"
+    return f"exit code {os.WEXITSTATUS(status)}"
