@@ -1,8 +1,8 @@
 """A process that can be killed and replaced: deadline per phase, bounded log, no orphans.
 
-One :class:`ChildProcess` owns a template (:mod:`workers.sandbox.fork_server`) and at most one child forked from it. It
-is used by one thread. A child that times out, dies or is asked to go is killed with everything it started; the next call forks a
-new one in milliseconds.
+One :class:`ChildProcess` owns a template (:mod:`workers.sandbox.fork_server`) and at most one child forked from it.
+It is used by one thread. A child that times out, dies or is asked to go is killed with everything it started; the
+next call forks a new one in milliseconds.
 """
 
 from __future__ import annotations
