@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select
 
 from db import schema
-from db.records import BestRow, EnvironmentRecord, RelatedConfig, SweepState, WinnerWorkload
+from db.records import BestRow, RelatedConfig, SweepState, WinnerWorkload
 from db.winners import Winners, winner_columns, winner_record
+from workers.records import Environment
 
 _sweep, _winner, _variant, _export = schema.sweep, schema.winner, schema.variant, schema.export
 
-_ENVIRONMENT = tuple(column.name for column in schema.environment.columns)
+_ENVIRONMENT = tuple(f.name for f in fields(Environment))
 
 
 class Lookups(Winners):
@@ -189,7 +191,7 @@ def _best_row(row: Any, workloads: tuple[WinnerWorkload, ...], export: Any | Non
         space_fingerprint=row.space_fingerprint,
         finished_at=row.finished_at,
         winner=winner_record(row, workloads),
-        environment=EnvironmentRecord(**{name: values[f"environment_{name}"] for name in _ENVIRONMENT}),
+        environment=Environment(**{name: values[f"environment_{name}"] for name in _ENVIRONMENT}),
         export_id=None if export is None else export.id,
         solution=None if export is None else export.solution,
     )

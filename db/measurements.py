@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, and_, bindparam, or_, select
 
 from db import schema
 from db.connected import finite
-from db.records import BuildRecord, Json, MeasurementRecord
+from db.records import FIGURES, LOG_LIMIT, RESOURCES, Json, StoredBuild, StoredMeasurement
 from db.sweeps import Sweeps
+from workers.records import Method, Status
 
 _variant, _build, _measurement = schema.variant, schema.build, schema.measurement
 
-BUILT = "BUILT"
-"""The status of a build that can be evaluated."""
-
-FIGURES = ("median_us", "low_us", "high_us", "max_abs_error", "max_rel_error", "matched_ratio")
 MEASURED = ("status", *FIGURES, "conditions", "message", "measured_at")
 """The columns that measurements and finalists share, without the samples."""
 
 BUILD_COLUMNS = ("id", "toolchain", "status", "build_s", "artifact", "figures", "built_at")
 """What a build record holds, without the log."""
 
-_RESOURCES = ("registers", "spill_bytes", "smem_bytes")
+_METHOD = {f.name for f in fields(Method)}
 
 
 class Measurements(Sweeps):
@@ -33,7 +31,7 @@ class Measurements(Sweeps):
 
     def known_measurements(
         self, *, definition_id: int, space_id: int, config_hash: str, environment: str, method: str
-    ) -> list[MeasurementRecord]:
+    ) -> list[StoredMeasurement]:
         """Measurements of a variant by any sweep, with samples, so that they need not be repeated; by workload uuid.
 
         Args:
@@ -54,17 +52,7 @@ class Measurements(Sweeps):
         rows = self._fetch(lambda connection: connection.execute(query, asked).all())
         return [measurement_record(row, config_hash) for row in rows]
 
-    def known_build(self, space_id: int, config_hash: str, toolchain: str) -> BuildRecord | None:
-        """The build of a variant by this toolchain, by any sweep, with its log."""
-        query = (
-            select(*(_build.c[name] for name in (*BUILD_COLUMNS, "log")))
-            .join(_variant)
-            .where(_variant.c.search_space_id == space_id, _variant.c.config_hash == config_hash)
-            .where(_build.c.toolchain == toolchain)
-        )
-        return next((BuildRecord(**row._mapping) for row in self._rows(query)), None)
-
-    def _measurement_rows(self, definition_id: int, records: Sequence[MeasurementRecord]) -> list[dict[str, Any]]:
+    def _measurement_rows(self, definition_id: int, records: Sequence[StoredMeasurement]) -> list[dict[str, Any]]:
         """The records as rows, but for the column that says whose they are.
 
         Sorted, so that two sweeps that write the same rows cannot wait for each other in a circle.
@@ -74,11 +62,11 @@ class Measurements(Sweeps):
                 "workload_id": self._workload_id(definition_id, record.workload),
                 "environment_id": self._environment_id(record.environment),
                 "method_id": self._method_id(record.method),
-                "status": str(record.status),
+                "status": record.status.value,
                 "samples": tuple(record.samples_us),
                 **{name: finite(getattr(record, name)) for name in FIGURES},
                 "conditions": dict(record.conditions),
-                "message": record.message,
+                "message": record.message[-LOG_LIMIT:],
                 "measured_at": record.measured_at or time.time(),
             }
             for record in records
@@ -92,7 +80,7 @@ class Measurements(Sweeps):
         upsert = self._once("put measurement", self._measurement_upsert)
         return list(connection.execute(upsert, [{**row, "variant_id": variant_id} for row in rows]).scalars())
 
-    def _put_build(self, connection: Connection, variant_id: int, build: BuildRecord) -> int:
+    def _put_build(self, connection: Connection, variant_id: int, build: StoredBuild) -> int:
         """Id of the build.
 
         A known one is replaced, but not a success by a failure, nor by the same artifact from the cache, which
@@ -102,12 +90,12 @@ class Measurements(Sweeps):
             return build.id
         key = {"variant_id": variant_id, "toolchain": build.toolchain}
         values = {
-            "status": str(build.status),
+            "status": build.status.value,
             "build_s": build.build_s,
             "artifact": build.artifact,
-            **{name: _whole(build.figures, name) for name in _RESOURCES},
+            **{name: _whole(build.figures, name) for name in RESOURCES},
             "figures": dict(build.figures),
-            "log": build.log,
+            "log": build.log[-LOG_LIMIT:],
             "built_at": build.built_at or time.time(),
         }
         upsert = self._once("put build", self._build_upsert)
@@ -129,8 +117,8 @@ class Measurements(Sweeps):
         statement = self._insert(_build)
         new = statement.excluded
         replaces = or_(
-            _build.c.status != BUILT,
-            and_(new.status == BUILT, new.artifact.is_distinct_from(_build.c.artifact)),
+            _build.c.status != Status.BUILT.value,
+            and_(new.status == Status.BUILT.value, new.artifact.is_distinct_from(_build.c.artifact)),
         )
         key = ["variant_id", "toolchain"]
         changed = {column.name: new[column.name] for column in _build.columns if column.name not in ("id", *key)}
@@ -156,14 +144,23 @@ def measured(table: Table, *, details: bool) -> Select[Any]:
     )
 
 
-def measurement_record(row: Any, config_hash: str) -> MeasurementRecord:
+def measurement_record(row: Any, config_hash: str) -> StoredMeasurement:
     """The record of a row of :func:`measured`."""
     values = row._mapping
-    return MeasurementRecord(
-        **{name: values[name] for name in ("id", "workload", "environment", "method", *MEASURED)},
+    body = values["method"]
+    return StoredMeasurement(
+        **{name: values[name] for name in ("id", "workload", "environment", *FIGURES, "conditions", "message")},
+        status=Status(row.status),
         samples_us=values.get("samples") or (),
+        method=Method(**{name: body[name] for name in body if name in _METHOD}),
+        measured_at=row.measured_at,
         config_hash=config_hash,
     )
+
+
+def build_record(values: dict[str, Any], config_hash: str) -> StoredBuild:
+    """The record of a build's columns (:data:`BUILD_COLUMNS`, and its log if it was read)."""
+    return StoredBuild(**{**values, "status": Status(values["status"])}, key=config_hash)
 
 
 def _known_query() -> Select[Any]:

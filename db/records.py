@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it. Frozen, plain values only.
+"""What goes into the store and comes out of it: the records of :mod:`workers.records`, and what is kept beside them.
 
 Moments (``*_at``) are Unix time in seconds, durations seconds, latencies microseconds. An ``id`` of 0 means that the
 record has not been stored yet.
@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+from workers.records import BuildResult, Environment, Measurement, Method
 
 Json = Mapping[str, Any]
+
+LOG_LIMIT = 8000
+"""Characters of a build log, a message or a reason that are kept; the end says what went wrong."""
 
 
 def canonical(value: Any) -> str:
@@ -21,9 +26,9 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def method_hash(method: Json) -> str:
+def method_hash(method: Method) -> str:
     """Canonical hash of how a measurement is taken: 16 hex digits. Measurements of one hash may be compared."""
-    return hashlib.sha256(canonical(dict(method)).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical(asdict(method)).encode()).hexdigest()[:16]
 
 
 class SweepState(StrEnum):
@@ -33,21 +38,6 @@ class SweepState(StrEnum):
     DONE = "DONE"
     INTERRUPTED = "INTERRUPTED"
     FAILED = "FAILED"
-
-
-@dataclass(frozen=True)
-class EnvironmentRecord:
-    """Hardware and software that a measurement holds for; ``fingerprint`` identifies it."""
-
-    fingerprint: str
-    hardware: str
-    target: str
-    compute_capability: str = ""
-    units: int = 0
-    memory_bytes: int = 0
-    driver: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,54 +87,54 @@ class SweepRecord:
     hardware: str = ""
 
 
-@dataclass(frozen=True)
-class BuildRecord:
-    """One build of a variant by one toolchain (a string with the versions that matter).
+@dataclass(frozen=True, kw_only=True)
+class StoredBuild(BuildResult):
+    """A build as it is kept: by one toolchain (a string with the versions that matter) at one time.
 
-    ``figures`` holds the static resources: ``registers``, ``spill_bytes`` and ``smem_bytes`` have columns of their own.
+    ``key`` is the variant's config hash. Of the ``figures``, :data:`RESOURCES` have columns of their own.
     """
 
     toolchain: str
-    status: str
-    build_s: float = 0.0
-    artifact: str | None = None
-    figures: Json = field(default_factory=dict)
-    log: str = ""
     built_at: float = 0.0
     id: int = 0
 
+    @classmethod
+    def of(cls, build: BuildResult, **kept: Any) -> Self:
+        """The build with what is kept beside it."""
+        return cls(**_values(build), **kept)
 
-@dataclass(frozen=True)
-class MeasurementRecord:
-    """One variant on one workload in one environment by one method.
+
+RESOURCES = ("registers", "spill_bytes", "smem_bytes")
+"""The static figures of a build that have columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredMeasurement(Measurement):
+    """A measurement as it is kept: samples as float32, none after retention has dropped them.
 
     Args:
-        workload: Its uuid, registered for the sweep's definition.
         environment: Fingerprint of a registered environment.
-        method: How it was taken; its :func:`method_hash` is part of the identity.
-        status: A worker status, such as PASSED.
-        samples_us: In the order taken, kept as float32; empty after retention has dropped them.
-        low_us: With ``high_us``, the 95 % interval of the median.
-        conditions: Clocks, temperature, power and what else was read beside the samples.
         config_hash: The variant; only needed for a comparison, where each record names its own.
     """
 
-    workload: str
     environment: str
-    method: Json
-    status: str
-    samples_us: tuple[float, ...] = ()
-    median_us: float | None = None
-    low_us: float | None = None
-    high_us: float | None = None
-    max_abs_error: float | None = None
-    max_rel_error: float | None = None
-    matched_ratio: float | None = None
-    conditions: Json = field(default_factory=dict)
-    message: str = ""
-    measured_at: float = 0.0
     config_hash: str = ""
+    measured_at: float = 0.0
     id: int = 0
+
+    @classmethod
+    def of(cls, measurement: Measurement, **kept: Any) -> Self:
+        """The measurement with what is kept beside it."""
+        return cls(**_values(measurement), **kept)
+
+
+FIGURES = tuple(f.name for f in fields(Measurement) if f.type == "float | None")
+"""The figures of a measurement: each has a column of its name."""
+
+
+def _values(record: Any) -> dict[str, Any]:
+    """A record's fields by name, as they are."""
+    return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +188,8 @@ class TrialRecord:
     origin: str = ""
     started_at: float = 0.0
     finished_at: float = 0.0
-    build: BuildRecord | None = None
-    measurements: tuple[MeasurementRecord, ...] = ()
+    build: StoredBuild | None = None
+    measurements: tuple[StoredMeasurement, ...] = ()
     id: int = 0
 
 
@@ -260,7 +250,7 @@ class BestRow:
     space_fingerprint: str
     finished_at: float
     winner: WinnerRecord
-    environment: EnvironmentRecord
+    environment: Environment
     export_id: int | None = None
     solution: str | None = None
 

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from sqlalchemy import select, update
 
 from db import schema
 from db.connected import Connected
 from db.errors import StoreError
-from db.records import EnvironmentRecord, Json, canonical, method_hash
+from db.records import Json, canonical, method_hash
+from workers.records import Environment, Method
 
 
 class Registry(Connected):
     """The part of the store that names things."""
 
-    def register_environment(self, environment: EnvironmentRecord) -> int:
+    def register_environment(self, environment: Environment) -> int:
         """Id of the environment with this fingerprint."""
-        values = {
-            "hardware": environment.hardware,
-            "target": environment.target,
-            "compute_capability": environment.compute_capability,
-            "units": environment.units,
-            "memory_bytes": environment.memory_bytes,
-            "driver": environment.driver,
-            "versions": dict(environment.versions),
-        }
-        key = {"fingerprint": environment.fingerprint}
+        values = asdict(environment)
+        key = {"fingerprint": values.pop("fingerprint")}
         return self._write(lambda c: self._ensure(c, schema.environment, key, values))
 
     def register_definition(self, name: str, op_type: str, body: Json) -> int:
@@ -61,11 +55,6 @@ class Registry(Connected):
         key = {"fingerprint": fingerprint, "name": name, "target": target}
         return self._write(lambda c: self._ensure(c, schema.search_space, key, {}))
 
-    def environments(self) -> list[EnvironmentRecord]:
-        """All environments, in the order in which they were first seen."""
-        rows = self._rows(select(schema.environment).order_by(schema.environment.c.id))
-        return [EnvironmentRecord(**row._mapping) for row in rows]
-
     def _environment_id(self, fingerprint: str) -> int:
         key = ("environment", fingerprint)
         if key not in self._ids:
@@ -86,9 +75,9 @@ class Registry(Connected):
             self._ids[key] = found[0].id
         return self._ids[key]
 
-    def _method_id(self, method: Json) -> int:
+    def _method_id(self, method: Method) -> int:
         key = ("method", method_hash(method))
         if key not in self._ids:
-            body = {"body": dict(method)}
+            body = {"body": asdict(method)}
             self._ids[key] = self._write(lambda c: self._ensure(c, schema.method, {"hash": key[1]}, body))
         return self._ids[key]

@@ -28,7 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from db.records import canonical
+from db.records import FIGURES, RESOURCES, canonical
 
 REVISIONS = ("0001", "0002")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
@@ -201,9 +201,7 @@ build = Table(
     _text("status"),
     _figure("build_s", nullable=False),
     Column("artifact", PlainText),
-    Column("registers", Integer),
-    Column("spill_bytes", BigInteger),
-    Column("smem_bytes", BigInteger),
+    *(Column(name, Integer if name == "registers" else BigInteger) for name in RESOURCES),
     _json("figures"),
     _text("log"),
     _figure("built_at", nullable=False),
@@ -242,12 +240,7 @@ def _measured() -> list[Column[Any]]:
     return [
         _text("status"),
         Column("samples", Samples),
-        _figure("median_us"),
-        _figure("low_us"),
-        _figure("high_us"),
-        _figure("max_abs_error"),
-        _figure("max_rel_error"),
-        _figure("matched_ratio"),
+        *map(_figure, FIGURES),
         _json("conditions"),
         _text("message"),
         _figure("measured_at", nullable=False),

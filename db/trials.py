@@ -12,12 +12,10 @@ from sqlalchemy import Connection, Select, bindparam, func, select
 from db import schema
 from db.connected import finite
 from db.errors import StoreError
-from db.measurements import BUILD_COLUMNS, Measurements, measured, measurement_record
-from db.records import BuildRecord, MeasurementRecord, TrialRecord
+from db.measurements import BUILD_COLUMNS, Measurements, build_record, measured, measurement_record
+from db.records import LOG_LIMIT, StoredMeasurement, TrialRecord
 
 _trial, _variant, _build, _measurement = schema.trial, schema.variant, schema.build, schema.measurement
-
-_PASSED = "PASSED"
 
 
 class Trials(Measurements):
@@ -86,7 +84,7 @@ class Trials(Measurements):
         if after_id is not None:
             query = query.where(_trial.c.id > after_id)
 
-        def read(connection: Connection) -> tuple[Sequence[Any], Mapping[int, list[MeasurementRecord]]]:
+        def read(connection: Connection) -> tuple[Sequence[Any], Mapping[int, list[StoredMeasurement]]]:
             if not measurements:
                 return connection.execute(query).all(), {}
             return connection.execute(query).all(), self._trial_measurements(connection, sweep_id, details, number)
@@ -110,23 +108,6 @@ class Trials(Measurements):
             counts[row.state] += row.trials
         return dict(counts)
 
-    def leading_trials(self, sweep_id: int) -> dict[str, tuple[int, float]]:
-        """For each regime with a PASSED trial, the number and the objective of the best one; the first among equals."""
-        passed = (_trial.c.sweep_id == sweep_id, _trial.c.state == _PASSED, _trial.c.objective.is_not(None))
-        least = (
-            select(_trial.c.regime, func.min(_trial.c.objective).label("objective"))
-            .where(*passed)
-            .group_by(_trial.c.regime)
-            .subquery()
-        )
-        query = (
-            select(_trial.c.regime, func.min(_trial.c.number), _trial.c.objective)
-            .join(least, (least.c.regime == _trial.c.regime) & (least.c.objective == _trial.c.objective))
-            .where(*passed)
-            .group_by(_trial.c.regime, _trial.c.objective)
-        )
-        return {regime: (number, objective) for regime, number, objective in self._rows(query)}
-
     def _find_trial(self, connection: Connection, trial: TrialRecord, variant_id: int) -> int | None:
         """Id of the trial if it was committed before."""
         query = self._once(
@@ -149,7 +130,7 @@ class Trials(Measurements):
             "regime": trial.regime,
             "state": str(trial.state),
             "objective": finite(trial.objective),
-            "reason": trial.reason,
+            "reason": trial.reason[-LOG_LIMIT:],
             "origin": trial.origin,
             "started_at": trial.started_at or time.time(),
             "finished_at": trial.finished_at or time.time(),
@@ -159,7 +140,7 @@ class Trials(Measurements):
 
     def _trial_measurements(
         self, connection: Connection, sweep_id: int, details: bool, number: int | None
-    ) -> Mapping[int, list[MeasurementRecord]]:
+    ) -> Mapping[int, list[StoredMeasurement]]:
         link = schema.trial_measurement
         query = (
             measured(_measurement, details=details)
@@ -172,7 +153,7 @@ class Trials(Measurements):
         )
         if number is not None:
             query = query.where(_trial.c.number == number)
-        found: dict[int, list[MeasurementRecord]] = defaultdict(list)
+        found: dict[int, list[StoredMeasurement]] = defaultdict(list)
         for row in connection.execute(query):
             found[row.trial_id].append(measurement_record(row, row.config_hash))
         return found
@@ -188,11 +169,11 @@ def _trials(sweep_id: int, build_names: tuple[str, ...]) -> Select[Any]:
     )
 
 
-def _trial_record(row: Any, build_names: tuple[str, ...], measurements: tuple[MeasurementRecord, ...]) -> TrialRecord:
+def _trial_record(row: Any, build_names: tuple[str, ...], measurements: tuple[StoredMeasurement, ...]) -> TrialRecord:
     values = row._mapping
     build = None
     if row.built_id is not None:
-        build = BuildRecord(**{name: values[f"built_{name}"] for name in build_names})
+        build = build_record({name: values[f"built_{name}"] for name in build_names}, row.config_hash)
     return TrialRecord(
         sweep_id=row.sweep_id,
         number=row.number,

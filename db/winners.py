@@ -12,12 +12,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, select
 from db import schema
 from db.errors import StoreError
 from db.measurements import MEASURED, measured, measurement_record
-from db.records import (
-    ExportRecord,
-    MeasurementRecord,
-    WinnerRecord,
-    WinnerWorkload,
-)
+from db.records import ExportRecord, StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.trials import Trials
 
 _sweep, _winner, _finalist, _variant, _export = (
@@ -30,13 +25,12 @@ _sweep, _winner, _finalist, _variant, _export = (
 
 _OWN = ("median_us", "low_us", "high_us", "default_median_us")
 _WINNER = ("regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "min_size", "max_size")
-_ENVIRONMENT = tuple(column.name for column in schema.environment.columns)
 
 
 class Winners(Trials):
     """The part of the store that keeps outcomes."""
 
-    def commit_comparison(self, sweep_id: int, measurements: Sequence[MeasurementRecord]) -> None:
+    def commit_comparison(self, sweep_id: int, measurements: Sequence[StoredMeasurement]) -> None:
         """Keeps interleaved measurements of finalists, each with its ``config_hash``.
 
         They are paired (sample i of all of them belongs to round i), hence kept with the sweep and never reused. A
@@ -69,7 +63,7 @@ class Winners(Trials):
 
         self._write(commit)
 
-    def finalists(self, sweep_id: int) -> list[MeasurementRecord]:
+    def finalists(self, sweep_id: int) -> list[StoredMeasurement]:
         """The comparison of a sweep, with samples."""
         query = (
             measured(_finalist, details=True)

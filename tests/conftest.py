@@ -13,18 +13,9 @@ from typing import Any
 
 import pytest
 
-from db.records import (
-    BuildRecord,
-    EnvironmentRecord,
-    MeasurementRecord,
-    SweepRecord,
-    TrialRecord,
-    WinnerRecord,
-    WinnerWorkload,
-)
+from db.records import StoredBuild, StoredMeasurement, SweepRecord, TrialRecord, WinnerRecord, WinnerWorkload
 from db.store import Store
-
-METHOD = {"mode": "host", "warmup_s": 0.02}
+from workers.records import Environment, Status
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +80,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.environment = f"env of {self.hardware}"
-        record = EnvironmentRecord(self.environment, self.hardware, self.target, versions={"torch": "2.13.0"})
+        versions = {"torch": "2.13.0"}
+        record = Environment(self.hardware, self.target, versions=versions, fingerprint=self.environment)
         self.environment_id = self.store.register_environment(record)
         self.definition_id = self.store.register_definition(self.definition, "gemm", {"name": self.definition})
         self.space_id = self.store.register_space(self.space, self.target, self.fingerprint)
@@ -104,9 +96,25 @@ class Scene:
         """Id of a new sweep."""
         return self.store.create_sweep(self.record(**changes))
 
-    def measurement(self, workload: str = "w1", **changes: Any) -> MeasurementRecord:
+    def measurement(self, workload: str = "w1", **changes: Any) -> StoredMeasurement:
         """A measurement with three samples around 2 us."""
-        record = MeasurementRecord(workload, self.environment, METHOD, "PASSED", (2.5, 1.5, 2.0), 2.0, 1.5, 2.5)
+        samples_us = (2.5, 1.5, 2.0)
+        record = StoredMeasurement(
+            workload, Status.PASSED, samples_us, 2.0, 1.5, 2.5, environment=self.environment, config_hash=""
+        )
+        return replace(record, **changes)
+
+    def build(self, number: int = 0, **changes: Any) -> StoredBuild:
+        """A build of the config {"tile": number}."""
+        record = StoredBuild(
+            f"hash{number}",
+            Status.BUILT,
+            0.5,
+            f"artifact{number}",
+            {"registers": 168},
+            "fine",
+            toolchain="dsl 4.8",
+        )
         return replace(record, **changes)
 
     def trial(self, sweep_id: int, number: int, **changes: Any) -> TrialRecord:
@@ -120,7 +128,7 @@ class Scene:
             state="PASSED",
             objective=10.0 + number,
             origin="random",
-            build=BuildRecord("dsl 4.8", "BUILT", 0.5, f"artifact{number}", {"registers": 168}, "fine"),
+            build=self.build(number),
             measurements=(self.measurement("w1"), self.measurement("w2")),
         )
         return replace(record, **changes)

@@ -15,9 +15,9 @@ from search_spaces.sample_spread import spread
 from search_spaces.space import SpaceError
 from tuner.results.export import dispatch_table, solution_variant
 from tuner.search import Search
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.loop import sweep_seed
 from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
+from tuner.sweeps.variants import config_variant
 from workers.records import Variant
 
 WRONG = ("wrong_result", "nan", "exception")
@@ -28,7 +28,7 @@ HAND_PICKED = ROOT / "benchmarks" / "h200_moe" / "campaign.json"
 def of_configs(context: Context, configs: Iterable[Config]) -> list[Variant]:
     """One variant for each config, under its hash."""
     space = context.space
-    return [tuning_record.variant(context.definition, space, c, space.config_hash(c)) for c in configs]
+    return [config_variant(context.definition, space, c) for c in configs]
 
 
 def good(context: Context, count: int, *, built: Iterable[Config] = ()) -> list[Config]:

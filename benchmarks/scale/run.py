@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import resource
+import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from db.store import Store
 from search_spaces.dataset import PATH
 from search_spaces.registry import space_for
 from tuner.results.status import describe
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
 from workers.fib.dataset import Dataset
@@ -236,9 +236,9 @@ def _register(store: Store, plan: Plan, runner: Any, uuids: dict[str, tuple[str,
         SweepRecord(
             definition_id=definition_id,
             space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
-            environment_id=store.register_environment(tuning_record.environment(runner.environment())),
+            environment_id=store.register_environment(runner.environment()),
             max_trials=int(plan.max_trials),
-            host=tuning_record.host(),
+            host=socket.gethostname(),
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,6 @@ from tuner.errors import UsageError
 from tuner.replay.recording import SUFFIX, Recording, read_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.search import Search
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
 from workers.records import Method
@@ -155,10 +155,10 @@ def _register(store: Store, plan: Plan, runner: ReplayRunner, recording: Recordi
         SweepRecord(
             definition_id=definition_id,
             space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
-            environment_id=store.register_environment(tuning_record.environment(runner.environment())),
+            environment_id=store.register_environment(runner.environment()),
             seed=plan.seed,
             max_trials=None if plan.max_trials == "auto" else plan.max_trials,
-            host=tuning_record.host(),
+            host=socket.gethostname(),
         )
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from db.errors import StoreError, SweepBusy
-from db.records import BuildRecord, EnvironmentRecord, method_hash
+from db.records import StoredBuild, method_hash
 from db.store import Store
+from workers.records import Method, Status
 
 LONG_S = 3600.0
 
@@ -26,6 +27,12 @@ def _known(scene: Any, **changes: Any) -> list[Any]:
     return scene.store.known_measurements(**{**key, **changes})
 
 
+def _build(scene: Any, config_hash: str) -> StoredBuild | None:
+    """The build that is kept for a config, as the trials of any sweep show it."""
+    trials = [t for s in scene.store.list_sweeps() for t in scene.store.trials(s.id, details=True)]
+    return next((t.build for t in trials if t.config_hash == config_hash), None)
+
+
 def test_registering_twice_gives_the_same_id(store: Store, scene: Any) -> None:
     first, second = scene(store), scene(store)
     assert (first.environment_id, first.definition_id, first.space_id) == (
@@ -34,11 +41,6 @@ def test_registering_twice_gives_the_same_id(store: Store, scene: Any) -> None:
         second.space_id,
     )
     assert store.register_workload(first.definition_id, "w1", {"seq_len": 1}, "elsewhere") > 0
-    assert store.environments() == [
-        EnvironmentRecord(
-            "env of NVIDIA H100", "NVIDIA H100", "sm_90a", versions={"torch": "2.13.0"}, id=first.environment_id
-        )
-    ]
 
 
 def test_an_edited_definition_is_another_one(store: Store) -> None:
@@ -111,7 +113,8 @@ def test_a_trial_comes_back_as_it_was_committed(store: Store, scene: Any) -> Non
         message="fine",
         measured_at=50.0,
     )
-    build = BuildRecord("dsl 4.8", "BUILT", 0.5, "abc", {"registers": 168, "waves": math.inf}, "a\0b\ud800c", 40.0)
+    figures = {"registers": 168, "waves": math.inf}
+    build = scene.build(3, figures=figures, log="a\0b\ud800c", built_at=40.0)
     trial = scene.trial(
         sweep_id, 3, build=build, measurements=(measurement,), reason="r", started_at=30.0, finished_at=60.0
     )
@@ -141,7 +144,7 @@ def test_samples_and_logs_are_read_only_on_request(store: Store, scene: Any) -> 
     assert read.build.artifact == "artifact0"
 
 
-def test_trials_are_counted_and_led(store: Store, scene: Any) -> None:
+def test_trials_are_counted(store: Store, scene: Any) -> None:
     scene = scene(store)
     sweep_id, other = scene.sweep(), scene.sweep()
     store.commit_trial(scene.trial(sweep_id, 0, objective=5.0))
@@ -152,7 +155,6 @@ def test_trials_are_counted_and_led(store: Store, scene: Any) -> None:
     store.commit_trial(scene.trial(sweep_id, 5, objective=math.nan, measurements=(), build=None, state="TIMEOUT"))
     store.commit_trial(scene.trial(other, 0, objective=0.5))
     assert store.trial_count(sweep_id) == {"PASSED": 4, "INCORRECT_NUMERICAL": 1, "TIMEOUT": 1}
-    assert store.leading_trials(sweep_id) == {"small": (1, 4.0), "large": (4, 9.0)}
     assert store.trials(sweep_id)[5].objective is None
 
 
@@ -173,7 +175,7 @@ def test_a_number_belongs_to_one_result(store: Store, scene: Any) -> None:
         with pytest.raises(StoreError, match=f"trial 0 of sweep {sweep_id} is already recorded with another result"):
             store.commit_trial(scene.trial(sweep_id, 0, **changed))
     assert store.trial_count(sweep_id) == {"PASSED": 1}
-    assert store.known_build(scene.space_id, "hash9", "dsl 4.8") is None
+    assert _build(scene, "hash9") is None
 
 
 def test_a_config_has_one_variant_in_all_sweeps(store: Store, scene: Any) -> None:
@@ -205,7 +207,7 @@ def test_measurements_are_known_for_the_very_same_question_only(store: Store, sc
     other_definition = store.register_definition("gemm", "gemm", {"name": "gemm", "edited": True})
     assert _known(scene, environment=elsewhere.environment) == []
     assert _known(scene, config_hash="hash1") == []
-    assert _known(scene, method=method_hash({"mode": "eager"})) == []
+    assert _known(scene, method=method_hash(Method("eager"))) == []
     assert _known(scene, space_id=other_space) == []
     assert _known(scene, definition_id=other_definition) == []
 
@@ -214,7 +216,7 @@ def test_a_reused_measurement_is_linked_and_left_alone(store: Store, scene: Any)
     scene = scene(store)
     store.commit_trial(scene.trial(scene.sweep(), 0))
     known = tuple(_known(scene))
-    build = store.known_build(scene.space_id, "hash0", "dsl 4.8")
+    build = _build(scene, "hash0")
     second = scene.sweep()
     store.commit_trial(scene.trial(second, 4, config_hash="hash0", build=build, measurements=known))
     (read,) = store.trials(second, details=True)
@@ -236,20 +238,19 @@ def test_a_failed_build_never_replaces_a_good_one(store: Store, scene: Any, firs
     scene = scene(store)
     sweep_id = scene.sweep()
     for number, (status, artifact) in enumerate((first, second)):
-        build = BuildRecord("dsl 4.8", status, float(number), artifact)
+        build = scene.build(status=Status(status), build_s=float(number), artifact=artifact)
         trial = scene.trial(sweep_id, number, config_hash="hash0", build=build, measurements=(), state=status)
         store.commit_trial(trial)
-    build = store.known_build(scene.space_id, "hash0", "dsl 4.8")
+    build = _build(scene, "hash0")
     assert build is not None
     assert (build.status, build.artifact) == kept
-    assert store.known_build(scene.space_id, "hash0", "dsl 4.9") is None
 
 
 def test_a_build_from_the_cache_keeps_the_seconds_of_the_first(store: Store, scene: Any) -> None:
     scene = scene(store)
     for build_s in (3.5, 0.0):
-        store.commit_trial(scene.trial(scene.sweep(), 0, build=BuildRecord("dsl 4.8", "BUILT", build_s, "a")))
-    build = store.known_build(scene.space_id, "hash0", "dsl 4.8")
+        store.commit_trial(scene.trial(scene.sweep(), 0, build=scene.build(build_s=build_s)))
+    build = _build(scene, "hash0")
     assert build is not None
     assert build.build_s == 3.5
 
@@ -274,7 +275,7 @@ def test_a_trial_that_cannot_be_kept_leaves_nothing(store: Store, scene: Any, ch
     with pytest.raises(StoreError, match=message):
         store.commit_trial(trial)
     assert store.trials(sweep_id) == []
-    assert store.known_build(scene.space_id, "hash0", "dsl 4.8") is None
+    assert _build(scene, "hash0") is None
     assert _known(scene) == []
 
 
@@ -306,7 +307,7 @@ def test_retention_drops_samples_and_logs_and_keeps_the_figures(store: Store, sc
     scene = scene(store)
     sweep_id = scene.sweep()
     old = scene.measurement("w1", measured_at=100.0)
-    build = BuildRecord("dsl 4.8", "BUILT", 0.5, "a", log="long", built_at=100.0)
+    build = scene.build(log="long", built_at=100.0)
     store.commit_trial(scene.trial(sweep_id, 0, build=build, measurements=(old, scene.measurement("w2"))))
     store.commit_comparison(sweep_id, [scene.measurement("w1", config_hash="hash0", measured_at=100.0)])
     assert store.prune(LONG_S) == 2
@@ -332,12 +333,11 @@ def test_sql_in_every_name_is_only_a_name(store: Store, scene: Any) -> None:
         config_hash=evil,
         regime=evil,
         state=evil,
-        build=BuildRecord(evil, evil, artifact=evil, log=evil),
+        build=scene.build(toolchain=evil, artifact=evil, log=evil),
         measurements=(scene.measurement(evil),),
     )
     store.commit_trial(trial)
     assert store.trial_count(sweep_id) == {evil: 1}
     assert [m.workload for m in _known(scene, config_hash=evil)] == [evil]
-    assert store.known_build(scene.space_id, evil, evil) is not None
     assert [s.id for s in store.list_sweeps(definition=evil)] == [sweep_id]
     assert store.best_rows(evil, hardware=evil, target=evil) == []

@@ -13,10 +13,11 @@ from search_spaces.registry import space_for
 from tuner import errors
 from tuner.cli.output import microseconds
 from tuner.errors import UsageError
-from tuner.results.export import dispatch_table, newest_finished, solution_variant
+from tuner.results.export import dispatch_table, newest_finished
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
 from tuner.sweeps.statistics import Ratio, compare
+from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
 from workers.fib.dataset import unknown
 from workers.records import BuildResult, Comparison, ComparisonJob, Evaluation, Status, Variant

@@ -15,8 +15,8 @@ from search_spaces.sample_spread import spread
 from tuner import errors
 from tuner.errors import UsageError
 from tuner.settings import SweepSettings
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.setup import local_target, open_dataset
+from tuner.sweeps.variants import config_variant
 from workers.build.artifact_cache import default_cache_dir
 from workers.build.builder import VariantBuilder
 from workers.records import BuildResult, Status
@@ -78,7 +78,7 @@ def compile_sample(settings: SweepSettings, sample: int, jobs: int | None = None
     def build(config: Config) -> BuildResult:
         builder = idle.get()
         try:
-            return builder.build(tuning_record.variant(name, space, config, space.config_hash(config)))
+            return builder.build(config_variant(name, space, config))
         finally:
             idle.put(builder)
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from db.records import BestRow, EnvironmentRecord, WinnerWorkload
+from db.records import BestRow, WinnerWorkload
 from tuner.errors import UsageError
+from workers.records import Environment
 
 NEAREST_LIMIT = 4.0
 """How many times larger or smaller than the nearest measured size a problem may be and still get its config."""
@@ -62,7 +63,7 @@ class BestConfig:
     high_us: float
     default_median_us: float | None
     hardware: str
-    environment: EnvironmentRecord = field(repr=False)
+    environment: Environment = field(repr=False)
     age_s: float
     sweep_id: int
     solution: str | None
@@ -72,7 +73,6 @@ class BestConfig:
         """The answer as JSON values, the same on the command line and over HTTP."""
         document = asdict(self)
         document["config"] = dict(self.config)
-        document["environment"] = {k: v for k, v in asdict(self.environment).items() if k != "id"}
         return document
 
 

@@ -22,6 +22,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.errors import NothingFoundError, TunerError
 from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
+from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.fib.official_run import StockJob
@@ -71,23 +72,6 @@ def dispatch_table(winners: Sequence[WinnerRecord]) -> list[tuple[int | None, Co
         rows.append((winner.max_size, config))
     rows[-1] = (None, rows[-1][1])
     return rows
-
-
-def solution_variant(
-    definition: str, space: SearchSpace, table: Sequence[tuple[int | None, Config]], key: str
-) -> Variant:
-    """The variant that dispatches by the table."""
-    return Variant(
-        key=key,
-        definition=definition,
-        sources=space.render(table),
-        entry_point=space.entry_point,
-        language=space.language,
-        target=space.target,
-        dependencies=space.dependencies,
-        destination_passing=space.destination_passing,
-        binding=space.binding,
-    )
 
 
 def export_winners(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from db.records import ExportRecord, MeasurementRecord, SweepRecord, SweepState, TrialRecord
+from db.records import FIGURES, ExportRecord, StoredMeasurement, SweepRecord, SweepState, TrialRecord
 from db.store import Store
 from tuner.results.status import moment, state_now
 
@@ -106,13 +106,12 @@ def trial_detail(trial: TrialRecord) -> dict[str, Any]:
     return {**trial_row(trial), "build": built, "measurements": [measurement(m) for m in trial.measurements]}
 
 
-def measurement(m: MeasurementRecord) -> dict[str, Any]:
+def measurement(m: StoredMeasurement) -> dict[str, Any]:
     """A measurement with its samples."""
-    figures = ("median_us", "low_us", "high_us", "max_abs_error", "max_rel_error", "matched_ratio")
     return {
         "workload": m.workload,
         "status": m.status,
-        **{name: finite(getattr(m, name)) for name in figures},
+        **{name: finite(getattr(m, name)) for name in FIGURES},
         "samples_us": [s for s in m.samples_us if math.isfinite(s)],
         "conditions": _numbers(m.conditions),
         "measured_at": moment(m.measured_at),

@@ -14,15 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from db.records import MeasurementRecord, WinnerRecord
+from db.records import StoredBuild, StoredMeasurement, TrialRecord, WinnerRecord, method_hash
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.search import Proposal, Search
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps import winners
 from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.variants import config_variant, toolchain
 from workers.fib.adapter import reference_variant
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
 from workers.runner import Runner
@@ -96,7 +96,7 @@ class Trial:
     config_hash: str
     variant: Variant
     started: float
-    known: dict[str, MeasurementRecord] = field(default_factory=dict)
+    known: dict[str, StoredMeasurement] = field(default_factory=dict)
     build: BuildResult | None = None
 
     @property
@@ -189,8 +189,8 @@ class Sweep:
         self._reference: dict[str, Measurement] = {}
         self._started = time.monotonic()
         self._last_beat = 0.0
-        self._environment = tuning_record.environment(runner.environment())
-        self._toolchain = tuning_record.toolchain(self._environment)
+        self._environment = runner.environment()
+        self._toolchain = toolchain(self._environment)
         self._phase: Literal["start", "search", "finals", "done"] = "start"
 
     def run(self) -> SweepResult:
@@ -226,8 +226,7 @@ class Sweep:
         by_name = {s.regime.name: s for s in self._states}
         for record in self.store.trials(self.sweep_id):
             state = by_name[record.regime]
-            measured = tuple(map(tuning_record.measurement, record.measurements))
-            self._note(state, record.config_hash, dict(record.config), Status(record.state), measured, None)
+            self._note(state, record.config_hash, dict(record.config), Status(record.state), record.measurements, None)
             state.search.observe(dict(record.config), record.objective)
             state.asked += 1
             self._next_number = max(self._next_number, record.number + 1)
@@ -282,8 +281,8 @@ class Sweep:
 
     def _start(self, state: RegimeState, proposal: Proposal) -> None:
         space = self.plan.space
-        config_hash = space.config_hash(proposal.config)
-        variant = tuning_record.variant(self.plan.definition["name"], space, proposal.config, config_hash)
+        variant = config_variant(self.plan.definition["name"], space, proposal.config)
+        config_hash = variant.key
         trial = Trial(self._next_number, state, proposal, config_hash, variant, time.time())
         self._next_number += 1
         if self.plan.reuse:
@@ -299,15 +298,15 @@ class Sweep:
             self._waiting_for_build[config_hash] = [trial]
             self.runner.submit_build(variant)
 
-    def _known(self, config_hash: str, regime: Regime) -> dict[str, MeasurementRecord]:
+    def _known(self, config_hash: str, regime: Regime) -> dict[str, StoredMeasurement]:
         records = self.store.known_measurements(
             definition_id=self._record.definition_id,
             space_id=self._record.space_id,
             config_hash=config_hash,
             environment=self._environment.fingerprint,
-            method=tuning_record.method_id(self.plan.method),
+            method=method_hash(self.plan.method),
         )
-        return {r.workload: r for r in records if r.workload in regime.workloads and r.status == Status.PASSED}
+        return {r.workload: r for r in records if r.workload in regime.workloads and r.status is Status.PASSED}
 
     def _on_build(self, build: BuildResult) -> None:
         if build.key == REFERENCE_KEY:
@@ -348,24 +347,22 @@ class Sweep:
     def _finish(self, trial: Trial, status: Status, fresh: tuple[Measurement, ...], message: str) -> None:
         """Commit the trial with its fresh and its known measurements, then tell the search."""
         state = trial.state
-        measured = (*map(tuning_record.measurement, trial.known.values()), *fresh)
+        here = self._environment.fingerprint
+        measured = (*trial.known.values(), *(StoredMeasurement.of(m, environment=here) for m in fresh))
         value = state.objective.value(status, measured)
-        record = tuning_record.trial(
+        record = TrialRecord(
             sweep_id=self.sweep_id,
             number=trial.number,
-            regime=state.regime.name,
             config=trial.proposal.config,
             config_hash=trial.config_hash,
-            origin=trial.proposal.origin,
-            status=status,
+            regime=state.regime.name,
+            state=status.value,
             objective=value,
-            message=message,
-            started=trial.started,
-            build=trial.build,
-            known=tuple(trial.known.values()),
-            fresh=fresh,
-            environment=self._environment.fingerprint,
-            toolchain=self._toolchain,
+            reason=message,
+            origin=trial.proposal.origin,
+            started_at=trial.started,
+            build=None if trial.build is None else StoredBuild.of(trial.build, toolchain=self._toolchain),
+            measurements=measured,
         )
         self.store.commit_trial(record)
         self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
@@ -377,7 +374,7 @@ class Sweep:
         config_hash: str,
         config: Config,
         status: Status,
-        measured: tuple[Measurement, ...],
+        measured: Sequence[Measurement],
         build: BuildResult | None,
     ) -> None:
         self._done += 1
@@ -439,7 +436,7 @@ class Sweep:
         space = self.plan.space
         finalists = {}
         for config_hash, leader in chosen.items():
-            variant = tuning_record.variant(self.plan.definition["name"], space, leader.config, config_hash)
+            variant = config_variant(self.plan.definition["name"], space, leader.config)
             changed = sum(leader.config[p.name] != space.default[p.name] for p in space.parameters)
             finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash), leader.build)
         return finalists

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,6 @@ from tuner import errors
 from tuner.errors import UsageError
 from tuner.results.export import Export, export_winners
 from tuner.settings import SweepSettings
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime, split
@@ -120,9 +120,9 @@ def _register(
     store: Store, setup: Setup, space: SearchSpace, runner: Runner, resume: int | None, ticket: str | None
 ) -> int:
     """Write down what the sweep is about, and claim it for this process."""
-    owner = f"{tuning_record.host()}:{os.getpid()}:{time.time():.3f}"
+    owner = f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
     settings, definition = setup.settings, setup.problem.definition
-    environment_id = store.register_environment(tuning_record.environment(runner.environment()))
+    environment_id = store.register_environment(runner.environment())
     definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
     for workload in setup.problem.workloads:
         store.register_workload(definition_id, workload["uuid"], workload["axes"], str(setup.dataset.root))
@@ -145,7 +145,7 @@ def _register(
             settings=settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"}),
             budget_s=settings.budget_s,
             max_trials=None if settings.max_trials == "auto" else settings.max_trials,
-            host=tuning_record.host(),
+            host=socket.gethostname(),
             owner=owner,
             ticket=ticket,
         )

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from db.records import EnvironmentRecord, WinnerRecord, WinnerWorkload
+from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.store import Store
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.finals import FinalResult
 from tuner.sweeps.regimes import Regime
 from workers.judge.interval import MedianInterval, median_interval
-from workers.records import Measurement
+from workers.records import Environment, Measurement
 
 
 def overall(measured: Mapping[str, Measurement]) -> MedianInterval:
@@ -63,14 +62,14 @@ def commit(
     sweep_id: int,
     regimes: Mapping[str, Regime],
     finals: Mapping[str, FinalResult],
-    environment: EnvironmentRecord,
+    environment: Environment,
     size_axis: str | None,
 ) -> list[WinnerRecord]:
     """Store the finals' samples and the winners; both replace what an earlier process of the sweep left."""
     records = []
     for name, final in finals.items():
         measurements = [
-            tuning_record.final_record(m, config_hash, environment.fingerprint)
+            StoredMeasurement.of(m, config_hash=config_hash, environment=environment.fingerprint)
             for config_hash, by_workload in final.measurements.items()
             for m in by_workload.values()
         ]

@@ -11,7 +11,6 @@ from tuner.errors import UsageError
 from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording_of_trials
 from tuner.replay.recording import Recording, read_recording, write_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.run import prior
@@ -51,7 +50,7 @@ def sweep_on(store, recording, **settings):
         SweepRecord(
             definition_id=definition_id,
             space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
-            environment_id=store.register_environment(tuning_record.environment(runner.environment())),
+            environment_id=store.register_environment(runner.environment()),
         )
     )
     Sweep(plan, runner, store, sweep_id).run()

@@ -6,7 +6,7 @@ from search_spaces.space import Parameter
 from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of
-from tuner.sweeps import store_mapping as tuning_record
+from tuner.sweeps.variants import config_variant
 from workers.records import BuildResult, ComparisonJob, Evaluation, EvaluationJob, Method, Status, Variant
 
 RECORDING = Recording(
@@ -26,7 +26,7 @@ RECORDING = Recording(
 def variant(row):
     space = RECORDING.space()
     config = RECORDING.config(row)
-    return tuning_record.variant("tiny", space, config, space.config_hash(config))
+    return config_variant("tiny", space, config)
 
 
 def evaluate(runner, row, limits=None):

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from db.records import (
-    BuildRecord,
-    EnvironmentRecord,
     ExportRecord,
+    StoredBuild,
     SweepRecord,
     TrialRecord,
     WinnerRecord,
@@ -24,6 +23,7 @@ from db.records import (
 from db.store import Store
 from tuner.errors import UsageError
 from tuner.results.best_config import best_config
+from workers.records import Environment, Status
 
 ROOT = Path(__file__).parents[3]
 H100 = "NVIDIA H100 80GB HBM3"
@@ -61,7 +61,7 @@ def _sweep(
     axes: dict[str, dict[str, int]] | None = None,
 ) -> int:
     """Id of a finished sweep with these winners, written as the sweep loop writes it."""
-    environment = EnvironmentRecord(f"env {hardware}", hardware, "sm_90a", versions={"torch": "2.13.0"})
+    environment = Environment(hardware, "sm_90a", versions={"torch": "2.13.0"}, fingerprint=f"env {hardware}")
     definition_id = store.register_definition(definition, "moe", {"name": definition})
     space_id = store.register_space("moe_fp8_cute", "sm_90a", "src")
     for workload in {w.workload for winner in winners for w in winner.workloads}:
@@ -71,7 +71,7 @@ def _sweep(
     )
     for number, winner in enumerate(winners):
         config = {"tile": int(winner.config_hash.removeprefix("hash"))}
-        build = BuildRecord("dsl", "BUILT")
+        build = StoredBuild("", Status.BUILT, 0.0, toolchain="dsl")
         store.commit_trial(TrialRecord(sweep_id, number, config, winner.config_hash, "", "PASSED", 1.0, build=build))
     store.set_winners(sweep_id, winners)
     store.finish_sweep(sweep_id, "DONE", {})

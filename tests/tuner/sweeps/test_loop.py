@@ -11,7 +11,6 @@ from db.store import Store
 from search_spaces import Parameter
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
-from tuner.sweeps import store_mapping as tuning_record
 from tuner.sweeps.loop import Plan, Sweep, evaluator_usage
 from tuner.sweeps.regimes import Regime
 from workers.records import EvaluationJob, Method
@@ -80,7 +79,7 @@ def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **cha
         for workload in recording.workloads:
             store.register_workload(definition_id, workload, {}, "")
         space_id = store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint)
-        environment_id = store.register_environment(tuning_record.environment(runner.environment()))
+        environment_id = store.register_environment(runner.environment())
         sweep_id = store.create_sweep(
             SweepRecord(definition_id=definition_id, space_id=space_id, environment_id=environment_id, owner="test")
         )
