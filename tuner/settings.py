@@ -28,6 +28,22 @@ def default_database_url() -> str:
     return f"sqlite:///{Path(platformdirs.user_data_dir('tuner')) / 'tuner.db'}"
 
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def log_level(default: str) -> str:
+    """The level that ``TUNER_LOG_LEVEL`` names.
+
+    Raises:
+        UsageError: It names none.
+    """
+    level = os.environ.get("TUNER_LOG_LEVEL", "").strip().upper() or default
+    if level not in LOG_LEVELS:
+        allowed = ", ".join(LOG_LEVELS).lower()
+        raise UsageError(f"TUNER_LOG_LEVEL={os.environ['TUNER_LOG_LEVEL']!r} is not a level; allowed are {allowed}")
+    return level
+
+
 class SweepSettings(BaseModel):
     """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues the same one."""
 

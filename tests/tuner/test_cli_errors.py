@@ -142,3 +142,11 @@ def test_json_is_one_document_with_a_schema_version(tmp_path):
     done = tuner("status", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == {"schema_version": 1, "sweeps": []}
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("level", ["trace", "10", "warn ing"])
+def test_a_log_level_that_is_none_ends_in_one_line(level, tmp_path):
+    done = tuner("status", cwd=tmp_path, TUNER_LOG_LEVEL=level)
+    assert (done.returncode, done.stderr.count("\n")) == (USAGE, 1)
+    assert f"TUNER_LOG_LEVEL={level!r}" in done.stderr
+    assert "warning" in done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import sys
 import threading
@@ -12,7 +10,7 @@ from typing import Any
 import typer
 
 from tuner import errors
-from tuner.cli import deliver, look, maintain, serve, study, tune
+from tuner.cli import deliver, log, look, maintain, serve, study, tune
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own usage error; which package it lives in depends on Typer's version."""
@@ -40,7 +38,6 @@ app.add_typer(study.study, name="study")
 
 def main() -> None:
     """Run the command line and exit with the code that the outcome calls for."""
-    logging.basicConfig(level=os.environ.get("TUNER_LOG_LEVEL", "WARNING").upper(), stream=sys.stderr)
     sys.exit(run())
 
 
@@ -58,6 +55,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _answer(given: list[str]) -> int:
     """Run one command to its exit code, with one line where it fails."""
     try:
+        log.configure()
         # Without standalone mode Typer hands back the code of an Exit instead of leaving.
         code = app(given or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -145,6 +145,8 @@ def _print_sweep(report: Any) -> None:
         console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
     if report.export is not None:
         console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")
+    for why in report.left_out:
+        console.print(f"left out: {why}", markup=False)
     console.print(f"ask for it: tuner best --definition {report.definition} --axes {report.example_axes}")
 
 

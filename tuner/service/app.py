@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from tuner.service.pages.charts import Charts
 from tuner.service.settings import ServiceSettings, published
 from tuner.service.start_sweep.launchers import launcher
 from tuner.service.start_sweep.start import Starter
+from tuner.settings import log_level
 
 THREADS = 12
 """Requests that may wait for the database at once in one server process; below the store's 15 connections, so that
@@ -43,7 +43,7 @@ GATE = (403, 413, 414, 429)
 
 def create() -> FastAPI:
     """The application with the settings that ``tuner serve`` published; called in each server process."""
-    configure_logging(os.environ.get("TUNER_LOG_LEVEL", "INFO").upper())
+    configure_logging(log_level("INFO"))
     app = make(published())
     # What is here now stays: looking through all of it for garbage held up every request for 0.15 to 0.22 s.
     gc.collect()

@@ -51,6 +51,8 @@ class SweepReport:
     winners: list[WinnerRecord]
     reference_us: Mapping[str, float]
     example_axes: str
+    left_out: tuple[str, ...] = ()
+    """For each workload that the dataset does not hold whole, one line that says why."""
     export: Export | None = None
     exit_code: int = field(default=errors.EXIT_OK)
 
@@ -67,6 +69,7 @@ class SweepReport:
             "default_config": self.default_config,
             "winners": [asdict(w) for w in self.winners],
             "reference_us": dict(self.reference_us),
+            "left_out": list(self.left_out),
             "export": None if self.export is None else self.export.document(),
         }
 
@@ -266,6 +269,7 @@ def _conclude(
         winners=result.winners,
         reference_us=reference,
         example_axes=" ".join(f"{k}={v}" for k, v in first.items()),
+        left_out=setup.problem.left_out,
         export=exported,
         exit_code=errors.EXIT_OK if result.winners else errors.EXIT_NOTHING_FOUND,
     )

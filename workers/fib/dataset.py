@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workers.errors import DatasetError
+from workers.fib.dataset_files import Document, blob_fault, documents_below, parse, read_lines, read_text
 
-Document = dict[str, Any]
-"""A parsed JSON object of flashinfer-bench's schema."""
+_log = logging.getLogger(__name__)
+
+INPUT_TYPES = ("random", "scalar", "safetensors")
+"""Kinds of workload inputs that can be made here."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Problem:
         root: The dataset folder; blob paths in workloads are relative to it.
         definition: The definition's document.
         workloads: The workload documents (``uuid``, ``axes``, ``inputs``), in dataset order.
+        left_out: For each workload whose inputs cannot be had, one line that says why.
     """
 
     root: str
     definition: Document = field(repr=False)
     workloads: tuple[Document, ...] = field(repr=False)
+    left_out: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,10 +54,12 @@ class Problem:
 class Dataset:
     """A folder with ``definitions/``, ``workloads/`` and, if it has any, ``solutions/``.
 
-    Definitions are parsed at once (a few milliseconds each hundred), workloads of a definition when asked for.
+    Definitions are parsed at once (a few milliseconds each hundred), workloads of a definition when asked for. Hidden
+    files are not read, and what is wrong with one definition is no matter for another. What is left out is logged, each
+    thing once, as a warning.
 
     Raises:
-        DatasetError: The folder is missing or holds no definition, a file is not JSON, a name appears twice.
+        DatasetError: The folder is missing or holds no definition that can be used.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -62,17 +69,38 @@ class Dataset:
             raise DatasetError(f"dataset folder {self.root} does not exist")
         if not folder.is_dir():
             raise DatasetError(f"{self.root} is not a flashinfer-trace folder: it has no definitions/ in it")
+        self._remarked: set[str] = set()
         self.definitions: dict[str, Document] = {}
         self._files: dict[str, Path] = {}
-        for path in sorted(folder.rglob("*.json")):
-            document = _parse(_text(path), path)
-            name = _name(document, path)
-            if name in self.definitions:
-                raise DatasetError(f"definition {name!r} is in both {self._files[name]} and {path}")
-            self.definitions[name] = document
-            self._files[name] = path
+        self._broken: dict[str, str] = {}
+        for path in documents_below(folder, ".json"):
+            try:
+                document = parse(read_text(path, self.root), path)
+                name = _name(document, path)
+                _check_definition(document, path)
+            except DatasetError as error:
+                self._broken[path.stem] = str(error)
+                continue
+            same = self.definitions.get(name) == document
+            if name not in self._files or self._counts("definition", name, name, self._files[name], path, same) == path:
+                self.definitions[name], self._files[name] = document, path
         if not self.definitions:
-            raise DatasetError(f"no definition in {folder}")
+            raise DatasetError(next(iter(self._broken.values()), f"no definition in {folder}"))
+        for fault in self._broken.values():
+            self._remark(f"{fault}; left out")
+
+    def _counts(self, kind: str, name: str, stem: str, first: Path, second: Path, same: bool) -> Path:
+        """Which of two files of one name counts: editors, checkpoints and people leave copies.
+
+        Raises:
+            DatasetError: They differ, and not just one of them is called ``stem``.
+        """
+        called = [p for p in (first, second) if p.stem == stem]
+        if len(called) != 1 and not same:
+            raise DatasetError(f"{kind} {name!r} is in both {first} and {second}, and they differ")
+        counts = called[0] if len(called) == 1 else first
+        self._remark(f"{kind} {name!r} is in both {first} and {second}; taken from {counts}")
+        return counts
 
     def definition(self, name: str) -> Document:
         """The definition's document.
@@ -81,8 +109,7 @@ class Dataset:
             DatasetError: The name is unknown, and the message lists near ones; or the document is not a definition.
         """
         if name not in self.definitions:
-            raise DatasetError(unknown("definition", name, list(self.definitions)))
-        _check_definition(self.definitions[name], self._files[name])
+            raise DatasetError(self._broken.get(name) or unknown("definition", name, list(self.definitions)))
         return self.definitions[name]
 
     def definition_file(self, name: str) -> Path:
@@ -94,31 +121,50 @@ class Dataset:
         """The workload documents of a definition in file order; empty if the dataset has none.
 
         Raises:
-            DatasetError: The definition is unknown, or a line is not a workload.
+            DatasetError: The definition is unknown, or a line of it is not a workload.
         """
         self.definition(definition)
-        found: list[Document] = []
-        seen: dict[str, str] = {}
-        for path in sorted((self.root / "workloads").rglob("*.jsonl")):
-            # Files are named after their definition; a foreign name may still hold lines of it.
-            for number, document in _lines(path):
+        found: dict[str, Document] = {}
+        seen: dict[str, tuple[Path, str]] = {}
+        # Files are named after their definition; a foreign name may still hold lines of it.
+        files = documents_below(self.root / "workloads", ".jsonl")
+        for path in sorted(files, key=lambda p: p.stem != definition):
+            for number, document in self._lines(path, definition):
                 if document.get("definition") != definition:
                     continue
                 where = f"{path}:{number}"
                 workload = _workload(document.get("workload"), where)
-                if workload["uuid"] in seen:
-                    raise DatasetError(
-                        f"{where}: workload {workload['uuid']} was already given in {seen[workload['uuid']]}"
-                    )
-                seen[workload["uuid"]] = where
-                found.append(workload)
-        return found
+                uuid = workload["uuid"]
+                if uuid not in seen:
+                    seen[uuid], found[uuid] = (path, where), workload
+                elif seen[uuid][0] == path:
+                    raise DatasetError(f"{where}: workload {uuid} was already given in {seen[uuid][1]}")
+                else:
+                    self._counts("workload", uuid, definition, seen[uuid][0], path, found[uuid] == workload)
+        return list(found.values())
+
+    def _lines(self, path: Path, definition: str) -> list[tuple[int, Document]]:
+        """The lines of a workload file; a fault in what is not this definition's ends nothing."""
+        lines, faults = read_lines(path, self.root)
+        for text, fault in faults:
+            if path.stem == definition or f'"{definition}"' in text:
+                raise DatasetError(fault)
+            self._remark(f"{fault}; left out")
+        return lines
+
+    def _remark(self, text: str) -> None:
+        if text not in self._remarked:
+            self._remarked.add(text)
+            _log.warning(text)
 
     def problem(self, definition: str, uuids: Sequence[str] | None = None) -> Problem:
-        """A definition and its workloads, all of them or those named, with their blob files present.
+        """A definition and its workloads, all of them or those named.
+
+        Workloads whose inputs cannot be had (a blob that is missing, cut off or a git-lfs pointer) are left out with a
+        remark, if others remain and they were not asked for by name.
 
         Raises:
-            DatasetError: Definition, workload or blob is missing, or there is no workload at all.
+            DatasetError: Definition or workload is unknown, or no workload is left.
         """
         document = self.definition(definition)
         workloads = self.workloads(definition)
@@ -130,28 +176,43 @@ class Dataset:
                 if uuid not in by_uuid:
                     raise DatasetError(unknown("workload", uuid, list(by_uuid)))
             workloads = [by_uuid[uuid] for uuid in uuids]
-        for workload in workloads:
-            for name, spec in workload["inputs"].items():
-                if spec.get("type") != "safetensors":
-                    continue
-                blob = self.root / spec["path"]
-                if not blob.is_file():
-                    raise DatasetError(f"workload {workload['uuid']}: input {name!r} needs {blob}, which is missing")
-        return Problem(str(self.root.resolve()), document, tuple(workloads))
+        faults = {w["uuid"]: fault for w in workloads if (fault := self._fault(w)) is not None}
+        if faults and (uuids is not None or len(faults) == len(workloads)):
+            raise DatasetError(next(iter(faults.values())))
+        for fault in faults.values():
+            self._remark(f"{fault}; left out")
+        usable = tuple(w for w in workloads if w["uuid"] not in faults)
+        return Problem(str(self.root.resolve()), document, usable, tuple(faults.values()))
+
+    def _fault(self, workload: Document) -> str | None:
+        """Why a workload's inputs cannot be made, None if they can."""
+        for name, spec in workload["inputs"].items():
+            if spec.get("type") not in INPUT_TYPES:
+                allowed = ", ".join(INPUT_TYPES)
+                return f"workload {workload['uuid']}: input {name!r} has type {spec.get('type')!r}; known are {allowed}"
+            why = blob_fault(self.root, spec) if spec["type"] == "safetensors" else None
+            if why is not None:
+                return f"workload {workload['uuid']}: input {name!r} needs {why}"
+        return None
 
     def solutions(self) -> dict[str, Document]:
-        """Name -> Solution document of everything under ``solutions/``.
+        """Name -> Solution document of everything under ``solutions/`` that can be read.
 
         Raises:
-            DatasetError: A file is not JSON, or a name appears twice.
+            DatasetError: A name appears twice, and no file's own name says which one counts.
         """
         found: dict[str, Document] = {}
-        for path in sorted((self.root / "solutions").rglob("*.json")):
-            document = _parse(_text(path), path)
-            name = _name(document, path)
-            if name in found:
-                raise DatasetError(f"{path}: Solution {name!r} is already defined by another file")
-            found[name] = document
+        files: dict[str, Path] = {}
+        for path in documents_below(self.root / "solutions", ".json"):
+            try:
+                document = parse(read_text(path, self.root), path)
+                name = _name(document, path)
+            except DatasetError as error:
+                self._remark(f"{error}; left out")
+                continue
+            same = found.get(name) == document
+            if name not in files or self._counts("Solution", name, name, files[name], path, same) == path:
+                found[name], files[name] = document, path
         return found
 
 
@@ -161,35 +222,6 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     listed = near or sorted(known)[:5]
     head = "did you mean" if near else "some of the known are"
     return f"unknown {kind} {name!r}; {head} {', '.join(listed)} ({len(known)} known)"
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Document]]:
-    # Not splitlines(): JSON texts may hold characters that it takes for the end of a line.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            yield number, _parse(line, path, number)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _parse(text: str, path: Path, line: int | None = None) -> Document:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        at = line if line is not None else error.lineno
-        raise DatasetError(f"{path}:{at}: not valid JSON: {error.msg} (column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
-        raise DatasetError(f"{path}:{line or 1}: not usable JSON: {type(error).__name__}: {error}") from None
-    if not isinstance(document, dict):
-        raise DatasetError(f"{path}:{line or 1}: expected a JSON object, found {type(document).__name__}")
-    return document
 
 
 def _need(document: Document, key: str, path: Path) -> str:

@@ -1,6 +1,7 @@
 """Dataset folders: the public one loads whole, broken ones are told apart in one line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,33 @@ def list_for_object(folder):
 
 
 def same_name(folder):
-    shutil.copy(first(folder, "zero_d64.json"), folder / "definitions" / "again.json")
+    """Neither file is called like the definition, and they differ."""
+    path = first(folder, "zero_d64.json")
+    (folder / "definitions" / "again.json").write_text(path.read_text())
+    document = {**json.loads(path.read_text()), "description": "another"}
+    path.rename(path.with_name("moved.json")).write_text(json.dumps(document))
+
+
+def half_a_workload(folder):
+    path = first(folder, "scale_add_d64.jsonl")
+    path.write_text(path.read_text()[:-40])
+
+
+def pointer(path):
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 2400\n")
+
+
+def pointer_to_a_definition(folder):
+    pointer(first(folder, "zero_d64.json"))
+
+
+def pointer_to_workloads(folder):
+    pointer(first(folder, "scale_add_d64.jsonl"))
+
+
+def no_reference(folder):
+    path = first(folder, "zero_d64.json")
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "reference"}))
 
 
 def line_break_in_a_name(folder):
@@ -86,6 +113,10 @@ BROKEN = {
     line_break_in_a_path: r"jsonl:1: input 'x' is a safetensors file and has no sound path, but 'blob\\ngone'",
     broken_definition: r"zero_d64\.json:3: not valid JSON: .* \(column 3\)",
     broken_workload: r"scale_add_d64\.jsonl:4: not valid JSON",
+    half_a_workload: r"scale_add_d64\.jsonl:2: not valid JSON",
+    pointer_to_a_definition: r"zero_d64\.json is a git-lfs pointer .* lfs pull",
+    pointer_to_workloads: r"scale_add_d64\.jsonl is a git-lfs pointer .* lfs pull",
+    no_reference: r"zero_d64\.json: the key 'reference' is missing",
     missing_blob: r"input 'x' needs .*blob/gone\.safetensors, which is missing",
     twice: r"jsonl:3: workload scale_add_d64-n3 was already given in .*:1",
     no_workloads: r"'scale_add_d64' has no workloads",
@@ -94,12 +125,161 @@ BROKEN = {
 }
 
 
+OF_ZERO = [
+    line_break_in_a_name, broken_definition, list_for_object, pointer_to_a_definition, no_reference, same_name,
+]  # fmt: skip
+"""Those that spoil zero_d64; the others spoil scale_add_d64."""
+
+
 @pytest.mark.parametrize("damage", BROKEN, ids=lambda f: f.__name__)
 def test_broken_folder(folder, damage):
     damage(folder)
     with pytest.raises(DatasetError, match=BROKEN[damage]) as caught:
-        Dataset(folder).problem("scale_add_d64")
+        Dataset(folder).problem("zero_d64" if damage in OF_ZERO else "scale_add_d64")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [d for d in BROKEN if d not in (same_name, no_workloads)], ids=lambda f: f.__name__)
+def test_what_is_wrong_with_one_definition_is_no_matter_for_another(folder, damage, caplog):
+    damage(folder)
+    dataset = Dataset(folder)
+    spared = "scale_add_d64" if damage in OF_ZERO else "zero_d64"
+    assert len(dataset.problem(spared).workloads) == 2
+    assert all("\n" not in remark for remark in caplog.messages)
+
+
+def checkpoint_folder(folder):
+    for path in [*folder.rglob("scale_add_d64.json"), *folder.rglob("scale_add_d64.jsonl")]:
+        hidden = path.parent / ".ipynb_checkpoints"
+        hidden.mkdir()
+        (hidden / f"{path.stem}-checkpoint{path.suffix}").write_text("another content")
+
+
+def files_of_another_system(folder):
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]:
+        (path.parent / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\xff\xfe")
+
+
+def copies_beside(folder):
+    """What "duplicate" in a file manager leaves, edited since."""
+    for path in [*folder.rglob("scale_add_d64.json"), *folder.rglob("scale_add_d64.jsonl")]:
+        for name in (f"{path.stem} copy", f"Copy of {path.stem}"):
+            (path.parent / f"{name}{path.suffix}").write_text(path.read_text().replace('"toy"', '"old"'))
+
+
+def byte_order_marks(folder):
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def another_encoding(folder):
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]:
+        path.write_text(path.read_text().replace("\n", "\r\n"), encoding="utf-16")
+
+
+def newer_fields(folder):
+    path = first(folder, "scale_add_d64.json")
+    document = {**json.loads(path.read_text()), "schema": 9, "license": {"spdx": "MIT"}}
+    document["axes"]["n"]["range"] = [1, 4096]
+    path.write_text(json.dumps(document))
+    path = first(folder, "scale_add_d64.jsonl")
+    path.write_text(path.read_text().replace('"uuid"', '"source": "trace 9", "uuid"'))
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [checkpoint_folder, files_of_another_system, copies_beside, byte_order_marks, another_encoding, newer_fields],
+    ids=lambda f: f.__name__,
+)
+def test_stray_files_and_foreign_encodings_change_nothing(folder, dataset, stray):
+    stray(folder)
+    found = Dataset(folder).problem("scale_add_d64")
+    assert [w["axes"] for w in found.workloads] == [{"n": 3}, {"n": 40}]
+    assert found.definition["op_type"] == "toy"
+    fib.definition_model(found.definition)
+    for workload in found.workloads:
+        fib.workload_model(workload)
+
+
+def whole_blob(path, rows):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.rand(rows, 64)}, path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_in_the_header(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def another_format(path):
+    path.write_bytes(b"PK\x03\x04" + bytes(400))
+
+
+def header_that_is_no_json(path):
+    path.write_bytes((8).to_bytes(8, "little") + b"\xff" * 400)
+
+
+def another_tensor(path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"other": torch.rand(4)}, path)
+
+
+SPOILED = {
+    pointer: "git-lfs pointer .* lfs pull",
+    Path.unlink: "which is missing",
+    cut: r"which is cut off: \d+ of \d+ bytes",
+    cut_in_the_header: "which is cut off",
+    emptied: "which is cut off",
+    another_format: "cut off or not a safetensors file",
+    header_that_is_no_json: "not a safetensors file",
+    another_tensor: r"tensor 'x' of .*x40\.safetensors, which has other",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda f: f.__name__)
+def test_a_workload_whose_tensors_cannot_be_had_is_left_out_by_name(folder, spoil, caplog):
+    path = first(folder, "scale_add_d64.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    (folder / "blob").mkdir()
+    for line in lines:
+        rows = line["workload"]["axes"]["n"]
+        line["workload"]["inputs"]["x"] = {
+            "type": "safetensors", "path": f"blob/x{rows}.safetensors", "tensor_key": "x",
+        }  # fmt: skip
+        whole_blob(folder / "blob" / f"x{rows}.safetensors", rows)
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert Dataset(folder).problem("scale_add_d64").workloads == tuple(line["workload"] for line in lines)
+
+    spoil(folder / "blob" / "x40.safetensors")
+    dataset = Dataset(folder)
+    problem = dataset.problem("scale_add_d64")
+    assert [w["axes"]["n"] for w in problem.workloads] == [3]
+    for remarks in (problem.left_out, caplog.messages):
+        (remark,) = remarks
+        assert "workload scale_add_d64-n40" in remark
+        assert re.search(SPOILED[spoil], remark)
+    for asked in (["scale_add_d64-n40"], ["scale_add_d64-n3", "scale_add_d64-n40"]):
+        with pytest.raises(DatasetError, match=SPOILED[spoil]):
+            dataset.problem("scale_add_d64", asked)
+
+
+def test_an_input_of_a_kind_that_is_not_known_yet_costs_its_workload_alone(folder, caplog):
+    path = first(folder, "scale_add_d64.jsonl")
+    path.write_text(path.read_text().replace('"random"', '"paged"', 1))
+    dataset = Dataset(folder)
+    assert [w["axes"]["n"] for w in dataset.problem("scale_add_d64").workloads] == [40]
+    assert "type 'paged'" in caplog.messages[0]
 
 
 def test_missing_folders(tmp_path):

@@ -1,0 +1,36 @@
+"""What reaches stderr besides results: remarks of our packages, and what libraries log."""
+
+from __future__ import annotations
+
+import logging
+
+from tuner.settings import log_level
+
+_OURS = ("tuner", "workers", "search_spaces", "db")
+
+
+class Notes(logging.Handler):
+    """Prints our packages' warnings as remarks for people, everything else with level and name.
+
+    Through the console of the live display, so that lines stand above it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        from tuner.cli.output import stderr
+
+        remark = record.levelno == logging.WARNING and record.name.partition(".")[0] in _OURS
+        head = "note" if remark else f"{record.levelname}:{record.name}"
+        try:
+            stderr().print(f"{head}: {self.format(record)}", markup=False)
+        except Exception:
+            self.handleError(record)
+
+
+def configure() -> None:
+    """Set up logging of a command.
+
+    Raises:
+        UsageError: ``TUNER_LOG_LEVEL`` is not a level.
+    """
+    logging.basicConfig(level=log_level("WARNING"), handlers=[Notes()])

@@ -1,0 +1,116 @@
+"""The files of a flashinfer-trace folder: which ones count, what is wrong with one, and with the tensors it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.errors import DatasetError
+
+Document = dict[str, Any]
+"""A parsed JSON object of flashinfer-bench's schema."""
+
+_LFS_MARK = b"version https://git-lfs.github.com/spec/"
+_MOST_HEADER_BYTES = 100 << 20
+"""The safetensors library's own limit."""
+
+
+def documents_below(folder: Path, suffix: str) -> list[Path]:
+    """Files with this ending, sorted, without hidden ones: editors and systems leave copies of any content there."""
+    found = sorted(folder.rglob(f"*{suffix}"))
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
+def read_text(path: Path, root: Path) -> str:
+    """A JSON file's text, whatever byte order mark it begins with.
+
+    Raises:
+        DatasetError: It cannot be read, is not text, or is a git-lfs pointer to the file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
+    if content.startswith(_LFS_MARK):
+        raise DatasetError(f"{path} is {_pointer(root)}")
+    encoding = json.detect_encoding(content)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not {encoding.upper()} text: {error.reason} at byte {error.start}") from None
+
+
+def read_lines(path: Path, root: Path) -> tuple[list[tuple[int, Document]], list[tuple[str, str]]]:
+    """The documents of a JSON-lines file with their line numbers; and for each line that holds none, the line and what
+    is wrong with it. A file that cannot be read at all counts as one such line."""
+    lines, faults = [], []
+    try:
+        # Not splitlines(): JSON texts may hold characters that it takes for the end of a line.
+        texts = read_text(path, root).split("\n")
+    except DatasetError as error:
+        return [], [("", str(error))]
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            continue
+        try:
+            lines.append((number, parse(text, path, number)))
+        except DatasetError as error:
+            faults.append((text, str(error)))
+    return lines, faults
+
+
+def parse(text: str, path: Path, line: int | None = None) -> Document:
+    """The JSON object of a file, or of one of its lines.
+
+    Raises:
+        DatasetError: It is none.
+    """
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        at = line if line is not None else error.lineno
+        raise DatasetError(f"{path}:{at}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
+        raise DatasetError(f"{path}:{line or 1}: not usable JSON: {type(error).__name__}: {error}") from None
+    if not isinstance(document, dict):
+        raise DatasetError(f"{path}:{line or 1}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def blob_fault(root: Path, spec: Mapping[str, Any]) -> str | None:
+    """The file of a safetensors input and why the tensor cannot be read from it, None if it can.
+
+    Only the file's header is read.
+
+    Source: the safetensors format: eight bytes with the header's length, the header as JSON, the tensors' bytes.
+    """
+    path = root / spec["path"]
+    if not path.is_file():
+        return f"{path}, which is missing"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_MARK))
+            if start == _LFS_MARK:
+                return f"{path}, which is {_pointer(root)}"
+            length = int.from_bytes(start[:8], "little")
+            if len(start) < 8 or length > min(size - 8, _MOST_HEADER_BYTES):
+                return f"{path}, which is cut off or not a safetensors file ({size} bytes)"
+            file.seek(8)
+            header = json.loads(file.read(length))
+            ends = {name: int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"}
+    except OSError as error:
+        return f"{path}, which cannot be read: {error.strerror}"
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return f"{path}, which is not a safetensors file"
+    key = spec.get("tensor_key")
+    if key not in ends:
+        return f"tensor {key!r} of {path}, which has {', '.join(list(ends)[:5]) or 'none'}"
+    whole = 8 + length + max(ends.values())
+    return f"{path}, which is cut off: {size} of {whole} bytes" if size < whole else None
+
+
+def _pointer(root: Path) -> str:
+    return f"a git-lfs pointer and not the file itself; fetch it with: git -C {root} lfs pull"
