@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily
+from search_spaces.space import Config, Constraint, Parameter, Scalar, SearchSpace, SpaceError, SpaceFamily, Start
 
 SOLUTION = Path(__file__).resolve().parent / "solution"
 TILE_BYTES_LIMIT = 256 * 1024
@@ -43,12 +43,18 @@ GEOMETRY = re.compile(r"_ds_routing_topk(\d+)_ng(\d+)_kg(\d+)_")
 
 PARAMETERS = (
     Parameter(
+        "product",
+        ("loops", "blas", "blas_bf16"),
+        "categorical",
+        "matrix products by our loops, or by BLAS on decoded weights, in float32 or bfloat16",
+    ),
+    Parameter(
         "layout",
         ("batched", "masked", "flat"),
         "categorical",
         "rows of an expert: [E, max_M, K] all computed; the same but filling rows skipped; segments by m_indptr",
     ),
-    Parameter("row_tile", (4, 8, 16, 32, 64, 128), "ordinal", "rows that go through both GEMMs together"),
+    Parameter("row_tile", (4, 8, 16, 32, 64, 128, 512), "ordinal", "rows that go through both GEMMs together"),
     Parameter("col_tile", (16, 32, 64, 128, 256), "ordinal", "weight rows per tile"),
     Parameter("k_block", (32, 64, 128, 256, 512), "ordinal", "values of K summed before the result is stored"),
     Parameter("micro_tile", ("1x1", "1x4", "2x2", "4x2", "4x4"), "categorical", "rows x columns held in registers"),
@@ -63,7 +69,34 @@ PARAMETERS = (
     Parameter("threads", (1, 2), "ordinal", "threads at once"),
 )
 
+BLAS_IGNORES: Config = {
+    "layout": "flat",
+    "col_tile": 64,
+    "k_block": 128,
+    "micro_tile": "1x1",
+    "dequantise": "expert",
+    "decode": "bits",
+    "gather": "tile",
+    "combine": "rows",
+}
+"""The one value under BLAS of each parameter that says how our own loops work."""
+
+
+def _only_for_loops(name: str, value: Scalar) -> Constraint:
+    return Constraint(
+        ("product", name),
+        f"{name} says how our own loops work; with BLAS it is always {value}",
+        lambda c: c["product"] == "loops" or c[name] == value,
+    )
+
+
 CONSTRAINTS = (
+    *(_only_for_loops(name, value) for name, value in BLAS_IGNORES.items()),
+    Constraint(
+        ("product", "row_tile"),
+        "a product of fewer than 64 rows leaves BLAS below its peak; more than 128 leave the loops' cache",
+        lambda c: c["row_tile"] >= 64 if c["product"] != "loops" else c["row_tile"] <= 128,
+    ),
     Constraint(
         ("row_tile", "micro_tile"),
         "the row tile has fewer than twice the rows of the register tile: nothing is reused",
@@ -87,6 +120,7 @@ CONSTRAINTS = (
 )
 
 DEFAULT: Config = {
+    "product": "loops",
     "layout": "batched",
     "row_tile": 16,
     "col_tile": 64,
@@ -98,6 +132,13 @@ DEFAULT: Config = {
     "combine": "scatter",
     "threads": 1,
 }
+
+
+STARTS = tuple(
+    Start({**DEFAULT, **BLAS_IGNORES, "product": product, "row_tile": 512, "threads": 2}, 0, None)
+    for product in ("blas", "blas_bf16")
+)
+"""BLAS is a sliver of the space that a random config hardly meets, and wins wherever experts have some rows."""
 
 
 class MoeFp8Cpu(SpaceFamily):
@@ -128,6 +169,7 @@ class MoeFp8Cpu(SpaceFamily):
             parameters=PARAMETERS,
             constraints=CONSTRAINTS,
             default=DEFAULT,
+            starts=STARTS,
             sources={file.name: file.read_text() for file in sorted(SOLUTION.glob("*.py"))},
             sizes=_sizes(definition),
             size_axis="seq_len",

@@ -1,8 +1,9 @@
-"""The compiled kernel of each config; imports no torch, so that the compile step starts quickly."""
+"""The compiled kernels of each config; imports no torch, so that the compile step starts quickly."""
 
 from functools import cache
 
 from .kernels import make_solve
+from .products import make_steps
 
 
 @cache
@@ -22,6 +23,16 @@ def _solve(items):
     )
 
 
-def solver(config):
-    """The kernel of a config: from memory, else from Numba's cache on disk, else compiled now."""
-    return _solve(tuple(sorted((k, v) for k, v in config.items() if k not in ("layout", "threads"))))
+@cache
+def _steps(bfloat16):
+    return make_steps(bfloat16)
+
+
+def kernels(config):
+    """The kernels of a config, a tuple: from memory, else from Numba's cache on disk, else compiled now.
+
+    One kernel where the products are our own loops, the three steps around them where they are BLAS's.
+    """
+    if config["product"] != "loops":
+        return _steps(config["product"] == "blas_bf16")
+    return (_solve(tuple(sorted((k, v) for k, v in config.items() if k not in ("layout", "threads", "product")))),)

@@ -35,6 +35,25 @@ def as_float(typing_context, bits):
     return types.float32(types.uint32), generate
 
 
+@intrinsic
+def as_bits(typing_context, value):
+    """The 32 bits of a float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@njit(**PLAIN)
+@unbound
+def bfloat16_bits(value):
+    """The 16 bits of the bfloat16 nearest to a float32; ties go to the even one, NaN stays NaN."""
+    bits = as_bits(value)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.uint16(0x7FC0) if value != value else np.uint16(rounded)
+
+
 @njit(**PLAIN)
 @unbound
 def value_of(code):

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .compiled import solver
+from .compiled import kernels
 from .config import SIZES, TABLE, select
 from .fp8 import fp8_table
 from .routing import make_plan, route
@@ -25,7 +25,7 @@ FP8_VALUES = fp8_table()
 _scratch = threading.local()
 
 for _, _config in TABLE:
-    solver(_config)
+    kernels(_config)
 
 
 @lru_cache(maxsize=1)
@@ -106,12 +106,18 @@ def run(
     if T == 0:
         return
     config = select(T)
-    solve, threads = solver(config), config["threads"]
-    scatter, once = config["combine"] == "scatter", config["dequantise"] == "expert"
-
+    threads = config["threads"]
     chosen = route(routing_logits, routing_bias, int(local_expert_offset), float(routed_scaling_factor), SIZES)
     align = int(config["micro_tile"].split("x")[0])
     plan = make_plan(*chosen, SIZES["num_local_experts"], align, config["layout"])
+    x, x_scale = hidden_states.view(torch.uint8).numpy(), hidden_states_scale.numpy()
+    w1, s1 = gemm1_weights.view(torch.uint8).numpy(), gemm1_weights_scale.numpy()
+    w2, s2 = gemm2_weights.view(torch.uint8).numpy(), gemm2_weights_scale.numpy()
+    if config["product"] != "loops":
+        by_products(config, plan, x, x_scale, w1, s1, w2, s2, output)
+        return
+    (solve,) = kernels(config)
+    scatter, once = config["combine"] == "scatter", config["dequantise"] == "expert"
     rows = len(plan.row_token)
     inputs = None
     if config["gather"] == "first":
@@ -120,9 +126,6 @@ def run(
     result = np.zeros((threads, T, H), np.float32) if scatter else np.empty((1, rows + 1, H), np.float32)
     # Where weights are decoded once per expert an expert is not split, else two threads would decode it.
     work = assign(plan, threads, max(rows, 1) if once else config["row_tile"])
-    x, x_scale = hidden_states.view(torch.uint8).numpy(), hidden_states_scale.numpy()
-    w1, s1 = gemm1_weights.view(torch.uint8).numpy(), gemm1_weights_scale.numpy()
-    w2, s2 = gemm2_weights.view(torch.uint8).numpy(), gemm2_weights_scale.numpy()
 
     def task(i):
         first, hidden, second, decoded1, decoded2, tile = scratch(config)
@@ -136,5 +139,53 @@ def run(
         output.copy_(torch.from_numpy(result).sum(dim=0) if threads > 1 else torch.from_numpy(result[0]))
     else:
         result[0, rows] = 0
-        token_row = torch.from_numpy(plan.token_row)
-        output.copy_(torch.nn.functional.embedding_bag(token_row, torch.from_numpy(result[0]), mode="sum"))
+        output.copy_(sum_rows(plan, torch.from_numpy(result[0])))
+
+
+def sum_rows(plan, result):
+    """Sum of each token's rows, [T, H]; ``result`` [R + 1, H] ends with a row of zeros."""
+    return torch.nn.functional.embedding_bag(torch.from_numpy(plan.token_row), result, mode="sum")
+
+
+def by_products(config, plan, x, x_scale, w1, s1, w2, s2, output):
+    """Fill ``output`` expert by expert: our threads decode its weights, torch's own threads multiply."""
+    decode_tokens, decode_weights, activate = kernels(config)
+    H, INNER = SIZES["hidden_size"], SIZES["intermediate_size"]
+    dtype = torch.bfloat16 if config["product"] == "blas_bf16" else torch.float32
+    rows, threads = len(plan.row_token), config["threads"]
+    result = torch.empty(rows + 1, H, dtype=dtype)
+    result[rows] = 0
+    decoded1, decoded2 = matrix("decoded1", 2 * INNER, H, dtype), matrix("decoded2", H, INNER, dtype)
+    for e, (start, count) in enumerate(zip(plan.starts.tolist(), plan.filled.tolist(), strict=False)):
+        if not count:
+            continue
+
+        def decode(i, e=e):
+            for w, s, out in ((w1, s1, decoded1), (w2, s2, decoded2)):
+                step = -(-len(out) // threads)
+                decode_weights(w, s, e, min(i * step, len(out)), min((i + 1) * step, len(out)), bits(out))
+
+        in_parallel(threads, decode)
+        for base in range(start, start + count, config["row_tile"]):
+            end = min(base + config["row_tile"], start + count)
+            tile = matrix("rows", config["row_tile"], H, dtype)[: end - base]
+            hidden = matrix("hidden", config["row_tile"], INNER, dtype)[: end - base]
+            decode_tokens(plan.row_token[base:end], x, x_scale, bits(tile))
+            first = torch.mm(tile, decoded1.t()).float()
+            activate(first.numpy(), plan.row_weight[base:end], bits(hidden))
+            torch.mm(hidden, decoded2.t(), out=result[base:end])
+    output.copy_(sum_rows(plan, result))
+
+
+def matrix(name, rows, columns, dtype):
+    """This thread's buffer of that name and size, kept between calls as :func:`scratch` does."""
+    buffers = _scratch.__dict__
+    key = (name, rows, columns, dtype)
+    if key not in buffers:
+        buffers[key] = torch.empty(rows, columns, dtype=dtype)
+    return buffers[key]
+
+
+def bits(tensor):
+    """A tensor as the numpy array that the kernels take: bfloat16 as its uint16 bits."""
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
