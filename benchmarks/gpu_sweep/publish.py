@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,16 +120,16 @@ def _rounded(value: float | None, digits: int = 2) -> float | None:
 
 def markdown(campaigns: Sequence[Document], figures: Document) -> list[str]:
     """The page, line by line."""
-    return [
+    page = [
         "# Sweeps on a real GPU",
-        "",
-        *_devices(campaigns),
         "",
         "Routing inputs are synthetic. Commands: benchmarks/gpu_sweep/README.md; its `publish` writes this page.",
         "",
         "| wanted | measured |",
         "|---|---|",
         *_wanted(campaigns, figures),
+        "",
+        *_devices(campaigns),
         "",
         *_table(campaigns),
         *_baselines(campaigns),
@@ -137,6 +138,26 @@ def markdown(campaigns: Sequence[Document], figures: Document) -> list[str]:
         *_order(campaigns),
         *_faults(campaigns),
     ]
+    return laid_out(page)
+
+
+def laid_out(lines: Sequence[str]) -> list[str]:
+    """Prose broken at 118 characters, and an empty line wherever Markdown needs one before a list or a table."""
+    page: list[str] = []
+    for line in lines:
+        kind = line[:1] if line[:1] in "*|#" else "text"
+        if not line and page and not page[-1]:
+            continue
+        before = page[-1][:1] if page and page[-1] else ""
+        if before and (before == "#" or (kind in "*|" and before not in (kind, " "))):
+            page.append("")
+        indent = "  " if kind == "*" else ""
+        page += (
+            [line]
+            if kind in "|#"
+            else textwrap.wrap(line, 118, subsequent_indent=indent, break_on_hyphens=False) or [""]
+        )
+    return page
 
 
 def _devices(campaigns: Sequence[Document]) -> list[str]:
@@ -159,8 +180,9 @@ def _wanted(campaigns: Sequence[Document], figures: Document) -> list[str]:
     rows = {
         "exported Solution passes stock flashinfer-bench": None if workloads is None else f"{workloads} of {total}",
         "at least 10x the evaluations a minute of `flashinfer-bench run`": _times(rate),
-        "same verdicts, same order of the top five": _agreement_line(campaigns, compared) if compared else None,
-        "GPU busy at least 80 % of a sweep of 200 variants": None if share is None else _shares(campaigns),
+        "same verdicts as `flashinfer-bench run`": _verdicts_line(compared) if compared else None,
+        "same order of the top five": _best_line(campaigns, compared) if compared else None,
+        "GPU busy at least 80 % of a sweep of 200 variants": None if share is None else f"{share:.1%}",
         "two sweeps' winners within 1 %": None if difference is None else f"{difference:.2%}",
         "two GPUs at least 1.9x": _times(speedup),
         "fifty planted faults among 200 variants": _faults_line(section(campaigns, "faults")),
@@ -177,27 +199,33 @@ def _faults_line(faults: Document) -> str | None:
     )
 
 
-def _shares(campaigns: Sequence[Document]) -> str:
+def _shares(campaigns: Sequence[Document]) -> list[str]:
+    """How busy the GPU was in each sweep, as a list."""
     found = {name: busy_share(section(campaigns, name)) for name in SWEEPS}
-    lines = [f"{share:.1%} ({SWEEPS[name]})" for name, share in found.items() if share is not None]
+    lines = [f"* {share:.1%}: {SWEEPS[name]}." for name, share in found.items() if share is not None]
     usage = section(campaigns, "busy").get("records", {}).get("summary", {}).get("evaluator", {}).get("all")
     if usage:
         busy = usage["candidate_s"] + usage["check_s"] + usage["cold_s"] + usage["anchor_s"]
         share = busy / (usage["evaluate_s"] + usage["idle_s"])
-        lines.append(f"{share:.1%} in the random search with cache flushes and the anchor, which the GPU runs as well")
-    return ", ".join(lines)
+        lines.append(f"* {share:.1%}: the random search with cache flushes and the drift reference counted as well.")
+    return ["How busy the GPU was:", *lines, ""] if lines else []
 
 
 def _times(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f}x"
 
 
-def _agreement_line(campaigns: Sequence[Document], campaign: Document) -> str:
-    ours, theirs = campaign["throughput"]["measurements"], campaign["stock"]["rows"]
-    verdicts = agreement.verdicts(ours, theirs)
-    line = f"{len(verdicts.different)} of {verdicts.compared} verdicts differ; order: "
-    eager = section(campaigns, "eager").get("measurements")
-    return line + (_order_line(eager, theirs) if eager else _order_line(ours, theirs)) + ", see below"
+def _verdicts_line(campaign: Document) -> str:
+    verdicts = agreement.verdicts(campaign["throughput"]["measurements"], campaign["stock"]["rows"])
+    return f"{len(verdicts.different)} of {verdicts.compared} verdicts differ"
+
+
+def _best_line(campaigns: Sequence[Document], campaign: Document) -> str:
+    ours = section(campaigns, "eager").get("measurements") or campaign["throughput"]["measurements"]
+    orders = agreement.orders(ours, campaign["stock"]["rows"])
+    pairs, swapped = sum(o.pairs for o in orders), sum(len(o.swapped) for o in orders)
+    same = sum(o.same_best for o in orders)
+    return f"{swapped} of {pairs} pairs swapped, same best on {same} of {len(orders)} workloads; see below"
 
 
 def _order(campaigns: Sequence[Document]) -> list[str]:
@@ -366,7 +394,8 @@ def _sweeps(campaigns: Sequence[Document]) -> list[str]:
             lines.append(f"| {' | '.join(map(str, cells))} |")
             usage = records["summary"].get("evaluator", {})
             seconds += [f"* {name}, {part}: {_seconds(usage[part])}" for part in ("search", "finals") if part in usage]
-    return [*lines, "", "Where the evaluator's time went:", *seconds, ""] if seconds else [*lines, ""]
+    busy = _shares(campaigns)
+    return [*lines, "", *busy, "Where the evaluator's time went:", *seconds, ""] if seconds else [*lines, "", *busy]
 
 
 def _seconds(usage: Mapping[str, float]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.gpu_sweep import variants
 from benchmarks.gpu_sweep.context import ROOT, Context
+from benchmarks.public_dataset import with_routing
 from db.store import Store
 from workers.fib import adapter as fib
 from workers.records import Variant
@@ -28,10 +29,8 @@ _NVRTC = (
 
 def setup(context: Context) -> dict[str, Any]:
     """Make the routing tensors and the baselines' Solutions; say what is here and what is missing."""
-    script = context.dataset / "make_blobs.py"
     result: dict[str, Any] = {"versions": _versions(), "python": sys.version.split()[0]}
-    if script.exists():
-        result["blobs"] = _output([sys.executable, str(script), str(context.dataset)])
+    result["blobs"] = f"{with_routing(context.dataset)} made"
     if context.target != "cpu":
         make = [sys.executable, str(ROOT / "benchmarks" / "baselines" / "make.py"), "--dataset", str(context.dataset)]
         result["baselines"] = _output([*make, "--definition", context.definition, "--out", str(context.dataset)])

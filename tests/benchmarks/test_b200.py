@@ -16,17 +16,27 @@ LADDER = ROOT / "benchmarks" / "h200_moe" / "b200_ladder.json"
 
 
 def commands() -> list[str]:
-    """Lines of the indented blocks, joined where they go on; the shell functions are written out."""
-    block = re.sub(r"\\\n\s*", "", "\n".join(line[4:] for line in TEXT.splitlines() if line.startswith("    ")))
-    lines = [line for line in block.splitlines() if line and not line.startswith(("#", "drive()", "rung()"))]
-    return [re.sub(r"^drive ", "python benchmarks/h200_moe/drive.py ", line) for line in lines]
+    """Lines of the fenced blocks, joined where they go on; the shell functions are written out."""
+    block = "\n".join(re.findall(r"^```bash\n(.*?)^```", TEXT, re.M | re.S))
+    lines = [line for line in re.sub(r"\\\n\s*", "", block).splitlines() if line and not line.startswith("#")]
+    functions = {m[1]: m[2] for line in lines if (m := re.fullmatch(r"(\w+)\(\) \{ (.*); \}", line))}
+    calls = [line for line in lines if not re.match(r"\w+\(\)", line)]
+    return [written_out(line, functions) for line in calls]
+
+
+def written_out(line: str, functions: dict[str, str]) -> str:
+    """A call of one of the page's shell functions with its arguments in the place of ``"$@"``."""
+    name, _, arguments = line.partition(" ")
+    if name not in functions:
+        return line
+    return written_out(functions[name].replace('"$@"', arguments), functions)
 
 
 def parsers() -> dict[str, list[str]]:
     """Options that the page gives to each program."""
     found: dict[str, list[str]] = {}
     for line in commands():
-        program = re.match(r"python3? (\S+\.py)|(tuner \w+)|(\S+\.sh)", line)
+        program = re.match(r"python3? (?:-m )?(\S+)|(tuner \w+)|(?:\. )?(\S+\.sh)", line)
         assert program, line
         found.setdefault(program[1] or program[2] or program[3], []).extend(re.findall(r"\s(--[a-z][a-z-]*)", line))
     return found
@@ -41,7 +51,7 @@ def test_commands_exist_and_know_their_options(program):
     if program.endswith(".sh"):
         assert (ROOT / program).is_file()
         return
-    words = ["-m", *program.split()] if program.startswith("tuner ") else [str(ROOT / program)]
+    words = [str(ROOT / program)] if program.endswith(".py") else ["-m", *program.split()]
     done = subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-500:]
     for option in parsers()[program]:

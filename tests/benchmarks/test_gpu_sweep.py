@@ -146,7 +146,7 @@ def test_what_was_not_measured_is_null_and_says_so(campaign):
     assert figures["throughput_vs_flashinfer_bench"] is None
     assert figures["two_gpu_speedup"] is None
     page = "\n".join(publish.markdown([campaign], figures))
-    assert page.count("not measured") == 4
+    assert page.count("not measured") == 5  # rate, verdicts, order, two GPUs, faults
 
 
 def test_a_later_campaign_fills_gaps_and_failures_do_not_replace_results(campaign):
