@@ -1,6 +1,6 @@
 """Which config to try next: an ask-and-tell search over one space, guided by Optuna.
 
-Importing this package loads neither Optuna nor scikit-learn; the first :class:`Search` does.
+Importing this package does not load Optuna; making a ``Search`` does.
 """
 
 from tuner.search.search import Proposal, Search, sampler_names

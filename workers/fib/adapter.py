@@ -1,4 +1,4 @@
-"""The adapter to flashinfer-bench: the only module that imports it.
+"""The adapter to flashinfer-bench: its formats, inputs and rules, so that the rest of the code need not know them.
 
 flashinfer-bench and torch are imported inside the functions, since they take seconds and the command line must not.
 Nothing here needs CUDA: where flashinfer-bench would call ``torch.cuda`` (its evaluators and its timer), our own

@@ -1,1 +1,1 @@
-"""One file per strategy; :func:`tuner.search.samplers` names them."""
+"""One file per strategy; ``tuner.search.sampler_names`` lists their names."""
