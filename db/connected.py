@@ -93,27 +93,28 @@ class Connected:
         Raises:
             StoreError: The database cannot be reached or read, and repeating it did not help.
         """
-        return self._run(work, write=False, repeat=True)
+        return self._run(work, repeat=True, write=False)
 
-    def _write(self, work: Callable[[Connection], T], *, repeat: bool = True) -> T:
+    def _write(self, work: Callable[[Connection], T], *, repeat: bool = True, rebuilds: bool = False) -> T:
         """Runs ``work`` in one transaction: everything it writes is kept, or nothing.
 
         Args:
             work: Gets the connection. It may run several times, also after a commit whose answer was lost, and has
                 to do the same each time.
             repeat: False if it cannot.
+            rebuilds: Whether it makes tables anew, which on SQLite takes foreign keys out of force meanwhile.
 
         Raises:
             StoreError: The transaction failed, and repeating it did not help or was not allowed.
         """
-        return self._run(work, write=True, repeat=repeat)
+        return self._run(work, repeat=repeat, write=True, rebuilds=rebuilds)
 
-    def _run(self, work: Callable[[Connection], T], *, write: bool, repeat: bool) -> T:
+    def _run(self, work: Callable[[Connection], T], *, repeat: bool, **options: bool) -> T:
         give_up_at = time.monotonic() + self._patience_s
         pause_s = 0.05
         while True:
             try:
-                with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+                with self._engine.connect().execution_options(**options) as connection, connection.begin():
                     return work(connection)
             except SQLAlchemyError as error:
                 if not (repeat and is_transient(error) and time.monotonic() < give_up_at):

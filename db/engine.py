@@ -61,7 +61,8 @@ def make_engine(url: URL, *, create: bool) -> Engine:
     """An engine that has not connected yet.
 
     On SQLite every transaction starts with an explicit BEGIN, so that schema changes are part of it too; one with the
-    execution option ``write`` takes the write lock at once, since a later upgrade of a read lock could not wait.
+    execution option ``write`` takes the write lock at once, since a later upgrade of a read lock could not wait. With
+    ``rebuilds`` foreign keys do not hold: SQLite changes a table by making another one and dropping the first.
 
     Raises:
         StoreError: The file or its folder is missing and ``create`` is False, or the folder cannot be made.
@@ -83,6 +84,7 @@ def make_engine(url: URL, *, create: bool) -> Engine:
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "checkin", _bind_sqlite)
     return engine
 
 
@@ -122,8 +124,17 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _begin_sqlite(connection: Any) -> None:
-    write = connection.get_execution_options().get("write", False)
+    options = connection.get_execution_options()
+    if options.get("rebuilds", False):
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    write = options.get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _bind_sqlite(connection: sqlite3.Connection | None, _record: Any) -> None:
+    """Foreign keys hold again for whoever takes the connection next."""
+    if connection is not None:
+        connection.execute("PRAGMA foreign_keys = ON")
 
 
 def is_transient(error: SQLAlchemyError) -> bool:

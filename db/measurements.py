@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, Table, and_, bindparam, or_, select
 
 from db import schema
 from db.connected import finite
-from db.records import FIGURES, LOG_LIMIT, RESOURCES, Json, StoredBuild, StoredMeasurement
+from db.records import FIGURES, LOG_LIMIT, RESOURCES, EarlierMeasurement, Json, StoredBuild, StoredMeasurement
 from db.sweeps import Sweeps
 from workers.records import Method, Status
 
@@ -34,6 +34,8 @@ class Measurements(Sweeps):
     ) -> list[StoredMeasurement]:
         """Measurements of a variant by any sweep, with samples, so that they need not be repeated; by workload uuid.
 
+        Only those on the workloads' content that this store has registered.
+
         Args:
             definition_id: The sweep's; an edited definition has no old measurements.
             space_id: The sweep's; changed sources have none either.
@@ -50,7 +52,24 @@ class Measurements(Sweeps):
             "definition": definition_id,
         }
         rows = self._fetch(lambda connection: connection.execute(query, asked).all())
-        return [measurement_record(row, config_hash) for row in rows]
+        same = [row for row in rows if row.workload_id == self._workload_id(definition_id, row.workload)]
+        return [measurement_record(row, config_hash) for row in same]
+
+    def measurements_of(self, definition_id: int, space_id: int, config_hash: str) -> list[EarlierMeasurement]:
+        """All measurements of a variant, whatever they were made with, newest first."""
+        query = (
+            measured(_measurement, details=False)
+            .add_columns(schema.workload.c.content)
+            .join(_variant, _variant.c.id == _measurement.c.variant_id)
+            .where(_variant.c.search_space_id == space_id, _variant.c.config_hash == config_hash)
+            .where(schema.workload.c.definition_id == definition_id)
+            .order_by(_measurement.c.measured_at.desc())
+        )
+        seen = {e.fingerprint: e for e in self.environments()}
+        return [
+            EarlierMeasurement(measurement_record(row, config_hash), seen[row.environment], row.content)
+            for row in self._rows(query)
+        ]
 
     def _measurement_rows(self, definition_id: int, records: Sequence[StoredMeasurement]) -> list[dict[str, Any]]:
         """The records as rows, but for the column that says whose they are.
@@ -127,7 +146,7 @@ class Measurements(Sweeps):
 
 def measured(table: Table, *, details: bool) -> Select[Any]:
     """The query behind measurement records, from ``measurement`` or ``finalist``."""
-    columns = [table.c.id, *(table.c[name] for name in MEASURED)]
+    columns = [table.c.id, table.c.workload_id, *(table.c[name] for name in MEASURED)]
     if details:
         columns.append(table.c.samples)
     names = [
@@ -152,7 +171,8 @@ def measurement_record(row: Any, config_hash: str) -> StoredMeasurement:
         **{name: values[name] for name in ("id", "workload", "environment", *FIGURES, "conditions", "message")},
         status=Status(row.status),
         samples_us=values.get("samples") or (),
-        method=Method(**{name: body[name] for name in body if name in _METHOD}),
+        # What was stored before there were revisions has none, and must not get today's.
+        method=Method(**{"revision": 0, **{name: body[name] for name in body if name in _METHOD}}),
         measured_at=row.measured_at,
         config_hash=config_hash,
     )

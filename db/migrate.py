@@ -52,6 +52,9 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     """Brings the schema to a revision inside the caller's transaction: all of it or nothing.
 
     On PostgreSQL an advisory lock makes a second process wait, and then find nothing to do.
+
+    Raises:
+        StoreError: Rows would be left that refer to nothing.
     """
     # Here and not above: Alembic costs a lookup a tenth of a second that only a schema change needs.
     from alembic import command
@@ -63,3 +66,7 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
+    if connection.dialect.name == "sqlite":
+        dangling = connection.execute(text("PRAGMA foreign_key_check")).first()
+        if dangling is not None:
+            raise StoreError(f"the upgrade would leave a row of table {dangling[0]!r} without what it refers to")

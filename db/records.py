@@ -128,6 +128,15 @@ class StoredMeasurement(Measurement):
         return cls(**_values(measurement), **kept)
 
 
+@dataclass(frozen=True)
+class EarlierMeasurement:
+    """A measurement with all that decides whether it may be reused: ``content`` is its workload's."""
+
+    measurement: StoredMeasurement
+    environment: Environment
+    content: str
+
+
 FIGURES = tuple(f.name for f in fields(Measurement) if f.type == "float | None")
 """The figures of a measurement: each has a column of its name."""
 

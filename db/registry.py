@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from sqlalchemy import select, update
 
@@ -31,13 +31,17 @@ class Registry(Connected):
         values = {"op_type": op_type, "body": dict(body)}
         return self._write(lambda c: self._ensure(c, schema.definition, key, values))
 
-    def register_workload(self, definition_id: int, uuid: str, axes: Mapping[str, int], dataset: str) -> int:
-        """Id of the workload with this uuid.
+    def register_workload(
+        self, definition_id: int, uuid: str, axes: Mapping[str, int], dataset: str, content: str = ""
+    ) -> int:
+        """Id of the workload with this uuid and content (a digest of its inputs).
+
+        From now on this store takes the uuid for the workload of that content.
 
         Raises:
             StoreError: The uuid is recorded with other axes: results of two shapes would be mixed.
         """
-        key = {"definition_id": definition_id, "uuid": uuid}
+        key = {"definition_id": definition_id, "uuid": uuid, "content": content}
         values = {"axes": dict(axes), "dataset": dataset}
         workload_id = self._write(lambda c: self._ensure(c, schema.workload, key, values))
         (known,) = self._rows(select(schema.workload).where(schema.workload.c.id == workload_id))
@@ -48,12 +52,19 @@ class Registry(Connected):
         if known.dataset != dataset:
             moved = update(schema.workload).where(schema.workload.c.id == workload_id).values(dataset=dataset)
             self._write(lambda c: c.execute(moved) and None)
+        self._ids["workload", definition_id, uuid] = workload_id
         return workload_id
 
     def register_space(self, name: str, target: str, fingerprint: str) -> int:
         """Id of the search space of this family and target with these sources."""
         key = {"fingerprint": fingerprint, "name": name, "target": target}
         return self._write(lambda c: self._ensure(c, schema.search_space, key, {}))
+
+    def environments(self) -> list[Environment]:
+        """All environments, in the order in which they were first seen."""
+        table = schema.environment
+        columns = [table.c[field.name] for field in fields(Environment)]
+        return [Environment(**row._mapping) for row in self._rows(select(*columns).order_by(table.c.id))]
 
     def _environment_id(self, fingerprint: str) -> int:
         key = ("environment", fingerprint)
@@ -69,7 +80,8 @@ class Registry(Connected):
         key = ("workload", definition_id, uuid)
         if key not in self._ids:
             table = schema.workload
-            found = self._rows(select(table.c.id).where(table.c.definition_id == definition_id, table.c.uuid == uuid))
+            query = select(table.c.id).where(table.c.definition_id == definition_id, table.c.uuid == uuid)
+            found = self._rows(query.order_by(table.c.id.desc()).limit(1))
             if not found:
                 raise StoreError(f"workload {uuid!r} is not registered for the sweep's definition")
             self._ids[key] = found[0].id

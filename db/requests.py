@@ -96,7 +96,7 @@ class Requests(Connected):
         return [(row[0], row[1]) for row in self._rows(query)]
 
     def workload_axes(self, uuids: Sequence[str]) -> dict[str, Mapping[str, int]]:
-        """Axes by uuid."""
+        """Axes by uuid; of a uuid whose content has changed, the newest."""
         table = schema.workload
-        query = select(table.c.uuid, table.c.axes).where(table.c.uuid.in_(list(uuids)))
+        query = select(table.c.uuid, table.c.axes).where(table.c.uuid.in_(list(uuids))).order_by(table.c.id)
         return {row.uuid: row.axes for row in self._rows(query)}

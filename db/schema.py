@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from db.records import FIGURES, RESOURCES, canonical
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
@@ -122,6 +122,7 @@ environment = Table(
     Column("memory_bytes", BigInteger, nullable=False),
     _text("driver"),
     _json("versions"),
+    _json("variables"),
 )
 
 definition = Table(
@@ -144,7 +145,9 @@ workload = Table(
     _text("uuid"),
     _json("axes"),
     _text("dataset"),
-    UniqueConstraint("definition_id", "uuid"),
+    # A digest of the inputs that are given; another one under the same uuid is another workload.
+    _text("content"),
+    UniqueConstraint("definition_id", "uuid", "content"),
 )
 
 search_space = Table(

@@ -68,7 +68,7 @@ class Store(Lookups, Requests, Tokens):
         Raises:
             StoreError: The database failed; its schema is what it was.
         """
-        self._write(lambda connection: migrate.upgrade(connection, revision), repeat=False)
+        self._write(lambda connection: migrate.upgrade(connection, revision), repeat=False, rebuilds=True)
 
     def schema_version(self) -> str | None:
         """The revision that the database holds, None for an empty one."""

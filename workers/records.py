@@ -52,6 +52,11 @@ class Tolerance:
     required_matched_ratio: float = 1.0
 
 
+METHOD_REVISION = 1
+"""Raised by whoever changes what a figure means: the timer, the flush, the check. Figures of another revision are not
+reused; those of a database from before there were revisions count as 0."""
+
+
 @dataclass(frozen=True)
 class Method:
     """How a measurement is taken. Measurements of different methods are never mixed.
@@ -65,6 +70,8 @@ class Method:
         budget_s: Seconds after which no further sample starts.
         cold_cache: Whether the last-level cache is flushed before each sample.
         interleaved: Taken round by round against other variants (ComparisonJob), not on its own.
+        rules: By what outputs were accepted, as text.
+        revision: Of timer, flush and check.
     """
 
     mode: str = "host"
@@ -75,6 +82,8 @@ class Method:
     budget_s: float = 1.0
     cold_cache: bool = True
     interleaved: bool = False
+    rules: str = ""
+    revision: int = METHOD_REVISION
 
 
 @dataclass(frozen=True)
@@ -219,5 +228,8 @@ class Environment:
     memory_bytes: int = 0
     driver: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """python, torch, cuda, nvidia-cutlass-dsl, flashinfer-bench, numba where they matter."""
+    """python, torch, cuda, nvidia-cutlass-dsl, flashinfer-bench, numba where they matter, and what else the kernel
+    imports: a version, for modules that no package brought a digest of their files."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that decide how fast libraries compute: numbers of threads, TF32, allocators."""
     fingerprint: str = ""

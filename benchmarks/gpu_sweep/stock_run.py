@@ -8,7 +8,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from workers.build import loader
 from workers.build.artifact_cache import ArtifactCache, default_cache_dir
 from workers.build.builder import BUILD_FILE
 from workers.devices.environment import toolchain
+from workers.devices.libraries import imported_names
 from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Document
@@ -142,13 +142,13 @@ def _place_compiled(context: Context, documents: list[Document]) -> dict[str, An
     does not hold compiles itself at its first call.
     """
     began = time.perf_counter()
-    cache, tools = ArtifactCache(default_cache_dir()), toolchain(context.target)
+    cache = ArtifactCache(default_cache_dir())
     scratch = context.work / "sources"
     sys.path.insert(0, str(scratch))
     placed, problems = 0, []
     for document in documents:
         try:
-            placed += _place(context, fib.variant_of(document, context.target), cache, tools, scratch)
+            placed += _place(context, fib.variant_of(document, context.target), cache, scratch)
         except Exception as error:  # it then compiles itself, which costs time and no result
             problems.append(f"{document['name']}: {type(error).__name__}: {error}")
     sys.path.remove(str(scratch))
@@ -156,9 +156,10 @@ def _place_compiled(context: Context, documents: list[Document]) -> dict[str, An
     return {"placed": placed, "of": len(documents), "seconds": seconds, "problems": problems[:5]}
 
 
-def _place(context: Context, variant: Variant, cache: ArtifactCache, tools: Mapping[str, str], scratch: Path) -> bool:
+def _place(context: Context, variant: Variant, cache: ArtifactCache, scratch: Path) -> bool:
     """Whether there was something to place."""
-    digest = cache.key(variant, tools)
+    imports = imported_names(variant.sources, variant.dependencies)
+    digest = cache.key(variant, toolchain(context.target, imports))
     entry = cache.get(digest)
     if entry is None or BUILD_FILE not in variant.sources:
         return False

@@ -14,9 +14,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from db import migrate, schema
+from db.engine import make_engine, parse_url
 from db.errors import StoreError
+from db.records import method_hash
 from db.store import Store
 
 _NEXT = """
@@ -156,3 +159,41 @@ def test_processes_that_start_together_create_the_tables_once(shared_url: str) -
     for thread in threads:
         thread.join()
     assert versions == [schema.REVISIONS[-1]] * 4
+
+
+@pytest.fixture
+def before_contents(tmp_path: Path, scene: Any) -> str:
+    """URL of a database of revision 0002 with a finished sweep."""
+    with Store.open("sqlite://") as new:
+        scene(new).finished()
+        engine = make_engine(parse_url(f"sqlite:///{tmp_path}/old.db"), create=True)
+        with engine.connect().execution_options(write=True) as old, old.begin(), new._engine.connect() as source:
+            migrate.upgrade(old, "0002")
+            for table in schema.metadata.sorted_tables:
+                names = [c["name"] for c in migrate.inspect(old).get_columns(table.name)]
+                columns = f"({', '.join(names)}) VALUES ({', '.join(':' + n for n in names)})"
+                for row in source.execute(text(f"SELECT {', '.join(names)} FROM {table.name}")).mappings():
+                    old.execute(text(f"INSERT INTO {table.name} {columns}"), dict(row))
+        engine.dispose()
+    return f"sqlite:///{tmp_path}/old.db"
+
+
+def test_figures_from_before_contents_were_known_are_kept_and_not_reused(before_contents: str, scene: Any) -> None:
+    with Store.open(before_contents) as store:
+        assert len(store.trials(1)) == 4
+        assert len(store.winners(1)[0].workloads) == 2
+        there = scene(store)  # registers the workloads without a content, as they were
+        key = {"definition_id": there.definition_id, "space_id": there.space_id, "config_hash": "hash0"}
+        way = {"environment": there.environment, "method": method_hash(there.measurement().method)}
+        assert len(store.known_measurements(**key, **way)) == 2
+        store.register_workload(there.definition_id, "w1", {"seq_len": 1}, "shipped", "abc")
+        assert [m.workload for m in store.known_measurements(**key, **way)] == ["w2"]
+        assert {e.content for e in store.measurements_of(*key.values())} == {""}
+        with pytest.raises(IntegrityError):
+            _execute(store, "DELETE FROM workload")  # foreign keys hold again after the upgrade
+
+
+def test_method_of_before_there_were_revisions_has_none(before_contents: str) -> None:
+    with Store.open(before_contents) as store:
+        _execute(store, 'UPDATE method SET body = \'{"mode":"host"}\'')
+        assert {m.method.revision for t in store.trials(1) for m in t.measurements} == {0}

@@ -54,6 +54,21 @@ def test_a_workload_cannot_change_its_axes(store: Store, scene: Any) -> None:
         store.register_workload(definition_id, "w1", {"seq_len": 2}, "shipped")
 
 
+def test_a_workload_of_another_content_is_another_one_under_the_same_uuid(store: Store, scene: Any) -> None:
+    scene = scene(store)
+    first = scene.sweep()
+    store.commit_trial(scene.trial(first, 0))
+    store.finish_sweep(first, "DONE", {})
+    store.register_workload(scene.definition_id, "w1", {"seq_len": 2}, "shipped", "other")
+    assert [m.workload for m in _known(scene)] == ["w2"]
+    second = scene.sweep()
+    store.commit_trial(scene.trial(second, 0))
+    assert [m.workload for m in _known(scene)] == ["w1", "w2"]
+    store.register_workload(scene.definition_id, "w1", {"seq_len": 1}, "shipped")
+    assert [m.workload for m in _known(scene)] == ["w1", "w2"], "what was measured on the old content is still there"
+    assert [len(t.measurements) for s in (first, second) for t in store.trials(s)] == [2, 2]
+
+
 def test_sweep_from_creation_to_the_end(store: Store, scene: Any) -> None:
     scene = scene(store)
     sweep_id = scene.sweep(settings={"sampler": "tpe"}, budget_s=60.0, max_trials=5, host="node1", started_at=100.0)

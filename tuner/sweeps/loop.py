@@ -22,6 +22,7 @@ from tuner.sweeps import winners
 from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.reuse import usable
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.fib.adapter import reference_variant
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
@@ -306,7 +307,7 @@ class Sweep:
             environment=self._environment.fingerprint,
             method=method_hash(self.plan.method),
         )
-        return {r.workload: r for r in records if r.workload in regime.workloads and r.status is Status.PASSED}
+        return usable(records, regime.workloads)
 
     def _on_build(self, build: BuildResult) -> None:
         if build.key == REFERENCE_KEY:

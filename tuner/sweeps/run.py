@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,10 @@ from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime, split
+from tuner.sweeps.reuse import why_made_anew
 from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
 from tuner.sweeps.stop_requests import stoppable
+from workers.devices.libraries import imported_names
 from workers.runner import Runner
 
 CLAIM_STALE_S = 30.0
@@ -103,14 +105,27 @@ def run_sweep(
         space = space_for(setup.problem.definition, setup.target, settings.space)
         regimes = tuple(split(setup.sizes, settings.regimes))
         say = (lambda _: None) if view is None else view.say
-        with open_runner(setup, say) as runner:
+        with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
             sweep_id = _register(store, setup, space, runner, resume, ticket)
             shape = f"space {space.name}, {len(regimes)} regimes, {len(setup.sizes)} workloads"
             say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
+            if settings.reuse:
+                _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
             result = _guarded(store, sweep_id, setup, space, regimes, runner, view)
             return _conclude(store, setup, space, regimes, runner, result, out)
     finally:
         store.close()
+
+
+def _say_what_is_not_reused(
+    store: Store, sweep_id: int, setup: Setup, space: SearchSpace, runner: Runner, say: Callable[[str], None]
+) -> None:
+    sweep = store.get_sweep(sweep_id)
+    earlier = store.measurements_of(sweep.definition_id, sweep.space_id, space.config_hash(space.default))
+    contents = {w["uuid"]: setup.problem.content(w["uuid"]) for w in setup.problem.workloads}
+    reasons = why_made_anew(earlier, runner.environment(), setup.method, contents)
+    if reasons:
+        say(f"figures of earlier sweeps are measured anew, since they were made in another way: {'; '.join(reasons)}")
 
 
 def _shown(url: str) -> str:
@@ -128,7 +143,8 @@ def _register(
     environment_id = store.register_environment(runner.environment())
     definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
     for workload in setup.problem.workloads:
-        store.register_workload(definition_id, workload["uuid"], workload["axes"], str(setup.dataset.root))
+        uuid, root = workload["uuid"], str(setup.dataset.root)
+        store.register_workload(definition_id, uuid, workload["axes"], root, setup.problem.content(uuid))
     space_id = store.register_space(space.name, space.target, space.fingerprint)
     if resume is not None:
         known = store.get_sweep(resume)

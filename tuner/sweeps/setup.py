@@ -10,6 +10,7 @@ from pathlib import Path
 from db.store import Store
 from tuner.errors import UnusableEnvironmentError, UsageError
 from tuner.settings import SweepSettings
+from workers.fib import adapter as fib
 from workers.fib.dataset import Dataset, Problem
 from workers.records import Deadlines, Method
 from workers.runner import Runner
@@ -47,6 +48,7 @@ class Setup:
             max_samples=s.max_samples,
             target_rel_ci=s.target_rel_ci,
             budget_s=s.sample_budget_s,
+            rules=fib.rules(self.problem.definition),
         )
 
 
@@ -112,12 +114,15 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
 
 
 @contextmanager
-def open_runner(setup: Setup, say: Callable[[str], None] = lambda _: None) -> Iterator[Runner]:
+def open_runner(
+    setup: Setup, say: Callable[[str], None] = lambda _: None, imports: tuple[str, ...] = ()
+) -> Iterator[Runner]:
     """The workers for a problem, ended on the way out whatever happens.
 
     Args:
         setup: What is measured.
         say: Told when the workers start, which takes a while; not where they cannot.
+        imports: Modules that the kernels import, whose versions are part of the environment.
 
     Raises:
         UnusableEnvironmentError: There is no machine for the target.
@@ -145,6 +150,7 @@ def open_runner(setup: Setup, say: Callable[[str], None] = lambda _: None) -> It
         builders=s.builders,
         evaluators=s.evaluators,
         cache_dir=s.cache_dir,
+        imports=imports,
     )
     try:
         yield runner

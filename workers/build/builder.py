@@ -19,6 +19,7 @@ from typing import Any
 from workers.build import loader
 from workers.build.artifact_cache import DISK_FULL, ArtifactCache
 from workers.devices.environment import toolchain
+from workers.devices.libraries import imported_names
 from workers.errors import CacheFullError, ChildDiedError, ChildRaisedError, PhaseTimeoutError
 from workers.fib.dataset import Document
 from workers.records import BuildResult, Status, Variant
@@ -55,7 +56,8 @@ class VariantBuilder:
     ) -> None:
         self._cache = ArtifactCache(cache_dir)
         self._compile_s = compile_s
-        self._toolchain = toolchain(target)
+        self._target = target
+        self._toolchains: dict[tuple[str, ...], Mapping[str, str]] = {}
         self._request = ForkRequest("workers.build.builder:BuildHandler", (definition,), nice=nice)
         self._preload = ("torch", "numba") if preload is None and target == "cpu" else preload
         self._process: ChildProcess | None = None
@@ -73,7 +75,7 @@ class VariantBuilder:
             WorkerError: The machinery failed.
         """
         began = time.perf_counter()
-        digest = self._cache.key(variant, self._toolchain)
+        digest = self._cache.key(variant, self._toolchain(variant))
         entry = self._cache.get(digest)
         if entry is not None:
             return _result(variant, digest, entry.meta, cached=True)
@@ -97,6 +99,13 @@ class VariantBuilder:
         """End the process."""
         if self._process is not None:
             self._process.close()
+
+    def _toolchain(self, variant: Variant) -> Mapping[str, str]:
+        """What its build depends on; variants of a family import the same."""
+        names = imported_names(variant.sources, variant.dependencies)
+        if names not in self._toolchains:
+            self._toolchains[names] = toolchain(self._target, names)
+        return self._toolchains[names]
 
     def _started(self, preload: tuple[str, ...]) -> ChildProcess:
         """The process, whose template imports these modules if it is a new one."""

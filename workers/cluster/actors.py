@@ -106,13 +106,24 @@ class EvaluatorActor:
         cache_dir: On the actor's machine.
         deadlines: For load, check and measure.
         files: The problem's blobs, for machines that do not have the dataset; None where all share one file system.
+        imports: Modules that variants import.
+        variables: The sweep's environment variables that decide how fast libraries compute. Ray sets some of them.
     """
 
     def __init__(
-        self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, files: Files | None = None
+        self,
+        problem: Problem,
+        target: str,
+        cache_dir: str,
+        deadlines: Deadlines,
+        files: Files | None = None,
+        imports: tuple[str, ...] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self._problem = problem if files is None else at_hand(problem, files, cache_dir)
-        self._evaluator = VariantEvaluator(self._problem, target, cache_dir, deadlines)
+        self._evaluator = VariantEvaluator(
+            self._problem, target, cache_dir, deadlines, imports=imports, variables=variables
+        )
         self._evaluator.start()
         self._line = Line()
 

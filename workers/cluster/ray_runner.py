@@ -21,7 +21,7 @@ from workers.cluster.machines import (
     evaluator_options,
     join,
 )
-from workers.devices.environment import gpu_name
+from workers.devices.environment import gpu_name, variables
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun
@@ -121,6 +121,7 @@ class RayRunner(Runner):
         builders: How many; None for what fits beside the evaluators.
         evaluators: How many; None for one on each GPU, or on each machine for the cpu target.
         cache_dir: Artifact cache; None for the user's cache folder.
+        imports: Modules that variants import, whose versions are part of the environment.
 
     Raises:
         ClusterError: The cluster cannot be reached, or has no machine for the target.
@@ -137,12 +138,14 @@ class RayRunner(Runner):
         builders: int | None = None,
         evaluators: int | None = None,
         cache_dir: str | Path | None = None,
+        imports: tuple[str, ...] = (),
     ) -> None:
         self._problem = problem
         self._target = target
         self._accelerator = accelerator
         self._deadlines = deadlines or Deadlines()
         self._cache_dir = str(Path(cache_dir or default_cache_dir()).expanduser())
+        self._imports = imports
         self._packed: dict[str, Any] = {}
         self._refs: dict[Any, _Call] = {}
         self._ready: list[Outcome] = []
@@ -279,11 +282,12 @@ class RayRunner(Runner):
         nice = _NICE.get(self._target, 5)
         common = (problem, self._target, self._cache_dir, self._deadlines)
 
+        here = (self._imports, variables())
         depth = 1 if self._target == "cpu" else _GPU_DEPTH
 
         def evaluator_of(options: dict[str, Any]) -> Callable[[], Any]:
             # One thread for each job in flight, and one for questions.
-            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common, files)
+            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common, files, *here)
 
         def builder_of(options: dict[str, Any]) -> Callable[[], Any]:
             return lambda: builder.options(**options).remote(*common, nice, self._pack)

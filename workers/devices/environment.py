@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +16,18 @@ from typing import Any
 
 import psutil
 
+from workers.devices.libraries import library_versions
 from workers.errors import WorkerError
 from workers.records import Environment
 
 _PACKAGES = ("torch", "numba", "llvmlite", "triton", "nvidia-cutlass-dsl", "apache-tvm-ffi", "flashinfer-bench")
+
+_VARIABLES = re.compile(
+    r"(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|NUMEXPR|CUBLAS|CUBLASLT)_.*|NUMBA_NUM_THREADS|NUMBA_THREADING_LAYER"
+    r"|ATEN_CPU_CAPABILITY|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|PYTORCH_(CUDA_|NO_CUDA_)?ALLOC_CONF"
+    r"|CUDA_LAUNCH_BLOCKING|CUDA_DEVICE_MAX_CONNECTIONS"
+)
+"""Environment variables that decide how fast, or how exactly, libraries compute."""
 
 _CORES_PER_SM = 128
 """FP32 lanes of an SM on every GPU that has a target (compute capability 9.0 and 10.0)."""
@@ -33,9 +42,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def toolchain(target: str) -> dict[str, str]:
-    """What a build depends on besides its sources; on the CPU also the processor, for which code is generated."""
-    found = versions()
+def variables() -> dict[str, str]:
+    """The environment variables of this process that decide how fast libraries compute."""
+    return {name: value for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)}
+
+
+def toolchain(target: str, imports: Sequence[str] = ()) -> dict[str, str]:
+    """What a build depends on besides its sources; on the CPU also the processor, for which code is generated.
+
+    Args:
+        target: Of the build.
+        imports: What its sources import, see :mod:`workers.devices.libraries`.
+    """
+    found = library_versions(imports) | versions()
     if target == "cpu":
         found["cpu"] = cpu_model()
     return found
@@ -64,13 +83,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def describe(target: str) -> Environment:
+def describe(target: str, imports: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Environment:
     """The environment of this process for a target.
+
+    Args:
+        target: What runs here.
+        imports: Modules that kernels import; their versions, or digests of their files, are part of it.
+        given: The variables that kernels run under; None for this process's own.
 
     Raises:
         WorkerError: The target is a GPU's and no GPU can be read.
     """
     found = _cpu() if target == "cpu" else _gpu(target)
+    used = library_versions(imports) | dict(found.versions)
+    found = replace(found, versions=used, variables=variables() if given is None else dict(given))
     content = asdict(found)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return replace(found, fingerprint=digest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ def tolerance(definition: Document) -> Tolerance:
     if _MOE_FP8 in str(definition["name"]):
         return Tolerance(rtol=0.2, atol=0.1, required_matched_ratio=0.85)
     return Tolerance()
+
+
+def rules(definition: Document) -> str:
+    """By what outputs of a definition are accepted, as text: measurements under other rules are not reused."""
+    return " ".join(f"{name}={value}" for name, value in asdict(tolerance(definition)).items())
 
 
 def solution(variant: Variant, name: str | None = None, description: str | None = None, author: str = "tuner") -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,34 @@ class Problem:
             if document["uuid"] == uuid:
                 return document
         raise DatasetError(unknown("workload", uuid, [w["uuid"] for w in self.workloads]))
+
+    def content(self, uuid: str) -> str:
+        """Digest of a workload's axes and given inputs, those in files included: 16 hex digits.
+
+        Raises:
+            DatasetError: There is no such workload, or a file cannot be read.
+        """
+        document = self.workload(uuid)
+        inputs = {name: dict(spec) for name, spec in document["inputs"].items()}
+        for name, spec in inputs.items():
+            if spec.get("type") == "safetensors":
+                try:
+                    spec["path"] = _file_digest(Path(self.root) / spec["path"])
+                except OSError as error:
+                    raise DatasetError(f"workload {uuid}: input {name!r}: {error}") from None
+        text = json.dumps([document["axes"], inputs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    return _known_file_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _known_file_digest(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Dataset:

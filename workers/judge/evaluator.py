@@ -11,7 +11,8 @@ from typing import Any
 
 from workers.build import loader
 from workers.build.artifact_cache import ArtifactCache
-from workers.devices.environment import describe, memory_bytes
+from workers.devices import environment
+from workers.devices.environment import memory_bytes
 from workers.errors import (
     ArtifactMissingError,
     ChildDiedError,
@@ -65,6 +66,8 @@ class VariantEvaluator:
         cache_dir: Of the artifact cache.
         deadlines: For load and check, and for measuring.
         preload: Modules that candidates need, imported once.
+        imports: Modules that variants import, for the environment.
+        variables: Environment variables that decide how fast libraries compute; None for this process's own.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class VariantEvaluator:
         cache_dir: str,
         deadlines: Deadlines,
         preload: Sequence[str] = (),
+        imports: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self._problem = problem
         self._target = target
@@ -94,7 +99,9 @@ class VariantEvaluator:
         # What candidates import; on a GPU the loader of compiled kernels, and no compiler.
         theirs = ("numba",) if target == "cpu" else ("tvm_ffi",)
         modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge.judge", *preload)
-        self._process = ChildProcess(request, preload=modules)
+        self._imports = tuple(imports)
+        self._variables = environment.variables() if variables is None else dict(variables)
+        self._process = ChildProcess(request, preload=modules, env=self._variables)
         self._environment: Environment | None = None
         self._prepared: set[str] = set()
         self._judged = 0
@@ -122,7 +129,7 @@ class VariantEvaluator:
             WorkerError: The target needs a GPU and there is none.
         """
         if self._environment is None:
-            self._environment = describe(self._target)
+            self._environment = environment.describe(self._target, self._imports, self._variables)
         return self._environment
 
     def stage(self, variant: Variant, artifact: str, packed: bytes | None = None, first: str = "") -> Staged:

@@ -1,0 +1,65 @@
+"""Which stored measurements a sweep may take for its own, and why others are made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+from db.records import EarlierMeasurement, StoredMeasurement
+from workers.records import Environment, Method, Status
+
+
+def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> dict[str, StoredMeasurement]:
+    """Of measurements that were made in the sweep's own way, those that need not be made again, by workload."""
+    return {r.workload: r for r in records if r.workload in workloads and r.status is Status.PASSED}
+
+
+def why_made_anew(
+    earlier: Sequence[EarlierMeasurement], here: Environment, method: Method, contents: Mapping[str, str]
+) -> list[str]:
+    """In what the newest measurement of each workload differs from what a sweep would make now; empty if in nothing.
+
+    Args:
+        earlier: Of one variant, newest first.
+        here: Where the sweep measures.
+        method: How.
+        contents: Workload uuid -> digest of its content.
+    """
+    reasons: dict[str, None] = {}
+    seen = set()
+    for known in earlier:
+        uuid = known.measurement.workload
+        same_hardware = (known.environment.hardware, known.environment.target) == (here.hardware, here.target)
+        if uuid in seen or uuid not in contents or not same_hardware:
+            continue
+        seen.add(uuid)
+        reasons |= dict.fromkeys(_differences(known, here, method))
+        if known.content != contents[uuid]:
+            reasons["the inputs of workload " + uuid] = None
+    return list(reasons)
+
+
+def _differences(known: EarlierMeasurement, here: Environment, method: Method) -> list[str]:
+    then = known.environment
+    found = [f"{n} was {a}, is {b}" for n, a, b in _changed(then.versions, here.versions)]
+    found += [f"{n} was {a}, is {b}" for n, a, b in _changed(then.variables, here.variables)]
+    for name in ("driver", "units", "memory_bytes", "compute_capability"):
+        if getattr(then, name) != getattr(here, name):
+            found.append(f"{name} was {getattr(then, name)}, is {getattr(here, name)}")
+    old, new = asdict(known.measurement.method), asdict(method)
+    if old["interleaved"] == new["interleaved"]:
+        names = {"revision": "the method's revision", "rules": "the rules for outputs"}
+        found += [f"{names.get(n, n)} was {a}, is {b}" for n, a, b in _changed(old, new)]
+    if not found and then.fingerprint != here.fingerprint:
+        found.append("the environment was not told apart by libraries and variables")
+    return found
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> list[tuple[str, object, object]]:
+    """Name, old and new value of what differs."""
+    keys = sorted({*before, *now}, key=str)
+    return [(k, _word(before.get(k)), _word(now.get(k))) for k in keys if before.get(k) != now.get(k)]
+
+
+def _word(value: object) -> object:
+    return "not set" if value is None or value == "" else value

@@ -1,0 +1,140 @@
+"""What a kernel imports besides its own files: found without importing anything, told apart by version or content."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+MISSING = "not installed"
+
+_SOURCES = (".py", ".pyi", ".so", ".cu", ".cuh", ".h", ".hpp", ".cpp")
+"""Files of a module that decide what it does."""
+
+_MOST_FILES = 4000
+"""Files of a module without a package that are read; further ones count by size and time of change."""
+
+
+def imported_names(sources: Mapping[str, str], dependencies: Sequence[str] = ()) -> tuple[str, ...]:
+    """Top-level modules that a Solution's files import, and the dependencies that it names, sorted.
+
+    Left out are its own files and what Python brings. An import inside a function counts; one whose name is put
+    together when the code runs is not seen.
+    """
+    own = {Path(path).parts[0].partition(".")[0] for path in sources}
+    found = {re.split(r"[\s<>=!~;\[]", d.strip(), maxsplit=1)[0] for d in dependencies}
+    for path, text in sources.items():
+        if path.endswith(".py"):
+            found |= _imports(text) - own
+    return tuple(sorted(found - sys.stdlib_module_names - {""}))
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Name -> the version of the package that brings it, or a digest of its files where none does.
+
+    A module of the user's own (on ``PYTHONPATH``, or of a package that is installed to be edited) changes without a
+    change of version, so its files count, and those of the modules that it imports.
+    """
+    found: dict[str, str] = {}
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name in found:
+            continue
+        found[name], further = _version(name)
+        queue += further
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=4096)
+def _imports(text: str) -> frozenset[str]:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return frozenset()  # whoever builds it will say so
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Call) and _is_import_call(node.func) and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                names.add(first.value)
+    return frozenset(name.partition(".")[0] for name in names)
+
+
+def _is_import_call(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in ("import_module", "__import__")
+
+
+def _version(name: str) -> tuple[str, Sequence[str]]:
+    """A module's version or digest, and what its own files import."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        spec = None
+    roots = _roots(spec)
+    package = _package_of(name)
+    if package is not None and (not roots or all(package.locate_file("") in root.parents for root in roots)):
+        return package.version, ()
+    if not roots:
+        return (package.version if package else MISSING), ()
+    return _digest(roots)
+
+
+def _roots(spec: importlib.machinery.ModuleSpec | None) -> list[Path]:
+    """The module's file, or the folders of a package."""
+    if spec is None:
+        return []
+    folders = [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
+    if folders:
+        return folders
+    return [Path(spec.origin).resolve()] if spec.origin and Path(spec.origin).is_file() else []
+
+
+def _package_of(name: str) -> metadata.Distribution | None:
+    """The installed package of that name, or the one that brings the module."""
+    for candidate in (name, *_packages().get(name, ())):
+        try:
+            return metadata.distribution(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+@lru_cache(maxsize=1)
+def _packages() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
+
+
+def _digest(roots: Sequence[Path]) -> tuple[str, Sequence[str]]:
+    """``files:DIGEST`` of a module's files, and what they import of other modules."""
+    content, further = hashlib.sha256(), set[str]()
+    files = sorted({file for root in roots for file in ([root] if root.is_file() else _files(root))})
+    for number, file in enumerate(files):
+        try:
+            if number >= _MOST_FILES:
+                stat = file.stat()
+                content.update(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+                continue
+            data = file.read_bytes()
+        except OSError:
+            continue  # gone in between
+        content.update(f"{file.name}:{len(data)}:".encode() + data)
+        if file.suffix == ".py":
+            further |= _imports(data.decode(errors="replace"))
+    return f"files:{content.hexdigest()[:12]}", tuple(further - sys.stdlib_module_names)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [f for f in folder.rglob("*") if f.suffix in _SOURCES and "__pycache__" not in f.parts]
