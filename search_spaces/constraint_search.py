@@ -114,7 +114,7 @@ class Walk:
         fitting = []
         for code, value in enumerate(self._values[position]):
             partial[self._names[position]] = value
-            if all(c.holds(partial) for c in self._early[step]):
+            if all(c.admits(partial) for c in self._early[step]):
                 fitting.append(code)
         known[self._keys[step](codes)] = fitting
         return fitting
@@ -130,7 +130,7 @@ class Walk:
             if self._left < 0:
                 return
             partial[self._names[depth]] = self._values[depth][code]
-            if all(c.holds(partial) for c in self._checks[depth]):
+            if all(c.admits(partial) for c in self._checks[depth]):
                 yield from self._in_order((*codes, code), partial, rng)
         partial.pop(self._names[depth], None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import pprint
 import random
 from abc import ABC, abstractmethod
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
 
 from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, render_header
 
+_log = logging.getLogger(__name__)
+
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
 """One point of a space: a value for every parameter."""
 
 CONFIG_FILE = "config.py"
 """The only file in which two variants of a family differ."""
+
+
+MAX_VALUES = 32_767
+"""Of a parameter: the search keeps positions in 16 bits."""
+
+MAX_NUMBER = 10**300
+"""A larger whole number is no float, and models compute with floats."""
 
 
 class SpaceError(ValueError):
@@ -58,6 +68,13 @@ class Parameter:
         keys = [(type(v).__name__, v) for v in self.values]
         if len(set(keys)) != len(keys):
             raise SpaceError(f"parameter {self.name!r} lists a value twice: {list(self.values)}")
+        for value in self.values:
+            if isinstance(value, int) and abs(value) > MAX_NUMBER:
+                raise SpaceError(
+                    f"parameter {self.name!r} has a number of {value.bit_length()} bits, which is too large"
+                )
+        if len(self.values) > MAX_VALUES:
+            raise SpaceError(f"parameter {self.name!r} has {len(self.values)} values; at most {MAX_VALUES} are allowed")
         if self.kind not in ("ordinal", "categorical"):
             raise SpaceError(f"parameter {self.name!r} has kind {self.kind!r}; allowed are ordinal, categorical")
 
@@ -75,6 +92,19 @@ class Constraint:
     parameters: tuple[str, ...]
     reason: str
     holds: Callable[[Mapping[str, Any]], bool]
+    _failures: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    def admits(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config obeys. One for which the rule cannot be computed does not; the first one is logged."""
+        try:
+            return bool(self.holds(config))
+        except Exception as error:  # a space's own code may raise anything
+            if not self._failures:
+                self._failures.append(f"{type(error).__name__}: {error}")
+                shown = ", ".join(f"{n}={config.get(n)!r}" for n in self.parameters)
+                what = f"{error}" if isinstance(error, SpaceError) else f"{self._failures[0]} for {shown}"
+                _log.warning(f"constraint {self.reason!r} cannot be computed, such configs are invalid: {what}")
+            return False
 
 
 @dataclass(frozen=True)
@@ -187,7 +217,7 @@ class SearchSpace:
     def violation(self, config: Mapping[str, Any]) -> str | None:
         """The reason of the first constraint that the complete config breaks, None if it is valid."""
         for constraint in self.constraints:
-            if not constraint.holds(config):
+            if not constraint.admits(config):
                 return constraint.reason
         return None
 

@@ -7,9 +7,9 @@ is allowed.
 
 from __future__ import annotations
 
-import ast
 import itertools
 import keyword
+import logging
 import math
 import reprlib
 from collections.abc import Mapping
@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from search_spaces import yaml_text
 from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, macro_name
 from search_spaces.expression import compile_expression
+from search_spaces.names import why_unfit
+from search_spaces.source_files import ANY, python_names, read_sources
 from search_spaces.space import CONFIG_FILE, Config, Constraint, Parameter, SpaceError, Start
+
+_log = logging.getLogger(__name__)
 
 SPACE_FILE = "space.yaml"
 TARGETS = ("cpu", "sm_90a", "sm_100a")
@@ -70,17 +73,6 @@ def read_space_file(path: Path) -> SpaceFile:
         raise SpaceError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, but a key given twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise SpaceError(f"line {node.start_mark.line + 1}: key {_show(key)} is given twice")
-        return super().construct_mapping(node, deep)
-
-
 class _Reader:
     """The checks of one file, key by key; messages are completed with the path by the caller."""
 
@@ -98,6 +90,10 @@ class _Reader:
         binding = self._choice("binding", BINDINGS, None)
         if binding is not None and language not in HEADER_LANGUAGES:
             raise SpaceError(f"'binding' is for {' and '.join(HEADER_LANGUAGES)}, not for language {language!r}")
+        targets = self._targets()
+        if "cpu" in targets and language in HEADER_LANGUAGES and (language == "cuda" or binding == "torch"):
+            what = "language 'cuda'" if language == "cuda" else "'binding' torch"
+            raise SpaceError(f"{what} needs CUDA to build, so target cpu cannot have it; cpp with tvm-ffi can be built")
         if "size_axis" in self.data and language in HEADER_LANGUAGES:
             raise SpaceError(
                 f"'size_axis' is for Solutions that read {CONFIG_FILE}; one in {language} holds one config"
@@ -109,10 +105,10 @@ class _Reader:
         default = _config("'default'", self.data["default"], parameters, constraints)
         sources = self._sources(language)
         return SpaceFile(
-            name=self._string("name", self.folder.resolve().name),
+            name=self._name(),
             definitions=definitions,
             op_types=op_types,
-            targets=self._targets(),
+            targets=targets,
             parameters=parameters,
             constraints=constraints,
             default=default,
@@ -128,18 +124,11 @@ class _Reader:
 
     def _load(self) -> dict[str, Any]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise SpaceError(f"cannot be read: {reason}") from error
-        try:
-            data = yaml.load(text, Loader=_UniqueKeyLoader)
-        except yaml.YAMLError as error:
-            raise SpaceError(f"not YAML: {error}") from error
-        except (ValueError, TypeError, RecursionError, OverflowError) as error:
-            if isinstance(error, SpaceError):
-                raise
-            raise SpaceError(f"not YAML: {type(error).__name__} {error}") from error
+        data = yaml_text.load(text, values=("parameters", "default", "starts"), but=("doc", "kind"))
         if not isinstance(data, dict):
             raise SpaceError(f"holds {_show(data)}; needed is a mapping with the keys {', '.join(REQUIRED)}")
         _check_keys(data, "", REQUIRED, OPTIONAL)
@@ -209,32 +198,24 @@ class _Reader:
             starts.append(Start(config, *_sizes(where, spec.get("sizes", [0, None]))))
         return tuple(starts)
 
+    def _name(self) -> str:
+        """The space's name, which becomes a part of the Solution's and so of its file's."""
+        name: str = self._string("name", self.folder.resolve().name)
+        why = why_unfit(name)
+        if why is not None:
+            raise SpaceError(f"'name' {_show(name)} {why}")
+        return name
+
     def _sources(self, language: str) -> dict[str, str]:
         generated = (CONFIG_FILE, HEADER_FILE) if language in HEADER_LANGUAGES else (CONFIG_FILE,)
         for name in generated:
             if (self.folder / name).exists():
                 raise SpaceError(f"{name} is in the folder; it is generated from the config, so rename or remove it")
-        sources = {}
-        for pattern in self._names("sources", ("**/*",)):
-            if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-                raise SpaceError(
-                    f"'sources' has {_show(pattern)}; patterns are relative to the folder and stay inside it"
-                )
-            try:
-                found = sorted(self.folder.glob(pattern))
-            except (ValueError, NotImplementedError, OSError) as error:
-                raise SpaceError(f"'sources' has {_show(pattern)}, which is no pattern: {error}") from error
-            files = [f for f in found if f.is_file() and self._is_source(f.relative_to(self.folder))]
-            if not files:
-                raise SpaceError(f"'sources' has {_show(pattern)}, which matches no file")
-            for file in files:
-                sources[file.relative_to(self.folder).as_posix()] = _text(file, self.folder)
+        sources, left_out = read_sources(self.folder, self._names("sources"), SPACE_FILE)
+        if left_out:
+            listed = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more" if len(left_out) > 3 else "")
+            _log.warning(f"{self.path}: {listed} left out; name in 'sources' what the kernel needs of that")
         return sources
-
-    @staticmethod
-    def _is_source(path: Path) -> bool:
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
-        return not hidden and path.as_posix() != SPACE_FILE
 
     def _entry_point(self, sources: Mapping[str, str]) -> str:
         entry: str = self._string("entry_point", None)
@@ -242,8 +223,14 @@ class _Reader:
         if not separator or not file or not function.isidentifier():
             raise SpaceError(f"'entry_point' is {_show(entry)}; needed is file::function, as in main.py::run")
         if file not in sources:
-            raise SpaceError(f"'entry_point' names {_show(file)}; the sources are {', '.join(sorted(sources))}")
-        if function not in (_python_names(file, sources[file]) if file.endswith(".py") else sources[file]):
+            known = ", ".join(sorted(sources)) or "none, as the folder holds no source code"
+            raise SpaceError(f"'entry_point' names {_show(file)}; the sources are {known}")
+        if file.endswith(".py"):
+            names = python_names(file, sources)
+            defined = function in names or ANY in names
+        else:
+            defined = function in sources[file]
+        if not defined:
             raise SpaceError(f"'entry_point' names {function!r}, which {file} does not define")
         return entry
 
@@ -257,14 +244,24 @@ def _config(what: str, given: Any, parameters: tuple[Parameter, ...], constraint
             raise SpaceError(f"{what} names unknown parameter {_show(name)}; known are {', '.join(known)}")
     for name, values in known.items():
         if name not in given:
-            raise SpaceError(f"{what} has no value for parameter {name!r}; allowed are {list(values)}")
-        if not any(type(v) is type(given[name]) and v == given[name] for v in values):
-            raise SpaceError(f"{what} has {name}={_show(given[name])}; allowed are {list(values)}")
-    config: Config = {name: given[name] for name in known}
+            raise SpaceError(f"{what} has no value for parameter {name!r}; allowed are {_listed(values)}")
+        if not any(_same(v, given[name]) for v in values):
+            raise SpaceError(f"{what} has {name}={_show(given[name])}; allowed are {_listed(values)}")
+    config: Config = {n: next(v for v in values if _same(v, given[n])) for n, values in known.items()}
     for constraint in constraints:
-        if not constraint.holds(config):
+        if not constraint.admits(config):
             raise SpaceError(f"{what} breaks a constraint: {constraint.reason}")
     return config
+
+
+def _same(declared: Any, given: Any) -> bool:
+    """Whether a value is a declared one; 8 and 8.0 are the same number, true and 1 are not the same."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (declared, given))
+    return (numbers or type(declared) is type(given)) and bool(declared == given)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return f"{list(values)}" if len(values) <= 40 else f"{_show(list(values))} ({len(values)} values)"
 
 
 def _sizes(where: str, given: Any) -> tuple[int, int | None]:
@@ -288,6 +285,11 @@ def _parameter(name: Any, spec: Any) -> Parameter:
     values, kind, doc = spec["values"], spec.get("kind"), spec.get("doc", "")
     if not isinstance(values, list) or not values:
         raise SpaceError(f"{where}: 'values' is {_show(values)}; needed is a list of at least one value")
+    if {type(v) for v in values} == {int, float}:
+        try:
+            values = [float(v) for v in values]
+        except OverflowError:
+            raise SpaceError(f"{where}: 'values' is {_show(values)}; a number is too large") from None
     types = {type(v) for v in values}
     if len(types) != 1 or not types <= {bool, int, float, str}:
         raise SpaceError(f"{where}: 'values' is {_show(values)}; all must be of one type: int, float, bool or text")
@@ -319,16 +321,21 @@ def _constraint(index: int, spec: Any, parameters: tuple[Parameter, ...]) -> Con
         raise SpaceError(f"{where}: {error}") from error
     if not expression.names:
         raise SpaceError(f"{where}: expression {_show(text)} reads no parameter; known are {', '.join(values)}")
-    holds = False
     combinations = itertools.product(*(values[n] for n in expression.names))
+    computed, holds = False, False
+    failure: SpaceError | None = None
     for combination in itertools.islice(combinations, MAX_CHECKED):
         try:
             outcome = expression(dict(zip(expression.names, combination, strict=True)))
         except SpaceError as error:
-            raise SpaceError(f"{where}: {error}") from error
+            failure = failure or error
+            continue
+        computed = True
         if not isinstance(outcome, bool):
             raise SpaceError(f"{where}: expression {_show(text)} gives {_show(outcome)}; needed is true or false")
         holds = holds or outcome
+    if not computed:
+        raise SpaceError(f"{where}: {failure}") from failure
     if not holds and math.prod(len(values[n]) for n in expression.names) <= MAX_CHECKED:
         raise SpaceError(f"{where}: expression {_show(text)} is false for all values, so no config is valid")
     return Constraint(expression.names, " ".join(reason.split()), expression)
@@ -348,37 +355,6 @@ def _check_keys(data: Mapping[Any, Any], where: str, required: tuple[str, ...], 
     for key in required:
         if key not in data:
             raise SpaceError(f"{where}key {key!r} is missing; needed are {', '.join(required)}")
-
-
-def _text(file: Path, folder: Path) -> str:
-    name = file.relative_to(folder).as_posix()
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise SpaceError(f"source {name} is a link that leaves the folder")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"source {name} is not readable UTF-8 text; leave it out of 'sources'") from error
-    if not text.strip():
-        raise SpaceError(f"source {name} is empty, which flashinfer-bench refuses; give it a comment or leave it out")
-    return text
-
-
-def _python_names(file: str, text: str) -> set[str]:
-    """Names that a Python file defines at its top level."""
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 0
-        raise SpaceError(f"source {file}, line {line}: {getattr(error, 'msg', error)}") from error
-    names: set[str] = set()
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
-    return names
 
 
 def _show(value: Any) -> str:

@@ -108,10 +108,10 @@ def test_size_axis_must_be_a_variable_axis(tmp_path):
 
 def test_cpp_gets_a_header(tmp_path):
     files = {"main.cc": "void run() {}\n"}
-    folder = folder_with(tmp_path, files=files, language="cpp", binding="torch", entry_point="main.cc::run")
+    folder = folder_with(tmp_path, files=files, language="cpp", binding="tvm-ffi", entry_point="main.cc::run")
     space = DirectoryFamily(folder).space(DEFINITION, "cpu")
     header = space.variant_sources({"tile": 16, "order": "columns", "fast": True})["config.h"].splitlines()
-    assert space.binding == "torch"
+    assert space.binding == "tvm-ffi"
     assert {
         "#define SIZE_N 512",
         "#define CONFIG_TILE 16",
@@ -150,10 +150,23 @@ def constraint(**changes):
         ({"language": "rust"}, "'language' is 'rust'; allowed are python,"),
         ({"binding": "torch"}, "'binding' is for cpp and cuda, not for language 'python'"),
         ({"binding": "swig", "language": "cpp"}, "'binding' is 'swig'; allowed are tvm-ffi, torch"),
-        ({"language": "cuda", "size_axis": "M"}, "'size_axis' is for Solutions that read config.py"),
+        ({"language": "cuda", "binding": "torch"}, "language 'cuda' needs CUDA to build, so target cpu cannot have it"),
+        ({"language": "cpp", "binding": "torch"}, "'binding' torch needs CUDA to build, so target cpu cannot have it"),
+        (
+            {"language": "cuda", "targets": ["sm_90a"], "size_axis": "M"},
+            "'size_axis' is for Solutions that read config.py",
+        ),
         ({"destination_passing": "yes"}, "'destination_passing' is 'yes'; allowed are true, false"),
         ({"dependencies": [1]}, "'dependencies' is [1]"),
         ({"name": ""}, "'name' is ''; needed is a text"),
+        ({"name": "../mine"}, "'name' '../mine' leads out of its folder"),
+        ({"name": ".."}, "'name' '..' leads out of its folder"),
+        ({"name": "a\\b"}, "leads out of its folder"),
+        ({"name": "x\ny"}, "'name' 'x\\ny' has characters that cannot be printed"),
+        ({"name": "x" * 121}, "has 121 bytes; at most 120 are allowed"),
+        (parameters(tile={"values": [1, 10**400]}), "parameter 'tile' has a number of 1329 bits, which is too large"),
+        (parameters(tile={"values": [0.5, 10**400]}), "a number is too large"),
+        (parameters(tile={"values": list(range(40000))}), "has 40000 values; at most 32767 are allowed"),
         ({"parameters": {}}, "'parameters' is {}; needed is a mapping"),
         (parameters(tile=[8]), "parameter 'tile' is [8]; needed is a mapping with 'values'"),
         (parameters(tile={"kind": "ordinal"}), "parameter 'tile': key 'values' is missing"),
@@ -175,7 +188,7 @@ def constraint(**changes):
         (constraint(expression="tiles > 4"), "names unknown 'tiles'; known are fast, order, tile"),
         (constraint(expression="tile.bit_length() > 4"), "which is not allowed; allowed are names"),
         (constraint(expression="order > tile"), "fails for order='rows', tile=8"),
-        (constraint(expression="tile % (tile - 16) == 0"), "fails for tile=16"),
+        (constraint(expression="tile % (tile - tile) == 0"), "fails for tile=8"),
         (constraint(expression="tile + 1"), "gives 9; needed is true or false"),
         (constraint(expression="1 < 2"), "reads no parameter"),
         (constraint(expression="tile > 99"), "is false for all values, so no config is valid"),
@@ -218,10 +231,9 @@ def test_mistake_in_the_yaml(tmp_path, text, part):
 @pytest.mark.parametrize(
     ("files", "part"),
     [
-        ({}, "matches no file"),
+        ({}, "'entry_point' names 'main.py'; the sources are none"),
         ({"main.py": "def run():\n    pass\n", "config.py": "x = 1\n"}, "config.py is in the folder; it is generated"),
         ({"main.py": "def run(:\n"}, "source main.py, line 1: "),
-        ({"main.py": "def run():\n    pass\n", "empty.py": ""}, "source empty.py is empty"),
         ({"main.py": "class A:\n    def run(self):\n        pass\n"}, "names 'run', which main.py does not define"),
     ],
 )
@@ -229,10 +241,164 @@ def test_mistake_in_the_sources(tmp_path, files, part):
     assert part in message(folder_with(tmp_path, files=files))
 
 
-def test_source_that_is_not_text(tmp_path):
+@pytest.mark.parametrize("sources", [None, ["*"]])
+def test_source_that_is_not_text(tmp_path, sources):
+    folder = folder_with(tmp_path, sources=sources)
+    (folder / "more.py").write_bytes(b"# caf\xe9\n")
+    assert "source more.py is not readable UTF-8 text" in message(folder)
+
+
+def fingerprint(folder):
+    return DirectoryFamily(folder).space(DEFINITION, "cpu").fingerprint
+
+
+def test_junk_beside_a_kernel_is_left_out_with_a_word_and_changes_nothing(tmp_path, caplog):
+    files = {"main.py": "def run(A, B, C):\n    pass\n", "parts/__init__.py": "", "parts/tile.cuh": "// tile\n"}
+    folder = folder_with(tmp_path, files=files)
+    before = fingerprint(folder)
+    assert caplog.messages == []
+    for name in (
+        "run.log", "libkernel.so", "paper.pdf", "bench.json", "tuner-report-1.html", "main.py~", "tuner.db", "Makefile",
+        "parts/profile.nsys-rep", "build/generated.cu", "mine.egg-info/setup.py", "venv/lib/site.py", "venv/pyvenv.cfg",
+        "tuner-out/solutions/gemm/x.json", "data/definitions/gemm/helper.py", "second/space.yaml", "second/main.py",
+        ".git/hooks/hook.py", ".ipynb_checkpoints/main-checkpoint.py", "__pycache__/main.pyc", "._main.py",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\xff\xfe\x00 no text")
+    assert fingerprint(folder) == before
+    assert set(DirectoryFamily(folder).space(DEFINITION, "cpu").sources) == set(files)
+    (remark,) = set(caplog.messages)
+    assert "build/, data/, mine.egg-info/ and 12 more left out; name in 'sources'" in remark
+
+
+def test_what_sources_names_belongs_to_the_kernel_whatever_it_is(tmp_path):
+    folder = folder_with(tmp_path, sources=["*.py", "tables/*"])
+    (folder / "tables").mkdir()
+    (folder / "tables" / "best.json").write_text("{}")
+    first = fingerprint(folder)
+    (folder / "tables" / "best.json").write_text('{"tile": 8}')
+    assert fingerprint(folder) != first
+
+
+def test_byte_order_marks_and_line_ends_are_no_part_of_a_source(tmp_path):
     folder = folder_with(tmp_path)
-    (folder / "blob.bin").write_bytes(b"\xff\xfe\x00")
-    assert "source blob.bin is not readable UTF-8 text" in message(folder)
+    before = fingerprint(folder)
+    for name in ("main.py", "space.yaml"):
+        path = folder / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert fingerprint(folder) == before
+
+
+def test_an_empty_file_is_what_flashinfer_bench_accepts(tmp_path):
+    folder = folder_with(tmp_path, files={"main.py": "from .parts.run import run\n", "parts/__init__.py": ""})
+    assert DirectoryFamily(folder).space(DEFINITION, "cpu").sources["parts/__init__.py"] == "\n"
+
+
+PARTS = {"parts/__init__.py": "from .run import *\n", "parts/run.py": "def run():\n    pass\n", "none.py": "x = 1\n"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "try:\n    import fast\nexcept ImportError:\n    def run():\n        pass\n",
+        "import sys\nif sys.version_info > (3, 11):\n    def run():\n        pass\nelse:\n    run = None\n",
+        "def make():\n    return lambda: None\nrun = make()\n",
+        "run: object = print\n",
+        "run, other = print, print\n",
+        "with open(__file__) as f:\n    run = f.read\n",
+        "for run in (print,):\n    pass\n",
+        "(run := print)\n",
+        "from .parts.run import *\n",
+        "from .parts import *\n",
+        "from . import parts as run\n",
+        "from somewhere import *\n",
+        "globals()['ru' + 'n'] = print\n",
+        "def __getattr__(name):\n    return print\n",
+        "class run:\n    pass\n",
+        "x = '\\d'\nasync def run():\n    pass\n",
+    ],
+)
+def test_run_may_be_defined_in_any_way(tmp_path, text):
+    DirectoryFamily(folder_with(tmp_path, files={"main.py": text, **PARTS}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def other():\n    run = 1\n",
+        "class A:\n    run = 1\n",
+        "from .none import *\n",
+        "x = [run for run in ()]\n",
+        "make = lambda run: (run := 1)\n",
+    ],
+)
+def test_what_is_called_run_elsewhere_is_no_entry_point(tmp_path, text):
+    assert "names 'run', which main.py does not define" in message(
+        folder_with(tmp_path, files={"main.py": text, **PARTS})
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        ("1e-3, 2.0e-3", "1e-3 is a text to YAML; write 0.001 for the number, or '1e-3' for the text"),
+        ("1e-05, 2", "1e-05 is a text to YAML; write 1.0e-05 for the number"),
+        ("1.5e3", "1.5e3 is a text to YAML; write 1500.0 for the number"),
+        ("64_64, 128_64", "64_64 is 6464 to YAML; write 6464, or '64_64' for the text"),
+        ("1:1, 2:1", "1:1 is 61 to YAML; write 61, or '1:1' for the text"),
+        ("1:1.5", "1:1.5 is 61.5 to YAML"),
+        ("010, 020", "010 is 8 to YAML; write 8, or '010' for the text"),
+        ("08, 16", "08 is a text to YAML; write 8 for the number, or '08' for the text"),
+        ("0o17", "0o17 is a text to YAML; write 15 for the number"),
+        ("on, off", "on is true to YAML; write true, or 'on' for the text"),
+        ("No, y", "No is false to YAML; write false, or 'No' for the text"),
+        ("2024-01-01", "2024-01-01 is a date to YAML; write '2024-01-01' for the text"),
+    ],
+)
+def test_a_value_that_yaml_reads_otherwise_comes_with_the_cure(tmp_path, values, cure):
+    head = "op_type: gemm\ntargets: [cpu]\nentry_point: main.py::run\nparameters:\n  tile:\n    values:"
+    folder = folder_with(tmp_path, text=f"{head} [{values}]\ndefault: {{tile: 1}}\n")
+    assert f"line 6: {cure}" in message(folder)
+    (folder / "space.yaml").write_text(f"{head} [1]\ndefault: {{tile: {values.split(',')[0].strip()}}}\n")
+    assert "line 7: " in message(folder)
+
+
+def test_a_key_that_yaml_reads_otherwise_comes_with_the_cure(tmp_path):
+    text = yaml.safe_dump(GOOD).replace("fast:", "on:")
+    assert "on is true to YAML; write true, or 'on' for the text" in message(folder_with(tmp_path, text=text))
+
+
+def test_quoted_values_and_free_texts_are_what_they_look_like(tmp_path):
+    text = """
+op_type: gemm
+targets: [cpu]
+entry_point: main.py::run
+parameters:
+  eps: {values: ["1e-3", '010', "on"], doc: 1e-3}
+  scale: {values: [0x40, 1.0e-3, -2, .5, 0]}
+default: {eps: "on", scale: 0}
+"""
+    space = DirectoryFamily(folder_with(tmp_path, text=text)).space(DEFINITION, "cpu")
+    assert [p.values for p in space.parameters] == [("1e-3", "010", "on"), (64.0, 0.001, -2.0, 0.5, 0.0)]
+    assert space.parameters[0].doc == "1e-3"
+
+
+def test_whole_numbers_among_others_are_numbers(tmp_path):
+    changes = {"parameters": {"share": {"values": [0, 0.5, 1]}}, "constraints": None}
+    folder = folder_with(tmp_path, **changes, default={"share": 0}, starts=[{"config": {"share": 1.0}}])
+    space = DirectoryFamily(folder).space(DEFINITION, "cpu")
+    assert [(type(v), v) for v in space.parameters[0].values] == [(float, 0.0), (float, 0.5), (float, 1.0)]
+    assert (repr(space.default), repr(space.starts[0].config)) == ("{'share': 0.0}", "{'share': 1.0}")
+
+
+def test_a_constraint_that_cannot_be_computed_makes_its_configs_invalid(tmp_path, caplog):
+    rule = [{"expression": "64 % (tile - 16) == 0", "reason": "parts are equal"}]
+    space = DirectoryFamily(folder_with(tmp_path, constraints=rule)).space(DEFINITION, "cpu")
+    assert {c["tile"] for c in space.enumerate()} == {8, 32}
+    assert space.violation({**space.default, "tile": 16}) == "parts are equal"
+    (remark,) = caplog.messages
+    assert "constraint 'parts are equal' cannot be computed, such configs are invalid" in remark
+    assert "tile=16" in remark
 
 
 def test_source_link_out_of_the_folder(tmp_path):

@@ -20,7 +20,8 @@ from typing import Any
 from db.records import ExportRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
-from tuner.errors import NothingFoundError, TunerError
+from search_spaces.names import why_unfit
+from tuner.errors import NothingFoundError, TunerError, UsageError
 from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
@@ -95,6 +96,8 @@ def export_winners(
         NothingFoundError: The sweep has no winner.
         ExportRefusedError: A workload does not pass.
     """
+    if name is not None and (why := why_unfit(name)) is not None:
+        raise UsageError(f"the Solution's name {name!r} {why}")
     winners = store.winners(sweep_id)
     if not winners:
         raise NothingFoundError(f"sweep {sweep_id} has no winner to export")

@@ -6,12 +6,15 @@ import difflib
 import hashlib
 import json
 import logging
+import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from search_spaces.names import why_unfit
 from workers.errors import DatasetError
 from workers.fib.dataset_files import Document, blob_fault, documents_below, parse, read_lines, read_text
 
@@ -262,18 +265,19 @@ def _need(document: Document, key: str, path: Path) -> str:
     return value
 
 
-def _name(document: Document, path: Path) -> str:
-    """The name, which is fit to be shown: every message and table is made of such names."""
-    name = _need(document, "name", path)
-    if not name.isprintable():
-        raise DatasetError(f"{path}: the name {name!r} has characters that cannot be printed")
+def _name(document: Document, path: Path, key: str = "name") -> str:
+    """The name, fit to be shown and to be a part of a file's name: messages and files are made of such names."""
+    name = _need(document, key, path)
+    why = why_unfit(name)
+    if why is not None:
+        raise DatasetError(f"{path}: the {key} {reprlib.repr(name)} {why}")
     return name
 
 
 def _check_definition(document: Document, path: Path) -> None:
     """What is read of a definition has the form that is read; flashinfer-bench checks the rest when it loads it."""
-    for key in ("op_type", "reference"):
-        _need(document, key, path)
+    _name(document, path, "op_type")
+    _need(document, "reference", path)
     for key in ("axes", "inputs", "outputs"):
         value = document.get(key)
         if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
@@ -297,6 +301,11 @@ def _workload(workload: Any, where: str) -> Document:
         raise DatasetError(f"{where}: a workload's inputs are objects by name, not {inputs!r}")
     for name, spec in inputs.items():
         at = spec.get("path")
-        if spec.get("type") == "safetensors" and not (isinstance(at, str) and at.isprintable()):
+        if spec.get("type") == "safetensors" and not (isinstance(at, str) and at.isprintable() and _stays_inside(at)):
             raise DatasetError(f"{where}: input {name!r} is a safetensors file and has no sound path, but {at!r}")
     return workload
+
+
+def _stays_inside(path: str) -> bool:
+    """Whether a path is one below the dataset's folder, or an absolute one."""
+    return os.path.isabs(path) or not os.path.normpath(path).startswith("..")

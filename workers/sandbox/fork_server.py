@@ -60,7 +60,10 @@ def main(control_fd: int, preload: list[str]) -> None:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     control = socket.socket(fileno=control_fd)
     failures = _preload(preload)
-    control.send(pickle.dumps(("ready", failures)))
+    try:
+        control.send(pickle.dumps(("ready", failures)))
+    except OSError:  # closed before this process was ready
+        os._exit(0)
     while True:
         try:
             data, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE_BYTES, 2)

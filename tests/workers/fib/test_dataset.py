@@ -107,7 +107,32 @@ def line_break_in_a_path(folder):
     path.write_text(json.dumps(line))
 
 
+def renamed(key, value):
+    def spoil(folder):
+        path = first(folder, "zero_d64.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+    spoil.__name__ = f"{key}_{value[:12]!r}"
+    return spoil
+
+
+def path_out_of_the_folder(folder):
+    path = first(folder, "scale_add_d64.jsonl")
+    line = json.loads(path.read_text().splitlines()[0])
+    line["workload"]["inputs"]["x"] = {"type": "safetensors", "path": "blob/../../gone", "tensor_key": "x"}
+    path.write_text(json.dumps(line))
+
+
+UNFIT = {
+    renamed("name", "../zero_d64"): r"the name '../zero_d64' leads out of its folder",
+    renamed("name", ".."): "leads out of its folder",
+    renamed("op_type", "a/../../b"): r"the op_type 'a/../../b' leads out of its folder",
+    renamed("name", "z" * 300): r"has 300 bytes; at most 120 are allowed",
+}
+
 BROKEN = {
+    **UNFIT,
+    path_out_of_the_folder: r"jsonl:1: input 'x' is a safetensors file and has no sound path, but 'blob/../../gone'",
     line_break_in_a_name: r"zero_d64\.json: the name 'zero\\nd64' has characters that cannot be printed",
     line_break_in_a_uuid: r"jsonl:1: a workload's uuid is a text that can be printed, not 'n\\n3'",
     line_break_in_a_path: r"jsonl:1: input 'x' is a safetensors file and has no sound path, but 'blob\\ngone'",
@@ -126,7 +151,7 @@ BROKEN = {
 
 
 OF_ZERO = [
-    line_break_in_a_name, broken_definition, list_for_object, pointer_to_a_definition, no_reference, same_name,
+    *UNFIT, line_break_in_a_name, broken_definition, list_for_object, pointer_to_a_definition, no_reference, same_name,
 ]  # fmt: skip
 """Those that spoil zero_d64; the others spoil scale_add_d64."""
 

@@ -1,0 +1,156 @@
+"""Which files of a kernel's folder belong to its Solution, their texts, and what a Python file defines."""
+
+from __future__ import annotations
+
+import ast
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from search_spaces.space import SpaceError
+
+SUFFIXES = frozenset(
+    f".{s}"
+    for s in ("py", "pyi", "cu", "cuh", "c", "cc", "cpp", "cxx", "h", "hh", "hpp", "hxx", "inl", "ipp", "inc", "ptx")
+)
+"""Of source code. Other files count where ``sources`` names them: logs, libraries and reports lie beside kernels."""
+
+_OTHER_FOLDERS = ("build", "dist", "node_modules", "tuner-out")
+_DATASET_FOLDERS = ("definitions", "workloads", "solutions", "traces")
+ANY = "*"
+"""Stands for names that cannot be known by reading a file."""
+
+
+def read_sources(folder: Path, patterns: Sequence[str], space_file: str) -> tuple[dict[str, str], list[str]]:
+    """The texts of a Solution's files.
+
+    Args:
+        folder: The kernel's.
+        patterns: Of the files that belong to it; none for all source code.
+        space_file: The name of the file that describes the space, which is no source.
+
+    Returns:
+        Path in the folder -> text; and the paths of what was left out, folders with a slash at the end.
+
+    Raises:
+        SpaceError: A pattern leads out of the folder or matches nothing, or a file is not UTF-8 text.
+    """
+    left_out: list[str] = []
+    if patterns:
+        files = [file for pattern in patterns for file in _matching(folder, pattern, space_file)]
+    else:
+        files = list(_source_code(folder, space_file, left_out))
+    return {file.relative_to(folder).as_posix(): _text(file, folder) for file in files}, left_out
+
+
+def _matching(folder: Path, pattern: str, space_file: str) -> list[Path]:
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise SpaceError(f"'sources' has {pattern!r}; patterns are relative to the folder and stay inside it")
+    try:
+        found = sorted(folder.glob(pattern))
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise SpaceError(f"'sources' has {pattern!r}, which is no pattern: {error}") from error
+    files = [f for f in found if f.is_file() and not _is_hidden(f.relative_to(folder)) and f != folder / space_file]
+    if not files:
+        raise SpaceError(f"'sources' has {pattern!r}, which matches no file")
+    return files
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+
+
+def _source_code(folder: Path, space_file: str, left_out: list[str]) -> Iterator[Path]:
+    """All source code below the folder, sorted, without folders that hold something else."""
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        visible = sorted(name for name in folders if not _is_hidden(Path(name)))
+        other = [name for name in visible if _holds_something_else(here / name, space_file)]
+        folders[:] = [name for name in visible if name not in other]
+        left_out += [f"{(here / name).relative_to(folder).as_posix()}/" for name in other]
+        for name in sorted(files):
+            path = (here / name).relative_to(folder)
+            if _is_hidden(path) or path.as_posix() == space_file:
+                continue
+            if path.suffix.lower() in SUFFIXES:
+                yield here / name
+            else:
+                left_out.append(path.as_posix())
+
+
+def _holds_something_else(folder: Path, space_file: str) -> bool:
+    """Whether a folder is a build's or a sweep's output, a dataset, an environment, another kernel, or a link."""
+    if folder.name in _OTHER_FOLDERS or folder.name.endswith(".egg-info") or folder.is_symlink():
+        return True
+    return any((folder / name).exists() for name in (*_DATASET_FOLDERS, "pyvenv.cfg", space_file))
+
+
+def _text(file: Path, folder: Path) -> str:
+    name = file.relative_to(folder).as_posix()
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise SpaceError(f"source {name} is a link that leaves the folder")
+    try:
+        # flashinfer-bench refuses empty files, which Python packages have.
+        return file.read_text(encoding="utf-8-sig") or "\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"source {name} is not readable UTF-8 text; leave it out of 'sources'") from error
+
+
+def python_names(file: str, sources: Mapping[str, str]) -> set[str]:
+    """Names that a Python file may define at its top level, in whatever way; ``ANY`` among them where nobody can tell.
+
+    Raises:
+        SpaceError: It is not Python.
+    """
+    return _defined(file, sources, set())
+
+
+def _defined(file: str, sources: Mapping[str, str], seen: set[str]) -> set[str]:
+    if file in seen:
+        return set()
+    seen.add(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(sources[file])
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 0
+        raise SpaceError(f"source {file}, line {line}: {getattr(error, 'msg', error)}") from error
+    names: set[str] = set()
+    for node in _top_level(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(ANY if node.name == "__getattr__" else node.name)
+        elif isinstance(node, ast.ImportFrom) and any(alias.name == ANY for alias in node.names):
+            names |= _star(file, node, sources, seen)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "exec"):
+            names.add(ANY)
+    return names
+
+
+_SCOPES = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
+    ast.GeneratorExp,
+)  # fmt: skip
+
+
+def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run in the module's own scope: branches, loops, ``try`` and ``with`` included."""
+    for child in ast.iter_child_nodes(tree):
+        yield child
+        if not isinstance(child, _SCOPES):
+            yield from _top_level(child)
+
+
+def _star(file: str, node: ast.ImportFrom, sources: Mapping[str, str], seen: set[str]) -> set[str]:
+    """What ``from MODULE import *`` brings."""
+    if not node.level:
+        return {ANY}
+    parts = PurePosixPath(file).parts[: -node.level]
+    base = "/".join((*parts, *(node.module or "").split("."))).rstrip("/")
+    found = next((path for path in (f"{base}.py", f"{base}/__init__.py", "__init__.py") if path in sources), None)
+    return {ANY} if found is None else _defined(found, sources, seen)
