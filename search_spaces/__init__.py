@@ -4,10 +4,11 @@ from search_spaces.space import (
     Config,
     Constraint,
     Parameter,
+    Proof,
     Scalar,
     SearchSpace,
     SpaceError,
     SpaceFamily,
 )
 
-__all__ = ["Config", "Constraint", "Parameter", "Scalar", "SearchSpace", "SpaceError", "SpaceFamily"]
+__all__ = ["Config", "Constraint", "Parameter", "Proof", "Scalar", "SearchSpace", "SpaceError", "SpaceFamily"]

@@ -68,8 +68,8 @@ def for_definition(definition: Mapping[str, Any], target: str) -> SpaceFamily:
     raise SpaceError(f"no search space solves {definition['name']!r} on {target}; " + "; ".join(reasons))
 
 
-def space_for(definition: Mapping[str, Any], target: str, name_or_folder: str | None = None) -> SearchSpace:
-    """The space to sweep for a definition on a target.
+def family_for(definition: Mapping[str, Any], target: str, name_or_folder: str | None = None) -> SpaceFamily:
+    """The family to sweep a definition with on a target.
 
     Raises:
         SpaceError: See :func:`family` and :func:`for_definition`; also when the named family does not fit.
@@ -80,4 +80,9 @@ def space_for(definition: Mapping[str, Any], target: str, name_or_folder: str | 
     why = chosen.why_not(definition)
     if why is not None:
         raise SpaceError(f"space {chosen.name!r} cannot solve {definition['name']!r}: {why}")
-    return chosen.space(definition, target)
+    return chosen
+
+
+def space_for(definition: Mapping[str, Any], target: str, name_or_folder: str | None = None) -> SearchSpace:
+    """The space of :func:`family_for`."""
+    return family_for(definition, target, name_or_folder).space(definition, target)

@@ -325,6 +325,19 @@ def select(size=0):
 '''
 
 
+@dataclass(frozen=True)
+class Proof:
+    """Whether a family's own reading of an op gives what the definition's reference gives.
+
+    Args:
+        agrees: None if it could not be found out.
+        detail: What differs, or why it is not known; one line.
+    """
+
+    agrees: bool | None
+    detail: str
+
+
 class SpaceFamily(ABC):
     """Makes the search space of a kernel family for a definition and a target.
 
@@ -346,3 +359,10 @@ class SpaceFamily(ABC):
         Raises:
             SpaceError: The target is not one of ``targets``, or the definition is not solved.
         """
+
+    def prove(self, definition: Mapping[str, Any]) -> Proof:
+        """Compare this family's own reading of the op with the reference, before a sweep; may take seconds.
+
+        A family that takes nothing but the sizes of axes from a definition has nothing to prove.
+        """
+        return Proof(True, "the space reads nothing but the sizes of axes")

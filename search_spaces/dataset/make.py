@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from safetensors.torch import save_file
 
 from search_spaces.dataset import PATH
 
-MOE = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"
 GEMM = "gemm_n512_k1024"
 RMSNORM = "rmsnorm_h1024"
 
@@ -44,43 +44,81 @@ def tensor(shape: list[str] | None, dtype: str, description: str) -> dict[str, A
     return {"shape": shape, "dtype": dtype, "description": description}
 
 
-def moe_definition() -> dict[str, Any]:
-    """The MoE with the inputs, in the order, of the public ds_routing definitions."""
+@dataclass(frozen=True)
+class MoeSizes:
+    """Numbers of an FP8 block-scale MoE; ``renorm``: softmax over the chosen logits, without bias and ranks."""
+
+    hidden: int
+    intermediate: int
+    experts: int
+    local: int
+    top_k: int
+    groups: int = 1
+    topk_groups: int = 1
+    renorm: bool = False
+
+    @property
+    def name(self) -> str:
+        """In the manner of the public definitions."""
+        shape = f"e{self.local}_h{self.hidden}_i{self.intermediate}"
+        if self.renorm:
+            return f"moe_fp8_block_scale_renorm_topk{self.top_k}_{shape}"
+        return f"moe_fp8_block_scale_ds_routing_topk{self.top_k}_ng{self.groups}_kg{self.topk_groups}_{shape}"
+
+
+MOE_SIZES = MoeSizes(512, 256, NUM_EXPERTS, 8, 4, 4, 2)
+MOE = MOE_SIZES.name
+
+
+def moe_definition(sizes: MoeSizes = MOE_SIZES, source: str | None = None) -> dict[str, Any]:
+    """A MoE with the inputs, in the order, of the public definitions.
+
+    Args:
+        sizes: Those of the packaged definition if not given.
+        source: Of the reference, which must be written for the same sizes.
+    """
     fp8, f32 = "float8_e4m3fn", "float32"
     first = ["num_local_experts", "num_gemm1_out_blocks", "num_hidden_blocks"]
     second = ["num_local_experts", "num_hidden_blocks", "num_intermediate_blocks"]
+    hidden, inter = sizes.hidden, sizes.intermediate
+    inputs = {
+        "routing_logits": tensor(["seq_len", "num_experts"], "bfloat16" if sizes.renorm else f32, "Router output."),
+        "routing_bias": tensor(["num_experts"], "bfloat16", "Added for the choice of experts only."),
+        "hidden_states": tensor(["seq_len", "hidden_size"], fp8, "Activations."),
+        "hidden_states_scale": tensor(["num_hidden_blocks", "seq_len"], f32, "Scales of the activations."),
+        "gemm1_weights": tensor(
+            ["num_local_experts", "gemm1_out_size", "hidden_size"], fp8, "Rows of the value, then of the gate."
+        ),
+        "gemm1_weights_scale": tensor(first, f32, "One scale per 128x128 block."),
+        "gemm2_weights": tensor(["num_local_experts", "hidden_size", "intermediate_size"], fp8, "Down projection."),
+        "gemm2_weights_scale": tensor(second, f32, "One scale per 128x128 block."),
+        "local_expert_offset": tensor(None, "int32", "First expert of this rank."),
+        "routed_scaling_factor": tensor(None, f32, "Factor of the normalised weights."),
+    }
+    if sizes.renorm:
+        for name in ("routing_bias", "local_expert_offset", "routed_scaling_factor"):
+            del inputs[name]
     return {
-        "name": MOE,
+        "name": sizes.name,
         "op_type": "moe",
-        "description": "FP8 block-scale MoE with DeepSeek-V3 routing, reduced so that a CPU runs it in milliseconds.",
-        "tags": ["quantization:float8_e4m3fn", "ep:4"],
+        "description": "FP8 block-scale MoE with DeepSeek-V3 routing, reduced so that a CPU runs it in milliseconds."
+        if sizes == MOE_SIZES
+        else "FP8 block-scale MoE.",
+        "tags": ["quantization:float8_e4m3fn", f"ep:{sizes.experts // sizes.local}"],
         "axes": {
             "seq_len": {"type": "var", "description": "Number of tokens."},
-            "num_experts": const(NUM_EXPERTS, "Experts of all ranks."),
-            "num_local_experts": const(8, "Experts of this rank."),
-            "hidden_size": const(512, "Hidden size."),
-            "intermediate_size": const(256, "Intermediate size of an expert."),
-            "gemm1_out_size": const(512, "Twice the intermediate size."),
-            "num_hidden_blocks": const(4, "Scale blocks of 128 along the hidden size."),
-            "num_intermediate_blocks": const(2, "Scale blocks of 128 along the intermediate size."),
-            "num_gemm1_out_blocks": const(4, "Scale blocks of 128 along the first GEMM's output."),
+            "num_experts": const(sizes.experts, "Experts of all ranks."),
+            "num_local_experts": const(sizes.local, "Experts of this rank."),
+            "hidden_size": const(hidden, "Hidden size."),
+            "intermediate_size": const(inter, "Intermediate size of an expert."),
+            "gemm1_out_size": const(2 * inter, "Twice the intermediate size."),
+            "num_hidden_blocks": const(hidden // 128, "Scale blocks of 128 along the hidden size."),
+            "num_intermediate_blocks": const(inter // 128, "Scale blocks of 128 along the intermediate size."),
+            "num_gemm1_out_blocks": const(2 * inter // 128, "Scale blocks of 128 along the first GEMM's output."),
         },
-        "inputs": {
-            "routing_logits": tensor(["seq_len", "num_experts"], f32, "Router output."),
-            "routing_bias": tensor(["num_experts"], "bfloat16", "Added for the choice of experts only."),
-            "hidden_states": tensor(["seq_len", "hidden_size"], fp8, "Activations."),
-            "hidden_states_scale": tensor(["num_hidden_blocks", "seq_len"], f32, "Scales of the activations."),
-            "gemm1_weights": tensor(
-                ["num_local_experts", "gemm1_out_size", "hidden_size"], fp8, "Rows of the value, then of the gate."
-            ),
-            "gemm1_weights_scale": tensor(first, f32, "One scale per 128x128 block."),
-            "gemm2_weights": tensor(["num_local_experts", "hidden_size", "intermediate_size"], fp8, "Down projection."),
-            "gemm2_weights_scale": tensor(second, f32, "One scale per 128x128 block."),
-            "local_expert_offset": tensor(None, "int32", "First expert of this rank."),
-            "routed_scaling_factor": tensor(None, f32, "Factor of the normalised weights."),
-        },
+        "inputs": inputs,
         "outputs": {"output": tensor(["seq_len", "hidden_size"], "bfloat16", "Weighted sum of the local experts.")},
-        "reference": reference("moe"),
+        "reference": reference("moe") if source is None else source,
     }
 
 
@@ -125,7 +163,7 @@ def rmsnorm_definition() -> dict[str, Any]:
 
 def reference(name: str) -> str:
     """Source text of a reference."""
-    return (PATH / "references" / f"{name}.py").read_text()
+    return (PATH / "references" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def routing(seq_len: int) -> dict[str, torch.Tensor]:
@@ -178,10 +216,10 @@ def write(folder: Path) -> None:
         place = Path(definition["op_type"], definition["name"])
         listing = folder / "definitions" / place.with_name(f"{place.name}.json")
         listing.parent.mkdir(parents=True, exist_ok=True)
-        listing.write_text(json.dumps(definition, indent=2) + "\n")
+        listing.write_text(json.dumps(definition, indent=2) + "\n", encoding="utf-8")
         workloads = folder / "workloads" / place.with_name(f"{place.name}.jsonl")
         workloads.parent.mkdir(parents=True, exist_ok=True)
-        workloads.write_text("".join(json.dumps(line) + "\n" for line in traces))
+        workloads.write_text("".join(json.dumps(line) + "\n" for line in traces), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,32 +14,27 @@ config compiles in 1.5 to 2.9 s of CPU.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import Config, Constraint, Parameter, Scalar, SearchSpace, SpaceError, SpaceFamily, Start
+from search_spaces.moe_fp8.proof import prove
+from search_spaces.moe_fp8.reading import read
+from search_spaces.space import (
+    Config,
+    Constraint,
+    Parameter,
+    Proof,
+    Scalar,
+    SearchSpace,
+    SpaceError,
+    SpaceFamily,
+    Start,
+)
 
 SOLUTION = Path(__file__).resolve().parent / "solution"
 TILE_BYTES_LIMIT = 256 * 1024
 """Largest decoded weight tile: half of the 512 KiB second-level cache that server cores have at least."""
-
-INPUTS = (
-    "routing_logits",
-    "routing_bias",
-    "hidden_states",
-    "hidden_states_scale",
-    "gemm1_weights",
-    "gemm1_weights_scale",
-    "gemm2_weights",
-    "gemm2_weights_scale",
-    "local_expert_offset",
-    "routed_scaling_factor",
-)
-AXES = ("num_experts", "num_local_experts", "hidden_size", "intermediate_size")
-GEOMETRY = re.compile(r"_ds_routing_topk(\d+)_ng(\d+)_kg(\d+)_")
-"""Routing constants are in the name alone; a definition has no axis for them."""
 
 PARAMETERS = (
     Parameter(
@@ -142,20 +137,20 @@ STARTS = tuple(
 
 
 class MoeFp8Cpu(SpaceFamily):
-    """The family for every ``moe_fp8_block_scale_ds_routing`` definition; sizes come from the definition."""
+    """The family for FP8 block-scale MoE with DeepSeek routing; all numbers come from the definition."""
 
     name = "moe_fp8_cpu"
     targets = ("cpu",)
 
     def why_not(self, definition: Mapping[str, Any]) -> str | None:
-        if definition.get("op_type") != "moe":
-            return f"op_type is {definition.get('op_type')!r}, not 'moe'"
-        name = str(definition.get("name"))
-        if not name.startswith("moe_fp8_block_scale_ds_routing_") or not GEOMETRY.search(name):
-            return f"name {name!r} is not moe_fp8_block_scale_ds_routing_topk<n>_ng<n>_kg<n>_..."
-        if tuple(definition.get("inputs", ())) != INPUTS:
-            return f"inputs are {', '.join(definition.get('inputs', ()))}; needed are {', '.join(INPUTS)}"
-        return _why_sizes_not(_sizes(definition))
+        try:
+            _sizes(definition)
+        except SpaceError as error:
+            return str(error)
+        return None
+
+    def prove(self, definition: Mapping[str, Any]) -> Proof:
+        return prove(definition)
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         if target not in self.targets:
@@ -170,7 +165,7 @@ class MoeFp8Cpu(SpaceFamily):
             constraints=CONSTRAINTS,
             default=DEFAULT,
             starts=STARTS,
-            sources={file.name: file.read_text() for file in sorted(SOLUTION.glob("*.py"))},
+            sources={file.name: file.read_text(encoding="utf-8") for file in sorted(SOLUTION.glob("*.py"))},
             sizes=_sizes(definition),
             size_axis="seq_len",
             dependencies=("numba", "numpy", "torch"),
@@ -178,30 +173,23 @@ class MoeFp8Cpu(SpaceFamily):
 
 
 def _sizes(definition: Mapping[str, Any]) -> dict[str, int]:
-    """The constants that the kernels need; 0 for an axis that is missing or not constant."""
-    found = GEOMETRY.search(str(definition.get("name")))
-    geometry = [int(n) for n in found.groups()] if found else [0, 0, 0]
-    axes = definition.get("axes", {})
-    sizes = {axis: int(axes.get(axis, {}).get("value", 0)) for axis in AXES}
-    return {**sizes, "top_k": geometry[0], "n_group": geometry[1], "topk_group": geometry[2]}
+    """The constants that the kernels need.
 
-
-def _why_sizes_not(sizes: Mapping[str, int]) -> str | None:
-    """The first rule of the op that the sizes break, None if all hold."""
-    for axis in AXES:
-        if sizes[axis] <= 0:
-            return f"axis {axis!r} is not a positive constant"
-    for axis in ("hidden_size", "intermediate_size"):
-        if sizes[axis] % 128:
-            return f"{axis} {sizes[axis]} is not a multiple of the scale block 128"
-    experts, groups, kept, top_k = (sizes[n] for n in ("num_experts", "n_group", "topk_group", "top_k"))
-    if not 1 <= kept <= groups or experts % groups:
-        return f"{experts} experts in {groups} groups of which {kept} are kept"
-    if experts // groups < 2 or not 1 <= top_k <= kept * (experts // groups):
-        return f"{top_k} of {kept} groups with {experts // groups} experts each"
-    if sizes["num_local_experts"] > experts:
-        return f"{sizes['num_local_experts']} local experts of {experts}"
-    return None
+    Raises:
+        SpaceError: Something this family needs is missing or not supported; the message says what.
+    """
+    reading = read(definition)
+    if reading.routing != "deepseek":
+        raise SpaceError("the routing is a renormalised softmax, this family has DeepSeek's")
+    return {
+        "num_experts": reading.experts,
+        "num_local_experts": reading.local_experts,
+        "hidden_size": reading.hidden,
+        "intermediate_size": reading.intermediate,
+        "top_k": reading.top_k,
+        "n_group": reading.groups,
+        "topk_group": reading.topk_groups,
+    }
 
 
 FAMILY = MoeFp8Cpu()

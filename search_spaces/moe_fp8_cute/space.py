@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from search_spaces.moe_fp8.proof import prove
+from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.solution.plans import plans, takes_turns
 from search_spaces.moe_fp8_cute.starts import HOPPER
-from search_spaces.space import Config, Constraint, Parameter, SearchSpace, SpaceError, SpaceFamily, Start
+from search_spaces.space import Config, Constraint, Parameter, Proof, SearchSpace, SpaceError, SpaceFamily, Start
 
 NAME = "moe_fp8_cute"
 TARGETS = ("sm_90a", "sm_100a")
-_DEEPSEEK_INPUTS = [
-    "routing_logits",
-    "routing_bias",
-    "hidden_states",
-    "hidden_states_scale",
-    "gemm1_weights",
-    "gemm1_weights_scale",
-    "gemm2_weights",
-    "gemm2_weights_scale",
-    "local_expert_offset",
-    "routed_scaling_factor",
-]
-_RENORM_INPUTS = [
-    n for n in _DEEPSEEK_INPUTS if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")
-]
+LARGEST_HIDDEN = 1024 * 4 * 8
+"""Threads of a CTA, pieces of a thread, columns of a piece."""
 
 PARAMETERS = (
     Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
@@ -199,64 +188,26 @@ def sizes_of(definition: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SpaceError: Something this family needs is missing or not supported; the message says what.
     """
-    why = _shape_problem(definition)
+    reading = read(definition)
+    why = _not_for_the_kernels(reading)
     if why is not None:
         raise SpaceError(why)
-    axes = {name: axis.get("value") for name, axis in definition["axes"].items()}
-    text = f"{definition['name']}\n{definition.get('reference') or ''}"
-    local = axes["num_local_experts"]
-    deepseek = list(definition["inputs"]) == _DEEPSEEK_INPUTS
-    top_k = axes.get("top_k") or _constant(text, r"\bTOP_K\s*=\s*(\d+)", r"_topk(\d+)")
-    if top_k is None:
-        raise SpaceError("top-k is neither an axis nor named in the definition")
-    groups = _constant(text, r"\bN_GROUP\s*=\s*(\d+)", r"_ng(\d+)") if deepseek else 1
-    topk_groups = _constant(text, r"\bTOPK_GROUP\s*=\s*(\d+)", r"_kg(\d+)") if deepseek else 1
-    return {
-        "hidden": axes["hidden_size"],
-        "intermediate": axes["intermediate_size"],
-        "experts": axes["num_experts"] if deepseek else local,
-        "local_experts": local,
-        "top_k": top_k,
-        "routing": "deepseek" if deepseek else "renorm",
-        "groups": groups or 1,
-        "topk_groups": topk_groups or 1,
-    }
+    return asdict(reading)
 
 
-def _constant(text: str, *patterns: str) -> int | None:
-    """The first number that one of the patterns finds."""
-    for pattern in patterns:
-        found = re.search(pattern, text)
-        if found:
-            return int(found[1])
-    return None
-
-
-def _shape_problem(definition: Mapping[str, Any]) -> str | None:
-    """Why the definition is not an FP8 block-scale MoE of the known form, None if it is."""
-    if definition.get("op_type") != "moe":
-        return f"op_type is {definition.get('op_type')!r}, this family solves 'moe'"
-    inputs = definition.get("inputs", {})
-    if list(inputs) not in (_DEEPSEEK_INPUTS, _RENORM_INPUTS):
-        return "inputs are not those of an FP8 block-scale MoE with DeepSeek or renormalised softmax routing"
-    for name in ("hidden_states", "gemm1_weights", "gemm2_weights"):
-        if inputs[name].get("dtype") != "float8_e4m3fn":
-            return f"{name} is {inputs[name].get('dtype')}, this family takes float8_e4m3fn"
-    axes = {name: axis.get("value") for name, axis in definition.get("axes", {}).items()}
-    for name in ("hidden_size", "intermediate_size", "num_local_experts"):
-        if not isinstance(axes.get(name), int):
-            return f"axis {name!r} is not a constant"
-    if axes.get("gemm1_out_size") != 2 * axes["intermediate_size"]:
-        return f"gemm1_out_size is {axes.get('gemm1_out_size')}, SwiGLU needs twice the intermediate size"
-    for name in ("hidden_size", "intermediate_size"):
-        if axes[name] % 256:
-            return f"{name} is {axes[name]}, the main loop takes pairs of 128-blocks"
-    for name, blocks in (("num_hidden_blocks", "hidden_size"), ("num_intermediate_blocks", "intermediate_size")):
-        if axes.get(name) != axes[blocks] // 128:
-            return f"{name} is {axes.get(name)}, scale blocks must have 128 elements"
-    outputs = definition.get("outputs", {})
-    if [o.get("dtype") for o in outputs.values()] != ["bfloat16"]:
-        return "the output is not one bfloat16 tensor"
+def _not_for_the_kernels(r: Reading) -> str | None:
+    """What these kernels cannot do of a sound MoE, None if they can do all of it."""
+    for name, size in (("hidden_size", r.hidden), ("intermediate_size", r.intermediate)):
+        if size % 256:
+            return f"{name} is {size}, the main loop takes pairs of 128-blocks"
+    if r.hidden > LARGEST_HIDDEN:
+        return f"hidden_size is {r.hidden}, the combine kernel takes up to {LARGEST_HIDDEN}"
+    if r.experts % 32:
+        return f"{r.experts} experts do not divide among the 32 lanes of a warp"
+    if r.groups not in (1, 2, 4, 8, 16, 32):
+        return f"{r.groups} groups of experts, a group is a power of two of a warp's 32 lanes"
+    if r.top_k > 32:
+        return f"top-k is {r.top_k}, a warp chooses up to 32 experts"
     return None
 
 
@@ -272,6 +223,9 @@ class MoeFp8Cute(SpaceFamily):
         except SpaceError as error:
             return str(error)
         return None
+
+    def prove(self, definition: Mapping[str, Any]) -> Proof:
+        return prove(definition)
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         if target not in TARGETS:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from db.records import SweepRecord, SweepState, WinnerRecord
 from db.store import Store
-from search_spaces import Config, SearchSpace
-from search_spaces.registry import space_for
+from search_spaces import Config, SearchSpace, SpaceFamily
+from search_spaces.registry import family_for
 from tuner import errors
 from tuner.errors import UsageError
 from tuner.results.export import Export, export_winners
@@ -102,9 +102,11 @@ def run_sweep(
         if resume is not None:
             settings = settings_of(store, resume, settings)
         setup = resolve(settings)
-        space = space_for(setup.problem.definition, setup.target, settings.space)
+        family = family_for(setup.problem.definition, setup.target, settings.space)
+        space = family.space(setup.problem.definition, setup.target)
         regimes = tuple(split(setup.sizes, settings.regimes))
         say = (lambda _: None) if view is None else view.say
+        _prove(family, setup, say)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
             sweep_id = _register(store, setup, space, runner, resume, ticket)
             shape = f"space {space.name}, {len(regimes)} regimes, {len(setup.sizes)} workloads"
@@ -126,6 +128,19 @@ def _say_what_is_not_reused(
     reasons = why_made_anew(earlier, runner.environment(), setup.method, contents)
     if reasons:
         say(f"figures of earlier sweeps are measured anew, since they were made in another way: {'; '.join(reasons)}")
+
+
+def _prove(family: SpaceFamily, setup: Setup, say: Callable[[str], None]) -> None:
+    """Let a family with kernels of its own show that it understood the definition.
+
+    Raises:
+        UsageError: It did not; no kernel of it could ever be right.
+    """
+    proof = family.prove(setup.problem.definition)
+    if proof.agrees is False:
+        raise UsageError(f"space {family.name!r} misreads {setup.problem.name!r}: {proof.detail}; nothing was started")
+    if proof.agrees is None:
+        say(f"space {family.name} could not prove that it reads {setup.problem.name} rightly: {proof.detail}")
 
 
 def _shown(url: str) -> str:

@@ -10,17 +10,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.space import SearchSpace
+from tests.search_spaces.moe_fp8 import definitions as moe
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the package emulator
 
-SMALL = {"num_experts": 64, "num_local_experts": 4, "hidden_size": 512, "intermediate_size": 512, "top_k": 3}
+SMALL = {"experts": 64, "local": 4, "hidden": 512, "intermediate": 512, "top_k": 3}
 """Sizes of the small Solution."""
 CTAS = 4
 """SMs that its persistent grids are made for: many tiles for each CTA."""
@@ -75,27 +78,13 @@ CONFIGS = {
 
 @pytest.fixture(scope="session")
 def make_definition() -> Callable[..., dict]:
-    """Makes a definition of the main one's form, with some axes changed; needs no dataset."""
+    """Makes a definition of the main one's form, with some numbers changed; needs no dataset."""
 
     def make(routing: str = "deepseek", **changed: int) -> dict:
-        axes = {"num_experts": 256, "num_local_experts": 32, "hidden_size": 7168, "intermediate_size": 2048, "top_k": 8}
-        axes |= changed
-        axes |= {"gemm1_out_size": 2 * axes["intermediate_size"], "num_hidden_blocks": axes["hidden_size"] // 128}
-        axes |= {"num_intermediate_blocks": axes["intermediate_size"] // 128}
-        names = ["routing_logits", "routing_bias", "hidden_states", "hidden_states_scale", "gemm1_weights"]
-        names += ["gemm1_weights_scale", "gemm2_weights", "gemm2_weights_scale", "local_expert_offset"]
-        names += ["routed_scaling_factor"]
+        sizes = replace(MoeSizes(7168, 2048, 256, 32, 8, 8, 4), **changed)
         if routing == "renorm":
-            names = [n for n in names if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")]
-        fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
-        return {
-            "name": "made_up_ng8_kg4",
-            "op_type": "moe",
-            "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
-            "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names},
-            "outputs": {"output": {"dtype": "bfloat16"}},
-            "reference": "",
-        }
+            return moe.definition(replace(sizes, groups=1, topk_groups=1, renorm=True), moe.renorm)
+        return moe.definition(sizes, moe.as_tuple)
 
     return make
 

@@ -10,8 +10,10 @@ import sys
 
 import pytest
 
+from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY
 from search_spaces.space import SpaceError
+from tests.search_spaces.moe_fp8 import definitions as moe
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 
@@ -29,25 +31,7 @@ SMALL = {
 
 def renorm() -> dict:
     """A small definition with renormalised softmax routing."""
-    axes = {
-        "num_local_experts": 128,
-        "hidden_size": 2048,
-        "intermediate_size": 512,
-        "gemm1_out_size": 1024,
-        "top_k": 10,
-    }
-    axes |= {"num_hidden_blocks": 16, "num_intermediate_blocks": 4}
-    names = "routing_logits hidden_states hidden_states_scale gemm1_weights gemm1_weights_scale"
-    names += " gemm2_weights gemm2_weights_scale"
-    fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
-    return {
-        "name": "made_up_renorm",
-        "op_type": "moe",
-        "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
-        "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names.split()},
-        "outputs": {"output": {"dtype": "bfloat16"}},
-        "reference": "",
-    }
+    return moe.definition(MoeSizes(2048, 512, 128, 128, 10, renorm=True), moe.renorm)
 
 
 def stage(folder, table) -> None:

@@ -235,5 +235,5 @@ def test_launches_of_sampled_configs(target, seed, build_solution, make_definiti
 @pytest.mark.parametrize(("routing", "experts"), [("renorm", 128), ("deepseek", 384)])
 def test_launches_of_other_definitions(target, routing, experts, build_solution, make_definition):
     """Renormalised softmax has no bias and no offset; with all experts local the combine takes another form."""
-    definition = make_definition(routing, num_experts=experts, num_local_experts=experts)
+    definition = make_definition(routing, experts=experts, local=experts)
     check_all(build_solution(target, definition, [{}], []))

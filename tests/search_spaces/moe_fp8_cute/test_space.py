@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.solution.budget import REGISTERS_PER_SM, SMEM_PER_SM
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
 from search_spaces.moe_fp8_cute.solution.workspace import ALIGN, sections
 from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY, sizes_of
 from search_spaces.space import SpaceError
+from tests.search_spaces.moe_fp8 import definitions as moe
 
 DEFINITIONS = Path(__file__).parents[4] / "shared" / "flashinfer-trace" / "definitions"
 MAIN = "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32_h7168_i2048"
@@ -34,20 +36,8 @@ def definition(name: str = MAIN, folder: str = "moe") -> dict:
 
 
 def made_up() -> dict:
-    """A definition of the main form that needs no dataset."""
-    axes = {"num_experts": 256, "num_local_experts": 32, "hidden_size": 7168, "intermediate_size": 2048}
-    axes |= {"gemm1_out_size": 4096, "num_hidden_blocks": 56, "num_intermediate_blocks": 16, "top_k": 8}
-    names = "routing_logits routing_bias hidden_states hidden_states_scale gemm1_weights gemm1_weights_scale"
-    names += " gemm2_weights gemm2_weights_scale local_expert_offset routed_scaling_factor"
-    fp8 = ("hidden_states", "gemm1_weights", "gemm2_weights")
-    return {
-        "name": "made_up_ng8_kg4",
-        "op_type": "moe",
-        "axes": {"seq_len": {"type": "var"}, **{k: {"type": "const", "value": v} for k, v in axes.items()}},
-        "inputs": {n: {"dtype": "float8_e4m3fn" if n in fp8 else "float32"} for n in names.split()},
-        "outputs": {"output": {"dtype": "bfloat16"}},
-        "reference": "",
-    }
+    """A definition with the numbers of the main one that needs no dataset."""
+    return moe.definition(MoeSizes(7168, 2048, 256, 32, 8, 8, 4), moe.as_tuple)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +92,11 @@ def test_other_definitions_are_refused_with_a_reason():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["axes"]["hidden_size"].update(value=7100), "hidden_size is 7100"),
+        (lambda d: d["axes"]["hidden_size"].update(value=7100), "hidden_size 7100 is not"),
         (lambda d: d["axes"]["gemm1_out_size"].update(value=2048), "twice the intermediate"),
         (lambda d: d["inputs"]["gemm1_weights"].update(dtype="bfloat16"), "takes float8_e4m3fn"),
         (lambda d: d["inputs"].pop("routing_bias"), "inputs are not those"),
-        (lambda d: d["axes"].pop("top_k"), "top-k is neither"),
+        (lambda d: d.update(reference=""), "top-k is neither"),
         (lambda d: d.update(op_type="gemm"), "solves 'moe'"),
         (lambda d: d["outputs"]["output"].update(dtype="float16"), "not one bfloat16"),
     ],
