@@ -1,4 +1,4 @@
-"""A typed client of the HTTP service, for inference servers and scripts. Needs nothing beyond this project's base.
+"""A typed client of the HTTP service, for inference servers and scripts. It loads neither torch nor Ray.
 
 >>> client = Client("http://tuner.example:8080", token="tuner_...")              # doctest: +SKIP
 >>> best = client.best_config("gemm_n512_k1024", {"m": 57}, hardware="auto")      # doctest: +SKIP
@@ -48,7 +48,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class _UnavailableError(Exception):
-    """No answer, or one that says: later. Repeated, then given up."""
+    """No answer, or one that says to try later. The request is repeated a few times, then given up."""
 
 
 class Client:
@@ -57,8 +57,8 @@ class Client:
     Args:
         url: Such as ``http://tuner.example:8080``.
         token: Default: ``TUNER_TOKEN``; None for a server that asks for none.
-        timeout_s: For one attempt.
-        attempts: For one call that only reads; starting a sweep is never repeated.
+        timeout_s: Limit for one attempt.
+        attempts: How often a call that only reads is tried; starting a sweep is never repeated.
         cache_dir: Where answers of :meth:`best_config` are kept; default: the user's cache folder.
     """
 
@@ -86,11 +86,11 @@ class Client:
     ) -> BestAnswer | None:
         """The best known config for a problem size; None if the service has no record.
 
-        Within the age that the service allows, the kept answer is given without asking. If the service cannot be
-        reached, the last answer is given with ``stale=True``.
+        A cached answer that is younger than the service allows is returned without asking. If the service cannot be
+        reached, the last answer is returned with ``stale=True``.
 
         Args:
-            definition: Its name.
+            definition: Name of the definition.
             axes: Values of the variable axes, such as ``{"seq_len": 57}``.
             hardware: A GPU or CPU name as recorded; ``auto`` for this machine's.
 
@@ -142,14 +142,14 @@ class Client:
 
         Args:
             definition: A definition of the server's dataset.
-            **settings: Of the API's ``StartSweep``: ``space``, ``target``, ``max_trials``, ``budget_s``, ...
+            **settings: Fields of the API's ``StartSweep``: ``space``, ``target``, ``max_trials``, ``budget_s``, ...
         """
         body = json.dumps({"definition": definition, **settings}).encode()
         started = self._once("POST", "/api/v1/sweeps", body, timeout_s=180)
         return self.sweep(started["id"])
 
     def resume_sweep(self, sweep_id: int) -> SweepStatus:
-        """Go on with a sweep that was stopped or whose process died."""
+        """Continue a sweep that was stopped or whose process died."""
         self._once("POST", f"/api/v1/sweeps/{sweep_id}/resume", b"", timeout_s=180)
         return self.sweep(sweep_id)
 
@@ -161,7 +161,8 @@ class Client:
     def events(self, sweep_id: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """A sweep's progress as (kind, document): ``trial``, ``state`` and at last ``end``.
 
-        A lost connection is taken up where it was; it is given up after as many attempts in a row as the client makes.
+        After a lost connection the stream continues where it was; it ends with an error after ``attempts`` failures in
+        a row.
         """
         seen, failures = "0", 0
         while True:
@@ -192,7 +193,7 @@ class Client:
 
         Raises:
             ServiceError: The service refused.
-            UnusableEnvironmentError: It cannot be reached, or says again and again that it cannot answer.
+            UnusableEnvironmentError: It cannot be reached, or keeps answering that it is unavailable.
         """
         patience = Retrying(
             stop=stop_after_attempt(self._attempts),
@@ -219,7 +220,7 @@ class Client:
             raise _UnavailableError(str(getattr(error, "reason", error)) or type(error).__name__) from None
 
     def _once(self, method: str, path: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
-        """The document that a request which changes something is answered with; not repeated."""
+        """The answer to a request that changes something; such a request is never repeated."""
         try:
             with self._open(method, path, body, {"Content-Type": "application/json"}, timeout_s) as reply:
                 document: dict[str, Any] = json.load(reply)

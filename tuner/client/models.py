@@ -1,4 +1,4 @@
-"""What the client of the service gives, and where it keeps answers for the time when there is no service."""
+"""The records that the client returns, and the cache of answers for when the service cannot be reached."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class BestAnswer:
     """The best known config for a problem size.
 
     Args:
-        config: Of the search space.
+        config: A config of the search space.
         found: ``exact``, ``regime`` or ``nearest``; ``detail`` says the same for people.
-        median_us: With ``low_us`` and ``high_us``, its 95 % interval.
-        hardware: What it was measured on; ``environment`` has all of it.
-        age_s: Seconds since the sweep ended, as of the answer.
-        export_id: Of the exported Solution, None if there is none; ``solution`` is its name.
+        median_us: Median latency; ``low_us`` and ``high_us`` are its 95 % interval.
+        hardware: What it was measured on; ``environment`` has the details.
+        age_s: Seconds between the end of the sweep and the answer.
+        export_id: ID of the exported Solution, None if there is none; ``solution`` is its name.
         stale: The service could not be reached, and this is its last answer.
-        raw: The answer as it came.
+        raw: The answer as the service sent it.
     """
 
     definition: str
@@ -81,7 +81,7 @@ class SweepStatus:
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer in the cache, with what the service said about how long it holds."""
+    """A cached answer, and how long the service said that it may be used."""
 
     etag: str
     fetched_at: float
@@ -90,7 +90,7 @@ class Kept:
 
 
 class AnswerCache:
-    """Answers in files, one each, replaced atomically; a file that cannot be read counts as none."""
+    """One file per answer, replaced atomically. A file that cannot be read counts as missing."""
 
     def __init__(self, folder: Path | str | None) -> None:
         if folder is None:
@@ -100,14 +100,14 @@ class AnswerCache:
         self._folder = Path(folder)
 
     def read(self, key: str) -> Kept | None:
-        """The kept answer, None if there is none."""
+        """The cached answer, None if there is none."""
         try:
             return Kept(**json.loads((self._folder / f"{key}.json").read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, key: str, kept: Kept) -> None:
-        """Keeps an answer; a folder that cannot be written only costs the fallback."""
+        """Cache an answer. If the folder cannot be written there is no fallback later, and no error now."""
         path = self._folder / f"{key}.json"
         part = path.with_name(f"{key}.{os.getpid()}.{time.monotonic_ns()}.part")
         try:
@@ -118,5 +118,5 @@ class AnswerCache:
             part.unlink(missing_ok=True)
 
     def drop(self, key: str) -> None:
-        """Forgets an answer."""
+        """Remove an answer from the cache."""
         (self._folder / f"{key}.json").unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Recordings: sweeps answered from measurements made before."""
+"""Recordings of sweeps, and sweeps that are answered from a recording instead of hardware."""

@@ -24,10 +24,10 @@ def record_sweep(store: Store, sweep_id: int, regime: str | None, given: SweepSe
         store: Where the sweep is.
         sweep_id: Which sweep.
         regime: Name of the regime; may be None if there is only one.
-        given: Database and dataset of this machine.
+        given: Settings of this machine: its database and dataset.
 
     Raises:
-        UsageError: There is no such regime, none of its trials passed, or the space is another version by now.
+        UsageError: There is no such regime, none of its trials passed, or the space has changed since.
         StoreError: There is no such sweep.
     """
     sweep = store.get_sweep(sweep_id)

@@ -27,7 +27,7 @@ from tuner.errors import UsageError
 FORMAT = "search-replay-1"
 SUFFIX = ".replay.json.gz"
 FAILED = ("compile", "runtime", "incorrect")
-"""What ``status`` says of a config without a time; ``raced`` is one that was stopped early, ``ok`` has a time."""
+"""Values of ``status`` for configs without a time. Others are ``raced`` (stopped early) and ``ok`` (has a time)."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Recording:
     """What was measured of one space on one piece of hardware.
 
     Args:
-        name: Of the recording.
+        name: Name of the recording.
         kernel: What was tuned.
-        gpu: Where.
+        gpu: The hardware it was measured on.
         parameters: The tunable parameters.
         restrictions: Rules as expressions over the parameters; may be empty, since only recorded configs are valid.
-        points: Positions of values, a row per config.
-        time_ms: Objective per config in milliseconds, None where it failed.
-        status: ``ok``, ``raced`` or one of ``FAILED`` per config.
-        workloads: Names of the workloads that ``workload_ms`` tells apart.
-        workload_ms: Workload -> milliseconds per config, None where it did not run or failed.
+        points: One row per config: the position of each parameter's value in its list.
+        time_ms: Objective of each config in milliseconds, None where it failed.
+        status: One of ``ok``, ``raced`` and ``FAILED`` for each config.
+        workloads: Names of the workloads in ``workload_ms``.
+        workload_ms: Workload -> milliseconds of each config, None where it did not run or failed.
         default: Row of the default config, None if the recording names none.
-        problem_size: Size of the problem, for people.
-        fixed: Parameters that had one value.
+        problem_size: Size of the problem; shown, not used.
+        fixed: Parameters that had only one value.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Recording:
         return {w: self.workload_ms[w][row] for w in self.workloads}
 
     def space(self) -> SearchSpace:
-        """The recorded configs as a search space; its default is the recorded one, else the one nearest the middle."""
+        """The recorded configs as a search space; its default is the recorded one, else the most central."""
         names = tuple(p.name for p in self.parameters)
         constraints = []
         for expression in (compile_expression(text, names) for text in self.restrictions):
@@ -140,7 +140,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def write_recording(path: Path, recording: Recording) -> None:
-    """Write a recording; the same recording gives the same bytes. The file is complete or not there."""
+    """Write a recording; the same recording gives the same bytes. Never leaves an incomplete file."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
         file.write(json.dumps(_document(recording), separators=(",", ":")).encode())
@@ -174,7 +174,7 @@ def _from_document(document: Mapping[str, Any]) -> Recording:
 
 
 def _kind(values: list[Scalar]) -> Any:
-    """Texts have no order; everything else is taken in the order listed."""
+    """Strings have no order; other values are ordered as they are listed."""
     return "categorical" if any(isinstance(v, str) for v in values) else "ordinal"
 
 

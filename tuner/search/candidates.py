@@ -1,4 +1,4 @@
-"""The valid configs a search knows of, and what became of each."""
+"""The valid configs that a search knows of, and the result of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from search_spaces.space import SearchSpace
 from tuner.search.gaussian_process.encoding import Encoding, Point
 
 LIST_LIMIT = 40_000
-"""Spaces with more valid configs are sampled instead of listed."""
+"""A space with more valid configs than this is sampled instead of listed."""
 CHECK_LIMIT = 2_000_000
 """Constraint checks after which listing is given up (a second or two of CPU)."""
 HOPELESS = 20.0
-"""Listing is not begun if an estimate says that there are this many times more configs than the limit."""
+"""Listing is not tried if the estimated number of configs exceeds the limit by this factor."""
 SAMPLE_START = 2_000
-"""Configs that are drawn at the start where the space is not listed."""
+"""Number of configs drawn at the start if the space is not listed."""
 
 
 @dataclass
@@ -33,10 +33,10 @@ class Ledger:
     :meth:`forget_all_free_but`, so that a long search keeps what it tried and little else.
 
     Args:
-        encoding: Of the space.
-        walk: Through the space.
+        encoding: Encoding of the space.
+        walk: Lists and samples the valid configs.
         points: Positions of values, shape [rows, parameters].
-        complete: Whether no other valid config exists.
+        complete: Whether the rows are all valid configs.
         taken: Rows that were proposed or observed; these are never proposed again. Shape [rows]. A row that was
             forgotten counts as taken until it is used for another config.
         rows: Row of each known point, by a key that is smaller than the point.
@@ -82,7 +82,7 @@ class Ledger:
         return found
 
     def forget_all_free_but(self, kept: NDArray[np.intp]) -> None:
-        """Drop the other configs that were not taken; their rows will be used for others. Not of a complete ledger."""
+        """Drop all other configs that were not taken; their rows are used again. Not for a complete ledger."""
         if self.complete:
             return
         dropped = np.setdiff1d(self.free(), kept)
@@ -92,9 +92,9 @@ class Ledger:
         self.taken[dropped] = True
 
     def _append(self) -> int:
-        """A new row at the end. There is room to spare: copying all rows for each new one would add up.
+        """Add a row at the end. Arrays grow ahead of need, since copying all rows for each new one would be slow.
 
-        ``points`` and ``taken`` are views of the room's beginning.
+        ``points`` and ``taken`` are views of the used part of the arrays.
         """
         points, taken = self._room
         count = len(self.points) + 1
@@ -107,13 +107,13 @@ class Ledger:
         return count - 1
 
     def take(self, row: int) -> None:
-        """The config was proposed, or came with its result."""
+        """Mark a row as taken: it was proposed, or came with its result."""
         if not self.taken[row]:
             self.taken[row] = True
             self.order.append(row)
 
     def settle(self, row: int, value: float | None) -> None:
-        """The result of a taken row; None for a failure."""
+        """Record the result of a taken row; None for a failure."""
         self.values[row] = value
 
     def free(self) -> NDArray[np.intp]:
@@ -121,7 +121,7 @@ class Ledger:
         return np.flatnonzero(~self.taken)
 
     def any_free(self, rng: random.Random) -> bool:
-        """Whether a config is left that was not taken; one may have to be found first."""
+        """Whether any config is left; in a space that is not listed this may search for one."""
         return not bool(self.taken.all()) or self.random_free(rng) is not None
 
     def valid(self, point: Point) -> bool:
@@ -142,7 +142,7 @@ class Ledger:
         return out
 
     def random_free(self, rng: random.Random) -> int | None:
-        """A row drawn from the free ones; where the space is not listed, from all of it. None if there is none."""
+        """A random free row, None if there is none. If the space is not listed it may be a config new to the ledger."""
         if not self.complete:
             for _ in range(20):
                 (row,) = self.add([self.walk.sample(rng)])
@@ -156,7 +156,7 @@ class Ledger:
         return self._next_listed()
 
     def _next_listed(self) -> int | None:
-        """The first free config in the space's own order; proves exhaustion of a space that could not be listed."""
+        """The first free config in the space's own order; None proves that the space is exhausted."""
         for config in self.encoding.space.enumerate():
             (row,) = self.add([self.encoding.point(config)])
             if not self.taken[row]:
@@ -166,5 +166,5 @@ class Ledger:
 
 
 def _key(point: Sequence[int]) -> bytes:
-    """A point in two bytes a parameter."""
+    """A point as bytes, two for each parameter: smaller than a tuple."""
     return array("H", point).tobytes()

@@ -1,4 +1,4 @@
-"""Everything about the default strategy that was chosen by measurement."""
+"""The constants of the default strategy; each was chosen by measurement."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class Options:
 
     Args:
         start: Proposals before the model takes over, spread over the space.
-        related: The first so many proposals after the default are the best by a related sweep, where there is one.
-        related_apart: Least distance between them, as a part of the usual one between two configs.
-        start_candidates: Random free configs among which the farthest from all taken ones is proposed.
+        related: Proposals right after the default that are taken from a related sweep, if there is one.
+        related_apart: Least distance between them, relative to the usual distance between two configs.
+        start_candidates: Random free configs, of which the one farthest from all taken configs is proposed.
         refit_growth: Hyperparameters are fitted again when this many times more values are known, or a quarter of
             ``observations_limit`` more.
-        pool_limit: Candidates that the model looks at; all free configs where there are fewer.
-        sample_limit: The same where the space is not listed, beside the leaders' neighbours.
-        fresh: Random configs that join the candidates at each fit where the space is not listed.
+        pool_limit: Most candidates that the model looks at, in a space that is listed.
+        sample_limit: The same in a space that is not listed; the leaders' neighbours come on top.
+        fresh: Random configs that join the candidates at each fit, in a space that is not listed.
         leaders: Best configs whose neighbours are always among the candidates.
-        observations_limit: Values that the model learns from; beyond it the best and a random rest.
-        least_log_chance: Floor of the logarithm of the chance that a config works.
-        outlook_configs: Free configs that the outlook is drawn from, the most promising ones.
-        outlook_draws: Draws of it.
-        doubt: How much wider than the model says they are spread. Results of the model's own proposals miss what it
-            foretold by 1.1 to 1.9 of its standard deviations over 300 trials, and more in the first hundred (root mean
-            square; 25 recorded spaces).
-        beliefs: About the hyperparameters of the Gaussian process.
+        observations_limit: Most values that the model learns from: the best ones and a random rest.
+        least_log_chance: Lower bound of the logarithm of the probability that a config works.
+        outlook_configs: Most promising free configs, for which the stopping rule draws joint values.
+        outlook_draws: Number of these draws.
+        doubt: Factor on the standard deviation of the draws, since the model is too sure of itself: results differ
+            from its predictions by 1.1 to 1.9 of its standard deviations over 300 trials, and by more in the first
+            hundred (root mean square; 25 recorded spaces).
+        beliefs: Prior of the Gaussian process's hyperparameters.
     """
 
     start: int = 6

@@ -17,7 +17,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _HEAD = struct.Struct("<BbIIqq")
-"""State, number of values (-1: none at all), layout, extras, start and end in microseconds."""
+"""State, number of values (-1: no list), layout, extras, start and end in microseconds."""
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = -(2**63)
@@ -48,13 +48,13 @@ class _Layout:
 
 @dataclass
 class _Table(Generic[K, V]):
-    """Things that many trials share, by number."""
+    """Values that many trials share, stored once and referred to by number."""
 
     numbers: dict[K, int] = field(default_factory=dict)
     things: list[V] = field(default_factory=list)
 
     def number(self, key: K, thing: V) -> int:
-        """Number of the thing with this key, which is kept if it is new."""
+        """The number of the value with this key; a new value is stored."""
         known = self.numbers.get(key)
         if known is None:
             known = self.numbers[key] = len(self.things)
@@ -63,10 +63,10 @@ class _Table(Generic[K, V]):
 
 
 class Packer:
-    """Packs trials and unpacks them; what many have in common is kept once.
+    """Packs and unpacks trials; what many have in common is stored once.
 
     A trial becomes its state, values, times and the internal value of each parameter. Attributes and intermediate
-    values are kept as a whole: few trials differ in them.
+    values are stored as a whole, since few trials differ in them.
     """
 
     def __init__(self) -> None:
@@ -74,8 +74,8 @@ class Packer:
         self._extras: _Table[bytes, bytes] = _Table()
 
     def pack(self, trial: FrozenTrial) -> bytes:
-        """All of a trial but its number and identity."""
-        # By identity: comparing distributions would cost more than it saves, and a kept one's identity is not reused.
+        """The bytes of a trial, without its number and ID."""
+        # Keyed by identity: comparing distributions would cost more than it saves. They are kept, so no id is reused.
         distributions = tuple((name, trial.distributions[name]) for name in trial.params)
         key = tuple((name, id(d)) for name, d in distributions)
         number = self._layouts.numbers.get(key)
@@ -97,7 +97,7 @@ class Packer:
         return head + array("d", values or ()).tobytes() + params.tobytes()
 
     def unpack(self, packed: bytes, trial_id: int, number: int) -> FrozenTrial:
-        """The trial anew."""
+        """The trial that these bytes stand for."""
         state, count, layout_number, extras, start, end = _HEAD.unpack_from(packed)
         split = _HEAD.size + 8 * max(0, count)
         layout = self._layouts.things[layout_number]
@@ -129,7 +129,7 @@ def _datetime(microseconds: int) -> datetime | None:
 
 
 def shallow(trial: FrozenTrial, **changes: Any) -> FrozenTrial:
-    """A copy of a trial that shares what is not changed."""
+    """A copy of a trial that shares every value that is not replaced."""
     copied = FrozenTrial.__new__(FrozenTrial)
     copied.__dict__.update(trial.__dict__)
     for name, value in changes.items():

@@ -1,4 +1,4 @@
-"""The ask-and-tell search of one sweep or regime."""
+"""The ask-and-tell search of one regime."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Proposal:
     """A config to try.
 
     Args:
-        number: Its number in this search, for :meth:`Search.tell`.
-        config: Valid, and proposed for the first time.
+        number: Number of the proposal, for :meth:`Search.tell`.
+        config: A valid config that was not proposed before.
         origin: Why it was chosen.
     """
 
@@ -53,12 +53,12 @@ class Search:
     number of proposals may be in flight. The same space, seed and sequence of calls gives the same proposals.
 
     Args:
-        space: What can be proposed.
+        space: The space to search.
         sampler: One of :func:`sampler_names`.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
         warm_start: Configs to propose right after the default; those that are not valid in this space are skipped.
         prior: Finished trials ``(config, value or None)`` of a related sweep: another GPU, shape or version of the
-            space. They guide the sampler and are not counted as evaluated.
+            space. They guide the sampler and do not count as trials of this search.
 
     Raises:
         ValueError: The sampler is unknown.
@@ -94,7 +94,7 @@ class Search:
         self.study: optuna.Study = optuna.create_study(
             storage=PackedStorage(), sampler=self._sampler, direction="minimize"
         )
-        """Every trial, also those in flight; failed ones have the state FAIL."""
+        """Optuna's study of all trials, including those in flight; failed ones have the state FAIL."""
         self._advice: tuple[int, StopAdvice] | None = None
         self._in_flight: dict[int, tuple[int, optuna.Trial]] = {}
         queue: list[tuple[Config, Literal["default", "warm"]]] = [(space.default, "default")]
@@ -140,7 +140,7 @@ class Search:
             self.study.tell(number, value)
 
     def observe(self, config: Config, value: float | None) -> None:
-        """Take over a finished trial of this very space; the config is not proposed again.
+        """Add a finished trial of an earlier process of this sweep; its config is not proposed again.
 
         Raises:
             SpaceError: The config does not belong to the space.
@@ -170,7 +170,7 @@ class Search:
         self.study.add_trial(trial)  # gives it its number
 
     def should_stop(self) -> StopAdvice:
-        """Whether more trials still pay; computed once per finished trial, a few milliseconds of CPU."""
+        """Whether more trials are worth it; computed once per finished trial, in a few milliseconds."""
         values = list(self._ledger.values.values())
         if self._advice is None or self._advice[0] != len(values):
             exhausted = self._ledger.complete and bool(self._ledger.taken.all())

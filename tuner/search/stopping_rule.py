@@ -1,4 +1,4 @@
-"""Whether more trials still pay."""
+"""Whether more trials are worth it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TOLERANCE = 0.005
-"""Expected regret below which more trials do not pay, in the unit of the values: half a percent of a log latency."""
+"""Expected regret below which a search may stop, in units of the log latency: half a percent."""
 FEWEST_TRIALS = 40
-"""Finished trials before any stop: the model of the space is too young to be believed."""
+"""Fewest finished trials before a stop: a model of fewer is not reliable."""
 PATIENCE = 60
-"""Trials without a better one before any stop: models of rugged spaces are too sure of themselves."""
+"""Fewest trials since the best one before a stop: models of rugged spaces are overconfident."""
 PATIENCE_SHARE = 0.5
-"""Without a model: the share of all trials that must have brought nothing better."""
+"""For samplers without a model: the share of all trials, at the end, that must have found nothing better."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Outlook:
     """What a strategy's model expects of all configs that are still free.
 
     Args:
-        regret: Expected amount by which the incumbent exceeds the best of them, in the unit of the values.
+        regret: Expected amount by which the incumbent is above the best of them, in the unit of the values.
         improvement: Probability that any of them is better.
     """
 
@@ -30,13 +30,13 @@ class Outlook:
 
 @dataclass(frozen=True)
 class StopAdvice:
-    """What the search expects of more trials.
+    """Whether to stop, and what more trials are expected to gain.
 
     Args:
         stop: Whether to end the sweep.
-        expected_regret: Expected amount by which the incumbent exceeds the optimum, in the unit of the values told (for
-            log latencies: 0.02 is 2 %); None where the strategy has no model.
-        probability_of_improvement: Chance that any config that was not tried beats the incumbent, None likewise.
+        expected_regret: Expected amount by which the incumbent is above the optimum, in the unit of the values (for log
+            latencies 0.02 is 2 %); None if the strategy has no model.
+        probability_of_improvement: Probability that an untried config beats the incumbent; None without a model.
         reason: One line for people.
     """
 
@@ -47,12 +47,12 @@ class StopAdvice:
 
 
 def advise(values: Sequence[float | None], outlook: Outlook | None, *, exhausted: bool) -> StopAdvice:
-    """Advice from what was told so far.
+    """Advice from the results so far.
 
     Args:
-        values: Of the finished trials in order; None for a failure.
-        outlook: Of the strategy's model.
-        exhausted: No config is left.
+        values: Value of each finished trial, in order; None for a failure.
+        outlook: What the strategy's model expects, None without a model.
+        exhausted: Whether no config is left.
     """
     regret = None if outlook is None else outlook.regret
     improvement = None if outlook is None else outlook.improvement
@@ -75,6 +75,6 @@ def advise(values: Sequence[float | None], outlook: Outlook | None, *, exhausted
 
 
 def _since_best(values: Sequence[float | None]) -> int:
-    """Trials after the best one; all of them if none passed."""
+    """Number of trials after the best one; the number of all trials if none passed."""
     passed = [(v, i) for i, v in enumerate(values) if v is not None]
     return len(values) if not passed else len(values) - 1 - min(passed)[1]

@@ -1,4 +1,4 @@
-"""An Optuna storage for long searches: what is finished is packed."""
+"""An Optuna storage for long searches: finished trials are packed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tuner.search.packing import Packer, shallow, state_of
 
 @dataclass
 class _Study:
-    """One study; ``trials`` are the ids of its trials by number, ``waiting`` those that nobody runs yet."""
+    """One study: ``trials`` holds IDs in order of number, ``waiting`` the IDs of trials that are not started yet."""
 
     name: str
     directions: list[StudyDirection]
@@ -36,8 +36,8 @@ class _Study:
 class PackedStorage(BaseStorage):
     """Studies in the memory of this process, for one thread.
 
-    A trial that is open is Optuna's own object. Once it is finished it is packed into about a hundred bytes, where
-    Optuna's storage keeps five kilobytes, and each look at it makes the object anew.
+    An open trial is Optuna's own object. A finished one is packed into about a hundred bytes, where Optuna's storage
+    keeps five kilobytes, and unpacked each time it is read. Public methods do what ``BaseStorage`` specifies.
     """
 
     def __init__(self) -> None:
@@ -45,14 +45,13 @@ class PackedStorage(BaseStorage):
         self._studies: dict[int, _Study] = {}
         self._studies_made = 0
         self._trials: list[FrozenTrial | bytes | None] = []
-        """By id; None if its study was deleted."""
+        """Trials by ID; None if the study was deleted."""
         self._owners = array("q")
         self._numbers = array("q")
 
     # -- studies -----------------------------------------------------------------------------------------------------
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """See Optuna."""
         if any(s.name == study_name for s in self._studies.values()):
             raise DuplicatedStudyError(f"there is a study {study_name!r} already")
         study_id = self._studies_made
@@ -62,46 +61,37 @@ class PackedStorage(BaseStorage):
         return study_id
 
     def delete_study(self, study_id: int) -> None:
-        """See Optuna."""
         for trial_id in self._study(study_id).trials:
             self._trials[trial_id] = None
         del self._studies[study_id]
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
         study = self._study(study_id)
         study.user_attrs = {**study.user_attrs, key: value}
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
         study = self._study(study_id)
         study.system_attrs = {**study.system_attrs, key: value}
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """See Optuna."""
         for study_id, study in self._studies.items():
             if study.name == study_name:
                 return study_id
         raise KeyError(f"there is no study {study_name!r}")
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """See Optuna."""
         return self._study(study_id).name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """See Optuna."""
         return self._study(study_id).directions
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """See Optuna."""
         return self._study(study_id).user_attrs
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """See Optuna."""
         return self._study(study_id).system_attrs
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """See Optuna."""
         return [
             FrozenStudy(
                 study_name=study.name,
@@ -122,13 +112,12 @@ class PackedStorage(BaseStorage):
     # -- writing trials ----------------------------------------------------------------------------------------------
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """See Optuna."""
         study = self._study(study_id)
         trial_id, number = len(self._trials), len(study.trials)
         if template_trial is None:
             trial = FrozenTrial(number, TrialState.RUNNING, None, datetime.now(), None, {}, {}, {}, {}, {}, trial_id)
         else:
-            # What is finished is copied by being packed.
+            # Packing copies a finished trial.
             finished = template_trial.state.is_finished()
             trial = shallow(template_trial if finished else copy.deepcopy(template_trial))
             trial.number, trial._trial_id = number, trial_id
@@ -144,7 +133,6 @@ class PackedStorage(BaseStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """See Optuna."""
         trial = self._open(trial_id)
         known = self._studies[self._owners[trial_id]].distributions
         if known.setdefault(param_name, distribution) is not distribution:
@@ -154,7 +142,6 @@ class PackedStorage(BaseStorage):
         self._keep(trial_id, shallow(trial, params=params, distributions=distributions))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See Optuna."""
         trial = self._open(trial_id)
         if state is TrialState.RUNNING and trial.state is not TrialState.WAITING:
             return False
@@ -171,28 +158,25 @@ class PackedStorage(BaseStorage):
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """See Optuna."""
         trial = self._open(trial_id)
         self._keep(
             trial_id, shallow(trial, intermediate_values={**trial.intermediate_values, step: intermediate_value})
         )
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
         trial = self._open(trial_id)
         self._keep(trial_id, shallow(trial, user_attrs={**trial.user_attrs, key: value}))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
         trial = self._open(trial_id)
         self._keep(trial_id, shallow(trial, system_attrs={**trial.system_attrs, key: value}))
 
     def _keep(self, trial_id: int, trial: FrozenTrial) -> None:
-        """In place of what was there: objects that were given away do not change."""
+        """Replace a trial. The old object is left unchanged, since callers may hold it."""
         self._trials[trial_id] = self._packer.pack(trial) if trial.state.is_finished() else trial
 
     def _open(self, trial_id: int) -> FrozenTrial:
-        """A trial that may be changed."""
+        """A trial that is not finished and may be changed."""
         trial = self._stored(trial_id)
         if isinstance(trial, bytes):
             self.check_trial_is_updatable(trial_id, state_of(trial))
@@ -202,26 +186,22 @@ class PackedStorage(BaseStorage):
     # -- reading trials ----------------------------------------------------------------------------------------------
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """See Optuna."""
         trials = self._study(study_id).trials
         if not 0 <= trial_number < len(trials):
             raise KeyError(f"study {study_id} has no trial {trial_number}")
         return trials[trial_number]
 
     def get_trial_number_from_id(self, trial_id: int) -> int:
-        """See Optuna."""
         self._stored(trial_id)
         return self._numbers[trial_id]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """See Optuna."""
         trial = self._stored(trial_id)
         return self._packer.unpack(trial, trial_id, self._numbers[trial_id]) if isinstance(trial, bytes) else trial
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """See Optuna."""
         found = []
         for trial_id in self._in_state(study_id, states):
             trial = self.get_trial(trial_id)
@@ -229,14 +209,13 @@ class PackedStorage(BaseStorage):
         return found
 
     def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
-        """See Optuna."""
         return sum(1 for _ in self._in_state(study_id, (state,) if isinstance(state, TrialState) else state))
 
     def _in_state(self, study_id: int, states: Container[TrialState] | None) -> Iterator[int]:
-        """Ids of the trials of a study in these states, or of all."""
+        """IDs of the trials of a study in these states, or of all trials."""
         study = self._study(study_id)
         if states == (TrialState.WAITING,):
-            # Asked before each new trial; the others are not looked at.
+            # Optuna asks for waiting trials before each new one; answered without looking at all others.
             yield from study.waiting.copy()
             return
         for trial_id in study.trials:

@@ -1,4 +1,4 @@
-"""What a related sweep says of this space: a prediction for every config, from another GPU, shape or space version."""
+"""Predictions for the configs of this space from a related sweep: of another GPU, shape or version of the space."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tuner.search.gaussian_process.transform import targets
 Array = NDArray[np.float64]
 
 FEWEST = 8
-"""Usable observations below which a related sweep says nothing."""
+"""A related sweep with fewer usable observations is ignored."""
 MOST = 300
-"""Observations that are learnt from: the best half, and a spread of the others."""
+"""Most observations to learn from: one half are the best, the others are spread over the rest."""
 
 
 class Transfer:
@@ -28,7 +28,7 @@ class Transfer:
     know, and failures.
 
     Args:
-        encoding: Of this space.
+        encoding: Encoding of this space.
         prior: Finished trials of the related sweep.
     """
 
@@ -47,7 +47,7 @@ class Transfer:
 
     @property
     def usable(self) -> bool:
-        """Whether there was enough to learn from."""
+        """Whether there were enough observations."""
         return self._posterior is not None
 
     def __call__(self, points: NDArray[np.int16]) -> Array:
@@ -69,7 +69,7 @@ class Transfer:
         self._posterior = (gp.fit(seen, self._features.groups, wanted), seen, wanted)
 
     def _see(self, points: NDArray[np.int16]) -> Array:
-        """Features with everything that is not shared held constant."""
+        """Features in which the parameters that are not shared are constant."""
         return self._features(np.where(self._shared, points, 0).astype(np.int16))
 
 

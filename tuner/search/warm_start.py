@@ -1,4 +1,4 @@
-"""What a related sweep suggests at the start of this one."""
+"""The configs that a related sweep suggests at the start of this one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tuner.search.transfer import Transfer
 
 
 class Relative:
-    """Suggests the first trials after the default, and is not heard again.
+    """Suggests the first trials after the default; the search is not influenced by it after that.
 
-    The search goes on as if the suggestions had not been tried. A model that learns from them looks first where the
-    relative is good, which may be far from where this space is best; this way a relative that misleads costs its
-    suggestions and nothing else, and one that is right has given its best configs.
+    The search goes on as if the suggestions had not been tried. A model that learned from them would look
+    first where the relative is good, which may be far from where this space is best. This way a misleading relative
+    costs its suggestions and no more, and a good one has given its best configs.
 
     Args:
-        ledger: Of this search.
-        transfer: What the related sweep says of this space.
-        suggestions: Trials that it suggests.
+        ledger: Ledger of this search.
+        transfer: Predictions from the related sweep.
+        suggestions: Number of trials that it suggests.
     """
 
     def __init__(self, ledger: Ledger, transfer: Transfer, suggestions: int) -> None:
@@ -27,8 +27,8 @@ class Relative:
         self._ledger = ledger
         self._transfer = transfer
         self.aside: set[int] = set()
-        """Rows of its suggestions, as far as the search does not know of them. Not kept over a resume."""
+        """Rows of its suggestions that the search has not proposed by itself. Forgotten on resume."""
 
     def predict(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Standing of these rows in the related sweep; lower is better."""
+        """Predicted value of these rows in the related sweep; lower is better."""
         return self._transfer(self._ledger.points[rows])

@@ -1,1 +1,1 @@
-"""The Gaussian process behind the `auto` sampler, and what it sees of a config."""
+"""The Gaussian process behind the `auto` sampler, and the features it sees of a config."""

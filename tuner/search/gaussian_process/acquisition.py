@@ -1,4 +1,4 @@
-"""How much a candidate promises."""
+"""Expected improvement of a candidate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 def log_expected_improvement(mean: NDArray[np.floating], deviation: NDArray[np.floating], best: float) -> Array:
     """Logarithm of the expected amount by which a candidate is below ``best``.
 
-    The logarithm keeps candidates apart whose improvement is too small for a float.
+    The logarithm still tells candidates apart whose improvement is too small for a float.
 
     Source: Jones, Schonlau and Welch, Efficient Global Optimization (1998), for the expectation; the tail is the
     asymptotic series of the normal distribution.

@@ -12,8 +12,8 @@ from search_spaces.space import Config, Parameter, Scalar, SearchSpace
 class Encoding:
     """Translates between configs and points of one space, and names the choices for Optuna.
 
-    Optuna compares choices with ``==``, so that ``True`` and ``1`` of one parameter would be the same choice; such a
-    parameter is shown to Optuna by the text of its values.
+    Optuna compares choices with ``==``, so ``True`` and ``1`` of one parameter would be the same choice. Such a
+    parameter is given to Optuna as the text of its values.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -38,7 +38,7 @@ class Encoding:
         return {p.name: p.values[code] for p, code in zip(self.space.parameters, point, strict=True)}
 
     def optuna_params(self, point: Sequence[int]) -> dict[str, Scalar]:
-        """The point in the choices that Optuna was told."""
+        """The point as Optuna's parameters."""
         return {n: c[code] for n, c, code in zip(self.names, self.choices, point, strict=True)}
 
     def point_of_params(self, params: Mapping[str, Any]) -> Point:

@@ -20,7 +20,7 @@ from tuner.search.gaussian_process.encoding import Encoding
 Column = NDArray[np.float64]
 
 MOST_CORNERS = 64
-"""Columns of one categorical parameter at most."""
+"""Most columns of one categorical parameter."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _columns(parameter: Parameter) -> list[list[Column]]:
     if len(values) == 1:
         return []
     if parameter.kind == "categorical" and len(values) > 2:
-        # Two different values are at distance 1, whichever they are.
+        # Any two different values are at distance 1.
         return [list(_corners(len(values)) / np.sqrt(2.0))]
     if not _numeric(values):
         return [[_scaled(np.arange(len(values), dtype=np.float64))]]
@@ -92,8 +92,8 @@ def _columns(parameter: Parameter) -> list[list[Column]]:
 def _corners(count: int) -> NDArray[np.float64]:
     """Columns that put each value at a corner of its own, shape [columns, values].
 
-    Beyond :data:`MOST_CORNERS` values one column for each would fill the memory with zeros; random directions of unit
-    length are nearly as far apart as corners.
+    With more than :data:`MOST_CORNERS` values, one column for each would fill the memory with zeros. Random directions
+    of unit length are used instead; they are nearly as far apart as corners.
 
     Source: Johnson and Lindenstrauss (1984).
     """
@@ -108,14 +108,14 @@ def _numeric(values: Sequence[Scalar]) -> bool:
 
 
 def _logarithm(numbers: Column) -> Column:
-    """Of numbers that can be sizes; others as they are."""
+    """The logarithm of numbers that can be sizes; other values unchanged."""
     if numbers.min() > 0:
         return np.log(numbers)
     return np.log1p(numbers) if numbers.min() == 0 else numbers
 
 
 def _powers_of_two(numbers: Column) -> Column | None:
-    """How often two divides each value; None where that says nothing that the order does not."""
+    """How often two divides each value; None where that adds nothing to the order."""
     if len(numbers) < 3 or not all(v > 0 and v.is_integer() for v in numbers.tolist()):
         return None
     whole = numbers.astype(np.int64)

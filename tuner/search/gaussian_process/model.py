@@ -18,9 +18,9 @@ class Model:
     """A Gaussian process on one view of the configs, kept up to date row by row.
 
     Args:
-        ledger: Whose rows the model speaks of.
-        features: What the model sees of a config.
-        beliefs: About its hyperparameters.
+        ledger: The ledger whose rows it models.
+        features: The features it sees of a config.
+        beliefs: Prior of its hyperparameters.
     """
 
     def __init__(self, ledger: Ledger, features: Features, beliefs: gp.Prior) -> None:
@@ -31,7 +31,7 @@ class Model:
         self._posterior: gp.Posterior | None = None
 
     def refit(self, rows: list[int], wanted: Array, pool: NDArray[np.intp]) -> None:
-        """Fit the hyperparameters anew, and speak of this pool from now on.
+        """Fit the hyperparameters again and replace the pool of candidates.
 
         Args:
             rows: Observed rows.
@@ -49,15 +49,15 @@ class Model:
         self._posterior = gp.Posterior(self._known, self._see(pool))
 
     def update(self, seen: list[int]) -> None:
-        """Know of these rows, finished or in flight, and no others."""
+        """Condition on these rows, finished or in flight, and on no others."""
         self.posterior.condition(seen, self._see(seen))
 
     def log_expected_improvement(self, wanted: Array, told: NDArray[np.bool_], best: float) -> Array:
-        """Of each row of the pool over the best target.
+        """Log expected improvement of each row of the pool over the best target.
 
         Args:
-            wanted: Targets of the rows given to :meth:`update`; ignored where nothing is told.
-            told: Which of them have one.
+            wanted: Targets of the rows given to :meth:`update`; ignored where ``told`` is false.
+            told: Which of the rows have a target.
             best: The smallest target.
         """
         mean = self.posterior.mean(wanted, told)
@@ -68,10 +68,10 @@ class Model:
         return self.posterior.draw(self.posterior.mean(wanted, told), chosen, normal)
 
     def log_chance_above_zero(self, labels: Array) -> Array:
-        """Logarithm of the chance that the modelled value is positive, for each row of the pool.
+        """Logarithm of the probability that the modelled value is positive, for each row of the pool.
 
         Args:
-            labels: Of the rows given to :meth:`update`: 1 or -1.
+            labels: 1 or -1 for each row given to :meth:`update`.
 
         Source: Rasmussen and Williams, section 6.5: least-squares classification by regression on the labels.
         """

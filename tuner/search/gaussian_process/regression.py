@@ -1,4 +1,4 @@
-"""A Gaussian process over a fixed pool of candidates, cheap enough to be asked hundreds of times.
+"""A Gaussian process over a fixed pool of candidates, cheap enough for hundreds of updates.
 
 Covariance: a Matern 5/2 kernel with a length scale per group of columns, plus noise.
 
@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 _ROOT5 = float(np.sqrt(5.0))
 _JITTER = 1e-5
-"""Part of the signal's variance that is always noise; keeps factors of near-twins positive definite."""
+"""Share of the signal's variance that always counts as noise; keeps the matrix of similar configs positive definite."""
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Of the covariance, for targets of unit variance.
+    """Hyperparameters of the covariance, for targets of unit variance.
 
     Args:
         scales: Length scale per column of the features.
@@ -39,7 +39,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class Prior:
-    """Log-normal beliefs about the hyperparameters, as (median, standard deviation of the log).
+    """Log-normal priors of the hyperparameters, as (median, standard deviation of the log).
 
     They say that the columns, which span [0, 1], matter at about their full range, and that measurements are good.
     """
@@ -58,15 +58,15 @@ def fit(
     prior: Prior | None = None,
     steps: int = 20,
 ) -> Hyperparameters:
-    """Hyperparameters of largest posterior probability, found from ``start`` by L-BFGS.
+    """The hyperparameters with the largest posterior probability, found by L-BFGS from ``start``.
 
     Args:
-        features: Of the observed configs, shape [n, columns].
+        features: Features of the observed configs, shape [n, columns].
         groups: Group of each column.
         targets: Standardised values, shape [n].
-        start: Where to start; the prior's medians without it.
-        prior: Beliefs; the default ones without it.
-        steps: Iterations at most.
+        start: Where to start; default: the prior's medians.
+        prior: Default: ``Prior()``.
+        steps: Most iterations.
     """
     from scipy.optimize import minimize
 
@@ -88,7 +88,7 @@ class _Evidence:
         for column, group in zip(features.T, groups, strict=True):
             self._apart[group] += (column[:, None] - column[None]) ** 2
         beliefs = [prior.scale] * count + [prior.signal, prior.noise]
-        # The standard deviations of signal and noise are what has the prior; the variances are their squares.
+        # The priors are on the standard deviations of signal and noise; the variances are their squares.
         self.middle = np.log([b[0] for b in beliefs])
         self._spread = np.array([b[1] for b in beliefs])
 
@@ -149,7 +149,7 @@ class Posterior:
         self._variance = np.full(len(pool), known.signal, dtype=np.float32)
 
     def condition(self, keys: Sequence[int], features: Array) -> None:
-        """Make these the observed configs; cheap where they begin like the last ones.
+        """Make these the observed configs; cheap if they start with the same ones as last time.
 
         Args:
             keys: Name of each observed config.
@@ -166,8 +166,8 @@ class Posterior:
         """Mean at each candidate.
 
         Args:
-            targets: Of the observed configs in order, shape [n]; ignored where nothing is told yet.
-            told: Which of them have a target. The others only reduce the variance. Shape [n].
+            targets: Targets of the observed configs in order, shape [n]; ignored where ``told`` is false.
+            told: Which of them have a target, shape [n]. The others only reduce the variance.
         """
         n = len(self._keys)
         factor = self._factor[:n, :n]
@@ -247,7 +247,7 @@ class Posterior:
         return self.known.signal * shape
 
     def _pool_covariance(self, new: Array) -> NDArray[np.float32]:
-        """Covariance of observed configs with the pool in single precision: it is large, its figures a ranking."""
+        """Covariance of observed configs with the pool. In single precision: it is large, and only ranks candidates."""
         other = new.astype(np.float32)
         root = (other * other).sum(axis=1)[:, None] + self._pool_norm[None] - 2 * other @ self._pool.T
         np.maximum(root, 0, out=root)
@@ -258,7 +258,7 @@ class Posterior:
 
     @staticmethod
     def _expected(factor: Array, filled: Array, told: NDArray[np.bool_]) -> Array:
-        """Mean of the configs in flight, given the others: from the inverse's rows that belong to them."""
+        """Mean of the configs in flight given the others, from their rows of the inverse."""
         open_rows = np.flatnonzero(~told)
         unit = np.zeros((len(filled), len(open_rows)))
         unit[open_rows, np.arange(len(open_rows))] = 1.0

@@ -1,4 +1,4 @@
-"""Targets for a surrogate: what a value is worth, whatever its unit or scale."""
+"""Targets for the surrogate, independent of the unit and offset of the values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 
 def target_unit(values: NDArray[np.float64]) -> float:
-    """How much of a value one unit of target is, for values below the median."""
+    """Difference in value that one unit of target stands for, for values below the median."""
     return float(_bent(values).std())
 
 
 def targets(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Standardised values with the bad half compressed.
 
-    Values above the median are bent down logarithmically: how bad the bad ones are says little about where the best
+    Values above the median are compressed logarithmically: how bad the bad ones are says little about where the best
     are, and a few very slow configs would otherwise set the scale. Shifting or scaling all values changes nothing.
 
     Args:

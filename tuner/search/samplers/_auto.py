@@ -31,7 +31,7 @@ class AutoSampler(Strategy):
     Args:
         ledger: See :class:`Strategy`.
         seed: See :class:`Strategy`.
-        options: What was chosen by measurement.
+        options: Its constants.
     """
 
     def __init__(self, ledger: Ledger, seed: int, options: Options | None = None) -> None:
@@ -61,12 +61,12 @@ class AutoSampler(Strategy):
             return row
         row = self._choose()
         while relative is not None and row in relative.aside:
-            relative.aside.discard(row)  # it would have been proposed now: from now on the search knows of it
+            relative.aside.discard(row)  # the search proposes it by itself now, so it may learn from the result
             row = self._choose()
         return row
 
     def _choose(self) -> int:
-        """The row that the search proposes by itself; it may be a suggestion that it does not know of."""
+        """The row to propose. It may be a relative's suggestion that was tried already and is unknown to the model."""
         order, values = self._known()
         passed = [r for r, v in values.items() if v is not None]
         if len(order) < self.options.start or len(passed) < 4:
@@ -83,7 +83,7 @@ class AutoSampler(Strategy):
             self._relative.aside.add(row)
 
     def outlook(self) -> Outlook | None:
-        """From joint draws of the most promising configs that are still free."""
+        """Estimated from joint draws of the most promising free configs."""
         with self._threads.limit(limits=1):
             return self._outlook()
 
@@ -107,9 +107,9 @@ class AutoSampler(Strategy):
     # -- start -------------------------------------------------------------------------------------------------------
 
     def _best_of(self, relative: Relative) -> int:
-        """The free config that does best by the related sweep, apart from those that were tried for that reason.
+        """The free config with the best prediction by the related sweep, at a distance from its earlier suggestions.
 
-        A relative's very best configs resemble each other. Where it is wrong about them it is wrong about all at once.
+        The very best configs of a relative resemble each other: if it is wrong about one it is wrong about all.
         """
         free = self.ledger.free()
         expected = relative.predict(free)
@@ -122,7 +122,7 @@ class AutoSampler(Strategy):
         return int(free[int(np.argmin(expected))])
 
     def _farthest(self) -> int:
-        """The free config, of a random few, that is farthest from every taken one in steps of the value lists."""
+        """Of a random few free configs, the one farthest from every taken one, in steps of the value lists."""
         free = np.flatnonzero(self._free())
         if len(free) == 0:
             return self.random_row()
@@ -134,7 +134,7 @@ class AutoSampler(Strategy):
         return int(few[np.argmax(apart + 1e-9 * self._random.random(len(few)))])
 
     def _steps(self, rows: Rows, others: Rows | list[int]) -> NDArray[np.float64]:
-        """Distances between configs in steps of the value lists, a whole list being 1; shape [rows, others]."""
+        """Distances between configs in steps of the value lists; a whole list counts 1. Shape [rows, others]."""
         last = np.maximum(np.array(self.ledger.encoding.sizes) - 1, 1)
         points = self.ledger.points
         steps: NDArray[np.float64] = np.abs(points[rows][:, None] / last - (points[others] / last)[None]).sum(axis=2)
@@ -152,7 +152,7 @@ class AutoSampler(Strategy):
         return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
 
     def _known(self) -> tuple[list[int], dict[int, float | None]]:
-        """Taken rows in their order, and values by row: all but what a relative suggested."""
+        """Taken rows in order, and values by row, without what a relative suggested."""
         aside = set() if self._relative is None else self._relative.aside
         if not aside:
             return self.ledger.order, self.ledger.values
@@ -160,30 +160,30 @@ class AutoSampler(Strategy):
         return [r for r in self.ledger.order if r not in aside], values
 
     def _free(self) -> NDArray[np.bool_]:
-        """Which rows the search has not tried as far as it knows."""
+        """Rows that are free, or that only a relative's suggestion has taken."""
         free = ~self.ledger.taken
         if self._relative is not None:
             free[list(self._relative.aside)] = True
         return free
 
     def _fit_due(self) -> float:
-        """Finished trials at which the next fit is due.
+        """Number of finished trials at which the next fit is due.
 
-        What comes in between is learnt from on top of ``observations_limit``, so late in a sweep a share of all trials
-        would be too many.
+        Results that arrive between fits come on top of ``observations_limit``. Late in a sweep a fixed share of all
+        trials would be too many, so the number is bounded.
         """
         options = self.options
         return min(self._fitted_at * options.refit_growth, self._fitted_at + options.observations_limit / 4)
 
     def _promise(self, wanted: NDArray[np.float64], told: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Of each candidate: logarithm of expected improvement times the chance to work; none where taken."""
+        """Logarithm of expected improvement times probability to work, for each candidate; -inf where taken."""
         best = float(wanted[told].min())
         promise = self._model.log_expected_improvement(wanted, told, best) + self._log_chance_to_work()
         promise[~self._free()[self._pool]] = -np.inf
         return promise
 
     def _state(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
-        """Rows the models know, which of them have a value, and their targets."""
+        """Rows that the models know, which of them have a value, and their targets."""
         order, values = self._known()
         seen = [r for r in order if values.get(r, 0.0) is not None and r not in self._left_out]
         told = np.array([r in values for r in seen])
@@ -193,7 +193,7 @@ class AutoSampler(Strategy):
         return seen, told, wanted
 
     def _refit(self, passed: list[int]) -> None:
-        """Hyperparameters and candidates anew."""
+        """Fit the hyperparameters and choose the candidates again."""
         values = np.array([self.ledger.values[r] for r in passed], dtype=np.float64)
         kept = self._kept(values)
         self._left_out = set(passed) - {passed[i] for i in kept}
@@ -204,7 +204,7 @@ class AutoSampler(Strategy):
         self._fitted_at = len(self._known()[1])
 
     def _refit_works(self) -> None:
-        """The model of failures, once there is one to learn from."""
+        """Fit the model of failures, once there has been a failure."""
         self._works_since = None
         order, values = self._known()
         if None in values.values():
@@ -212,13 +212,13 @@ class AutoSampler(Strategy):
             self._works.refit(*self._outcomes(), self._pool)
 
     def _outcomes(self) -> tuple[list[int], NDArray[np.float64]]:
-        """Finished rows in the order taken, and 1 where they worked, -1 where not."""
+        """Finished rows in the order taken, and a label for each: 1 if it worked, -1 if not."""
         order, values = self._known()
         rows = [r for r in order[self._works_since :] if r in values]
         return rows, np.array([1.0 if values[r] is not None else -1.0 for r in rows])
 
     def _kept(self, values: NDArray[np.float64]) -> Rows:
-        """Positions of the values to learn from: all, or the best and a random rest."""
+        """Positions of the values to learn from: all of them, or the best and a random rest."""
         limit = self.options.observations_limit
         if len(values) <= limit:
             return np.arange(len(values))
@@ -227,7 +227,7 @@ class AutoSampler(Strategy):
         return np.sort(np.concatenate([ranked[: limit // 2], rest]))
 
     def _candidates(self, leaders: list[int]) -> Rows:
-        """Rows the model looks at until the next fit: everything free, or a sample and the leaders' neighbours."""
+        """Rows that the model looks at until the next fit: all free ones, or a sample and the leaders' neighbours."""
         ledger = self.ledger
         if ledger.complete and len(ledger.points) <= self.options.pool_limit:
             return np.flatnonzero(self._free())
@@ -245,7 +245,7 @@ class AutoSampler(Strategy):
         return wanted
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:
-        """Of each candidate, by a model of what worked and what failed; it learns by itself what failures depend on."""
+        """Logarithm of the probability that each candidate works, by the model of failures."""
         if self._works_since is None:
             return 0.0
         rows, labels = self._outcomes()

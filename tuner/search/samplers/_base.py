@@ -22,8 +22,8 @@ class Strategy(BaseSampler):
     """A sampler over the rows of a ledger.
 
     Args:
-        ledger: Owned by the search, which records proposals and results in it; read here, and grown by valid points.
-        seed: Of all random choices.
+        ledger: Owned by the search, which records proposals and results in it. A strategy reads it and may add points.
+        seed: Seed of all random choices.
     """
 
     def __init__(self, ledger: Ledger, seed: int) -> None:
@@ -33,24 +33,24 @@ class Strategy(BaseSampler):
         self.distributions: dict[str, BaseDistribution] = {
             n: CategoricalDistribution(c) for n, c in zip(encoding.names, encoding.choices, strict=True)
         }
-        """All parameters, as categories."""
+        """Every parameter as a categorical distribution."""
 
     @abstractmethod
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
-        """The row of a free config. Only called while there is one."""
+        """The row of a free config. Called only while there is one."""
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
-        """Take in finished trials of a related sweep; called once, before the first proposal. Ignored by default."""
+        """Learn from finished trials of a related sweep. Called once, before the first proposal; ignored by default."""
 
     def suggested(self, row: int) -> None:
-        """This config is tried because the related sweep knows it; called before it is proposed. Ignored by default."""
+        """Called before a config is proposed because a related sweep suggests it; ignored by default."""
 
     def outlook(self) -> Outlook | None:
-        """What more trials may bring, None where the strategy cannot say."""
+        """What more trials may gain, None if the strategy has no model."""
         return None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All of them."""
+        """All parameters: they are sampled together."""
         return self.distributions
 
     def sample_relative(
@@ -67,7 +67,7 @@ class Strategy(BaseSampler):
         raise NotImplementedError(f"parameter {param_name!r} is not part of the search space")
 
     def random_row(self) -> int:
-        """A free row."""
+        """A random free row."""
         row = self.ledger.random_free(self.rng)
         if row is None:
             raise RuntimeError("a strategy was asked although no config is left")

@@ -13,11 +13,11 @@ from tuner.search.candidates import Ledger
 from tuner.search.samplers._base import Strategy
 
 TRIES = 50
-"""Draws before the nearest free config is taken instead."""
+"""After so many draws the nearest free config is taken."""
 
 
 class OptunaStrategy(Strategy):
-    """Wraps a sampler of Optuna's that knows neither constraints nor repeats.
+    """Wraps an Optuna sampler that knows neither constraints nor earlier proposals.
 
     Args:
         ledger: See :class:`Strategy`.
@@ -32,11 +32,11 @@ class OptunaStrategy(Strategy):
         self._tries = tries
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Passed on."""
+        """Pass the call on to the wrapped sampler."""
         self._inner.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
-        """Passed on."""
+        """Pass the call on to the wrapped sampler."""
         self._inner.after_trial(study, trial, state, values)
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
