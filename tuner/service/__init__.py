@@ -1,1 +1,1 @@
-"""The HTTP service: API, pages for people and what guards both. Loaded only by ``tuner serve``."""
+"""The HTTP service: API, pages, tokens and limits. Only ``tuner serve`` loads it."""

@@ -38,7 +38,7 @@ from tuner.service.models import (
 )
 from tuner.service.start_sweep.start import Starter, choices
 
-# 400 for a body that is no JSON at all, 403 for a host name that is not this machine's, 413, 414 and 429 by the gate.
+# 400: the body is no JSON; 403: the host name is not this machine's; 413, 414 and 429 come from the rate limiter.
 router = APIRouter(prefix="/api/v1", responses=responses(400, 401, 403, 413, 414, 422, 429, 503))
 
 
@@ -65,9 +65,9 @@ async def best_config(
 ) -> Response:
     """The best known config for a problem size. Never measures, never guesses: ``found`` says how it was found.
 
-    404 if there is no record. Poll with the ETag: 304 costs next to nothing.
+    404 if there is no record. Poll with the ETag: a 304 costs next to nothing.
     """
-    # Well-formed questions are answered before they get here, by tuner.service.middleware.fast_path.
+    # tuner.service.middleware.fast_path answers well-formed requests before they get here.
     if hardware == "auto":
         if tuner_hardware is None:
             raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")
@@ -103,7 +103,7 @@ def sweeps(
     before: Annotated[int | None, Query(ge=1, le=MAX_ID, description="only sweeps with a smaller id")] = None,
     definition: Annotated[str | None, Query(pattern=NAME)] = None,
 ) -> SweepList:
-    """The newest sweeps first."""
+    """Sweeps, newest first."""
     store = _store(request)
     found = store.list_sweeps(limit, definition=definition, before=before)
     more = found[-1].id if len(found) == limit else None
@@ -112,7 +112,7 @@ def sweeps(
 
 @router.post("/sweeps", tags=["sweeps"], status_code=201, responses=responses(415, 502, 504))
 def start(request: Request, caller: Runner, wanted: StartSweep, response: Response) -> Started:
-    """Start a sweep. Answers when its process has registered it, which takes seconds."""
+    """Start a sweep. Answers once its process has registered it, which takes seconds."""
     sweep_id = _starter(request).start(wanted)
     response.headers["Location"] = str(request.url_for("sweep", sweep_id=sweep_id).path)
     return _started(request, sweep_id)
@@ -126,14 +126,14 @@ def sweep(request: Request, caller: Reader, sweep_id: Id) -> SweepDetail:
 
 @router.post("/sweeps/{sweep_id}/resume", tags=["sweeps"], status_code=202, responses=responses(404, 409, 502, 504))
 def resume(request: Request, caller: Runner, sweep_id: Id) -> Started:
-    """Go on with a sweep that was stopped or whose process died."""
+    """Continue a sweep that was stopped or whose process died."""
     _starter(request).resume(sweep_id)
     return _started(request, sweep_id)
 
 
 @router.delete("/sweeps/{sweep_id}", tags=["sweeps"], status_code=202, responses=responses(404))
 def stop(request: Request, caller: Runner, sweep_id: Id) -> Started:
-    """Ask a sweep to stop. What it finished is kept, it ends as INTERRUPTED and can be resumed."""
+    """Ask a sweep to stop. Finished trials are kept; it ends as INTERRUPTED and can be resumed."""
     store = _store(request)
     if state_now(store.get_sweep(sweep_id)) == SweepState.RUNNING:
         store.request_stop(sweep_id)
@@ -189,9 +189,9 @@ async def events(
     last_event_id: Annotated[str | None, Header(max_length=30)] = None,
     after: Annotated[int, Query(ge=0, le=MAX_ID, description="as Last-Event-ID, for the first request")] = 0,
 ) -> StreamingResponse:
-    """A sweep's progress as server-sent events; a client that comes back sends ``Last-Event-ID`` and misses nothing.
+    """A sweep's progress as server-sent events. A client that reconnects with ``Last-Event-ID`` misses nothing.
 
-    It breaks off when the token is revoked or expires.
+    The stream ends when the token is revoked or expires.
     """
     store = _store(request)
     state = request.app.state
@@ -224,7 +224,7 @@ async def events(
 def solutions(
     request: Request, caller: Reader, definition: Annotated[str | None, Query(pattern=NAME)] = None
 ) -> SolutionList:
-    """Exported Solutions, the newest first."""
+    """Exported Solutions, newest first."""
     found = _store(request).exports(definition)
     return SolutionList.model_validate({"solutions": [views.solution_head(e) for e in found]})
 

@@ -1,4 +1,4 @@
-"""The application: routes, guards and what they share."""
+"""The application: routes, middleware and the state that they share."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from tuner.service.start_sweep.start import Starter
 from tuner.settings import log_level
 
 THREADS = 12
-"""Requests that may wait for the database at once in one server process; below the store's 15 connections, so that
-the lookup, which asks from threads of its own, always finds one."""
+"""Requests that may wait for the database at once in one server process. Below the store's 15 connections, so that
+the lookup, which uses threads of its own, always finds one."""
 
 PATIENCE_S = 2.0
-"""How long a request may wait for a database that restarts; then 503, and the client comes back."""
+"""How long a request waits for a database that restarts; then it answers 503, and the client retries."""
 
 GATE = (403, 413, 414, 429)
 """What :class:`tuner.service.middleware.rate_limit.Gate` answers on any route."""
 
 
 def create() -> FastAPI:
-    """The application with the settings that ``tuner serve`` published; called in each server process."""
+    """The application, with the settings that ``tuner serve`` published. Called in each server process."""
     configure_logging(log_level("INFO"))
     app = make(published())
-    # What is here now stays: looking through all of it for garbage held up every request for 0.15 to 0.22 s.
+    # Objects made so far stay alive. Collecting garbage among them held up every request for 0.15 to 0.22 s.
     gc.collect()
     gc.freeze()
     return app
@@ -70,7 +70,7 @@ def make(settings: ServiceSettings) -> FastAPI:
         version="1",
         summary="The fastest correct kernel for a flashinfer-bench definition on given hardware",
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is in pages.py
+        docs_url=None,  # FastAPI's own pages load scripts from other hosts; ours are in pages/routes.py
         redoc_url=None,
         lifespan=life,
     )
@@ -95,7 +95,7 @@ def make(settings: ServiceSettings) -> FastAPI:
 
 
 class Static(StaticFiles):
-    """Files that a browser may keep but has to ask about, so that new pages never run with old scripts."""
+    """Static files that browsers cache but revalidate, so that new pages never run with old scripts."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -106,12 +106,12 @@ class Static(StaticFiles):
 def _add_health(app: FastAPI) -> None:
     @app.get("/healthz", tags=["health"], responses=problems.responses(*GATE))
     async def healthz() -> dict[str, str]:
-        """The process answers."""
+        """Answers as long as the process runs."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"], responses=problems.responses(503, *GATE))
     def readyz(request: Request) -> dict[str, str]:
-        """The database answers too."""
+        """Answers if the database answers too."""
         version = request.app.state.store.schema_version()
         if version is None:
             raise StoreError("the database holds no tables any more")
@@ -130,7 +130,7 @@ def _add_health(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> None:
-    """Adds to the OpenAPI document what FastAPI cannot know: problem documents and bearer tokens."""
+    """Add what FastAPI does not know to the OpenAPI document: problem documents and bearer tokens."""
     make_document = app.openapi
 
     def openapi() -> dict[str, Any]:

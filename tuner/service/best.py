@@ -1,4 +1,4 @@
-"""The lookup that inference servers poll: answered from records that are at most a second old."""
+"""The lookup that inference servers poll, answered from records that are at most a second old."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tuner.results.best_config import Match, find
 from tuner.results.best_config import answer as answered
 
 DEFINITIONS = 512
-"""Definitions whose winners a server process keeps; the least recently asked for go first."""
+"""Most definitions whose winners a server process keeps; the least recently used are dropped."""
 ANSWERS = 4096
-"""Questions whose answer is kept for one definition, until its records change."""
+"""Most answers kept for one definition, until its records change."""
 MAX_AGE_S = 5
-"""How old an answer may be, the time in this server's memory and in the client's cache together."""
+"""How old an answer may become, in this server's memory and the client's cache together."""
 HARDWARE_HEADER = "Tuner-Hardware"
 
 Question = tuple[tuple[tuple[str, int], ...], str | None]
@@ -34,7 +34,7 @@ Question = tuple[tuple[tuple[str, int], ...], str | None]
 
 @dataclass(frozen=True)
 class Answer:
-    """A lookup's answer, ready to send. ``etag`` changes when the answer does, but not as its age grows."""
+    """A lookup's answer, ready to send. ``etag`` changes with the answer, but not with its age."""
 
     found: str
     etag: str = ""
@@ -42,7 +42,7 @@ class Answer:
     finished_at: float = 0.0
 
     def body(self, now: float) -> bytes:
-        """The document; the age is of this moment."""
+        """The document with its present age."""
         return f'{self.text}, "age_s": {max(0.0, now - self.finished_at):.3f}}}'.encode()
 
 
@@ -61,7 +61,7 @@ class Records:
     texts: dict[tuple[int, str, str, float, str], Answer] = field(default_factory=dict)
 
     def on(self, hardware: str | None) -> Sequence[BestRow]:
-        """The rows of one hardware model, in any case of letters; all of them for None."""
+        """The rows of one hardware model, whatever the case of its name; all rows for None."""
         if hardware is None:
             return self.rows
         wanted = hardware.lower()
@@ -71,7 +71,7 @@ class Records:
         """The answer to a question about this definition.
 
         Raises:
-            UsageError: The question cannot be answered as it stands.
+            UsageError: The question is incomplete or ambiguous.
         """
         known = self.answers.get(question)
         if known is None:
@@ -83,7 +83,7 @@ class Records:
         return known
 
     def _text(self, match: Match) -> Answer:
-        """The answer for a match. Most sizes of a regime share one, and writing it is what an answer costs."""
+        """The answer for a match. Most sizes of a regime share one; writing it is the expensive part, so it is kept."""
         workload = "" if match.workload is None else match.workload.workload
         key = (id(match.row), match.found, match.detail, match.distance, workload)
         if key not in self.texts:
@@ -100,15 +100,15 @@ class Records:
 class BestConfigs:
     """Best-config answers from records that are at most ``cache_s`` old.
 
-    Who asks late in that time has an answer at once and sets off the next read, so that a definition
-    that is asked for again and again is never waited for. Else everybody who asks waits for the same query.
+    A question late in that time is answered at once and starts the next read, so nobody waits for a definition that is
+    polled. Otherwise everybody who asks waits for the same query.
 
     Owned by one event loop.
 
     Args:
-        store: Read from.
+        store: The store to read.
         cache_s: How old records may be.
-        clock: Seconds that only grow.
+        clock: A monotonic clock in seconds.
     """
 
     def __init__(self, store: Store, cache_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -123,7 +123,7 @@ class BestConfigs:
 
         Raises:
             StoreError: The database does not answer.
-            UsageError: The question cannot be answered as it stands.
+            UsageError: The question is incomplete or ambiguous.
         """
         records = await self._records(definition)
         answer = records.answer(definition, (tuple(sorted(axes.items())), hardware))
@@ -150,7 +150,7 @@ class BestConfigs:
         finally:
             del self._reading[definition]
         records.read_at = began
-        # Not all definitions at the same moment: their reads would queue up, and every second all lookups behind them.
+        # Spread over time: if all definitions were read at once, every lookup would queue behind them once a second.
         records.renew_at = began + self._cache_s * random.uniform(0.4, 0.7)
         self._kept[definition] = records
         self._kept.move_to_end(definition)
@@ -159,21 +159,21 @@ class BestConfigs:
         return records
 
     def _look(self, definition: str, kept: Records | None) -> Records:
-        """The kept records if they are still what the database holds, else new ones."""
-        stamp = self._store.best_stamp(definition)  # before the rows: what changes in between is seen the next time
+        """The kept records if the database still holds the same, else new ones."""
+        stamp = self._store.best_stamp(definition)  # before the rows: a change in between is noticed next time
         if kept is not None and kept.stamp == stamp:
             return kept
         return Records(stamp, self._store.best_rows(definition))
 
 
 def _look_at(reading: asyncio.Task[Records]) -> None:
-    """Takes note of a failure that nobody may wait for: whoever needs the records then asks again."""
+    """Retrieve the error of a read that nobody waits for; whoever needs the records reads again."""
     if not reading.cancelled():
         reading.exception()
 
 
 def reply(answer: Answer, age_s: int, if_none_match: str | None) -> Response:
-    """The response for an answer that was found; 304 if the client has it already."""
+    """The response with an answer; 304 if the client already has it."""
     headers = {
         "ETag": answer.etag,
         "Cache-Control": f"private, max-age={MAX_AGE_S}",

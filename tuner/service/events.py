@@ -1,4 +1,4 @@
-"""A sweep's progress as server-sent events, read from the database, so that any server process can tell it."""
+"""A sweep's progress as server-sent events, read from the database, so that any server process can send it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tuner.service.views import sweep_head, trial_row
 POLL_S = 0.5
 KEEP_ALIVE_S = 15.0
 BATCH = 200
-"""Trials that are sent before the state is looked at again."""
+"""Most trials that are sent before the state is read again."""
 
 
 async def stream(
     store: Store, sweep_id: int, after: int, allowed: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[bytes]:
-    """Events until the sweep's process is done: ``trial`` for each new one, ``state`` on every change, then ``end``.
+    """Events until the sweep's process is done: ``trial`` for each new trial, ``state`` on every change, then ``end``.
 
     Args:
-        store: Read from.
-        sweep_id: One that exists.
-        after: Id of the last trial the client has, 0 for none. Every event carries such an id, so that a client that
-            lost the connection goes on where it was.
-        allowed: Whether the listener may still listen; asked again and again.
+        store: The store to read.
+        sweep_id: An existing sweep.
+        after: ID of the last trial that the client has, 0 for none. Every event carries such an ID, so that a client
+            can continue after a lost connection.
+        allowed: Whether the client may still listen; asked before each look at the database.
     """
     shown: dict[str, Any] | None = None
     spoke_at = time.monotonic()
     while await allowed():
-        # The state first: when it says that the sweep has ended, the trials read after it are all there are.
+        # The state is read first: if the sweep has ended, the trials read after it are complete.
         state = await asyncio.to_thread(sweep_head, store, sweep_id)
         trials = await asyncio.to_thread(store.trials, sweep_id, measurements=False, after_id=after, limit=BATCH)
         for trial in trials:
@@ -56,5 +56,5 @@ async def stream(
 
 
 def event(kind: str, data: dict[str, Any], last_id: int) -> bytes:
-    """One event on the wire."""
+    """The bytes of one event."""
     return f"id: {last_id}\nevent: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()

@@ -1,4 +1,4 @@
-"""What Prometheus reads from ``/metrics``: requests from this server's processes, sweeps from the database."""
+"""The metrics under ``/metrics``: requests counted by this server's processes, sweeps counted in the database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stored(Collector):
 
 
 def exposition(store: Store) -> bytes:
-    """The text for Prometheus, of all the server's processes together.
+    """The metrics of all processes of the server, as text for Prometheus.
 
     Raises:
         StoreError: The database does not answer.

@@ -1,4 +1,4 @@
-"""What the API takes and gives. Keys carry units; fields are added, never renamed."""
+"""The API's documents. Keys carry units; fields are added, never renamed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_ID = 2**63 - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
-"""Names of definitions, spaces and workloads: no slash, no leading dot, so that none can be a path."""
+"""Names of definitions, spaces and workloads: no slash and no leading dot, so that no name is a path."""
 HARDWARE = r"^[\x20-\x7E]{1,200}$"
 AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
 MAX_AXES = 16
@@ -21,7 +21,7 @@ Name = Annotated[str, Query(pattern=NAME, description="name of a definition")]
 
 
 class StartSweep(BaseModel):
-    """What to sweep. Only names of what is installed on the server: code, files and folders cannot be given."""
+    """What to sweep, by names of what is installed on the server. Code, files and folders are not accepted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class StartSweep(BaseModel):
 
 
 class SweepHead(BaseModel):
-    """A sweep on one line."""
+    """A sweep in a list."""
 
     id: int
     state: str = Field(description="RUNNING, DONE, INTERRUPTED, FAILED, or LOST: its process died, resume it")
@@ -53,7 +53,7 @@ class SweepHead(BaseModel):
 
 
 class SweepList(BaseModel):
-    """The newest sweeps first; ``next_before`` asks for the following page."""
+    """Sweeps, newest first; ``next_before`` is the ``before`` of the next page."""
 
     sweeps: list[SweepHead]
     next_before: int | None = None
@@ -101,7 +101,7 @@ class TrialRow(BaseModel):
 
 
 class TrialList(BaseModel):
-    """Trials in the order in which they were committed; ``next_after`` asks for the following page."""
+    """Trials in the order in which they were committed; ``next_after`` is the ``after`` of the next page."""
 
     trials: list[TrialRow]
     next_after: int | None = None
@@ -115,7 +115,7 @@ class TrialDetail(TrialRow):
 
 
 class Started(BaseModel):
-    """The sweep that was started, or goes on."""
+    """The sweep that was started or resumed."""
 
     id: int
     state: str
@@ -134,7 +134,7 @@ class SolutionHead(BaseModel):
 
 
 class SolutionList(BaseModel):
-    """The newest first."""
+    """Solutions, newest first."""
 
     solutions: list[SolutionHead]
 

@@ -1,4 +1,4 @@
-"""Starts the server: refuses what would be open to the world, then hands over to Uvicorn."""
+"""Starts the server with Uvicorn, unless it would be open to the network without tokens."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tuner.service.settings import ServiceSettings
 from tuner.service.tokens import state
 
 SHUTDOWN_S = 3
-"""How long open event streams may keep a server that was told to stop; their clients come back and go on."""
+"""How long open event streams may delay a server that was told to stop; their clients reconnect and continue."""
 
 
 def run(settings: ServiceSettings) -> None:
     """Serve until interrupted.
 
     Raises:
-        UsageError: The address is open to others and there is no token that they would need.
-        UnusableEnvironmentError: The server's packages are missing.
+        UsageError: Other machines can reach the address and there is no active token.
+        UnusableEnvironmentError: The packages of the extra ``serve`` are missing.
         StoreError: The database cannot be opened.
     """
     try:
@@ -57,10 +57,10 @@ def run(settings: ServiceSettings) -> None:
 
 
 def check(settings: ServiceSettings) -> None:
-    """Creates the database's tables if need be, and refuses to serve strangers without tokens.
+    """Create the database's tables if they are missing, and refuse to serve other machines without tokens.
 
     Raises:
-        UsageError: As said.
+        UsageError: Other machines can reach the address and there is no active token.
         StoreError: The database cannot be opened.
     """
     with Store.open(settings.db) as store:
@@ -73,7 +73,7 @@ def check(settings: ServiceSettings) -> None:
 
 
 def _share_metrics(settings: ServiceSettings) -> str | None:
-    """A folder through which several server processes add up their metrics."""
+    """Make the folder in which several server processes share their metrics."""
     if settings.workers == 1:
         return None
     folder = tempfile.mkdtemp(prefix="tuner-metrics-")

@@ -1,4 +1,4 @@
-"""What ``tuner serve`` was told, handed to every worker process of the server through one environment variable."""
+"""The settings of ``tuner serve``, passed to the server's worker processes in one environment variable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 VARIABLE = "TUNER_SERVICE_SETTINGS"
-"""Where the command leaves the settings for the server's worker processes, as JSON. Not a user's setting."""
+"""Environment variable with the settings as JSON, for the server's worker processes. Not for users."""
 
 
 class ServiceSettings(BaseModel):
@@ -41,17 +41,17 @@ class ServiceSettings(BaseModel):
         return is_loopback(self.host)
 
     def publish(self) -> None:
-        """Leaves the settings for worker processes that are about to start."""
+        """Store the settings in the environment of worker processes that are about to start."""
         os.environ[VARIABLE] = self.model_dump_json()
 
 
 def published() -> ServiceSettings:
-    """The settings that :meth:`ServiceSettings.publish` left."""
+    """The settings that :meth:`ServiceSettings.publish` stored."""
     return ServiceSettings.model_validate_json(os.environ[VARIABLE])
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to bind to is reachable from this machine alone. A name other than localhost is not."""
+    """Whether an address can be reached from this machine only. Of names, only localhost counts."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Bearer tokens: how one is made, and what the database keeps of it."""
+"""Bearer tokens: how they are made, stored and checked."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FORM = re.compile(r"tuner_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
 def create(store: Store, scope: str, *, name: str = "", expires_in_s: float | None = None) -> tuple[str, TokenRecord]:
-    """A new token and what is kept of it. The text is shown once; the database holds only a hash.
+    """A new token and its record. The text is shown once; the database holds only a hash.
 
-    The secret has 256 random bits, so a plain SHA-256 is enough: there is nothing to guess.
+    The secret has 256 random bits, so a plain SHA-256 is enough: it cannot be guessed.
 
     Raises:
-        UsageError: There is no such scope, or the life is not positive.
+        UsageError: There is no such scope, or the lifetime is not positive.
     """
     if scope not in SCOPES:
         raise UsageError(f"scope {scope!r} is unknown; known are {', '.join(SCOPES)}")
@@ -47,25 +47,25 @@ def create(store: Store, scope: str, *, name: str = "", expires_in_s: float | No
 
 
 def hashed(secret: str) -> str:
-    """What is kept of a secret."""
+    """The hash of a secret, as the database holds it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def parts(token: str) -> tuple[str, str] | None:
-    """Public key and secret of a token, None if it is none."""
+    """Public key and secret of a token, None if the text is not a token."""
     match = _FORM.fullmatch(token)
     return None if match is None else (match[1], match[2])
 
 
 def holds(record: TokenRecord | None, secret: str) -> bool:
-    """Whether the secret is the record's and the token may still be used. Takes the same time for a wrong secret."""
+    """Whether the secret matches the record and the token is still active. Takes constant time."""
     known = record.secret_hash if record else "0" * 64
     same = hmac.compare_digest(known, hashed(secret))
     return record is not None and same and state(record, time.time()) == "active"
 
 
 def state(record: TokenRecord, now: float) -> str:
-    """Whether the token holds, in one word."""
+    """The state of a token in one word."""
     if record.revoked_at is not None:
         return "revoked"
     return "expired" if record.expires_at is not None and now >= record.expires_at else "active"

@@ -1,4 +1,4 @@
-"""From the store's records to the documents of :mod:`tuner.service.models`."""
+"""Turns the store's records into the documents of :mod:`tuner.service.models`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.+@~-]+/)+")
 
 
 def finite(value: float | None) -> float | None:
-    """JSON has no NaN."""
+    """The number, None for NaN and infinity, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def latency_us(objective: float | None) -> float | None:
-    """The geometric mean behind an objective, which is its logarithm."""
+    """The geometric mean latency; an objective is its logarithm."""
     return None if objective is None else math.exp(objective)
 
 
 def head(sweep: SweepRecord, trials: int) -> dict[str, Any]:
-    """A sweep on one line."""
+    """A sweep as in a list."""
     return {
         "id": sweep.id,
         "state": str(state_now(sweep)),
@@ -43,13 +43,13 @@ def head(sweep: SweepRecord, trials: int) -> dict[str, Any]:
 
 
 def heads(store: Store, sweeps: Sequence[SweepRecord]) -> list[dict[str, Any]]:
-    """Several sweeps, their trials counted in one query."""
+    """Several sweeps; their trials are counted in one query."""
     counts = store.trial_counts([s.id for s in sweeps])
     return [head(s, sum(counts[s.id].values())) for s in sweeps]
 
 
 def sweep_head(store: Store, sweep_id: int) -> dict[str, Any]:
-    """One sweep by id.
+    """One sweep by ID.
 
     Raises:
         NoSuchSweep: There is none.
@@ -119,7 +119,7 @@ def measurement(m: StoredMeasurement) -> dict[str, Any]:
 
 
 def solution_head(export: ExportRecord) -> dict[str, Any]:
-    """An exported Solution; where it was written is the operator's business."""
+    """An exported Solution, without the folder that it was written to."""
     return {
         "id": export.id,
         "name": export.solution,
@@ -131,13 +131,13 @@ def solution_head(export: ExportRecord) -> dict[str, Any]:
 
 
 def last_line(text: str) -> str:
-    """The line of a log that says what went wrong, shortened."""
+    """The last line of a log, which usually says what went wrong, shortened."""
     lines = text.strip().splitlines()
     return without_paths(lines[-1].strip()[-300:]) if lines else ""
 
 
 def without_paths(text: str) -> str:
-    """A log with the folders of absolute paths left out: they tell about the machine, not about the candidate."""
+    """A log without the folders of absolute paths, which say something about the machine and not the candidate."""
     return _FOLDERS.sub("", text)
 
 

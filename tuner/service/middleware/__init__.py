@@ -1,1 +1,1 @@
-"""What every request passes: tokens, limits, errors, and the fast path."""
+"""What every request passes through: limits, tokens, errors and the fast path."""

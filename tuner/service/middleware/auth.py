@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens for programs, the same token in a cookie for the pages."""
+"""Authorisation: bearer tokens for programs, the same token in a cookie for the pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COOKIE = "tuner_token"
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. ``key`` is the token's public part, None on an open server."""
+    """Who sends the request. ``key`` is the token's public part, None on an open server."""
 
     scopes: tuple[str, ...]
     key: str | None = None
@@ -31,11 +31,11 @@ OPEN = Caller(scopes=tokens.SCOPES)
 class Guard:
     """Checks tokens against the database at each request, so that a revocation counts at once, in every process.
 
-    Requests that come while a query runs share the next one: no answer is older than its question, and under load one
-    query serves many. Owned by one event loop.
+    Requests that arrive while a query runs share the next query: no answer is older than its question, and under load
+    one query serves many requests. Owned by one event loop.
 
-    A server that only this machine can reach asks for no token until the first one is made. From then on everybody
-    needs one: revoking the last token closes the server, it does not open it.
+    A server that only this machine can reach needs no token until the first one is made. From then on everybody needs
+    one: revoking the last token closes the server, it does not open it.
     """
 
     def __init__(self, store: Store, *, loopback: bool) -> None:
@@ -47,11 +47,11 @@ class Guard:
 
     @property
     def closed(self) -> bool:
-        """Whether a token was needed when the last caller was looked at."""
+        """Whether a token was needed at the last request."""
         return self._closed
 
     async def caller(self, token: str | None) -> Caller | None:
-        """Who the token says, None if it does not hold or is missing where one is needed."""
+        """The caller that a token stands for; None if it is not active, or missing although one is needed."""
         found = tokens.parts(token) if token else None
         if found is None and self._closed:
             return None
@@ -62,7 +62,7 @@ class Guard:
         return Caller(record.scopes, key) if record is not None and tokens.holds(record, secret) else None
 
     async def _look_up(self, key: str) -> Mapping[str, TokenRecord]:
-        """Tokens by key, this one among them if it exists, as they are after this moment."""
+        """Tokens by key, from a query that starts now or later; has this key if it exists."""
         self._asked.add(key)
         if self._next is None:
             self._next = asyncio.create_task(self._take_turn())
@@ -91,7 +91,7 @@ def bearer(authorization: str) -> str | None:
 
 
 async def reader(request: Request) -> Caller:
-    """Dependency: the caller may read.
+    """Dependency of routes that need the scope ``read``.
 
     Raises:
         ProblemError: 401.
@@ -108,10 +108,10 @@ async def reader(request: Request) -> Caller:
 
 
 async def runner(request: Request, caller: Annotated[Caller, Depends(reader)]) -> Caller:
-    """Dependency: the caller may start and stop sweeps.
+    """Dependency of routes that need the scope ``run``.
 
     Raises:
-        ProblemError: 401, or 403 with a token for reading only, or for a request that another site's page made.
+        ProblemError: 401; 403 for a token that may only read, or for a request made by another site's page.
     """
     if "run" not in caller.scopes:
         raise ProblemError(403, "this token may only read; a sweep needs one of scope 'run'")

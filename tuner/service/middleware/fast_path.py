@@ -1,7 +1,7 @@
-"""The short way for the lookup: well-formed questions, which nearly all are, without the framework's validation.
+"""A fast path for the lookup: well-formed requests, nearly all of them, skip the framework's validation.
 
-That validation costs several times what the answer does. The route of :mod:`tuner.service.api` stays the one that is
-documented, and the one that refuses: whatever is unusual about a request, it goes there.
+That validation costs several times as much as the answer. The route in :mod:`tuner.service.api` remains the documented
+one and the only one that refuses: any unusual request goes there.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _NAME, _AXIS, _HARDWARE = (re.compile(pattern.removesuffix("$")) for pattern in 
 
 
 class Lane:
-    """ASGI middleware between the gate and the routes.
+    """ASGI middleware between the rate limiter and the routes.
 
     Args:
-        app: What comes after it.
-        state: The application's, for the guard and the answers.
+        app: The next ASGI application.
+        state: The application's state, with the guard and the answers.
     """
 
     path = PATH
-    """What the metrics call it: the same as the route."""
+    """The name in the metrics, the same as the route's."""
 
     def __init__(self, app: ASGIApp, state: Any) -> None:
         self._app = app
@@ -48,7 +48,7 @@ class Lane:
         await (self._app if response is None else response)(scope, receive, send)
 
     async def _answer(self, scope: Scope) -> Any | None:
-        """The response with what was found, None if the route has to look at the request."""
+        """The response, None if the route has to handle the request."""
         asked, headers = question(scope["query_string"]), sole(scope["headers"])
         if asked is None or headers is None:
             return None
@@ -75,7 +75,7 @@ class Lane:
 
 @functools.lru_cache(maxsize=4096)
 def question(query: bytes) -> tuple[str, tuple[tuple[str, int], ...], str | None] | None:
-    """Definition, axes and hardware of a query; None if anything about it is not as it should be."""
+    """Definition, axes and hardware of a query; None if anything about it is unusual."""
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=True)
     except ValueError:
@@ -100,7 +100,7 @@ def question(query: bytes) -> tuple[str, tuple[tuple[str, int], ...], str | None
 
 
 def sole(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str] | None:
-    """The headers that matter here; None if one comes twice, or the caller is known by a cookie."""
+    """The headers that matter here; None if one is repeated, or if the caller uses a cookie."""
     found: dict[str, str] = {}
     for name, value in headers:
         if name in HEADERS:

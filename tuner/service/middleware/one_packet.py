@@ -1,4 +1,4 @@
-"""Answers leave in one piece: Uvicorn sends head and body apart, and each wakes the client with a system call."""
+"""Sends head and body of an answer together. Uvicorn sends them apart, at the cost of two system calls and wake-ups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Joining:
-    """A connection's transport that keeps an answer's head back until its body comes, or the loop's next turn."""
+    """A transport that holds the head of an answer back until its body comes, or the event loop's next turn."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -20,7 +20,7 @@ class Joining:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Sends, or waits for more if this is a head."""
+        """Send the data, or hold it back if it is a head."""
         if self._head:
             data, self._head = self._head + data, b""
             self._transport.write(data)
@@ -31,7 +31,7 @@ class Joining:
             self._transport.write(data)
 
     def close(self) -> None:
-        """Sends what is left, then closes."""
+        """Send what is held back, then close."""
         self._flush()
         self._transport.close()
 
@@ -42,8 +42,8 @@ class Joining:
 
 
 class JoiningProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1 on such a transport."""
+    """Uvicorn's HTTP/1.1 protocol on such a transport."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Wrap the transport of a new connection."""
         super().connection_made(Joining(transport, self.loop))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. Nothing of the machine's inside gets out: no paths, no traces."""
+"""Errors as RFC 9457 problem documents. They hold no paths and no stack traces."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ProblemError(Exception):
     Args:
         status: HTTP status.
         detail: One line for the client.
-        kind: Short name of the problem's type, None if the status says it all.
-        title: Of that type.
-        headers: To send along.
+        kind: Short name of the problem's type, None if the status is enough.
+        title: Title of that type.
+        headers: Headers of the response.
         more: Extension members.
     """
 
@@ -82,19 +82,19 @@ def answer(error: ProblemError) -> JSONResponse:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route documents about the problems it answers with."""
+    """The OpenAPI entries for the problems that a route answers with."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document, or a page for a browser (``app.state.error_page``)."""
+    """Turn every error into a problem document, or for browsers a page (``app.state.error_page``)."""
 
     async def respond(request: Request, error: ProblemError) -> Response:
         try:
             reply: Response = await request.app.state.error_page(request, error)
             return reply
-        except StoreError:  # the page asks the database who the visitor is
+        except StoreError:  # in a thread: the page asks the database who the visitor is
             return answer(error)
 
     @app.exception_handler(ProblemError)
@@ -123,7 +123,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def on_store(request: Request, error: StoreError) -> Response:
-        logger.error("store: %s", error)  # its message names files and hosts, which are the operator's alone
+        logger.error("store: %s", error)  # the message is kept back: it names files and hosts
         problem = ProblemError(503, "the database does not answer; try again", headers={"Retry-After": "2"})
         return await respond(request, problem)
 

@@ -1,4 +1,4 @@
-"""The gate in front of every route: sizes, rate, host, security headers; and what is written down about a request."""
+"""Limits in front of every route: size, rate, host. Also security headers, the access log and the request metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ access = logging.getLogger("tuner.service.access")
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CLIENTS = 4096
-"""Clients whose rate a server process remembers."""
+"""Most clients whose rate a server process remembers."""
 
 SECURITY = (
     (b"x-content-type-options", b"nosniff"),
@@ -58,7 +58,7 @@ class Rate:
 
 
 class Gate:
-    """ASGI middleware. Plain rather than Starlette's base class, which costs a task per request."""
+    """ASGI middleware. Does not use Starlette's base class, which costs a task per request."""
 
     def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
         self._app = app
@@ -81,10 +81,10 @@ class Gate:
             exchange.note()
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> problems.ProblemError | None:
-        """Why a request is refused by its head alone."""
+        """Refuse a request by its head alone."""
         settings = self._settings
         if self._loopback and _name(headers.get(b"host", b"")) not in LOCAL_NAMES:
-            # A web page could point a name of its own at this machine and so reach a server that trusts it.
+            # DNS rebinding: a web page could point a name of its own at this machine and reach a server that trusts it.
             return problems.ProblemError(403, "this server answers to localhost only")
         if len(scope["query_string"]) > settings.max_query_bytes:
             return problems.ProblemError(414, f"a query may have {settings.max_query_bytes} bytes")
@@ -110,7 +110,7 @@ def _name(host: bytes) -> str:
 
 
 class Exchange:
-    """One request and its answer: counts bytes, adds headers, and is written down at the end."""
+    """One request and its answer: counts bytes, adds headers, and logs at the end."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -124,12 +124,12 @@ class Exchange:
         """The next part of the body.
 
         Raises:
-            HTTPException: It is too much.
+            HTTPException: The body is too large.
         """
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise HTTPException(413)  # the one kind of error that FastAPI lets through while it reads a body
+            raise HTTPException(413)  # the only kind of error that FastAPI passes on while it reads a body
         return message
 
     async def send(self, message: Message) -> None:
@@ -143,10 +143,10 @@ class Exchange:
         await self._send(message)
 
     def note(self) -> None:
-        """One line in the access log, one count in the metrics."""
+        """Write one line of the access log and count the request in the metrics."""
         took_s = time.perf_counter() - self._started
         route = self._scope.get("route")
-        path = getattr(route, "path", "none")  # the pattern: addresses themselves are without number
+        path = getattr(route, "path", "none")  # the route's pattern, since there is no end of paths
         method, status = self._scope["method"], str(self._status)
         if method not in ("GET", "POST", "DELETE", "HEAD"):
             method = "OTHER"
@@ -165,7 +165,7 @@ class Exchange:
                 "ms": round(took_s * 1e3, 2),
                 "client": (self._scope.get("client") or ("",))[0],
             }
-            # Not through the logger, whose records and handlers cost as much as a lookup.
+            # Written directly: a logger's records and handlers cost as much as a lookup.
             sys.stderr.write(json.dumps(line) + "\n")
 
 
@@ -185,7 +185,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Structured logs on stderr, the server's own included."""
+    """Set up structured logs on stderr, for the server's own messages too."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
@@ -193,4 +193,4 @@ def configure_logging(level: str) -> None:
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = name != "uvicorn.access"  # ours says the same, structured
+        logging.getLogger(name).propagate = name != "uvicorn.access"  # our own access log replaces it

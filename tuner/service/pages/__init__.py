@@ -1,1 +1,1 @@
-"""The pages a browser sees."""
+"""The pages for browsers."""

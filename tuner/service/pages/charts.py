@@ -11,11 +11,11 @@ from db.store import Store
 from tuner.results.report import figures
 
 KEPT = 64
-"""Sweeps whose figures a server process keeps."""
+"""Most sweeps whose figures a server process keeps."""
 
 
 class Charts:
-    """Draws a sweep's figures, and remembers them by what they are made from. Safe to use from several threads."""
+    """Draws a sweep's figures and keeps them until its trials change. Safe to use from several threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,6 +1,6 @@
 """Parallel coordinates of a sweep as SVG: one vertical axis per parameter, one line per trial.
 
-Drawn here and not by Plotly, whose version needs WebGL and a relaxed content security policy, and has no dark mode.
+Not drawn by Plotly: its version needs WebGL and a relaxed content security policy, and has no dark mode.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from db.records import TrialPoint
 from tuner.cli.output import microseconds
 
 LINES = 250
-"""Trials drawn, the fastest ones; more cannot be told apart."""
+"""Most trials drawn, the fastest ones; more cannot be told apart."""
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1000, 300, 34, 26, 46
 TICKS = 16
-"""Values named on one axis; of more, as many evenly spread ones."""
+"""Most labels on one axis; of more values, evenly spread ones are labelled."""
 SHADES = 8
-"""Classes of speed that the style sheet has colours for, 0 the fastest."""
+"""Number of speed classes in the style sheet; 0 is the fastest."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A vertical axis: the height of each value, and those that are named."""
+    """A vertical axis: the height of each value, and the labels."""
 
     name: str
     x: float
@@ -41,7 +41,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """One trial."""
+    """The line of one trial."""
 
     number: int
     points: str
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What the template draws; coordinates in the SVG's own units."""
+    """What the template draws, in the SVG's own units."""
 
     axes: tuple[Axis, ...]
     lines: tuple[Line, ...]
@@ -107,7 +107,7 @@ def _heights(values: Sequence[Any]) -> dict[str, float]:
 
 
 def _y(share: float) -> float:
-    """From 0 (top) to 1 (bottom)."""
+    """Height of a value, from 0 (top) to 1 (bottom)."""
     return round(TOP + 12 + share * (HEIGHT - TOP - BOTTOM - 24), 1)
 
 

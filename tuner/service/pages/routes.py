@@ -1,4 +1,4 @@
-"""The pages for people: rendered on the server, live where something runs, everything from this machine."""
+"""The pages: rendered on the server, live where something runs, without anything from another host."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COOKIE_S = 30 * DAY_S
 
 
 class SignInNeededError(Exception):
-    """The page needs a token, which the visitor can type in."""
+    """The page needs a token; the visitor is sent to the sign-in page."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Viewer:
     """Who looks at a page.
 
     Args:
-        closed: The server asks for tokens.
+        closed: Whether the server asks for tokens.
         caller: What the token allows.
-        path: Where the visitor is.
+        path: The path of the page.
     """
 
     closed: bool
@@ -57,12 +57,12 @@ class Viewer:
 
     @property
     def may_run(self) -> bool:
-        """May start and stop sweeps."""
+        """Whether the visitor may start and stop sweeps."""
         return self.caller is not None and "run" in self.caller.scopes
 
 
 async def visitor(request: Request) -> Viewer:
-    """Dependency of pages that anybody may see."""
+    """Dependency of pages that need no token."""
     guard = request.app.state.guard
     caller = await guard.caller(presented(request))
     return Viewer(guard.closed, caller, request.url.path)
@@ -72,7 +72,7 @@ async def viewer(request: Request) -> Viewer:
     """Dependency of pages that need a token.
 
     Raises:
-        SignInNeededError: There is none, or it does not hold.
+        SignInNeededError: There is none, or it is not active.
     """
     seen = await visitor(request)
     if seen.caller is None:
@@ -99,7 +99,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _when(moment: str | None) -> str:
-    """An ISO moment for people."""
+    """A point in time as text for people."""
     return "not yet" if moment is None else moment.replace("T", " ").replace("+00:00", " UTC")
 
 
@@ -165,7 +165,7 @@ def sweep_figures(request: Request, caller: Reader, sweep_id: Id) -> Response:
 
 @router.get("/sweeps/{sweep_id}/trials/{number}")
 def trial(request: Request, viewer: SignedIn, sweep_id: Id, number: int) -> HTMLResponse:
-    """One variant as a trial measured it: config, build, samples, clocks."""
+    """One trial: config, build, samples, clocks."""
     store = _store(request)
     record = find_trial(store, sweep_id, number)
     sizes = store.workload_axes([m.workload for m in record.measurements])
@@ -238,13 +238,13 @@ def docs(request: Request, viewer: Visitor) -> HTMLResponse:
 
 @router.get("/login")
 def sign_in_page(viewer: Visitor, to: Annotated[str, Query(max_length=500)] = "/") -> HTMLResponse:
-    """Where a visitor types in a token."""
+    """The form for a token."""
     return _page("login.html", viewer, to=_local(to), wrong=False)
 
 
 @router.post("/login")
 async def sign_in(request: Request, viewer: Visitor) -> Response:
-    """Keeps a valid token in a cookie that scripts cannot read and other sites cannot use."""
+    """Store a valid token in a cookie that scripts cannot read and other sites cannot use."""
     form = parse_qs((await request.body()).decode("utf-8", "replace"))
     token, to = form.get("token", [""])[0].strip(), _local(form.get("to", ["/"])[0])
     if await request.app.state.guard.caller(token) is None:
@@ -257,7 +257,7 @@ async def sign_in(request: Request, viewer: Visitor) -> Response:
 
 @router.post("/logout")
 def sign_out() -> Response:
-    """Forgets the token."""
+    """Delete the cookie."""
     reply = RedirectResponse("/login", 303)
     reply.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return reply
@@ -266,18 +266,18 @@ def sign_out() -> Response:
 @router.get("/plotly.js")
 def plotly_script() -> FileResponse:
     """Plotly's script, from its Python package."""
-    package = importlib.util.find_spec("plotly")  # its path; importing it takes a third of a second
+    package = importlib.util.find_spec("plotly")  # Only its path is needed; importing it takes a third of a second.
     path = Path(str(package and package.origin)).parent / "package_data" / "plotly.min.js"
     return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
 
 
 def _local(to: str) -> str:
-    """A path on this server, the start page for anything else."""
+    """The path if it is on this server, else the start page: no redirects to other hosts."""
     return to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
 
 
 def install(app: FastAPI) -> None:
-    """Errors of pages as pages, and the way to the sign-in page."""
+    """Show errors of pages as pages, and send visitors without a token to the sign-in page."""
 
     @app.exception_handler(SignInNeededError)
     async def on_sign_in(request: Request, _: SignInNeededError) -> Response:

@@ -33,7 +33,7 @@ def best_table(rows: list[BestRow]) -> list[dict[str, Any]]:
 
 
 def size_range(axis: str | None, low: int | None, high: int | None) -> str:
-    """The sizes of a regime for people."""
+    """The sizes of a regime as text."""
     if axis is None:
         return "all sizes"
     if low is None or low <= 1:
@@ -42,7 +42,7 @@ def size_range(axis: str | None, low: int | None, high: int | None) -> str:
 
 
 def floors(definition: Mapping[str, Any], winners: Sequence[WinnerRecord], hardware: str) -> dict[str, float]:
-    """Workload -> its roofline in microseconds, for those that have one."""
+    """Workload -> roofline in microseconds, for workloads that have one."""
     found = (
         {w.workload: floor_us(definition, w.axes, hardware) for r in winners for w in r.workloads} if definition else {}
     )
@@ -65,7 +65,7 @@ def comparison(store: Store, first: SweepRecord, second: SweepRecord) -> dict[st
 
 
 def _differs(name: str, regimes: list[dict[str, Any]]) -> list[str]:
-    """The parameters in which the two winners differ, nothing where one has no winner."""
+    """The parameters in which the two winners differ; empty if one sweep has no winner."""
     configs = [dict(r[name].config) for r in regimes if name in r]
     if len(configs) < 2:
         return []

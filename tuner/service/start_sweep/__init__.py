@@ -1,1 +1,1 @@
-"""Sweeps that are started from a page or over HTTP."""
+"""Starts sweeps for clients of the API and for the pages."""

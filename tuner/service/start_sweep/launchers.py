@@ -1,7 +1,7 @@
 """Starts sweeps as processes of their own, which outlive the server.
 
-The server and a sweep's process share nothing but the database: the process writes the ticket it was given into its
-sweep's row, by which the server learns the id, and looks there whether it should stop.
+The server and a sweep's process share nothing but the database. The process writes its ticket into the sweep's row,
+from which the server learns the sweep's ID, and reads there whether it should stop.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tuner.service.settings import ServiceSettings
 
 
 class Launched(Protocol):
-    """A sweep's process on its way to register itself."""
+    """A sweep's process that has been started."""
 
     def ended(self) -> str | None:
-        """How it ended, None while it runs."""
+        """How it ended, as text; None while it runs."""
 
 
 class Launcher(Protocol):
-    """Somewhere to start ``tuner sweep``."""
+    """Starts ``tuner sweep`` somewhere."""
 
     def start(self, ticket: str, arguments: Sequence[str]) -> Launched:
-        """Starts it.
+        """Start a process.
 
         Args:
-            ticket: What the sweep registers itself with.
-            arguments: After ``tuner sweep``; no secrets, since others on the machine can see them.
+            ticket: Text by which the server recognises the sweep.
+            arguments: Arguments of ``tuner sweep``; no secrets, since other users of the machine can see them.
 
         Raises:
             OSError: It could not be started.
@@ -42,7 +42,7 @@ class Launcher(Protocol):
 
 
 def launcher(settings: ServiceSettings) -> Launcher:
-    """Ray jobs if a Jobs API was named, else processes on this machine."""
+    """Ray jobs if the settings name a Jobs API, else processes on this machine."""
     return RayJobs(settings) if settings.ray_jobs_url else LocalProcesses(settings)
 
 
@@ -53,23 +53,23 @@ class LocalProcess:
         self._process = process
 
     def ended(self) -> str | None:
-        """See :class:`Launched`."""
+        """How it ended, as text; None while it runs."""
         code = self._process.poll()
         return None if code is None else f"exit code {code}"
 
 
 class LocalProcesses:
-    """Starts sweeps on this machine; what they print goes to ``log_dir``."""
+    """Starts sweeps on this machine; their output goes to ``log_dir``."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self._running: list[LocalProcess] = []
 
     def start(self, ticket: str, arguments: Sequence[str]) -> LocalProcess:
-        """See :class:`Launcher`."""
+        """Start a process; see :meth:`Launcher.start`."""
         settings = self._settings
         settings.log_dir.mkdir(parents=True, exist_ok=True)
-        self._running = [p for p in self._running if p.ended() is None]  # asking is what clears away the dead
+        self._running = [p for p in self._running if p.ended() is None]  # polling reaps processes that have ended
         local = ["--out", str(settings.out), *(["--dataset", str(settings.dataset)] if settings.dataset else [])]
         with (settings.log_dir / f"sweep-{ticket}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -101,7 +101,7 @@ class RayJob:
         self._url = url
 
     def ended(self) -> str | None:
-        """See :class:`Launched`."""
+        """How it ended, as text; None while it runs."""
         status = str(_call("GET", self._url).get("status", "UNKNOWN"))
         return status if status in ("STOPPED", "SUCCEEDED", "FAILED") else None
 
@@ -122,7 +122,7 @@ class RayJobs:
         self._jobs_url = f"{str(settings.ray_jobs_url).rstrip('/')}/api/jobs/"
 
     def start(self, ticket: str, arguments: Sequence[str]) -> RayJob:
-        """See :class:`Launcher`."""
+        """Start a process; see :meth:`Launcher.start`."""
         job_id = f"tuner-{ticket}"
         body = {
             "entrypoint": shlex.join(["tuner", "sweep", *arguments, "--ticket", ticket]),

@@ -1,4 +1,4 @@
-"""Checks what a client wants swept, starts it, and waits until the sweep has an id."""
+"""Checks a request for a sweep, starts the sweep, and waits until it has an ID."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Starter:
     launcher: Launcher
 
     def start(self, wanted: StartSweep) -> int:
-        """Id of the new sweep, which its own process has registered.
+        """Start a sweep and return its ID, which its own process has registered.
 
         Raises:
-            ProblemError: 422 for what cannot be swept, 429 if too many run, 502 if it did not start, 504 if too slowly.
+            ProblemError: 422 if it cannot be swept, 429 if too many run, 502 if it did not start, 504 if too slowly.
         """
         target = self._check(wanted)
         self._room()
@@ -52,10 +52,10 @@ class Starter:
         return self._wait(ticket, launched, lambda: self.store.sweep_of_ticket(ticket))
 
     def resume(self, sweep_id: int) -> None:
-        """Goes on with a sweep that stopped or whose process died.
+        """Resume a sweep that was stopped or whose process died.
 
         Raises:
-            ProblemError: 409 if it runs or is done, otherwise as :meth:`start`.
+            ProblemError: 409 if it runs or is done; otherwise as for :meth:`start`.
         """
         sweep = self.store.get_sweep(sweep_id)
         state = state_now(sweep)
@@ -84,7 +84,7 @@ class Starter:
         give_up_at = time.monotonic() + self.settings.start_timeout_s
         while True:
             ended = launched.ended()
-            found = registered()  # after asking for the end: a short sweep may be both
+            found = registered()  # asked after `ended`: a short sweep may have registered itself and ended
             if found is not None:
                 STARTED.labels("started").inc()
                 return found
@@ -110,7 +110,7 @@ class Starter:
             )
 
     def _check(self, wanted: StartSweep) -> str:
-        """The target; everything that can be refused without starting a process is refused here."""
+        """The target of a valid request. Everything that can be refused without a process is refused here."""
         if wanted.sampler is not None and wanted.sampler not in sampler_names():
             raise _invalid("sampler", wanted.sampler, sampler_names())
         if isinstance(wanted.max_trials, int) and not 1 <= wanted.max_trials <= 100_000:
