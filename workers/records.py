@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -112,6 +112,21 @@ class Variant:
     destination_passing: bool = True
     binding: str | None = None
 
+    def built(self, artifact: str) -> BuiltVariant:
+        """This variant with the digest of what its build left."""
+        return BuiltVariant(**{f.name: getattr(self, f.name) for f in fields(self)}, artifact=artifact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltVariant(Variant):
+    """A variant that can be loaded: ``artifact`` is the digest from its BuildResult."""
+
+    artifact: str
+
+    def without_sources(self) -> BuiltVariant:
+        """What an evaluator needs of it; sources are only for building it again."""
+        return replace(self, sources={})
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -176,7 +191,6 @@ class EvaluationJob:
 
     Args:
         variant: What to judge.
-        artifact: Digest from its BuildResult.
         workloads: Workload uuids in the order to run.
         method: How to time.
         stop_above_us: Workload uuid -> median above which the rest of the list is not worth running (racing); a
@@ -184,8 +198,7 @@ class EvaluationJob:
         check: False when this variant was already checked on these workloads in this environment.
     """
 
-    variant: Variant
-    artifact: str
+    variant: BuiltVariant
     workloads: tuple[str, ...]
     method: Method
     stop_above_us: Mapping[str, float] = field(default_factory=dict)
@@ -199,7 +212,7 @@ class ComparisonJob:
     Every variant gets ``rounds`` samples of each workload; one process, same clocks, so differences are paired.
     """
 
-    variants: tuple[tuple[Variant, str], ...]
+    variants: tuple[BuiltVariant, ...]
     workloads: tuple[str, ...]
     method: Method
     rounds: int

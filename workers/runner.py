@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from workers.errors import WorkerError
 from workers.fib.official_run import StockJob, StockRun
@@ -17,6 +19,8 @@ from workers.records import (
 )
 
 Outcome = BuildResult | Evaluation | Comparison
+OneOutcome = TypeVar("OneOutcome", BuildResult, Evaluation, Comparison)
+Tick = Callable[[], None]
 
 
 class Runner(ABC):
@@ -59,6 +63,41 @@ class Runner(ABC):
             WorkerError: This runner has no device that flashinfer-bench runs on.
         """
         raise WorkerError(f"{type(self).__name__} cannot run stock flashinfer-bench for {len(job.solutions)} Solutions")
+
+    def built(self, variants: Iterable[Variant], tick: Tick = lambda: None) -> dict[str, BuildResult]:
+        """Build these and wait for all of them; nothing else may be in flight.
+
+        Args:
+            variants: What to build.
+            tick: Called about once a second.
+
+        Returns:
+            The result of each, by its key.
+        """
+        waiting = {variant.key: variant for variant in variants}
+        for variant in waiting.values():
+            self.submit_build(variant)
+        return {build.key: build for build in self._wait_for(BuildResult, len(waiting), tick)}
+
+    def evaluated(self, job: EvaluationJob, tick: Tick = lambda: None) -> Evaluation:
+        """Check and measure, and wait for the result; nothing else may be in flight."""
+        self.submit_evaluation(job)
+        return self._wait_for(Evaluation, 1, tick)[0]
+
+    def compared(self, job: ComparisonJob, tick: Tick = lambda: None) -> Comparison:
+        """Measure interleaved, and wait for the result; nothing else may be in flight."""
+        self.submit_comparison(job)
+        return self._wait_for(Comparison, 1, tick)[0]
+
+    def _wait_for(self, kind: type[OneOutcome], count: int, tick: Tick) -> list[OneOutcome]:
+        found: list[OneOutcome] = []
+        while len(found) < count:
+            for outcome in self.wait(1.0):
+                if not isinstance(outcome, kind):
+                    raise WorkerError(f"waiting for a {kind.__name__}, something else was in flight: {outcome}")
+                found.append(outcome)
+            tick()
+        return found
 
     @abstractmethod
     def close(self) -> None:

@@ -48,11 +48,7 @@ def method(context: Context) -> Method:
 def build(runner: Runner, wanted: Sequence[Variant]) -> tuple[dict[str, BuildResult], float]:
     """Build all; results by key, and the seconds that it took."""
     began = time.perf_counter()
-    for variant in wanted:
-        runner.submit_build(variant)
-    built: dict[str, BuildResult] = {}
-    while len(built) < len(wanted):
-        built.update({o.key: o for o in runner.wait(1.0) if isinstance(o, BuildResult)})
+    built = runner.built(wanted)
     return built, time.perf_counter() - began
 
 
@@ -74,7 +70,7 @@ def warm(runner: Runner, variant: Variant, built: BuildResult, problem: Problem,
     assert built.artifact is not None
     quick = replace(how, max_samples=how.min_samples, budget_s=0.0, warmup_s=0.0)
     uuids = tuple(w["uuid"] for w in problem.workloads)
-    jobs = [EvaluationJob(variant, built.artifact, uuids, quick) for _ in range(runner.evaluators)]
+    jobs = [EvaluationJob(variant.built(built.artifact), uuids, quick) for _ in range(runner.evaluators)]
     return evaluate(runner, jobs)[1]
 
 
@@ -133,7 +129,7 @@ def throughput(
         warm_s = warm(runner, ready[0], built[ready[0].key], context.problem, how)
         # The slowest pieces first, so that no evaluator waits long for the last one.
         jobs = [
-            EvaluationJob(replace(v, key=f"{v.key}@{r.name}#{i}"), str(built[v.key].artifact), r.workloads, how)
+            EvaluationJob(replace(v, key=f"{v.key}@{r.name}#{i}").built(str(built[v.key].artifact)), r.workloads, how)
             for r in sorted(regimes, key=lambda r: -len(r.workloads))
             for i in range(copies)
             for v in ready
@@ -205,7 +201,7 @@ def planted_faults(context: Context, total: int, planted: int, workloads: int = 
     try:
         built, build_s = build(runner, everyone)
         jobs = [
-            EvaluationJob(v, str(built[v.key].artifact), uuids, method(context))
+            EvaluationJob(v.built(str(built[v.key].artifact)), uuids, method(context))
             for v in everyone
             if built[v.key].artifact
         ]

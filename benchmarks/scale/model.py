@@ -131,7 +131,7 @@ class ModelledRunner(Runner):
                 tuple(self._landscape.measurement(config_of(v), job, w, f"{v.key} {job.seed}") for w in job.workloads),
                 environment=ENVIRONMENT.fingerprint,
             )
-            for v, _ in job.variants
+            for v in job.variants
         )
         self._put("evaluate", EVALUATION_S * len(judged) * len(job.workloads), Comparison(judged))
         self.cpu_s += time.thread_time() - began

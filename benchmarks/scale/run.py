@@ -20,6 +20,7 @@ from db.store import Store
 from search_spaces.dataset import PATH
 from search_spaces.registry import space_for
 from tuner.results.status import describe
+from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
 from workers.fib.dataset import Dataset
@@ -109,11 +110,7 @@ def run(
             space=space,
             regimes=tuple(Regime(name, low, high, uuids[name]) for name, low, high in REGIMES),
             method=Method(mode="cuda_graph"),
-            sampler=sampler,
-            max_trials=trials,
-            finalists=3,
-            final_rounds=12,
-            race_factor=race_factor,
+            settings=SweepSettings(sampler=sampler, max_trials=trials, final_rounds=12, race_factor=race_factor),
             time_reference=False,
         )
         if sweep_id is None:

@@ -19,6 +19,7 @@ from tuner.errors import UsageError
 from tuner.replay.recording import SUFFIX, Recording, read_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.search import Search
+from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
 from workers.records import Method
@@ -125,13 +126,15 @@ def replay(
             space=space,
             regimes=(Regime("all", None, None, recording.workloads),),
             method=Method(),
-            sampler=strategy,
-            seed=seed,
-            max_trials=evaluations,
-            race_factor=race_factor,
-            finalists=1,
-            final_rounds=1,
-            reuse=False,
+            settings=SweepSettings(
+                sampler=strategy,
+                seed=seed,
+                max_trials=evaluations,
+                race_factor=race_factor,
+                finalists=1,
+                final_rounds=8,
+                reuse=False,
+            ),
             prior={"all": tuple(prior)},
             time_reference=False,
         )
@@ -156,8 +159,8 @@ def _register(store: Store, plan: Plan, runner: ReplayRunner, recording: Recordi
             definition_id=definition_id,
             space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
             environment_id=store.register_environment(runner.environment()),
-            seed=plan.seed,
-            max_trials=None if plan.max_trials == "auto" else plan.max_trials,
+            seed=plan.settings.seed,
+            max_trials=None if plan.settings.max_trials == "auto" else plan.settings.max_trials,
             host=socket.gethostname(),
         )
     )

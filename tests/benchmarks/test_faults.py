@@ -39,7 +39,7 @@ def judge(tmp_path_factory):
     def judge(variant):
         build = builder.build(variant)
         assert build.status is Status.BUILT, build.log
-        return evaluator.evaluate(EvaluationJob(variant, build.artifact, ("w",), QUICK))
+        return evaluator.evaluate(EvaluationJob(variant.built(build.artifact), ("w",), QUICK))
 
     yield judge
     builder.close()

@@ -87,7 +87,7 @@ class Bench(Runner):
         try:
             found: Outcome = judge(job)
         except ArtifactMissingError:  # as RayRunner does: built again, once
-            for variant in [job.variant] if isinstance(job, EvaluationJob) else [v for v, _ in job.variants]:
+            for variant in [job.variant] if isinstance(job, EvaluationJob) else job.variants:
                 self._builder.build(variant)
             found = judge(job)
         return found
@@ -161,7 +161,7 @@ def _name(job: Any) -> tuple[str, str]:
         return "evaluation", job.variant.key
     if isinstance(job, Evaluation):
         return "evaluation", job.key
-    keys = [e.key for e in job.evaluations] if isinstance(job, Comparison) else [v.key for v, _ in job.variants]
+    keys = [e.key for e in job.evaluations] if isinstance(job, Comparison) else [v.key for v in job.variants]
     return "comparison", " ".join(keys)
 
 

@@ -74,7 +74,7 @@ runner.patience_s = 2.0
 runner.submit_build(variant)
 (build,) = runner.wait(120)
 cluster.remove_node(node, allow_graceful=False)
-job = EvaluationJob(variant, build.artifact, (problem.workloads[0]["uuid"],), Method(budget_s=0.1))
+job = EvaluationJob(variant.built(build.artifact), (problem.workloads[0]["uuid"],), Method(budget_s=0.1))
 give_up_at = time.monotonic() + 200
 try:
     while time.monotonic() < give_up_at:  # the first may end before the worker has noticed that its node is gone

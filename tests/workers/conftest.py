@@ -70,7 +70,7 @@ def toy(source: str = GOOD, key: str = "toy", returns: bool = False, **sources: 
 def job(variant: Variant, build: BuildResult, workloads: tuple[str, ...], **more: object) -> EvaluationJob:
     """An evaluation of a built variant with the quick method."""
     assert build.artifact is not None, build.log
-    return replace(EvaluationJob(variant, build.artifact, workloads, QUICK), **more)
+    return replace(EvaluationJob(variant.built(build.artifact), workloads, QUICK), **more)
 
 
 @dataclass

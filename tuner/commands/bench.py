@@ -20,7 +20,7 @@ from tuner.sweeps.statistics import Ratio, compare
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
 from workers.fib.dataset import unknown
-from workers.records import BuildResult, Comparison, ComparisonJob, Evaluation, Status, Variant
+from workers.records import ComparisonJob, Evaluation, Status, Variant
 from workers.runner import Runner
 
 SPECIAL = ("best", "default", "reference")
@@ -133,21 +133,14 @@ def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int) ->
 
 def measure(runner: Runner, setup: Setup, variants: Sequence[Variant], rounds: int, seed: int) -> BenchResult:
     """Build the variants, then measure those that built in one interleaved job."""
-    for variant in variants:
-        runner.submit_build(variant)
-    builds: dict[str, BuildResult] = {}
-    while len(builds) < len(variants):
-        builds.update({o.key: o for o in runner.wait(1.0) if isinstance(o, BuildResult)})
-    good = tuple((v, b.artifact) for v in variants if (b := builds[v.key]).status is Status.BUILT and b.artifact)
+    builds = runner.built(variants)
+    good = tuple(v.built(artifact) for v in variants if (artifact := builds[v.key].artifact) is not None)
     evaluations = {k: Evaluation(k, b.status, message=b.log) for k, b in builds.items()}
     if good:
         uuids = tuple(w["uuid"] for w in setup.problem.workloads)
         method = replace(setup.method, interleaved=True)
-        runner.submit_comparison(ComparisonJob(good, uuids, method, rounds, seed))
-        done: list[Comparison] = []
-        while not done:
-            done = [o for o in runner.wait(1.0) if isinstance(o, Comparison)]
-        evaluations.update({e.key: e for e in done[0].evaluations})
+        compared = runner.compared(ComparisonJob(good, uuids, method, rounds, seed))
+        evaluations.update({e.key: e for e in compared.evaluations})
     axes = {w["uuid"]: " ".join(f"{k}={v}" for k, v in w["axes"].items()) for w in setup.problem.workloads}
     names = tuple(v.key for v in variants)
     return BenchResult(setup.problem.name, runner.environment().hardware, names, axes, evaluations)

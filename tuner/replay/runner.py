@@ -79,7 +79,7 @@ class ReplayRunner(Runner):
 
     def submit_comparison(self, job: ComparisonJob) -> None:
         """Ready at once."""
-        judged = (self._evaluation(self._row(v), v, job.workloads, job.method, {}, job.rounds) for v, _ in job.variants)
+        judged = (self._evaluation(self._row(v), v, job.workloads, job.method, {}, job.rounds) for v in job.variants)
         self._ready.append((None, Comparison(tuple(judged))))
 
     def wait(self, timeout_s: float) -> list[Outcome]:

@@ -27,7 +27,7 @@ from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.fib.official_run import StockJob
-from workers.records import BuildResult, Environment, Evaluation, EvaluationJob, Status, Variant
+from workers.records import Environment, Evaluation, EvaluationJob, Status, Variant
 from workers.runner import Runner
 
 
@@ -137,13 +137,11 @@ def export_winners(
 
 def _verify(runner: Runner, variant: Variant, setup: Setup) -> Evaluation:
     """Build the very sources that are exported and judge them on all workloads, as any variant."""
-    runner.submit_build(variant)
-    build = _next(runner, BuildResult)
-    if build.status is not Status.BUILT or build.artifact is None:
+    build = runner.built([variant])[variant.key]
+    if build.artifact is None:
         raise ExportRefusedError(f"the Solution does not build ({build.status}): {build.log[-300:]}")
     uuids = tuple(w["uuid"] for w in setup.problem.workloads)
-    runner.submit_evaluation(EvaluationJob(variant, build.artifact, uuids, setup.method))
-    evaluation = _next(runner, Evaluation)
+    evaluation = runner.evaluated(EvaluationJob(variant.built(build.artifact), uuids, setup.method))
     if evaluation.status is not Status.PASSED:
         raise ExportRefusedError(f"the Solution does not pass ({evaluation.status}): {evaluation.message[-300:]}")
     return evaluation
@@ -178,13 +176,6 @@ def _stock_traces(runner: Runner, setup: Setup, model: Any) -> list[Document]:
         log = " ".join(run.log.split())[-300:]
         raise ExportRefusedError(f"stock flashinfer-bench does not pass the Solution on {why}; its log ends: {log}")
     return list(run.traces)
-
-
-def _next(runner: Runner, kind: type) -> Any:
-    while True:
-        for outcome in runner.wait(1.0):
-            if isinstance(outcome, kind):
-                return outcome
 
 
 def _slug(hardware: str) -> str:

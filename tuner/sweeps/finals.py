@@ -12,8 +12,8 @@ import numpy as np
 from search_spaces import Config
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.statistics import Ranking, rank
-from workers.judge.interval import median_interval
-from workers.records import BuildResult, Comparison, ComparisonJob, Measurement, Method, Status, Variant
+from workers.judge.interval import measured
+from workers.records import BuiltVariant, Comparison, ComparisonJob, Measurement, Method, Status, Variant
 from workers.runner import Runner
 
 ROUNDS_PER_LOOK = 12
@@ -21,12 +21,14 @@ ROUNDS_PER_LOOK = 12
 
 @dataclass(frozen=True)
 class Finalist:
-    """A config that reached the final. ``simplicity`` breaks ties, smaller is simpler."""
+    """A config that reached the final. ``simplicity`` breaks ties, smaller is simpler.
+
+    The variant is a BuiltVariant where this process has built it.
+    """
 
     variant: Variant
     config: Config
     simplicity: tuple
-    build: BuildResult | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ def run_final(
     Returns:
         None if no finalist survives.
     """
-    artifacts = _artifacts(runner, finalists, tick)
-    dropped = {k: "could not be built again" for k in finalists if k not in artifacts}
-    alive = [k for k in finalists if k in artifacts]
+    built = _built(runner, finalists, tick)
+    dropped = {k: "could not be built again" for k in finalists if k not in built}
+    alive = list(built)
     rounds: dict[str, dict[str, list[float]]] = {}
     looks = max(1, max_rounds // ROUNDS_PER_LOOK)
     ranking: Ranking | None = None
@@ -80,10 +82,10 @@ def run_final(
     for look in range(looks):
         if ranking is not None and (ranking.settled or time.monotonic() > deadline):
             break
-        pairs = tuple((finalists[k].variant, artifacts[k]) for k in alive)
-        job = ComparisonJob(pairs, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
-        comparison = _one_look(runner, job, tick)
-        samples, failed = _sorted_out(comparison)
+        variants = tuple(built[k] for k in alive)
+        job = ComparisonJob(variants, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
+        comparison = runner.compared(job, tick)
+        samples, failed = _samples_and_failures(comparison)
         usage.append(comparison.usage)
         conditions |= {(e.key, m.workload): m.conditions for e in comparison.evaluations for m in e.measurements}
         if failed:
@@ -106,39 +108,26 @@ def run_final(
         default=default if default in alive else None,
         ranking=ranking,
         configs={k: finalists[k].config for k in alive},
-        measurements={k: _measurements(k, rounds[k], method, conditions) for k in alive},
+        # All rounds of a finalist; the conditions are those of its last look.
+        measurements={
+            k: {w: measured(w, us, interleaved(method), conditions.get((k, w), {})) for w, us in rounds[k].items()}
+            for k in alive
+        },
         rounds=done,
         dropped=dropped,
         usage=summed(usage),
     )
 
 
-def _artifacts(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, str]:
-    """Artifact of each finalist; what a resumed sweep did not build itself is built now (a cache hit as a rule)."""
-    artifacts = {k: f.build.artifact for k, f in finalists.items() if f.build is not None and f.build.artifact}
-    missing = [k for k in finalists if k not in artifacts]
-    for key in missing:
-        runner.submit_build(finalists[key].variant)
-    while missing:
-        for outcome in runner.wait(1.0):
-            if isinstance(outcome, BuildResult) and outcome.key in missing:
-                missing.remove(outcome.key)
-                if outcome.status is Status.BUILT and outcome.artifact:
-                    artifacts[outcome.key] = outcome.artifact
-        tick()
-    return artifacts
+def _built(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, BuiltVariant]:
+    """The finalists, built; what a resumed sweep did not build itself is built now (a cache hit as a rule)."""
+    ready = {k: f.variant for k, f in finalists.items() if isinstance(f.variant, BuiltVariant)}
+    builds = runner.built((f.variant for k, f in finalists.items() if k not in ready), tick)
+    ready |= {k: finalists[k].variant.built(b.artifact) for k, b in builds.items() if b.artifact is not None}
+    return {k: ready[k] for k in finalists if k in ready}
 
 
-def _one_look(runner: Runner, job: ComparisonJob, tick: Callable[[], None]) -> Comparison:
-    runner.submit_comparison(job)
-    while True:
-        for outcome in runner.wait(1.0):
-            if isinstance(outcome, Comparison):
-                return outcome
-        tick()
-
-
-def _sorted_out(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+def _samples_and_failures(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
     """Samples by variant and workload of those that passed; why the others did not."""
     samples: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, str] = {}
@@ -159,29 +148,6 @@ def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for key, value in part.items():
             found[key] = found.get(key, 0.0) + value
     return found
-
-
-def _measurements(
-    key: str,
-    rounds: Mapping[str, list[float]],
-    method: Method,
-    conditions: Mapping[tuple[str, str], Mapping[str, Any]],
-) -> dict[str, Measurement]:
-    """All rounds of a finalist; the conditions are those of its last look."""
-    out = {}
-    for workload, samples in rounds.items():
-        known = median_interval(samples)
-        out[workload] = Measurement(
-            workload,
-            Status.PASSED,
-            tuple(samples),
-            known.median,
-            known.low,
-            known.high,
-            conditions=conditions.get((key, workload), {}),
-            method=interleaved(method),
-        )
-    return out
 
 
 def interleaved(method: Method) -> Method:

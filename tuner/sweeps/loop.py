@@ -18,6 +18,7 @@ from db.records import StoredBuild, StoredMeasurement, TrialRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.search import Proposal, Search
+from tuner.settings import SweepSettings
 from tuner.sweeps import winners
 from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
@@ -37,22 +38,13 @@ BUILDS_KEPT = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to do; see :class:`tuner.settings.SweepSettings` for the meaning of each limit."""
+    """What a sweep is to do: its settings, and what the names in them stand for."""
 
     definition: dict[str, Any]
     space: SearchSpace
     regimes: tuple[Regime, ...]
     method: Method
-    sampler: str = "auto"
-    seed: int = 0
-    max_trials: int | Literal["auto"] = 64
-    budget_s: float | None = None
-    race_factor: float = 1.3
-    finalists: int = 3
-    final_rounds: int = 96
-    final_s: float = 8.0
-    final_share: float = 0.25
-    reuse: bool = True
+    settings: SweepSettings
     time_reference: bool = True
     warm_start: Mapping[str, tuple[Config, ...]] = field(default_factory=dict)
     """Regime name -> configs to try right after the default."""
@@ -67,7 +59,7 @@ class Leader:
     value: float
     config_hash: str
     config: Config
-    build: BuildResult | None
+    artifact: str | None
     """None if this process did not build it."""
 
 
@@ -171,6 +163,7 @@ class Sweep:
         checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
+        self.settings = plan.settings
         self.runner = runner
         self.store = store
         self.sweep_id = sweep_id
@@ -188,6 +181,8 @@ class Sweep:
         self._done = 0
         self._next_number = 0
         self._reference: dict[str, Measurement] = {}
+        self._reference_waits = plan.time_reference
+        """Whether the definition's own reference is still to be timed."""
         self._started = time.monotonic()
         self._last_beat = 0.0
         self._environment = runner.environment()
@@ -214,8 +209,8 @@ class Sweep:
         space = self.plan.space
         search = Search(
             space,
-            sampler=self.plan.sampler,
-            seed=sweep_seed(self.plan.seed, index),
+            sampler=self.settings.sampler,
+            seed=sweep_seed(self.settings.seed, index),
             warm_start=self.plan.warm_start.get(regime.name, ()),
             prior=self.plan.prior.get(regime.name, ()),
         )
@@ -239,7 +234,7 @@ class Sweep:
             self.runner.submit_build(reference_variant(self.plan.definition, self.plan.space.target))
         while True:
             self._fill()
-            if not self._in_flight():
+            if not self._in_flight() and not self._reference_waits:
                 return
             for outcome in self.runner.wait(1.0):
                 if isinstance(outcome, BuildResult):
@@ -269,12 +264,12 @@ class Sweep:
     def _search_is_over(self) -> bool:
         if any(s.asked == 0 for s in self._states):
             return False  # the default is measured in every regime, however small the budget
-        budget = self.plan.budget_s
-        if budget is not None and time.monotonic() - self._started > budget * (1 - self.plan.final_share):
+        budget = self.settings.budget_s
+        if budget is not None and time.monotonic() - self._started > budget * (1 - self.settings.final_share):
             return True
         asked = sum(s.asked for s in self._states)
-        if self.plan.max_trials != "auto":
-            return asked >= self.plan.max_trials
+        if self.settings.max_trials != "auto":
+            return asked >= self.settings.max_trials
         for state in self._states:
             if not state.exhausted and state.search.should_stop().stop:
                 state.exhausted = True
@@ -286,7 +281,7 @@ class Sweep:
         config_hash = variant.key
         trial = Trial(self._next_number, state, proposal, config_hash, variant, time.time())
         self._next_number += 1
-        if self.plan.reuse:
+        if self.settings.reuse:
             trial.known = self._known(config_hash, state.regime)
         if len(trial.known) == len(state.regime.workloads):
             self._reused += 1
@@ -330,16 +325,17 @@ class Sweep:
     def _evaluate(self, trial: Trial) -> None:
         assert trial.build is not None
         assert trial.build.artifact is not None
+        variant = replace(trial.variant.built(trial.build.artifact), key=trial.key)
         state = trial.state
         todo = tuple(w for w in state.regime.workloads if w not in trial.known)
-        limits = {} if trial.config_hash == state.default_hash else state.objective.limits_us(self.plan.race_factor)
-        variant = replace(trial.variant, key=trial.key)
+        limits = {} if trial.config_hash == state.default_hash else state.objective.limits_us(self.settings.race_factor)
         self._evaluating[trial.key] = trial
-        self.runner.submit_evaluation(EvaluationJob(variant, trial.build.artifact, todo, self.plan.method, limits))
+        self.runner.submit_evaluation(EvaluationJob(variant, todo, self.plan.method, limits))
 
     def _on_evaluation(self, evaluation: Evaluation) -> None:
         self._usage = summed((self._usage, evaluation.usage))
         if evaluation.key == REFERENCE_KEY:
+            self._reference_waits = False
             self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
             return
         trial = self._evaluating.pop(evaluation.key)
@@ -380,11 +376,12 @@ class Sweep:
     ) -> None:
         self._done += 1
         if status is Status.PASSED:
-            leader = Leader(state.objective.of_passed(measured), config_hash, config, build)
+            artifact = None if build is None else build.artifact
+            leader = Leader(state.objective.of_passed(measured), config_hash, config, artifact)
             if config_hash == state.default_hash:
                 state.default = leader
             bisect.insort(state.leaders, leader, key=lambda known: known.value)
-            del state.leaders[self.plan.finalists :]
+            del state.leaders[self.settings.finalists :]
             state.objective.note(measured)
         elif status is Status.RACED_OUT:
             self._raced_out += 1
@@ -393,15 +390,16 @@ class Sweep:
 
     def _on_reference_build(self, build: BuildResult) -> None:
         """Time the definition's own reference beside the candidates, for the speed-up that people ask for."""
-        if build.status is not Status.BUILT or build.artifact is None:
+        if build.artifact is None:
+            self._reference_waits = False
             return
         workloads = tuple(w for r in self.plan.regimes for w in r.workloads)
         # It waits for the device in the midst, so that no graph of it can be captured.
         mode = "eager" if self.plan.method.mode == "cuda_graph" else self.plan.method.mode
         few = REFERENCE_SAMPLES
         method = replace(self.plan.method, mode=mode, min_samples=few, max_samples=few, budget_s=0.0)
-        variant = reference_variant(self.plan.definition, self.plan.space.target)
-        self.runner.submit_evaluation(EvaluationJob(variant, build.artifact, workloads, method, check=False))
+        variant = reference_variant(self.plan.definition, self.plan.space.target).built(build.artifact)
+        self.runner.submit_evaluation(EvaluationJob(variant, workloads, method, check=False))
 
     # -- finals ------------------------------------------------------------------------------------------------------
 
@@ -411,18 +409,18 @@ class Sweep:
             finalists = self._finalists(state)
             if not finalists:
                 continue
-            deadline = time.monotonic() + self.plan.final_s
-            if self.plan.budget_s is not None:
-                deadline = min(deadline, self._started + self.plan.budget_s)
+            deadline = time.monotonic() + self.settings.final_s
+            if self.settings.budget_s is not None:
+                deadline = min(deadline, self._started + self.settings.budget_s)
             result = run_final(
                 self.runner,
                 finalists,
                 state.regime,
                 default=state.default_hash,
                 method=self.plan.method,
-                max_rounds=self.plan.final_rounds,
+                max_rounds=self.settings.final_rounds,
                 deadline=deadline,
-                seed=self.plan.seed,
+                seed=self.settings.seed,
                 tick=self._tick,
             )
             if result is None:
@@ -438,8 +436,9 @@ class Sweep:
         finalists = {}
         for config_hash, leader in chosen.items():
             variant = config_variant(self.plan.definition["name"], space, leader.config)
+            variant = variant if leader.artifact is None else variant.built(leader.artifact)
             changed = sum(leader.config[p.name] != space.default[p.name] for p in space.parameters)
-            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash), leader.build)
+            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash))
         return finalists
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
@@ -456,15 +455,14 @@ class Sweep:
             self._last_beat = now
 
     def _emit(self, message: str = "") -> None:
-        plan = self.plan
         reference = {s.regime.name: Objective(s.regime.workloads).geomean_us(self._reference) for s in self._states}
         self._on_progress(
             Progress(
                 phase=self._phase,
                 done=self._done,
-                max_trials=None if plan.max_trials == "auto" else plan.max_trials,
+                max_trials=None if self.settings.max_trials == "auto" else self.settings.max_trials,
                 elapsed_s=time.monotonic() - self._started,
-                budget_s=plan.budget_s,
+                budget_s=self.settings.budget_s,
                 building=len(self._waiting_for_build),
                 evaluating=len(self._evaluating),
                 failures=dict(self._failures),

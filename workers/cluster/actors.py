@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from workers.build.builder import VariantBuilder
@@ -138,13 +138,13 @@ class EvaluatorActor:
 
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
         """See :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""
-        staged = self._evaluator.stage(job.variant, job.artifact, packed, next(iter(job.workloads), ""))
+        staged = self._evaluator.stage(job.variant, packed, next(iter(job.workloads), ""))
         with self._line.turn(staged):
             return self._evaluator.evaluate(job, staged, self._line.ahead())
 
-    def compare(self, job: ComparisonJob, digests: tuple[str, ...], *packed: Packed) -> Comparison:
-        """See :meth:`workers.judge.evaluator.VariantEvaluator.compare`; ``packed`` goes with ``digests``."""
-        given: Mapping[str, bytes] = {d: p for d, p in zip(digests, packed, strict=True) if p is not None}
+    def compare(self, job: ComparisonJob, *packed: Packed) -> Comparison:
+        """See :meth:`workers.judge.evaluator.VariantEvaluator.compare`; ``packed`` goes with the job's variants."""
+        given = {v.artifact: p for v, p in zip(job.variants, packed, strict=True) if p is not None}
         with self._line.turn():
             return self._evaluator.compare(job, given)
 

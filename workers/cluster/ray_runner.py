@@ -323,10 +323,11 @@ class RayRunner(Runner):
         if isinstance(payload, Variant):
             ref, packed = actor.build.options(num_returns=2).remote(payload)
         elif isinstance(payload, EvaluationJob):
-            ref = actor.evaluate.remote(payload, self._packed.get(payload.artifact))
+            slim = replace(payload, variant=payload.variant.without_sources())
+            ref = actor.evaluate.remote(slim, self._packed.get(slim.variant.artifact))
         else:
-            digests = tuple(artifact for _, artifact in payload.variants)
-            ref = actor.compare.remote(payload, digests, *(self._packed.get(d) for d in digests))
+            slim = replace(payload, variants=tuple(v.without_sources() for v in payload.variants))
+            ref = actor.compare.remote(slim, *(self._packed.get(v.artifact) for v in slim.variants))
         self._refs[ref] = _Call(pool, worker, actor, job, packed)
 
     def _finish(self, ref: Any) -> None:
@@ -422,7 +423,7 @@ class RayRunner(Runner):
     def _rebuild(self, job: _Job) -> None:
         """Build what the cache no longer holds (evicted, or another machine's), then do the job after all."""
         payload = job.payload
-        variants = [payload.variant] if isinstance(payload, EvaluationJob) else [v for v, _ in payload.variants]
+        variants = [payload.variant] if isinstance(payload, EvaluationJob) else payload.variants
         job.was_rebuilt, job.missing = True, len(variants)
         self._build_pool.queue.extendleft(_Job(variant, waiting=job) for variant in variants)
 
@@ -453,14 +454,14 @@ def _lost(payload: Any, why: str) -> Outcome:
         return BuildResult(payload.key, Status.WORKER_LOST, 0.0, log=message)
     if isinstance(payload, EvaluationJob):
         return Evaluation(payload.variant.key, Status.WORKER_LOST, message=message)
-    return Comparison(tuple(Evaluation(v.key, Status.WORKER_LOST, message=message) for v, _ in payload.variants))
+    return Comparison(tuple(Evaluation(v.key, Status.WORKER_LOST, message=message) for v in payload.variants))
 
 
 def _with_artifact(payload: Any, key: str, artifact: str) -> Any:
     """The job with the artifact that a rebuild gave; the digest differs if the toolchain has changed."""
     if isinstance(payload, EvaluationJob):
-        return replace(payload, artifact=artifact)
-    variants = tuple((v, artifact if v.key == key else old) for v, old in payload.variants)
+        return replace(payload, variant=replace(payload.variant, artifact=artifact))
+    variants = tuple(replace(v, artifact=artifact) if v.key == key else v for v in payload.variants)
     return replace(payload, variants=variants)
 
 

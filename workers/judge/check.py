@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from workers.devices.device import CANDIDATE, Device
@@ -28,6 +28,10 @@ class Verdict:
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     matched_ratio: float | None = None
+
+    def errors(self) -> dict[str, Any]:
+        """The error figures, by the name that they have in a Measurement too."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("status", "message")}
 
 
 @dataclass

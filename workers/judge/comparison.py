@@ -12,11 +12,11 @@ from workers.errors import DeviceLostError
 from workers.judge import timer
 from workers.judge.check import Candidate, Verdict
 from workers.judge.drift_reference import Anchor
-from workers.judge.interval import median_interval
+from workers.judge.interval import measured
 from workers.judge.resident_workloads import Residents
 from workers.judge.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed
-from workers.records import ComparisonJob, Measurement, Method, Status
+from workers.records import ComparisonJob, Status
 from workers.sandbox.child import Send
 
 
@@ -91,7 +91,7 @@ class Comparison:
             verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
         for key, verdict in verdicts.items():
             measurement = (
-                _measured(uuid, verdict, samples[key], {**conditions, **anchor}, job.method)
+                measured(uuid, samples[key], job.method, {**conditions, **anchor}, verdict.errors())
                 if verdict.status is Status.PASSED
                 else failed(uuid, verdict, job.method)
             )
@@ -144,25 +144,6 @@ class Comparison:
                 get_ready(key)
             samples[key].append(us)
         return samples, late
-
-
-def _measured(
-    uuid: str, verdict: Verdict, samples: list[float], conditions: Mapping[str, Any], method: Method
-) -> Measurement:
-    interval = median_interval(samples)
-    return Measurement(
-        uuid,
-        Status.PASSED,
-        tuple(samples),
-        interval.median,
-        interval.low,
-        interval.high,
-        verdict.max_abs_error,
-        verdict.max_rel_error,
-        verdict.matched_ratio,
-        conditions,
-        method=method,
-    )
 
 
 def take_turn(turns: int, key: str) -> None:

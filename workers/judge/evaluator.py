@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workers.build import loader
 from workers.build.artifact_cache import ArtifactCache
 from workers.devices import environment
 from workers.devices.environment import memory_bytes
@@ -26,6 +25,7 @@ from workers.errors import (
 from workers.fib.dataset import Problem
 from workers.judge.judge import Judgement, Staged
 from workers.records import (
+    BuiltVariant,
     Comparison,
     ComparisonJob,
     Deadlines,
@@ -34,7 +34,6 @@ from workers.records import (
     EvaluationJob,
     Measurement,
     Status,
-    Variant,
 )
 from workers.sandbox.fork_server import ForkRequest
 from workers.sandbox.process import ChildProcess
@@ -132,19 +131,18 @@ class VariantEvaluator:
             self._environment = environment.describe(self._target, self._imports, self._variables)
         return self._environment
 
-    def stage(self, variant: Variant, artifact: str, packed: bytes | None = None, first: str = "") -> Staged:
+    def stage(self, variant: BuiltVariant, packed: bytes | None = None, first: str = "") -> Staged:
         """A built variant's folder on this machine. May be called by another thread than the one that evaluates.
 
         Args:
             variant: Which.
-            artifact: Digest from its BuildResult.
             packed: The artifact, where builders have another file system.
             first: Workload of the variant's first call.
 
         Raises:
             ArtifactMissingError: The artifact is not in the cache and was not given.
         """
-        return Staged(variant, str(self._folder(artifact, packed)), loader.package_name(artifact), first)
+        return Staged(variant, str(self._folder(variant.artifact, packed)), first)
 
     def evaluate(self, job: EvaluationJob, staged: Staged | None = None, ahead: Staged | None = None) -> Evaluation:
         """Judge a variant. What it does wrong is in the Evaluation.
@@ -160,7 +158,7 @@ class VariantEvaluator:
         """
         began = time.perf_counter()
         idle_s = began - self._idle_since if self._idle_since is not None else 0.0
-        staged = staged or self.stage(job.variant, job.artifact)
+        staged = staged or self.stage(job.variant)
         self._prepare(job.workloads)
         self._judged += 1
         if ahead is not None and self._quiet_jobs < _QUIET_JOBS:
@@ -200,7 +198,7 @@ class VariantEvaluator:
             if measurement:
                 measurements.append(measurement)
         if judgement.status not in (Status.PASSED, Status.RACED_OUT):
-            self._check_intact(job.artifact)
+            self._check_intact(job.variant.artifact)
         return judgement, measurements
 
     def _check_intact(self, artifact: str) -> None:
@@ -225,26 +223,26 @@ class VariantEvaluator:
         began = time.perf_counter()
         idle_s = began - self._idle_since if self._idle_since is not None else 0.0
         packed = packed or {}
-        staged = {v.key: self.stage(v, artifact, packed.get(artifact)) for v, artifact in job.variants}
+        staged = {v.key: self.stage(v, packed.get(v.artifact)) for v in job.variants}
         self._prepare(job.workloads)
         failed: dict[str, Evaluation] = {}
         taken: dict[str, list[Measurement]] = {}
         busy_s: Mapping[str, float] = {}
         left = list(job.variants)
         while left:
-            taken = {variant.key: [] for variant, _ in left}
+            taken = {variant.key: [] for variant in left}
             culprit, busy_s = self._compare(replace(job, variants=tuple(left)), staged, taken)
             if culprit is None:
                 break
-            self._check_intact({v.key: a for v, a in left}[culprit.key])
+            self._check_intact({v.key: v.artifact for v in left}[culprit.key])
             failed[culprit.key] = culprit
-            left = [(v, a) for v, a in left if v.key != culprit.key]
+            left = [v for v in left if v.key != culprit.key]
         self._judged += len(job.variants)
         if self._judged >= self._recycle_after:
             self._replace()
         self._idle_since = time.perf_counter()
         seconds = self._idle_since - began
-        evaluations = tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v, _ in job.variants)
+        evaluations = tuple(failed.get(v.key) or self._compared(v, taken[v.key], seconds) for v in job.variants)
         return Comparison(evaluations, self._usage(busy_s, seconds, idle_s))
 
     def processes(self) -> dict[str, int | None]:
@@ -285,7 +283,7 @@ class VariantEvaluator:
                 return Evaluation(key, _status_of(failure), (), 0.0, _text(failure), fingerprint), {}
         return None, busy_s
 
-    def _compared(self, variant: Variant, measurements: list[Measurement], seconds: float) -> Evaluation:
+    def _compared(self, variant: BuiltVariant, measurements: list[Measurement], seconds: float) -> Evaluation:
         bad = next((m for m in measurements if m.status is not Status.PASSED), None)
         return Evaluation(
             variant.key,

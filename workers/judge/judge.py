@@ -23,11 +23,12 @@ from workers.judge import check, timer
 from workers.judge.check import Candidate, Verdict
 from workers.judge.comparison import Comparison, take_turn
 from workers.judge.drift_reference import Anchor
+from workers.judge.interval import measured
 from workers.judge.references import ReferenceStore
 from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, Verification, failed, say
-from workers.records import ComparisonJob, EvaluationJob, Measurement, Status, Variant
+from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Status
 from workers.sandbox.child import Send
 
 
@@ -47,10 +48,14 @@ class Staged:
     """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if it is to be
     made when the variant is loaded ahead."""
 
-    variant: Variant
+    variant: BuiltVariant
     folder: str
-    package: str
     first: str = ""
+
+    @property
+    def package(self) -> str:
+        """Name of its package in the folder."""
+        return loader.package_name(self.variant.artifact)
 
 
 class Judge:
@@ -264,19 +269,8 @@ class Judge:
             after = Verdict(Status.RUNTIME_ERROR, f"while measured: {say(error)}")
         if after.status is not Status.PASSED:
             return failed(uuid, after, job.method)
-        return Measurement(
-            uuid,
-            Status.PASSED,
-            timing.samples_us,
-            timing.interval.median,
-            timing.interval.low,
-            timing.interval.high,
-            verdict.max_abs_error if job.check else after.max_abs_error,
-            verdict.max_rel_error if job.check else after.max_rel_error,
-            verdict.matched_ratio if job.check else after.matched_ratio,
-            timing.conditions,
-            method=job.method,
-        )
+        errors = (verdict if job.check else after).errors()
+        return measured(uuid, timing.samples_us, job.method, timing.conditions, errors)
 
     def _measure(
         self,
@@ -325,7 +319,7 @@ class Judge:
         loaded: dict[str, loader.Loaded] = {}
         try:
             candidates: dict[str, Candidate] = {}
-            for variant, _ in job.variants:
+            for variant in job.variants:
                 take_turn(turns, variant.key)
                 self._send("phase", f"load {variant.key}")
                 loaded[variant.key] = self._load(staged[variant.key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workers.devices.device import CHECK, Device
@@ -148,15 +148,7 @@ class Verdicts:
 
 def failed(uuid: str, verdict: Verdict, method: Method) -> Measurement:
     """The measurement of a candidate that is not right."""
-    return Measurement(
-        uuid,
-        verdict.status,
-        max_abs_error=verdict.max_abs_error,
-        max_rel_error=verdict.max_rel_error,
-        matched_ratio=verdict.matched_ratio,
-        message=verdict.message,
-        method=method,
-    )
+    return Measurement(uuid, verdict.status, message=verdict.message, method=method, **verdict.errors())
 
 
 def say(error: BaseException) -> str:
@@ -169,7 +161,7 @@ def _not_repeatable(which: str, verdict: Verdict) -> Verdict:
     if verdict.status in (Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED):
         return verdict
     message = f"right the first time; {which} gave {verdict.status.value}: {verdict.message}"
-    return Verdict(Status.NOT_REPEATABLE, message, verdict.max_abs_error, verdict.max_rel_error, verdict.matched_ratio)
+    return replace(verdict, status=Status.NOT_REPEATABLE, message=message)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -11,6 +11,7 @@ from tuner.errors import UsageError
 from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording_of_trials
 from tuner.replay.recording import Recording, read_recording, write_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
+from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.run import prior
@@ -39,9 +40,8 @@ def sweep_on(store, recording, **settings):
         space=recording.space(),
         regimes=(Regime("all", None, None, recording.workloads),),
         method=Method(),
-        race_factor=settings.pop("race_factor", 1e9),
+        settings=SweepSettings(**{"race_factor": 1e9, **settings}),
         time_reference=False,
-        **settings,
     )
     definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
     for workload in recording.workloads:

@@ -7,7 +7,7 @@ from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of
 from tuner.sweeps.variants import config_variant
-from workers.records import BuildResult, ComparisonJob, Evaluation, EvaluationJob, Method, Status, Variant
+from workers.records import BuildResult, ComparisonJob, EvaluationJob, Method, Status, Variant
 
 RECORDING = Recording(
     name="tiny",
@@ -30,10 +30,8 @@ def variant(row):
 
 
 def evaluate(runner, row, limits=None):
-    runner.submit_evaluation(EvaluationJob(variant(row), f"row-{row}", ("small", "large"), Method(), limits or {}))
-    (outcome,) = runner.wait(0)
-    assert isinstance(outcome, Evaluation)
-    return outcome
+    built = variant(row).built(f"row-{row}")
+    return runner.evaluated(EvaluationJob(built, ("small", "large"), Method(), limits or {}))
 
 
 def test_a_variant_carries_its_config():
@@ -77,9 +75,8 @@ def test_a_trial_above_the_limit_of_a_workload_stops_there():
 
 def test_comparisons_give_a_sample_per_round_and_are_no_evaluations():
     runner = ReplayRunner(RECORDING)
-    pairs = tuple((variant(row), f"row-{row}") for row in (0, 1))
-    runner.submit_comparison(ComparisonJob(pairs, ("small",), Method(), rounds=4))
-    (outcome,) = runner.wait(0)
+    variants = tuple(variant(row).built(f"row-{row}") for row in (0, 1))
+    outcome = runner.compared(ComparisonJob(variants, ("small",), Method(), rounds=4))
     assert [e.measurements[0].samples_us for e in outcome.evaluations] == [(2000.0,) * 4, (1000.0,) * 4]
     assert runner.judged == []
 

@@ -7,7 +7,7 @@ import numpy as np
 from tuner.sweeps.finals import ROUNDS_PER_LOOK, Finalist, run_final
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.statistics import rank
-from workers.records import BuildResult, Comparison, Evaluation, Measurement, Method, Status, Variant
+from workers.records import Comparison, Evaluation, Measurement, Method, Status, Variant
 from workers.runner import Runner
 
 
@@ -26,7 +26,7 @@ class Scripted(Runner):
                 Measurement(w, Status.PASSED, tuple(self._samples[variant.key]), method=job.method)
                 for w in job.workloads
             )
-            for variant, _ in job.variants
+            for variant in job.variants
         }
         evaluations = (Evaluation(key, Status.PASSED, measurements, 0.0) for key, measurements in measured.items())
         self._outcomes.append(Comparison(tuple(evaluations), {}))
@@ -47,10 +47,9 @@ def test_the_winner_follows_from_the_samples_as_they_are_stored():
     samples = {"simple": [3.0 * (1 + 1e-9) * a for a in apart], "odd": [3.0 * a for a in reversed(apart)]}
     finalists = {
         key: Finalist(
-            Variant(key, "d", {}, "main.py::run", "python", "cpu"),
+            Variant(key, "d", {}, "main.py::run", "python", "cpu").built(key),
             {},
             (number,),
-            BuildResult(key, Status.BUILT, 0.0, key),
         )
         for number, key in enumerate(samples)
     }

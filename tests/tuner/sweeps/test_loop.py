@@ -11,9 +11,10 @@ from db.store import Store
 from search_spaces import Parameter
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
-from tuner.sweeps.loop import Plan, Sweep, evaluator_usage
+from tuner.settings import SweepSettings
+from tuner.sweeps.loop import REFERENCE_KEY, Plan, Sweep, evaluator_usage
 from tuner.sweeps.regimes import Regime
-from workers.records import EvaluationJob, Method
+from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 
 TILES, STAGES, MODES = (16, 32, 64, 128), (1, 2, 3, 4), ("a", "b", "c")
 POINTS = tuple(product(range(4), range(4), range(3)))
@@ -71,8 +72,8 @@ def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **cha
         space=recording.space(),
         regimes=regimes or (Regime("all", None, None, ("small", "large")),),
         method=Method(),
-        time_reference=False,
-        **{"sampler": "random", "reuse": False, "final_rounds": 12, **changes},
+        time_reference=changes.pop("time_reference", False),
+        settings=SweepSettings(**{"sampler": "random", "reuse": False, "final_rounds": 12, **changes}),
     )
     if sweep_id is None:
         definition_id = store.register_definition(plan.definition["name"], "replay", plan.definition)
@@ -212,3 +213,31 @@ def test_nothing_wins_when_everything_fails(recording, store):
     result = make_sweep(broken, store, max_trials=12).run()
     assert result.winners == []
     assert result.failures == {"INCORRECT_NUMERICAL": 12}
+
+
+def test_the_reference_is_timed_although_no_trial_is_left_to_be_run(recording, store):
+    """The search must not end before it: the finals wait for outcomes of their own and would find this one."""
+
+    class SlowReference(ReplayRunner):
+        """Knows the definition's own reference too, and answers for it last."""
+
+        def submit_build(self, variant):
+            if variant.key != REFERENCE_KEY:
+                return super().submit_build(variant)
+            self._ready.append((None, BuildResult(variant.key, Status.BUILT, 0.0, artifact="reference")))
+
+        def submit_evaluation(self, job):
+            if job.variant.key != REFERENCE_KEY:
+                return super().submit_evaluation(job)
+            measured = tuple(Measurement(w, Status.PASSED, median_us=5.0) for w in job.workloads)
+            self._ready.append((None, Evaluation(job.variant.key, Status.PASSED, measured)))
+
+        def wait(self, timeout_s):
+            self._ready.rotate(-1 if self._ready and getattr(self._ready[0][1], "key", "") == REFERENCE_KEY else 0)
+            return super().wait(timeout_s)
+
+    for _ in range(2):
+        runner = SlowReference(recording, in_flight=3)
+        sweep = make_sweep(recording, store, runner, max_trials=1, reuse=True, time_reference=True)
+        assert {w: m.median_us for w, m in sweep.run().reference.items()} == {"small": 5.0, "large": 5.0}
+    assert runner.judged == []

@@ -88,7 +88,7 @@ def test_many_jobs_each_come_back_once(runner, make, workloads):
                 assert outcome.key not in builds
                 builds[outcome.key] = outcome
                 variant = next(v for v in variants if v.key == outcome.key)
-                runner.submit_evaluation(EvaluationJob(variant, outcome.artifact, workloads, QUICK))
+                runner.submit_evaluation(EvaluationJob(variant.built(outcome.artifact), workloads, QUICK))
             else:
                 assert outcome.key not in evaluations
                 evaluations[outcome.key] = outcome
@@ -98,7 +98,7 @@ def test_many_jobs_each_come_back_once(runner, make, workloads):
 
 def test_comparison(runner, make, workloads):
     variants = [make(key="a"), make(key="b", marker="# b")]
-    pairs = tuple((v, build(runner, v).artifact) for v in variants)
+    pairs = tuple(v.built(build(runner, v).artifact) for v in variants)
     runner.submit_comparison(ComparisonJob(pairs, workloads, QUICK, rounds=4))
     (comparison,) = gather(runner, 1)
     assert isinstance(comparison, Comparison)
@@ -122,31 +122,31 @@ def test_killed_evaluator(runner, make, workloads, victim):
     variant = make(SLOW_RUN, key="slow")
     artifact = build(runner, variant).artifact
     pids = runner.processes()[-1]
-    runner.submit_evaluation(EvaluationJob(variant, artifact, workloads, QUICK))
+    runner.submit_evaluation(EvaluationJob(variant.built(artifact), workloads, QUICK))
     runner.wait(1.0)
     os.kill(pids[victim], 9)
     (evaluation,) = gather(runner, 1)
     assert evaluation.key == "slow"
     assert evaluation.status is (Status.PASSED if victim == "actor" else Status.CRASHED), evaluation.message
-    runner.submit_evaluation(EvaluationJob(variant, artifact, workloads, QUICK))
+    runner.submit_evaluation(EvaluationJob(variant.built(artifact), workloads, QUICK))
     assert gather(runner, 1)[0].status is Status.PASSED
 
 
 def test_worker_lost_again_and_again_is_told(runner, make, workloads):
     variant = make(KILLS_ITS_ACTOR, key="killer")
-    runner.submit_evaluation(EvaluationJob(variant, build(runner, variant).artifact, workloads, QUICK))
+    runner.submit_evaluation(EvaluationJob(variant.built(build(runner, variant).artifact), workloads, QUICK))
     (evaluation,) = gather(runner, 1)
     assert isinstance(evaluation, Evaluation)
     assert (evaluation.key, evaluation.status) == ("killer", Status.WORKER_LOST)
     good = make()
-    runner.submit_evaluation(EvaluationJob(good, build(runner, good).artifact, workloads, QUICK))
+    runner.submit_evaluation(EvaluationJob(good.built(build(runner, good).artifact), workloads, QUICK))
     assert gather(runner, 1)[0].status is Status.PASSED
 
 
 def test_who_waits_behind_one_that_kills_the_worker_is_not_blamed(runner, make, workloads, monkeypatch):
     monkeypatch.setattr(runner._evaluation_pool, "depth", 3)
     variants = [make(KILLS_ITS_ACTOR, key="killer"), make(key="second", marker="# 2"), make(key="third", marker="# 3")]
-    jobs = [EvaluationJob(v, build(runner, v).artifact, workloads, QUICK) for v in variants]
+    jobs = [EvaluationJob(v.built(build(runner, v).artifact), workloads, QUICK) for v in variants]
     for job in jobs:
         runner.submit_evaluation(job)
     found = {e.key: e.status for e in gather(runner, 3)}
@@ -155,10 +155,10 @@ def test_who_waits_behind_one_that_kills_the_worker_is_not_blamed(runner, make, 
 
 def test_artifact_that_is_gone_is_built_again(runner, make, workloads, cache_dir):
     variants = [make(key="gone", marker="# gone"), make(key="gone too", marker="# gone too")]
-    pairs = tuple((v, build(runner, v).artifact) for v in variants)
+    pairs = tuple(v.built(build(runner, v).artifact) for v in variants)
     shutil.rmtree(cache_dir / "entries")
     (cache_dir / "entries").mkdir()
-    runner.submit_evaluation(EvaluationJob(variants[0], pairs[0][1], workloads, QUICK))
+    runner.submit_evaluation(EvaluationJob(pairs[0], workloads, QUICK))
     (evaluation,) = gather(runner, 1)
     assert (evaluation.key, evaluation.status) == ("gone", Status.PASSED)
     shutil.rmtree(cache_dir / "entries")
@@ -258,7 +258,8 @@ print(build.status, list(runner._packed) == [build.artifact], flush=True)
 # What an evaluator on a machine with its own file system would see.
 shutil.rmtree(Path(cache) / "entries")
 (Path(cache) / "entries").mkdir()
-runner.submit_evaluation(EvaluationJob(variant, build.artifact, (problem.workloads[0]["uuid"],), Method(budget_s=0.1)))
+workloads = (problem.workloads[0]["uuid"],)
+runner.submit_evaluation(EvaluationJob(variant.built(build.artifact), workloads, Method(budget_s=0.1)))
 (evaluation,) = runner.wait(120)
 print(evaluation.status, evaluation.message, len(list((Path(cache) / "entries").iterdir())), flush=True)
 runner.close()

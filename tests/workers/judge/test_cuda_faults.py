@@ -74,7 +74,7 @@ def judged(dataset, tmp_path_factory):
     def judge(variant, mode):
         build = builder.build(variant)
         assert build.status is Status.BUILT, build.log
-        return evaluator.evaluate(EvaluationJob(variant, build.artifact, uuids, METHODS[mode]))
+        return evaluator.evaluate(EvaluationJob(variant.built(build.artifact), uuids, METHODS[mode]))
 
     yield judge, builder, evaluator, uuids
     builder.close()
@@ -145,7 +145,7 @@ def test_comparison_names_the_culprit_and_keeps_the_others(judged, make):
     _, builder, evaluator, uuids = judged
     good = [make(key=key, marker=f"# {key}") for key in "ab"]
     variants = [good[0], faulty(make(key="c"), "misaligned", at_call=4), good[1], faulty(make(key="d"), "wrong_result")]
-    pairs = tuple((v, builder.build(v).artifact) for v in variants)
+    pairs = tuple(v.built(builder.build(v).artifact) for v in variants)
     comparison = evaluator.compare(ComparisonJob(pairs, uuids, METHODS["cuda_graph"], rounds=12))
     statuses = [e.status for e in comparison.evaluations]
     assert statuses == [Status.PASSED, Status.CRASHED, Status.PASSED, Status.INCORRECT_NUMERICAL]
@@ -175,7 +175,7 @@ def test_faults_among_good_variants_on_ray(dataset, make, tmp_path):
             for outcome in outcomes:
                 if isinstance(outcome, BuildResult):
                     variant = next(v for v in variants if v.key == outcome.key)
-                    job = EvaluationJob(variant, outcome.artifact, uuids, METHODS["cuda_graph"])
+                    job = EvaluationJob(variant.built(outcome.artifact), uuids, METHODS["cuda_graph"])
                     runner.submit_evaluation(job)
                 elif isinstance(outcome, Evaluation):
                     found[outcome.key] = outcome

@@ -164,10 +164,10 @@ def test_later_workload_fails(bench, make):
 def test_racing_stops_after_a_losing_workload(bench, make):
     build = bench.builder.build(make())
     first, second = bench.workloads
-    lost = bench.evaluator.evaluate(EvaluationJob(make(), build.artifact, (first, second), QUICK, {first: 0.0}))
+    lost = bench.evaluator.evaluate(EvaluationJob(make().built(build.artifact), (first, second), QUICK, {first: 0.0}))
     assert (lost.status, [m.workload for m in lost.measurements]) == (Status.RACED_OUT, [first])
     assert lost.measurements[0].status is Status.PASSED
-    won = bench.evaluator.evaluate(EvaluationJob(make(), build.artifact, (first, second), QUICK, {first: 1e9}))
+    won = bench.evaluator.evaluate(EvaluationJob(make().built(build.artifact), (first, second), QUICK, {first: 1e9}))
     assert won.status is Status.PASSED
 
 
@@ -183,7 +183,7 @@ def test_replaced_process_has_its_workloads_again(bench, make):
 
 def test_comparison_is_interleaved_and_survives_a_member(bench, make):
     variants = [make(key="a"), make(key="b"), make(passing("good(x, y, out)\nif calls > 5: os._exit(1)"), key="c")]
-    pairs = tuple((v, bench.builder.build(v).artifact) for v in variants)
+    pairs = tuple(v.built(bench.builder.build(v).artifact) for v in variants)
     comparison = bench.evaluator.compare(ComparisonJob(pairs, bench.workloads, QUICK, rounds=7, seed=3))
     a, b, c = comparison.evaluations
     assert [e.key for e in comparison.evaluations] == ["a", "b", "c"]
@@ -195,7 +195,7 @@ def test_comparison_is_interleaved_and_survives_a_member(bench, make):
 
 def test_comparison_tells_a_wrong_member(bench, make):
     variants = [make(key="a"), make(passing("out.zero_()"), key="wrong")]
-    pairs = tuple((v, bench.builder.build(v).artifact) for v in variants)
+    pairs = tuple(v.built(bench.builder.build(v).artifact) for v in variants)
     comparison = bench.evaluator.compare(ComparisonJob(pairs, bench.workloads, QUICK, rounds=3))
     assert [e.status for e in comparison.evaluations] == [Status.PASSED, Status.INCORRECT_NUMERICAL]
 
@@ -211,7 +211,7 @@ def test_candidate_that_breaks_the_evaluator_does_not_reach_the_next(bench, make
 
 def test_missing_artifact_is_told(bench, make):
     with pytest.raises(ArtifactMissingError, match="0123"):
-        bench.evaluator.evaluate(EvaluationJob(make(), "0123", bench.workloads, QUICK))
+        bench.evaluator.evaluate(EvaluationJob(make().built("0123"), bench.workloads, QUICK))
 
 
 def evaluator_for(dataset, name, bench):
@@ -222,7 +222,7 @@ def test_degenerate_reference_is_refused(bench, dataset, make):
     evaluator = evaluator_for(dataset, "zero_d64", bench)
     try:
         build: BuildResult = bench.builder.build(make(passing("out.zero_()")))
-        job = EvaluationJob(make(passing("out.zero_()")), build.artifact, ("zero_d64-n3",), QUICK)
+        job = EvaluationJob(make(passing("out.zero_()")).built(build.artifact), ("zero_d64-n3",), QUICK)
         evaluation = evaluator.evaluate(job)
         assert evaluation.status is Status.DEGENERATE_REFERENCE
         assert "constant" in evaluation.message
@@ -251,7 +251,7 @@ def test_candidate_that_writes_into_another_workload_is_found_at_its_own_end(ben
     assert_good_passes(bench, make)
     variant = make(passing(STRAY), key="stray")
     build = bench.builder.build(variant)
-    evaluation = bench.evaluator.evaluate(EvaluationJob(variant, build.artifact, bench.workloads[:1], QUICK))
+    evaluation = bench.evaluator.evaluate(EvaluationJob(variant.built(build.artifact), bench.workloads[:1], QUICK))
     assert (evaluation.status, [m.status for m in evaluation.measurements]) == (
         Status.INPUTS_MODIFIED,
         [Status.PASSED],
@@ -261,12 +261,12 @@ def test_candidate_that_writes_into_another_workload_is_found_at_its_own_end(ben
 
 
 def staged(bench, variant):
-    return bench.evaluator.stage(variant, bench.builder.build(variant).artifact)
+    return bench.evaluator.stage(variant.built(bench.builder.build(variant).artifact))
 
 
 def evaluate_with_ahead(bench, variant, ahead):
     build = bench.builder.build(variant)
-    job = EvaluationJob(variant, build.artifact, bench.workloads, QUICK)
+    job = EvaluationJob(variant.built(build.artifact), bench.workloads, QUICK)
     return bench.evaluator.evaluate(job, staged(bench, variant), staged(bench, ahead))
 
 
@@ -289,10 +289,10 @@ def test_next_variant_is_called_once_ahead_and_a_death_of_it_hurts_itself_only(b
     called = make(passing(f"open({str(note)!r}, 'a').write('called ')\ngood(x, y, out)"), key="next")
     dies = make(passing("os._exit(3)"), key="dies")
     build = bench.builder.build(make(key="first"))
-    job = EvaluationJob(make(key="first"), build.artifact, bench.workloads, QUICK)
+    job = EvaluationJob(make(key="first").built(build.artifact), bench.workloads, QUICK)
 
     def evaluate_before(variant):
-        ahead = bench.evaluator.stage(variant, bench.builder.build(variant).artifact, None, bench.workloads[0])
+        ahead = bench.evaluator.stage(variant.built(bench.builder.build(variant).artifact), None, bench.workloads[0])
         return bench.evaluator.evaluate(job, ahead=ahead)
 
     for _ in range(9):
@@ -361,8 +361,9 @@ def test_stored_reference_outputs_serve_the_next_evaluator(bench, dataset, make,
         try:
             evaluator.warm()
             bench_build = bench.builder.build(make())
-            variant = evaluator.stage(make(), bench_build.artifact, bench.builder.pack(bench_build.artifact))
-            return evaluator.evaluate(EvaluationJob(make(), bench_build.artifact, bench.workloads, QUICK), variant)
+            built = make().built(bench_build.artifact)
+            staged = evaluator.stage(built, bench.builder.pack(built.artifact))
+            return evaluator.evaluate(EvaluationJob(built, bench.workloads, QUICK), staged)
         finally:
             evaluator.close()
 
@@ -396,11 +397,11 @@ def test_full_disk_ends_a_job_and_is_not_the_candidates_fault(bench, make, small
         evaluator.warm()
         artifacts = {v.key: bench.builder.build(v).artifact for v in (make(key="a"), bad)}
         for artifact in artifacts.values():
-            evaluator.stage(make(), artifact, bench.builder.pack(artifact))
+            evaluator.stage(make().built(artifact), bench.builder.pack(artifact))
         small_disk.fill()
         with pytest.raises(CacheFullError, match=r"disk.*Free some and resume"):
-            evaluator.compare(ComparisonJob(((make(key="a"), artifacts["a"]),), bench.workloads, QUICK, rounds=3))
-        job = EvaluationJob(bad, artifacts[bad.key], bench.workloads, QUICK)
+            evaluator.compare(ComparisonJob((make(key="a").built(artifacts["a"]),), bench.workloads, QUICK, rounds=3))
+        job = EvaluationJob(bad.built(artifacts[bad.key]), bench.workloads, QUICK)
         with pytest.raises(CacheFullError, match=r"disk.*Free some and resume"):
             evaluator.evaluate(job)
         small_disk.free()

@@ -23,7 +23,7 @@ def judged(bench, make, order, tmp_path, monkeypatch):
         judge.prepare(uuid)
 
     def stage(variant):
-        return bench.evaluator.stage(variant, bench.builder.build(variant).artifact)
+        return bench.evaluator.stage(variant.built(bench.builder.build(variant).artifact))
 
     def run(source, ahead=CALLS) -> tuple:
         variant, following = make(source, key="present"), make(ahead + "\n", key="next")
