@@ -23,7 +23,7 @@ from tuner.sweeps import winners
 from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
-from tuner.sweeps.reuse import usable
+from tuner.sweeps.reuse import other_load, usable
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.fib.adapter import reference_variant
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
@@ -130,6 +130,10 @@ class SweepResult:
     failures: Mapping[str, int]
     usage: Mapping[str, Any] = field(default_factory=dict)
     """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
+    made_anew: int = 0
+    """Stored measurements that were not reused, since they had been taken beside other load."""
+    beside_load: Sequence[str] = ()
+    """For each measurement of this process that was, how much load that was."""
 
 
 def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -178,6 +182,8 @@ class Sweep:
         self._usage: dict[str, float] = {}
         self._raced_out = 0
         self._reused = 0
+        self._made_anew = 0
+        self._beside_load: list[str] = []
         self._done = 0
         self._next_number = 0
         self._reference: dict[str, Measurement] = {}
@@ -201,7 +207,17 @@ class Sweep:
         self._phase = "done"
         self._emit()
         usage = evaluator_usage(self._usage, [f.usage for f in finals.values()])
-        return SweepResult(self.sweep_id, finals, won, dict(self._reference), self._done, dict(self._failures), usage)
+        return SweepResult(
+            self.sweep_id,
+            finals,
+            won,
+            dict(self._reference),
+            self._done,
+            dict(self._failures),
+            usage,
+            self._made_anew,
+            tuple(self._beside_load),
+        )
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -231,10 +247,11 @@ class Sweep:
 
     def _search(self) -> None:
         if self.plan.time_reference:
+            self._reference_is_due = True
             self.runner.submit_build(reference_variant(self.plan.definition, self.plan.space.target))
         while True:
             self._fill()
-            if not self._in_flight() and not self._reference_waits:
+            if not self._in_flight() and not (self._reference_waits and self._is_in_time()):
                 return
             for outcome in self.runner.wait(1.0):
                 if isinstance(outcome, BuildResult):
@@ -264,8 +281,7 @@ class Sweep:
     def _search_is_over(self) -> bool:
         if any(s.asked == 0 for s in self._states):
             return False  # the default is measured in every regime, however small the budget
-        budget = self.settings.budget_s
-        if budget is not None and time.monotonic() - self._started > budget * (1 - self.settings.final_share):
+        if not self._is_in_time():
             return True
         asked = sum(s.asked for s in self._states)
         if self.settings.max_trials != "auto":
@@ -274,6 +290,11 @@ class Sweep:
             if not state.exhausted and state.search.should_stop().stop:
                 state.exhausted = True
         return all(s.exhausted for s in self._states)
+
+    def _is_in_time(self) -> bool:
+        """Whether the share of the budget that the search may take is not used up."""
+        budget = self.settings.budget_s
+        return budget is None or time.monotonic() - self._started <= budget * (1 - self.settings.final_share)
 
     def _start(self, state: RegimeState, proposal: Proposal) -> None:
         space = self.plan.space
@@ -302,7 +323,9 @@ class Sweep:
             environment=self._environment.fingerprint,
             method=method_hash(self.plan.method),
         )
-        return usable(records, regime.workloads)
+        found, loaded = usable(records, regime.workloads)
+        self._made_anew += loaded
+        return found
 
     def _on_build(self, build: BuildResult) -> None:
         if build.key == REFERENCE_KEY:
@@ -361,6 +384,7 @@ class Sweep:
             build=None if trial.build is None else StoredBuild.of(trial.build, toolchain=self._toolchain),
             measurements=measured,
         )
+        self._beside_load += [load for m in fresh if (load := other_load(m)) is not None]
         self.store.commit_trial(record)
         self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
         state.search.tell(trial.proposal.number, value, detail=status.value)

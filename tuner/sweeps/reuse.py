@@ -6,12 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from db.records import EarlierMeasurement, StoredMeasurement
-from workers.records import Environment, Method, Status
+from workers.records import Environment, Measurement, Method, Status
+
+MOST_OTHER_CORES = 0.25
+"""Share of the cores, half a core at least, above which what others used of them makes a figure doubtful."""
+
+MOST_OTHER_GPU_PERCENT = 5.0
 
 
-def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> dict[str, StoredMeasurement]:
-    """Of measurements that were made in the sweep's own way, those that need not be made again, by workload."""
-    return {r.workload: r for r in records if r.workload in workloads and r.status is Status.PASSED}
+def other_load(measured: Measurement) -> str | None:
+    """What others used of the device or the cores while this was timed, if it was more than a figure can bear."""
+    names = ("other_cores", "cores", "other_gpu_percent")
+    used, cores, percent = (float(measured.conditions.get(name, 0.0)) for name in names)
+    # A graph runs without the host.
+    if measured.method.mode != "cuda_graph" and used > max(0.5, MOST_OTHER_CORES * cores):
+        return f"{used:g} cores"
+    return f"{percent:g} % of the GPU" if percent > MOST_OTHER_GPU_PERCENT else None
+
+
+def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> tuple[dict[str, StoredMeasurement], int]:
+    """Of measurements that were made in the sweep's own way, those that need not be made again, by workload; and how
+    many were taken beside other load, so that they are."""
+    passed = [r for r in records if r.workload in workloads and r.status is Status.PASSED]
+    quiet = {r.workload: r for r in passed if other_load(r) is None}
+    return quiet, len(passed) - len(quiet)
 
 
 def why_made_anew(
@@ -50,6 +68,9 @@ def _differences(known: EarlierMeasurement, here: Environment, method: Method) -
     if old["interleaved"] == new["interleaved"]:
         names = {"revision": "the method's revision", "rules": "the rules for outputs"}
         found += [f"{names.get(n, n)} was {a}, is {b}" for n, a, b in _changed(old, new)]
+    load = other_load(known.measurement)
+    if load is not None:
+        found.append(f"other processes had a load of {load}")
     if not found and then.fingerprint != here.fingerprint:
         found.append("the environment was not told apart by libraries and variables")
     return found

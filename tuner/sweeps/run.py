@@ -114,6 +114,7 @@ def run_sweep(
             if settings.reuse:
                 _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
             result = _guarded(store, sweep_id, setup, space, regimes, runner, view)
+            _say_what_load_there_was(result, say)
             return _conclude(store, setup, space, regimes, runner, result, out)
     finally:
         store.close()
@@ -141,6 +142,17 @@ def _prove(family: SpaceFamily, setup: Setup, say: Callable[[str], None]) -> Non
         raise UsageError(f"space {family.name!r} misreads {setup.problem.name!r}: {proof.detail}; nothing was started")
     if proof.agrees is None:
         say(f"space {family.name} could not prove that it reads {setup.problem.name} rightly: {proof.detail}")
+
+
+def _say_what_load_there_was(result: SweepResult, say: Callable[[str], None]) -> None:
+    if result.made_anew:
+        say(f"{result.made_anew} figures of earlier sweeps were measured again: other processes had been busy")
+    if result.beside_load:
+        worst = max(result.beside_load, key=lambda load: float(load.split()[0]))
+        say(
+            f"{len(result.beside_load)} figures were taken beside other load, up to {worst}; the next sweep measures "
+            "them again"
+        )
 
 
 def _shown(url: str) -> str:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from workers.devices.device import CANDIDATE, Device, Run, Sample
 from workers.devices.environment import cpu_model, memory_bytes
+from workers.devices.other_load import OtherLoad
 
 _FALLBACK_LLC_BYTES = 32 << 20
 _MAX_FLUSH_BYTES = 256 << 20
@@ -42,6 +43,7 @@ class HostDevice(Device):
         size = min(2 * last_level_cache_bytes(), _MAX_FLUSH_BYTES)
         self._flush = torch.zeros(size // 4, dtype=torch.int32)
         self._busy_s: dict[str, float] = defaultdict(float)
+        self._load = OtherLoad()
 
     def synchronize(self) -> None:
         """Nothing is asynchronous here."""
@@ -89,6 +91,10 @@ class HostDevice(Device):
         if clocks:
             found["cpu_mhz"] = round(sum(clocks) / len(clocks), 1)
         return found
+
+    def watch_load(self) -> Callable[[], Mapping[str, Any]]:
+        """The cores that other processes used."""
+        return self._load.watch()
 
     def is_healthy(self) -> bool:
         """A host that answers is healthy."""

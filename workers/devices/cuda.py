@@ -6,13 +6,16 @@ docs/measurement.md says what a sample is and what happens to the doubtful ones.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from workers.devices.device import ANCHOR, CANDIDATE, COLD, CaptureError, Device, Run, Sample
 from workers.devices.environment import nvml_handle
+from workers.devices.other_load import OtherLoad
 from workers.errors import WorkerError
 
 _L2_FLUSH_FACTOR = 4
@@ -32,6 +35,9 @@ _MEMORY_SHARE = 0.6
 _HARMFUL_REASONS = 0x08 | 0x20 | 0x40 | 0x80
 """Hardware slowdown, software and hardware thermal slowdown, power brake. Not the software power cap (0x04): under
 heavy matrix products a card is at it all the time, and that is its speed."""
+
+_OTHERS_EVERY_S = 2.0
+"""Seconds between two looks at what other processes do with the GPU."""
 
 _ANCHOR_SIZE = 4096
 _ANCHOR_COPY_BYTES = 128 << 20
@@ -73,6 +79,9 @@ class CudaDevice(Device):
         self._busy_s: dict[str, float] = defaultdict(float)
         self._anchor: Run | None = None
         self._nvml = _open_nvml()
+        self._load = OtherLoad()
+        self._looked_at = -float("inf")
+        self._others: dict[str, float] = {}
 
     def synchronize(self) -> None:
         """Wait for the GPU."""
@@ -150,13 +159,18 @@ class CudaDevice(Device):
         """Clocks, temperature, power and throttle reasons; empty without NVML."""
         if self._nvml is None:
             return {}
-        nvml, readers = self._nvml
+        nvml, readers, _ = self._nvml
         found: dict[str, Any] = {}
         for key, read in readers.items():
             # Not every board answers every question; what is missing is not in the record.
             with contextlib.suppress(nvml.NVMLError):
                 found[key] = read()
         return found
+
+    def watch_load(self) -> Callable[[], Mapping[str, Any]]:
+        """What other processes used of the cores and, where NVML tells, of the GPU."""
+        cores = self._load.watch()
+        return lambda: {**cores(), **self._other_gpu_percent()}
 
     def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
         """Whether heat or the power supply holds the clock down."""
@@ -195,6 +209,25 @@ class CudaDevice(Device):
         free, total = self._torch.cuda.mem_get_info()
         if free < total / 6:
             self.release()
+
+    def _other_gpu_percent(self) -> dict[str, float]:
+        """Share of the last second or so in which kernels of other processes ran; looked at now and then, since NVML
+        averages over that long."""
+        now = time.monotonic()
+        if self._nvml is None or now - self._looked_at < _OTHERS_EVERY_S:
+            return self._others
+        self._looked_at, nvml = now, self._nvml[0]
+        since_us = int((time.time() - _OTHERS_EVERY_S) * 1e6)
+        shares: dict[int, float] = {}
+        try:
+            for sample in nvml.nvmlDeviceGetProcessUtilization(self._nvml[2], since_us):
+                shares[sample.pid] = max(shares.get(sample.pid, 0.0), float(sample.smUtil))
+        except nvml.NVMLError:
+            shares = {}  # nobody ran, or this board does not tell
+        # In a container NVML shows the numbers that processes have outside: then the busiest one is taken for ours.
+        own = os.getpid() if os.getpid() in shares else max(shares, key=lambda pid: shares[pid], default=0)
+        self._others = {"other_gpu_percent": sum(share for pid, share in shares.items() if pid != own)}
+        return self._others
 
     def _event(self) -> Any:
         event = self._torch.cuda.Event(enable_timing=True)
@@ -249,8 +282,8 @@ class _Timed(Sample):
         return ms * 1e3
 
 
-def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]]] | None:
-    """The library and what to read from it."""
+def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]], Any] | None:
+    """The library, what to read from it, and its handle of the GPU."""
     try:
         import pynvml as nvml
 
@@ -259,13 +292,17 @@ def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]]] | None:
         # Renamed in driver 535; older bindings have the old name only.
         reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
         reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-        return nvml, {
-            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            "throttle_reasons": lambda: reasons(handle),
-        }
+        return (
+            nvml,
+            {
+                "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+                "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+                "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+                "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+                "throttle_reasons": lambda: reasons(handle),
+            },
+            handle,
+        )
     except Exception:
         # Timing works without NVML; the conditions are then absent from the record, which says so itself.
         return None

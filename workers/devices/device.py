@@ -80,6 +80,11 @@ class Device(ABC):
     def conditions(self) -> Mapping[str, Any]:
         """Clocks (MHz), temperature (C) and the like, as far as they can be read now."""
 
+    def watch_load(self) -> Callable[[], Mapping[str, Any]]:
+        """From now on; what it returns tells what others used of the device and the cores meanwhile: ``other_cores``,
+        ``other_gpu_percent``, as far as they can be read."""
+        return dict
+
     def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
         """Whether these conditions make a measurement worthless: it should be taken again."""
         return False

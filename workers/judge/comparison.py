@@ -102,7 +102,7 @@ class Comparison:
     ) -> tuple[dict[str, list[float]], dict[str, Any]]:
         """Samples of each variant, round after round, again if they were throttled; and the conditions."""
         rng, job = random.Random(seed), self._job
-        device, retaken = self._device, 0
+        device, retaken, load = self._device, 0, self._device.watch_load()
         while True:
             order = [key for _ in range(job.rounds) for key in rng.sample(list(runs), len(runs))]
             before = device.conditions()
@@ -110,7 +110,7 @@ class Comparison:
             after = device.conditions()
             doubts = timer.why_doubtful(device, (before, after), ())
             if not doubts or retaken == device.retakes:
-                return samples, timer.joined(before, after) | timer.flags(doubts, retaken, late)
+                return samples, timer.joined(before, after) | timer.flags(doubts, retaken, late) | dict(load())
             retaken += 1
 
     def _rounds(

@@ -76,6 +76,7 @@ def measure(
     """
     check_mode(method, device)
     run = device.prepare(run, method.mode)
+    load = device.watch_load()
     retaken = 0
     while True:
         warm_up(run, method, device)
@@ -92,7 +93,7 @@ def measure(
         if not doubts or retaken == device.retakes:
             break
         retaken += 1
-    conditions = joined(before, after) | flags(doubts, retaken, late)
+    conditions = joined(before, after) | flags(doubts, retaken, late) | dict(load())
     return Timing(tuple(samples), median_interval(samples), conditions)
 
 

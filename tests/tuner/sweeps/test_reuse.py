@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from db.records import EarlierMeasurement, method_hash
-from tuner.sweeps.reuse import why_made_anew
+from tuner.sweeps.reuse import other_load, usable, why_made_anew
 from workers.fib.dataset import Problem
 from workers.records import Environment, Method
 
@@ -44,6 +44,31 @@ def test_what_differs_is_said(scene, changes, said):
 
     with Store.open("sqlite://") as store:
         assert why_made_anew([earlier(scene, store, **changes)], HERE, METHOD, CONTENTS) == said
+
+
+@pytest.mark.parametrize(
+    ("mode", "conditions", "load"),
+    [
+        ("host", {}, None),
+        ("host", {"other_cores": 0.4, "cores": 2}, None),
+        ("host", {"other_cores": 0.9, "cores": 2}, "0.9 cores"),
+        ("host", {"other_cores": 12, "cores": 64}, None),
+        ("cuda_graph", {"other_cores": 60, "cores": 64}, None),
+        ("eager", {"other_cores": 60, "cores": 64}, "60 cores"),
+        ("cuda_graph", {"other_gpu_percent": 40.0}, "40 % of the GPU"),
+    ],
+)
+def test_what_was_taken_beside_other_load_is_measured_again(scene, mode, conditions, load):
+    from db.store import Store
+
+    with Store.open("sqlite://") as store:
+        taken = scene(store).measurement("w1")
+        taken = replace(taken, conditions=conditions, method=replace(METHOD, mode=mode))
+        found, again = usable([taken], ["w1"])
+        assert other_load(taken) == load
+        assert (list(found), again) == (([], 1) if load else (["w1"], 0))
+        said = why_made_anew([EarlierMeasurement(taken, HERE, "c1")], HERE, taken.method, CONTENTS)
+        assert said == ([f"other processes had a load of {load}"] if load else [])
 
 
 @pytest.mark.parametrize("field", ["rules", "revision"])

@@ -22,7 +22,7 @@ def library(tmp_path, monkeypatch):
 
 def test_imports_of_all_files_count_but_own_ones_and_pythons():
     sources = {
-        "main.py": "import os, numpy as np\nfrom .config import select\nfrom helper import f\ndef run():\n    import late\n",
+        "main.py": "import os, numpy as np\nfrom .config import a\nfrom helper import f\ndef run():\n    import late\n",
         "helper.py": "import importlib\nm = importlib.import_module('named.sub')\nn = __import__('other')\n",
         "kernel.cu": "#include <import fake>",
         "broken.py": "import (",

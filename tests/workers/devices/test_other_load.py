@@ -1,0 +1,50 @@
+"""What others use of our cores is told: not our own use, not other cores, not niced work."""
+
+import os
+import time
+
+import pytest
+
+from workers.devices import other_load
+
+LINE = "{name} {user} {nice} 0 {idle} 0 0 0 0 0 0\n"
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """Writes /proc/stat, as often as it is called: seconds of user and of niced work on each core."""
+    monkeypatch.setattr(other_load, "_STAT", tmp_path / "stat")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
+    clock = {"now": 100.0, "own": 0.0}
+    monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(time, "process_time", lambda: clock["own"])
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def write(now, own=0.0, niced=0.0, **cores):
+        clock.update(now=now, own=own)
+        lines = [LINE.format(name=n, user=int(s * ticks), nice=int(niced * ticks), idle=0) for n, s in cores.items()]
+        (tmp_path / "stat").write_text(LINE.format(name="cpu", user=9999, nice=0, idle=0) + "".join(lines))
+
+    return write
+
+
+def test_others_on_our_cores_count_and_nothing_else(kernel):
+    kernel(100.0, cpu0=10, cpu1=10, cpu2=10)
+    seen = other_load.OtherLoad().watch()
+    kernel(110.0, own=4.0, niced=8.0, cpu0=20, cpu1=20, cpu2=15)
+    assert seen() == {"other_cores": 1.1, "cores": 2}
+
+
+def test_short_measurement_is_seen_over_half_a_second(kernel):
+    load = other_load.OtherLoad()
+    kernel(100.0, cpu0=0, cpu2=0)
+    load.watch()
+    kernel(100.95, cpu0=0.95, cpu2=0)
+    seen = load.watch()
+    kernel(101.0, cpu0=1.0, cpu2=0)
+    assert seen()["other_cores"] == pytest.approx(0.98)
+
+
+def test_system_that_does_not_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr(other_load, "_STAT", tmp_path / "none")
+    assert other_load.OtherLoad().watch()() == {}
