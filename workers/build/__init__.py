@@ -1,1 +1,1 @@
-"""From a variant's sources to an artifact in the content-addressed cache, and back into a process."""
+"""Builds variants into artifacts, keeps them in a content-addressed cache, and loads them into a process."""

@@ -1,8 +1,8 @@
-"""Built variants on disk, by content: the same sources, target and toolchain are built once.
+"""The artifact cache: variants with the same sources, target and toolchain are built once.
 
 An entry is a folder ``<root>/entries/<digest>/`` with the variant's package folder and a manifest that lists every file
-with its SHA-256. Entries appear by one rename, so a reader sees all of an entry or nothing. A read checks the manifest;
-an entry that does not match is moved away and is a miss. Several processes may use one root.
+with its SHA-256. An entry appears by one rename, so a reader sees all of it or nothing. Reading checks the manifest; an
+entry that does not match is removed and counts as a miss. Several processes may use one root.
 
 Source: quack (Dao-AILab), quack/cache_utils.py, for the key of source fingerprint and versions and the atomic replace.
 """
@@ -30,10 +30,10 @@ from workers.records import Variant
 _MANIFEST = "manifest.json"
 _FORMAT = 1
 _GRACE_S = 3600.0
-"""An entry used within this time is not evicted: somebody may be loading it."""
+"""An entry used within this time is not evicted, since somebody may be loading it."""
 
 _LOOKS = 64
-"""Looks at the whole cache while as much is published as its limit holds."""
+"""How often the whole cache is examined while as much is published as its limit allows."""
 
 _ROOM_BYTES = 1 << 16
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,7 +53,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A built variant on disk. ``meta`` is what its builder had to say (figures, seconds)."""
+    """A built variant on disk. ``meta`` holds what its builder recorded (figures, seconds)."""
 
     digest: str
     folder: Path
@@ -61,10 +61,10 @@ class Entry:
 
 
 class ArtifactCache:
-    """The content-addressed folder.
+    """A content-addressed folder of artifacts.
 
     Args:
-        root: Made if it does not exist.
+        root: The folder; made if it does not exist.
         limit_bytes: Size above which :meth:`publish` drops the least recently used entries.
     """
 
@@ -72,7 +72,7 @@ class ArtifactCache:
         self.root = Path(root)
         self.limit_bytes = limit_bytes
         self._unseen_bytes = limit_bytes
-        """Published here since the last look at the whole cache; the first entry causes a look."""
+        """Bytes published since the whole cache was last examined; the first entry triggers that."""
         self._entries = self.root / "entries"
         self._staging = self.root / "staging"
         self._entries.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class ArtifactCache:
 
     @staticmethod
     def key(variant: Variant, toolchain: Mapping[str, str]) -> str:
-        """Digest of everything that the built folder depends on: 32 hex digits."""
+        """Digest of everything that the built folder depends on, as 32 hex digits."""
         document = {
             "format": _FORMAT,
             "sources": dict(variant.sources),
@@ -95,7 +95,7 @@ class ArtifactCache:
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
 
     def get(self, digest: str) -> Entry | None:
-        """The entry, or None. A damaged one is removed first."""
+        """The entry, None if there is none. A damaged one is removed."""
         folder = self._entries / digest
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
@@ -117,17 +117,17 @@ class ArtifactCache:
         return Entry(digest, folder, meta)
 
     def check_room(self) -> None:
-        """Do nothing, unless the disk is full.
+        """Raise if the disk is full.
 
         Raises:
-            CacheFullError: It is.
+            CacheFullError: The disk is full.
         """
         with self._full_is_told(), tempfile.TemporaryFile(dir=self._staging) as probe:
             probe.write(bytes(_ROOM_BYTES))
             probe.flush()
 
     def stage(self) -> Path:
-        """A new empty folder on the same file system, for :meth:`publish` or :meth:`discard`.
+        """A new empty folder on the cache's file system, for :meth:`publish` or :meth:`discard`.
 
         Raises:
             CacheFullError: The disk is full.
@@ -136,7 +136,7 @@ class ArtifactCache:
             return Path(tempfile.mkdtemp(dir=self._staging))
 
     def publish(self, digest: str, staged: Path, meta: Mapping[str, Any]) -> Entry:
-        """Make a staged folder the entry. If another process was first, its entry stays and ours is dropped.
+        """Turn a staged folder into the entry. If another process was faster, its entry stays and ours is dropped.
 
         Raises:
             CacheFullError: The disk is full.
@@ -145,7 +145,7 @@ class ArtifactCache:
             return self._publish(digest, staged, meta)
 
     def _publish(self, digest: str, staged: Path, meta: Mapping[str, Any]) -> Entry:
-        # Bytecode too: it is what runs, and nobody compares it with its source.
+        # Bytecode too: it is what runs, and Python does not compare it with its source.
         files = {
             str(path.relative_to(staged)): _sha256(path)
             for path in sorted(staged.rglob("*"))
@@ -158,24 +158,24 @@ class ArtifactCache:
         try:
             os.rename(staged, target)
         except OSError:
-            # Not empty: it exists. get() removes it if it is damaged, and then the second rename succeeds.
+            # The entry exists. get() removes it if it is damaged, and then the second rename succeeds.
             found = self.get(digest)
             if found is not None:
                 self.discard(staged)
                 return found
             os.rename(staged, target)
-        # A look at every entry for each new one would cost more than building does, after some thousand of them.
+        # With some thousand entries, examining all of them for each new one would cost more than building.
         if self._unseen_bytes * _LOOKS >= self.limit_bytes:
             self._unseen_bytes = 0
             self.evict()
         return Entry(digest, target, dict(meta))
 
     def discard(self, staged: Path) -> None:
-        """Drop a staged folder."""
+        """Delete a staged folder."""
         shutil.rmtree(staged, ignore_errors=True)
 
     def evict(self) -> int:
-        """Remove least recently used entries until the limit holds; also stagings that a dead process left.
+        """Remove the least recently used entries until the limit holds, and folders staged by dead processes.
 
         Returns:
             The number of entries removed.
@@ -215,7 +215,7 @@ class ArtifactCache:
         return buffer.getvalue()
 
     def unpack(self, digest: str, packed: bytes) -> Entry:
-        """Store an archive made by :meth:`pack`; modification times are kept, compilers' caches depend on them."""
+        """Store an archive made by :meth:`pack`. Keeps modification times, on which compilers' caches depend."""
         staged = self.stage()
         with self._full_is_told(), tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(staged, filter="data")
@@ -234,7 +234,7 @@ class ArtifactCache:
             raise
 
     def _remove(self, folder: Path) -> None:
-        """Take an entry out of sight by a rename, then delete it."""
+        """Delete an entry, renaming it first so that no reader sees half of it."""
         away = Path(tempfile.mkdtemp(dir=self._staging))
         with contextlib.suppress(OSError):
             os.rename(folder, away / "removed")

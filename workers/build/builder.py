@@ -1,8 +1,8 @@
-"""Builds variants in a killable process and publishes what came out in the artifact cache, rejections too.
+"""Builds variants in a sandbox and publishes the outcome in the artifact cache, rejections included.
 
 How a variant is built: its own ``build.py`` if it has one (``build(out_dir) -> dict`` writes ``artifacts/`` beside the
-sources and returns static figures; raising an exception whose class is named ``Rejected`` says that the variant is
-hopeless), a flashinfer-bench builder for compiled languages, else an import of the entry point.
+sources and returns static figures; raising an exception whose class is named ``Rejected`` refuses the
+variant), a flashinfer-bench builder for compiled languages, else an import of the entry point.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from workers.sandbox.process import ChildProcess
 BUILD_FILE = "build.py"
 _REJECTED = "Rejected"
 _RECYCLE_AFTER = 100
-"""Builds after which the process is replaced: compilers keep memory."""
+"""Number of builds after which the process is replaced, since compilers do not free all memory."""
 
 
 class VariantBuilder:
@@ -38,11 +38,11 @@ class VariantBuilder:
 
     Args:
         definition: Document of the definition that all variants solve.
-        target: Of all variants.
-        cache_dir: Of the artifact cache.
+        target: Target of all variants.
+        cache_dir: Folder of the artifact cache.
         compile_s: Deadline for one build in seconds.
         nice: Niceness of compilation.
-        preload: Modules imported once for all builds; None for what the first variant's compiler needs.
+        preload: Modules imported once for all builds; None for those that the first variant's compiler needs.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class VariantBuilder:
         self._builds = 0
 
     def start(self) -> None:
-        """Begin the imports that the first build will need, where they do not depend on its variant."""
+        """Start importing what the first build needs, if that does not depend on the variant."""
         if self._preload is not None:
             self._started(self._preload)
 
     def build(self, variant: Variant) -> BuildResult:
-        """Build, or find in the cache. A candidate's failure is in the status.
+        """Build a variant, or find it in the cache. A failure of the candidate is a status.
 
         Raises:
             WorkerError: The machinery failed.
@@ -86,11 +86,11 @@ class VariantBuilder:
             self._cache.discard(staged)
 
     def pack(self, artifact: str) -> bytes:
-        """A built artifact for another machine's cache."""
+        """A built artifact as an archive, for another machine's cache."""
         return self._cache.pack(artifact)
 
     def processes(self) -> dict[str, int | None]:
-        """Process ids of the template and the child."""
+        """Process IDs of the fork server and the child."""
         if self._process is None:
             return {"template": None, "child": None}
         return {"template": self._process.template_pid, "child": self._process.pid}
@@ -101,19 +101,19 @@ class VariantBuilder:
             self._process.close()
 
     def _toolchain(self, variant: Variant) -> Mapping[str, str]:
-        """What its build depends on; variants of a family import the same."""
+        """What a build of this variant depends on. Kept, since all variants of a family import the same."""
         names = imported_names(variant.sources, variant.dependencies)
         if names not in self._toolchains:
             self._toolchains[names] = toolchain(self._target, names)
         return self._toolchains[names]
 
     def _started(self, preload: tuple[str, ...]) -> ChildProcess:
-        """The process, whose template imports these modules if it is a new one."""
+        """The sandbox; if it has to be started, its fork server imports these modules."""
         if self._process is None:
             self._process = ChildProcess(
                 self._request,
                 preload=("workers.build.builder", *preload),
-                # One compiler per builder: their number is the parallelism. Builders never see a GPU, so that a build
+                # One compiler thread per builder: builders are the parallelism. They never see a GPU, so that a build
                 # is the same on every machine and takes nothing from an evaluator's memory.
                 env={"OMP_NUM_THREADS": "1", "MAX_JOBS": "1", "CUDA_VISIBLE_DEVICES": ""},
             )
@@ -141,7 +141,7 @@ class VariantBuilder:
             self._cache.check_room()
             return failed(Status.CRASHED, str(error), error.log)
         except ChildRaisedError as error:
-            self._cache.check_room()  # what cannot be written is not the candidate's fault
+            self._cache.check_room()  # a full disk is not the candidate's fault
             return failed(Status.COMPILE_ERROR, str(error), error.log)
         if status is Status.WORKER_LOST:
             raise CacheFullError(
@@ -149,13 +149,13 @@ class VariantBuilder:
             )
         text = f"{message}\n{log}".strip()
         meta = {"status": status, "build_s": time.perf_counter() - began, "figures": figures, "log": text}
-        # What is hopeless is so every time, and has nothing to load.
+        # A rejection follows from the sources, so it is cached; there is nothing to load.
         self._cache.publish(digest, staged if status is Status.BUILT else self._cache.stage(), meta)
         return _result(variant, digest, meta)
 
 
 class BuildHandler:
-    """The child's side of :class:`VariantBuilder`."""
+    """The side of :class:`VariantBuilder` that runs in the sandbox."""
 
     def __init__(self, send: Send, definition: Document) -> None:
         self._definition = definition
@@ -182,27 +182,27 @@ class BuildHandler:
             if any(cls.__name__ == _REJECTED for cls in type(error).__mro__):
                 return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
             raise
-        # Evaluators load a variant faster from bytecode. It needs no look at the sources: the folder's name is a digest
-        # of them.
+        # Evaluators load a variant faster from bytecode. It is never compared with the sources: the folder's name is a
+        # digest of them.
         compileall.compile_dir(package_dir, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
         return Status.BUILT, _plain(figures), ""
 
 
 def _result(variant: Variant, digest: str, meta: Mapping[str, Any], cached: bool = False) -> BuildResult:
-    """What a cache entry says: a variant that was built, or one that its ``build.py`` rejected."""
-    # Entries of an earlier version name none: they hold what was built only.
+    """The result that a cache entry stands for: a built variant, or one that its ``build.py`` rejected."""
+    # Entries of earlier versions have no status; they hold built variants only.
     status = Status(meta.get("status", Status.BUILT))
     artifact = digest if status is Status.BUILT else None
     return BuildResult(variant.key, status, meta["build_s"], artifact, meta["figures"], meta["log"], cached)
 
 
 def _compiler_of(variant: Variant) -> tuple[str, ...]:
-    """What a GPU variant's build imports: torch is large, and slow to import where many builders do it at a time."""
+    """What a GPU variant's build imports; not torch, which is large and slow to import in many builders at once."""
     return ("cutlass.cute",) if BUILD_FILE in variant.sources else ("torch",)
 
 
 def _run_build_file(folder: Path, package: str) -> Any:
-    """Call ``build(out_dir)`` of the staged package's build.py and forget the package again."""
+    """Call ``build(out_dir)`` of the staged package's build.py, then unload the package."""
     out_dir = folder / package / loader.ARTIFACTS
     out_dir.mkdir()
     sys.path.insert(0, str(folder))
@@ -215,12 +215,12 @@ def _run_build_file(folder: Path, package: str) -> Any:
 
 
 def _plain(figures: Any) -> dict[str, Any]:
-    """Figures as JSON values; nothing at all if they are no mapping."""
+    """Figures as JSON values; empty if they are not a mapping."""
     return {str(k): _json(v) for k, v in figures.items()} if isinstance(figures, Mapping) else {}
 
 
 def _json(value: Any) -> Any:
-    """The value as JSON has it; what JSON has no word for as text."""
+    """The value as JSON; as text if JSON cannot express it."""
     if isinstance(value, Mapping):
         return _plain(value)
     if isinstance(value, (list, tuple)):
@@ -229,4 +229,4 @@ def _json(value: Any) -> Any:
 
 
 def _nothing() -> None:
-    """Stands for the entry point of a package that is only built."""
+    """Stands for the entry point while a package is built."""

@@ -1,4 +1,4 @@
-"""Brings a built variant into this process as a callable, and takes it out again."""
+"""Loads a built variant into this process as a callable, and unloads it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ARTIFACTS = "artifacts"
 """Folder beside a Solution's sources into which its ``build.py`` writes and from which its entry point reads."""
 
 PRELOAD = "preload"
-"""Function without arguments that an entry point's module may have: loads libraries, so that the first call need not.
-Evaluators call it when they load the variant, with the GPU busy on another variant's checks: it must not use it."""
+"""Name of a function without arguments that an entry point's module may have: it loads libraries early.
+Evaluators call it while the GPU is busy with another variant's checks, so it must not use the GPU."""
 
 _SOURCE_MTIME_S = 1_000_000_000
-"""Every staged source gets this modification time. numba's cache beside the sources is keyed by it, so it must be the
-same wherever an artifact is unpacked; whole seconds survive every archive format."""
+"""Modification time of every staged source. numba's cache beside the sources is keyed by it, so it must be the same
+wherever an artifact is unpacked. Whole seconds survive every archive format."""
 
 
 class LoadError(Exception):
@@ -41,10 +41,10 @@ class Loaded:
     preload: Callable[[], Any] | None = None
     """The entry point's module's own function of that name, if it has one."""
     was_called: bool = False
-    """Ahead of its turn: what first calls make is there."""
+    """Whether it was called before its turn, so that what a first call makes exists."""
 
     def unload(self) -> None:
-        """Drop the modules, so that their memory can go and the next variant cannot see them."""
+        """Remove the modules, so that their memory is freed and the next variant cannot see them."""
         if self.package is not None:
             inside = self.package + "."
             for name in [m for m in sys.modules if m == self.package or m.startswith(inside)]:
@@ -56,7 +56,7 @@ class Loaded:
 
 
 def package_name(digest: str) -> str:
-    """Name of the package folder of an artifact: unique, so variants never share a module."""
+    """Name of an artifact's package folder. It is unique, so variants never share a module."""
     return f"tuner_variant_{digest[:16]}"
 
 
@@ -80,8 +80,8 @@ def load(variant: Variant, definition: Document, folder: Path, package: str) -> 
     """Make the entry point of a staged or cached variant callable.
 
     Args:
-        variant: What it is.
-        definition: Document of the definition it solves.
+        variant: The variant.
+        definition: Document of the definition that it solves.
         folder: Folder that holds the package folder.
         package: Name of the package folder.
 

@@ -1,1 +1,1 @@
-"""Where workers run: Ray, its machines and actors, and how blobs reach them."""
+"""Workers on a Ray cluster: the runner, placement on machines, actors, and transfer of blobs."""

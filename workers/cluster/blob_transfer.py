@@ -1,4 +1,4 @@
-"""A problem's blobs on their way to machines that do not have the dataset: they travel through Ray's object store."""
+"""Sends a problem's blobs to machines that do not have the dataset, through Ray's object store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pack(problem: Problem) -> Files:
 
 
 def at_hand(problem: Problem, files: Files, cache_dir: str | Path) -> Problem:
-    """The problem on this machine: as it is if the dataset is here, else with the files below the cache folder."""
+    """The problem for this machine: unchanged if the dataset is here, else with its files in the cache folder."""
     if all((Path(problem.root) / path).is_file() for path in _blobs(problem)):
         return problem
     digest = hashlib.sha256()
@@ -40,7 +40,7 @@ def _blobs(problem: Problem) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: evaluators of one machine may write the same file at once."""
+    """Write a file atomically, since several evaluators of a machine may write it at once."""
     if path.is_file() and path.stat().st_size == len(content):
         return
     path.parent.mkdir(parents=True, exist_ok=True)

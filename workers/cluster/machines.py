@@ -1,4 +1,4 @@
-"""Starts or joins a Ray cluster, and says which machines of it do what."""
+"""Starts or joins a Ray cluster, and decides which of its machines build and which evaluate."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from workers.errors import ClusterError
 from workers.records import Environment
 
 EVALUATOR_SLOT = "tuner_evaluator"
-"""Custom resource of a machine on which one evaluator of the cpu target may run."""
+"""Custom resource of a machine: how many evaluators of the cpu target it may run."""
 
 MOST_BUILDERS = 32
-"""Of one sweep, unless it is told otherwise: more proposals in flight know less of each other."""
+"""Most builders of a sweep by default: the more proposals are in flight, the less each can learn from the others."""
 
 _OBJECT_STORE_BYTES = 80 << 20
-"""Artifacts and records are small; Ray's own default would take a third of the memory."""
+"""Size of the object store. Artifacts and records are small; Ray's default would take a third of the memory."""
 
 _TEMP_ROOT = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 _TEMP_PREFIX = "tnr"
 _KNOCK_LIMIT_S = 10.0
 
 ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
-"""Ray accelerator types that run a target."""
+"""Target -> Ray accelerator types that run it."""
 
 _ACCELERATOR = "accelerator_type:"
 
 _LOCAL_ENV = {
-    # Ray must not phone home, and must not kill our actors for memory: candidates have a limit of their own.
+    # No usage reports. And Ray must not kill our actors when memory is short: candidates have a limit of their own.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",
-    # RAY_AUTH_MODE is not for here: Ray reads it when it is imported, and set later its own services refuse us.
+    # RAY_AUTH_MODE cannot be set here: Ray reads it on import, and its services refuse us if it changes later.
 }
 
 
@@ -60,7 +60,7 @@ class Cluster:
         return self.temp_dir is not None
 
     def close(self) -> None:
-        """Leave; a local cluster ends and its files go."""
+        """Leave the cluster; a local one is stopped and its files are deleted."""
         import ray
 
         ray.shutdown()
@@ -73,16 +73,15 @@ def join(address: str | None, gpus: int | None = None) -> Cluster:
 
     Args:
         address: ``host:port``, ``ray://...`` or ``auto``; None for a local cluster.
-        gpus: GPUs that a local cluster offers; None for all.
+        gpus: Number of GPUs that a local cluster offers; None for all.
 
     Raises:
         ClusterError: It cannot be reached or started.
     """
     import ray
 
-    # It announces on the terminal that a local cluster has an access token, which is as it should be.
+    # Ray announces that a local cluster has an access token and that it uses it; both are intended, so not shown.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # It announces on the terminal that it uses a token, as it does by default for a local cluster.
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         raise ClusterError("this process is already connected to a Ray cluster; one runner at a time")
@@ -92,19 +91,19 @@ def join(address: str | None, gpus: int | None = None) -> Cluster:
 def _start(gpus: int | None) -> Cluster:
     import ray
 
-    # Ray puts UNIX sockets below it, and their paths may have 107 characters at most.
+    # Ray puts UNIX sockets into it, whose paths must not exceed 107 characters.
     _remove_left_over()
     temp_dir = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}_", dir=_TEMP_ROOT))
-    # Workers are started with our environment and have to find this package wherever it was imported from.
+    # Workers inherit our environment and must find this package wherever it was imported from.
     root = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
-    # RAY_ADDRESS would make ray.init join that cluster: the caller's choice of a local one counts.
+    # With RAY_ADDRESS set, ray.init would join that cluster although the caller wants a local one.
     saved = {key: os.environ.pop(key) for key in ("RAY_ADDRESS",) if key in os.environ}
     os.environ.update({**_LOCAL_ENV, **{k: v for k, v in os.environ.items() if k in _LOCAL_ENV}})
     os.environ["PYTHONPATH"] = root if not path else os.pathsep.join((root, path))
     try:
         ray.init(
-            # An evaluator waits for its candidate and a builder compiles, so one core more than there are is no lie.
+            # On one core still two: an evaluator mostly waits for its candidate, so a builder fits beside it.
             num_cpus=max(2, cores()),
             num_gpus=gpus,
             resources={EVALUATOR_SLOT: 1},
@@ -128,7 +127,7 @@ def _start(gpus: int | None) -> Cluster:
 
 
 def _remove_left_over() -> None:
-    """Delete the files of local clusters whose sweep was killed."""
+    """Delete files of local clusters whose sweep was killed."""
     for folder in _TEMP_ROOT.glob(f"{_TEMP_PREFIX}*_*"):
         pid = folder.name.removeprefix(_TEMP_PREFIX).partition("_")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -157,7 +156,7 @@ def _connect(address: str) -> Cluster:
 
 
 def _knock(address: str) -> None:
-    """Fail within seconds where nobody listens: Ray itself tries for minutes.
+    """Fail within seconds if nobody listens at an address; Ray itself tries for minutes.
 
     Raises:
         ClusterError: No connection.
@@ -194,13 +193,13 @@ def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = N
     """Ray actor options of every evaluator that the cluster can hold, empty if no machine fits the target.
 
     Args:
-        target: Of all variants.
-        cluster: Joined.
-        accelerator: Only machines with this Ray accelerator type; for the cpu target a custom resource
-            ``accelerator_type:NAME`` makes a kind of machine.
+        target: Target of all variants.
+        cluster: The cluster.
+        accelerator: Only machines with this Ray accelerator type. For the cpu target, machines are given one by a
+            custom resource ``accelerator_type:NAME``.
 
     Raises:
-        ClusterError: No machine has that accelerator, or several kinds fit and none was named: measurements of
+        ClusterError: No machine has that accelerator; or several kinds fit and none was named, since measurements of
             different hardware must never share a record.
     """
     if accelerator is None and (target == "cpu" or cluster.is_local):
@@ -218,7 +217,7 @@ def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = N
 
 
 def _unnamed(target: str, cluster: Cluster) -> list[dict[str, Any]]:
-    """One evaluator for each GPU of this machine; on the cpu target for each slot, or each machine without slots."""
+    """Evaluators without an accelerator type: one per GPU; on the cpu target one per slot, or per machine."""
     if target != "cpu":
         return [{"num_cpus": 0, "num_gpus": 1}] * cluster.gpus
     if cluster.evaluator_slots:
@@ -234,7 +233,7 @@ def _places(target: str, cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
         for kind in kinds:
             if target != "cpu" and kind not in ACCELERATORS.get(target, ()):
                 continue
-            # A hundredth of the node's one accelerator_type unit each: it only says where, not how much.
+            # A hundredth of the node's single accelerator_type unit for each: it says where to run and limits nothing.
             place: dict[str, float] = {f"{_ACCELERATOR}{kind}": 0.01}
             if target == "cpu":
                 slots = int(resources.get(EVALUATOR_SLOT, 0))
@@ -247,10 +246,10 @@ def _places(target: str, cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
 
 
 def alike(environments: Sequence[Environment]) -> Environment:
-    """The one environment that all evaluators are in.
+    """The environment that all evaluators share.
 
     Raises:
-        ClusterError: They differ, so that their measurements would not be of the same thing; the message says in what.
+        ClusterError: Their environments differ, so their measurements could not be compared; the message says how.
     """
     first = environments[0]
     for other in environments[1:]:
@@ -267,13 +266,13 @@ def alike(environments: Sequence[Environment]) -> Environment:
 def builder_options(cluster: Cluster, count: int | None, most: int) -> list[dict[str, Any]]:
     """Ray actor options of every builder.
 
-    Machines without a GPU build if there are any beside those with one, so that timing stays quiet there; otherwise all
-    do, and one core stays free for the evaluators' host side and the sweep.
+    If there are machines without a GPU beside those with one, only they build, so that nothing disturbs the timing.
+    Otherwise all machines build, and one core stays free for the evaluators' host side and the sweep.
 
     Args:
-        cluster: Joined.
-        count: Builders that are wanted, None for one on each core that may build.
-        most: Never more than this without being asked.
+        cluster: The cluster.
+        count: Number of builders, None for one on each core that may build.
+        most: Upper limit if ``count`` is None.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -283,17 +282,17 @@ def builder_options(cluster: Cluster, count: int | None, most: int) -> list[dict
         wanted = count or max(1, min(most, cluster.cpus - 1))
         return [{"num_cpus": 1, "scheduling_strategy": "SPREAD"}] * wanted
     wanted = count or min(most, len(homes))
-    # Soft: a machine that has gone must not keep its builders waiting.
+    # Soft affinity: builders of a lost machine may restart elsewhere.
     places = [NodeAffinitySchedulingStrategy(homes[i % len(homes)], soft=True) for i in range(wanted)]
     return [{"num_cpus": 1, "scheduling_strategy": place} for place in places]
 
 
 def survey(address: str, wanted: Sequence[tuple[str, str]]) -> int:
-    """Builders that a cluster has room for.
+    """Number of builders that a cluster has room for.
 
     Args:
-        address: Of the cluster.
-        wanted: Targets with accelerators.
+        address: Address of the cluster.
+        wanted: Pairs of target and accelerator.
 
     Raises:
         ClusterError: It cannot be reached, or has no machine for one of the pairs.
@@ -308,7 +307,7 @@ def survey(address: str, wanted: Sequence[tuple[str, str]]) -> int:
 
 
 def _nodes() -> list[tuple[str, Mapping[str, float]]]:
-    """Id and resources of each living machine."""
+    """ID and resources of each machine that is alive."""
     import ray
 
     return [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]

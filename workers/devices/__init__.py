@@ -1,1 +1,1 @@
-"""What differs between CPU and CUDA, and what a measurement says of the machine it was made on."""
+"""Devices that candidates run on, CPU and CUDA, and the environment that a measurement is recorded with."""

@@ -1,4 +1,4 @@
-"""What machine and software a measurement was taken on."""
+"""The environment: hardware and software that a measurement was taken on."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _VARIABLES = re.compile(
 """Environment variables that decide how fast, or how exactly, libraries compute."""
 
 _CORES_PER_SM = 128
-"""FP32 lanes of an SM on every GPU that has a target (compute capability 9.0 and 10.0)."""
+"""FP32 lanes of an SM, on compute capability 9.0 and 10.0."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that results depend on. Imports none of them."""
+    """Versions of Python and of installed packages that results depend on. Imports none of them."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -51,7 +51,7 @@ def toolchain(target: str, imports: Sequence[str] = ()) -> dict[str, str]:
     """What a build depends on besides its sources; on the CPU also the processor, for which code is generated.
 
     Args:
-        target: Of the build.
+        target: Target of the build.
         imports: What its sources import, see :mod:`workers.devices.libraries`.
     """
     found = library_versions(imports) | versions()
@@ -87,7 +87,7 @@ def describe(target: str, imports: Sequence[str] = (), given: Mapping[str, str] 
     """The environment of this process for a target.
 
     Args:
-        target: What runs here.
+        target: The target that runs here.
         imports: Modules that kernels import; their versions, or digests of their files, are part of it.
         given: The variables that kernels run under; None for this process's own.
 
@@ -109,7 +109,7 @@ def _cpu() -> Environment:
         target="cpu",
         compute_capability=platform.machine(),
         units=cores(),
-        # Whole GiB: the kernel's own share differs from boot to boot and must not make another environment.
+        # In whole GiB: what the kernel reserves differs from boot to boot, and must not change the environment.
         memory_bytes=gib << 30,
         driver="",
         versions=versions(),

@@ -1,4 +1,4 @@
-"""What a kernel imports besides its own files: found without importing anything, told apart by version or content."""
+"""What a kernel imports besides its own files. Found without importing; identified by version or content."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pathlib import Path
 MISSING = "not installed"
 
 _SOURCES = (".py", ".pyi", ".so", ".cu", ".cuh", ".h", ".hpp", ".cpp")
-"""Files of a module that decide what it does."""
+"""Suffixes of the files of a module that decide what it does."""
 
 _MOST_FILES = 4000
-"""Files of a module without a package that are read; further ones count by size and time of change."""
+"""Most files of a module that are read; further ones are identified by size and modification time."""
 
 
 def imported_names(sources: Mapping[str, str], dependencies: Sequence[str] = ()) -> tuple[str, ...]:
     """Top-level modules that a Solution's files import, and the dependencies that it names, sorted.
 
-    Left out are its own files and what Python brings. An import inside a function counts; one whose name is put
-    together when the code runs is not seen.
+    Its own files and the standard library are left out. Imports inside functions count; names that are computed at
+    run time are not found.
     """
     own = {Path(path).parts[0].partition(".")[0] for path in sources}
     found = {re.split(r"[\s<>=!~;\[]", d.strip(), maxsplit=1)[0] for d in dependencies}
@@ -37,10 +37,10 @@ def imported_names(sources: Mapping[str, str], dependencies: Sequence[str] = ())
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Name -> the version of the package that brings it, or a digest of its files where none does.
+    """Name -> version of the package that provides the module, or a digest of its files if there is no such package.
 
-    A module of the user's own (on ``PYTHONPATH``, or of a package that is installed to be edited) changes without a
-    change of version, so its files count, and those of the modules that it imports.
+    A module of the user's own (on ``PYTHONPATH``, or installed as editable) can change without a new version, so its
+    files count, and those of the modules that it imports.
     """
     found: dict[str, str] = {}
     queue = list(names)
@@ -58,7 +58,7 @@ def _imports(text: str) -> frozenset[str]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
-        return frozenset()  # whoever builds it will say so
+        return frozenset()  # not installed: the build will say so
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -103,7 +103,7 @@ def _roots(spec: importlib.machinery.ModuleSpec | None) -> list[Path]:
 
 
 def _package_of(name: str) -> metadata.Distribution | None:
-    """The installed package of that name, or the one that brings the module."""
+    """The installed package of that name, or the one that provides the module."""
     for candidate in (name, *_packages().get(name, ())):
         try:
             return metadata.distribution(candidate)
@@ -129,7 +129,7 @@ def _digest(roots: Sequence[Path]) -> tuple[str, Sequence[str]]:
                 continue
             data = file.read_bytes()
         except OSError:
-            continue  # gone in between
+            continue  # deleted meanwhile
         content.update(f"{file.name}:{len(data)}:".encode() + data)
         if file.suffix == ".py":
             further |= _imports(data.decode(errors="replace"))

@@ -1,1 +1,1 @@
-"""Processes that may be killed: one is forked for each builder and evaluator."""
+"""Sandboxes: processes that can be killed at any time, one for each builder and evaluator."""

@@ -1,6 +1,6 @@
-"""The loop inside a killable process: takes a request, calls the handler's method, sends what comes of it.
+"""The loop inside a sandbox: receives a request, calls a method of the handler, sends the outcome.
 
-Messages to the parent are ``(kind, payload)``: ``phase`` when a phase begins (the parent's clock for it starts),
+Messages to the parent are ``(kind, payload)``: ``phase`` when a phase begins (its deadline starts),
 ``event`` for a partial result, then exactly one of ``done`` and ``raised``.
 """
 
@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Send = Callable[[str, Any], None]
-"""What a handler gets to report a phase or an event."""
+"""The function with which a handler reports a phase or an event."""
 
 _MAX_MESSAGE_CHARS = 20_000
 
@@ -47,14 +47,14 @@ def _answer(handler: Any, method: str, args: tuple[Any, ...]) -> tuple[str, Any]
     try:
         return "done", getattr(handler, method)(*args)
     except BaseException as error:
-        # SystemExit and KeyboardInterrupt from a candidate's code are its failure, not the end of this process. The
+        # SystemExit and KeyboardInterrupt in a candidate's code are a failure of it and must not end this process. The
         # exception itself is not sent: it may hold anything, and unpickling it would need the candidate's modules.
         traceback.print_exc()
         return "raised", describe(error)
 
 
 def describe(error: BaseException) -> str:
-    """``Type: text`` of an exception, also of one whose text raises."""
+    """``Type: text`` of an exception, even if making its text raises."""
     try:
         text = str(error)
     except Exception as inner:
@@ -67,5 +67,5 @@ def _flush() -> None:
         try:
             stream.flush()
         except Exception:
-            # A candidate may have closed or replaced it; the log just ends there.
+            # A candidate may have closed or replaced the stream; the log ends there.
             continue

@@ -1,15 +1,15 @@
-"""The template process: imports the heavy modules once and forks a child in milliseconds whenever one is needed.
+"""The fork server: a process that imports the heavy modules once, and forks a sandbox in milliseconds on request.
 
-It runs no candidate code and starts no thread, so it is always able to answer. It ends, and takes every descendant with
-it, when its parent's end of the control socket closes: also when the parent was killed with SIGKILL. Children get
-SIGKILL from the kernel should this process die first.
+It runs no candidate code and starts no thread, so it can always answer. It ends together with all its descendants when
+the parent's end of the control socket closes, even if the parent was killed with SIGKILL. Should this process die
+first, the kernel sends SIGKILL to its children.
 
 Requests and answers on the control socket are single datagrams:
 ``fork`` with two file descriptors (channel, log) and a pickled ForkRequest -> the child's pid;
-``reap`` with a pid -> kills what is left of its descendants, waits for it, answers the raw wait status.
+``reap`` with a pid -> kills its remaining descendants, waits for it, answers the raw wait status.
 
-Source: the idea of forking from a warmed-up template is Android's zygote and CPython's multiprocessing.forkserver; the
-latter stays alive as long as any of its children, which is what must not happen here.
+Source: the idea of forking from a process that has loaded everything is that of Android's zygote and CPython's
+multiprocessing.forkserver. The latter lives as long as any of its children, which must not happen here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 STACKS_SIGNAL = signal.SIGUSR2
-"""On it a child writes the Python stacks of all its threads to its log."""
+"""Signal on which a child writes the Python stacks of all its threads to its log."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -38,13 +38,13 @@ _MAX_MESSAGE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class ForkRequest:
-    """What a new child shall be.
+    """How to set up a new child.
 
     Args:
-        handler: ``module:Class``; its methods are what the child can be asked.
-        arguments: For the constructor.
+        handler: ``module:Class``; the child calls its methods.
+        arguments: Arguments of the constructor.
         nice: Added to the niceness.
-        data_limit_bytes: Most anonymous memory, None for no limit.
+        data_limit_bytes: Limit of anonymous memory, None for no limit.
     """
 
     handler: str
@@ -54,9 +54,9 @@ class ForkRequest:
 
 
 def main(control_fd: int, preload: list[str]) -> None:
-    """Serve until the parent is gone."""
+    """Serve until the parent has ended."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # Orphans of a candidate come here instead of to init, so they can be found and killed.
+    # Orphans of a candidate are adopted by this process instead of init, so they can be found and killed.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     control = socket.socket(fileno=control_fd)
     failures = _preload(preload)
@@ -82,14 +82,14 @@ def main(control_fd: int, preload: list[str]) -> None:
 
 
 def _preload(modules: list[str]) -> dict[str, str]:
-    """Import what children will need; a module that is not installed is reported, not fatal."""
+    """Import what children will need. A module that is not installed is reported and skipped."""
     failures = {}
     for name in modules:
         try:
             importlib.import_module(name)
         except Exception as error:
             failures[name] = f"{type(error).__name__}: {error}"
-    # What is loaded now stays: a collection in a child, of which each variant causes two, need not look at it again
+    # What is loaded now is never collected: a collection in a child, two per variant, need not look at it again
     # (100 ms with torch), nor write to its pages, which all children share.
     gc.collect()
     gc.freeze()
@@ -121,7 +121,7 @@ def _fork(control: socket.socket, libc: ctypes.CDLL, request: ForkRequest, fds: 
 
 
 def _become(request: ForkRequest, channel_fd: int, log_fd: int) -> None:
-    """Own session, log instead of a terminal, limits."""
+    """Turn the forked process into the child: own session, log instead of a terminal, limits."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -131,20 +131,20 @@ def _become(request: ForkRequest, channel_fd: int, log_fd: int) -> None:
     os.close(log_fd)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    # Works without the interpreter: a child that hangs in native code tells where, too.
+    # Needs no interpreter, so it also shows where a child hangs in native code.
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
     if request.nice:
         os.nice(request.nice)
     if request.data_limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (request.data_limit_bytes, request.data_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Should memory run out all the same, the kernel takes this process and not Ray's or the sweep's.
+    # If memory runs out nevertheless, the kernel kills this process first, not Ray's or the sweep's.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjustment:
         adjustment.write("1000")
 
 
 def kill_descendants(root: int) -> None:
-    """SIGKILL to everything below a process, until nothing new shows up."""
+    """Send SIGKILL to all descendants of a process, until no new ones appear."""
     for _ in range(50):
         alive = _descendants(root)
         if not alive:
@@ -155,7 +155,7 @@ def kill_descendants(root: int) -> None:
 
 
 def _descendants(root: int) -> list[int]:
-    """Living (not zombie) processes below ``root``, from /proc."""
+    """Descendants of ``root`` that are not zombies, from /proc."""
     children: dict[int, list[int]] = {}
     zombies = set()
     for entry in os.listdir("/proc"):
@@ -180,7 +180,7 @@ def _descendants(root: int) -> list[int]:
 
 
 def _reap(pid: int) -> int:
-    """Wait for the child; collect adopted orphans on the way. The raw status, or -1 if it is not known."""
+    """Wait for the child and for adopted orphans. Returns the child's raw status, -1 if it is unknown."""
     try:
         _, status = os.waitpid(pid, 0)
     except ChildProcessError:

@@ -1,8 +1,8 @@
-"""A process that can be killed and replaced: deadline per phase, bounded log, no orphans.
+"""A sandbox as its owner sees it: a deadline per phase, a bounded log, no orphans.
 
-One :class:`ChildProcess` owns a template (:mod:`workers.sandbox.fork_server`) and at most one child forked from it.
-It is used by one thread. A child that times out, dies or is asked to go is killed with everything it started; the
-next call forks a new one in milliseconds.
+One :class:`ChildProcess` owns a fork server (:mod:`workers.sandbox.fork_server`) and at most one child forked from it.
+It is used by one thread. A child that times out or dies is killed together with everything it started; the next call
+forks a new one in milliseconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ would hide the artifacts of a variant from the folder that is published."""
 
 
 class BoundedLog:
-    """The beginning and the end of what a child prints, whatever its length."""
+    """Keeps the beginning and the end of a child's output, however long it is."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -42,7 +42,7 @@ class BoundedLog:
         self._dropped = 0
 
     def drain(self, limit_bytes: int = 1 << 22) -> bool:
-        """Take what is in the pipe; False once the writers are gone. ``limit_bytes`` bounds one call."""
+        """Read at most ``limit_bytes`` from the pipe; False once all writers have closed it."""
         taken = 0
         while taken < limit_bytes:
             try:
@@ -62,7 +62,7 @@ class BoundedLog:
         return True
 
     def take(self) -> str:
-        """The text so far; the log starts again."""
+        """Return the text so far and start an empty log."""
         middle = f"\n... {self._dropped} bytes left out ...\n".encode() if self._dropped else b""
         text = bytes(self._head + middle + self._tail).decode("utf-8", errors="replace")
         self._head, self._tail, self._dropped = bytearray(), bytearray(), 0
@@ -70,12 +70,12 @@ class BoundedLog:
 
 
 class ChildProcess:
-    """A handler in a process of its own.
+    """A handler in a sandbox.
 
     Args:
-        request: What the child is.
-        preload: Modules that the template imports before it forks.
-        env: Environment variables to set in the template.
+        request: How to set up the child.
+        preload: Modules that the fork server imports before it forks.
+        env: Environment variables to set in the fork server.
     """
 
     def __init__(self, request: ForkRequest, preload: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
@@ -92,24 +92,24 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """The living child's pid."""
+        """Process ID of the child, if there is one."""
         return self._pid
 
     @property
     def template_pid(self) -> int | None:
-        """The template's pid."""
+        """Process ID of the fork server."""
         return self._template.pid if self._template else None
 
     def start(self) -> None:
-        """Start the template without waiting for its imports."""
+        """Start the fork server without waiting for its imports."""
         if self._template is not None:
             if self._template.poll() is None:
                 return
-            self._template_lost(None)  # while nobody asked it anything; another one takes its place
+            self._template_lost(None)  # it died while idle; start another one
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
         root = str(Path(__file__).resolve().parents[2])
-        # The template must not initialise CUDA: what is forked from it could not use it. torch then asks NVML instead.
+        # The fork server must not initialise CUDA, or its children could not use it; torch asks NVML instead.
         env["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *(p for p in sys.path if p)]))
         command = [sys.executable, "-m", "workers.sandbox.fork_server", str(theirs.fileno()), *self._preload]
@@ -129,26 +129,26 @@ class ChildProcess:
         on_event: Callable[[Any], None] | None = None,
         on_phase: Callable[[str], None] | None = None,
     ) -> tuple[Any, str]:
-        """Ask the child; it is started if there is none.
+        """Call a method of the handler in the child, which is started if there is none.
 
         Args:
-            method: Of the handler.
-            args: For it; picklable.
-            limits_s: Seconds for each phase; a phase is what stands before the first blank of what the child reports.
-            phase: The phase it begins in.
-            on_event: Gets each partial result as it arrives.
-            on_phase: Gets each reported phase.
+            method: Name of the method.
+            args: Its arguments; picklable.
+            limits_s: Deadline of each phase in seconds. The first word of what the child reports is the phase.
+            phase: The phase in which the call begins.
+            on_event: Called with each partial result as it arrives.
+            on_phase: Called with each reported phase.
 
         Returns:
-            The method's result and what was printed.
+            The method's result and what the child printed.
 
         Raises:
-            PhaseTimeoutError: A phase took longer than its limit; the child was killed.
+            PhaseTimeoutError: A phase passed its deadline; the child was killed.
             ChildDiedError: The child ended.
-            ChildRaisedError: The method raised; the child lives.
+            ChildRaisedError: The method raised; the child can still be used.
         """
         if self._pid is not None and self._connection is not None and self._connection.poll():
-            # It says nothing unless it is asked: it has ended meanwhile, which is not the fault of what comes now.
+            # An idle child sends nothing, so it has died meanwhile. That is not the fault of the next call.
             self.kill()
         if self._pid is None:
             self._fork()
@@ -166,7 +166,7 @@ class ChildProcess:
             if left <= 0:
                 raise self._timed_out(phase, limits_s[phase.partition(" ")[0]])
             ready = wait([self._connection, self._log.fd], timeout=min(left, 1.0))
-            # Draining is bounded, so that a child that prints without end still meets its deadline.
+            # Each read is bounded, so that a child that never stops printing still meets its deadline.
             if self._log.fd in ready and not self._log.drain():
                 raise self._died(phase)
             if self._connection not in ready:
@@ -174,7 +174,7 @@ class ChildProcess:
             try:
                 kind, payload = pickle.loads(self._connection.recv_bytes())
             except Exception:
-                # End of file, or bytes that a candidate wrote into the channel: either way it cannot go on.
+                # End of file, or bytes that a candidate wrote into the channel: the child is unusable either way.
                 raise self._died(phase) from None
             if kind == "phase":
                 phase, began = str(payload), time.monotonic()
@@ -191,14 +191,14 @@ class ChildProcess:
                 return payload, log
 
     def kill(self) -> int | None:
-        """End the child and all that it started; the raw wait status, None if there was none."""
+        """Kill the child and everything it started. Returns the raw wait status, None if there was no child."""
         if self._pid is None:
             return None
         pid, self._pid = self._pid, None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         status = None
-        # A candidate may have killed the template too; then nobody is left to ask, and the kernel ended the child.
+        # A candidate may have killed the fork server too; the kernel has then killed the child.
         with contextlib.suppress(WorkerError):
             status = int(self._ask("reap", pid)[1])
         if self._connection:
@@ -209,7 +209,7 @@ class ChildProcess:
         return status
 
     def close(self) -> None:
-        """End child and template."""
+        """End the child and the fork server."""
         self.kill()
         if self._template is None:
             return
@@ -266,7 +266,7 @@ class ChildProcess:
         return pickle.loads(data)
 
     def _template_lost(self, error: OSError | None) -> WorkerError:
-        """Forget the template so that the next call starts another."""
+        """Forget the fork server, so that the next call starts another one."""
         assert self._template is not None
         assert self._control is not None
         self._control.close()
@@ -287,19 +287,19 @@ class ChildProcess:
         return PhaseTimeoutError(f"phase {phase!r} took longer than {limit_s:g} s", phase, log)
 
     def _ask_where_it_hangs(self) -> None:
-        """Have the child's stacks written to its log; a child that does not answer is not waited for long."""
+        """Have the child write its stacks to its log; wait only briefly for it."""
         assert self._pid is not None
         assert self._log is not None
         self._log.drain()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, STACKS_SIGNAL)
             if wait([self._log.fd], timeout=_STACKS_LIMIT_S):
-                # The first line is there; the rest comes in one go.
+                # The first line has arrived; the rest follows at once.
                 time.sleep(0.05)
 
 
 def _how(status: int | None) -> str:
-    """Wait status in words."""
+    """A wait status in words."""
     if status is None or status < 0:
         return "it is not known how"
     if os.WIFSIGNALED(status):
