@@ -23,7 +23,7 @@ def sweep(
 
     Args:
         definition: Name of the definition; may be left out if the dataset has one MoE.
-        resume: ID of a sweep to go on with.
+        resume: ID of a sweep to continue.
         out: flashinfer-trace folder for the best Solution, None to write none.
         config: YAML file with settings.
         **settings: Keys of :class:`tuner.settings.SweepSettings`, such as ``max_trials=200`` or ``target="sm_90a"``.
@@ -32,7 +32,7 @@ def sweep(
         Winners per regime with their intervals, failures by kind, and the export.
 
     Raises:
-        TunerError, SpaceError, StoreError, WorkerError: One line each; finished trials are kept.
+        TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
     """
     from tuner.settings import load
     from tuner.sweeps.run import run_sweep
@@ -47,14 +47,14 @@ def best_config(
     """The best known config for a problem size; never measures and never needs a GPU.
 
     Args:
-        definition: Its name.
+        definition: Name of the definition.
         axes: Values of the variable axes, such as ``{"seq_len": 57}``.
-        hardware: A GPU or CPU name as recorded; ``auto`` for this machine's. None is answered only if all records are
-            of one kind of hardware.
+        hardware: A GPU or CPU name as recorded; ``auto`` for this machine's. None if all records are of
+            one kind of hardware.
         db: Database URL.
 
     Returns:
-        The config with how it was found, where it was measured and how sure the figure is; None if nothing is known.
+        The config, how it was found, where it was measured, and its interval; None if nothing is known.
     """
     from db.store import Store
     from tuner.results.best_config import best_config as look_up

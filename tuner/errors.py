@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message is one line: what happened, with which value, what is allowed."""
+"""Errors for users. Each message is one line: what happened, with which value, what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they run, so that ``--help`` stays quick."""
+"""The command line. Commands import what they need when they run, so that ``--help`` is fast."""
 
 from tuner.cli.app import main
 

@@ -78,7 +78,7 @@ def best(
     db: options.Db = None,
     json: options.Json = False,
 ) -> None:
-    """The best known config for a problem size: what it is, how it was found, on what, and how sure that is."""
+    """Show the best known config for a problem size, how it was found, on which hardware, and its interval."""
     from tuner import Client, best_config
     from tuner.client.models import BestAnswer
     from tuner.results.best_config import BestConfig

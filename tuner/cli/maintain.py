@@ -16,7 +16,7 @@ DAY_S = 86400
 
 @db.command("upgrade")
 def upgrade(db: options.Db = None, json: options.Json = False) -> None:
-    """Bring the database to this version's schema. Safe to run while others do."""
+    """Bring the database to this version's schema. Safe to run in several processes at once."""
     from db.store import Store
 
     store = Store.open(options.database_url(db), upgrade=True)
@@ -51,7 +51,7 @@ def doctor(
     ray_address: str | None = typer.Option(None, help="Ray cluster to check"),
     json: options.Json = False,
 ) -> None:
-    """Check everything a sweep needs, and say what to do about what is missing."""
+    """Check everything that a sweep needs, and say how to get what is missing."""
     from tuner.commands.doctor import examine
     from tuner.settings import load
 

@@ -1,4 +1,4 @@
-"""What commands print: results to stdout, everything else to stderr; with ``--json`` one document."""
+"""The output of commands: results on stdout, everything else on stderr; with ``--json`` one document."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SCHEMA_VERSION = 1
 
 @cache
 def results() -> TextIO:
-    """Where results go: the real stdout.
+    """The real stdout, for results.
 
-    The first call turns this process's stdout into stderr for everybody else, native code included: Ray and compilers
-    print what they like, and a script that reads our stdout must get our results alone.
+    The first call redirects this process's stdout to stderr for everything else, native code included: Ray and
+    compilers print freely, and a script that reads our stdout must get the results alone.
     """
     sys.stdout.flush()
     own = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -53,7 +53,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def microseconds(value: float | None) -> str:
-    """A latency for people: three significant digits, in us, ms or s."""
+    """A latency as text: three significant digits, in us, ms or s."""
     if value is None:
         return "-"
     for limit, unit, scale in ((1e3, "us", 1.0), (1e6, "ms", 1e3), (float("inf"), "s", 1e6)):
@@ -63,7 +63,7 @@ def microseconds(value: float | None) -> str:
 
 
 def ratio(slow_us: float | None, fast_us: float | None) -> str:
-    """``slow / fast`` as a speed-up for people."""
+    """``slow / fast`` as the text of a speed-up."""
     return "-" if not slow_us or not fast_us else f"{slow_us / fast_us:.2f}x"
 
 

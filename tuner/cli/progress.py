@@ -1,4 +1,4 @@
-"""The live view of a sweep: a Rich display on a terminal, a line now and then without one."""
+"""The live view of a sweep: a Rich display on a terminal, an occasional line without one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SweepView:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A remark that stays."""
+        """Print a line that stays."""
         if self._enabled:
             self._console.print(text)
 

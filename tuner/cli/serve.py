@@ -121,7 +121,7 @@ def revoke(
     db: options.Db = None,
     json: options.Json = False,
 ) -> None:
-    """End a token; servers notice within a second."""
+    """Revoke a token. Servers refuse it at once."""
     from db.store import Store
     from tuner.errors import NothingFoundError
 

@@ -1,4 +1,4 @@
-"""Commands that turn a sweep into what other programs read: study export and study record."""
+"""Commands that convert a sweep for other programs: study export and study record."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def record(
     db: options.Db = None,
     json: options.Json = False,
 ) -> None:
-    """Write what a sweep measured in one regime as a recording, on which search strategies can be replayed."""
+    """Write one regime of a sweep as a recording, on which samplers can be compared by replay."""
     from db.store import Store
     from tuner.replay.from_sweep import record_sweep
     from tuner.replay.recording import write_recording

@@ -1,4 +1,4 @@
-"""``tuner doctor``: is everything there that a sweep needs, and if not, what to do."""
+"""``tuner doctor``: whether everything that a sweep needs is there, and if not, what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FREE_BYTES_WANTED = 2 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. ``needed`` tells whether a sweep on this machine can do without it."""
+    """The result of one check. ``needed`` says whether a sweep on this machine depends on it."""
 
     name: str
     ok: bool
@@ -36,7 +36,7 @@ class Check:
 
 
 def examine(settings: SweepSettings) -> list[Check]:
-    """All checks, in the order in which a sweep would stumble. Writes nothing but an empty database."""
+    """All checks, in the order in which a sweep would fail. Writes nothing but an empty database."""
     return [
         _python(),
         *(_package(name) for name in ("torch", "flashinfer-bench", "numba", "ray", "optuna", "sqlalchemy")),
@@ -111,6 +111,6 @@ def _ray(address: str | None) -> Check:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         nodes = [n for n in ray.nodes() if n["Alive"]]
         ray.shutdown()
-    except Exception as error:  # ray raises a different class for each way of not being reachable
+    except Exception as error:  # Ray raises a different class for each way of being unreachable
         return Check("ray cluster", False, f"{address} cannot be reached: {' '.join(str(error).split())[:200]}")
     return Check("ray cluster", True, f"{address}: {len(nodes)} nodes")

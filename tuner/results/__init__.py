@@ -1,1 +1,1 @@
-"""What came out of a sweep: best configs, export, reports."""
+"""Reads the results of sweeps: lookups, status, export, reports."""

@@ -1,7 +1,7 @@
-"""The best-config query: what is known for a problem size on given hardware, and how it was found.
+"""The lookup: the best known config for a problem size on given hardware, and how it was found.
 
-A lookup reads records and nothing else: it measures nothing and needs no GPU. It names how it was found, and where
-nothing is known it gives None, never a guess and never another GPU model's config.
+A lookup only reads records: it measures nothing and needs no GPU. It says how the config was found. If nothing is known
+it returns None, never a guess and never the config of another GPU model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tuner.errors import UsageError
 from workers.records import Environment
 
 NEAREST_LIMIT = 4.0
-"""How many times larger or smaller than the nearest measured size a problem may be and still get its config."""
+"""Largest factor between a size and the nearest measured one for which that one's config is returned."""
 
 OBJECTIVES = ("latency",)
 
@@ -24,28 +24,28 @@ Found = Literal["exact", "regime", "nearest"]
 
 
 class Rows(Protocol):
-    """What the query needs of a :class:`db.store.Store`."""
+    """The part of :class:`db.store.Store` that a lookup needs."""
 
     def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
-        """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first."""
+        """For each (hardware, target, regime), the winner of the newest sweep that finished; newest first."""
 
 
 @dataclass(frozen=True)
 class BestConfig:
-    """An answer.
+    """The answer to a lookup.
 
     Args:
         found: ``exact``: a workload of these axes was measured. ``regime``: the size lies between measured ones or in
             the bounded range that the config was chosen for. ``nearest``: it lies outside, by ``distance``.
-        detail: The same for people, with the sizes that the figures are from.
+        detail: The same as a sentence, with the sizes that the figures come from.
         distance: How many times larger or smaller the nearest measured size is; 1 for ``exact`` and ``regime``.
         config: The config of the search space.
-        median_us: Of the workload that was found, or for ``regime`` the sweep's figure over the regime's workloads;
-            ``low_us`` and ``high_us`` bound it at 95 %.
+        median_us: Median of the workload that was found; for ``regime`` the figure over all workloads of the regime.
+            ``low_us`` and ``high_us`` are its 95 % interval.
         default_median_us: The default config's figure from the same comparison, None if it failed.
         environment: Where it was measured; ``hardware`` is the model.
         age_s: Seconds since the sweep ended.
-        solution: Name of the Solution exported from the sweep, None if there is none; ``export_id`` is its id.
+        solution: Name of the Solution exported from the sweep, None if there is none; ``export_id`` is its ID.
     """
 
     found: Found
@@ -78,7 +78,7 @@ class BestConfig:
 
 @dataclass(frozen=True)
 class Match:
-    """A row that answers, and which of its figures do."""
+    """The row that answers, and which of its figures to report."""
 
     row: BestRow
     found: Found
@@ -99,18 +99,18 @@ def best_config(
     """The best known config for a problem size.
 
     Args:
-        store: Where winners are kept.
-        definition: Its name.
+        store: The store with the winners.
+        definition: Name of the definition.
         axes: Values of the variable axes, such as ``{"seq_len": 57}``.
-        hardware: A GPU or CPU model as recorded, in any case of letters; None if the records are of one model only.
-        objective: What is best; only ``latency`` so far.
-        now: Unix time, for the age.
+        hardware: A GPU or CPU model as recorded, in upper or lower case; None if all records are of one model.
+        objective: What to minimise; only ``latency`` so far.
+        now: Unix time, from which the age is computed.
 
     Returns:
         The answer, None if nothing is known for this definition, hardware and size.
 
     Raises:
-        UsageError: The question is not complete or names an axis or an objective that does not exist.
+        UsageError: The question is incomplete, or names an axis or an objective that does not exist.
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"objective {objective!r} is not known; allowed are {', '.join(OBJECTIVES)}")
@@ -119,10 +119,10 @@ def best_config(
 
 
 def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int]) -> Match | None:
-    """Which of a definition's rows on the hardware in question answers for this size; None if none does.
+    """The row of a definition, on the given hardware, that answers for this size; None if there is none.
 
     Raises:
-        UsageError: As :func:`best_config`.
+        UsageError: As for :func:`best_config`.
     """
     if not rows:
         return None
@@ -134,10 +134,10 @@ def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int]) -> M
 
 
 def _check_axes(definition: str, rows: Sequence[BestRow], axes: Mapping[str, int]) -> None:
-    """Refuses a question whose axes are misspelled, or that leaves out the axis that decides.
+    """Check the axes of a question.
 
     Raises:
-        UsageError: As said.
+        UsageError: An axis does not exist, or the size axis is missing.
     """
     deciding = {row.winner.size_axis for row in rows if row.winner.size_axis is not None}
     known = deciding | {name for row in rows for w in row.winner.workloads for name in w.axes}
@@ -152,7 +152,7 @@ def _check_axes(definition: str, rows: Sequence[BestRow], axes: Mapping[str, int
 
 
 def _exact(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
-    """The newest row with a workload of the very same axes; of several, the slowest workload."""
+    """The newest row that measured a workload with the same axes; of several such workloads the slowest."""
     for row in rows:
         same = [w for w in row.winner.workloads if dict(w.axes) == dict(axes)]
         if same:
@@ -163,7 +163,7 @@ def _exact(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
 
 
 def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
-    """The newest row whose regime holds the size; where the regime is open upwards, up to the largest measured size."""
+    """The newest row whose regime contains the size. An unbounded regime ends at its largest measured size here."""
     for row in rows:
         winner = row.winner
         if winner.size_axis is None:
@@ -179,7 +179,7 @@ def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
 
 
 def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
-    """The row with the nearest measured size, the newest of equals; None beyond :data:`NEAREST_LIMIT`."""
+    """The row with the nearest measured size, the newest of several; None beyond :data:`NEAREST_LIMIT`."""
     best: Match | None = None
     for row in rows:
         axis = row.winner.size_axis
@@ -204,7 +204,7 @@ def _sizes(row: BestRow) -> list[int]:
 
 
 def _over(row: BestRow) -> str:
-    """What a regime's figures are from, for people."""
+    """What a regime's figures come from, as text."""
     sizes, count = _sizes(row), len(row.winner.workloads)
     between = f" from {sizes[0]} to {sizes[-1]}" if sizes else ""
     return f"{count} workload{'' if count == 1 else 's'}{between}"
@@ -215,7 +215,7 @@ def _text(axes: Mapping[str, int]) -> str:
 
 
 def answer(match: Match, now: float) -> BestConfig:
-    """The answer for what :func:`find` found."""
+    """The answer for a row that :func:`find` returned."""
     row, winner = match.row, match.row.winner
     figures = match.workload or winner
     return BestConfig(

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
-    """Writes one study per regime into a new SQLite file; our tables stay what is true.
+    """Write one study per regime into a new SQLite file. It is a copy; our tables remain the source of truth.
 
     A study's value is the latency in microseconds, the geometric mean over the workloads. Trials that passed are
     COMPLETE, those that were raced out PRUNED, all others FAIL; the exact status is an attribute of the trial. Every
     parameter is categorical over the values that the regime's trials have, in rising order.
 
     Args:
-        store: Where the sweep is.
+        store: The store with the sweep.
         sweep_id: Which sweep.
-        out: The file; complete or not there.
+        out: The file to write. It never exists half-written.
 
     Returns:
         Name of the study -> number of its trials.
@@ -73,7 +73,7 @@ def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
 
 
 def frozen_trials(trials: Sequence[TrialRecord]) -> list[optuna.trial.FrozenTrial]:
-    """Trials of one regime as Optuna's, in their order."""
+    """Trials of one regime as Optuna's, in order."""
     import optuna
 
     choices: dict[str, dict[tuple[type, Any], Any]] = {}
@@ -88,7 +88,7 @@ def frozen_trials(trials: Sequence[TrialRecord]) -> list[optuna.trial.FrozenTria
 
 
 def _rising(value: Any) -> tuple[str, Any]:
-    """Numbers by size, the rest by text, each kind apart."""
+    """Numbers sorted by size, then other values sorted as text."""
     return (type(value).__name__, value if isinstance(value, int | float) else str(value))
 
 
@@ -101,7 +101,7 @@ def _frozen(trial: TrialRecord, distributions: Mapping[str, Any]) -> optuna.tria
     }.get(Status(trial.state), optuna.trial.TrialState.FAIL)
     value = None if trial.objective is None else math.exp(trial.objective)
     if state == optuna.trial.TrialState.COMPLETE and value is None:
-        state = optuna.trial.TrialState.FAIL  # a complete one must have a value
+        state = optuna.trial.TrialState.FAIL  # a COMPLETE trial must have a value
     frozen = optuna.trial.create_trial(
         state=state,
         value=value if state != optuna.trial.TrialState.FAIL else None,

@@ -1,8 +1,8 @@
-"""The roofline of a workload: the time that the data sheet's bandwidth and arithmetic rate leave a kernel at best.
+"""The roofline of a workload: the least time that the data sheet's bandwidth and arithmetic rate allow.
 
-A model and not a measurement. Each byte that a kernel must have moves once, intermediate results stay on the chip, and
-arithmetic overlaps with memory. Where a router decides how much there is to do, its choices are taken to be even; a
-real router that prefers few experts can be faster than this.
+A model, not a measurement. It assumes that each byte that a kernel needs is moved once, that intermediate results stay
+on the chip, and that arithmetic overlaps with memory. A router's choices are assumed to be even; with a real router
+that prefers few experts a kernel can be faster than this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Peak:
-    """What a GPU's data sheet promises, without sparsity."""
+    """Peak rates of a GPU's data sheet, without sparsity."""
 
     bytes_per_us: float
     flop_per_us: Mapping[str, float]
@@ -35,7 +35,7 @@ PEAKS = (
     (r"\bGB200\b", _peak(8.0, 2500.0)),
     (r"\bB200\b", _peak(8.0, 2250.0)),
 )
-"""By the name that the driver gives. Source: NVIDIA's data sheets of H100, H200, HGX B200 and GB200 NVL72."""
+"""Name that the driver reports -> peak rates. Source: NVIDIA's data sheets of H100, H200, HGX B200 and GB200 NVL72."""
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int64": 8, "int32": 4, "bool": 1}
 _EXPERTS, _LOCAL = "num_experts", "num_local_experts"
@@ -43,7 +43,7 @@ _EXPERTS, _LOCAL = "num_experts", "num_local_experts"
 
 @dataclass(frozen=True)
 class Work:
-    """What a workload cannot do without; ``dtype`` is that of the operands of its multiplications."""
+    """The least work of a workload; ``dtype`` is the type of the operands of its multiplications."""
 
     bytes: float
     flop: float
@@ -54,14 +54,14 @@ def floor_us(definition: Mapping[str, Any], axes: Mapping[str, int], hardware: s
     """The roofline's time for one workload; None where the GPU's peaks or the definition's work are not known.
 
     Args:
-        definition: flashinfer-bench's document.
+        definition: Document of the definition.
         axes: The workload's variable axes.
-        hardware: As the environment records it.
+        hardware: Name of the GPU as the environment records it.
     """
     peak = next((p for pattern, p in PEAKS if re.search(pattern, hardware)), None)
     try:
         work = _work(definition, axes)
-    except (KeyError, TypeError):  # an axis or a data type that this model does not know
+    except (KeyError, TypeError):  # an axis or a data type that is unknown here
         return None
     if peak is None or work is None:
         return None
@@ -84,7 +84,7 @@ def _work(definition: Mapping[str, Any], axes: Mapping[str, int]) -> Work | None
 
 
 def _moe(definition: Mapping[str, Any], sizes: Mapping[str, int]) -> Work | None:
-    """Tokens in and out, and the weights of the experts that get a token when each is chosen equally often."""
+    """Tokens in and out, and the weights of the experts that get a token if all are chosen equally often."""
     chosen = re.search(r"topk(\d+)", definition["name"])
     tensors = {**definition["inputs"], **definition["outputs"]}
     experts = {n: t for n, t in tensors.items() if (t["shape"] or [None])[0] == _LOCAL}

@@ -1,4 +1,4 @@
-"""What ``tuner status`` shows: plain documents made from the store."""
+"""The documents that ``tuner status`` shows, made from the store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def moment(seconds: float | None) -> str | None:
 
 
 def overview(store: Store, limit: int, definition: str | None = None) -> dict[str, Any]:
-    """The newest sweeps, one entry each."""
+    """One entry for each of the newest sweeps."""
     sweeps = store.list_sweeps(limit=limit, definition=definition)
     counts = store.trial_counts([s.id for s in sweeps])
     return {"sweeps": [{**_head(s), "trials": sum(counts.get(s.id, {}).values())} for s in sweeps]}
@@ -51,7 +51,7 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
 
 
 def state_now(sweep: SweepRecord) -> str:
-    """The recorded state, ``LOST`` for a running sweep whose process died without a word; it can be resumed."""
+    """The recorded state, ``LOST`` for a running sweep whose process died; it can be resumed."""
     beat = sweep.heartbeat_at
     silent = beat is not None and datetime.now(UTC).timestamp() - beat > CLAIM_STALE_S
     return "LOST" if sweep.state == SweepState.RUNNING and silent else str(sweep.state)

@@ -1,1 +1,1 @@
-"""A sweep from its settings to its winners."""
+"""Runs a sweep, from its settings to its winners."""

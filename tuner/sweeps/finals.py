@@ -21,7 +21,7 @@ ROUNDS_PER_LOOK = 12
 
 @dataclass(frozen=True)
 class Finalist:
-    """A config that reached the final. ``simplicity`` breaks ties, smaller is simpler.
+    """A config that takes part in the final. ``simplicity`` breaks ties; smaller is simpler.
 
     The variant is a BuiltVariant where this process has built it.
     """
@@ -33,7 +33,7 @@ class Finalist:
 
 @dataclass(frozen=True)
 class FinalResult:
-    """Who won a regime, and how sure that is.
+    """The winner of a regime, and how certain it is.
 
     ``measurements`` holds, for each finalist (by config hash), one paired measurement per workload: sample i of each
     belongs to the same round.
@@ -65,7 +65,7 @@ def run_final(
     """Measure the finalists against each other.
 
     Stops when the ranking is settled, after ``max_rounds``, or past ``deadline`` (of ``time.monotonic``); at least
-    one look is always taken. A finalist that fails now is dropped and the others go on.
+    one look is always taken. A finalist that fails now is dropped.
 
     Returns:
         None if no finalist survives.
@@ -120,7 +120,7 @@ def run_final(
 
 
 def _built(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, BuiltVariant]:
-    """The finalists, built; what a resumed sweep did not build itself is built now (a cache hit as a rule)."""
+    """The finalists, built. Those that this process has not built are built now, usually from the cache."""
     ready = {k: f.variant for k, f in finalists.items() if isinstance(f.variant, BuiltVariant)}
     builds = runner.built((f.variant for k, f in finalists.items() if k not in ready), tick)
     ready |= {k: finalists[k].variant.built(b.artifact) for k, b in builds.items() if b.artifact is not None}
@@ -128,12 +128,12 @@ def _built(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[],
 
 
 def _samples_and_failures(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
-    """Samples by variant and workload of those that passed; why the others did not."""
+    """Samples by variant and workload of those that passed, and messages of those that did not."""
     samples: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, str] = {}
     for evaluation in comparison.evaluations:
         if evaluation.status is Status.PASSED:
-            # As they are kept: whoever ranks the stored samples gets the same winner, also where two are equally fast.
+            # Rounded as they are stored, so that ranking the stored samples gives the same winner even in a tie.
             kept = {m.workload: np.asarray(m.samples_us, np.float32).tolist() for m in evaluation.measurements}
             samples[evaluation.key] = kept
         else:
@@ -142,7 +142,7 @@ def _samples_and_failures(comparison: Comparison) -> tuple[dict[str, dict[str, l
 
 
 def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Key by key."""
+    """The sum of several mappings, key by key."""
     found: dict[str, float] = {}
     for part in parts:
         for key, value in part.items():
@@ -151,5 +151,5 @@ def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def interleaved(method: Method) -> Method:
-    """The method that final measurements are recorded under: never mixed with those of the search."""
+    """The method of measurements in finals, which are never mixed with those of the search."""
     return replace(method, min_samples=ROUNDS_PER_LOOK, max_samples=ROUNDS_PER_LOOK, interleaved=True)

@@ -12,7 +12,7 @@ class Objective:
     """Scores the trials of one regime and knows the incumbent.
 
     The mean of logs is the log of the geometric mean, so a workload counts by its ratio, not by its length. Trials are
-    compared at one speed of the device: that of the first measurement that was seen (docs/measurement.md, Drift).
+    compared at one speed of the device, that of the first measurement (docs/measurement.md, Drift).
 
     Args:
         workloads: The regime's workload uuids.
@@ -34,17 +34,17 @@ class Objective:
         return sum(math.log(self._steady_us(m)) for m in measured) / len(measured)
 
     def note(self, measured: Sequence[Measurement]) -> None:
-        """A trial passed completely; it becomes the incumbent if it is the best so far."""
+        """Record a trial that passed on all workloads; it becomes the incumbent if it is the best so far."""
         value = self.of_passed(measured)
         if self._best is None or value < self._best:
             self._best = value
             self._best_log_us = {m.workload: math.log(self._steady_us(m)) for m in measured}
 
     def value(self, status: Status, measured: Sequence[Measurement]) -> float | None:
-        """What the search is told: lower is better, None for a failure.
+        """The value for the search: lower is better, None for a failure.
 
-        A trial that was raced out gets an estimate, the incumbent's objective plus its mean log ratio on the workloads
-        that it ran: the search learns how bad it was although it never ran to the end.
+        A trial that was raced out gets an estimate: the incumbent's objective plus the mean log ratio on the workloads
+        that it ran. So the search learns how bad the config is although the trial was cut short.
         """
         if status is Status.PASSED:
             return self.of_passed(measured)
@@ -55,23 +55,23 @@ class Objective:
         return self._best + sum(ratios) / len(ratios)
 
     def limits_us(self, factor: float) -> dict[str, float]:
-        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent. It is held
-        against medians as they are: drift is small against the factor.
+        """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent.
 
-        The last of several workloads has none: by then there is nothing left to save, and a trial that is slow there
-        may have won it back on the others.
+        The limit applies to medians without correction for drift, which is small compared with the factor. The last
+        of several workloads has none: nothing is left to save by then, and a trial that is slow there may have made up
+        for it on the others.
         """
         last = self._workloads[-1] if len(self._workloads) > 1 else None
         return {w: math.exp(v) * factor for w, v in self._best_log_us.items() if w != last}
 
     def geomean_us(self, measured: Mapping[str, Measurement]) -> float | None:
-        """Geometric mean of the medians as they are over the regime's workloads, None if one is missing."""
+        """Geometric mean over the regime's workloads of the medians as measured, None if one is missing."""
         if any(w not in measured for w in self._workloads):
             return None
         return math.exp(sum(math.log(_median(measured[w])) for w in self._workloads) / len(self._workloads))
 
     def _steady_us(self, measurement: Measurement) -> float:
-        """The median at the speed that the device had at the first measurement; as it is without an anchor."""
+        """The median at the device's speed of the first measurement; as measured without a drift reference."""
         anchor_us = measurement.conditions.get("anchor_us")
         if not anchor_us:
             return _median(measurement)

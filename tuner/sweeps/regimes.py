@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tuner.errors import UsageError
 
 DEFAULT_BOUNDS = (16, 256, 2048)
-"""Decode of one to a few sequences, batched decode, short prefill, long prefill."""
+"""Bounds between decoding few sequences, batched decoding, short prefill and long prefill."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Regime:
 
     Args:
         name: ``lo-hi``, ``lo+`` or ``all``.
-        low: Smallest size that belongs to it, None where sizes play no role.
-        bound: Largest size that belongs to it, None for the last one.
-        workloads: Workload uuids, the representative one first, then from the middle outwards.
+        low: Smallest size in it, None if the definition has no size axis.
+        bound: Largest size in it, None for the last regime.
+        workloads: Workload uuids, the representative one first, then from the middle size outwards.
     """
 
     name: str
@@ -59,7 +59,7 @@ def split(sizes: Mapping[str, int | None], bounds: Sequence[int] = DEFAULT_BOUND
 
 
 def _representative_first(sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """Uuids ordered by distance of their rank from the middle: the first ones speak for the whole range."""
+    """Uuids ordered by the distance of their rank from the middle, so that the first represent the whole range."""
     ranked = sorted(sizes, key=lambda uuid: (sizes[uuid], uuid))
     middle = (len(ranked) - 1) / 2
     return tuple(ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (abs(i - middle), i)))

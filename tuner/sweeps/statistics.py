@@ -1,7 +1,7 @@
-"""Which of several variants is faster, and when that is known well enough.
+"""Decides which of several variants is faster, and when that is certain enough.
 
 The samples come from interleaved rounds (every variant once on every workload, in shuffled order), so the differences
-within a round are paired: what the machine does to one variant it does to all.
+within a round are paired: a disturbance of the machine affects all variants alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from workers.judge.interval import median_interval
 
 TIE_MARGIN = 0.005
-"""Two variants whose ratio is known to lie within this of 1 are the same to a user."""
+"""Variants whose ratio is known to be this close to 1 count as equally fast."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Ratio:
 
     @property
     def verdict(self) -> Literal["faster", "slower", "tie", "open"]:
-        """What is known: ``tie`` when the whole interval is within TIE_MARGIN, ``open`` when more rounds are needed."""
+        """The conclusion: ``tie`` if the whole interval is within TIE_MARGIN, ``open`` if more rounds are needed."""
         if abs(self.low - 1) <= TIE_MARGIN and abs(self.high - 1) <= TIE_MARGIN:
             return "tie"
         if self.high < 1:
@@ -42,7 +42,7 @@ Rounds = Mapping[str, Sequence[float]]
 
 
 def compare(a: Rounds, b: Rounds, confidence: float = 0.95) -> Ratio:
-    """How ``a`` compares with ``b``: per round the geometric mean over workloads of a/b, then the median over rounds.
+    """Ratio of ``a`` to ``b``: per round the geometric mean of a/b over workloads, then the median over rounds.
 
     The interval is distribution-free (order statistics of the paired rounds).
 
@@ -81,19 +81,19 @@ def rank(
 ) -> Ranking:
     """Choose among finalists.
 
-    The fastest by point estimate leads. Whoever is tied with the leader (TIE_MARGIN, known to the confidence) may win
-    instead if it is simpler. A leader that is not known to be faster than the default gives way to the default.
+    The fastest by point estimate leads. A variant that is tied with the leader (within TIE_MARGIN, at the confidence)
+    wins instead if it is simpler. A leader that is not known to be faster than the default gives way to the default.
 
     Args:
         rounds: Key -> its samples; all paired.
         simplicity: Key -> sort key, smaller is simpler.
         default: Key of the default config, None if it is not among the finalists (it failed).
-        looks: How often the ranking will be looked at; each look gets its share of the error (Bonferroni), and so
-            does each comparison, so that stopping at a lucky look stays honest.
+        looks: How often the ranking will be computed. Each time and each comparison gets its share of the error
+            probability (Bonferroni), so that stopping early does not favour lucky results.
     """
     keys = list(rounds)
     confidence = 1 - 0.05 / max(1, looks * (len(keys) - 1))
-    # In one order, so that the same samples give the same bits and the same winner, wherever they come from.
+    # In a fixed order, so that the same samples give the same bits and the same winner.
     centre = {k: np.mean([np.log(np.median(rounds[k][w])) for w in sorted(rounds[k])]) for k in keys}
     leader = min(keys, key=lambda k: (centre[k], simplicity[k]))
     versus = {k: compare(rounds[k], rounds[leader], confidence) for k in keys if k != leader}

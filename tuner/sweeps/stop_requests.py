@@ -1,4 +1,4 @@
-"""Ends a sweep from outside, at a safe point of its loop: a signal, or a request that somebody left in the database."""
+"""Stops a sweep at a safe point of its loop, on a signal or on a request in the database."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from types import FrameType
 from db.store import Store
 
 POLL_S = 1.0
-"""How often the database is asked; the loop passes its safe point about as often."""
+"""Seconds between looks for a request; the loop passes its safe point about as often."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
-    """While it lasts, the yielded function raises ``KeyboardInterrupt`` once a stop was asked for.
+    """Within this context, the yielded function raises ``KeyboardInterrupt`` once a stop was requested.
 
-    SIGINT and SIGTERM are only noted, so that no commit is cut in two; a second one is not deferred, since whoever
-    presses Ctrl-C twice does not want to wait. SIGINT is set up even where a shell started the process in the
-    background and had it ignored. Outside the main thread signals are not ours: only requests count there.
+    The first SIGINT or SIGTERM is only noted, so that no commit is interrupted. A second one acts at once: whoever presses
+    Ctrl-C twice does not want to wait. SIGINT is handled even if a shell started the process in the background
+    with the signal ignored. Outside the main thread signals cannot be handled; only requests count there.
     """
     signals: list[int] = []
     asked_at = [0.0]

@@ -1,4 +1,4 @@
-"""From a config of a search space to what the workers build."""
+"""Turns configs of a search space into variants for the workers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def config_variant(definition: str, space: SearchSpace, config: Config) -> Varia
 
 
 def toolchain(seen: Environment) -> str:
-    """The versions that decide what a build is."""
+    """The versions that a build depends on."""
     names = ("python", "numba", "torch", "cuda", "nvidia-cutlass-dsl", "apache-tvm-ffi")
     return " ".join(f"{n}={seen.versions[n]}" for n in names if n in seen.versions)

@@ -1,4 +1,4 @@
-"""Winners: what a final decided, as records that a lookup, an export and a report can be made from."""
+"""Stores the winners of finals as records, from which lookups, exports and reports are made."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def commit(
     environment: Environment,
     size_axis: str | None,
 ) -> list[WinnerRecord]:
-    """Store the finals' samples and the winners; both replace what an earlier process of the sweep left."""
+    """Store the finals' samples and the winners, replacing those of an earlier process of the sweep."""
     records = []
     for name, final in finals.items():
         measurements = [

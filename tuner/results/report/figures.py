@@ -1,6 +1,6 @@
 """The plots of a sweep as Plotly's JSON, for the report file and for the pages of the service.
 
-Plain documents, not Plotly's Python objects, which cost a hundred times as much to make and to write.
+Plain documents; Plotly's Python objects cost a hundred times as much to make and to write.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from db.records import TrialPoint, WinnerRecord
 
 Figure = dict[str, Any]
-"""``data`` and ``layout``, as Plotly's script takes them."""
+"""A figure as Plotly's script takes it: ``data`` and ``layout``."""
 
 COLOURS = ("#3b6fd4", "#d9822b", "#2b9a66", "#b0499b", "#8a8f98")
 GRID = "rgba(128,128,128,0.25)"
 SECONDS = {"exponentformat": "SI", "ticksuffix": "s", "hoverformat": ".4s", "dtick": "D2"}
-"""An axis in seconds, with ticks at 1, 2 and 5: Plotly writes 25us, 40ms."""
+"""A logarithmic axis in seconds with ticks at 1, 2 and 5; Plotly labels it 20us, 50ms."""
 MIN_TRIALS_FOR_IMPORTANCE = 8
 DOTS = 2000
-"""Trials drawn as dots; of more, every second, third, ... one and all that were the best so far."""
+"""Most trials drawn as dots. Of more, every n-th is drawn, and each that was the best so far."""
 
 
 def best_so_far(trials: Sequence[TrialPoint]) -> Figure | None:
-    """Each regime's trials as dots, its best so far as a line; None if no trial has a latency.
+    """Each regime's trials as dots and its best so far as a line; None if no trial has a latency.
 
     Latency is the geometric mean over the regime's workloads.
     """
@@ -103,10 +103,10 @@ def importance(trials: Sequence[TrialPoint]) -> Figure | None:
 def explained(trials: Sequence[TrialPoint]) -> dict[str, float]:
     """Parameter -> share of the variance of the objective between its values, 0 to 1; empty with too few trials.
 
-    Epsilon squared: corrected for the number of values, so that a parameter with a value of its own in each trial
-    explains nothing. What parameters explain only together is in none of the shares, and a search that prefers some
-    combinations lends parameters a part of each other's share. Linear in the trials: forests and functional ANOVA
-    tell more, but took from half a second to minutes here, on a page that a running sweep draws again and again.
+    Epsilon squared: corrected for the number of values, so that a parameter with a different value in each trial
+    explains nothing. Effects of combinations are in none of the shares. A search that prefers some combinations mixes
+    the shares of their parameters. Linear in the number of trials: forests and functional ANOVA tell more, but took
+    from half a second to minutes here, and the page of a running sweep draws this again and again.
 
     Source: T. L. Kelley, An unbiased correlation ratio measure (1935); the first-order index of Sobol.
     """
@@ -128,7 +128,7 @@ def explained(trials: Sequence[TrialPoint]) -> dict[str, float]:
 
 
 def _squares(values: Iterable[float | None]) -> float:
-    """Sum of the squared distances from the mean."""
+    """Sum of squared distances from the mean."""
     known = [v for v in values if v is not None]
     mean = math.fsum(known) / max(1, len(known))
     return math.fsum((v - mean) ** 2 for v in known)
@@ -158,7 +158,7 @@ def speedups(winners: Sequence[WinnerRecord], reference: Mapping[str, float]) ->
 
 
 def _by_regime(trials: Iterable[TrialPoint]) -> dict[str, list[TrialPoint]]:
-    """The trials that have a latency, by regime and in each by number."""
+    """The trials that have a latency, grouped by regime and sorted by number."""
     groups: dict[str, list[TrialPoint]] = {}
     for trial in sorted(trials, key=lambda t: t.number):
         if trial.objective is not None:
@@ -179,7 +179,7 @@ def _log(title: str, **more: Any) -> dict[str, Any]:
 
 
 def _figure(data: list[dict[str, Any]], height: int = 380, **layout: Any) -> Figure:
-    """A figure in the style that all of them share; the pages put their own colours of text and grid over it."""
+    """A figure in the common style; the pages replace its colours of text and grid."""
     shared = {
         "height": height,
         "margin": {"l": 60, "r": 20, "t": 20, "b": 50},
@@ -192,7 +192,7 @@ def _figure(data: list[dict[str, Any]], height: int = 380, **layout: Any) -> Fig
 
 
 def samples(rows: Sequence[tuple[str, Sequence[float]]]) -> Figure | None:
-    """The samples of a trial, one box per (label, samples in microseconds); None if none are kept."""
+    """The samples of a trial, one box per (label, samples in microseconds); None if no samples are stored."""
     boxes = [
         {"type": "box", "x": [1e-6 * us for us in values], "name": label, "boxpoints": "all", "jitter": 0.5}
         for label, values in rows
@@ -205,7 +205,7 @@ def samples(rows: Sequence[tuple[str, Sequence[float]]]) -> Figure | None:
 
 
 def html(figure: Figure | None) -> str | None:
-    """The figure as an HTML fragment, for a page that has Plotly's script."""
+    """The figure as an HTML fragment, for a page that includes Plotly's script."""
     if figure is None:
         return None
     from plotly.io import to_html

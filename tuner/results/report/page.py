@@ -1,4 +1,4 @@
-"""Puts the figures and tables of a sweep into the page template."""
+"""Fills the page template with the figures and tables of a sweep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tuner.results.status import NOT_FAILURES, moment
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made from."""
+    """The records that a report is made from."""
 
     sweep: SweepRecord
     trials: list[TrialPoint]
@@ -30,16 +30,16 @@ class Material:
 
 
 def write_report(store: Store, sweep_id: int | None = None, out: Path | None = None, bench: Path | None = None) -> Path:
-    """Write the page; everything it needs, Plotly's script included, is in the one file.
+    """Write the page as one file, which includes everything it needs, Plotly's script too.
 
     Args:
         sweep_id: None for the newest sweep.
         out: Default ``tuner-report-ID.html`` in the current folder.
-        bench: What ``tuner bench --json`` wrote about the same definition: other Solutions beside the tuned one.
+        bench: Output of ``tuner bench --json`` for the same definition: other Solutions to show beside the tuned one.
 
     Raises:
         UsageError: The bench file cannot be used.
-        NothingFoundError: There is no sweep, or it has no trial yet.
+        NothingFoundError: There is no sweep, or it has no trials yet.
     """
     if sweep_id is None:
         newest = store.list_sweeps(limit=1)
@@ -101,7 +101,7 @@ def _winner_row(winner: WinnerRecord, material: Material) -> dict[str, Any]:
 
 
 def workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dict[str, Any]]:
-    """A winner's workloads by size, each with the time of the definition's reference if that is known."""
+    """A winner's workloads by size, each with the time of the reference if it is known."""
     return [
         {
             "axes": " ".join(f"{k}={v}" for k, v in w.axes.items()),
@@ -114,7 +114,7 @@ def workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dic
 
 
 def failures(trials: Iterable[TrialPoint], failed: Iterable[FailureCount]) -> list[dict[str, Any]]:
-    """Failed trials by state and last line of the reason, the most frequent first, each with one example."""
+    """Failed trials grouped by status and last line of the message, most frequent first, each with an example."""
     groups: dict[tuple[str, str], list[FailureCount]] = {}
     for group in failed:
         lines = group.reason.strip().splitlines()

@@ -1,4 +1,4 @@
-"""What stands beside the tuned Solution: the JSON document of a ``tuner bench`` run, made ready for the page."""
+"""Other Solutions beside the tuned one: reads the JSON document of ``tuner bench`` for the page."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tuner.errors import UsageError
 class Beside:
     """One interleaved run of several Solutions.
 
-    ``rows`` hold axes and one cell for each of ``names``; ``ratios`` how long each Solution takes, in times of the
-    first; ``left_out`` why a Solution has no figures.
+    ``rows`` hold axes and one cell for each of ``names``; ``ratios`` the time of each Solution over that of the first;
+    ``left_out`` says why a Solution has no figures.
     """
 
     hardware: str
@@ -31,7 +31,7 @@ def read(path: Path, definition: str) -> Beside:
     """The run in a file that ``tuner bench --json`` wrote.
 
     Raises:
-        UsageError: It cannot be read, is something else, or is about another definition.
+        UsageError: It cannot be read, is not such a file, or is about another definition.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
