@@ -1,4 +1,4 @@
-"""Connections: from a URL to an engine with the right pragmas, and from driver errors to one line for the user."""
+"""Makes engines from URLs, with the right pragmas, and turns driver errors into one line for the user."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from db.errors import StoreError
 
 BUSY_TIMEOUT_S = 30.0
-"""How long SQLite waits for another process's write transaction; one lasts milliseconds."""
+"""How long SQLite waits for another process's write transaction, which takes milliseconds."""
 
 CONNECT_TIMEOUT_S = 10
 """How long a PostgreSQL server may take to accept a connection."""
 
 WANTED = "sqlite:///PATH or postgresql://USER@HOST/NAME"
 
-# After these codes of PostgreSQL the same transaction can succeed: serialisation, deadlock, server going down or up.
+# PostgreSQL's codes after which a transaction can be repeated: serialisation, deadlock, server stopping or starting.
 _TRANSIENT = {"40001", "40P01", "57P01", "57P02", "57P03", "08000", "08003", "08006"}
 
 
@@ -45,7 +45,7 @@ def parse_url(text: str) -> URL:
 
 
 def is_memory(url: URL) -> bool:
-    """Whether the database lives in this process alone."""
+    """Whether the database is in this process's memory."""
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
@@ -60,9 +60,9 @@ def label(url: URL) -> str:
 def make_engine(url: URL, *, create: bool) -> Engine:
     """An engine that has not connected yet.
 
-    On SQLite every transaction starts with an explicit BEGIN, so that schema changes are part of it too; one with the
-    execution option ``write`` takes the write lock at once, since a later upgrade of a read lock could not wait. With
-    ``rebuilds`` foreign keys do not hold: SQLite changes a table by making another one and dropping the first.
+    On SQLite every transaction starts with an explicit BEGIN, so that it includes schema changes. With the execution
+    option ``write`` it takes the write lock at once, since SQLite cannot wait when a read lock is upgraded later. With
+    ``rebuilds`` foreign keys are not enforced: SQLite changes a table by making a new one and dropping the old one.
 
     Raises:
         StoreError: The file or its folder is missing and ``create`` is False, or the folder cannot be made.
@@ -75,7 +75,7 @@ def make_engine(url: URL, *, create: bool) -> Engine:
         except (ImportError, NoSuchModuleError):
             raise StoreError("PostgreSQL needs the package psycopg: pip install 'tuner[postgres]'") from None
     if is_memory(url):
-        # One connection, handed from thread to thread: another connection would be another database.
+        # One connection for all threads: another connection would be another database.
         engine = create_engine(
             url, poolclass=QueuePool, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False}
         )
@@ -103,15 +103,15 @@ def _make_folder(url: URL, *, create: bool) -> None:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN would leave schema changes outside the transaction
+    connection.isolation_level = None  # the driver's own BEGIN does not include schema changes
     _write_ahead(connection)
     for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch a new file to the write-ahead log. SQLite does not wait for the lock that this takes, so several processes
-    that make a database together have to try again."""
+    """Switch a new file to the write-ahead log. SQLite does not wait for the lock that this needs, so it is retried
+    here, for processes that create a database at the same time."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -132,13 +132,13 @@ def _begin_sqlite(connection: Any) -> None:
 
 
 def _bind_sqlite(connection: sqlite3.Connection | None, _record: Any) -> None:
-    """Foreign keys hold again for whoever takes the connection next."""
+    """Enforce foreign keys again, for the next user of the connection."""
     if connection is not None:
         connection.execute("PRAGMA foreign_keys = ON")
 
 
 def is_transient(error: SQLAlchemyError) -> bool:
-    """Whether the same transaction may succeed when it is run again."""
+    """Whether the same transaction may succeed if it is repeated."""
     if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
         return False
     code = getattr(error.orig, "sqlstate", None)
@@ -151,7 +151,7 @@ def _is_operational(error: DBAPIError) -> bool:
 
 @contextmanager
 def one_line_errors(url: URL) -> Iterator[None]:
-    """Turns what the driver raises into :class:`StoreError`.
+    """Turn exceptions of the driver into :class:`StoreError`.
 
     Raises:
         StoreError: One line: which database, what happened, what to do.

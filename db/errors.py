@@ -1,4 +1,4 @@
-"""What callers of the store can catch."""
+"""Errors that callers of the store can catch."""
 
 
 class StoreError(Exception):
@@ -6,8 +6,8 @@ class StoreError(Exception):
 
 
 class NoSuchSweep(StoreError):  # noqa: N818 - as SweepBusy
-    """The id is no sweep's."""
+    """There is no sweep with this ID."""
 
 
 class SweepBusy(StoreError):  # noqa: N818 - names a state of the sweep, as the callers speak of it
-    """Another process holds the sweep, or has taken it over since."""
+    """Another process holds the sweep, or has taken it over."""

@@ -1,4 +1,4 @@
-"""The schema's version: read without Alembic, changed with it."""
+"""The version of the schema: read without Alembic, changed with it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SCRIPTS = Path(__file__).parent / "migrations"
 """Alembic's folder."""
 
 _LOCK_KEY = 0x74756E6572
-"""The advisory lock under which PostgreSQL's schema is changed: the letters "tuner"."""
+"""Key of the advisory lock for changes of PostgreSQL's schema: the letters "tuner"."""
 
 
 def schema_version(connection: Connection) -> str | None:
     """The revision that the database holds, None for one without our tables.
 
     Raises:
-        StoreError: Tables of the same names are there, but were not made by the migrations.
+        StoreError: There are tables of the same names that the migrations did not make.
     """
     tables = set(inspect(connection).get_table_names())
     if VERSION_TABLE in tables:
@@ -49,14 +49,14 @@ def is_current(version: str | None) -> bool:
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Brings the schema to a revision inside the caller's transaction: all of it or nothing.
+    """Bring the schema to a revision within the caller's transaction, so completely or not at all.
 
-    On PostgreSQL an advisory lock makes a second process wait, and then find nothing to do.
+    On PostgreSQL an advisory lock makes a second process wait; it then finds nothing to do.
 
     Raises:
         StoreError: Rows would be left that refer to nothing.
     """
-    # Here and not above: Alembic costs a lookup a tenth of a second that only a schema change needs.
+    # Imported here: it takes a tenth of a second, which a lookup need not wait for.
     from alembic import command
     from alembic.config import Config
 

@@ -1,9 +1,9 @@
-"""The tables. The migrations create them; a test holds the two equal.
+"""The tables. The migrations create them; a test checks that the two agree.
 
 ``sweep`` 1-n ``trial`` n-1 ``variant`` 1-n ``build``; ``measurement`` belongs to a variant, not to a trial, so that
-later sweeps reuse it: ``trial_measurement`` says which trial rests on which. ``finalist`` holds the interleaved
+later sweeps reuse it: ``trial_measurement`` says which trial uses which. ``finalist`` holds the interleaved
 measurements from which a sweep chose its ``winner`` rows; they are paired, so they belong to the sweep and are never
-reused. ``ticket`` and ``stop_requested_at`` of a sweep are how the HTTP service and the sweep's process talk.
+reused. ``ticket`` and ``stop_requested_at`` of a sweep are how the HTTP service and the sweep's process communicate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REVISIONS = ("0001", "0002", "0003")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
-"""Holds the revision. Not Alembic's default name, which other programs in a shared database also use."""
+"""Table with the revision. Not Alembic's default name, which other programs in a shared database may use."""
 
 metadata = MetaData(
     naming_convention={
@@ -46,7 +46,7 @@ metadata = MetaData(
 )
 
 BigKey = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite numbers rows by itself only in a column declared INTEGER, which holds 64 bits there."""
+"""SQLite numbers rows by itself only in a column declared INTEGER, which has 64 bits there."""
 
 
 class PlainText(TypeDecorator[str]):
@@ -64,7 +64,7 @@ class PlainText(TypeDecorator[str]):
 class JsonText(TypeDecorator[Any]):
     """A JSON document as canonical text.
 
-    Not the databases' own JSON types: PostgreSQL's refuses NaN, which candidates' figures may hold.
+    Not the databases' own JSON types: PostgreSQL's refuses NaN, which candidates' figures may contain.
     """
 
     impl = Text
@@ -133,7 +133,7 @@ definition = Table(
     _text("op_type"),
     _text("digest"),
     _json("body"),
-    # An edited definition is another row: what was measured by the old reference is not reused.
+    # An edited definition is a new row, so that measurements by the old reference are not reused.
     UniqueConstraint("name", "digest"),
 )
 
@@ -145,7 +145,7 @@ workload = Table(
     _text("uuid"),
     _json("axes"),
     _text("dataset"),
-    # A digest of the inputs that are given; another one under the same uuid is another workload.
+    # A digest of the given inputs: with another digest the same uuid is another workload.
     _text("content"),
     UniqueConstraint("definition_id", "uuid", "content"),
 )
@@ -259,7 +259,7 @@ measurement = Table(
     _ref("method"),
     _ref("workload"),
     *_measured(),
-    # In the order of the reuse query: all workloads of one variant in one environment by one method.
+    # In the order of the query for reuse: all workloads of one variant in one environment by one method.
     UniqueConstraint("variant_id", "environment_id", "method_id", "workload_id"),
 )
 

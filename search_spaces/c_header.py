@@ -9,7 +9,7 @@ from typing import Any
 
 HEADER_FILE = "config.h"
 HEADER_LANGUAGES = ("cpp", "cuda")
-"""Languages whose Solutions get the header beside ``config.py``."""
+"""Languages whose Solutions get a header beside ``config.py``."""
 
 
 def render_header(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ def render_header(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def macro_name(text: str) -> str:
-    """The text in capitals, with an underscore for every character that no macro name can hold."""
+    """The text in capitals, with an underscore for every character that is not allowed in a macro name."""
     return re.sub(r"[^A-Z0-9_]", "_", text.upper())
 
 

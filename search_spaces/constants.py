@@ -1,8 +1,8 @@
-"""The numbers that a definition's reference is written for, read from its source as a syntax tree.
+"""Reads the numbers that a definition's reference is written for from its syntax tree.
 
-Names, not positions, carry the meaning, so every way of giving a name a number is followed: an assignment (also of a
-tuple, with an annotation, of a sum of other names), a default, an argument of a call, a dictionary, a shape. A name
-that gets several numbers has none. What is read is a guess until it was compared with the reference's outputs.
+Names carry the meaning, so every way to give a name a number is followed: an assignment (of a tuple, with an
+annotation, of a sum of other names), a default, an argument of a call, a dictionary, a shape. A name with several
+numbers counts as unknown. The result is a guess until it has been compared with the reference's outputs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LARGEST_EXPONENT = 64
 
 
 class Constants:
-    """Names of a definition's reference that stand for one number.
+    """The names in a definition's reference that stand for one number.
 
     Args:
         definition: The definition's document; constant axes give the extents of its inputs.
@@ -56,17 +56,17 @@ class Constants:
             self._take(node, functions)
 
     def value(self, name: str) -> Number | None:
-        """The number behind a name, None if it has none or several."""
+        """The number of a name, None if it has none or several."""
         return self._of_name(name, frozenset())
 
     def matching(self, names: frozenset[str]) -> dict[str, Number]:
-        """Names, as written, that are one of ``names`` but for case and underscores, with their numbers."""
+        """Numbers of all names that equal one of ``names`` but for case and underscores."""
         written = [n for n in {**self._given, **self._defaults} if n.replace("_", "").lower() in names]
         found = {n: self.value(n) for n in written}
         return {n: v for n, v in found.items() if v is not None}
 
     def _take(self, node: ast.AST, functions: Mapping[str, ast.FunctionDef]) -> None:
-        """Note what a statement or a call gives to a name."""
+        """Record the names that a statement or a call binds."""
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 self._bind(target, node.value)
@@ -91,7 +91,7 @@ class Constants:
                     self._given[parameter.arg].append(argument)
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
-        """Note an assignment, item by item where both sides are tuples or the value is a shape."""
+        """Record an assignment, item by item if both sides are tuples or the value is a shape."""
         if isinstance(target, ast.Name):
             self._given[target.id].append(value)
         elif isinstance(target, ast.Tuple | ast.List):
@@ -112,7 +112,7 @@ class Constants:
         return numbers.pop() if len(numbers) == 1 else None
 
     def _evaluate(self, node: ast.expr, asked: frozenset[str]) -> Number | None:
-        """The value of an expression of constants and extents, None if it is something else."""
+        """The value of an expression of constants and extents, None for any other expression."""
         if isinstance(node, ast.Constant):
             whole_or_real = isinstance(node.value, int | float) and not isinstance(node.value, bool)
             return node.value if whole_or_real else None  # type: ignore[return-value]
@@ -166,7 +166,7 @@ class Constants:
 
 
 def _defaults(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
-    """Parameters that have a default, with it."""
+    """Parameters with a default, and their defaults."""
     positional = [*arguments.posonlyargs, *arguments.args]
     if arguments.defaults:
         for parameter, default in zip(positional[-len(arguments.defaults) :], arguments.defaults, strict=True):

@@ -1,4 +1,4 @@
-"""Walks through the valid configs of a space, parameter by parameter: all of them in order, or one at random."""
+"""Lists or samples the valid configs of a space, deciding one parameter after the other."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Point = tuple[int, ...]
 """A config as positions in the value lists of its parameters."""
 
 PROBES = 100
-"""Random descents from which the number of valid configs is estimated."""
+"""Number of random descents from which the number of valid configs is estimated."""
 UNLIMITED = 2**62
 REMEMBERED = 4096
-"""Answers per parameter about which values fit."""
+"""Most answers that are kept per parameter."""
 RESTARTS = 1000
-"""Random descents before a valid config is searched for without leaving anything out."""
+"""Random descents that may end in dead ends before all configs are searched for a valid one."""
 
 
 class Walk:
-    """The tree of a space: a level per parameter, cut where the values so far break a constraint.
+    """The tree of a space: one level per parameter, pruned where the values so far break a constraint.
 
     Args:
-        space: What to walk.
+        space: The space.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -49,11 +49,11 @@ class Walk:
         """All valid points in lexicographic order.
 
         Args:
-            limit: Points at most.
-            checks: Constraints and values looked at at most.
+            limit: Most points.
+            checks: Most constraint checks.
 
         Returns:
-            None if there are more points than that, or finding them takes more checks.
+            None if there are more points, or if finding them takes more checks.
         """
         self._left = checks
         found = list(islice(self._in_order((), {}), limit + 1))
@@ -62,9 +62,9 @@ class Walk:
     def sample(self, rng: random.Random) -> Point:
         """A random valid point.
 
-        Parameters are decided in an order that meets every constraint as early as possible, each among the values
-        that break nothing so far; a dead end starts again from nothing. That favours configs of sparse branches over
-        a uniform draw, but does not depend on how rare valid configs are among all combinations.
+        Parameters are decided in an order in which constraints apply as early as possible, each among the values that
+        break nothing so far; after a dead end it starts again. Compared with a uniform draw this favours configs of
+        sparse branches, but it works however rare valid configs are among all combinations.
 
         Raises:
             SpaceError: No config is valid.
@@ -83,12 +83,12 @@ class Walk:
     def size(self, rng: random.Random) -> float:
         """Estimate of the number of valid points: the mean product of branches along random descents.
 
-        Source: Knuth, Estimating the efficiency of backtrack programs (1975). Rough, and not biased.
+        Source: Knuth, Estimating the efficiency of backtrack programs (1975). Rough, but unbiased.
         """
         return sum(self._descent(rng)[1] for _ in range(PROBES)) / PROBES
 
     def _descent(self, rng: random.Random) -> tuple[Point | None, float]:
-        """A random way down, and the product of its branches; None and 0 at a dead end."""
+        """One random descent: the point and the product of its branching factors; None and 0 at a dead end."""
         product = 1.0
         codes = [0] * len(self._values)
         for step, position in enumerate(self._order):
@@ -102,9 +102,9 @@ class Walk:
         return tuple(codes), product
 
     def _fitting(self, step: int, codes: list[int]) -> list[int]:
-        """The values of a step's parameter that break nothing, remembered by the choices that its constraints read.
+        """The values of a step's parameter that break no constraint, cached by the choices that its constraints read.
 
-        A constraint reads few parameters, so that a few hundred answers serve millions of descents.
+        A constraint reads few parameters, so a few hundred answers serve millions of descents.
         """
         known = self._known[step]
         if len(known) >= REMEMBERED:
@@ -136,7 +136,7 @@ class Walk:
 
 
 def _early_order(space: SearchSpace, names: list[str]) -> list[int]:
-    """Positions of the parameters, those first that complete a constraint with the fewest others."""
+    """An order of the parameters: first those that complete a constraint with the fewest others."""
     order: list[str] = []
     waiting = [set(c.parameters) for c in space.constraints]
     while waiting:
@@ -157,7 +157,7 @@ def _reads(closing: list[list[Constraint]], order: list[int], names: list[str]) 
 
 
 def _key(positions: tuple[int, ...]) -> Callable[[list[int]], Any]:
-    """What a step's answers are remembered by: the choices at these positions."""
+    """The key of a step's cached answers: the choices at these positions."""
     return itemgetter(*positions) if positions else lambda _: None
 
 

@@ -3,7 +3,7 @@
 Allowed are parameter names, numbers, strings, booleans, tuples and lists of them, arithmetic (``+ - * / // %``),
 comparisons (also chained, ``in``, ``not in``), ``and``, ``or``, ``not``, ``a if c else b``, and calls of
 ``min``, ``max``, ``abs``, ``len``. The text is parsed, never handed to ``eval``: there are no attributes, subscripts
-or other calls, no powers (a short text could ask for a number that fills the memory), and no arithmetic on strings or
+or other calls, no powers (a short text could produce a number that fills the memory), and no arithmetic on strings or
 lists.
 """
 
@@ -53,7 +53,7 @@ class Expression:
     """A checked expression; call it with a config.
 
     Args:
-        text: As the user wrote it.
+        text: The expression as the user wrote it.
         names: The parameters it reads, sorted.
     """
 
@@ -65,7 +65,7 @@ class Expression:
         """The value for a config that has at least ``names``.
 
         Raises:
-            SpaceError: The values do not fit the operation (a string plus a number, a division by zero).
+            SpaceError: An operation is impossible with these values (a string plus a number, a division by zero).
         """
         try:
             return self._evaluate(config)
@@ -85,7 +85,7 @@ def compile_expression(text: str, names: Collection[str]) -> Expression:
         names: The parameters it may read.
 
     Raises:
-        SpaceError: Not an expression, longer than ``MAX_LENGTH``, or it uses a name or syntax that is not allowed.
+        SpaceError: It is no expression, is longer than ``MAX_LENGTH``, or uses a name or syntax that is not allowed.
     """
     if len(text) > MAX_LENGTH:
         raise SpaceError(f"expression of {len(text)} characters; at most {MAX_LENGTH} are allowed")

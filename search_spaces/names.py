@@ -1,13 +1,13 @@
-"""Names that become the names of files and folders."""
+"""Checks names that become parts of file names."""
 
 from __future__ import annotations
 
 LONGEST_BYTES = 120
-"""Of a name. File systems allow 255 bytes; what is made of a name has more parts than that name."""
+"""Longest name in bytes. File systems allow 255, and file names have further parts."""
 
 
 def why_unfit(name: str) -> str | None:
-    """Why a name cannot be a part of a file's name, None if it can."""
+    """Why a name cannot be part of a file name, None if it can."""
     if not name.isprintable():
         return "has characters that cannot be printed"
     if "/" in name or "\\" in name or name.strip() in ("", ".", ".."):

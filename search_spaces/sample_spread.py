@@ -1,4 +1,4 @@
-"""A small sample of a space in which every value comes up."""
+"""Draws a small sample of a space in which every value occurs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CANDIDATES_PER_PICK = 16
 
 
 def spread(space: SearchSpace, count: int, seed: int) -> list[Config]:
-    """The default and random valid configs chosen so that every value of every parameter comes up about equally often.
+    """The default and random valid configs chosen so that every value of every parameter occurs about equally often.
 
-    Each pick is the one of some random candidates whose rarest values have been picked least so far. Fewer than
-    ``count`` configs come back only if the space has fewer.
+    Of some random candidates, each step takes the one whose values are the rarest in the sample so far. The result has
+    fewer than ``count`` configs only if the space has.
     """
     rng = random.Random(seed)
     chosen = {space.config_hash(space.default): space.check(space.default)}

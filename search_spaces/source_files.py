@@ -1,4 +1,4 @@
-"""Which files of a kernel's folder belong to its Solution, their texts, and what a Python file defines."""
+"""Finds the files of a kernel's folder that belong to its Solution, and the names that a Python file defines."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SUFFIXES = frozenset(
 _OTHER_FOLDERS = ("build", "dist", "node_modules", "tuner-out")
 _DATASET_FOLDERS = ("definitions", "workloads", "solutions", "traces")
 ANY = "*"
-"""Stands for names that cannot be known by reading a file."""
+"""Stands for names that cannot be found by reading a file."""
 
 
 def read_sources(folder: Path, patterns: Sequence[str], space_file: str) -> tuple[dict[str, str], list[str]]:
     """The texts of a Solution's files.
 
     Args:
-        folder: The kernel's.
-        patterns: Of the files that belong to it; none for all source code.
-        space_file: The name of the file that describes the space, which is no source.
+        folder: The kernel's folder.
+        patterns: Patterns of the files that belong to it; empty for all source code.
+        space_file: Name of the file that describes the space, which is not a source.
 
     Returns:
-        Path in the folder -> text; and the paths of what was left out, folders with a slash at the end.
+        Path in the folder -> text; and the paths that were left out, folders with a slash at the end.
 
     Raises:
         SpaceError: A pattern leads out of the folder or matches nothing, or a file is not UTF-8 text.
@@ -80,7 +80,7 @@ def _source_code(folder: Path, space_file: str, left_out: list[str]) -> Iterator
 
 
 def _holds_something_else(folder: Path, space_file: str) -> bool:
-    """Whether a folder is a build's or a sweep's output, a dataset, an environment, another kernel, or a link."""
+    """Whether a folder is output of a build or a sweep, a dataset, a virtual environment, another kernel, or a link."""
     if folder.name in _OTHER_FOLDERS or folder.name.endswith(".egg-info") or folder.is_symlink():
         return True
     return any((folder / name).exists() for name in (*_DATASET_FOLDERS, "pyvenv.cfg", space_file))
@@ -91,14 +91,14 @@ def _text(file: Path, folder: Path) -> str:
     if not file.resolve().is_relative_to(folder.resolve()):
         raise SpaceError(f"source {name} is a link that leaves the folder")
     try:
-        # flashinfer-bench refuses empty files, which Python packages have.
+        # flashinfer-bench refuses empty files, such as __init__.py often is.
         return file.read_text(encoding="utf-8-sig") or "\n"
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"source {name} is not readable UTF-8 text; leave it out of 'sources'") from error
 
 
 def python_names(file: str, sources: Mapping[str, str]) -> set[str]:
-    """Names that a Python file may define at its top level, in whatever way; ``ANY`` among them where nobody can tell.
+    """Names that a Python file may define at its top level, with ``ANY`` if that cannot be determined.
 
     Raises:
         SpaceError: It is not Python.
@@ -139,7 +139,7 @@ _SCOPES = (
 
 
 def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run in the module's own scope: branches, loops, ``try`` and ``with`` included."""
+    """All nodes that run in the scope of the module, inside branches, loops, ``try`` and ``with`` too."""
     for child in ast.iter_child_nodes(tree):
         yield child
         if not isinstance(child, _SCOPES):
@@ -147,7 +147,7 @@ def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _star(file: str, node: ast.ImportFrom, sources: Mapping[str, str], seen: set[str]) -> set[str]:
-    """What ``from MODULE import *`` brings."""
+    """The names that ``from MODULE import *`` defines."""
     if not node.level:
         return {ANY}
     parts = PurePosixPath(file).parts[: -node.level]

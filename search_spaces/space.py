@@ -1,7 +1,7 @@
 """The search space: parameters, constraints with reasons, a default config, and the sources a config turns into.
 
-A space is made by a :class:`SpaceFamily` for one definition and one target, so that sizes and limits are
-plain values by the time anybody asks whether a config is valid.
+A space is made by a :class:`SpaceFamily` for one definition and one target, so sizes and limits are
+plain values when a config is checked.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Config = dict[str, Scalar]
 """One point of a space: a value for every parameter."""
 
 CONFIG_FILE = "config.py"
-"""The only file in which two variants of a family differ."""
+"""The only file in which variants of a family differ."""
 
 
 MAX_VALUES = 32_767
-"""Of a parameter: the search keeps positions in 16 bits."""
+"""Most values of a parameter: the search stores positions in 16 bits."""
 
 MAX_NUMBER = 10**300
-"""A larger whole number is no float, and models compute with floats."""
+"""Largest whole number: a float must be able to hold it, since models compute with floats."""
 
 
 class SpaceError(ValueError):
@@ -51,8 +51,8 @@ class Parameter:
     Args:
         name: A Python identifier, the key in every config.
         values: All allowed values. For an ordinal parameter their order is meaningful (neighbours are similar).
-        kind: ``ordinal`` for sizes and counts, ``categorical`` where order means nothing.
-        doc: One line for people.
+        kind: ``ordinal`` for sizes and counts, ``categorical`` if the order has no meaning.
+        doc: One line of description.
     """
 
     name: str
@@ -84,8 +84,8 @@ class Constraint:
     """A rule that every valid config obeys.
 
     Args:
-        parameters: The names that ``holds`` reads; it is asked as soon as they all have a value.
-        reason: Why a config that breaks it cannot work, or is a twin of another one. Shown to users.
+        parameters: The names that ``holds`` reads; it is called once they all have a value.
+        reason: Why a config that breaks it cannot work or is equivalent to another one. Shown to users.
         holds: True for a config that obeys. Gets a mapping with at least ``parameters``.
     """
 
@@ -95,10 +95,10 @@ class Constraint:
     _failures: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def admits(self, config: Mapping[str, Any]) -> bool:
-        """Whether a config obeys. One for which the rule cannot be computed does not; the first one is logged."""
+        """Whether a config obeys. If the rule raises, it does not; the first such config is logged."""
         try:
             return bool(self.holds(config))
-        except Exception as error:  # a space's own code may raise anything
+        except Exception as error:  # code of a space may raise anything
             if not self._failures:
                 self._failures.append(f"{type(error).__name__}: {error}")
                 shown = ", ".join(f"{n}={config.get(n)!r}" for n in self.parameters)
@@ -111,7 +111,7 @@ class Constraint:
 class Start:
     """A config that the kernel's author expects to be good where the size is ``smallest`` to ``largest`` (None: any).
 
-    Sweeps look at it right after the default.
+    Sweeps try it right after the default.
     """
 
     config: Config
@@ -119,7 +119,7 @@ class Start:
     largest: int | None = None
 
     def suits(self, sizes: Iterable[int | None]) -> bool:
-        """Whether one of the sizes is in its range; one that is not known may be."""
+        """Whether any of the sizes is in its range; an unknown size counts as inside."""
         return any(
             size is None or (self.smallest <= size and (self.largest is None or size <= self.largest)) for size in sizes
         )
@@ -132,8 +132,8 @@ class SearchSpace:
     Args:
         name: The family's name, as in ``--space``.
         target: ``cpu``, ``sm_90a`` or ``sm_100a``.
-        parameters: In the order in which configs are shown.
-        constraints: Rules between them.
+        parameters: Parameters, in the order in which configs are shown.
+        constraints: Rules that valid configs obey.
         default: A valid config; measured in every sweep.
         sources: Path -> text of the Solution's files without ``config.py``.
         sizes: The definition's constants that the kernels need; they go into ``config.py``.
@@ -143,7 +143,7 @@ class SearchSpace:
         dependencies: Packages that the exported Solution needs.
         destination_passing: Whether the entry point takes its outputs as last arguments.
         binding: flashinfer-bench's binding, for C++ and CUDA sources.
-        starts: Valid configs that are looked at early.
+        starts: Valid configs to try early.
     """
 
     name: str
@@ -228,7 +228,7 @@ class SearchSpace:
     @cached_property
     def _walker(self) -> Walk:
         from search_spaces.constraint_search import (
-            Walk,  # it walks spaces, so it cannot be imported before there are any
+            Walk,  # imported late, since it imports this module
         )
 
         return Walk(self)
@@ -239,12 +239,12 @@ class SearchSpace:
     def enumerate(self, limit: int | None = None) -> Iterator[Config]:
         """Valid configs in lexicographic order of the value lists, at most ``limit``.
 
-        Depth first; a branch is cut by the first constraint that its values break.
+        Depth first; a branch is pruned by the first constraint that its values break.
         """
         yield from map(self._config, itertools.islice(self._walker.points(), limit))
 
     def sample(self, rng: random.Random) -> Config:
-        """A random valid config, however rare valid ones are; sparse branches come up more often than uniformly.
+        """A random valid config, however rare valid ones are; sparse branches are more likely than in a uniform draw.
 
         Raises:
             SpaceError: No config is valid.
@@ -361,8 +361,8 @@ class SpaceFamily(ABC):
         """
 
     def prove(self, definition: Mapping[str, Any]) -> Proof:
-        """Compare this family's own reading of the op with the reference, before a sweep; may take seconds.
+        """Check this family's interpretation of the definition against the reference, before a sweep; may take seconds.
 
-        A family that takes nothing but the sizes of axes from a definition has nothing to prove.
+        A family that takes only the sizes of axes from a definition has nothing to check.
         """
         return Proof(True, "the space reads nothing but the sizes of axes")

@@ -1,8 +1,7 @@
 """Reads a ``space.yaml`` and the sources beside it.
 
-The keys of ``space.yaml`` (``REQUIRED`` and ``OPTIONAL`` below) are explained in docs/bring-your-own-kernel.md. The
-file is read by people who are trying things out, so every mistake ends in one line that says file, key, value and what
-is allowed.
+The keys of ``space.yaml`` (``REQUIRED`` and ``OPTIONAL`` below) are explained in docs/bring-your-own-kernel.md. Every
+mistake ends in one line that says file, key, value and what is allowed.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ OPTIONAL = (
     "sources", "size_axis", "starts",
 )  # fmt: skip
 MAX_CHECKED = 20_000
-"""Value combinations of one constraint that are tried when the file is read."""
+"""Most value combinations on which a constraint is tried when the file is read."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def read_space_file(path: Path) -> SpaceFile:
     """Read and check a ``space.yaml`` and the sources beside it.
 
     Raises:
-        SpaceError: Always one line, beginning with the file's path.
+        SpaceError: The message is one line that starts with the path of the file.
     """
     reader = _Reader(path)
     try:
@@ -74,7 +73,7 @@ def read_space_file(path: Path) -> SpaceFile:
 
 
 class _Reader:
-    """The checks of one file, key by key; messages are completed with the path by the caller."""
+    """Checks one file, key by key; the caller adds the path to messages."""
 
     def __init__(self, path: Path) -> None:
         self.folder = path.parent
@@ -199,7 +198,7 @@ class _Reader:
         return tuple(starts)
 
     def _name(self) -> str:
-        """The space's name, which becomes a part of the Solution's and so of its file's."""
+        """The space's name, which becomes part of the Solution's name and its file name."""
         name: str = self._string("name", self.folder.resolve().name)
         why = why_unfit(name)
         if why is not None:
@@ -255,7 +254,7 @@ def _config(what: str, given: Any, parameters: tuple[Parameter, ...], constraint
 
 
 def _same(declared: Any, given: Any) -> bool:
-    """Whether a value is a declared one; 8 and 8.0 are the same number, true and 1 are not the same."""
+    """Whether two values are the same: 8 and 8.0 are, true and 1 are not."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (declared, given))
     return (numbers or type(declared) is type(given)) and bool(declared == given)
 

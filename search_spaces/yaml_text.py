@@ -1,4 +1,4 @@
-"""YAML as people mean it: a value that YAML reads as something else than it looks like is pointed out with the cure.
+"""Reads YAML and refuses values that YAML reads differently from how they look, saying what to write instead.
 
 YAML 1.1 reads ``1e-3`` as a text, ``64_64`` as 6464, ``1:1`` as 61, ``010`` as 8, and ``on`` as true.
 """
@@ -17,7 +17,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a key given twice is an error instead of the last one winning."""
+    """YAML's safe loader, except that a repeated key is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -28,16 +28,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(text: str, values: tuple[str, ...], but: tuple[str, ...]) -> Any:
-    """The document of a text.
+    """Parse a YAML document.
 
     Args:
         text: YAML.
-        values: Top-level keys below which values stand for themselves, so that a text that looks like a number is
-            a mistake.
+        values: Top-level keys below which values matter, so that a text that looks like a number is a mistake.
         but: Keys below those that hold free text.
 
     Raises:
-        SpaceError: Not YAML, a key twice, or a value that YAML reads as something else than it looks like.
+        SpaceError: It is not YAML, repeats a key, or has a value that YAML reads differently from how it looks.
     """
     try:
         loader = _Loader(text)
@@ -64,7 +63,7 @@ def _check(
     but: tuple[str, ...],
     seen: set[int],
 ) -> None:
-    if id(node) in seen:  # an alias, maybe of a node that holds it
+    if id(node) in seen:  # an alias, which may refer to a node that contains it
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
@@ -83,7 +82,7 @@ def _check(
 
 
 def _misread(node: yaml.ScalarNode, loader: _Loader, stands_for_itself: bool) -> str | None:
-    """What YAML takes a plain value for and what to write instead, None if it is what it looks like."""
+    """How YAML reads a plain value and what to write instead; None if it is read as it looks."""
     text, kind = node.value, node.tag.removeprefix(_TAG)
     if kind == "str":
         if not stands_for_itself or not _NUMBER.fullmatch(text):
@@ -104,5 +103,5 @@ def _misread(node: yaml.ScalarNode, loader: _Loader, stands_for_itself: bool) ->
 
 
 def _plain(value: Any) -> str:
-    """The value as YAML writes it."""
+    """The value in YAML's notation."""
     return str(yaml.safe_dump(value).splitlines()[0])

@@ -5,7 +5,7 @@
 The routing tensors are synthetic: per-expert popularity plus topics that tokens share plus noise, so that expert
 loads are uneven as in a served model. All other inputs are ``random``, as in the public dataset: fp8 values are
 normal within +-2 and float32 scales are standard normal. Outputs of the MoE are then in the thousands, far above the
-absolute tolerance of 0.1, so it is the relative tolerance that judges.
+absolute tolerance of 0.1, so the relative tolerance decides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RMSNORM = "rmsnorm_h1024"
 NUM_EXPERTS = 32
 SEED = 20260203
 MOE_WORKLOADS = ((1, 8), (8, 24), (56, 16), (250, 8), (900, 24), (2000, 16))
-"""``(seq_len, local_expert_offset)``; at least half of the tokens need a local expert, so all zeros never pass."""
+"""``(seq_len, local_expert_offset)``. At least half of the tokens use a local expert, so that zeros never pass."""
 GEMM_M = (1, 7, 64, 301, 1024)
 RMSNORM_BATCH = (1, 16, 129, 1024, 4096)
 
@@ -59,7 +59,7 @@ class MoeSizes:
 
     @property
     def name(self) -> str:
-        """In the manner of the public definitions."""
+        """Name in the style of the public definitions."""
         shape = f"e{self.local}_h{self.hidden}_i{self.intermediate}"
         if self.renorm:
             return f"moe_fp8_block_scale_renorm_topk{self.top_k}_{shape}"
@@ -74,8 +74,8 @@ def moe_definition(sizes: MoeSizes = MOE_SIZES, source: str | None = None) -> di
     """A MoE with the inputs, in the order, of the public definitions.
 
     Args:
-        sizes: Those of the packaged definition if not given.
-        source: Of the reference, which must be written for the same sizes.
+        sizes: Default: those of the packaged definition.
+        source: Source text of the reference, which must be written for the same sizes.
     """
     fp8, f32 = "float8_e4m3fn", "float32"
     first = ["num_local_experts", "num_gemm1_out_blocks", "num_hidden_blocks"]
@@ -168,7 +168,7 @@ def reference(name: str) -> str:
 
 def routing(seq_len: int) -> dict[str, torch.Tensor]:
     """``routing_logits`` float32 [seq_len, 32] and ``routing_bias`` bfloat16 [32] of a workload."""
-    model = np.random.default_rng(SEED)  # what is fixed in a model: popularity, topics, bias
+    model = np.random.default_rng(SEED)  # the part that belongs to the model: popularity, topics, bias
     popularity = model.normal(0.0, 0.7, NUM_EXPERTS)
     topics = model.normal(0.0, 1.0, (6, NUM_EXPERTS))
     bias = model.normal(0.0, 0.03, NUM_EXPERTS)

@@ -4,7 +4,7 @@ Why Numba and not C++: its wheels bring LLVM, so the real compile step of this s
 compiler, and Numba's on-disk cache is the artifact that another process loads. A C++ Solution would need the system's
 compiler on every builder.
 
-The default is the layout one writes first: every expert padded to the rows of the busiest, weights decoded once per
+The default is what one would write first: every expert padded to the rows of the busiest one, weights decoded once per
 expert by table look-up, one thread.
 
 Measured with ``benchmarks/moe_fp8_cpu_spread.py`` (the default and 39 random configs, packaged workloads, geometric
@@ -74,7 +74,7 @@ BLAS_IGNORES: Config = {
     "gather": "tile",
     "combine": "rows",
 }
-"""The one value under BLAS of each parameter that says how our own loops work."""
+"""With BLAS, the only value of each parameter that concerns our own loops."""
 
 
 def _only_for_loops(name: str, value: Scalar) -> Constraint:
@@ -133,7 +133,7 @@ STARTS = tuple(
     Start({**DEFAULT, **BLAS_IGNORES, "product": product, "row_tile": 512, "threads": 2}, 0, None)
     for product in ("blas", "blas_bf16")
 )
-"""BLAS is a sliver of the space that a random config hardly meets, and wins wherever experts have some rows."""
+"""BLAS is a tiny part of the space that random configs rarely hit, and the fastest if experts have several rows."""
 
 
 class MoeFp8Cpu(SpaceFamily):

@@ -21,9 +21,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
     """Within this context, the yielded function raises ``KeyboardInterrupt`` once a stop was requested.
 
-    The first SIGINT or SIGTERM is only noted, so that no commit is interrupted. A second one acts at once: whoever presses
-    Ctrl-C twice does not want to wait. SIGINT is handled even if a shell started the process in the background
-    with the signal ignored. Outside the main thread signals cannot be handled; only requests count there.
+    The first SIGINT or SIGTERM is only noted, so that no commit is interrupted. A second acts at once, for those who
+    do not want to wait. SIGINT is handled even if a shell started the process in the background with the signal
+    ignored. Outside the main thread signals cannot be handled; only requests count there.
     """
     signals: list[int] = []
     asked_at = [0.0]
