@@ -19,7 +19,7 @@ Figure = dict[str, Any]
 COLOURS = ("#3b6fd4", "#d9822b", "#2b9a66", "#b0499b", "#8a8f98")
 GRID = "rgba(128,128,128,0.25)"
 SECONDS = {"exponentformat": "SI", "ticksuffix": "s", "hoverformat": ".4s", "dtick": "D2"}
-"""A logarithmic axis in seconds with ticks at 1, 2 and 5; Plotly labels it 20us, 50ms."""
+"""A logarithmic axis in seconds with ticks at 1, 2 and 5; Plotly labels it 100us, 10ms."""
 MIN_TRIALS_FOR_IMPORTANCE = 8
 DOTS = 2000
 """Most trials drawn as dots. Of more, every n-th is drawn, and each that was the best so far."""
@@ -62,7 +62,7 @@ def best_so_far(trials: Sequence[TrialPoint]) -> Figure | None:
         "tickformat": "d",
         **({"dtick": 1} if len(trials) < 12 else {}),
     }
-    return _figure(traces, xaxis=numbers, yaxis=_log("latency", **SECONDS))
+    return _figure(traces, xaxis=numbers, yaxis=_log("latency", **SECONDS, automargin=True))
 
 
 def _leaders(timed: Sequence[TrialPoint]) -> Iterable[tuple[TrialPoint, float]]:
