@@ -1,1 +1,1 @@
-"""How a variant is judged: build, check against the reference, time; in processes that may be killed."""
+"""How a variant is judged: build, check against the reference, time; in processes that can be killed."""

@@ -1,4 +1,4 @@
-"""What can go wrong in the machinery. A candidate's failure is never one of these: it is a Status in a record."""
+"""Errors of the machinery. A candidate's failure is never one of these: it is a Status in a record."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class ClusterError(WorkerError):
 
 
 class ArtifactMissingError(WorkerError):
-    """The cache does not hold an artifact (any more): the variant has to be built again."""
+    """The cache does not hold an artifact, or no longer: the variant has to be built again."""
 
 
 class DeviceLostError(Exception):
-    """In a killable process: the device does not recover from what a candidate did."""
+    """Raised in a sandbox: the device does not recover from what a candidate did."""
 
 
 class CacheFullError(WorkerError):
-    """The disk of the artifact cache is full; nothing that fails there says anything about a candidate."""
+    """The disk of the artifact cache is full, so a failure says nothing about the candidate."""
 
 
 class ChildError(Exception):
-    """A killable process did not deliver. ``phase`` is what it was at, ``log`` what it had printed."""
+    """A sandbox did not answer a call. ``phase`` is where it was, ``log`` what it had printed."""
 
     def __init__(self, message: str, phase: str, log: str = "") -> None:
         super().__init__(message)
@@ -37,12 +37,12 @@ class ChildError(Exception):
 
 
 class PhaseTimeoutError(ChildError):
-    """A phase ran past its limit and the process was killed."""
+    """A phase passed its deadline and the process was killed."""
 
 
 class ChildDiedError(ChildError):
-    """The process ended by itself: a signal, an exit call, out of memory."""
+    """The process died: a signal, a call of exit, out of memory."""
 
 
 class ChildRaisedError(ChildError):
-    """The handler raised; the process is still usable. The message holds the traceback's last line."""
+    """The handler raised; the process can still be used. The message is the last line of the traceback."""

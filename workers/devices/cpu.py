@@ -1,4 +1,4 @@
-"""The host as a device: the embedded default, and the stand-in for CUDA wherever there is none."""
+"""The CPU as a device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMORY_SHARE = 0.2
 
 
 class _Taken(Sample):
-    """A call that is over."""
+    """The time of a call that has returned."""
 
     def __init__(self, us: float) -> None:
         self._us = us
@@ -31,7 +31,7 @@ class _Taken(Sample):
 
 
 class HostDevice(Device):
-    """Times with the host's clock. The cold cache is made by rewriting a buffer of twice the last-level cache."""
+    """Times with the host's clock. Makes the cache cold by rewriting a buffer of twice the last-level cache."""
 
     name = "cpu"
     modes = ("host",)
@@ -46,19 +46,19 @@ class HostDevice(Device):
         self._load = OtherLoad()
 
     def synchronize(self) -> None:
-        """Nothing is asynchronous here."""
+        """Does nothing: calls on a CPU are synchronous."""
 
     def prepare(self, run: Run, mode: str) -> Run:
         """The run itself."""
         return run
 
     def ready(self, mode: str, cold_cache: bool) -> None:
-        """Rewrite the buffer; torch spreads it over its threads, so the private caches of all cores go too."""
+        """Rewrite the buffer, on all threads of torch, so that the private caches of all cores are overwritten too."""
         if cold_cache:
             self._flush.add_(1)
 
     def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
-        """Host time around one call."""
+        """Time one call with the host's clock."""
         began = time.perf_counter_ns()
         run()
         us = (time.perf_counter_ns() - began) / 1e3
@@ -67,7 +67,7 @@ class HostDevice(Device):
 
     @contextlib.contextmanager
     def span(self, kind: str) -> Iterator[None]:
-        """Host time of the block."""
+        """Count the block's time by the host's clock."""
         began = time.perf_counter()
         try:
             yield
@@ -81,7 +81,7 @@ class HostDevice(Device):
         return found
 
     def conditions(self) -> Mapping[str, Any]:
-        """Mean core clock and the machine's load."""
+        """Mean core clock and load average."""
         found: dict[str, Any] = {"load_1min": round(os.getloadavg()[0], 2)}
         clocks = []
         with contextlib.suppress(OSError, ValueError):
@@ -93,11 +93,11 @@ class HostDevice(Device):
         return found
 
     def watch_load(self) -> Callable[[], Mapping[str, Any]]:
-        """The cores that other processes used."""
+        """Watch the cores that other processes use."""
         return self._load.watch()
 
     def is_healthy(self) -> bool:
-        """A host that answers is healthy."""
+        """Always true: a broken host would not answer."""
         return True
 
     def memory_budget_bytes(self) -> int:
@@ -106,7 +106,7 @@ class HostDevice(Device):
 
 
 def last_level_cache_bytes() -> int:
-    """Size of the largest cache of core 0, or 32 MiB where the system does not tell."""
+    """Size of the largest cache of core 0, or 32 MiB if the system does not say."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with contextlib.suppress(OSError, ValueError):

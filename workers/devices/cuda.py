@@ -1,6 +1,6 @@
-"""One NVIDIA GPU as a device: CUDA events, cold L2, graphs, an anchor, and what NVML says about clocks and throttling.
+"""One NVIDIA GPU as a device: CUDA events, cold L2, graphs, drift reference, clocks and throttling by NVML.
 
-docs/measurement.md says what a sample is and what happens to the doubtful ones.
+docs/measurement.md says what a sample is and what is done about doubtful ones.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from workers.devices.other_load import OtherLoad
 from workers.errors import WorkerError
 
 _L2_FLUSH_FACTOR = 4
-"""Size of the buffer that is read to make the L2 cold, in L2 sizes: 60 us at 4 TB/s on an H200."""
+"""Size of the buffer that is read to make the L2 cold, in L2 sizes. Reading it takes 60 us at 4 TB/s on an H200."""
 
 _SPIN_CYCLES = 20_000
 """Shortest spin between the flush and the start event: 10 us at 2 GHz. It doubles when the host is late."""
 
 _SPIN_DECAY = 0.99
-"""From sample to sample that is not late, so that a busy moment of the host is not paid for to the end."""
+"""Factor on the spin after each sample that is not late, so that it shrinks again after a busy moment of the host."""
 
 _MAX_SPIN_CYCLES = 640_000
-"""Longest spin, and the one used without a flush."""
+"""Longest spin; also the spin without a flush."""
 
 _MEMORY_SHARE = 0.6
 
 _HARMFUL_REASONS = 0x08 | 0x20 | 0x40 | 0x80
 """Hardware slowdown, software and hardware thermal slowdown, power brake. Not the software power cap (0x04): under
-heavy matrix products a card is at it all the time, and that is its speed."""
+heavy matrix products a card is always at it, and that is its normal speed."""
 
 _OTHERS_EVERY_S = 2.0
-"""Seconds between two looks at what other processes do with the GPU."""
+"""Seconds between two readings of how other processes use the GPU."""
 
 _ANCHOR_SIZE = 4096
 _ANCHOR_COPY_BYTES = 128 << 20
@@ -47,10 +47,10 @@ _ANCHOR_SAMPLES = 5
 class CudaDevice(Device):
     """The GPU that CUDA shows as number 0.
 
-    A sample is: read a buffer of four L2 sizes, spin, start event, candidate, end event. Flush and spin keep the
-    device busy while the host submits what follows: in ``cuda_graph`` mode nothing of the host is in the sample (a
-    sample whose start event was reached before its graph was submitted is ``late``); in ``eager`` mode the gaps between
-    a candidate's own launches are, where its host code is slower than the device.
+    A sample is: read a buffer of four L2 sizes, spin, start event, candidate, end event. Flush and spin keep the device
+    busy while the host submits what follows: in ``cuda_graph`` mode the sample holds nothing of the host (a sample
+    whose start event was reached before its graph was submitted is ``late``); in ``eager`` mode it holds the gaps
+    between a candidate's own launches, where its host code is slower than the device.
 
     Source: triton-lang/triton, python/triton/testing.py (do_bench) for a flush before every sample; nvbench
     (NVIDIA/nvbench, blocking kernel) for keeping the device busy ahead of the first event.
@@ -90,8 +90,8 @@ class CudaDevice(Device):
     def prepare(self, run: Run, mode: str) -> Run:
         """The run, or a graph of it.
 
-        The graph is captured after one run on the capturing stream, which makes what first calls make. torch.cuda.graph
-        is not used, since it waits for the device and empties the memory pools on entry.
+        The graph is captured after one run on the capturing stream, so that everything a first call makes exists.
+        torch.cuda.graph is not used, since it waits for the device and empties the memory pools on entry.
         """
         if mode != "cuda_graph":
             return run
@@ -127,26 +127,26 @@ class CudaDevice(Device):
         torch.cuda._sleep(spin if cold_cache else _MAX_SPIN_CYCLES)
 
     def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
-        """Two events around one call."""
+        """Submit one call between two events."""
         start = self._event()
         run()
         end = self._event()
         late = mode == "cuda_graph" and bool(start.query())
         if mode == "cuda_graph":
-            # In eager mode it stays as it is: what is hidden of the candidate's host code must not change.
+            # Unchanged in eager mode: the spin hides part of the candidate's host code, always the same part.
             spin = 2 * self._spin if late else int(self._spin * _SPIN_DECAY)
             self._spin = min(max(spin, _SPIN_CYCLES), _MAX_SPIN_CYCLES)
         return _Timed((self._flushed_from, start, end), late, kind, self._busy_s)
 
     @contextlib.contextmanager
     def span(self, kind: str) -> Iterator[None]:
-        """Events around the block, on the current stream."""
+        """Record events around the block, on the current stream."""
         start = self._event()
         yield
         self._spans.append((kind, start, self._event()))
 
     def usage(self) -> dict[str, float]:
-        """Device seconds by kind, gaps inside a span included."""
+        """Device seconds by kind of work, including gaps inside a span."""
         for kind, start, end in self._spans:
             end.synchronize()
             self._busy_s[kind] += start.elapsed_time(end) / 1e3
@@ -162,22 +162,22 @@ class CudaDevice(Device):
         nvml, readers, _ = self._nvml
         found: dict[str, Any] = {}
         for key, read in readers.items():
-            # Not every board answers every question; what is missing is not in the record.
+            # Not every board supports every query; what is missing is left out of the record.
             with contextlib.suppress(nvml.NVMLError):
                 found[key] = read()
         return found
 
     def watch_load(self) -> Callable[[], Mapping[str, Any]]:
-        """What other processes used of the cores and, where NVML tells, of the GPU."""
+        """Watch what other processes use of the cores and, if NVML reports it, of the GPU."""
         cores = self._load.watch()
         return lambda: {**cores(), **self._other_gpu_percent()}
 
     def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
-        """Whether heat or the power supply holds the clock down."""
+        """Whether heat or the power supply limits the clock."""
         return bool(int(conditions.get("throttle_reasons", 0)) & _HARMFUL_REASONS)
 
     def anchor_us(self) -> float | None:
-        """Median of a few cold samples of a bf16 matrix product and a copy, in one graph."""
+        """Median of a few cold samples of the drift reference: a bf16 matrix product and a copy, in one graph."""
         if self._anchor is None:
             self._anchor = self.prepare(self._make_anchor(), "cuda_graph")
             self._anchor()
@@ -211,8 +211,8 @@ class CudaDevice(Device):
             self.release()
 
     def _other_gpu_percent(self) -> dict[str, float]:
-        """Share of the last second or so in which kernels of other processes ran; looked at now and then, since NVML
-        averages over that long."""
+        """Percent of about the last second in which kernels of other processes ran. Read only now and then, since NVML
+        averages over that time."""
         now = time.monotonic()
         if self._nvml is None or now - self._looked_at < _OTHERS_EVERY_S:
             return self._others
@@ -223,8 +223,8 @@ class CudaDevice(Device):
             for sample in nvml.nvmlDeviceGetProcessUtilization(self._nvml[2], since_us):
                 shares[sample.pid] = max(shares.get(sample.pid, 0.0), float(sample.smUtil))
         except nvml.NVMLError:
-            shares = {}  # nobody ran, or this board does not tell
-        # In a container NVML shows the numbers that processes have outside: then the busiest one is taken for ours.
+            shares = {}  # nothing ran, or this board does not report it
+        # In a container NVML reports process IDs of the host; the busiest process is then taken to be this one.
         own = os.getpid() if os.getpid() in shares else max(shares, key=lambda pid: shares[pid], default=0)
         self._others = {"other_gpu_percent": sum(share for pid, share in shares.items() if pid != own)}
         return self._others
@@ -253,8 +253,8 @@ class CudaDevice(Device):
 class _Replay:
     """A captured graph together with what it was captured from.
 
-    The graph knows addresses only: what the run holds (the anchor's tensors, say) must not be given to somebody else
-    while the graph can still write there.
+    A graph only knows addresses. What the run holds, such as the drift reference's tensors, must not be freed and given
+    to others while the graph can still write there.
     """
 
     def __init__(self, graph: Any, run: Run) -> None:
@@ -283,13 +283,13 @@ class _Timed(Sample):
 
 
 def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]], Any] | None:
-    """The library, what to read from it, and its handle of the GPU."""
+    """The NVML library, the queries that it supports, and its handle of the GPU."""
     try:
         import pynvml as nvml
 
         nvml.nvmlInit()
         handle = nvml_handle(nvml)
-        # Renamed in driver 535; older bindings have the old name only.
+        # Renamed in driver 535; older bindings have only the old name.
         reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
         reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
         return (
@@ -304,5 +304,5 @@ def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]], Any] | None:
             handle,
         )
     except Exception:
-        # Timing works without NVML; the conditions are then absent from the record, which says so itself.
+        # Timing works without NVML; the record then has no conditions.
         return None

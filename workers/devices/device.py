@@ -1,4 +1,4 @@
-"""What the evaluator needs from the device that candidates run on."""
+"""The interface of a device that candidates run on."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ Run = Callable[[], Any]
 """One call of a candidate on fixed arguments."""
 
 CANDIDATE, CHECK, COLD, ANCHOR = "candidate", "check", "cold", "anchor"
-"""What the device can be busy with: candidates, our checks of them, making the cache cold, the anchor."""
+"""Kinds of work on the device: candidates, checks of them, making the cache cold, the drift reference."""
 
 
 class Sample(ABC):
-    """A timed call that was started. ``late`` tells that the device had to wait for the host inside the timed part,
-    in a mode where it must not."""
+    """A timed call that was started. ``late`` means that the device waited for the host inside the timed part, in a
+    mode in which it must not."""
 
     late: bool = False
 
     @abstractmethod
     def us(self) -> float:
-        """Microseconds that it took; waits for its end."""
+        """Microseconds that the call took; waits for its end."""
 
 
 class Device(ABC):
     """One device, used by one thread of one process.
 
-    ``name`` is torch's name for it, ``model`` the processor's marketing name. A device error that cannot be recovered
-    from makes :meth:`is_healthy` false; the process then has to be replaced.
+    ``name`` is torch's name for it, ``model`` the processor's marketing name. After a device error that cannot be
+    recovered from, :meth:`is_healthy` is false and the process has to be replaced.
     """
 
     name: str
     model: str
     modes: tuple[str, ...]
-    """Execution modes (:class:`workers.records.Method`) that it can time."""
+    """Modes (:class:`workers.records.Method`) that it can time."""
     runs_ahead: bool = False
-    """Whether it works on what was submitted while the host does something else."""
+    """Whether the device works on its own while the host does something else."""
     retakes: int = 0
-    """How often a measurement that was throttled or drifted is taken again."""
+    """How often a throttled or drifting measurement is taken again."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait for everything submitted; asynchronous errors show up here."""
+        """Wait for everything submitted; asynchronous errors are raised here."""
 
     @abstractmethod
     def prepare(self, run: Run, mode: str) -> Run:
         """What is timed in a mode: ``run`` itself, or a captured graph of it.
 
         Raises:
-            CaptureError: A graph of it cannot be captured; the process has to be replaced.
+            CaptureError: It cannot be captured as a graph; the process has to be replaced.
         """
 
     @abstractmethod
     def ready(self, mode: str, cold_cache: bool) -> None:
-        """Bring the device into the state that a sample starts from, with other data in the cache if
-        ``cold_cache``. Does not wait."""
+        """Bring the device into the state in which a sample starts, with other data in the cache if ``cold_cache``.
+        Does not wait."""
 
     @abstractmethod
     def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
-        """Start one timed call of a prepared run; :meth:`ready` was the last thing asked for. Does not wait, where the
-        device can run by itself."""
+        """Start one timed call of a prepared run, right after :meth:`ready`. Does not wait if the device works on its
+        own."""
 
     def time_us(self, run: Run, mode: str, cold_cache: bool) -> float:
-        """Microseconds of one call of a prepared run, with the cache flushed before if ``cold_cache``."""
+        """Microseconds of one call of a prepared run, after a flush of the cache if ``cold_cache``."""
         self.ready(mode, cold_cache)
         return self.submit(run, mode).us()
 
     @abstractmethod
     def span(self, kind: str) -> AbstractContextManager[None]:
-        """What is submitted inside counts as ``kind`` in :meth:`usage`."""
+        """Count work submitted within this context as ``kind`` in :meth:`usage`."""
 
     @abstractmethod
     def usage(self) -> dict[str, float]:
@@ -78,19 +78,19 @@ class Device(ABC):
 
     @abstractmethod
     def conditions(self) -> Mapping[str, Any]:
-        """Clocks (MHz), temperature (C) and the like, as far as they can be read now."""
+        """Clocks (MHz), temperature (C) and the like, as far as they can be read."""
 
     def watch_load(self) -> Callable[[], Mapping[str, Any]]:
-        """From now on; what it returns tells what others used of the device and the cores meanwhile: ``other_cores``,
-        ``other_gpu_percent``, as far as they can be read."""
+        """Start to watch other load. The function that is returned says what others have used of the device and the
+        cores since: ``other_cores`` and ``other_gpu_percent``, as far as they can be read."""
         return dict
 
     def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
-        """Whether these conditions make a measurement worthless: it should be taken again."""
+        """Whether a measurement under these conditions should be taken again."""
         return False
 
     def anchor_us(self) -> float | None:
-        """Microseconds that a fixed piece of work takes now, None where there is none."""
+        """Microseconds that the drift reference takes now, None if the device has none."""
         return None
 
     @abstractmethod
@@ -102,11 +102,11 @@ class Device(ABC):
         """Memory that resident workloads may take."""
 
     def release(self) -> None:
-        """Give memory that is kept for reuse back to the device."""
+        """Return memory that is kept for reuse to the device."""
         return None
 
     def tidy(self) -> None:
-        """The same if memory is nearly used up: not everybody's allocations can take from what is kept."""
+        """Like :meth:`release`, but only if memory is nearly used up: other allocators cannot use what is kept."""
         return None
 
 
@@ -114,4 +114,4 @@ class CaptureError(RuntimeError):
     """A candidate's calls cannot be captured in a graph."""
 
     MARK = "cannot be captured in a CUDA graph"
-    """In every message."""
+    """Part of every message."""

@@ -1,4 +1,4 @@
-"""How busy other processes keep the cores while something is timed."""
+"""Measures how much other processes use the cores while something is timed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WINDOW_S = 0.5
-"""The kernel counts in steps of 10 ms: over less time the share of a core would be noise."""
+"""Shortest time to watch. The kernel counts in steps of 10 ms, so over less time the result would be noise."""
 
 _STAT = Path("/proc/stat")
 _KEPT = 256
 _OTHERS = (0, 2, 5, 6, 7)
-"""Columns of /proc/stat that count: user, system, irq, softirq, steal. Not niced work, which gives way at once and is
-what the builders of a sweep do."""
+"""Columns of /proc/stat that count: user, system, irq, softirq, steal. Not niced work, which yields at once, such as a
+sweep's builds."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """Seconds since boot, by our clock, in use of our cores, and in use of them by this process."""
+    """Seconds by the clock, seconds in which our cores were used, and those in which this process used them."""
 
     at_s: float
     busy_s: float
@@ -30,18 +30,18 @@ class _Reading:
 
 
 class OtherLoad:
-    """Reads how much of this process's cores others used."""
+    """Measures how much others use the cores of this process."""
 
     def __init__(self) -> None:
         self._past: deque[_Reading] = deque(maxlen=_KEPT)
         self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
 
     def watch(self) -> Callable[[], dict[str, float]]:
-        """From now on; what it returns tells the cores that others used since, on average, as ``other_cores``,
-        and how many there are.
+        """Start to watch. The function that is returned gives the mean number of cores that others have used since, as
+        ``other_cores``, and the number of cores.
 
-        The answer covers at least the last half second, if this object has been asked before; it is empty where the
-        system does not tell.
+        The answer covers at least the last half second if this object was used before. It is empty if the system does
+        not report it.
         """
         first = self._read()
         if first is None:
@@ -56,7 +56,7 @@ class OtherLoad:
         old = [r for r in self._past if now.at_s - r.at_s >= WINDOW_S]
         since = old[-1] if old and old[-1].at_s < first.at_s else first
         wall_s = max(now.at_s - since.at_s, self._tick_s)
-        # Each core's counter may be a step off at either end.
+        # Each core's counter may be off by one step at either end.
         others_s = (now.busy_s - since.busy_s) - (now.own_s - since.own_s) - 2 * self._tick_s
         return {"other_cores": round(max(0.0, others_s / wall_s), 2), "cores": len(os.sched_getaffinity(0))}
 
