@@ -83,7 +83,7 @@ class BenchResult:
                 yield f"{name} is left out: {evaluation.status.value} {first_line}".rstrip()
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the result."""
         return {
             "definition": self.definition,
             "hardware": self.hardware,

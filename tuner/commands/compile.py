@@ -43,7 +43,7 @@ class CompileResult:
         return errors.EXIT_OK if self.built else errors.EXIT_NOTHING_FOUND
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the result."""
         return {
             "space": self.space,
             "target": self.target,

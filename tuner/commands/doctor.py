@@ -31,7 +31,7 @@ class Check:
     needed: bool = True
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the check."""
         return asdict(self)
 
 

@@ -55,7 +55,7 @@ class Export:
         return f"PASSED on {passed} of {len(self.verification)} workloads"
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the result."""
         return {**asdict(self), "path": str(self.path), "traces": str(self.traces)}
 
 

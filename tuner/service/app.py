@@ -125,7 +125,7 @@ def _add_health(app: FastAPI) -> None:
         | {200: {"content": {"text/plain": {}}, "description": "metrics"}},
     )
     def metrics(request: Request, caller: Reader) -> Response:
-        """For Prometheus."""
+        """Metrics in Prometheus' text format."""
         return Response(exposition(request.app.state.store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -1,4 +1,4 @@
-"""One command, several kinds of hardware: a sweep of its own on each, side by side on one Ray cluster.
+"""Sweeps on several kinds of hardware with one command: a sweep on each, side by side on one Ray cluster.
 
 Measurements of different hardware never share a record, a study or a winner, so one loop would have nothing in common:
 each kind gets a ``tuner sweep`` process with its own evaluators and a fair part of the builders, all write to one
@@ -28,7 +28,7 @@ _BY_ENVIRONMENT = {name: variables[0] for name, variables in ENVIRONMENT.items()
 
 @dataclass(frozen=True)
 class KindResult:
-    """How the sweep on one kind ended, and what it printed for its caller."""
+    """How the sweep on one kind of hardware ended, and the output of its command."""
 
     accelerator: str
     exit_code: int
@@ -39,14 +39,14 @@ def run_on_each(settings: SweepSettings, arguments: Sequence[str], say: Callable
     """Sweep on every one of ``settings.accelerators`` at the same time.
 
     Args:
-        settings: Of all sweeps; the target of each is that of its accelerator unless one is given.
-        arguments: More words for the command line of each (``--json``, ``--out``).
-        say: Told what the sweeps say, a line at a time.
+        settings: Settings of all sweeps; each has its accelerator's target unless one is given.
+        arguments: Further arguments of each command (``--json``, ``--out``).
+        say: Called with each line that the sweeps print.
 
     Raises:
         UsageError: No cluster is named, or an accelerator has no target.
         ClusterError: The cluster has no such machine; nothing is started then.
-        KeyboardInterrupt: All sweeps were told as well and have saved their state.
+        KeyboardInterrupt: All sweeps were interrupted too and have saved their state.
     """
     from workers.cluster.machines import survey
 
@@ -82,7 +82,7 @@ def target_for(settings: SweepSettings, accelerator: str) -> str:
 
 
 class _Running:
-    """A sweep's process and the threads that read what it says."""
+    """A sweep's process and the threads that read its output."""
 
     def __init__(self, accelerator: str, process: subprocess.Popen[str], say: Callable[[str], None]) -> None:
         self._accelerator = accelerator
@@ -100,12 +100,12 @@ class _Running:
             reader.start()
 
     def interrupt(self) -> None:
-        """As if the user had pressed Ctrl-C there."""
+        """Interrupt the process, as Ctrl-C would."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
 
     def wait(self) -> KindResult:
-        """Its end."""
+        """Wait for the process to end."""
         code = self._process.wait()
         for reader in self._readers:
             reader.join()
@@ -126,7 +126,7 @@ def _start(
     document = {k: v for k, v in own.model_dump(mode="json").items() if v is not None}
     file = folder / f"{accelerator}.yaml"
     file.write_text(yaml.safe_dump(document))
-    # The environment would win over the file: it says the same here.
+    # The environment takes precedence over the file, so it is set to the same.
     env = {k: v for k, v in os.environ.items() if not any(k in names for names in ENVIRONMENT.values())}
     env |= {_BY_ENVIRONMENT[k]: str(v) for k, v in document.items() if k in _BY_ENVIRONMENT}
     process = subprocess.Popen(

@@ -59,7 +59,7 @@ class SweepReport:
     exit_code: int = field(default=errors.EXIT_OK)
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the result."""
         return {
             "sweep_id": self.sweep_id,
             "definition": self.definition,

@@ -1,7 +1,7 @@
 """Ray actors around a builder and an evaluator. Each owns a killable process; the actor itself never runs a candidate.
 
 The runner gives a builder one job at a time, an evaluator a few, so that it never waits for one. When the actor or its
-machine dies, its template process sees the closed control socket and ends with everything below it.
+machine dies, its fork server sees the closed control socket and ends with everything below it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class EvaluatorActor:
             self._evaluator.warm()
 
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
-        """See :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""
+        """Check and time a variant; see :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""
         staged = self._evaluator.stage(job.variant, packed, next(iter(job.workloads), ""))
         with self._line.turn(staged):
             return self._evaluator.evaluate(job, staged, self._line.ahead())

@@ -121,7 +121,7 @@ class Known:
     found: Verdict
 
     def verdict(self) -> Verdict:
-        """It."""
+        """The verdict, which was known without comparing values."""
         return self.found
 
 

@@ -97,7 +97,7 @@ def _preload(modules: list[str]) -> dict[str, str]:
 
 
 def _fork(control: socket.socket, libc: ctypes.CDLL, request: ForkRequest, fds: list[int]) -> int:
-    zygote = os.getpid()
+    server = os.getpid()
     pid = os.fork()
     if pid:
         for fd in fds:
@@ -105,7 +105,7 @@ def _fork(control: socket.socket, libc: ctypes.CDLL, request: ForkRequest, fds: 
         return pid
     try:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != zygote:
+        if os.getppid() != server:
             os._exit(1)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         control.close()

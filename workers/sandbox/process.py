@@ -273,7 +273,7 @@ class ChildProcess:
         self._template.kill()
         code = self._template.wait()
         self._template = self._control = self._pid = None
-        return WorkerError(f"the worker's template process ended (exit {code}{f', {error}' if error else ''})")
+        return WorkerError(f"the worker's fork server ended (exit {code}{f', {error}' if error else ''})")
 
     def _died(self, phase: str) -> ChildDiedError:
         status = self.kill()

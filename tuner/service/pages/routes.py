@@ -132,7 +132,7 @@ def sweeps(
 
 @router.get("/sweeps/{sweep_id}")
 def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
-    """One sweep."""
+    """The page of one sweep."""
     store = _store(request)
     detail = views.sweep_detail(store, sweep_id)
     record = store.get_sweep(sweep_id)
