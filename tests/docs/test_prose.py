@@ -1,4 +1,4 @@
-"""Comments and docstrings of the product: none is empty, and words that the vocabulary has replaced do not come back."""
+"""Comments and docstrings of the product: none is empty, and words that were replaced do not come back."""
 
 from __future__ import annotations
 
