@@ -23,6 +23,10 @@ class DeviceLostError(Exception):
     """Raised in a sandbox: the device does not recover from what a candidate did."""
 
 
+class ProcessChangedError(Exception):
+    """In a killable process: a candidate changed something of it that cannot be put back. The message names it."""
+
+
 class CacheFullError(WorkerError):
     """The disk of the artifact cache is full, so a failure says nothing about the candidate."""
 

@@ -26,6 +26,8 @@ class Status(StrEnum):
     INPUTS_MODIFIED = "INPUTS_MODIFIED"
     NOT_REPEATABLE = "NOT_REPEATABLE"
     """Right the first time, not the second."""
+    PROCESS_CHANGED = "PROCESS_CHANGED"
+    """It changed something of the process that cannot be put back, so that the next candidate would run differently."""
     DEGENERATE_REFERENCE = "DEGENERATE_REFERENCE"
     """The reference output is zero, constant or not finite: nothing can be judged by it."""
     RACED_OUT = "RACED_OUT"

@@ -26,6 +26,7 @@ from workers.records import BuildResult, Status, Variant
 from workers.sandbox.child import Send
 from workers.sandbox.fork_server import ForkRequest
 from workers.sandbox.process import ChildProcess
+from workers.sandbox.process_state import ProcessState
 
 BUILD_FILE = "build.py"
 _REJECTED = "Rejected"
@@ -132,7 +133,7 @@ class VariantBuilder:
             return BuildResult(variant.key, status, time.perf_counter() - began, log=text)
 
         try:
-            (status, figures, message), log = process.call(
+            (status, figures, message, is_spoiled), log = process.call(
                 "build", variant, str(staged), digest, limits_s={"compile": self._compile_s}, phase="compile"
             )
         except PhaseTimeoutError as error:
@@ -147,6 +148,9 @@ class VariantBuilder:
             raise CacheFullError(
                 f"a build in {self._cache.root} ran out of disk space ({message}). Free some and resume"
             )
+        if is_spoiled:
+            process.kill()
+            self._builds = 0
         text = f"{message}\n{log}".strip()
         meta = {"status": status, "build_s": time.perf_counter() - began, "figures": figures, "log": text}
         # A rejection follows from the sources, so it is cached; there is nothing to load.
@@ -159,13 +163,24 @@ class BuildHandler:
 
     def __init__(self, send: Send, definition: Document) -> None:
         self._definition = definition
+        self._state = ProcessState(cuda=False)
 
-    def build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str]:
+    def build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str, bool]:
         """Stage and build below ``folder``.
 
         Returns:
-            Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures and a message.
+            Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures, a message, and
+            whether the process must not be used again.
         """
+        try:
+            status, figures, message = self._build(variant, folder, digest)
+        finally:
+            # What a module does when it is imported must not reach the next variant's build.
+            stuck = self._state.put_back()
+            self._state.put_back_imports([])
+        return status, figures, message, bool(stuck or self._state.threads_left())
+
+    def _build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str]:
         package = loader.package_name(digest)
         package_dir = Path(folder) / package
         loader.stage_sources(variant, package_dir)

@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,27 @@ class Loaded:
     """The entry point's module's own function of that name, if it has one."""
     was_called: bool = False
     """Whether it was called before its turn, so that what a first call makes exists."""
+    settings: Mapping[str, Any] | None = None
+    """What it has made of the settings of its process, see :mod:`workers.sandbox.process_state`."""
+    stuck: tuple[str, ...] = ()
+    """Of those, what cannot be put back."""
 
     def unload(self) -> None:
         """Remove the modules, so that their memory is freed and the next variant cannot see them."""
         if self.package is not None:
             inside = self.package + "."
-            for name in [m for m in sys.modules if m == self.package or m.startswith(inside)]:
+            for name in [m for m in sys.modules if m == self.package or m.startswith(inside) or self._is_ours(m)]:
                 del sys.modules[name]
         if self.path is not None and self.path in sys.path:
             sys.path.remove(self.path)
         self.function, self.preload = _unloaded, None
         gc.collect()
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a module came from the variant's folder, under whatever name."""
+        # Not getattr: some packages put lazy objects among the modules.
+        file = getattr(sys.modules[name], "__dict__", {}).get("__file__")
+        return isinstance(file, str) and self.path is not None and file.startswith(self.path + os.sep)
 
 
 def package_name(digest: str) -> str:

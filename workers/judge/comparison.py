@@ -18,6 +18,7 @@ from workers.judge.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed
 from workers.records import ComparisonJob, Status
 from workers.sandbox.child import Send
+from workers.sandbox.process_state import Turns
 
 
 class Comparison:
@@ -32,6 +33,7 @@ class Comparison:
         anchor: How fast the device is at the moment.
         job: What to do.
         turns: Open file that says whose turn it is.
+        settings: What each has made of the process.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Comparison:
         anchor: Anchor,
         job: ComparisonJob,
         turns: int,
+        settings: Turns,
     ) -> None:
         self._send = send
         self._device = device
@@ -53,6 +56,7 @@ class Comparison:
         self._anchor = anchor
         self._job = job
         self._turns = turns
+        self._settings = settings
 
     def on(self, uuid: str, candidates: Mapping[str, Candidate], seed: int) -> None:
         """Compares on one workload; the measurement of each candidate is sent as ``(key, measurement)``.
@@ -69,19 +73,20 @@ class Comparison:
         for key, candidate in candidates.items():
             take_turn(self._turns, key)
             self._send("phase", f"check {uuid}")
-            verdicts[key] = (
-                Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
-                if resident.degenerate
-                else self._verdicts.first_check(candidate, resident)
-            )
-            if verdicts[key].status is not Status.PASSED and not self._device.is_healthy():
-                # Now, while it is known whose turn it is: on this device everybody would fail.
-                raise DeviceLostError(verdicts[key].message)
-            if verdicts[key].status is Status.PASSED:
-                runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
-                prepared[key] = self._device.prepare(runs[key], job.method.mode)
-                timer.warm_up(prepared[key], job.method, self._device)
-                self._device.synchronize()
+            with self._settings.first(key):
+                verdicts[key] = (
+                    Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
+                    if resident.degenerate
+                    else self._verdicts.first_check(candidate, resident)
+                )
+                if verdicts[key].status is not Status.PASSED and not self._device.is_healthy():
+                    # Now, while it is known whose turn it is: on this device everybody would fail.
+                    raise DeviceLostError(verdicts[key].message)
+                if verdicts[key].status is Status.PASSED:
+                    runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
+                    prepared[key] = self._device.prepare(runs[key], job.method.mode)
+                    timer.warm_up(prepared[key], job.method, self._device)
+                    self._device.synchronize()
         anchor = self._anchor.conditions()
         self._send("phase", f"compare {uuid}")
         samples, conditions = self._interleave(runs, prepared, seed)
@@ -134,6 +139,7 @@ class Comparison:
                 get_ready(key)
             while True:
                 take_turn(self._turns, key)
+                self._settings.take(key)
                 sample = self._device.submit(prepared[key], method.mode)
                 if index + 1 < len(order):
                     get_ready(order[index + 1])

@@ -20,6 +20,7 @@ from workers.errors import (
     DatasetError,
     DeviceLostError,
     PhaseTimeoutError,
+    ProcessChangedError,
     WorkerError,
 )
 from workers.fib.dataset import Problem
@@ -374,6 +375,8 @@ class VariantEvaluator:
 def _status_of(failure: ChildError) -> Status:
     if isinstance(failure, PhaseTimeoutError):
         return Status.TIMEOUT
+    if str(failure).startswith(ProcessChangedError.__name__):
+        return Status.PROCESS_CHANGED
     lost = isinstance(failure, ChildDiedError) or str(failure).startswith(DeviceLostError.__name__)
     return Status.CRASHED if lost else Status.RUNTIME_ERROR
 

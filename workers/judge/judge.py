@@ -16,7 +16,7 @@ from pathlib import Path
 
 from workers.build import loader
 from workers.devices.device import CHECK, CaptureError, Device
-from workers.errors import DeviceLostError
+from workers.errors import DeviceLostError, ProcessChangedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge import check, timer
@@ -30,6 +30,7 @@ from workers.judge.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, Verification, failed, say
 from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Status
 from workers.sandbox.child import Send
+from workers.sandbox.process_state import ProcessState, Turns, changed
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Judge:
     """
 
     def __init__(self, send: Send, problem: Problem, target: str, store: str) -> None:
+        import torch
+
         self._send = send
         self._problem = problem
         self._device = _open_device(target)
@@ -76,11 +79,13 @@ class Judge:
         self._rule = fib.tolerance(problem.definition)
         references = ReferenceStore(Path(store), problem, self._device.model)
         self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
-        self._verdicts = Verdicts(self._device, self._definition, self._rule, self._residents)
         self._anchor = Anchor(self._device)
         self._loaded: loader.Loaded | None = None
         self._ahead: tuple[str, loader.Loaded] | None = None
         self._usage: Counter[str] = Counter()
+        torch.set_grad_enabled(False)
+        self._state = ProcessState(cuda=target != "cpu")
+        self._verdicts = Verdicts(self._device, self._definition, self._rule, self._residents, self._state)
         # What is here now stays: collecting the garbage of one variant must not look at all of torch.
         gc.collect()
         gc.freeze()
@@ -112,8 +117,6 @@ class Judge:
             ahead: The variant of the next job. It is loaded while the device warms up for the last measurement, and
                 called once, if it says on what, when all are taken, while the device inspects its memory.
         """
-        import torch
-
         self._usage.clear()
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: one module cannot be loaded twice
@@ -122,10 +125,12 @@ class Judge:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
-            with torch.no_grad():
-                judgement = self._judge(job, candidate, ahead)
-                if not judgement.replace:
-                    judgement = self._inspect(judgement, job, ahead)
+            self._begin_turn(self._loaded)
+            judgement = self._judge(job, candidate, ahead)
+            if not judgement.replace:
+                judgement = self._inspect(judgement, job, ahead)
+        except ProcessChangedError as error:
+            judgement = self._spoiled(Status.PROCESS_CHANGED, str(error))
         except loader.LoadError as error:
             judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
         finally:
@@ -133,6 +138,7 @@ class Judge:
             if self._loaded is not None:
                 self._loaded.unload()
                 self._loaded = None
+        judgement = self._put_back(judgement)
         if not judgement.replace:
             self._device.tidy()
         return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
@@ -164,19 +170,47 @@ class Judge:
             # Nobody will inspect what its first call did.
             self._residents.keep_only("")
             ahead[1].unload()
+        present = self._state.own()
+        self._state.reseed()
         try:
             loaded = loader.load(staged.variant, self._problem.definition, Path(staged.folder), staged.package)
             if loaded.preload is not None:
                 loaded.preload()
-            return loaded
         except BaseException as error:
             raise loader.LoadError(f"loading failed: {say(error)}") from error
+        else:
+            loaded.settings = self._state.own()
+        finally:
+            stuck = self._state.give_turn(present)
+        loaded.stuck = tuple(stuck)
+        return loaded
+
+    def _begin_turn(self, loaded: loader.Loaded) -> None:
+        """From now on the process is as this variant made it when it was loaded.
+
+        Raises:
+            ProcessChangedError: It made it so that there is no way back.
+        """
+        stuck = loaded.stuck or self._state.give_turn(loaded.settings or {})
+        if stuck:
+            raise ProcessChangedError(changed(stuck))
+
+    def _put_back(self, judgement: Judgement) -> Judgement:
+        """The end of the turn: the process is as it was, or nobody uses it any more."""
+        stuck = self._state.put_back()
+        self._state.put_back_imports([self._ahead[1].path] if self._ahead and self._ahead[1].path else [])
+        if stuck and judgement.status in (Status.PASSED, Status.RACED_OUT):
+            return replace(judgement, status=Status.PROCESS_CHANGED, message=changed(stuck), replace=True)
+        if stuck or self._state.threads_left():
+            return replace(judgement, replace=True)
+        return judgement
 
     def _renew(self, candidate: Candidate, staged: Staged) -> None:
         """Load the present variant anew: what it kept from earlier workloads goes."""
         assert self._loaded is not None
         self._loaded.unload()
         self._loaded = self._load(staged)
+        self._begin_turn(self._loaded)
         candidate.function, candidate.was_called = self._loaded.function, False
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
@@ -212,7 +246,8 @@ class Judge:
             # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
             with contextlib.suppress(loader.LoadError):
                 self._ahead = (staged.package, self._load(staged))
-            if self._verdicts.replaced() is not None or not self._device.is_healthy():
+            is_stuck = self._ahead is not None and self._ahead[1].stuck
+            if is_stuck or self._verdicts.replaced() is not None or not self._device.is_healthy():
                 raise DeviceLostError(f"after {staged.variant.key} was loaded")
         self._send("phase", then)
 
@@ -226,13 +261,20 @@ class Judge:
             return
         inputs = self._residents.get(staged.first).inputs
         candidate = Candidate(loaded.function, staged.variant.destination_passing)
+        present = self._state.own()
         try:
+            self._state.give_turn(loaded.settings or {})
             check.run_once(candidate, self._definition, inputs, self._device)
             self._device.synchronize()
             loaded.was_called = True
+            loaded.settings = self._state.own()
         except BaseException as error:
             if not self._device.is_healthy():
                 raise DeviceLostError(say(error)) from error
+        finally:
+            loaded.stuck = tuple(self._state.give_turn(present))
+        if loaded.stuck:
+            raise DeviceLostError(f"after {staged.variant.key} was called")
 
     def _one(
         self, candidate: Candidate, uuid: str, job: EvaluationJob, following: str | None, ahead: Staged | None
@@ -312,8 +354,6 @@ class Judge:
         Returns:
             What the device was busy with, in seconds by kind.
         """
-        import torch
-
         self._usage.clear()
         turns = os.open(turn_file, os.O_WRONLY)
         loaded: dict[str, loader.Loaded] = {}
@@ -323,22 +363,33 @@ class Judge:
                 take_turn(turns, variant.key)
                 self._send("phase", f"load {variant.key}")
                 loaded[variant.key] = self._load(staged[variant.key])
+                if loaded[variant.key].stuck:
+                    raise ProcessChangedError(changed(loaded[variant.key].stuck))
                 candidates[variant.key] = Candidate(loaded[variant.key].function, variant.destination_passing)
             comparison = Comparison(
-                self._send, self._device, self._definition, self._residents, self._verdicts, self._anchor, job, turns
+                self._send,
+                self._device,
+                self._definition,
+                self._residents,
+                self._verdicts,
+                self._anchor,
+                job,
+                turns,
+                Turns(self._state, {key: item.settings or {} for key, item in loaded.items()}),
             )
-            with torch.no_grad():
-                for index, uuid in enumerate(job.workloads):
-                    comparison.on(uuid, candidates, job.seed + index)
-                    self._usage.update(self._device.usage())
+            for index, uuid in enumerate(job.workloads):
+                comparison.on(uuid, candidates, job.seed + index)
+                self._usage.update(self._device.usage())
         except Exception as error:
-            if isinstance(error, DeviceLostError) or self._device.is_healthy():
+            if isinstance(error, (DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
                 raise
             raise DeviceLostError(say(error)) from error
         finally:
             os.close(turns)
             for item in loaded.values():
                 item.unload()
+            self._state.put_back()
+            self._state.put_back_imports([])
         self._device.tidy()
         return dict(self._usage)
 

@@ -17,6 +17,7 @@ from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
 from workers.sandbox.child import describe
+from workers.sandbox.process_state import ProcessState
 
 T = TypeVar("T")
 
@@ -45,16 +46,20 @@ class Verdicts:
         definition: flashinfer-bench's.
         rule: How far outputs may be from the reference's.
         residents: Inputs and reference outputs.
+        state: What the process is like while the evaluator looks.
 
     Attributes:
         load_again: Loads the present variant anew; None where that cannot be done.
     """
 
-    def __init__(self, device: Device, definition: Any, rule: fib.Tolerance, residents: Residents) -> None:
+    def __init__(
+        self, device: Device, definition: Any, rule: fib.Tolerance, residents: Residents, state: ProcessState
+    ) -> None:
         self._device = device
         self._definition = definition
         self._rule = rule
         self._residents = residents
+        self._state = state
         self._integrity = Integrity()
         self.load_again: Callable[[], None] | None = None
         self._begun: _Begun | None = None
@@ -89,7 +94,7 @@ class Verdicts:
 
     def _start_check(self, candidate: Candidate, resident: Resident) -> check.Errors | check.Known:
         outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
-        with self._device.span(CHECK):
+        with self._state.evaluators(), self._device.span(CHECK):
             return check.begin_compare(outputs, resident.expected, self._rule)
 
     def check_ahead(self, candidate: Candidate, uuid: str) -> None:
@@ -126,7 +131,7 @@ class Verdicts:
 
     def begin(self, run: TimedRun, resident: Resident) -> Verification:
         """Start looking at what the timed runs left."""
-        with self._device.span(CHECK):
+        with self._state.evaluators(), self._device.span(CHECK):
             errors = check.begin_compare(run.outputs(), resident.expected, self._rule)
             return Verification(errors, check.unchanged(resident.inputs, resident.digests))
 
