@@ -8,19 +8,42 @@ from types import TracebackType
 from sqlalchemy import update
 
 from db import migrate, schema
+from db.database import Database
 from db.engine import label, make_engine, parse_url
 from db.errors import StoreError
-from db.lookups import Lookups
-from db.requests import Requests
-from db.tokens import Tokens
+from db.queries.catalog import Catalog
+from db.queries.exports import Exports
+from db.queries.lookups import Lookups
+from db.queries.measurements import Measurements
+from db.queries.sweeps import Sweeps
+from db.queries.tokens import Tokens
+from db.queries.trials import Trials
+from db.queries.winners import Winners
 
 
-class Store(Lookups, Requests, Tokens):
+class Store:
     """A database of results: SQLite, in a file or in memory, or PostgreSQL.
 
     Every write is one transaction. Safe to use from several threads and several processes, but not across a fork: a
     child process opens its own. What comes out are frozen records; nothing refers to the connection any more.
+
+    The queries are grouped by what they are about: ``store.trials.of(sweep_id)``, ``store.best.rows(definition)``.
     """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.catalog = Catalog(database)
+        """What sweeps refer to: environments, definitions, workloads, search spaces."""
+        self.sweeps = Sweeps(database)
+        self.measurements = Measurements(database, self.catalog)
+        """What is known of variants, to be used again."""
+        self.trials = Trials(database, self.sweeps, self.measurements)
+        self.winners = Winners(database, self.catalog, self.sweeps, self.measurements)
+        self.exports = Exports(database)
+        self.best = Lookups(database, self.winners, self.exports)
+        """What is best for a definition, over all sweeps."""
+        self.tokens = Tokens(database)
+        """Who may use the HTTP service."""
 
     @classmethod
     def open(cls, url: str, *, create: bool = True, upgrade: bool = False, patience_s: float = 60.0) -> Store:
@@ -39,8 +62,7 @@ class Store(Lookups, Requests, Tokens):
                 has a schema that this code does not work with.
         """
         parsed = parse_url(url)
-        engine = make_engine(parsed, create=create)
-        store = cls(parsed, engine, 0.0)
+        store = cls(Database(parsed, make_engine(parsed, create=create), 0.0))
         try:
             version = store.schema_version()
             if not migrate.is_current(version):
@@ -48,15 +70,15 @@ class Store(Lookups, Requests, Tokens):
         except BaseException:
             store.close()
             raise
-        store._patience_s = patience_s
+        store.database.patience_s = patience_s
         return store
 
     def _bring_up(self, version: str | None, *, create: bool, upgrade: bool) -> None:
-        where = label(self._url)
+        where = label(self.database.url)
         if version is None:
             if not create:
                 raise StoreError(f"database {where} holds no results yet; a sweep creates the tables")
-        elif self._url.get_backend_name() != "sqlite" and not upgrade:
+        elif self.database.url.get_backend_name() != "sqlite" and not upgrade:
             raise StoreError(
                 f"database {where} has schema {version!r} and {schema.REVISIONS[-1]!r} is needed: run tuner db upgrade"
             )
@@ -68,11 +90,11 @@ class Store(Lookups, Requests, Tokens):
         Raises:
             StoreError: The database failed; its schema is what it was.
         """
-        self._write(lambda connection: migrate.upgrade(connection, revision), repeat=False, rebuilds=True)
+        self.database.write(lambda connection: migrate.upgrade(connection, revision), repeat=False, rebuilds=True)
 
     def schema_version(self) -> str | None:
         """The revision that the database holds, None for an empty one."""
-        return self._fetch(migrate.schema_version)
+        return self.database.fetch(migrate.schema_version)
 
     def prune(self, samples_older_than_s: float) -> int:
         """Drops samples and build logs of that age; medians, intervals and statuses stay.
@@ -90,13 +112,11 @@ class Store(Lookups, Requests, Tokens):
             .values(samples=None)
         )
         logs = update(build).where(build.c.built_at < before, build.c.log != "").values(log="")
-        return self._write(lambda c: int(c.execute(samples).rowcount + c.execute(logs).rowcount))
+        return self.database.write(lambda c: int(c.execute(samples).rowcount + c.execute(logs).rowcount))
 
     def close(self) -> None:
         """Gives up all connections; a database in memory is gone."""
-        with self._keeping:
-            self._drop_kept()
-        self._engine.dispose()
+        self.database.close()
 
     def __enter__(self) -> Store:
         return self

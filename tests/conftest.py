@@ -82,11 +82,11 @@ class Scene:
         self.environment = f"env of {self.hardware}"
         versions = {"torch": "2.13.0"}
         record = Environment(self.hardware, self.target, versions=versions, fingerprint=self.environment)
-        self.environment_id = self.store.register_environment(record)
-        self.definition_id = self.store.register_definition(self.definition, "gemm", {"name": self.definition})
-        self.space_id = self.store.register_space(self.space, self.target, self.fingerprint)
+        self.environment_id = self.store.catalog.register_environment(record)
+        self.definition_id = self.store.catalog.register_definition(self.definition, "gemm", {"name": self.definition})
+        self.space_id = self.store.catalog.register_space(self.space, self.target, self.fingerprint)
         for uuid, axes in self.axes.items():
-            self.store.register_workload(self.definition_id, uuid, axes, "shipped")
+            self.store.catalog.register_workload(self.definition_id, uuid, axes, "shipped")
 
     def record(self, **changes: Any) -> SweepRecord:
         """A sweep that is not stored yet."""
@@ -94,7 +94,7 @@ class Scene:
 
     def sweep(self, **changes: Any) -> int:
         """Id of a new sweep."""
-        return self.store.create_sweep(self.record(**changes))
+        return self.store.sweeps.create(self.record(**changes))
 
     def measurement(self, workload: str = "w1", **changes: Any) -> StoredMeasurement:
         """A measurement with three samples around 2 us."""
@@ -156,7 +156,7 @@ class Scene:
         sweep_id = self.sweep(**changes)
         chosen = winners or (self.winner(),)
         for number in range(4):
-            self.store.commit_trial(self.trial(sweep_id, number))
-        self.store.set_winners(sweep_id, chosen)
-        self.store.finish_sweep(sweep_id, state, {})
+            self.store.trials.commit(self.trial(sweep_id, number))
+        self.store.winners.set(sweep_id, chosen)
+        self.store.sweeps.finish(sweep_id, state, {})
         return sweep_id

@@ -66,6 +66,6 @@ def best_config(
         hardware = gpu_name() or cpu_model()
     store = Store.open(load({"db": db}).db)
     try:
-        return look_up(store, definition, dict(axes or {}), hardware=hardware)
+        return look_up(store.best, definition, dict(axes or {}), hardware=hardware)
     finally:
         store.close()

@@ -118,7 +118,7 @@ class Context:
             return []
         store = Store.open(f"sqlite:///{self.database(sweep)}")
         try:
-            trials = store.trials(1, measurements=False)
+            trials = store.trials.of(1, measurements=False)
         finally:
             store.close()
         passed = sorted((t for t in trials if t.state == "PASSED" and t.objective), key=lambda t: t.objective or 0.0)

@@ -92,8 +92,8 @@ def _records(context: Context, name: str) -> dict[str, Any]:
         return {}
     store = Store.open(f"sqlite:///{context.database(name)}")
     try:
-        record = store.get_sweep(1)
-        trials = store.trials(1)
+        record = store.sweeps.get(1)
+        trials = store.trials.of(1)
     finally:
         store.close()
     builds = [t.build for t in trials if t.build is not None]

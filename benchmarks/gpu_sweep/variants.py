@@ -79,7 +79,7 @@ def _winners(context: Context, sweep: str) -> list[WinnerRecord]:
         return []
     store = Store.open(f"sqlite:///{context.database(sweep)}")
     try:
-        return list(store.winners(1))
+        return list(store.winners.of(1))
     finally:
         store.close()
 

@@ -61,7 +61,7 @@ def measure_own(url: str, definition: str, hardware: str) -> dict[str, Any]:
     """The same queries on the database of one long sweep, which is over."""
     rng = random.Random(0)
     with Store.open(url) as store:
-        store.finish_sweep(1, SweepState.DONE, {})
+        store.sweeps.finish(1, SweepState.DONE, {})
 
         def best() -> None:
             assert best_config(store, definition, {"seq_len": rng.randint(1, 8192)}, hardware=hardware) is not None
@@ -96,8 +96,8 @@ def _measure(url: str, scale: Scale) -> dict[str, Any]:
 def _undisturbed(store: Store) -> Iterator[None]:
     """Real-time scheduling for this process and the database's, where that is allowed."""
     pids = [0]
-    if store._engine.dialect.name == "postgresql":
-        with store._engine.connect() as connection:
+    if store.database.engine.dialect.name == "postgresql":
+        with store.database.engine.connect() as connection:
             pids.append(int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one()))
     usual = os.sched_param(0)
     try:

@@ -116,19 +116,20 @@ def run(
         if sweep_id is None:
             sweep_id = _register(store, plan, runner, uuids)
         spent = {"search": 0.0, "store": 0.0}
-        _time_calls(store, ("commit_trial", "known_measurements", "heartbeat"), spent, "store")
+        for group, name in ((store.trials, "commit"), (store.measurements, "known"), (store.sweeps, "heartbeat")):
+            _time_calls(group, (name,), spent, "store")
         watch = _Watch(runner, trials, spent, url)
         began, cpu = time.perf_counter(), time.process_time()
         sweep = Sweep(plan, runner, store, sweep_id, on_progress=watch)
         for state in sweep._states:
             _time_calls(state.search, ("ask", "tell"), spent, "search")
-        before = sum(store.trial_count(sweep_id).values())
+        before = sum(store.trials.count(sweep_id).values())
         watch.began, watch.store, watch.sweep_id = began, store, sweep_id
         sweep.run()
-        done = sum(store.trial_count(sweep_id).values()) - before
+        done = sum(store.trials.count(sweep_id).values()) - before
         total = time.process_time() - cpu - runner.cpu_s - watch.cpu_s
         wall = time.perf_counter() - began
-        with store._engine.connect() as connection:
+        with store.database.engine.connect() as connection:
             measurements = int(connection.execute(text("SELECT count(*) FROM measurement")).scalar_one())
     each = max(1, done)
     return Cost(
@@ -225,15 +226,15 @@ def anonymous_bytes() -> int:
 
 def _register(store: Store, plan: Plan, runner: Any, uuids: dict[str, tuple[str, ...]]) -> int:
     definition = plan.definition
-    definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
+    definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
     for regime in plan.regimes:
         for uuid in uuids[regime.name]:
-            store.register_workload(definition_id, uuid, {"seq_len": regime.low or 1}, "modelled")
-    return store.create_sweep(
+            store.catalog.register_workload(definition_id, uuid, {"seq_len": regime.low or 1}, "modelled")
+    return store.sweeps.create(
         SweepRecord(
             definition_id=definition_id,
-            space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
-            environment_id=store.register_environment(runner.environment()),
+            space_id=store.catalog.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
+            environment_id=store.catalog.register_environment(runner.environment()),
             max_trials=int(plan.max_trials),
             host=socket.gethostname(),
         )

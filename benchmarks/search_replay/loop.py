@@ -151,14 +151,14 @@ def replay(
 def _register(store: Store, plan: Plan, runner: ReplayRunner, recording: Recording) -> int:
     """The rows that a sweep refers to."""
     definition = plan.definition
-    definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
+    definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
     for workload in recording.workloads:
-        store.register_workload(definition_id, workload, {}, "replay")
-    return store.create_sweep(
+        store.catalog.register_workload(definition_id, workload, {}, "replay")
+    return store.sweeps.create(
         SweepRecord(
             definition_id=definition_id,
-            space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
-            environment_id=store.register_environment(runner.environment()),
+            space_id=store.catalog.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
+            environment_id=store.catalog.register_environment(runner.environment()),
             seed=plan.settings.seed,
             max_trials=None if plan.settings.max_trials == "auto" else plan.settings.max_trials,
             host=socket.gethostname(),

@@ -45,7 +45,7 @@ class Expected:
 
 def violations(store: Store, sweep_id: int, expected: Expected) -> list[str]:
     """All lines of all checks."""
-    trials = store.trials(sweep_id, details=True)
+    trials = store.trials.of(sweep_id, details=True)
     found = [
         *_sweep(store, sweep_id),
         *_set_of_trials(trials, expected),
@@ -58,7 +58,7 @@ def violations(store: Store, sweep_id: int, expected: Expected) -> list[str]:
 
 
 def _sweep(store: Store, sweep_id: int) -> Iterator[str]:
-    sweep = store.get_sweep(sweep_id)
+    sweep = store.sweeps.get(sweep_id)
     if sweep.state != SweepState.DONE:
         yield f"the sweep is {sweep.state}"
     if sweep.owner is not None:
@@ -111,7 +111,7 @@ def _tables(store: Store) -> Iterator[str]:
         "winner of no trial": "SELECT w.id FROM winner w WHERE NOT EXISTS (SELECT 1 FROM trial t "
         "WHERE t.sweep_id = w.sweep_id AND t.variant_id = w.variant_id AND t.state = 'PASSED')",
     }.items():
-        with store._engine.connect() as connection:
+        with store.database.engine.connect() as connection:
             yield from (f"{line}: {tuple(row)}" for row in connection.execute(text(query)))
 
 
@@ -134,8 +134,8 @@ def _objectives(trials: list[TrialRecord]) -> Iterator[str]:
 
 def _winners(store: Store, sweep_id: int, expected: Expected) -> Iterator[str]:
     """The stored winner is what the product's statistics say of the stored samples."""
-    by_regime: dict[str, WinnerRecord] = {w.regime: w for w in store.winners(sweep_id)}
-    trials = store.trials(sweep_id)
+    by_regime: dict[str, WinnerRecord] = {w.regime: w for w in store.winners.of(sweep_id)}
+    trials = store.trials.of(sweep_id)
     for regime in expected.regimes:
         hashes = {t.config_hash for t in trials if t.regime == regime and t.state == "PASSED"}
         if not hashes:
@@ -146,7 +146,7 @@ def _winners(store: Store, sweep_id: int, expected: Expected) -> Iterator[str]:
             continue
         workloads = {w.workload for w in winner.workloads}
         rounds: dict[str, dict[str, list[float]]] = {}
-        for record in store.finalists(sweep_id):
+        for record in store.winners.finalists(sweep_id):
             if record.workload in workloads:
                 rounds.setdefault(record.config_hash, {})[record.workload] = list(record.samples_us)
         if any(set(r) != workloads for r in rounds.values()):

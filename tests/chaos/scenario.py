@@ -249,7 +249,7 @@ class Run:
             spoilt = frozenset[str]().union(*(f.spoils for f in self.faults))
             expected = Expected(tuple(space.enumerate()), space.default, regimes, self.fates, spoilt)
             self.found += violations(store, 1, expected)
-            outcome.trials = len(store.trials(1))
+            outcome.trials = len(store.trials.of(1))
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -302,11 +302,11 @@ class Run:
 
     def _state(self) -> str:
         with Store.open(self._direct) as store:
-            return str(store.get_sweep(1).state)
+            return str(store.sweeps.get(1).state)
 
     def _expire_claim(self) -> None:
         """What thirty seconds without a heartbeat would do."""
-        with Store.open(self._direct) as store, store._engine.begin() as connection:
+        with Store.open(self._direct) as store, store.database.engine.begin() as connection:
             connection.execute(text("UPDATE sweep SET heartbeat_at = heartbeat_at - 3600 WHERE owner IS NOT NULL"))
 
     def close(self) -> None:

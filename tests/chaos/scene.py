@@ -82,7 +82,7 @@ class Scene:
         if not Path(self.url.removeprefix("sqlite:///")).exists():
             return 0
         with Store.open(self.url) as store:
-            return sum(store.trial_count(1).values()) if store.list_sweeps() else 0
+            return sum(store.trials.count(1).values()) if store.sweeps.newest() else 0
 
     def wait_for_trials(self, count: int, process: subprocess.Popen[str]) -> None:
         """Until as many are committed; the sweep must not have ended."""

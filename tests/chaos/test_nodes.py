@@ -47,7 +47,7 @@ def test_a_cluster_that_is_gone_ends_the_sweep_and_another_one_goes_on(scene):
     code, out = finish(process)
     assert code != 0, out[-3000:]
     before = scene.trials()
-    with Store.open(scene.url) as store, store._engine.begin() as connection:
+    with Store.open(scene.url) as store, store.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE sweep SET heartbeat_at = heartbeat_at - 3600 WHERE owner IS NOT NULL")
     code, out = finish(scene.start("--resume", "1"))
     assert code == 0, out[-3000:]

@@ -19,7 +19,7 @@ def commit(store: Store, sweep_id: int, count: int) -> None:
     """Commits trials of the same configs as every other process."""
     scene = Scene(store)
     for number in range(count):
-        store.commit_trial(scene.trial(sweep_id, number))
+        store.trials.commit(scene.trial(sweep_id, number))
 
 
 def claim(store: Store, sweep_id: int, owner: int) -> None:
@@ -27,7 +27,7 @@ def claim(store: Store, sweep_id: int, owner: int) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        store.claim_sweep(sweep_id, f"process {owner}", 3600.0)
+        store.sweeps.claim(sweep_id, f"process {owner}", 3600.0)
         print("mine", flush=True)
     except SweepBusy:
         print("busy", flush=True)
@@ -38,11 +38,11 @@ def stop_at(store: Store, sweep_id: int, statement: int) -> None:
     """Commits trial 1 and stops for ever after so many statements of its transaction."""
     scene = Scene(store)
     trial = scene.trial(sweep_id, 1)
-    store._measurement_rows(scene.definition_id, trial.measurements)  # so that only the transaction is counted
-    store._sweep_keys(sweep_id)
+    store.measurements.rows(scene.definition_id, trial.measurements)  # so that only the transaction is counted
+    store.sweeps.keys(sweep_id)
     seen = 0
 
-    @event.listens_for(store._engine, "after_cursor_execute")
+    @event.listens_for(store.database.engine, "after_cursor_execute")
     def _stop(*_arguments: Any) -> None:
         nonlocal seen
         seen += 1
@@ -50,7 +50,7 @@ def stop_at(store: Store, sweep_id: int, statement: int) -> None:
             print("stopped", flush=True)
             sys.stdin.read()
 
-    store.commit_trial(trial)
+    store.trials.commit(trial)
     print("never stopped", flush=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from db.database import Database
 from db.schema import metadata
 from db.store import Store
 
@@ -40,13 +41,13 @@ def store(
     if request.param not in opened_stores:
         opened_stores[request.param] = Store.open(_url(request.param, request, tmp_path_factory.mktemp("store")))
     opened = opened_stores[request.param]
-    with opened._engine.begin() as connection:
+    with opened.database.engine.begin() as connection:
         if request.param == "postgres":
             connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY CASCADE"))
         else:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(table.delete())
-    return Store(opened._url, opened._engine, 60.0)
+    return Store(Database(opened.database.url, opened.database.engine, 60.0))
 
 
 @pytest.fixture(params=[_FILE, _POSTGRES])

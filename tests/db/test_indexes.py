@@ -24,14 +24,14 @@ def _statements(store: Store) -> Iterator[list[tuple[str, Any]]]:
     def remember(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         seen.append((statement, parameters[0] if many and isinstance(parameters, list) else parameters))
 
-    event.listen(store._engine, "before_cursor_execute", remember)
+    event.listen(store.database.engine, "before_cursor_execute", remember)
     yield seen
-    event.remove(store._engine, "before_cursor_execute", remember)
+    event.remove(store.database.engine, "before_cursor_execute", remember)
 
 
 def _plan(store: Store, statement: str, parameters: Any) -> list[str]:
-    with store._engine.connect() as connection:
-        if store._engine.dialect.name == "sqlite":
+    with store.database.engine.connect() as connection:
+        if store.database.engine.dialect.name == "sqlite":
             rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             return [row.detail for row in rows]
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the test's tables are too small for an index
@@ -49,7 +49,7 @@ def filled(store: Store, scene: Any) -> Any:
     """A store in which every table has rows."""
     scene = scene(store)
     sweep_id = scene.finished()
-    store.commit_comparison(sweep_id, [scene.measurement(config_hash="hash0")])
+    store.winners.commit_comparison(sweep_id, [scene.measurement(config_hash="hash0")])
     return scene
 
 
@@ -75,26 +75,26 @@ def filled(store: Store, scene: Any) -> Any:
 def test_no_query_reads_a_whole_growing_table(filled: Any, query: str) -> None:
     store = filled.store
     calls = {
-        "best_rows": lambda: store.best_rows("gemm", hardware="NVIDIA H100"),
-        "best_stamp": lambda: store.best_stamp("gemm"),
-        "known_measurements": lambda: store.known_measurements(
+        "best_rows": lambda: store.best.rows("gemm", hardware="NVIDIA H100"),
+        "best_stamp": lambda: store.best.stamp("gemm"),
+        "known_measurements": lambda: store.measurements.known(
             definition_id=filled.definition_id,
             space_id=filled.space_id,
             config_hash="hash0",
             environment=filled.environment,
             method=method_hash(filled.measurement().method),
         ),
-        "trial_count": lambda: store.trial_count(1),
-        "last_trials": lambda: store.last_trials(1, limit=10, but=("RACED_OUT",)),
-        "trials": lambda: store.trials(1),
-        "winners": lambda: store.winners(1),
-        "finalists": lambda: store.finalists(1),
-        "list_sweeps": lambda: store.list_sweeps(10),
-        "related": lambda: store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100"),
-        "trial_counts": lambda: store.trial_counts([1]),
-        "trial_points": lambda: store.trial_points(1),
-        "failure_counts": lambda: store.failure_counts(1, not_failures=("RACED_OUT",)),
-        "commit_trial": lambda: store.commit_trial(filled.trial(1, 9)),
+        "trial_count": lambda: store.trials.count(1),
+        "last_trials": lambda: store.trials.last(1, limit=10, but=("RACED_OUT",)),
+        "trials": lambda: store.trials.of(1),
+        "winners": lambda: store.winners.of(1),
+        "finalists": lambda: store.winners.finalists(1),
+        "list_sweeps": lambda: store.sweeps.newest(10),
+        "related": lambda: store.best.related("tiles", definition="gemm", hardware="NVIDIA H100"),
+        "trial_counts": lambda: store.trials.counts([1]),
+        "trial_points": lambda: store.trials.points(1),
+        "failure_counts": lambda: store.trials.failures(1, not_failures=("RACED_OUT",)),
+        "commit_trial": lambda: store.trials.commit(filled.trial(1, 9)),
     }
     with _statements(store) as seen:
         assert calls[query]()
@@ -113,10 +113,10 @@ def test_a_query_without_an_index_would_be_found(filled: Any) -> None:
 
 def test_counting_trials_sorts_nothing(filled: Any) -> None:
     """With 100,000 trials in a sweep the sort took as long as the counting."""
-    if filled.store._engine.dialect.name != "sqlite":
+    if filled.store.database.engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL counts with a hash table")
     with _statements(filled.store) as seen:
-        assert filled.store.trial_count(1) == filled.store.trial_counts([1])[1]
+        assert filled.store.trials.count(1) == filled.store.trials.counts([1])[1]
     plans = [_plan(filled.store, *given) for given in seen if given[0].startswith("SELECT")]
     assert len(plans) == 2
     assert not [line for plan in plans for line in plan if "TEMP B-TREE" in line]

@@ -37,12 +37,12 @@ def upgrade() -> None:
 
 
 def _columns(store: Store, table: str = "sweep") -> set[str]:
-    with store._engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         return {c["name"] for c in migrate.inspect(connection).get_columns(table)}
 
 
 def _execute(store: Store, statement: str) -> None:
-    with store._engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         connection.execute(text(statement))
 
 
@@ -68,7 +68,7 @@ def test_the_revisions_are_those_of_the_folder() -> None:
 
 
 def test_migrations_from_the_first_one_make_the_tables_of_the_code(store: Store) -> None:
-    with store._engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         options = {"version_table": schema.VERSION_TABLE, "compare_type": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
@@ -79,7 +79,7 @@ def test_upgrading_what_is_current_changes_nothing(store: Store, scene: Any) -> 
     sweep_id = scene(store).finished()
     store.upgrade()
     assert store.schema_version() == schema.REVISIONS[-1]
-    assert len(store.trials(sweep_id)) == 4
+    assert len(store.trials.of(sweep_id)) == 4
 
 
 def test_an_older_sqlite_file_is_upgraded_by_opening_it(
@@ -92,8 +92,8 @@ def test_an_older_sqlite_file_is_upgraded_by_opening_it(
     with Store.open(url, create=False) as store:
         assert store.schema_version() == "next"
         assert "note" in _columns(store)
-        assert len(store.trials(sweep_id)) == 4
-        assert len(store.winners(sweep_id)) == 1
+        assert len(store.trials.of(sweep_id)) == 4
+        assert len(store.winners.of(sweep_id)) == 1
 
 
 @pytest.mark.postgres
@@ -108,7 +108,7 @@ def test_an_older_postgresql_waits_for_the_command(
     with Store.open(postgres_url, upgrade=True) as store:
         assert store.schema_version() == "next"
         assert "note" in _columns(store)
-        assert len(store.trials(sweep_id)) == 4
+        assert len(store.trials.of(sweep_id)) == 4
 
 
 def test_an_upgrade_that_fails_changes_nothing(shared_url: str, scene: Any, next_revision: Callable[..., None]) -> None:
@@ -119,7 +119,7 @@ def test_an_upgrade_that_fails_changes_nothing(shared_url: str, scene: Any, next
             store.upgrade()
         assert store.schema_version() == before
         assert "note" not in _columns(store)
-        assert len(store.trials(sweep_id)) == 4
+        assert len(store.trials.of(sweep_id)) == 4
 
 
 def test_a_newer_schema_is_refused(shared_url: str) -> None:
@@ -167,7 +167,11 @@ def before_contents(tmp_path: Path, scene: Any) -> str:
     with Store.open("sqlite://") as new:
         scene(new).finished()
         engine = make_engine(parse_url(f"sqlite:///{tmp_path}/old.db"), create=True)
-        with engine.connect().execution_options(write=True) as old, old.begin(), new._engine.connect() as source:
+        with (
+            engine.connect().execution_options(write=True) as old,
+            old.begin(),
+            new.database.engine.connect() as source,
+        ):
             migrate.upgrade(old, "0002")
             for table in schema.metadata.sorted_tables:
                 names = [c["name"] for c in migrate.inspect(old).get_columns(table.name)]
@@ -180,15 +184,15 @@ def before_contents(tmp_path: Path, scene: Any) -> str:
 
 def test_figures_from_before_contents_were_known_are_kept_and_not_reused(before_contents: str, scene: Any) -> None:
     with Store.open(before_contents) as store:
-        assert len(store.trials(1)) == 4
-        assert len(store.winners(1)[0].workloads) == 2
+        assert len(store.trials.of(1)) == 4
+        assert len(store.winners.of(1)[0].workloads) == 2
         there = scene(store)  # registers the workloads without a content, as they were
         key = {"definition_id": there.definition_id, "space_id": there.space_id, "config_hash": "hash0"}
         way = {"environment": there.environment, "method": method_hash(there.measurement().method)}
-        assert len(store.known_measurements(**key, **way)) == 2
-        store.register_workload(there.definition_id, "w1", {"seq_len": 1}, "shipped", "abc")
-        assert [m.workload for m in store.known_measurements(**key, **way)] == ["w2"]
-        assert {e.content for e in store.measurements_of(*key.values())} == {""}
+        assert len(store.measurements.known(**key, **way)) == 2
+        store.catalog.register_workload(there.definition_id, "w1", {"seq_len": 1}, "shipped", "abc")
+        assert [m.workload for m in store.measurements.known(**key, **way)] == ["w2"]
+        assert {e.content for e in store.measurements.all_of(*key.values())} == {""}
         with pytest.raises(IntegrityError):
             _execute(store, "DELETE FROM workload")  # foreign keys hold again after the upgrade
 
@@ -196,4 +200,4 @@ def test_figures_from_before_contents_were_known_are_kept_and_not_reused(before_
 def test_method_of_before_there_were_revisions_has_none(before_contents: str) -> None:
     with Store.open(before_contents) as store:
         _execute(store, 'UPDATE method SET body = \'{"mode":"host"}\'')
-        assert {m.method.revision for t in store.trials(1) for m in t.measurements} == {0}
+        assert {m.method.revision for t in store.trials.of(1) for m in t.measurements} == {0}

@@ -14,34 +14,34 @@ from db.store import Store
 
 
 def _best(store: Store, definition: str = "gemm", **filters: Any) -> list[tuple[int, str, str]]:
-    return [(b.sweep_id, b.environment.hardware, b.winner.regime) for b in store.best_rows(definition, **filters)]
+    return [(b.sweep_id, b.environment.hardware, b.winner.regime) for b in store.best.rows(definition, **filters)]
 
 
 def test_a_comparison_keeps_its_samples_with_the_sweep(store: Store, scene: Any) -> None:
     scene = scene(store)
     sweep_id, other = scene.sweep(), scene.sweep()
     for number in range(2):
-        store.commit_trial(scene.trial(sweep_id, number))
+        store.trials.commit(scene.trial(sweep_id, number))
     first = [scene.measurement("w1", config_hash=h, samples_us=(1.0,)) for h in ("hash0", "hash1")]
-    store.commit_comparison(sweep_id, first)
-    store.commit_comparison(other, first)
+    store.winners.commit_comparison(sweep_id, first)
+    store.winners.commit_comparison(other, first)
     longer = [replace(m, samples_us=(1.0, 2.0), median_us=1.5, measured_at=9.0) for m in first]
-    store.commit_comparison(sweep_id, longer)
-    assert [replace(m, id=0) for m in store.finalists(sweep_id)] == longer
-    assert [m.samples_us for m in store.finalists(other)] == [(1.0,), (1.0,)]
-    assert [m.samples_us for m in store.trials(sweep_id, details=True)[0].measurements] == [(2.5, 1.5, 2.0)] * 2
+    store.winners.commit_comparison(sweep_id, longer)
+    assert [replace(m, id=0) for m in store.winners.finalists(sweep_id)] == longer
+    assert [m.samples_us for m in store.winners.finalists(other)] == [(1.0,), (1.0,)]
+    assert [m.samples_us for m in store.trials.of(sweep_id, details=True)[0].measurements] == [(2.5, 1.5, 2.0)] * 2
 
 
 def test_a_finalist_is_a_config_with_a_trial(store: Store, scene: Any) -> None:
     scene = scene(store)
     sweep_id = scene.sweep()
-    store.commit_trial(scene.trial(sweep_id, 0))
+    store.trials.commit(scene.trial(sweep_id, 0))
     with pytest.raises(StoreError, match="config 'hash8' has no trial"):
-        store.commit_comparison(sweep_id, [scene.measurement(config_hash=h) for h in ("hash0", "hash8")])
+        store.winners.commit_comparison(sweep_id, [scene.measurement(config_hash=h) for h in ("hash0", "hash8")])
     with pytest.raises(StoreError, match="config 'hash8' has no trial"):
-        store.set_winners(sweep_id, [scene.winner(0), scene.winner(8, "large")])
-    assert store.finalists(sweep_id) == []
-    assert store.winners(sweep_id) == []
+        store.winners.set(sweep_id, [scene.winner(0), scene.winner(8, "large")])
+    assert store.winners.finalists(sweep_id) == []
+    assert store.winners.of(sweep_id) == []
 
 
 def test_winners_come_back_as_they_were_set(store: Store, scene: Any) -> None:
@@ -51,17 +51,17 @@ def test_winners_come_back_as_they_were_set(store: Store, scene: Any) -> None:
     axes = [{"seq_len": 1}, {"seq_len": 10}]
     small = scene.winner(0, config={"tile": 0})
     small = replace(small, workloads=tuple(replace(w, axes=a) for w, a in zip(small.workloads, axes, strict=True)))
-    assert store.winners(sweep_id) == [small, replace(large, config={"tile": 1})]
+    assert store.winners.of(sweep_id) == [small, replace(large, config={"tile": 1})]
 
 
 def test_setting_winners_again_replaces_them(store: Store, scene: Any) -> None:
     scene = scene(store)
     sweep_id = scene.finished(scene.winner(0), scene.winner(1, "large"))
-    store.set_winners(sweep_id, [scene.winner(2)])
-    assert [(w.regime, w.config) for w in store.winners(sweep_id)] == [("small", {"tile": 2})]
+    store.winners.set(sweep_id, [scene.winner(2)])
+    assert [(w.regime, w.config) for w in store.winners.of(sweep_id)] == [("small", {"tile": 2})]
     with pytest.raises(StoreError):
-        store.set_winners(sweep_id, [scene.winner(0), scene.winner(1)])
-    assert [(w.regime, w.config) for w in store.winners(sweep_id)] == [("small", {"tile": 2})]
+        store.winners.set(sweep_id, [scene.winner(0), scene.winner(1)])
+    assert [(w.regime, w.config) for w in store.winners.of(sweep_id)] == [("small", {"tile": 2})]
 
 
 def test_the_newest_finished_sweep_is_the_best_row(store: Store, scene: Any) -> None:
@@ -69,26 +69,26 @@ def test_the_newest_finished_sweep_is_the_best_row(store: Store, scene: Any) -> 
     older = scene.finished(scene.winner(0), scene.winner(1, "large"))
     newer = scene.finished(scene.winner(2), state="INTERRUPTED")
     assert _best(store) == [(newer, "NVIDIA H100", "small"), (older, "NVIDIA H100", "large")]
-    row = store.best_rows("gemm")[0]
+    row = store.best.rows("gemm")[0]
     assert (row.winner.config, row.space, row.space_fingerprint, row.target) == ({"tile": 2}, "tiles", "src1", "sm_90a")
     assert [w.axes for w in row.winner.workloads] == [{"seq_len": 1}, {"seq_len": 10}]
     assert row.environment.versions == {"torch": "2.13.0"}
     assert (row.export_id, row.solution) == (None, None)
-    assert row.finished_at == store.get_sweep(newer).finished_at
+    assert row.finished_at == store.sweeps.get(newer).finished_at
 
 
 def test_failed_and_unfinished_sweeps_give_no_best_row(store: Store, scene: Any) -> None:
     scene = scene(store)
     scene.finished(state="FAILED")
     running = scene.sweep(owner="me")
-    store.commit_trial(scene.trial(running, 0))
-    store.set_winners(running, [scene.winner(0)])
+    store.trials.commit(scene.trial(running, 0))
+    store.winners.set(running, [scene.winner(0)])
     assert _best(store) == []
 
 
 def test_a_resumed_sweep_keeps_its_earlier_winners_until_it_ends(store: Store, scene: Any) -> None:
     sweep_id = scene(store).finished()
-    store.claim_sweep(sweep_id, "again", 60.0)
+    store.sweeps.claim(sweep_id, "again", 60.0)
     assert _best(store) == [(sweep_id, "NVIDIA H100", "small")]
 
 
@@ -96,21 +96,21 @@ def test_the_stamp_of_best_rows_is_another_whenever_they_are(store: Store, scene
     scene = scene(store)
 
     def look() -> tuple[Any, Any]:
-        return store.best_stamp("gemm"), store.best_rows("gemm")
+        return store.best.stamp("gemm"), store.best.rows("gemm")
 
     def resumed(sweep_id: int) -> None:
-        store.claim_sweep(sweep_id, "again", 60.0)
-        store.set_winners(sweep_id, [scene.winner(1), scene.winner(0, "large")])
+        store.sweeps.claim(sweep_id, "again", 60.0)
+        store.winners.set(sweep_id, [scene.winner(1), scene.winner(0, "large")])
 
     first, failed = scene.finished(scene.winner(0)), scene.finished(scene.winner(2), state="FAILED")
     changes: list[Callable[[], object]] = [
         lambda: scene.finished(scene.winner(1)),
         lambda: resumed(first),
-        lambda: store.finish_sweep(first, "INTERRUPTED", {}),
-        lambda: store.claim_sweep(failed, "again", 60.0),
-        lambda: store.set_winners(failed, [scene.winner(1)]),
-        lambda: store.finish_sweep(failed, "FAILED", {}),
-        lambda: store.record_export(ExportRecord(first, "solution", "digest", {}, {})),
+        lambda: store.sweeps.finish(first, "INTERRUPTED", {}),
+        lambda: store.sweeps.claim(failed, "again", 60.0),
+        lambda: store.winners.set(failed, [scene.winner(1)]),
+        lambda: store.sweeps.finish(failed, "FAILED", {}),
+        lambda: store.exports.record(ExportRecord(first, "solution", "digest", {}, {})),
     ]
     before = look()
     for change in changes:
@@ -124,13 +124,13 @@ def test_the_stamp_of_best_rows_is_another_whenever_they_are(store: Store, scene
 def test_the_stamp_of_best_rows_minds_its_own_definition(store: Store, scene: Any) -> None:
     other, scene = scene(store, definition="rmsnorm"), scene(store)
     sweep_id = scene.finished()
-    before = store.best_stamp("gemm")
+    before = store.best.stamp("gemm")
     other.finished()
     scene.sweep(owner="me")
-    store.commit_trial(scene.trial(scene.sweep(), 0))
-    assert store.best_stamp("gemm") == before
-    assert store.best_stamp("rmsnorm") != store.best_stamp("none")
-    assert sweep_id == store.best_rows("gemm")[0].sweep_id
+    store.trials.commit(scene.trial(scene.sweep(), 0))
+    assert store.best.stamp("gemm") == before
+    assert store.best.stamp("rmsnorm") != store.best.stamp("none")
+    assert sweep_id == store.best.rows("gemm")[0].sweep_id
 
 
 def test_hardware_target_and_definition_are_never_mixed(store: Store, scene: Any) -> None:
@@ -154,7 +154,7 @@ def test_related_configs_prefer_the_same_definition_then_hardware_then_age(store
     other_hardware = there.finished(there.winner(1))
     own = here.finished(here.winner(2))
     asking = here.finished(here.winner(3))
-    found = store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100", exclude_sweep=asking)
+    found = store.best.related("tiles", definition="gemm", hardware="NVIDIA H100", exclude_sweep=asking)
     assert [(r.sweep_id, r.config) for r in found] == [
         (own, {"tile": 2}),
         (other_hardware, {"tile": 1}),
@@ -167,19 +167,19 @@ def test_related_configs_prefer_the_same_definition_then_hardware_then_age(store
         2.0,
     )
     repeated = here.finished(here.winner(1))
-    first = store.related_best_configs("tiles", definition="gemm", hardware="NVIDIA H100", limit=2)
+    first = store.best.related("tiles", definition="gemm", hardware="NVIDIA H100", limit=2)
     assert [(r.sweep_id, r.config) for r in first] == [(repeated, {"tile": 1}), (asking, {"tile": 3})]
 
 
 def test_exports_are_found_by_definition_sweep_and_id(store: Store, scene: Any) -> None:
     gemm, norm = scene(store).finished(), scene(store, definition="rmsnorm").finished()
     record = ExportRecord(gemm, "gemm-v1", "d1", {"small": "hash0"}, {"w1": "PASSED"}, '{"a": 1}', "out/a.json", 5.0)
-    first = store.record_export(record)
-    second = store.record_export(replace(record, solution="gemm-v2"))
-    store.record_export(replace(record, sweep_id=norm, solution="norm-v1"))
-    assert store.get_export(first) == replace(record, id=first, definition="gemm")
-    assert store.get_export(999) is None
-    assert [e.solution for e in store.exports()] == ["norm-v1", "gemm-v2", "gemm-v1"]
-    assert [(e.solution, e.content) for e in store.exports("gemm")] == [("gemm-v2", ""), ("gemm-v1", "")]
-    (best,) = store.best_rows("gemm")
+    first = store.exports.record(record)
+    second = store.exports.record(replace(record, solution="gemm-v2"))
+    store.exports.record(replace(record, sweep_id=norm, solution="norm-v1"))
+    assert store.exports.get(first) == replace(record, id=first, definition="gemm")
+    assert store.exports.get(999) is None
+    assert [e.solution for e in store.exports.newest()] == ["norm-v1", "gemm-v2", "gemm-v1"]
+    assert [(e.solution, e.content) for e in store.exports.newest("gemm")] == [("gemm-v2", ""), ("gemm-v1", "")]
+    (best,) = store.best.rows("gemm")
     assert (best.export_id, best.solution) == (second, "gemm-v2")

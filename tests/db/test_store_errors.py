@@ -68,7 +68,7 @@ def test_a_server_that_may_not_be_written(postgres_url: str) -> None:
     Store.open(postgres_url).close()
     with Store.open(f"{postgres_url}&options=-cdefault_transaction_read_only%3Don") as store:  # noqa: SIM117
         with pytest.raises(StoreError, match="is read-only"):
-            store.register_space("tiles", "cpu", "f")
+            store.catalog.register_space("tiles", "cpu", "f")
 
 
 def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{tmp_path}/a/b/results.db") as store:
-        assert store.list_sweeps() == []
+        assert store.sweeps.newest() == []
 
 
 def test_a_lookup_makes_no_file(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def read_only_file(open_folder: Path, request: pytest.FixtureRequest) -> Path:
 
 def test_a_file_that_may_not_be_written(read_only_file: Path, bound_by_permissions: None) -> None:
     with pytest.raises(StoreError, match=rf"database {read_only_file} cannot be .*; check "):
-        Store.open(f"sqlite:///{read_only_file}").register_space("tiles", "cpu", "f")
+        Store.open(f"sqlite:///{read_only_file}").catalog.register_space("tiles", "cpu", "f")
 
 
 @pytest.fixture
@@ -163,9 +163,9 @@ def test_a_full_disk_loses_nothing_that_was_committed(tmp_path: Path, scene: Any
     with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
         scene = scene(store)
         sweep_id = scene.sweep()
-        store.commit_trial(scene.trial(sweep_id, 0))
+        store.trials.commit(scene.trial(sweep_id, 0))
 
-        @event.listens_for(store._engine, "checkout")
+        @event.listens_for(store.database.engine, "checkout")
         def _limit(connection: sqlite3.Connection, _record: Any, _proxy: Any) -> None:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count = {max(pages, limit)}")
@@ -175,19 +175,19 @@ def test_a_full_disk_loses_nothing_that_was_committed(tmp_path: Path, scene: Any
 
         def fill() -> None:
             for number in range(1, 1000):
-                store.commit_trial(scene.trial(sweep_id, number, measurements=(big,)))
+                store.trials.commit(scene.trial(sweep_id, number, measurements=(big,)))
 
         with pytest.raises(StoreError, match=r"results.db is out of disk space; what was committed before is kept"):
             fill()
-        trials = store.trials(sweep_id, details=True)
+        trials = store.trials.of(sweep_id, details=True)
         refused = len(trials)
         assert refused > 1
         assert [t.number for t in trials] == list(range(refused))
         assert all(t.measurements and t.build for t in trials)
 
         limit += 1000
-        store.commit_trial(scene.trial(sweep_id, refused))
-        assert store.trial_count(sweep_id) == {"PASSED": refused + 1}
+        store.trials.commit(scene.trial(sweep_id, refused))
+        assert store.trials.count(sweep_id) == {"PASSED": refused + 1}
 
 
 def test_a_writer_that_never_ends_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_writer_that_never_ends_is_reported(tmp_path: Path, monkeypatch: pytes
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="was locked by another process for more than"):
-            store.register_space("tiles", "cpu", "f")
+            store.catalog.register_space("tiles", "cpu", "f")
         other.execute("ROLLBACK")
-        assert store.register_space("tiles", "cpu", "f") > 0
+        assert store.catalog.register_space("tiles", "cpu", "f") > 0
         other.close()

@@ -88,7 +88,7 @@ def list_(db: options.Db = None, json: options.Json = False) -> None:
     from tuner.service.tokens import state
 
     with Store.open(options.database_url(db)) as store:
-        known = store.tokens()
+        known = store.tokens.all()
     rows: list[dict[str, Any]] = [
         {
             "key": t.key,
@@ -126,7 +126,7 @@ def revoke(
     from tuner.errors import NothingFoundError
 
     with Store.open(options.database_url(db)) as store:
-        found = store.revoke_token(key)
+        found = store.tokens.revoke(key)
     if not found:
         raise NothingFoundError(f"there is no token {key!r}; `tuner token list` shows them")
     if json:

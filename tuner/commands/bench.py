@@ -154,7 +154,7 @@ def _definition_of(settings: SweepSettings, solutions: Sequence[str]) -> str | N
     if {"best", "default"} & set(solutions):
         store = Store.open(settings.db)
         try:
-            return store.get_sweep(newest_finished(store)).definition
+            return store.sweeps.get(newest_finished(store)).definition
         finally:
             store.close()
     return None
@@ -190,7 +190,7 @@ def _tuned(setup: Setup, which: str) -> Variant:
     try:
         sweep_id = newest_finished(store, setup.problem.name)
         space = space_for(setup.problem.definition, setup.target, settings_of(store, sweep_id, setup.settings).space)
-        winners = store.winners(sweep_id)
+        winners = store.winners.of(sweep_id)
     finally:
         store.close()
     table = [(None, space.default)] if which == "default" or not winners else dispatch_table(winners)

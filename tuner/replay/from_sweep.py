@@ -30,7 +30,7 @@ def record_sweep(store: Store, sweep_id: int, regime: str | None, given: SweepSe
         UsageError: There is no such regime, none of its trials passed, or the space has changed since.
         StoreError: There is no such sweep.
     """
-    sweep = store.get_sweep(sweep_id)
+    sweep = store.sweeps.get(sweep_id)
     settings = settings_of(store, sweep_id, given)
     space = space_for(open_dataset(settings.dataset).definition(sweep.definition), sweep.target, settings.space)
     if space.fingerprint != sweep.space_fingerprint:
@@ -38,7 +38,7 @@ def record_sweep(store: Store, sweep_id: int, regime: str | None, given: SweepSe
             f"sweep {sweep_id} searched another version of space {space.name} ({sweep.space_fingerprint}, now "
             f"{space.fingerprint}); install that version to record it"
         )
-    known = list(dict.fromkeys(t.regime for t in store.trials(sweep_id, measurements=False)))
+    known = list(dict.fromkeys(t.regime for t in store.trials.of(sweep_id, measurements=False)))
     if regime is None and len(known) == 1:
         regime = known[0]
     if regime not in known:
@@ -61,7 +61,7 @@ def recording_of_sweep(store: Store, sweep_id: int, space: SearchSpace, regime: 
         StoreError: There is no such sweep.
     """
     trials, workloads = [], dict[str, None]()
-    for record in store.trials(sweep_id):
+    for record in store.trials.of(sweep_id):
         if record.regime == regime:
             median_us = {m.workload: m.median_us for m in record.measurements if m.median_us is not None}
             workloads.update(dict.fromkeys(median_us))

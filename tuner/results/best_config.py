@@ -26,7 +26,7 @@ Found = Literal["exact", "regime", "nearest"]
 class Rows(Protocol):
     """The part of :class:`db.store.Store` that a lookup needs."""
 
-    def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
+    def rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
         """For each (hardware, target, regime), the winner of the newest sweep that finished; newest first."""
 
 
@@ -88,7 +88,7 @@ class Match:
 
 
 def best_config(
-    store: Rows,
+    known: Rows,
     definition: str,
     axes: Mapping[str, int],
     *,
@@ -99,7 +99,7 @@ def best_config(
     """The best known config for a problem size.
 
     Args:
-        store: The store with the winners.
+        known: The part of the store with the winners.
         definition: Name of the definition.
         axes: Values of the variable axes, such as ``{"seq_len": 57}``.
         hardware: A GPU or CPU model as recorded, in upper or lower case; None if all records are of one model.
@@ -114,7 +114,7 @@ def best_config(
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"objective {objective!r} is not known; allowed are {', '.join(OBJECTIVES)}")
-    match = find(store.best_rows(definition, hardware=hardware), definition, axes)
+    match = find(known.rows(definition, hardware=hardware), definition, axes)
     return None if match is None else answer(match, time.time() if now is None else now)
 
 

@@ -98,7 +98,7 @@ def export_winners(
     """
     if name is not None and (why := why_unfit(name)) is not None:
         raise UsageError(f"the Solution's name {name!r} {why}")
-    winners = store.winners(sweep_id)
+    winners = store.winners.of(sweep_id)
     if not winners:
         raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
     table = dispatch_table(winners)
@@ -113,7 +113,7 @@ def export_winners(
         m.workload: {"status": m.status.value, "median_us": m.median_us} for m in evaluation.measurements
     }
     if setup.target == "cpu":
-        reference = dict(store.get_sweep(sweep_id).summary.get("reference_by_workload_us", {}))
+        reference = dict(store.sweeps.get(sweep_id).summary.get("reference_by_workload_us", {}))
         traces = _own_traces(setup, name, evaluation, environment, reference)
     else:
         documents = _stock_traces(runner, setup, model)
@@ -132,7 +132,7 @@ def export_winners(
         content=path.read_text(),
         path=str(path),
     )
-    return Export(name, path, trace_path, digest, store.record_export(record), verification)
+    return Export(name, path, trace_path, digest, store.exports.record(record), verification)
 
 
 def _verify(runner: Runner, variant: Variant, setup: Setup) -> Evaluation:
@@ -252,7 +252,7 @@ def export_solution(
         settings = settings_of(store, sweep_id, given)
         setup = resolve(settings)
         space = space_for(setup.problem.definition, setup.target, settings.space)
-        if not store.winners(sweep_id):
+        if not store.winners.of(sweep_id):
             raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
         with open_runner(setup) as runner:
             return export_winners(store, sweep_id, setup, space, runner, Path(out), name=name, author=author)
@@ -266,7 +266,7 @@ def newest_finished(store: Store, definition: str | None = None, hardware: str |
     Raises:
         NothingFoundError: There is none.
     """
-    for sweep in store.list_sweeps(limit=1000, definition=definition):
+    for sweep in store.sweeps.newest(limit=1000, definition=definition):
         if sweep.state == "DONE" and (hardware is None or sweep.hardware == hardware):
             return sweep.id
     raise NothingFoundError(f"no finished sweep for {definition or 'any definition'} on {hardware or 'any hardware'}")

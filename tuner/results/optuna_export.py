@@ -43,9 +43,9 @@ def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
         raise UsageError(f"{out} exists; name another file, or remove it")
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} into")
-    sweep = store.get_sweep(sweep_id)
+    sweep = store.sweeps.get(sweep_id)
     by_regime: dict[str, list[TrialRecord]] = {}
-    for trial in store.trials(sweep_id, measurements=False):
+    for trial in store.trials.of(sweep_id, measurements=False):
         by_regime.setdefault(trial.regime, []).append(trial)
     if not by_regime:
         raise NothingFoundError(f"sweep {sweep_id} has no trial yet")

@@ -22,21 +22,21 @@ def moment(seconds: float | None) -> str | None:
 
 def overview(store: Store, limit: int, definition: str | None = None) -> dict[str, Any]:
     """One entry for each of the newest sweeps."""
-    sweeps = store.list_sweeps(limit=limit, definition=definition)
-    counts = store.trial_counts([s.id for s in sweeps])
+    sweeps = store.sweeps.newest(limit=limit, definition=definition)
+    counts = store.trials.counts([s.id for s in sweeps])
     return {"sweeps": [{**_head(s), "trials": sum(counts.get(s.id, {}).values())} for s in sweeps]}
 
 
 def describe(store: Store, sweep_id: int) -> dict[str, Any]:
     """One sweep: its trials by state, its winners, its last failures."""
-    sweep = store.get_sweep(sweep_id)
-    failed = store.last_trials(sweep_id, limit=FAILURES_SHOWN, but=NOT_FAILURES)
+    sweep = store.sweeps.get(sweep_id)
+    failed = store.trials.last(sweep_id, limit=FAILURES_SHOWN, but=NOT_FAILURES)
     return {
         **_head(sweep),
         "settings": dict(sweep.settings),
         "summary": dict(sweep.summary),
-        "trials_by_state": store.trial_count(sweep_id),
-        "winners": [asdict(w) for w in store.winners(sweep_id)],
+        "trials_by_state": store.trials.count(sweep_id),
+        "winners": [asdict(w) for w in store.winners.of(sweep_id)],
         "failures": [
             {
                 "number": t.number,

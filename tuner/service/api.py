@@ -105,7 +105,7 @@ def sweeps(
 ) -> SweepList:
     """Sweeps, newest first."""
     store = _store(request)
-    found = store.list_sweeps(limit, definition=definition, before=before)
+    found = store.sweeps.newest(limit, definition=definition, before=before)
     more = found[-1].id if len(found) == limit else None
     return SweepList.model_validate({"sweeps": views.heads(store, found), "next_before": more})
 
@@ -135,8 +135,8 @@ def resume(request: Request, caller: Runner, sweep_id: Id) -> Started:
 def stop(request: Request, caller: Runner, sweep_id: Id) -> Started:
     """Ask a sweep to stop. Finished trials are kept; it ends as INTERRUPTED and can be resumed."""
     store = _store(request)
-    if state_now(store.get_sweep(sweep_id)) == SweepState.RUNNING:
-        store.request_stop(sweep_id)
+    if state_now(store.sweeps.get(sweep_id)) == SweepState.RUNNING:
+        store.sweeps.request_stop(sweep_id)
     return _started(request, sweep_id)
 
 
@@ -150,8 +150,8 @@ def trials(
 ) -> TrialList:
     """Trials in the order in which they were committed."""
     store = _store(request)
-    store.get_sweep(sweep_id)
-    found = store.trials(sweep_id, measurements=False, after_id=after, limit=limit)
+    store.sweeps.get(sweep_id)
+    found = store.trials.of(sweep_id, measurements=False, after_id=after, limit=limit)
     more = found[-1].id if len(found) == limit else None
     return TrialList.model_validate({"trials": [views.trial_row(t) for t in found], "next_after": more})
 
@@ -169,8 +169,8 @@ def find_trial(store: Store, sweep_id: int, number: int) -> Any:
         ProblemError: 404.
         NoSuchSweep: There is no such sweep.
     """
-    store.get_sweep(sweep_id)
-    found = store.trials(sweep_id, details=True, number=number) if abs(number) < 2**31 else []
+    store.sweeps.get(sweep_id)
+    found = store.trials.of(sweep_id, details=True, number=number) if abs(number) < 2**31 else []
     if not found:
         raise ProblemError(404, f"sweep {sweep_id} has no trial {number}")
     return found[0]
@@ -195,7 +195,7 @@ async def events(
     """
     store = _store(request)
     state = request.app.state
-    await request.app.state.in_thread(store.get_sweep, sweep_id)
+    await request.app.state.in_thread(store.sweeps.get, sweep_id)
     if state.streams >= state.settings.max_streams:
         raise ProblemError(503, "too many event streams are open", headers={"Retry-After": "5"})
     token = presented(request)
@@ -225,7 +225,7 @@ def solutions(
     request: Request, caller: Reader, definition: Annotated[str | None, Query(pattern=NAME)] = None
 ) -> SolutionList:
     """Exported Solutions, newest first."""
-    found = _store(request).exports(definition)
+    found = _store(request).exports.newest(definition)
     return SolutionList.model_validate({"solutions": [views.solution_head(e) for e in found]})
 
 
@@ -236,7 +236,7 @@ def solutions(
 )
 def solution(request: Request, caller: Reader, solution_id: Id) -> Response:
     """An exported Solution, byte for byte as it was verified: flashinfer-bench's JSON."""
-    found = _store(request).get_export(solution_id)
+    found = _store(request).exports.get(solution_id)
     if found is None or not found.content:
         raise ProblemError(404, f"there is no Solution {solution_id}")
     headers = {"ETag": f'"{found.digest}"', "Cache-Control": "private, max-age=86400, immutable"}
@@ -249,5 +249,5 @@ def _starter(request: Request) -> Starter:
 
 
 def _started(request: Request, sweep_id: int) -> Started:
-    state = state_now(_store(request).get_sweep(sweep_id))
+    state = state_now(_store(request).sweeps.get(sweep_id))
     return Started(id=sweep_id, state=str(state), url=f"/sweeps/{sweep_id}")

@@ -77,7 +77,7 @@ def make(settings: ServiceSettings) -> FastAPI:
     app.state.settings = settings
     app.state.store = store
     app.state.guard = Guard(store, loopback=settings.loopback)
-    app.state.best = BestConfigs(store, settings.cache_s)
+    app.state.best = BestConfigs(store.best, settings.cache_s)
     app.state.charts = Charts(store)
     app.state.starter = Starter(settings, store, launcher(settings))
     app.state.streams = 0

@@ -15,8 +15,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from db.queries.lookups import Lookups
 from db.records import BestRow
-from db.store import Store
 from tuner.results.best_config import Match, find
 from tuner.results.best_config import answer as answered
 
@@ -106,13 +106,13 @@ class BestConfigs:
     Owned by one event loop.
 
     Args:
-        store: The store to read.
+        known: Where to read.
         cache_s: How old records may be.
         clock: A monotonic clock in seconds.
     """
 
-    def __init__(self, store: Store, cache_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+    def __init__(self, known: Lookups, cache_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._known = known
         self._cache_s = cache_s
         self._clock = clock
         self._kept: OrderedDict[str, Records] = OrderedDict()
@@ -160,10 +160,10 @@ class BestConfigs:
 
     def _look(self, definition: str, kept: Records | None) -> Records:
         """The kept records if the database still holds the same, else new ones."""
-        stamp = self._store.best_stamp(definition)  # before the rows: a change in between is noticed next time
+        stamp = self._known.stamp(definition)  # before the rows: a change in between is noticed next time
         if kept is not None and kept.stamp == stamp:
             return kept
-        return Records(stamp, self._store.best_rows(definition))
+        return Records(stamp, self._known.rows(definition))
 
 
 def _look_at(reading: asyncio.Task[Records]) -> None:

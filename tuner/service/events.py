@@ -35,7 +35,7 @@ async def stream(
     while await allowed():
         # The state is read first: if the sweep has ended, the trials read after it are complete.
         state = await asyncio.to_thread(sweep_head, store, sweep_id)
-        trials = await asyncio.to_thread(store.trials, sweep_id, measurements=False, after_id=after, limit=BATCH)
+        trials = await asyncio.to_thread(store.trials.of, sweep_id, measurements=False, after_id=after, limit=BATCH)
         for trial in trials:
             after = trial.id
             yield event("trial", trial_row(trial), after)

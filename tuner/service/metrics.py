@@ -29,7 +29,7 @@ class Stored(Collector):
 
     def collect(self) -> Iterator[Metric]:
         sweeps = GaugeMetricFamily("tuner_sweeps", "Sweeps in the database by state.", labels=["state"])
-        counted = self._store.sweep_states()
+        counted = self._store.sweeps.states()
         for state in SweepState:
             sweeps.add_metric([state.value], counted.get(state.value, 0))
         yield sweeps

@@ -64,7 +64,7 @@ def check(settings: ServiceSettings) -> None:
         StoreError: The database cannot be opened.
     """
     with Store.open(settings.db) as store:
-        active = any(state(token, time.time()) == "active" for token in store.tokens())
+        active = any(state(token, time.time()) == "active" for token in store.tokens.all())
     if not settings.loopback and not active:
         raise UsageError(
             f"--host {settings.host} can be reached by others, and there is no token that they would need; make one "

@@ -42,7 +42,7 @@ def create(store: Store, scope: str, *, name: str = "", expires_in_s: float | No
         created_at=now,
         expires_at=None if expires_in_s is None else now + expires_in_s,
     )
-    store.create_token(record)
+    store.tokens.create(record)
     return f"tuner_{key}_{secret}", record
 
 

@@ -44,7 +44,7 @@ def head(sweep: SweepRecord, trials: int) -> dict[str, Any]:
 
 def heads(store: Store, sweeps: Sequence[SweepRecord]) -> list[dict[str, Any]]:
     """Several sweeps; their trials are counted in one query."""
-    counts = store.trial_counts([s.id for s in sweeps])
+    counts = store.trials.counts([s.id for s in sweeps])
     return [head(s, sum(counts[s.id].values())) for s in sweeps]
 
 
@@ -54,7 +54,7 @@ def sweep_head(store: Store, sweep_id: int) -> dict[str, Any]:
     Raises:
         NoSuchSweep: There is none.
     """
-    return heads(store, [store.get_sweep(sweep_id)])[0]
+    return heads(store, [store.sweeps.get(sweep_id)])[0]
 
 
 def sweep_detail(store: Store, sweep_id: int) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def sweep_detail(store: Store, sweep_id: int) -> dict[str, Any]:
     Raises:
         NoSuchSweep: There is none.
     """
-    sweep = store.get_sweep(sweep_id)
-    by_state = dict(store.trial_counts([sweep_id])[sweep_id])
+    sweep = store.sweeps.get(sweep_id)
+    by_state = dict(store.trials.counts([sweep_id])[sweep_id])
     state = state_now(sweep)
     return {
         **head(sweep, sum(by_state.values())),
@@ -72,7 +72,7 @@ def sweep_detail(store: Store, sweep_id: int) -> dict[str, Any]:
         "stop_requested": sweep.stop_requested_at is not None,
         "resumable": state not in (SweepState.RUNNING, SweepState.DONE),
         "trials_by_state": by_state,
-        "winners": [asdict(w) for w in store.winners(sweep_id)],
+        "winners": [asdict(w) for w in store.winners.of(sweep_id)],
     }
 
 

@@ -171,7 +171,7 @@ class Sweep:
         self.runner = runner
         self.store = store
         self.sweep_id = sweep_id
-        self._record = store.get_sweep(sweep_id)
+        self._record = store.sweeps.get(sweep_id)
         self._on_progress = on_progress
         self._checkpoint = checkpoint
         self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
@@ -236,7 +236,7 @@ class Sweep:
     def _restore(self) -> None:
         """Take over the trials that are already committed, so that none is lost or repeated."""
         by_name = {s.regime.name: s for s in self._states}
-        for record in self.store.trials(self.sweep_id):
+        for record in self.store.trials.of(self.sweep_id):
             state = by_name[record.regime]
             self._note(state, record.config_hash, dict(record.config), Status(record.state), record.measurements, None)
             state.search.observe(dict(record.config), record.objective)
@@ -316,7 +316,7 @@ class Sweep:
             self.runner.submit_build(variant)
 
     def _known(self, config_hash: str, regime: Regime) -> dict[str, StoredMeasurement]:
-        records = self.store.known_measurements(
+        records = self.store.measurements.known(
             definition_id=self._record.definition_id,
             space_id=self._record.space_id,
             config_hash=config_hash,
@@ -385,7 +385,7 @@ class Sweep:
             measurements=measured,
         )
         self._beside_load += [load for m in fresh if (load := other_load(m)) is not None]
-        self.store.commit_trial(record)
+        self.store.trials.commit(record)
         self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
         state.search.tell(trial.proposal.number, value, detail=status.value)
 
@@ -475,7 +475,7 @@ class Sweep:
         self._checkpoint()
         now = time.monotonic()
         if now - self._last_beat > HEARTBEAT_S:
-            self.store.heartbeat(self.sweep_id)
+            self.store.sweeps.heartbeat(self.sweep_id)
             self._last_beat = now
 
     def _emit(self, message: str = "") -> None:

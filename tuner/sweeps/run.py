@@ -123,8 +123,8 @@ def run_sweep(
 def _say_what_is_not_reused(
     store: Store, sweep_id: int, setup: Setup, space: SearchSpace, runner: Runner, say: Callable[[str], None]
 ) -> None:
-    sweep = store.get_sweep(sweep_id)
-    earlier = store.measurements_of(sweep.definition_id, sweep.space_id, space.config_hash(space.default))
+    sweep = store.sweeps.get(sweep_id)
+    earlier = store.measurements.all_of(sweep.definition_id, sweep.space_id, space.config_hash(space.default))
     contents = {w["uuid"]: setup.problem.content(w["uuid"]) for w in setup.problem.workloads}
     reasons = why_made_anew(earlier, runner.environment(), setup.method, contents)
     if reasons:
@@ -167,22 +167,22 @@ def _register(
     """Write down what the sweep is about, and claim it for this process."""
     owner = f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
     settings, definition = setup.settings, setup.problem.definition
-    environment_id = store.register_environment(runner.environment())
-    definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
+    environment_id = store.catalog.register_environment(runner.environment())
+    definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
     for workload in setup.problem.workloads:
         uuid, root = workload["uuid"], str(setup.dataset.root)
-        store.register_workload(definition_id, uuid, workload["axes"], root, setup.problem.content(uuid))
-    space_id = store.register_space(space.name, space.target, space.fingerprint)
+        store.catalog.register_workload(definition_id, uuid, workload["axes"], root, setup.problem.content(uuid))
+    space_id = store.catalog.register_space(space.name, space.target, space.fingerprint)
     if resume is not None:
-        known = store.get_sweep(resume)
+        known = store.sweeps.get(resume)
         if known.space_fingerprint != space.fingerprint:
             raise UsageError(
                 f"sweep {resume} searched another version of space {space.name} ({known.space_fingerprint}, now "
                 f"{space.fingerprint}); start a new sweep, it reuses what still holds"
             )
-        store.claim_sweep(resume, owner, CLAIM_STALE_S)
+        store.sweeps.claim(resume, owner, CLAIM_STALE_S)
         return resume
-    return store.create_sweep(
+    return store.sweeps.create(
         SweepRecord(
             definition_id=definition_id,
             space_id=space_id,
@@ -223,12 +223,12 @@ def _guarded(
             watch = view or (lambda _: None)
             return Sweep(plan, runner, store, sweep_id, on_progress=watch, checkpoint=checkpoint).run()
     except KeyboardInterrupt:
-        store.finish_sweep(sweep_id, SweepState.INTERRUPTED, {})
+        store.sweeps.finish(sweep_id, SweepState.INTERRUPTED, {})
         if view is not None:
             view.say(f"interrupted; go on with: tuner sweep --resume {sweep_id}")
         raise
     except BaseException as error:
-        store.finish_sweep(sweep_id, SweepState.FAILED, {"error": f"{type(error).__name__}: {error}"})
+        store.sweeps.finish(sweep_id, SweepState.FAILED, {"error": f"{type(error).__name__}: {error}"})
         raise
 
 
@@ -237,9 +237,7 @@ def _warm_start(
 ) -> dict[str, tuple[Config, ...]]:
     """For each regime the best configs of related sweeps (other shapes, other hardware) in the regime of the same name,
     then those that the kernel's author expects to be good for its sizes."""
-    related = store.related_best_configs(
-        space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes)
-    )
+    related = store.best.related(space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes))
     found = {r.name: [dict(c.config) for c in related if c.regime == r.name][:3] for r in regimes}
     for regime in regimes:
         sizes = [setup.sizes[uuid] for uuid in regime.workloads]
@@ -251,10 +249,10 @@ def prior(
     store: Store, definition: str, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
 ) -> dict[str, tuple[tuple[Config, float | None], ...]]:
     """The trials of the nearest finished sweep of the same space family, for the regime of the same name."""
-    nearest = store.related_best_configs(space.name, definition=definition, hardware=hardware, limit=1)
+    nearest = store.best.related(space.name, definition=definition, hardware=hardware, limit=1)
     if not nearest:
         return {}
-    trials = store.trials(nearest[0].sweep_id, measurements=False)
+    trials = store.trials.of(nearest[0].sweep_id, measurements=False)
     return {r.name: tuple((dict(t.config), t.objective) for t in trials if t.regime == r.name) for r in regimes}
 
 
@@ -286,7 +284,7 @@ def _conclude(
             for name, f in result.finals.items()
         },
     }
-    store.finish_sweep(result.sweep_id, SweepState.DONE, summary)
+    store.sweeps.finish(result.sweep_id, SweepState.DONE, summary)
     exported = None
     if out is not None and result.winners:
         exported = export_winners(store, result.sweep_id, setup, space, runner, out)

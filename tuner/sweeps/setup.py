@@ -160,7 +160,7 @@ def open_runner(
 
 def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSettings:
     """The settings a sweep was started with, on this machine's database, cache and cluster."""
-    stored = dict(store.get_sweep(sweep_id).settings)
+    stored = dict(store.sweeps.get(sweep_id).settings)
     stored.pop("host", None)
     here = {"db": given.db, "cache_dir": given.cache_dir, "ray_address": given.ray_address}
     return SweepSettings(**{**stored, **here, **({"dataset": given.dataset} if given.dataset else {})})

@@ -37,7 +37,7 @@ def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
         now = time.monotonic()
         if not signals and now - asked_at[0] >= POLL_S:
             asked_at[0] = now
-            if store.stop_requested(sweep_id):
+            if store.sweeps.stop_requested(sweep_id):
                 raise KeyboardInterrupt
         if signals:
             raise KeyboardInterrupt

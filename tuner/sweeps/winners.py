@@ -73,7 +73,7 @@ def commit(
             for config_hash, by_workload in final.measurements.items()
             for m in by_workload.values()
         ]
-        store.commit_comparison(sweep_id, measurements)
+        store.winners.commit_comparison(sweep_id, measurements)
         records.append(winner_record(regimes[name], final, size_axis))
-    store.set_winners(sweep_id, records)
+    store.winners.set(sweep_id, records)
     return records

@@ -43,18 +43,18 @@ def sweep_on(store, recording, **settings):
         settings=SweepSettings(**{"race_factor": 1e9, **settings}),
         time_reference=False,
     )
-    definition_id = store.register_definition(definition["name"], definition["op_type"], definition)
+    definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
     for workload in recording.workloads:
-        store.register_workload(definition_id, workload, {}, "replay")
-    sweep_id = store.create_sweep(
+        store.catalog.register_workload(definition_id, workload, {}, "replay")
+    sweep_id = store.sweeps.create(
         SweepRecord(
             definition_id=definition_id,
-            space_id=store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
-            environment_id=store.register_environment(runner.environment()),
+            space_id=store.catalog.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
+            environment_id=store.catalog.register_environment(runner.environment()),
         )
     )
     Sweep(plan, runner, store, sweep_id).run()
-    store.finish_sweep(sweep_id, SweepState.DONE, {})
+    store.sweeps.finish(sweep_id, SweepState.DONE, {})
     return sweep_id
 
 

@@ -62,19 +62,20 @@ def _sweep(
 ) -> int:
     """Id of a finished sweep with these winners, written as the sweep loop writes it."""
     environment = Environment(hardware, "sm_90a", versions={"torch": "2.13.0"}, fingerprint=f"env {hardware}")
-    definition_id = store.register_definition(definition, "moe", {"name": definition})
-    space_id = store.register_space("moe_fp8_cute", "sm_90a", "src")
+    definition_id = store.catalog.register_definition(definition, "moe", {"name": definition})
+    space_id = store.catalog.register_space("moe_fp8_cute", "sm_90a", "src")
     for workload in {w.workload for winner in winners for w in winner.workloads}:
-        store.register_workload(definition_id, workload, (axes or {}).get(workload, {"seq_len": int(workload[1:])}), "")
-    sweep_id = store.create_sweep(
-        SweepRecord(definition_id, space_id, store.register_environment(environment), owner="test")
+        size = (axes or {}).get(workload, {"seq_len": int(workload[1:])})
+        store.catalog.register_workload(definition_id, workload, size, "")
+    sweep_id = store.sweeps.create(
+        SweepRecord(definition_id, space_id, store.catalog.register_environment(environment), owner="test")
     )
     for number, winner in enumerate(winners):
         config = {"tile": int(winner.config_hash.removeprefix("hash"))}
         build = StoredBuild("", Status.BUILT, 0.0, toolchain="dsl")
-        store.commit_trial(TrialRecord(sweep_id, number, config, winner.config_hash, "", "PASSED", 1.0, build=build))
-    store.set_winners(sweep_id, winners)
-    store.finish_sweep(sweep_id, "DONE", {})
+        store.trials.commit(TrialRecord(sweep_id, number, config, winner.config_hash, "", "PASSED", 1.0, build=build))
+    store.winners.set(sweep_id, winners)
+    store.sweeps.finish(sweep_id, "DONE", {})
     return sweep_id
 
 
@@ -83,15 +84,15 @@ LARGE = _winner(2, 17, None, 100, 1000)
 
 
 def _found(store: Store, size: int, **options: Any) -> tuple[str, int] | None:
-    answer = best_config(store, "moe", {"seq_len": size}, **options)
+    answer = best_config(store.best, "moe", {"seq_len": size}, **options)
     return None if answer is None else (answer.found, answer.config["tile"])
 
 
 def test_a_measured_workload_is_exact_and_has_its_own_figures(store: Store) -> None:
     sweep_id = _sweep(store, SMALL, LARGE)
-    finished_at = store.get_sweep(sweep_id).finished_at
+    finished_at = store.sweeps.get(sweep_id).finished_at
     assert finished_at is not None
-    answer = best_config(store, "moe", {"seq_len": 100}, now=finished_at + 3600)
+    answer = best_config(store.best, "moe", {"seq_len": 100}, now=finished_at + 3600)
     assert answer is not None
     assert (answer.found, answer.distance, answer.config) == ("exact", 1.0, {"tile": 2})
     assert answer.detail == "measured on workload w100 with seq_len=100"
@@ -114,7 +115,7 @@ def test_a_measured_workload_is_exact_and_has_its_own_figures(store: Store) -> N
 
 def test_of_several_workloads_with_the_same_axes_the_slowest_speaks(store: Store) -> None:
     _sweep(store, _winner(1, 0, None, 5, 6), axes={"w5": {"seq_len": 5}, "w6": {"seq_len": 5}})
-    answer = best_config(store, "moe", {"seq_len": 5})
+    answer = best_config(store.best, "moe", {"seq_len": 5})
     assert answer is not None
     assert (answer.median_us, answer.detail) == (60.0, "measured on workload w6, the slowest of 2 with seq_len=5")
 
@@ -122,7 +123,7 @@ def test_of_several_workloads_with_the_same_axes_the_slowest_speaks(store: Store
 @pytest.mark.parametrize(("size", "tile"), [(0, 1), (2, 1), (16, 1), (17, 2), (999, 2)])
 def test_a_size_between_is_answered_by_its_regime(store: Store, size: int, tile: int) -> None:
     _sweep(store, SMALL, LARGE)
-    answer = best_config(store, "moe", {"seq_len": size})
+    answer = best_config(store.best, "moe", {"seq_len": size})
     assert answer is not None
     assert (answer.found, answer.config, answer.distance) == ("regime", {"tile": tile}, 1.0)
     assert (answer.median_us, answer.low_us, answer.high_us, answer.default_median_us) == (50.0, 45.0, 55.0, 70.0)
@@ -132,7 +133,7 @@ def test_a_size_between_is_answered_by_its_regime(store: Store, size: int, tile:
 
 def test_a_size_beyond_all_measured_ones_is_only_near(store: Store) -> None:
     _sweep(store, SMALL, LARGE)
-    answer = best_config(store, "moe", {"seq_len": 2500})
+    answer = best_config(store.best, "moe", {"seq_len": 2500})
     assert answer is not None
     assert (answer.found, answer.distance, answer.config) == ("nearest", 2.5, {"tile": 2})
     assert answer.detail == "nearest measured size: seq_len=1000, 2.5 times away"
@@ -150,7 +151,7 @@ def test_a_gap_between_regimes_is_answered_by_the_nearer_side(store: Store) -> N
 def test_a_config_for_all_sizes_is_the_regime_of_every_size(store: Store) -> None:
     _sweep(store, _winner(3, None, None, 1, 10, axis=None))
     assert _found(store, 5000) == ("regime", 3)
-    answer = best_config(store, "moe", {})
+    answer = best_config(store.best, "moe", {})
     assert answer is not None
     assert answer.detail == "one config for all sizes, from 2 workloads"
     assert _found(store, 10) == ("exact", 3)
@@ -198,33 +199,33 @@ def test_the_newer_sweep_answers_where_both_can(store: Store) -> None:
 def test_a_question_that_cannot_be_meant(store: Store, axes: dict[str, int], message: str) -> None:
     _sweep(store, SMALL, LARGE)
     with pytest.raises(UsageError, match=message):
-        best_config(store, "moe", axes)
+        best_config(store.best, "moe", axes)
 
 
 def test_an_unknown_objective(store: Store) -> None:
     with pytest.raises(UsageError, match="objective 'energy' is not known; allowed are latency"):
-        best_config(store, "moe", {"seq_len": 1}, objective="energy")
+        best_config(store.best, "moe", {"seq_len": 1}, objective="energy")
 
 
 def test_exact_needs_every_axis(store: Store) -> None:
     axes = {"w1": {"seq_len": 1, "batch": 4}, "w10": {"seq_len": 10, "batch": 4}}
     _sweep(store, SMALL, axes=axes)
-    assert best_config(store, "moe", {"seq_len": 10, "batch": 4}).found == "exact"  # type: ignore[union-attr]
-    assert best_config(store, "moe", {"seq_len": 10}).found == "regime"  # type: ignore[union-attr]
-    assert best_config(store, "moe", {"seq_len": 10, "batch": 8}).found == "regime"  # type: ignore[union-attr]
+    assert best_config(store.best, "moe", {"seq_len": 10, "batch": 4}).found == "exact"  # type: ignore[union-attr]
+    assert best_config(store.best, "moe", {"seq_len": 10}).found == "regime"  # type: ignore[union-attr]
+    assert best_config(store.best, "moe", {"seq_len": 10, "batch": 8}).found == "regime"  # type: ignore[union-attr]
 
 
 def test_the_exported_solution_is_named(store: Store) -> None:
     sweep_id = _sweep(store, SMALL)
-    export_id = store.record_export(ExportRecord(sweep_id, "moe-tuned", "digest"))
-    answer = best_config(store, "moe", {"seq_len": 1})
+    export_id = store.exports.record(ExportRecord(sweep_id, "moe-tuned", "digest"))
+    answer = best_config(store.best, "moe", {"seq_len": 1})
     assert answer is not None
     assert (answer.solution, answer.export_id) == ("moe-tuned", export_id)
 
 
 def test_the_document_is_json_with_units_in_its_keys(store: Store) -> None:
     _sweep(store, SMALL)
-    answer = best_config(store, "moe", {"seq_len": 1}, now=1e12)
+    answer = best_config(store.best, "moe", {"seq_len": 1}, now=1e12)
     assert answer is not None
     document = json.loads(json.dumps(answer.document()))
     assert document["config"] == {"tile": 1}
@@ -240,7 +241,7 @@ def test_a_lookup_loads_nothing_heavy(tmp_path: Path) -> None:
         "import sys\n"
         "from db.store import Store\n"
         "from tuner.results.best_config import best_config\n"
-        "assert best_config(Store.open(sys.argv[1], create=False), 'moe', {'seq_len': 1}).found == 'exact'\n"
+        "assert best_config(Store.open(sys.argv[1], create=False).best, 'moe', {'seq_len': 1}).found == 'exact'\n"
         "heavy = {'torch', 'ray', 'optuna', 'numpy', 'cutlass', 'alembic', 'psycopg', 'flashinfer_bench'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

@@ -43,7 +43,7 @@ def sweep_id(database: str, scene: Any) -> int:
             ("large", "PASSED", math.log(90.0), {"tile": 64, "layout": "flat"}),
         ]
         for number, (regime, state, objective, config) in enumerate(rows):
-            store.commit_trial(
+            store.trials.commit(
                 stage.trial(
                     sweep_id, number, regime=regime, state=state, objective=objective, config=config,
                     reason="" if state == "PASSED" else "too slow", measurements=(), started_at=100.0 + number,
@@ -106,7 +106,7 @@ def test_a_recorded_sweep_can_be_replayed(database: str, scene: Any, tmp_path: P
     with Store.open(database) as store:
         stage = scene(store, definition["name"], target="cpu", space=space.name, fingerprint=space.fingerprint)
         sweep_id = stage.sweep()
-        store.commit_trial(stage.trial(sweep_id, 0, config=space.default, config_hash="default"))
+        store.trials.commit(stage.trial(sweep_id, 0, config=space.default, config_hash="default"))
     recorded = tuner("study", "record", str(sweep_id), "--out", str(tmp_path / "moe.replay.json.gz"), "--json")
     assert recorded.returncode == 0, recorded.stderr
     recording = read_recording(tmp_path / "moe.replay.json.gz")
@@ -118,6 +118,6 @@ def test_pruning_is_a_command(database: str, scene: Any) -> None:
     with Store.open(database) as store:
         stage = scene(store)
         old = stage.measurement("w1", measured_at=100.0)
-        store.commit_trial(stage.trial(stage.sweep(), 0, measurements=(old, stage.measurement("w2"))))
+        store.trials.commit(stage.trial(stage.sweep(), 0, measurements=(old, stage.measurement("w2"))))
     pruned = tuner("db", "prune", "--older-than-days", "1", "--json")
     assert json.loads(pruned.stdout)["pruned"] == 1

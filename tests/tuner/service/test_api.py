@@ -38,7 +38,7 @@ def stage(server: Any, scene: Any) -> Iterator[Any]:
         filled = scene(store)
         filled.sweep_id = filled.finished(filled.winner(2))
         content = json.dumps({"name": "gemm-fast", "sources": []})
-        filled.export_id = store.record_export(
+        filled.export_id = store.exports.record(
             ExportRecord(filled.sweep_id, "gemm-fast", "digest1", content=content, path="/srv/secret/place.json")
         )
         yield filled
@@ -120,7 +120,7 @@ def test_sweeps_are_listed_in_pages(client: httpx.Client, stage: Any) -> None:
     second = client.get("/api/v1/sweeps", params={"limit": 2, "before": first["next_before"]}).json()
     assert second["sweeps"][0]["id"] == ids[0]
     for sweep_id in ids:
-        stage.store.finish_sweep(sweep_id, "INTERRUPTED", {})
+        stage.store.sweeps.finish(sweep_id, "INTERRUPTED", {})
 
 
 def test_one_sweep_has_its_winners_and_trials(client: httpx.Client, stage: Any) -> None:
@@ -178,7 +178,7 @@ def test_hostile_text_in_any_parameter_is_refused_or_finds_nothing(
     assert reply.status_code in (404, 422), reply.text
     assert is_problem(reply, reply.status_code)
     assert "Traceback" not in reply.text
-    assert len(stage.store.winners(stage.sweep_id)) == 1
+    assert len(stage.store.winners.of(stage.sweep_id)) == 1
 
 
 SQL = ["'; DROP TABLE sweep; --", '" OR 1=1 --', "gemm' UNION SELECT secret_hash FROM api_token --", "\\'; --"]
@@ -190,7 +190,7 @@ def test_sql_in_any_field_of_a_body_is_refused(client: httpx.Client, stage: Any,
     body = {"definition": "gemm_n512_k1024", field: [hostile] if field == "workloads" else hostile}
     document = is_problem(client.post("/api/v1/sweeps", json=body), 422)
     assert field in json.dumps(document)
-    assert len(stage.store.winners(stage.sweep_id)) == 1
+    assert len(stage.store.winners.of(stage.sweep_id)) == 1
 
 
 @pytest.mark.parametrize("hostile", SQL)
@@ -205,7 +205,7 @@ def test_sql_in_headers_and_paths_finds_nothing(client: httpx.Client, stage: Any
     for path in ("/api/v1/sweeps/{}", "/api/v1/sweeps/1/trials/{}", "/api/v1/solutions/{}", "/sweeps/{}"):
         is_problem(client.get(path.format(quoted)), 422)
     assert client.post("/login", data={"token": hostile, "to": hostile}).headers["location"] == "/"
-    assert len(stage.store.winners(stage.sweep_id)) == 1
+    assert len(stage.store.winners.of(stage.sweep_id)) == 1
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,10 @@ def test_a_page_that_is_not_there_is_a_page(client: httpx.Client) -> None:
 def test_logs_and_reasons_lose_their_folders(client: httpx.Client, stage: Any) -> None:
     sweep_id = stage.sweep()
     reason = 'File "/home/somebody/secret/kernel.py", line 3: no such tile'
-    stage.store.commit_trial(
+    stage.store.trials.commit(
         stage.trial(sweep_id, 0, state="COMPILE_ERROR", reason=reason, measurements=(), objective=None)
     )
-    stage.store.finish_sweep(sweep_id, "INTERRUPTED", {})
+    stage.store.sweeps.finish(sweep_id, "INTERRUPTED", {})
     for path in (f"/sweeps/{sweep_id}", f"/sweeps/{sweep_id}/trials/0", f"/api/v1/sweeps/{sweep_id}/trials"):
         text = client.get(path, headers={"Accept": "text/html"}).text
         assert "kernel.py" in text
@@ -307,9 +307,9 @@ def test_the_workloads_of_known_work_are_held_against_the_roofline(
     body = open_dataset(None).definition("gemm_n512_k1024")
     (size,) = (name for name, axis in body["axes"].items() if axis["type"] == "var")
     known = scene(stage.store, definition="gemm_n512_k1024", hardware="NVIDIA H200")
-    known.definition_id = stage.store.register_definition("gemm_n512_k1024", "gemm", body)
+    known.definition_id = stage.store.catalog.register_definition("gemm_n512_k1024", "gemm", body)
     for uuid in ("w1", "w2"):
-        stage.store.register_workload(known.definition_id, uuid, {size: 1}, "shipped")
+        stage.store.catalog.register_workload(known.definition_id, uuid, {size: 1}, "shipped")
     page = client.get(f"/sweeps/{known.finished()}").text
     assert "of roofline" in page
     assert ">22 %<" in page  # 0.219 us of 1 us: 1 MB at 4.8 TB/s

@@ -107,8 +107,8 @@ def stage(server: Any, scene: Any) -> Iterator[Any]:
         filled.failed_id = filled.sweep()
         broken = filled.trial(filled.failed_id, 0, state="COMPILE_ERROR", reason="tile 3 does not divide 64",
                               measurements=(), objective=None)  # fmt: skip
-        store.commit_trial(broken)
-        store.finish_sweep(filled.failed_id, "INTERRUPTED", {})
+        store.trials.commit(broken)
+        store.sweeps.finish(filled.failed_id, "INTERRUPTED", {})
         yield filled
 
 
@@ -170,16 +170,16 @@ def test_progress_appears_without_reloading(browser: Browser, stage: Any) -> Non
 
     def until(condition: Callable[[], Any]) -> None:
         """Waits as a living sweep does: one that is silent for half a minute counts as lost."""
-        browser.until(lambda: stage.store.heartbeat(sweep_id) or condition())
+        browser.until(lambda: stage.store.sweeps.heartbeat(sweep_id) or condition())
 
     browser.open(f"/sweeps/{sweep_id}")
     browser.driver.execute_script("window.notReloaded = true")
-    stage.store.commit_trial(stage.trial(sweep_id, 0))
+    stage.store.trials.commit(stage.trial(sweep_id, 0))
     until(lambda: browser.find("#count").text == "1")
     until(lambda: len(browser.driver.find_elements(By.CSS_SELECTOR, "#trials tr")) == 1)
     until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, "[data-figure=progress] svg.main-svg"))
     assert browser.driver.execute_script("return window.notReloaded")
-    stage.store.finish_sweep(sweep_id, "DONE", {})
+    stage.store.sweeps.finish(sweep_id, "DONE", {})
     browser.until(lambda: browser.find("#state").text == "DONE")
 
 

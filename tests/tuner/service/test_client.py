@@ -24,7 +24,7 @@ def stage(serve: Callable[..., Any], scene: Any) -> Iterator[Any]:
         filled = scene(store)
         filled.server, filled.token = server, server.token("run")
         filled.sweep_id = filled.finished(filled.winner(2))
-        filled.export_id = store.record_export(ExportRecord(filled.sweep_id, "fast", "d", content='{"name": "fast"}'))
+        filled.export_id = store.exports.record(ExportRecord(filled.sweep_id, "fast", "d", content='{"name": "fast"}'))
         yield filled
 
 

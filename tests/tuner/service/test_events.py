@@ -48,13 +48,13 @@ def test_a_sweep_is_followed_to_its_end(server: Any, stage: Any) -> None:
     sweep_id = stage.sweep(owner="here:1", max_trials=2)
     with listening(server, sweep_id) as events:
         assert next(events)[1:] == ("state", next_state(server, sweep_id))
-        stage.store.commit_trial(stage.trial(sweep_id, 0))
+        stage.store.trials.commit(stage.trial(sweep_id, 0))
         kinds = [next(events), next(events)]
         assert [(kind, data.get("number"), data.get("trials")) for _, kind, data in kinds] == [
             ("trial", 0, None), ("state", None, 1),
         ]  # fmt: skip
-        stage.store.commit_trial(stage.trial(sweep_id, 1))
-        stage.store.finish_sweep(sweep_id, "DONE", {})
+        stage.store.trials.commit(stage.trial(sweep_id, 1))
+        stage.store.sweeps.finish(sweep_id, "DONE", {})
         rest = list(events)
     assert [kind for _, kind, _ in rest][-1] == "end"
     assert [data["number"] for _, kind, data in rest if kind == "trial"] == [1]
@@ -73,11 +73,11 @@ def next_state(server: Any, sweep_id: int) -> dict[str, Any]:
 def test_a_client_that_comes_back_gets_the_rest(server: Any, stage: Any) -> None:
     sweep_id = stage.sweep(owner="here:1")
     for number in range(5):
-        stage.store.commit_trial(stage.trial(sweep_id, number))
+        stage.store.trials.commit(stage.trial(sweep_id, number))
     with listening(server, sweep_id) as events:
         seen = [next(events) for _ in range(3)]
     assert [data["number"] for _, _, data in seen] == [0, 1, 2]
-    stage.store.finish_sweep(sweep_id, "INTERRUPTED", {})
+    stage.store.sweeps.finish(sweep_id, "INTERRUPTED", {})
     with listening(server, sweep_id, **{"Last-Event-ID": str(seen[-1][0])}) as events:
         rest = list(events)
     assert [data["number"] for _, kind, data in rest if kind == "trial"] == [3, 4]
@@ -100,7 +100,7 @@ def test_an_unreadable_last_event_id_starts_from_the_beginning(server: Any, stag
 
 def test_a_sweep_whose_process_died_is_lost_and_ends(server: Any, stage: Any) -> None:
     sweep_id = stage.sweep(owner="gone:1")
-    with stage.store._engine.begin() as connection:
+    with stage.store.database.engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE sweep SET heartbeat_at = 1 WHERE id = {sweep_id}")
     with listening(server, sweep_id) as events:
         assert [(kind, data["state"]) for _, kind, data in events] == [("state", "LOST"), ("end", "LOST")]

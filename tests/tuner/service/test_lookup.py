@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from db.errors import StoreError
+from db.queries.lookups import Lookups
 from db.store import Store
 from tuner.service.best import MAX_AGE_S, NOTHING, BestConfigs
 
@@ -122,7 +123,7 @@ def test_sizes_that_are_nearly_as_far_away_have_their_own_distance(tmp_path: Any
         with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
             stage = scene(store, axes={"w1": {"seq_len": 1}, "w2": {"seq_len": 10_000}})
             stage.finished(stage.winner(1, max_size=10_000))
-            best = BestConfigs(store, cache_s=60)
+            best = BestConfigs(store.best, cache_s=60)
             near, far = await ask(best, 20_001), await ask(best, 20_002)
             assert near["detail"] == far["detail"]
             assert (near["distance"], far["distance"]) == (2.0001, 2.0002)
@@ -134,7 +135,7 @@ def test_answers_are_kept_until_the_records_change(tmp_path: Any, scene: Any) ->
     async def follow() -> None:
         with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
             stage = scene(store)
-            best = BestConfigs(store, cache_s=0)
+            best = BestConfigs(store.best, cache_s=0)
 
             async def ask(seq_len: int = 10) -> Any:
                 return (await best.answer("gemm", {"seq_len": seq_len}, "nvidia h100"))[0]
@@ -160,20 +161,20 @@ def test_who_asks_early_enough_does_not_wait_for_the_next_read(tmp_path: Any, sc
             self.store, self.may, self.reads = store, threading.Event(), 0
             self.may.set()
 
-        def best_stamp(self, definition: str) -> tuple[Any, ...]:
+        def stamp(self, definition: str) -> tuple[Any, ...]:
             self.reads += 1
             assert self.may.wait(60)
-            return self.store.best_stamp(definition)
+            return self.store.best.stamp(definition)
 
-        def best_rows(self, definition: str) -> Any:
-            return self.store.best_rows(definition)
+        def rows(self, definition: str) -> Any:
+            return self.store.best.rows(definition)
 
     async def follow() -> None:
         with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
             stage, now = scene(store), [0.0]
             stage.finished(stage.winner(2))
             slow = Slow(store)
-            best = BestConfigs(cast("Store", slow), cache_s=10, clock=lambda: now[0])
+            best = BestConfigs(cast("Lookups", slow), cache_s=10, clock=lambda: now[0])
 
             async def ask() -> tuple[str, int]:
                 answer, age_s = await best.answer("gemm", {"seq_len": 10}, None)
@@ -204,7 +205,7 @@ def test_a_read_that_failed_behind_the_scenes_is_told_to_who_needs_it(tmp_path: 
         store, now = Store.open(f"sqlite:///{tmp_path}/results.db"), [0.0]
         stage = scene(store)
         stage.finished(stage.winner(2))
-        best = BestConfigs(store, cache_s=10, clock=lambda: now[0])
+        best = BestConfigs(store.best, cache_s=10, clock=lambda: now[0])
         loud: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: loud.append(context))
 

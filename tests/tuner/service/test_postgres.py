@@ -60,7 +60,7 @@ def test_metrics_are_of_all_processes_together(stage: Any) -> None:
 
 def test_an_events_stream_ends_with_the_sweep(stage: Any) -> None:
     text = ask(stage, f"/api/v1/sweeps/{stage.sweep_id}/events").text
-    assert text.count("event: trial") == len(stage.store.trials(stage.sweep_id, measurements=False))
+    assert text.count("event: trial") == len(stage.store.trials.of(stage.sweep_id, measurements=False))
     assert "event: end" in text
 
 
@@ -70,7 +70,7 @@ def test_a_revocation_counts_in_every_process_at_once(stage: Any) -> None:
     clients = [stage.server.client(token) for _ in range(8)]  # a connection each, spread over the processes
     try:
         assert {c.get("/api/v1/sweeps").status_code for c in clients} == {200}
-        assert stage.store.revoke_token(tokens.parts(token)[0])  # type: ignore[index]
+        assert stage.store.tokens.revoke(tokens.parts(token)[0])  # type: ignore[index]
         assert {c.get("/api/v1/sweeps").status_code for c in clients} == {401}
     finally:
         for client in clients:

@@ -47,7 +47,7 @@ def server(serve: Callable[..., Any], scene: Any) -> Any:
     with Store.open(running.db) as store:
         filled = scene(store, hardware=gpu_name() or cpu_model())
         content = json.dumps(SOLUTION)
-        store.record_export(ExportRecord(filled.finished(filled.winner(2)), "fast", "d", content=content))
+        store.exports.record(ExportRecord(filled.finished(filled.winner(2)), "fast", "d", content=content))
     return running
 
 

@@ -37,7 +37,7 @@ def document(serve: Callable[..., Any], scene: Any) -> Iterator[Any]:
     server = serve("--rate-per-s", "0", "--max-running-sweeps", "0")
     with Store.open(server.db) as store:
         sweep_id = scene(store).finished()
-        store.record_export(ExportRecord(sweep_id, "fast", "digest", content=json.dumps({"name": "fast"}), path="/x"))
+        store.exports.record(ExportRecord(sweep_id, "fast", "digest", content=json.dumps({"name": "fast"}), path="/x"))
     yield schemathesis.openapi.from_url(f"{server.url}/api/v1/openapi.json")
     assert "Traceback" not in server.log()
 

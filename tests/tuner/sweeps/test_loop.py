@@ -76,12 +76,12 @@ def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **cha
         settings=SweepSettings(**{"sampler": "random", "reuse": False, "final_rounds": 12, **changes}),
     )
     if sweep_id is None:
-        definition_id = store.register_definition(plan.definition["name"], "replay", plan.definition)
+        definition_id = store.catalog.register_definition(plan.definition["name"], "replay", plan.definition)
         for workload in recording.workloads:
-            store.register_workload(definition_id, workload, {}, "")
-        space_id = store.register_space(plan.space.name, plan.space.target, plan.space.fingerprint)
-        environment_id = store.register_environment(runner.environment())
-        sweep_id = store.create_sweep(
+            store.catalog.register_workload(definition_id, workload, {}, "")
+        space_id = store.catalog.register_space(plan.space.name, plan.space.target, plan.space.fingerprint)
+        environment_id = store.catalog.register_environment(runner.environment())
+        sweep_id = store.sweeps.create(
             SweepRecord(definition_id=definition_id, space_id=space_id, environment_id=environment_id, owner="test")
         )
     return Sweep(plan, runner, store, sweep_id)
@@ -90,7 +90,7 @@ def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **cha
 def test_the_whole_space_is_tried_once_and_the_optimum_wins(recording, store):
     sweep = make_sweep(recording, store, max_trials=1000)
     result = sweep.run()
-    trials = store.trials(sweep.sweep_id)
+    trials = store.trials.of(sweep.sweep_id)
     assert Counter(t.config_hash for t in trials).most_common(1)[0][1] == 1
     assert len(trials) == result.trials == len(POINTS)
     (winner,) = result.winners
@@ -104,12 +104,12 @@ def test_the_default_comes_first_and_every_outcome_is_committed_before_the_next_
 
     class Watching(ReplayRunner):
         def submit_build(self, variant):
-            seen.append((len(self.judged), sum(store.trial_count(1).values())))
+            seen.append((len(self.judged), sum(store.trials.count(1).values())))
             super().submit_build(variant)
 
     sweep = make_sweep(recording, store, runner=Watching(recording, in_flight=3), max_trials=20)
     sweep.run()
-    assert store.trials(sweep.sweep_id)[0].origin == "default"
+    assert store.trials.of(sweep.sweep_id)[0].origin == "default"
     assert len(seen) >= 20
     assert all(judged == committed for judged, committed in seen)
 
@@ -124,11 +124,11 @@ def test_a_hopeless_trial_stops_after_the_representative_workload(recording, sto
 
     sweep = make_sweep(recording, store, runner=Watching(recording), max_trials=1000, race_factor=1.2)
     result = sweep.run()
-    states = Counter(t.state for t in store.trials(sweep.sweep_id))
+    states = Counter(t.state for t in store.trials.of(sweep.sweep_id))
     assert states["RACED_OUT"] > 10
     assert result.winners[0].config == {"tile": 64, "stages": 2, "mode": "b"}
     assert jobs[0].stop_above_us == {}
-    raced = [t for t in store.trials(sweep.sweep_id) if t.state == "RACED_OUT"]
+    raced = [t for t in store.trials.of(sweep.sweep_id) if t.state == "RACED_OUT"]
     assert all(len(t.measurements) == 1 and t.objective is not None for t in raced)
 
 
@@ -147,13 +147,13 @@ def test_resume_loses_and_repeats_nothing(recording, store, kill_after):
     sweep = make_sweep(recording, store, runner=Dying(recording, in_flight=3), max_trials=30)
     with pytest.raises(Killed):
         sweep.run()
-    before = store.trials(sweep.sweep_id)
+    before = store.trials.of(sweep.sweep_id)
     assert len(before) == kill_after
-    store.finish_sweep(sweep.sweep_id, "INTERRUPTED", {})
-    store.claim_sweep(sweep.sweep_id, "test again", 30)
+    store.sweeps.finish(sweep.sweep_id, "INTERRUPTED", {})
+    store.sweeps.claim(sweep.sweep_id, "test again", 30)
     resumed = make_sweep(recording, store, sweep_id=sweep.sweep_id, max_trials=30)
     result = resumed.run()
-    after = store.trials(sweep.sweep_id)
+    after = store.trials.of(sweep.sweep_id)
     assert after[: len(before)] == before
     assert len(after) == result.trials == 30
     assert len({t.config_hash for t in after}) == 30
@@ -172,7 +172,7 @@ def test_regimes_share_the_trials_and_have_their_own_winners(recording, store):
     regimes = (Regime("s", 1, 16, ("small",)), Regime("l", 17, None, ("large",)))
     sweep = make_sweep(recording, store, regimes=regimes, max_trials=40)
     result = sweep.run()
-    assert Counter(t.regime for t in store.trials(sweep.sweep_id)) == {"s": 20, "l": 20}
+    assert Counter(t.regime for t in store.trials.of(sweep.sweep_id)) == {"s": 20, "l": 20}
     assert {w.regime: w.max_size for w in result.winners} == {"s": 16, "l": None}
 
 
@@ -182,14 +182,14 @@ def test_measurements_of_another_sweep_are_reused(recording, store):
     second = make_sweep(recording, store, runner=runner, max_trials=1000, race_factor=100, reuse=True)
     second.run()
     assert len(runner.judged) == 7, "only what failed before is tried again"
-    states = Counter(t.state for t in store.trials(second.sweep_id))
+    states = Counter(t.state for t in store.trials.of(second.sweep_id))
     assert states["PASSED"] == len(POINTS) - 7
 
 
 def test_the_default_is_measured_however_small_the_budget(recording, store):
     sweep = make_sweep(recording, store, budget_s=1e-9, max_trials=50)
     result = sweep.run()
-    assert [t.origin for t in store.trials(sweep.sweep_id)] == ["default"]
+    assert [t.origin for t in store.trials.of(sweep.sweep_id)] == ["default"]
     assert result.winners[0].config == recording.config(0)
 
 

@@ -68,11 +68,11 @@ def test_a_mixed_cluster_gets_a_sweep_of_its_own_for_each_kind(tmp_path):
     assert [s["accelerator"] for s in document["sweeps"]] == ["older", "newer"]
     store = Store.open(db)
     try:
-        sweeps = {tuple(store.get_sweep(s["sweep_id"]).settings["accelerators"]): s for s in document["sweeps"]}
+        sweeps = {tuple(store.sweeps.get(s["sweep_id"]).settings["accelerators"]): s for s in document["sweeps"]}
         assert set(sweeps) == {("older",), ("newer",)}
         for sweep in sweeps.values():
-            assert store.get_sweep(sweep["sweep_id"]).state == "DONE"
-            assert len(store.trials(sweep["sweep_id"])) == sweep["trials"] > 0
+            assert store.sweeps.get(sweep["sweep_id"]).state == "DONE"
+            assert len(store.trials.of(sweep["sweep_id"])) == sweep["trials"] > 0
             assert sweep["export"]["verification"]
     finally:
         store.close()

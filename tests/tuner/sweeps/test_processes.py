@@ -77,7 +77,7 @@ class Command:
         while time.monotonic() < deadline and self.process.poll() is None:
             if path.exists():
                 with Store.open(self.database) as store:
-                    if store.list_sweeps() and sum(store.trial_count(1).values()) >= count:
+                    if store.sweeps.newest() and sum(store.trials.count(1).values()) >= count:
                         return
             time.sleep(0.1)
         self.process.kill()
@@ -95,12 +95,12 @@ def sweep(folder: Path, space: Path, *more: str) -> Command:
 
 def trials(folder: Path) -> list:
     with Store.open(f"sqlite:///{folder}/results.db") as store:
-        return store.trials(1)
+        return store.trials.of(1)
 
 
 def state(folder: Path) -> str:
     with Store.open(f"sqlite:///{folder}/results.db") as store:
-        return store.get_sweep(1).state
+        return store.sweeps.get(1).state
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -145,9 +145,9 @@ def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(t
     assert before[: len(first)] == first
     with Store.open(running.database) as store:  # what 30 s without a heartbeat would do
         sweep_id = 1
-        owner = store.get_sweep(sweep_id).owner
-        store.claim_sweep(sweep_id, owner, 0)
-        store.finish_sweep(sweep_id, "INTERRUPTED", {})
+        owner = store.sweeps.get(sweep_id).owner
+        store.sweeps.claim(sweep_id, owner, 0)
+        store.sweeps.finish(sweep_id, "INTERRUPTED", {})
     check_resumed(tmp_path, space, before)
 
 

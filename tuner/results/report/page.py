@@ -42,14 +42,14 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
         NothingFoundError: There is no sweep, or it has no trials yet.
     """
     if sweep_id is None:
-        newest = store.list_sweeps(limit=1)
+        newest = store.sweeps.newest(limit=1)
         if not newest:
             raise NothingFoundError("no sweep to report on; `tuner sweep` runs one")
         sweep_id = newest[0].id
-    failed = store.failure_counts(sweep_id, not_failures=NOT_FAILURES)
-    record = store.get_sweep(sweep_id)
+    failed = store.trials.failures(sweep_id, not_failures=NOT_FAILURES)
+    record = store.sweeps.get(sweep_id)
     beside = None if bench is None else read(bench, record.definition)
-    material = Material(record, store.trial_points(sweep_id), failed, store.winners(sweep_id), beside)
+    material = Material(record, store.trials.points(sweep_id), failed, store.winners.of(sweep_id), beside)
     if not material.trials:
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")

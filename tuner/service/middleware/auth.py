@@ -74,8 +74,8 @@ class Guard:
             return await asyncio.to_thread(self._read, keys)
 
     def _read(self, keys: Collection[str]) -> Mapping[str, TokenRecord]:
-        self._closed = self._closed or self._store.has_tokens()
-        return self._store.find_tokens(keys) if self._closed else {}
+        self._closed = self._closed or self._store.tokens.any()
+        return self._store.tokens.find(keys) if self._closed else {}
 
 
 def presented(request: Request) -> str | None:

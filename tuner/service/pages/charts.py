@@ -28,19 +28,19 @@ class Charts:
         Raises:
             NoSuchSweep: There is none.
         """
-        sweep = self._store.get_sweep(sweep_id)
-        count = sum(self._store.trial_counts([sweep_id])[sweep_id].values())
+        sweep = self._store.sweeps.get(sweep_id)
+        count = sum(self._store.trials.counts([sweep_id])[sweep_id].values())
         state = (count, sweep.state, sweep.finished_at)
         with self._lock:
             kept = self._kept.get(sweep_id)
         if kept is not None and kept[0] == state:
             return kept[1]
-        trials = self._store.trial_points(sweep_id)
+        trials = self._store.trials.points(sweep_id)
         reference = dict(sweep.summary.get("reference_by_workload_us", {}))
         drawn = {
             "progress": figures.best_so_far(trials),
             "importance": figures.importance(trials),
-            "speedups": figures.speedups(self._store.winners(sweep_id), reference),
+            "speedups": figures.speedups(self._store.winners.of(sweep_id), reference),
         }
         made = json.dumps(drawn, separators=(",", ":")).encode()
         with self._lock:

@@ -119,7 +119,7 @@ def sweeps(
 ) -> HTMLResponse:
     """The newest sweeps, and a form that starts one."""
     store = _store(request)
-    found = store.list_sweeps(LISTED, before=before)
+    found = store.sweeps.newest(LISTED, before=before)
     return _page(
         "sweeps.html",
         viewer,
@@ -135,10 +135,10 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     """The page of one sweep."""
     store = _store(request)
     detail = views.sweep_detail(store, sweep_id)
-    record = store.get_sweep(sweep_id)
-    trials = store.trial_points(sweep_id)
-    failed = failures(trials, store.failure_counts(sweep_id, not_failures=NOT_FAILURES))
-    winners = store.winners(sweep_id)
+    record = store.sweeps.get(sweep_id)
+    trials = store.trials.points(sweep_id)
+    failed = failures(trials, store.trials.failures(sweep_id, not_failures=NOT_FAILURES))
+    winners = store.winners.of(sweep_id)
     reference = dict(record.summary.get("reference_by_workload_us", {}))
     return _page(
         "sweep.html",
@@ -147,7 +147,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         error=str(record.summary.get("error", "")).partition(":")[0],
         winners=winners,
         workloads=[row for w in winners for row in workload_rows(w, reference)],
-        floors=floors(store.definition_body(record.definition_id), winners, record.hardware),
+        floors=floors(store.catalog.definition_body(record.definition_id), winners, record.hardware),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
         drawing=parallel_coordinates(trials),
@@ -168,7 +168,7 @@ def trial(request: Request, viewer: SignedIn, sweep_id: Id, number: int) -> HTML
     """One trial: config, build, samples, clocks."""
     store = _store(request)
     record = find_trial(store, sweep_id, number)
-    sizes = store.workload_axes([m.workload for m in record.measurements])
+    sizes = store.catalog.workload_axes([m.workload for m in record.measurements])
     labels = {uuid: " ".join(f"{k}={v}" for k, v in axes.items()) for uuid, axes in sizes.items()}
     return _page(
         "trial.html",
@@ -191,8 +191,8 @@ def compare(
 ) -> HTMLResponse:
     """Two sweeps side by side, on one GPU or on two."""
     store = _store(request)
-    listed = store.list_sweeps(LISTED_TO_COMPARE)
-    pair = None if a is None or b is None else [store.get_sweep(a), store.get_sweep(b)]
+    listed = store.sweeps.newest(LISTED_TO_COMPARE)
+    pair = None if a is None or b is None else [store.sweeps.get(a), store.sweeps.get(b)]
     return _page(
         "compare.html",
         viewer,
@@ -212,10 +212,10 @@ def best(
 ) -> HTMLResponse:
     """The best configs per definition and hardware, and a form that asks for one size."""
     store = _store(request)
-    known = store.swept()
+    known = store.best.swept()
     if definition is None and known:
         definition = known[0][0]
-    rows = store.best_rows(definition) if definition else []
+    rows = store.best.rows(definition) if definition else []
     axes = sorted({a for r in rows for w in r.winner.workloads for a in w.axes})
     return _page(
         "best.html",

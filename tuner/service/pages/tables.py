@@ -51,7 +51,7 @@ def floors(definition: Mapping[str, Any], winners: Sequence[WinnerRecord], hardw
 
 def comparison(store: Store, first: SweepRecord, second: SweepRecord) -> dict[str, Any]:
     """Two sweeps side by side: winners by regime, and each workload that both have, matched by its sizes."""
-    sides = [store.winners(s.id) for s in (first, second)]
+    sides = [store.winners.of(s.id) for s in (first, second)]
     regimes = [{w.regime: w for w in side} for side in sides]
     names = [*regimes[0], *(n for n in regimes[1] if n not in regimes[0])]
     by_axes = [{tuple(sorted(w.axes.items())): w for r in side for w in r.workloads} for side in sides]

@@ -49,7 +49,7 @@ class Starter:
         self._room()
         ticket = secrets.token_hex(8)
         launched = self._launch(ticket, _arguments(wanted, target))
-        return self._wait(ticket, launched, lambda: self.store.sweep_of_ticket(ticket))
+        return self._wait(ticket, launched, lambda: self.store.sweeps.of_ticket(ticket))
 
     def resume(self, sweep_id: int) -> None:
         """Resume a sweep that was stopped or whose process died.
@@ -57,7 +57,7 @@ class Starter:
         Raises:
             ProblemError: 409 if it runs or is done; otherwise as for :meth:`start`.
         """
-        sweep = self.store.get_sweep(sweep_id)
+        sweep = self.store.sweeps.get(sweep_id)
         state = state_now(sweep)
         if state in (SweepState.RUNNING, SweepState.DONE):
             raise ProblemError(409, f"sweep {sweep_id} is {state}; only one that stopped early can be resumed")
@@ -67,7 +67,7 @@ class Starter:
         before = sweep.owner, sweep.heartbeat_at
 
         def taken() -> int | None:
-            now = self.store.get_sweep(sweep_id)
+            now = self.store.sweeps.get(sweep_id)
             return sweep_id if now.owner is not None and (now.owner, now.heartbeat_at) != before else None
 
         self._wait(ticket, launched, taken)
@@ -101,7 +101,7 @@ class Starter:
             time.sleep(POLL_S)
 
     def _room(self) -> None:
-        running = [s for s in self.store.list_sweeps(limit=200) if state_now(s) == SweepState.RUNNING]
+        running = [s for s in self.store.sweeps.newest(limit=200) if state_now(s) == SweepState.RUNNING]
         if len(running) >= self.settings.max_running_sweeps:
             raise ProblemError(
                 429,

@@ -71,7 +71,7 @@ def test_a_revoked_token_is_refused_at_once(server: Any, path: str) -> None:
     token = server.token("read")
     with server.client(token) as client, Store.open(server.db) as store:
         assert client.get(path).status_code in (200, 404)
-        assert store.revoke_token(tokens.parts(token)[0])  # type: ignore[index]
+        assert store.tokens.revoke(tokens.parts(token)[0])  # type: ignore[index]
         assert client.get(path).status_code == 401
 
 
@@ -82,9 +82,9 @@ def test_an_event_stream_ends_when_its_token_is_revoked(server: Any, scene: Any)
         with client.stream("GET", f"/api/v1/sweeps/{sweep_id}/events") as reply:
             lines = reply.iter_lines()
             assert "event: state" in [next(lines), next(lines)]
-            store.revoke_token(tokens.parts(token)[0])  # type: ignore[index]
+            store.tokens.revoke(tokens.parts(token)[0])  # type: ignore[index]
             assert "event: end" not in list(lines)
-        store.finish_sweep(sweep_id, "INTERRUPTED", {})
+        store.sweeps.finish(sweep_id, "INTERRUPTED", {})
 
 
 def test_an_expired_token_does_not_hold(server: Any) -> None:
@@ -137,7 +137,7 @@ def test_the_first_token_closes_the_server_and_its_revocation_does_not_open_it(s
         token = server.token("read")
         assert client.get("/api/v1/sweeps").status_code == 401
         assert status(server, token) == 200
-        store.revoke_token(tokens.parts(token)[0])  # type: ignore[index]
+        store.tokens.revoke(tokens.parts(token)[0])  # type: ignore[index]
         assert client.get("/api/v1/sweeps").status_code == 401
         assert status(server, token) == 401
 
@@ -146,7 +146,7 @@ def test_the_database_holds_no_secret(server: Any) -> None:
     token = server.token("read")
     key, secret = tokens.parts(token) or ("", "")
     with Store.open(server.db) as store:
-        record = store.find_token(key)
+        record = store.tokens.get(key)
     assert record is not None
     assert secret not in repr(record)
     assert record.secret_hash == tokens.hashed(secret)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select
 
 from db import schema
+from db.database import Database
+from db.queries.exports import Exports
+from db.queries.winners import Winners, winner_columns, winner_record
 from db.records import BestRow, RelatedConfig, SweepState, WinnerWorkload
-from db.winners import Winners, winner_columns, winner_record
 from workers.records import Environment
 
 _sweep, _winner, _variant, _export = schema.sweep, schema.winner, schema.variant, schema.export
@@ -18,10 +19,15 @@ _sweep, _winner, _variant, _export = schema.sweep, schema.winner, schema.variant
 _ENVIRONMENT = tuple(f.name for f in fields(Environment))
 
 
-class Lookups(Winners):
+class Lookups:
     """The part of the store that answers for all sweeps together."""
 
-    def best_rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
+    def __init__(self, database: Database, winners: Winners, exports: Exports) -> None:
+        self._db = database
+        self._winners = winners
+        self._exports = exports
+
+    def rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
         """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first.
 
         Args:
@@ -30,7 +36,7 @@ class Lookups(Winners):
             target: Only this target.
         """
 
-        query = self._once(
+        query = self._db.once(
             f"best rows {hardware is not None} {target is not None}",
             lambda: _best_query(by_hardware=hardware is not None, by_target=target is not None),
         )
@@ -39,24 +45,24 @@ class Lookups(Winners):
 
         def read(connection: Connection) -> list[BestRow]:
             rows = connection.execute(query, asked).all()
-            workloads = self._winner_workloads(connection, [row.winner_id for row in rows])
-            exports = self._newest_exports(connection, [row.sweep_id for row in rows])
+            workloads = self._winners.workloads(connection, [row.winner_id for row in rows])
+            exports = self._exports.newest_of(connection, [row.sweep_id for row in rows])
             return [_best_row(row, workloads[row.winner_id], exports.get(row.sweep_id)) for row in rows]
 
-        return self._fetch(read)
+        return self._db.fetch(read)
 
-    def best_stamp(self, definition: str) -> tuple[Any, ...]:
-        """What is another whenever :meth:`best_rows` of the definition gives other rows, at a twentieth of the price.
+    def stamp(self, definition: str) -> tuple[Any, ...]:
+        """A fingerprint that changes whenever :meth:`rows` of the definition would; twenty times cheaper.
 
         Rows are made of sweeps that ended, their winners and their exports. Winners are replaced as a whole, exports
         are only added, and all else that a row holds never changes. One read before the rows says whether they are
         still those that were read with an earlier one.
         """
-        query = self._once("best stamp", _stamp_query)
-        (row,) = self._glance(query, {"definition": definition})
+        query = self._db.once("best stamp", _stamp_query)
+        (row,) = self._db.glance(query, {"definition": definition})
         return tuple(row)
 
-    def related_best_configs(
+    def related(
         self, space: str, *, definition: str, hardware: str, exclude_sweep: int | None = None, limit: int = 10
     ) -> list[RelatedConfig]:
         """Distinct winning configs of the same space family, to start a search from.
@@ -86,7 +92,7 @@ class Lookups(Winners):
             .order_by(_sweep.c.finished_at.desc(), _winner.c.id)
             .limit(50 * limit)
         )
-        rows = [row for row in self._rows(query) if row.sweep_id != exclude_sweep]
+        rows = [row for row in self._db.rows(query) if row.sweep_id != exclude_sweep]
         rows.sort(key=lambda row: (row.definition != definition, row.hardware != hardware))
         distinct: dict[str, Any] = {}
         for row in rows:
@@ -94,16 +100,18 @@ class Lookups(Winners):
         names = ("config", "definition", "hardware", "target", "regime", "median_us", "sweep_id")
         return [RelatedConfig(**{n: row._mapping[n] for n in names}) for row in list(distinct.values())[:limit]]
 
-    def _newest_exports(self, connection: Connection, sweep_ids: Sequence[int]) -> dict[int, Any]:
-        query = self._once(
-            "newest exports",
-            lambda: (
-                select(_export.c.sweep_id, _export.c.id, _export.c.solution)
-                .where(_export.c.sweep_id.in_(bindparam("sweeps", expanding=True)))
-                .order_by(_export.c.id)
-            ),
+    def swept(self) -> list[tuple[str, str]]:
+        """Definitions with a finished sweep and the hardware it ran on, by name."""
+        definition, environment = schema.definition, schema.environment
+        query = (
+            select(definition.c.name, environment.c.hardware)
+            .distinct()
+            .join_from(_sweep, definition)
+            .join(environment, environment.c.id == _sweep.c.environment_id)
+            .where(_sweep.c.finished_at.is_not(None))
+            .order_by(definition.c.name, environment.c.hardware)
         )
-        return {row.sweep_id: row for row in connection.execute(query, {"sweeps": sweep_ids})}
+        return [(row[0], row[1]) for row in self._db.rows(query)]
 
 
 def _joined(*, details: bool) -> Any:

@@ -1,12 +1,11 @@
-"""What every group of queries shares: transactions, repeating them, and rows that are made once."""
+"""An open database: transactions, repeating them, and rows that are made once. All queries run through it."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -21,37 +20,32 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
-    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import schema
 from db.engine import is_memory, is_transient, one_line_errors
-from db.errors import NoSuchSweep, SweepBusy
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Executable)
 
 
-class Connected:
+class Database:
     """An open database. Safe to use from several threads, not across a fork."""
 
     def __init__(self, url: URL, engine: Engine, patience_s: float) -> None:
-        self._url = url
-        self._engine = engine
-        self._patience_s = patience_s
-        self._claims: dict[int, str] = {}
-        self._ids: dict[tuple[Any, ...], int] = {}
+        self.url = url
+        self.engine = engine
+        self.patience_s = patience_s
         self._statements: dict[str, Any] = {}
         self._kept: Connection | None = None
         self._keeping = threading.Lock()
 
-    def _rows(self, query: Select[Any]) -> Sequence[Any]:
+    def rows(self, query: Select[Any]) -> Sequence[Any]:
         """All rows of one query."""
-        return self._fetch(lambda connection: connection.execute(query).all())
+        return self.fetch(lambda connection: connection.execute(query).all())
 
-    def _glance(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
+    def glance(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of one small query, on a connection that is kept for such queries: a quarter of the pool's price.
 
         Each is a transaction of its own and sees everything that was committed before. A connection that broke is
@@ -59,9 +53,9 @@ class Connected:
         """
         with self._keeping:
             try:
-                if self._kept is None and not is_memory(self._url):
-                    self._kept = self._engine.connect()
-                    if self._engine.dialect.name == "postgresql":  # one message to the server instead of three
+                if self._kept is None and not is_memory(self.url):
+                    self._kept = self.engine.connect()
+                    if self.engine.dialect.name == "postgresql":  # one message to the server instead of three
                         self._kept.execution_options(isolation_level="AUTOCOMMIT")
                     self._kept.detach()  # not one of the pool's any more
                 if self._kept is not None:
@@ -69,7 +63,13 @@ class Connected:
                         return self._kept.execute(query, values).all()
             except SQLAlchemyError:
                 self._drop_kept()
-        return self._fetch(lambda connection: connection.execute(query, values).all())
+        return self.fetch(lambda connection: connection.execute(query, values).all())
+
+    def close(self) -> None:
+        """Gives up all connections; a database in memory is gone."""
+        with self._keeping:
+            self._drop_kept()
+        self.engine.dispose()
 
     def _drop_kept(self) -> None:
         kept, self._kept = self._kept, None
@@ -77,17 +77,7 @@ class Connected:
             kept.invalidate()
             kept.close()
 
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        """A transaction that only reads and is not repeated: for answers that are worth nothing when they are late.
-
-        Raises:
-            StoreError: The database cannot be reached or read.
-        """
-        with one_line_errors(self._url), self._engine.connect() as connection:
-            yield connection
-
-    def _fetch(self, work: Callable[[Connection], T]) -> T:
+    def fetch(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` in a transaction that only reads: one consistent picture.
 
         Raises:
@@ -95,7 +85,7 @@ class Connected:
         """
         return self._run(work, repeat=True, write=False)
 
-    def _write(self, work: Callable[[Connection], T], *, repeat: bool = True, rebuilds: bool = False) -> T:
+    def write(self, work: Callable[[Connection], T], *, repeat: bool = True, rebuilds: bool = False) -> T:
         """Runs ``work`` in one transaction: everything it writes is kept, or nothing.
 
         Args:
@@ -110,37 +100,37 @@ class Connected:
         return self._run(work, repeat=repeat, write=True, rebuilds=rebuilds)
 
     def _run(self, work: Callable[[Connection], T], *, repeat: bool, **options: bool) -> T:
-        give_up_at = time.monotonic() + self._patience_s
+        give_up_at = time.monotonic() + self.patience_s
         pause_s = 0.05
         while True:
             try:
-                with self._engine.connect().execution_options(**options) as connection, connection.begin():
+                with self.engine.connect().execution_options(**options) as connection, connection.begin():
                     return work(connection)
             except SQLAlchemyError as error:
                 if not (repeat and is_transient(error) and time.monotonic() < give_up_at):
-                    with one_line_errors(self._url):
+                    with one_line_errors(self.url):
                         raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
 
-    def _insert(self, table: Table) -> Any:
+    def insert(self, table: Table) -> Any:
         """An INSERT that knows ON CONFLICT, in the database's dialect."""
-        return postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
+        return postgresql.insert(table) if self.engine.dialect.name == "postgresql" else sqlite.insert(table)
 
-    def _once(self, name: str, make: Callable[[], S]) -> S:
+    def once(self, name: str, make: Callable[[], S]) -> S:
         """A statement that is built once: building one costs more than running it, and each trial runs eight."""
         if name not in self._statements:
             self._statements[name] = make()
         statement: S = self._statements[name]
         return statement
 
-    def _ensure(self, connection: Connection, table: Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> int:
+    def ensure(self, connection: Connection, table: Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> int:
         """The id of the row with this unique key, made with ``rest`` if it is not there yet."""
-        query = self._once(
+        query = self.once(
             f"find {table.name}", lambda: select(table.c.id).where(*(table.c[name] == bindparam(name) for name in key))
         )
-        insert = self._once(
-            f"make {table.name}", lambda: self._insert(table).on_conflict_do_nothing().returning(table.c.id)
+        insert = self.once(
+            f"make {table.name}", lambda: self.insert(table).on_conflict_do_nothing().returning(table.c.id)
         )
         found = connection.execute(query, key).scalar()
         if found is None:
@@ -149,39 +139,11 @@ class Connected:
             found = connection.execute(query, key).scalar_one()
         return int(found)
 
-    def _now(self) -> ColumnElement[Any]:
+    def now(self) -> ColumnElement[Any]:
         """The time that heartbeats are compared by: PostgreSQL's own clock, since sweeps may run on several hosts."""
-        if self._engine.dialect.name == "postgresql":
+        if self.engine.dialect.name == "postgresql":
             return func.extract("epoch", func.clock_timestamp())
         return bindparam(None, callable_=time.time, type_=Float)
-
-    def _fence(self, connection: Connection, sweep_id: int) -> None:
-        """Refreshes the heartbeat, and proves that this store may still write the sweep's results.
-
-        Raises:
-            SweepBusy: Another process holds the sweep.
-            StoreError: There is no such sweep.
-        """
-        mine = self._claims.get(sweep_id)
-        table = schema.sweep
-        statement = self._once(
-            "fence",
-            lambda: (
-                update(table)
-                .where(table.c.id == bindparam("sweep"), table.c.owner.is_not_distinct_from(bindparam("mine")))
-                .values(heartbeat_at=self._now())
-            ),
-        )
-        if connection.execute(statement, {"sweep": sweep_id, "mine": mine}).rowcount == 0:
-            owner = self._owner(connection, sweep_id)
-            verb = "has been taken over" if mine else "is held"
-            raise SweepBusy(f"sweep {sweep_id} {verb} by {owner or 'another process'}; nothing was written")
-
-    def _owner(self, connection: Connection, sweep_id: int) -> str | None:
-        row = connection.execute(select(schema.sweep.c.owner).where(schema.sweep.c.id == sweep_id)).first()
-        if row is None:
-            raise NoSuchSweep(f"there is no sweep {sweep_id}")
-        return row.owner
 
 
 def finite(value: float | None) -> float | None:

@@ -6,17 +6,17 @@ import time
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, func, or_, select, update
 
 from db import schema
+from db.database import Database
 from db.errors import NoSuchSweep, SweepBusy
 from db.records import Json, SweepRecord, SweepState
-from db.registry import Registry
 
 _sweep = schema.sweep
 
 
-class Sweeps(Registry):
+class Sweeps:
     """The part of the store that keeps sweeps.
 
     A sweep is written by one process at a time: the one that holds its claim. The store remembers the claims that were
@@ -24,7 +24,12 @@ class Sweeps(Registry):
     a process that was taken over cannot write any more.
     """
 
-    def create_sweep(self, sweep: SweepRecord) -> int:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._claims: dict[int, str] = {}
+        self._keys: dict[int, tuple[int, int]] = {}
+
+    def create(self, sweep: SweepRecord) -> int:
         """Id of a new RUNNING sweep, claimed for ``sweep.owner`` if that is given."""
         values = {
             "definition_id": sweep.definition_id,
@@ -43,15 +48,15 @@ class Sweeps(Registry):
         }
 
         def create(connection: Connection) -> int:
-            statement = self._insert(_sweep).values(**values, heartbeat_at=self._now()).returning(_sweep.c.id)
+            statement = self._db.insert(_sweep).values(**values, heartbeat_at=self._db.now()).returning(_sweep.c.id)
             return int(connection.execute(statement).scalar_one())
 
-        sweep_id = self._write(create, repeat=False)
+        sweep_id = self._db.write(create, repeat=False)
         if sweep.owner:
             self._claims[sweep_id] = sweep.owner
         return sweep_id
 
-    def claim_sweep(self, sweep_id: int, owner: str, stale_after_s: float) -> None:
+    def claim(self, sweep_id: int, owner: str, stale_after_s: float) -> None:
         """Makes this store the only writer of the sweep and sets it RUNNING.
 
         Args:
@@ -65,16 +70,16 @@ class Sweeps(Registry):
         """
 
         def claim(connection: Connection) -> None:
-            silence_s = func.abs(self._now() - _sweep.c.heartbeat_at)
+            silence_s = func.abs(self._db.now() - _sweep.c.heartbeat_at)
             free = or_(_sweep.c.owner.is_(None), _sweep.c.owner == owner, silence_s > stale_after_s)
-            values: dict[str, Any] = {"owner": owner, "heartbeat_at": self._now(), "state": SweepState.RUNNING.value}
+            values: dict[str, Any] = {"owner": owner, "heartbeat_at": self._db.now(), "state": SweepState.RUNNING.value}
             values["stop_requested_at"] = None
             taken = connection.execute(update(_sweep).where(_sweep.c.id == sweep_id, free).values(values))
             if taken.rowcount == 0:
                 holder = self._owner(connection, sweep_id)
                 raise SweepBusy(f"sweep {sweep_id} is running, held by {holder}; stop that process first, or wait")
 
-        self._write(claim)
+        self._db.write(claim)
         self._claims[sweep_id] = owner
 
     def heartbeat(self, sweep_id: int) -> None:
@@ -83,9 +88,9 @@ class Sweeps(Registry):
         Raises:
             SweepBusy: Another process has taken the sweep over.
         """
-        self._write(lambda c: self._fence(c, sweep_id))
+        self._db.write(lambda c: self.fence(c, sweep_id))
 
-    def finish_sweep(self, sweep_id: int, state: str, summary: Json) -> None:
+    def finish(self, sweep_id: int, state: str, summary: Json) -> None:
         """Ends the sweep in DONE, INTERRUPTED or FAILED and gives up its claim.
 
         Raises:
@@ -98,49 +103,96 @@ class Sweeps(Registry):
         def finish(connection: Connection) -> None:
             if self._already_finished(connection, sweep_id, final):
                 return
-            self._fence(connection, sweep_id)
+            self.fence(connection, sweep_id)
             values = {"state": final.value, "summary": dict(summary), "finished_at": time.time()}
             connection.execute(
                 update(_sweep).where(_sweep.c.id == sweep_id).values(**values, owner=None, heartbeat_at=None)
             )
 
-        self._write(finish)
+        self._db.write(finish)
         self._claims.pop(sweep_id, None)
 
-    def get_sweep(self, sweep_id: int) -> SweepRecord:
+    def get(self, sweep_id: int) -> SweepRecord:
         """The sweep with the names behind its ids.
 
         Raises:
             StoreError: There is no such sweep.
         """
-        rows = self._rows(_sweeps().where(_sweep.c.id == sweep_id))
+        rows = self._db.rows(_sweeps().where(_sweep.c.id == sweep_id))
         if not rows:
             raise NoSuchSweep(f"there is no sweep {sweep_id}")
         return SweepRecord(**rows[0]._mapping)
 
-    def list_sweeps(
-        self, limit: int = 50, *, definition: str | None = None, before: int | None = None
-    ) -> list[SweepRecord]:
+    def newest(self, limit: int = 50, *, definition: str | None = None, before: int | None = None) -> list[SweepRecord]:
         """The newest sweeps first; only those with an id below ``before``, if that is given."""
         query = _sweeps().order_by(_sweep.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(_sweep.c.id < before)
         if definition is not None:
             query = query.where(schema.definition.c.name == definition)
-        return [SweepRecord(**row._mapping) for row in self._rows(query)]
+        return [SweepRecord(**row._mapping) for row in self._db.rows(query)]
+
+    def of_ticket(self, ticket: str) -> int | None:
+        """Id of the sweep that was created with this ticket, None if its process has not come that far."""
+        rows = self._db.rows(select(_sweep.c.id).where(_sweep.c.ticket == ticket))
+        return rows[0].id if rows else None
+
+    def request_stop(self, sweep_id: int) -> bool:
+        """Asks the process that holds the sweep to stop; False if none does. A resume forgets the request."""
+        asked = (
+            update(_sweep)
+            .where(_sweep.c.id == sweep_id, _sweep.c.owner.is_not(None))
+            .values(stop_requested_at=func.coalesce(_sweep.c.stop_requested_at, time.time()))
+        )
+        return self._db.write(lambda c: c.execute(asked).rowcount > 0)
+
+    def stop_requested(self, sweep_id: int) -> bool:
+        """Whether somebody asked for the sweep to stop."""
+        rows = self._db.rows(select(_sweep.c.stop_requested_at).where(_sweep.c.id == sweep_id))
+        return bool(rows) and rows[0].stop_requested_at is not None
+
+    def states(self) -> dict[str, int]:
+        """Number of sweeps by state."""
+        return {row[0]: row[1] for row in self._db.rows(select(_sweep.c.state, func.count()).group_by(_sweep.c.state))}
 
     def _already_finished(self, connection: Connection, sweep_id: int, state: SweepState) -> bool:
         """Whether this very call has been committed before, when only its answer was lost."""
         row = connection.execute(select(_sweep.c.owner, _sweep.c.state).where(_sweep.c.id == sweep_id)).first()
         return row is not None and sweep_id in self._claims and row.owner is None and row.state == state
 
-    def _sweep_keys(self, sweep_id: int) -> tuple[int, int]:
+    def keys(self, sweep_id: int) -> tuple[int, int]:
         """Ids of the sweep's definition and search space."""
-        keys = (("sweep_definition", sweep_id), ("sweep_space", sweep_id))
-        if keys[0] not in self._ids:
-            record = self.get_sweep(sweep_id)
-            self._ids[keys[0]], self._ids[keys[1]] = record.definition_id, record.space_id
-        return self._ids[keys[0]], self._ids[keys[1]]
+        if sweep_id not in self._keys:
+            record = self.get(sweep_id)
+            self._keys[sweep_id] = (record.definition_id, record.space_id)
+        return self._keys[sweep_id]
+
+    def fence(self, connection: Connection, sweep_id: int) -> None:
+        """Refreshes the heartbeat, and proves that this store may still write the sweep's results.
+
+        Raises:
+            SweepBusy: Another process holds the sweep.
+            StoreError: There is no such sweep.
+        """
+        mine = self._claims.get(sweep_id)
+        statement = self._db.once(
+            "fence",
+            lambda: (
+                update(_sweep)
+                .where(_sweep.c.id == bindparam("sweep"), _sweep.c.owner.is_not_distinct_from(bindparam("mine")))
+                .values(heartbeat_at=self._db.now())
+            ),
+        )
+        if connection.execute(statement, {"sweep": sweep_id, "mine": mine}).rowcount == 0:
+            owner = self._owner(connection, sweep_id)
+            verb = "has been taken over" if mine else "is held"
+            raise SweepBusy(f"sweep {sweep_id} {verb} by {owner or 'another process'}; nothing was written")
+
+    def _owner(self, connection: Connection, sweep_id: int) -> str | None:
+        row = connection.execute(select(_sweep.c.owner).where(_sweep.c.id == sweep_id)).first()
+        if row is None:
+            raise NoSuchSweep(f"there is no sweep {sweep_id}")
+        return row.owner
 
 
 def _sweeps() -> Select[Any]:

@@ -1,19 +1,20 @@
-"""What came out of a sweep: finalists, winners, exports."""
+"""What came out of a sweep: finalists and winners."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 
 from db import schema
+from db.database import Database
 from db.errors import StoreError
-from db.measurements import MEASURED, measured, measurement_record
-from db.records import ExportRecord, StoredMeasurement, WinnerRecord, WinnerWorkload
-from db.trials import Trials
+from db.queries.catalog import Catalog
+from db.queries.measurements import MEASURED, Measurements, measured, measurement_record
+from db.queries.sweeps import Sweeps
+from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 
 _sweep, _winner, _finalist, _variant, _export = (
     schema.sweep,
@@ -27,8 +28,14 @@ _OWN = ("median_us", "low_us", "high_us", "default_median_us")
 _WINNER = ("regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "min_size", "max_size")
 
 
-class Winners(Trials):
+class Winners:
     """The part of the store that keeps outcomes."""
+
+    def __init__(self, database: Database, catalog: Catalog, sweeps: Sweeps, measurements: Measurements) -> None:
+        self._db = database
+        self._catalog = catalog
+        self._sweeps = sweeps
+        self._measured = measurements
 
     def commit_comparison(self, sweep_id: int, measurements: Sequence[StoredMeasurement]) -> None:
         """Keeps interleaved measurements of finalists, each with its ``config_hash``.
@@ -40,19 +47,17 @@ class Winners(Trials):
             SweepBusy: Another process holds the sweep.
             StoreError: A config has no trial in the sweep's space, or a name is not registered.
         """
-        definition_id, space_id = self._sweep_keys(sweep_id)
+        definition_id, space_id = self._sweeps.keys(sweep_id)
         hashes = {m.config_hash for m in measurements}
-        rows = {
-            h: self._measurement_rows(definition_id, [m for m in measurements if m.config_hash == h]) for h in hashes
-        }
+        rows = {h: self._measured.rows(definition_id, [m for m in measurements if m.config_hash == h]) for h in hashes}
 
         def commit(connection: Connection) -> None:
-            self._fence(connection, sweep_id)
+            self._sweeps.fence(connection, sweep_id)
             variants = self._variant_ids(connection, space_id, hashes)
             values = [
                 {**row, "sweep_id": sweep_id, "variant_id": variants[h]} for h in sorted(hashes) for row in rows[h]
             ]
-            statement = self._insert(_finalist)
+            statement = self._db.insert(_finalist)
             changed = ("environment_id", "method_id", *MEASURED, "samples")
             upsert = statement.on_conflict_do_update(
                 index_elements=["sweep_id", "variant_id", "workload_id"],
@@ -61,7 +66,7 @@ class Winners(Trials):
             if values:
                 connection.execute(upsert, values)
 
-        self._write(commit)
+        self._db.write(commit)
 
     def finalists(self, sweep_id: int) -> list[StoredMeasurement]:
         """The comparison of a sweep, with samples."""
@@ -72,26 +77,28 @@ class Winners(Trials):
             .where(_finalist.c.sweep_id == sweep_id)
             .order_by(_finalist.c.variant_id, _finalist.c.workload_id)
         )
-        return [measurement_record(row, row.config_hash) for row in self._rows(query)]
+        return [measurement_record(row, row.config_hash) for row in self._db.rows(query)]
 
-    def set_winners(self, sweep_id: int, winners: Sequence[WinnerRecord]) -> None:
+    def set(self, sweep_id: int, winners: Sequence[WinnerRecord]) -> None:
         """Makes these the sweep's winners, one per regime; earlier ones of the sweep go.
 
         Raises:
             SweepBusy: Another process holds the sweep.
             StoreError: A config has no trial in the sweep's space, a regime comes twice, or a workload is unknown.
         """
-        definition_id, space_id = self._sweep_keys(sweep_id)
-        workloads = {w.workload: self._workload_id(definition_id, w.workload) for r in winners for w in r.workloads}
+        definition_id, space_id = self._sweeps.keys(sweep_id)
+        workloads = {
+            w.workload: self._catalog.workload_id(definition_id, w.workload) for r in winners for w in r.workloads
+        }
 
         def put(connection: Connection) -> None:
-            self._fence(connection, sweep_id)
+            self._sweeps.fence(connection, sweep_id)
             variants = self._variant_ids(connection, space_id, {w.config_hash for w in winners})
             connection.execute(delete(_winner).where(_winner.c.sweep_id == sweep_id))
             for winner in winners:
                 values = {name: getattr(winner, name) for name in _WINNER}
                 values |= {"sweep_id": sweep_id, "variant_id": variants[winner.config_hash]}
-                statement = self._insert(_winner).values(values).returning(_winner.c.id)
+                statement = self._db.insert(_winner).values(values).returning(_winner.c.id)
                 winner_id = connection.execute(statement).scalar_one()
                 rows = [
                     {
@@ -102,53 +109,25 @@ class Winners(Trials):
                     for w in winner.workloads
                 ]
                 if rows:
-                    connection.execute(self._insert(schema.winner_workload), rows)
+                    connection.execute(self._db.insert(schema.winner_workload), rows)
 
-        self._write(put)
+        self._db.write(put)
 
-    def winners(self, sweep_id: int) -> list[WinnerRecord]:
+    def of(self, sweep_id: int) -> list[WinnerRecord]:
         """The winners of a sweep, by regime in the order in which they were set."""
         query = select(*winner_columns()).join(_variant).where(_winner.c.sweep_id == sweep_id).order_by(_winner.c.id)
 
         def read(connection: Connection) -> list[WinnerRecord]:
             rows = connection.execute(query).all()
-            workloads = self._winner_workloads(connection, [row.winner_id for row in rows])
+            workloads = self.workloads(connection, [row.winner_id for row in rows])
             return [winner_record(row, workloads[row.winner_id]) for row in rows]
 
-        return self._fetch(read)
+        return self._db.fetch(read)
 
-    def record_export(self, export: ExportRecord) -> int:
-        """Id of the recorded export."""
-        values = {
-            "sweep_id": export.sweep_id,
-            "solution": export.solution,
-            "digest": export.digest,
-            "made_from": dict(export.made_from),
-            "verification": dict(export.verification),
-            "content": export.content,
-            "path": export.path,
-            "exported_at": export.exported_at or time.time(),
-        }
-        statement = self._insert(_export).values(values).returning(_export.c.id)
-        return self._write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
-
-    def exports(self, definition: str | None = None) -> list[ExportRecord]:
-        """Exports of a definition, or all; the newest first, without their content."""
-        query = _exports(content=False).order_by(_export.c.id.desc())
-        if definition is not None:
-            query = query.where(schema.definition.c.name == definition)
-        return [ExportRecord(**row._mapping) for row in self._rows(query)]
-
-    def get_export(self, export_id: int) -> ExportRecord | None:
-        """One export with its content, None if there is no such one."""
-        rows = self._rows(_exports(content=True).where(_export.c.id == export_id))
-        return ExportRecord(**rows[0]._mapping) if rows else None
-
-    def _winner_workloads(
-        self, connection: Connection, winner_ids: Sequence[int]
-    ) -> dict[int, tuple[WinnerWorkload, ...]]:
+    def workloads(self, connection: Connection, winner_ids: Sequence[int]) -> dict[int, tuple[WinnerWorkload, ...]]:
+        """What these winners rest on, by winner."""
         table = schema.winner_workload
-        query = self._once(
+        query = self._db.once(
             "winner workloads",
             lambda: (
                 select(
@@ -175,15 +154,6 @@ class Winners(Trials):
         if missing:
             raise StoreError(f"config {missing[0]!r} has no trial in the sweep's search space")
         return found
-
-
-def _exports(*, content: bool) -> Select[Any]:
-    columns = [c for c in _export.columns if content or c.name != "content"]
-    return (
-        select(*columns, schema.definition.c.name.label("definition"))
-        .join(_sweep, _sweep.c.id == _export.c.sweep_id)
-        .join(schema.definition, schema.definition.c.id == _sweep.c.definition_id)
-    )
 
 
 def winner_columns() -> list[Any]:

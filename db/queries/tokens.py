@@ -9,16 +9,19 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 
 from db import schema
-from db.connected import Connected
+from db.database import Database
 from db.records import TokenRecord
 
 _token = schema.api_token
 
 
-class Tokens(Connected):
+class Tokens:
     """The part of the store that keeps who may use the service."""
 
-    def create_token(self, token: TokenRecord) -> int:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def create(self, token: TokenRecord) -> int:
         """Id of the new token. Its ``key`` must be new."""
         values = {
             "key": token.key,
@@ -28,38 +31,38 @@ class Tokens(Connected):
             "created_at": token.created_at or time.time(),
             "expires_at": token.expires_at,
         }
-        statement = self._insert(_token).values(values).returning(_token.c.id)
-        return self._write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
+        statement = self._db.insert(_token).values(values).returning(_token.c.id)
+        return self._db.write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
 
-    def find_tokens(self, keys: Collection[str]) -> dict[str, TokenRecord]:
+    def find(self, keys: Collection[str]) -> dict[str, TokenRecord]:
         """The tokens with these public keys, whether they still hold or not; those that never were are missing.
 
         The server asks for each request, so that a revocation counts at once.
         """
-        query = self._once(
+        query = self._db.once(
             "find tokens", lambda: select(_token).where(_token.c.key.in_(bindparam("keys", expanding=True)))
         )
-        return {row.key: _record(row) for row in self._glance(query, {"keys": sorted(keys)})}
+        return {row.key: _record(row) for row in self._db.glance(query, {"keys": sorted(keys)})}
 
-    def find_token(self, key: str) -> TokenRecord | None:
+    def get(self, key: str) -> TokenRecord | None:
         """The token with this public key, whether it still holds or not; None if there never was one."""
-        return self.find_tokens([key]).get(key)
+        return self.find([key]).get(key)
 
-    def tokens(self) -> list[TokenRecord]:
+    def all(self) -> list[TokenRecord]:
         """All tokens ever made, oldest first."""
-        return [_record(row) for row in self._rows(select(_token).order_by(_token.c.id))]
+        return [_record(row) for row in self._db.rows(select(_token).order_by(_token.c.id))]
 
-    def has_tokens(self) -> bool:
+    def any(self) -> bool:
         """Whether any token was ever made, revoked ones included."""
-        query = self._once("any token", lambda: select(_token.c.id).limit(1))
-        return bool(self._glance(query, {}))
+        query = self._db.once("any token", lambda: select(_token.c.id).limit(1))
+        return bool(self._db.glance(query, {}))
 
-    def revoke_token(self, key: str) -> bool:
+    def revoke(self, key: str) -> bool:
         """Ends a token for good; False if there is no such one. Revoking twice keeps the first moment."""
         now = time.time()
         revoked = update(_token).where(_token.c.key == key, _token.c.revoked_at.is_(None)).values(revoked_at=now)
-        self._write(lambda c: c.execute(revoked).rowcount)
-        return self.find_token(key) is not None
+        self._db.write(lambda c: c.execute(revoked).rowcount)
+        return self.get(key) is not None
 
 
 def _record(row: Any) -> TokenRecord:

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, and_, bindparam, or_, select
 
 from db import schema
-from db.connected import finite
+from db.database import Database, finite
+from db.queries.catalog import Catalog
 from db.records import FIGURES, LOG_LIMIT, RESOURCES, EarlierMeasurement, Json, StoredBuild, StoredMeasurement
-from db.sweeps import Sweeps
 from workers.records import Method, Status
 
 _variant, _build, _measurement = schema.variant, schema.build, schema.measurement
@@ -26,10 +26,14 @@ BUILD_COLUMNS = ("id", "toolchain", "status", "build_s", "artifact", "figures", 
 _METHOD = {f.name for f in fields(Method)}
 
 
-class Measurements(Sweeps):
+class Measurements:
     """The part of the store that keeps what is known of variants."""
 
-    def known_measurements(
+    def __init__(self, database: Database, catalog: Catalog) -> None:
+        self._db = database
+        self._catalog = catalog
+
+    def known(
         self, *, definition_id: int, space_id: int, config_hash: str, environment: str, method: str
     ) -> list[StoredMeasurement]:
         """Measurements of a variant by any sweep, with samples, so that they need not be repeated; by workload uuid.
@@ -43,7 +47,7 @@ class Measurements(Sweeps):
             environment: Fingerprint.
             method: The :func:`db.records.method_hash`.
         """
-        query = self._once("known measurements", _known_query)
+        query = self._db.once("known measurements", _known_query)
         asked = {
             "space": space_id,
             "config": config_hash,
@@ -51,11 +55,11 @@ class Measurements(Sweeps):
             "method": method,
             "definition": definition_id,
         }
-        rows = self._fetch(lambda connection: connection.execute(query, asked).all())
-        same = [row for row in rows if row.workload_id == self._workload_id(definition_id, row.workload)]
+        rows = self._db.fetch(lambda connection: connection.execute(query, asked).all())
+        same = [row for row in rows if row.workload_id == self._catalog.workload_id(definition_id, row.workload)]
         return [measurement_record(row, config_hash) for row in same]
 
-    def measurements_of(self, definition_id: int, space_id: int, config_hash: str) -> list[EarlierMeasurement]:
+    def all_of(self, definition_id: int, space_id: int, config_hash: str) -> list[EarlierMeasurement]:
         """All measurements of a variant, whatever they were made with, newest first."""
         query = (
             measured(_measurement, details=False)
@@ -65,22 +69,22 @@ class Measurements(Sweeps):
             .where(schema.workload.c.definition_id == definition_id)
             .order_by(_measurement.c.measured_at.desc())
         )
-        seen = {e.fingerprint: e for e in self.environments()}
+        seen = {e.fingerprint: e for e in self._catalog.environments()}
         return [
             EarlierMeasurement(measurement_record(row, config_hash), seen[row.environment], row.content)
-            for row in self._rows(query)
+            for row in self._db.rows(query)
         ]
 
-    def _measurement_rows(self, definition_id: int, records: Sequence[StoredMeasurement]) -> list[dict[str, Any]]:
+    def rows(self, definition_id: int, records: Sequence[StoredMeasurement]) -> list[dict[str, Any]]:
         """The records as rows, but for the column that says whose they are.
 
         Sorted, so that two sweeps that write the same rows cannot wait for each other in a circle.
         """
         rows = [
             {
-                "workload_id": self._workload_id(definition_id, record.workload),
-                "environment_id": self._environment_id(record.environment),
-                "method_id": self._method_id(record.method),
+                "workload_id": self._catalog.workload_id(definition_id, record.workload),
+                "environment_id": self._catalog.environment_id(record.environment),
+                "method_id": self._catalog.method_id(record.method),
                 "status": record.status.value,
                 "samples": tuple(record.samples_us),
                 **{name: finite(getattr(record, name)) for name in FIGURES},
@@ -92,14 +96,14 @@ class Measurements(Sweeps):
         ]
         return sorted(rows, key=lambda row: (row["workload_id"], row["environment_id"], row["method_id"]))
 
-    def _put_measurements(self, connection: Connection, variant_id: int, rows: list[dict[str, Any]]) -> list[int]:
+    def put(self, connection: Connection, variant_id: int, rows: list[dict[str, Any]]) -> list[int]:
         """Ids of the measurements; a known one is replaced."""
         if not rows:
             return []
-        upsert = self._once("put measurement", self._measurement_upsert)
+        upsert = self._db.once("put measurement", self._measurement_upsert)
         return list(connection.execute(upsert, [{**row, "variant_id": variant_id} for row in rows]).scalars())
 
-    def _put_build(self, connection: Connection, variant_id: int, build: StoredBuild) -> int:
+    def put_build(self, connection: Connection, variant_id: int, build: StoredBuild) -> int:
         """Id of the build.
 
         A known one is replaced, but not a success by a failure, nor by the same artifact from the cache, which
@@ -117,7 +121,7 @@ class Measurements(Sweeps):
             "log": build.log[-LOG_LIMIT:],
             "built_at": build.built_at or time.time(),
         }
-        upsert = self._once("put build", self._build_upsert)
+        upsert = self._db.once("put build", self._build_upsert)
         build_id = connection.execute(upsert, {**key, **values}).scalar()
         if build_id is None:
             build_id = connection.execute(
@@ -126,14 +130,14 @@ class Measurements(Sweeps):
         return int(build_id)
 
     def _measurement_upsert(self) -> Any:
-        statement = self._insert(_measurement)
+        statement = self._db.insert(_measurement)
         return statement.on_conflict_do_update(
             index_elements=["variant_id", "environment_id", "method_id", "workload_id"],
             set_={name: statement.excluded[name] for name in (*MEASURED, "samples")},
         ).returning(_measurement.c.id)
 
     def _build_upsert(self) -> Any:
-        statement = self._insert(_build)
+        statement = self._db.insert(_build)
         new = statement.excluded
         replaces = or_(
             _build.c.status != Status.BUILT.value,

@@ -10,18 +10,24 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, select
 
 from db import schema
-from db.connected import finite
+from db.database import Database, finite
 from db.errors import StoreError
-from db.measurements import BUILD_COLUMNS, Measurements, build_record, measured, measurement_record
-from db.records import LOG_LIMIT, StoredMeasurement, TrialRecord
+from db.queries.measurements import BUILD_COLUMNS, Measurements, build_record, measured, measurement_record
+from db.queries.sweeps import Sweeps
+from db.records import LOG_LIMIT, FailureCount, StoredMeasurement, TrialPoint, TrialRecord
 
 _trial, _variant, _build, _measurement = schema.trial, schema.variant, schema.build, schema.measurement
 
 
-class Trials(Measurements):
+class Trials:
     """The part of the store that keeps trials."""
 
-    def commit_trial(self, trial: TrialRecord) -> int:
+    def __init__(self, database: Database, sweeps: Sweeps, measurements: Measurements) -> None:
+        self._db = database
+        self._sweeps = sweeps
+        self._measured = measurements
+
+    def commit(self, trial: TrialRecord) -> int:
         """Id of the finished trial, written with its variant, build and measurements in one transaction.
 
         Committing the same trial again changes nothing. A measurement that exists already (same variant, workload,
@@ -36,28 +42,28 @@ class Trials(Measurements):
         fresh = [m for m in trial.measurements if not m.id]
         if fresh and trial.build is None:
             raise StoreError(f"trial {trial.number} of sweep {trial.sweep_id} has measurements but no build")
-        definition_id, space_id = self._sweep_keys(trial.sweep_id)
-        rows = self._measurement_rows(definition_id, fresh)
+        definition_id, space_id = self._sweeps.keys(trial.sweep_id)
+        rows = self._measured.rows(definition_id, fresh)
         reused = [m.id for m in trial.measurements if m.id]
 
         def commit(connection: Connection) -> int:
-            self._fence(connection, trial.sweep_id)
+            self._sweeps.fence(connection, trial.sweep_id)
             key = {"search_space_id": space_id, "config_hash": trial.config_hash}
-            variant_id = self._ensure(connection, _variant, key, {"config": dict(trial.config)})
+            variant_id = self._db.ensure(connection, _variant, key, {"config": dict(trial.config)})
             known = self._find_trial(connection, trial, variant_id)
             if known is not None:
                 return known
-            build_id = self._put_build(connection, variant_id, trial.build) if trial.build else None
+            build_id = self._measured.put_build(connection, variant_id, trial.build) if trial.build else None
             trial_id = self._put_trial(connection, trial, variant_id, build_id)
-            links = {*self._put_measurements(connection, variant_id, rows), *reused}
+            links = {*self._measured.put(connection, variant_id, rows), *reused}
             if links:
                 values = [{"trial_id": trial_id, "measurement_id": m} for m in sorted(links)]
-                connection.execute(self._once("link", lambda: self._insert(schema.trial_measurement)), values)
+                connection.execute(self._db.once("link", lambda: self._db.insert(schema.trial_measurement)), values)
             return trial_id
 
-        return self._write(commit)
+        return self._db.write(commit)
 
-    def trials(
+    def of(
         self,
         sweep_id: int,
         *,
@@ -89,28 +95,56 @@ class Trials(Measurements):
                 return connection.execute(query).all(), {}
             return connection.execute(query).all(), self._trial_measurements(connection, sweep_id, details, number)
 
-        rows, found = self._fetch(read)
+        rows, found = self._db.fetch(read)
         return [_trial_record(row, names, tuple(found.get(row.id, ()))) for row in rows]
 
-    def last_trials(self, sweep_id: int, *, limit: int, but: Collection[str] = ()) -> list[TrialRecord]:
+    def last(self, sweep_id: int, *, limit: int, but: Collection[str] = ()) -> list[TrialRecord]:
         """The last trials whose state is none of ``but``, by number, with their builds and without measurements."""
         query = _trials(sweep_id, BUILD_COLUMNS).where(_trial.c.state.not_in(but))
-        rows = self._rows(query.order_by(_trial.c.number.desc()).limit(limit))
+        rows = self._db.rows(query.order_by(_trial.c.number.desc()).limit(limit))
         return [_trial_record(row, BUILD_COLUMNS, ()) for row in reversed(rows)]
 
-    def trial_count(self, sweep_id: int) -> dict[str, int]:
+    def count(self, sweep_id: int) -> Mapping[str, int]:
         """Number of trials by state."""
-        # By regime too: that is the order of the index, and nothing has to be sorted.
-        query = select(_trial.c.state, func.count().label("trials"))
-        query = query.where(_trial.c.sweep_id == sweep_id).group_by(_trial.c.regime, _trial.c.state)
-        counts: Counter[str] = Counter()
-        for row in self._rows(query):
-            counts[row.state] += row.trials
-        return dict(counts)
+        return self.counts([sweep_id])[sweep_id]
+
+    def counts(self, sweep_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
+        """Number of trials by sweep and state."""
+        query = (
+            select(_trial.c.sweep_id, _trial.c.state, func.count().label("trials"))
+            .where(_trial.c.sweep_id.in_(list(sweep_ids)))
+            # By regime too: that is the order of the index, and nothing has to be sorted.
+            .group_by(_trial.c.sweep_id, _trial.c.regime, _trial.c.state)
+        )
+        found: dict[int, Counter[str]] = defaultdict(Counter)
+        for row in self._db.rows(query):
+            found[row.sweep_id][row.state] += row.trials
+        return {i: found[i] for i in sweep_ids}
+
+    def points(self, sweep_id: int) -> list[TrialPoint]:
+        """All trials of a sweep by number, without texts, builds and measurements, which are most of the bytes."""
+        query = (
+            select(_trial.c.id, _trial.c.number, _trial.c.regime, _trial.c.state, _trial.c.objective, _variant.c.config)
+            .join(_variant, _variant.c.id == _trial.c.variant_id)
+            .where(_trial.c.sweep_id == sweep_id)
+            .order_by(_trial.c.number)
+        )
+        return [TrialPoint(*row) for row in self._db.rows(query)]
+
+    def failures(self, sweep_id: int, *, not_failures: Collection[str]) -> list[FailureCount]:
+        """Trials of a sweep by state and reason, except those in a state of ``not_failures``; by their first trial."""
+        first = func.min(_trial.c.number)
+        query = (
+            select(_trial.c.state, _trial.c.reason, func.count(), first)
+            .where(_trial.c.sweep_id == sweep_id, _trial.c.state.not_in(list(not_failures)))
+            .group_by(_trial.c.state, _trial.c.reason)
+            .order_by(first)
+        )
+        return [FailureCount(*row) for row in self._db.rows(query)]
 
     def _find_trial(self, connection: Connection, trial: TrialRecord, variant_id: int) -> int | None:
         """Id of the trial if it was committed before."""
-        query = self._once(
+        query = self._db.once(
             "find trial",
             lambda: select(_trial).where(_trial.c.sweep_id == bindparam("sweep"), _trial.c.number == bindparam("n")),
         )
@@ -135,7 +169,7 @@ class Trials(Measurements):
             "started_at": trial.started_at or time.time(),
             "finished_at": trial.finished_at or time.time(),
         }
-        insert = self._once("put trial", lambda: self._insert(_trial).returning(_trial.c.id))
+        insert = self._db.once("put trial", lambda: self._db.insert(_trial).returning(_trial.c.id))
         return int(connection.execute(insert, values).scalar_one())
 
     def _trial_measurements(
