@@ -212,6 +212,7 @@ class ComparisonJob:
     """Measure several built variants interleaved on the same evaluator: round after round, order shuffled by seed.
 
     Every variant gets ``rounds`` samples of each workload; one process, same clocks, so differences are paired.
+    ``keep_loaded``: another job with these variants follows; they stay loaded for it.
     """
 
     variants: tuple[BuiltVariant, ...]
@@ -219,6 +220,7 @@ class ComparisonJob:
     method: Method
     rounds: int
     seed: int = 0
+    keep_loaded: bool = False
 
 
 @dataclass(frozen=True)

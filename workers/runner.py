@@ -21,6 +21,7 @@ from workers.records import (
 Outcome = BuildResult | Evaluation | Comparison
 OneOutcome = TypeVar("OneOutcome", BuildResult, Evaluation, Comparison)
 Tick = Callable[[], None]
+Arrived = Callable[[Outcome], None]
 
 
 class Runner(ABC):
@@ -64,12 +65,15 @@ class Runner(ABC):
         """
         raise WorkerError(f"{type(self).__name__} cannot run stock flashinfer-bench for {len(job.solutions)} Solutions")
 
-    def built(self, variants: Iterable[Variant], tick: Tick = lambda: None) -> dict[str, BuildResult]:
+    def built(
+        self, variants: Iterable[Variant], tick: Tick = lambda: None, arrived: Arrived = lambda _: None
+    ) -> dict[str, BuildResult]:
         """Build these and wait for all of them; nothing else may be in flight.
 
         Args:
             variants: What to build.
             tick: Called about once a second.
+            arrived: Called with each result as soon as it is there.
 
         Returns:
             The result of each, by its key.
@@ -77,7 +81,7 @@ class Runner(ABC):
         waiting = {variant.key: variant for variant in variants}
         for variant in waiting.values():
             self.submit_build(variant)
-        return {build.key: build for build in self._wait_for(BuildResult, len(waiting), tick)}
+        return {build.key: build for build in self._wait_for(BuildResult, len(waiting), tick, arrived)}
 
     def evaluated(self, job: EvaluationJob, tick: Tick = lambda: None) -> Evaluation:
         """Check and measure, and wait for the result; nothing else may be in flight."""
@@ -89,13 +93,16 @@ class Runner(ABC):
         self.submit_comparison(job)
         return self._wait_for(Comparison, 1, tick)[0]
 
-    def _wait_for(self, kind: type[OneOutcome], count: int, tick: Tick) -> list[OneOutcome]:
+    def _wait_for(
+        self, kind: type[OneOutcome], count: int, tick: Tick, arrived: Arrived = lambda _: None
+    ) -> list[OneOutcome]:
         found: list[OneOutcome] = []
         while len(found) < count:
             for outcome in self.wait(1.0):
                 if not isinstance(outcome, kind):
                     raise WorkerError(f"waiting for a {kind.__name__}, something else was in flight: {outcome}")
                 found.append(outcome)
+                arrived(outcome)
             tick()
         return found
 

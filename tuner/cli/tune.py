@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner.cli import options
-from tuner.cli.output import config_text, microseconds, print_json, ratio, results, stdout
+from tuner.cli.output import config_text, microseconds, print_json, ratio, results, stderr, stdout
 
 if TYPE_CHECKING:
     from tuner.settings import SweepSettings
@@ -80,7 +80,6 @@ def _kinds(text: str | None) -> tuple[str, ...] | None:
 
 def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str], json: bool) -> int:
     """Sweep on several kinds of machine and print what each one printed, in the order in which they were given."""
-    from tuner.cli.output import stderr
     from tuner.errors import UsageError
     from tuner.sweeps.per_accelerator import exit_code, run_on_each
 
@@ -161,6 +160,9 @@ def bench(
     rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
     mode: Annotated[str | None, typer.Option(help="on a GPU: eager or cuda_graph")] = None,
     seed: Annotated[int, typer.Option(help="seed of the order within rounds")] = 0,
+    compile_s: Annotated[float | None, typer.Option(help="most seconds that a build may take")] = None,
+    check_s: Annotated[float | None, typer.Option(help="most seconds to load and check, on each workload")] = None,
+    measure_s: Annotated[float | None, typer.Option(help="most seconds to measure, on each workload")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
     db: options.Db = None,
     json: options.Json = False,
@@ -168,13 +170,16 @@ def bench(
     """Measure Solutions side by side, interleaved, so that differences are paired."""
     results()
     from tuner.commands.bench import run_bench
+    from tuner.progress import StepView
     from tuner.settings import load
 
     settings = load({
         "definition": definition, "dataset": dataset, "target": target, "ray_address": ray_address, "db": db,
         "workloads": tuple(workload) if workload else None, "seed": seed, "mode": mode,
+        "compile_s": compile_s, "check_s": check_s, "measure_s": measure_s,
     })  # fmt: skip
-    result = run_bench(settings, solutions, rounds)
+    with StepView() as view:
+        result = run_bench(settings, solutions, rounds, view)
     if json:
         print_json(result.document())
     else:
@@ -185,7 +190,9 @@ def bench(
             table.add_row(axes, *row)
         stdout().print(table)
         for line in result.verdicts():
-            stdout().print(line)
+            stdout().print(line, markup=False)
+        if result.interrupted:
+            stderr().print("interrupted: the table holds what was measured until then")
     raise typer.Exit(result.exit_code)
 
 

@@ -3,115 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from db.store import Store
 from search_spaces.registry import space_for
-from tuner import errors
-from tuner.cli.output import microseconds
+from tuner.commands.bench_result import BenchResult
 from tuner.errors import UsageError
+from tuner.progress import StepView
 from tuner.results.export import dispatch_table, newest_finished
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
-from tuner.sweeps.statistics import Ratio, compare
+from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
 from workers.fib.dataset import unknown
-from workers.records import ComparisonJob, Evaluation, Status, Variant
-from workers.runner import Runner
+from workers.records import BuildResult, BuiltVariant, ComparisonJob, Evaluation, Measurement, Status, Variant
+from workers.runner import Outcome, Runner
 
 SPECIAL = ("best", "default", "reference")
-SKIPPED = "skipped: "
-"""How the message of an exception begins by which a Solution says that this machine cannot run it."""
+MOST_LOST = 2
+"""Workloads on which a Solution may hang, crash or not even load; then it is not tried on the rest."""
 
 
-@dataclass(frozen=True)
-class BenchResult:
-    """Interleaved measurements of several Solutions; the first one is what the others are compared with."""
-
-    definition: str
-    hardware: str
-    names: tuple[str, ...]
-    axes: Mapping[str, str]
-    evaluations: Mapping[str, Evaluation]
-
-    @property
-    def exit_code(self) -> int:
-        """3 if nothing passed."""
-        return errors.EXIT_OK if any(e.status is Status.PASSED for e in self.evaluations.values()) else 3
-
-    def rows(self) -> Iterator[tuple[str, list[str]]]:
-        """For each workload, its axes and what each Solution took."""
-        for workload, axes in self.axes.items():
-            cells = []
-            for name in self.names:
-                evaluation = self.evaluations[name]
-                found = next((m for m in evaluation.measurements if m.workload == workload), None)
-                if found is None or found.median_us is None:
-                    cells.append("skipped" if skipped(evaluation) else evaluation.status.value)
-                else:
-                    interval = f"[{microseconds(found.low_us)}, {microseconds(found.high_us)}]"
-                    cells.append(f"{microseconds(found.median_us)} {interval}")
-            yield axes, cells
-
-    def against_first(self) -> dict[str, Ratio]:
-        """Time of each other Solution over the first one's, with its interval."""
-        rounds = {
-            n: {m.workload: m.samples_us for m in e.measurements}
-            for n, e in self.evaluations.items()
-            if e.status is Status.PASSED
-        }
-        first = self.names[0]
-        if first not in rounds:
-            return {}
-        return {n: compare(rounds[n], rounds[first]) for n in self.names[1:] if n in rounds}
-
-    def verdicts(self) -> Iterator[str]:
-        """One line for each Solution but the first, and why those that were not measured were not."""
-        for name, r in self.against_first().items():
-            interval = f"[{r.low:.3f}, {r.high:.3f}]"
-            yield f"{name} takes {r.ratio:.3f} {interval} times as long as {self.names[0]} ({r.verdict})"
-        for name, evaluation in self.evaluations.items():
-            why = skipped(evaluation)
-            if why:
-                yield f"{name} is skipped: {why}"
-            elif evaluation.status is not Status.PASSED:
-                first_line = next(iter(evaluation.message.splitlines()), "")
-                yield f"{name} is left out: {evaluation.status.value} {first_line}".rstrip()
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document of the result."""
-        return {
-            "definition": self.definition,
-            "hardware": self.hardware,
-            "solutions": {
-                n: {
-                    "status": e.status.value,
-                    "message": e.message,
-                    "skipped": skipped(e),
-                    "workloads": {
-                        m.workload: {"axes": self.axes[m.workload], "median_us": m.median_us, "low_us": m.low_us,
-                                     "high_us": m.high_us, "samples_us": list(m.samples_us)}
-                        for m in e.measurements
-                    },
-                }
-                for n, e in self.evaluations.items()
-            },
-            "ratio_to_first": {n: {**asdict(r), "verdict": r.verdict} for n, r in self.against_first().items()},
-        }  # fmt: skip
-
-
-def skipped(evaluation: Evaluation) -> str | None:
-    """Why a Solution says that it cannot run on this machine, None for one that ran or that failed."""
-    if evaluation.status is Status.PASSED or SKIPPED not in evaluation.message:
-        return None
-    return evaluation.message.partition(SKIPPED)[2].splitlines()[0].strip()
-
-
-def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int) -> BenchResult:
+def run_bench(
+    settings: SweepSettings, solutions: Sequence[str], rounds: int, view: StepView | None = None
+) -> BenchResult:
     """Measure Solutions of one definition side by side.
 
     Args:
@@ -119,6 +39,7 @@ def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int) ->
         solutions: Names in the dataset's ``solutions/``, paths of Solution JSON files, or ``best`` and ``default`` of
             the newest finished sweep, or ``reference``.
         rounds: Samples of each Solution on each workload.
+        view: Told what is being done, and each workload's results as soon as they are there.
 
     Raises:
         UsageError: A Solution is unknown, or they solve different definitions.
@@ -127,23 +48,104 @@ def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int) ->
         settings = settings.model_copy(update={"definition": _definition_of(settings, solutions)})
     setup = resolve(settings)
     variants = _variants(setup, solutions)
-    with open_runner(setup) as runner:
-        return measure(runner, setup, variants, rounds, settings.seed)
+    view = view or StepView(enabled=False)
+    with open_runner(setup, view.say) as runner, noted_signals() as checkpoint:
+        return measure(runner, setup, variants, rounds, settings.seed, view, checkpoint)
 
 
-def measure(runner: Runner, setup: Setup, variants: Sequence[Variant], rounds: int, seed: int) -> BenchResult:
-    """Build the variants, then measure those that built in one interleaved job."""
-    builds = runner.built(variants)
-    good = tuple(v.built(artifact) for v in variants if (artifact := builds[v.key].artifact) is not None)
-    evaluations = {k: Evaluation(k, b.status, message=b.log) for k, b in builds.items()}
-    if good:
-        uuids = tuple(w["uuid"] for w in setup.problem.workloads)
-        method = replace(setup.method, interleaved=True)
-        compared = runner.compared(ComparisonJob(good, uuids, method, rounds, seed))
-        evaluations.update({e.key: e for e in compared.evaluations})
-    axes = {w["uuid"]: " ".join(f"{k}={v}" for k, v in w["axes"].items()) for w in setup.problem.workloads}
+def measure(
+    runner: Runner,
+    setup: Setup,
+    variants: Sequence[Variant],
+    rounds: int,
+    seed: int,
+    view: StepView | None = None,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> BenchResult:
+    """Build the variants, then measure those that built, interleaved, one workload after the other.
+
+    What a workload gave is kept whatever comes later: a Solution that fails, hangs or crashes on one workload is
+    measured on the others all the same, and where ``checkpoint`` raises KeyboardInterrupt it ends with what there is.
+    """
+    view = view or StepView(enabled=False)
     names = tuple(v.key for v in variants)
-    return BenchResult(setup.problem.name, runner.environment().hardware, names, axes, evaluations)
+    axes = {w["uuid"]: " ".join(f"{k}={v}" for k, v in w["axes"].items()) for w in setup.problem.workloads}
+    found: dict[str, list[Measurement]] = {name: [] for name in names}
+    failures: dict[str, tuple[Status, str]] = {}
+
+    lost: Counter[str] = Counter()
+    hardware = ""
+
+    def tick() -> None:
+        view.tick()
+        checkpoint()
+
+    def result(interrupted: bool) -> BenchResult:
+        evaluations = {n: _evaluation(n, failures.get(n), found[n]) for n in names}
+        return BenchResult(setup.problem.name, hardware, names, axes, evaluations, interrupted)
+
+    try:
+        built = _build(runner, setup, variants, failures, view, tick)
+        hardware = runner.environment().hardware
+        job = ComparisonJob(built, (), replace(setup.method, interleaved=True), rounds, seed, keep_loaded=True)
+        for index, uuid in enumerate(axes):
+            left = tuple(v for v in built if lost[v.key] < MOST_LOST)
+            if not left:
+                break
+            view.step(f"workload {index + 1} of {len(axes)} ({axes[uuid]}): checking and timing {len(left)} Solutions")
+            part = replace(job, variants=left, workloads=(uuid,), seed=seed + index)
+            for evaluation in runner.compared(part, tick).evaluations:
+                # One whose process died, or that did not even load, has the status alone.
+                lost[evaluation.key] += not evaluation.measurements
+                measurement = next(iter(evaluation.measurements), None) or Measurement(
+                    uuid, evaluation.status, message=evaluation.message
+                )
+                found[evaluation.key].append(measurement)
+                if measurement.status is not Status.PASSED:
+                    failures.setdefault(evaluation.key, (measurement.status, measurement.message))
+            so_far = result(False)
+            view.say(f"{axes[uuid]}: " + ", ".join(f"{n} {so_far.cell(n, uuid)}" for n in names if n in found))
+    except KeyboardInterrupt:
+        return result(True)
+    return result(False)
+
+
+def _build(
+    runner: Runner,
+    setup: Setup,
+    variants: Sequence[Variant],
+    failures: dict[str, tuple[Status, str]],
+    view: StepView,
+    tick: Callable[[], None],
+) -> tuple[BuiltVariant, ...]:
+    """The variants that build; why the others do not goes to ``failures``, and to the user at once."""
+    waiting = {v.key for v in variants}
+    limits = setup.deadlines
+    view.say(
+        f"{len(variants)} Solutions on {len(setup.problem.workloads)} workloads; limits: {limits.compile_s:g} s to "
+        f"build, "
+        f"{limits.check_s:g} s to load and check, {limits.measure_s:g} s to measure a workload; one that hangs or "
+        f"crashes on {MOST_LOST} workloads is not tried on the rest"
+    )
+
+    def arrived(outcome: Outcome) -> None:
+        assert isinstance(outcome, BuildResult)
+        waiting.discard(outcome.key)
+        if outcome.status is not Status.BUILT:
+            failures[outcome.key] = (outcome.status, outcome.log)
+            view.say(
+                f"{outcome.key}: {outcome.status.value} {next(iter(outcome.log.strip().splitlines()), '')}".rstrip()
+            )
+        view.step(f"building {', '.join(sorted(waiting))}", limits.compile_s)
+
+    view.step(f"building {', '.join(sorted(waiting))}", limits.compile_s)
+    builds = runner.built(variants, tick, arrived)
+    return tuple(v.built(artifact) for v in variants if (artifact := builds[v.key].artifact) is not None)
+
+
+def _evaluation(name: str, failure: tuple[Status, str] | None, measurements: Sequence[Measurement]) -> Evaluation:
+    status, message = failure or (Status.PASSED, "")
+    return Evaluation(name, status, tuple(measurements), message=message)
 
 
 def _definition_of(settings: SweepSettings, solutions: Sequence[str]) -> str | None:

@@ -38,6 +38,11 @@ class Setup:
         return {w["uuid"]: w["axes"].get(axis) if axis else None for w in self.problem.workloads}
 
     @property
+    def deadlines(self) -> Deadlines:
+        """Of the phases of a candidate."""
+        return Deadlines(self.settings.compile_s, self.settings.check_s, self.settings.measure_s)
+
+    @property
     def method(self) -> Method:
         """How measurements are taken."""
         s = self.settings
@@ -144,7 +149,7 @@ def open_runner(
     runner = RayRunner(
         setup.problem,
         setup.target,
-        deadlines=Deadlines(s.compile_s, s.check_s, s.measure_s),
+        deadlines=setup.deadlines,
         ray_address=s.ray_address,
         accelerator=s.accelerators[0] if s.accelerators else None,
         builders=s.builders,

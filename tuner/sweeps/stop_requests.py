@@ -1,4 +1,4 @@
-"""Stops a sweep at a safe point of its loop, on a signal or on a request in the database."""
+"""Stops a command at a safe point, on a signal; a sweep also on a request in the database."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
-    """Within this context, the yielded function raises ``KeyboardInterrupt`` once a stop was requested.
+def noted_signals() -> Iterator[Callable[[], None]]:
+    """Within this context, the yielded function raises ``KeyboardInterrupt`` once a signal asked to stop.
 
-    The first SIGINT or SIGTERM is only noted, so that no commit is interrupted. A second acts at once, for those who
-    do not want to wait. SIGINT is handled even if a shell started the process in the background with the signal
-    ignored. Outside the main thread signals cannot be handled; only requests count there.
+    The first SIGINT or SIGTERM is only noted, so that nothing is interrupted halfway. A second acts at once, for those
+    who do not want to wait. SIGINT is handled even if a shell started the process in the background with the signal
+    ignored. Outside the main thread signals cannot be handled, and the function does nothing.
     """
     signals: list[int] = []
-    asked_at = [0.0]
 
     def note(number: int, _frame: FrameType | None) -> None:
         signals.append(number)
@@ -34,11 +33,6 @@ def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
 
     def check() -> None:
-        now = time.monotonic()
-        if not signals and now - asked_at[0] >= POLL_S:
-            asked_at[0] = now
-            if store.sweeps.stop_requested(sweep_id):
-                raise KeyboardInterrupt
         if signals:
             raise KeyboardInterrupt
 
@@ -51,3 +45,21 @@ def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stoppable(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
+    """As :func:`noted_signals`; a request to stop the sweep in the database counts as well."""
+    asked_at = 0.0
+
+    def check() -> None:
+        nonlocal asked_at
+        check_signals()
+        now = time.monotonic()
+        if now - asked_at >= POLL_S:
+            asked_at = now
+            if store.sweeps.stop_requested(sweep_id):
+                raise KeyboardInterrupt
+
+    with noted_signals() as check_signals:
+        yield check

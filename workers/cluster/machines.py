@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +88,21 @@ def join(address: str | None, gpus: int | None = None) -> Cluster:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         raise ClusterError("this process is already connected to a Ray cluster; one runner at a time")
-    return _start(gpus) if address is None else _connect(address)
+    with _own_sigterm():
+        return _start(gpus) if address is None else _connect(address)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM means to this program: ``ray.init`` gives it a meaning of its own that aborts in C++."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(gpus: int | None) -> Cluster:

@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class Judge:
         self._anchor = Anchor(self._device)
         self._loaded: loader.Loaded | None = None
         self._ahead: tuple[str, loader.Loaded] | None = None
+        self._compared: dict[str, loader.Loaded] = {}
         self._usage: Counter[str] = Counter()
         torch.set_grad_enabled(False)
         self._state = ProcessState(cuda=target != "cpu")
@@ -121,6 +122,7 @@ class Judge:
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: one module cannot be loaded twice
         self._send("phase", f"load {job.variant.key}")
+        self._unload_compared()
         try:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
@@ -356,16 +358,18 @@ class Judge:
         """
         self._usage.clear()
         turns = os.open(turn_file, os.O_WRONLY)
-        loaded: dict[str, loader.Loaded] = {}
         try:
             candidates: dict[str, Candidate] = {}
+            self._unload_compared(except_for=[v.key for v in job.variants])
             for variant in job.variants:
                 take_turn(turns, variant.key)
                 self._send("phase", f"load {variant.key}")
-                loaded[variant.key] = self._load(staged[variant.key])
-                if loaded[variant.key].stuck:
-                    raise ProcessChangedError(changed(loaded[variant.key].stuck))
-                candidates[variant.key] = Candidate(loaded[variant.key].function, variant.destination_passing)
+                if variant.key not in self._compared:
+                    self._compared[variant.key] = self._load(staged[variant.key])
+                loaded = self._compared[variant.key]
+                if loaded.stuck:
+                    raise ProcessChangedError(changed(loaded.stuck))
+                candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
             comparison = Comparison(
                 self._send,
                 self._device,
@@ -375,7 +379,7 @@ class Judge:
                 self._anchor,
                 job,
                 turns,
-                Turns(self._state, {key: item.settings or {} for key, item in loaded.items()}),
+                Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()}),
             )
             for index, uuid in enumerate(job.workloads):
                 comparison.on(uuid, candidates, job.seed + index)
@@ -386,12 +390,18 @@ class Judge:
             raise DeviceLostError(say(error)) from error
         finally:
             os.close(turns)
-            for item in loaded.values():
-                item.unload()
             self._state.put_back()
-            self._state.put_back_imports([])
+            if not job.keep_loaded:
+                self._unload_compared()
         self._device.tidy()
         return dict(self._usage)
+
+    def _unload_compared(self, except_for: Sequence[str] = ()) -> None:
+        """Unload what comparisons have kept, but for these variants."""
+        for key in [k for k in self._compared if k not in except_for]:
+            self._compared.pop(key).unload()
+        if not self._compared:
+            self._state.put_back_imports([])
 
 
 def _open_device(target: str) -> Device:

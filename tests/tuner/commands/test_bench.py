@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from db.store import Store
-from tuner.commands.bench import BenchResult, skipped
+from tuner.commands.bench_result import BenchResult, skipped
 from tuner.errors import UsageError
 from tuner.results.report import write_report
 from tuner.results.report.side_by_side import read
