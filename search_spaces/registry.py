@@ -44,6 +44,8 @@ def family(name_or_folder: str) -> SpaceFamily:
         from search_spaces.directory import DirectoryFamily
 
         return DirectoryFamily(Path(name_or_folder))
+    if len(Path(name_or_folder).parts) > 1:
+        raise SpaceError(f"the folder of search space {name_or_folder} does not exist; if it has moved, give --space")
     raise SpaceError(
         f"unknown search space {name_or_folder!r}; known are {', '.join(names())}, or a folder with a space.yaml"
     )

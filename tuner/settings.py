@@ -84,6 +84,21 @@ class SweepSettings(BaseModel):
     db: str = Field(default_factory=default_database_url, description="database URL")
     cache_dir: Path | None = Field(None, description="where built artifacts are kept")
 
+    @field_validator("dataset", "cache_dir")
+    @classmethod
+    def _from_any_folder(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("space")
+    @classmethod
+    def _space_from_any_folder(cls, value: str | None) -> str | None:
+        from search_spaces.registry import names
+
+        if value is None or value in names():
+            return value
+        folder = Path(value).expanduser()
+        return str(folder.absolute()) if folder.is_dir() else value
+
     @field_validator("max_trials")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:

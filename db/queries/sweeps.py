@@ -56,13 +56,14 @@ class Sweeps:
             self._claims[sweep_id] = sweep.owner
         return sweep_id
 
-    def claim(self, sweep_id: int, owner: str, stale_after_s: float) -> None:
+    def claim(self, sweep_id: int, owner: str, stale_after_s: float, *, settings: Json | None = None) -> None:
         """Makes this store the only writer of the sweep and sets it RUNNING.
 
         Args:
             sweep_id: Which one; finished sweeps can be claimed too, to go on with them.
             owner: Names the process for people and must be unique to it, such as host, pid and start time.
             stale_after_s: A heartbeat older than this (or that far in the future, after a clock jump) counts as dead.
+            settings: What it goes on with; None if nothing has changed.
 
         Raises:
             SweepBusy: A living process holds it.
@@ -74,6 +75,13 @@ class Sweeps:
             free = or_(_sweep.c.owner.is_(None), _sweep.c.owner == owner, silence_s > stale_after_s)
             values: dict[str, Any] = {"owner": owner, "heartbeat_at": self._db.now(), "state": SweepState.RUNNING.value}
             values["stop_requested_at"] = None
+            if settings is not None:
+                limit = settings.get("max_trials")
+                values |= {
+                    "settings": dict(settings),
+                    "budget_s": settings.get("budget_s"),
+                    "max_trials": limit if isinstance(limit, int) else None,
+                }
             taken = connection.execute(update(_sweep).where(_sweep.c.id == sweep_id, free).values(values))
             if taken.rowcount == 0:
                 holder = self._owner(connection, sweep_id)

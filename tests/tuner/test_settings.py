@@ -52,6 +52,20 @@ def test_bad_file_is_one_line_that_names_key_and_value(tmp_path, text, said):
     assert "\n" not in str(caught.value)
 
 
+def test_paths_mean_the_folder_that_they_were_given_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "k").mkdir()
+    (tmp_path / "moe_fp8_cpu").mkdir()
+    found = load({"dataset": "d", "space": "k", "cache_dir": "../c"})
+    assert (str(found.dataset), found.space, str(found.cache_dir)) == (
+        f"{tmp_path}/d",
+        f"{tmp_path}/k",
+        f"{tmp_path}/../c",
+    )
+    # The name of a space is one, whatever lies there; what is neither is told by whoever looks for it.
+    assert (load({"space": "moe_fp8_cpu"}).space, load({"space": "absent"}).space) == ("moe_fp8_cpu", "absent")
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"absent\.yaml"):
         load({}, tmp_path / "absent.yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+import os
 import signal
 import sys
 import threading
@@ -38,7 +40,16 @@ app.add_typer(study.study, name="study")
 
 def main() -> None:
     """Run the command line and exit with the code that the outcome calls for."""
+    _use_utf8()
     sys.exit(run())
+
+
+def _use_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where the locale has another encoding: files, pipes and names of files hold the
+    same bytes everywhere, those that libraries write too."""
+    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run(arguments: list[str] | None = None) -> int:

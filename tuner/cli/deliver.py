@@ -19,6 +19,7 @@ def export(
     name: Annotated[str | None, typer.Option(help="the Solution's name; default: from space and hardware")] = None,
     author: Annotated[str, typer.Option(help="the Solution's author")] = "tuner",
     dataset: options.Dataset = None,
+    space: options.Space = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
     db: options.Db = None,
     json: options.Json = False,
@@ -29,7 +30,7 @@ def export(
 
     result = export_solution(
         sweep, out=out, definition=definition, hardware=hardware, name=name, author=author, dataset=dataset,
-        ray_address=ray_address, db=db,
+        space=space, ray_address=ray_address, db=db,
     )  # fmt: skip
     if json:
         print_json(result.document())

@@ -155,6 +155,7 @@ def bench(
     ],
     definition: options.Definition = None,
     dataset: options.Dataset = None,
+    space: options.Space = None,
     target: options.Target = None,
     workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
@@ -174,7 +175,8 @@ def bench(
     from tuner.settings import load
 
     settings = load({
-        "definition": definition, "dataset": dataset, "target": target, "ray_address": ray_address, "db": db,
+        "definition": definition, "dataset": dataset, "space": space, "target": target, "ray_address": ray_address,
+        "db": db,
         "workloads": tuple(workload) if workload else None, "seed": seed, "mode": mode,
         "compile_s": compile_s, "check_s": check_s, "measure_s": measure_s,
     })  # fmt: skip

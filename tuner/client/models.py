@@ -102,7 +102,7 @@ class AnswerCache:
     def read(self, key: str) -> Kept | None:
         """The cached answer, None if there is none."""
         try:
-            return Kept(**json.loads((self._folder / f"{key}.json").read_text()))
+            return Kept(**json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -112,7 +112,7 @@ class AnswerCache:
         part = path.with_name(f"{key}.{os.getpid()}.{time.monotonic_ns()}.part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(kept)))
+            part.write_text(json.dumps(asdict(kept)), encoding="utf-8")
             part.replace(path)
         except OSError:
             part.unlink(missing_ok=True)

@@ -44,8 +44,7 @@ def run_bench(
     Raises:
         UsageError: A Solution is unknown, or they solve different definitions.
     """
-    if settings.definition is None:
-        settings = settings.model_copy(update={"definition": _definition_of(settings, solutions)})
+    settings = settings.model_copy(update=_named_by(settings, solutions))
     setup = resolve(settings)
     variants = _variants(setup, solutions)
     view = view or StepView(enabled=False)
@@ -148,18 +147,23 @@ def _evaluation(name: str, failure: tuple[Status, str] | None, measurements: Seq
     return Evaluation(name, status, tuple(measurements), message=message)
 
 
-def _definition_of(settings: SweepSettings, solutions: Sequence[str]) -> str | None:
-    """The definition that a Solution file names, or the newest sweep's."""
+def _named_by(settings: SweepSettings, solutions: Sequence[str]) -> dict[str, Any]:
+    """Definition and dataset, where they are not given: what a Solution file names, or the newest sweep's."""
+    found: dict[str, Any] = {}
     for solution in solutions:
-        if solution.endswith(".json") and Path(solution).is_file():
-            return str(_read(Path(solution))["definition"])
-    if {"best", "default"} & set(solutions):
-        store = Store.open(settings.db)
-        try:
-            return store.sweeps.get(newest_finished(store)).definition
-        finally:
-            store.close()
-    return None
+        if settings.definition is None and solution.endswith(".json") and Path(solution).is_file():
+            found["definition"] = str(_read(Path(solution)).get("definition"))
+            break
+    definition = settings.definition or found.get("definition")
+    if {"best", "default"} & set(solutions) and (definition is None or settings.dataset is None):
+        with Store.open(settings.db) as store:
+            sweep = store.sweeps.get(newest_finished(store, definition))
+        found |= {"definition": sweep.definition, "dataset": settings.dataset or _path(sweep.settings.get("dataset"))}
+    return found
+
+
+def _path(text: Any) -> Path | None:
+    return Path(text) if text else None
 
 
 def _variants(setup: Setup, solutions: Sequence[str]) -> list[Variant]:
@@ -201,10 +205,11 @@ def _tuned(setup: Setup, which: str) -> Variant:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text())
+        content = path.read_bytes()
+        document = json.loads(content.decode(json.detect_encoding(content)))
     except OSError as error:
         raise UsageError(f"Solution file {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"Solution file {path} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise UsageError(f"Solution file {path} must hold a JSON object")

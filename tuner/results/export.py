@@ -129,7 +129,7 @@ def export_winners(
         digest=digest,
         made_from={w.regime: {"max_size": w.max_size, "config_hash": w.config_hash} for w in winners},
         verification=verification,
-        content=path.read_text(),
+        content=path.read_text(encoding="utf-8"),
         path=str(path),
     )
     return Export(name, path, trace_path, digest, store.exports.record(record), verification)
@@ -216,7 +216,7 @@ def _complete(out: Path, setup: Setup, op_type: str) -> None:
         lines = [
             {"definition": name, "solution": None, "workload": w, "evaluation": None} for w in setup.problem.workloads
         ]
-        listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        listing.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for workload in setup.problem.workloads:
         for spec in workload["inputs"].values():
             if spec.get("type") == "safetensors" and not (out / spec["path"]).exists():
@@ -233,6 +233,7 @@ def export_solution(
     name: str | None = None,
     author: str = "tuner",
     dataset: Path | None = None,
+    space: str | None = None,
     ray_address: str | None = None,
     db: str | None = None,
 ) -> Export:
@@ -245,17 +246,17 @@ def export_solution(
     from search_spaces.registry import space_for
     from tuner.settings import load
 
-    given = load({"db": db, "dataset": dataset, "ray_address": ray_address})
+    given = load({"db": db, "dataset": dataset, "space": space, "ray_address": ray_address})
     store = Store.open(given.db)
     try:
         sweep_id = sweep if sweep is not None else newest_finished(store, definition, hardware)
         settings = settings_of(store, sweep_id, given)
         setup = resolve(settings)
-        space = space_for(setup.problem.definition, setup.target, settings.space)
+        searched = space_for(setup.problem.definition, setup.target, settings.space)
         if not store.winners.of(sweep_id):
             raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
         with open_runner(setup) as runner:
-            return export_winners(store, sweep_id, setup, space, runner, Path(out), name=name, author=author)
+            return export_winners(store, sweep_id, setup, searched, runner, Path(out), name=name, author=author)
     finally:
         store.close()
 

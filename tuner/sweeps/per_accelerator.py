@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import yaml
 
 from tuner.errors import EXIT_OK, UsageError
 from tuner.settings import ENVIRONMENT, SweepSettings
+from workers.sandbox import interpreter
 
 _BY_ENVIRONMENT = {name: variables[0] for name, variables in ENVIRONMENT.items()}
 
@@ -125,16 +125,18 @@ def _start(
     )
     document = {k: v for k, v in own.model_dump(mode="json").items() if v is not None}
     file = folder / f"{accelerator}.yaml"
-    file.write_text(yaml.safe_dump(document))
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
     # The environment takes precedence over the file, so it is set to the same.
     env = {k: v for k, v in os.environ.items() if not any(k in names for names in ENVIRONMENT.values())}
+    env["PYTHONPATH"] = interpreter.python_path(*os.environ.get("PYTHONPATH", "").split(os.pathsep))
     env |= {_BY_ENVIRONMENT[k]: str(v) for k, v in document.items() if k in _BY_ENVIRONMENT}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", "sweep", "--config", str(file), *arguments],
+        interpreter.command("tuner", "sweep", "--config", str(file), *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env=env,
     )
     return _Running(accelerator, process, say)

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime, split
 from tuner.sweeps.reuse import why_made_anew
-from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
+from tuner.sweeps.setup import Setup, open_runner, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
 from workers.devices.libraries import imported_names
 from workers.runner import Runner
@@ -87,7 +87,7 @@ def run_sweep(
     """Run a sweep, or go on with one, to a verified Solution.
 
     Args:
-        settings: With ``resume`` only database, cache, dataset and Ray address count: a sweep keeps its own.
+        settings: With ``resume`` a sweep keeps its own, but for those in ``CHANGEABLE`` that are given.
         resume: ID of the sweep to go on with.
         out: flashinfer-trace folder for the Solution, None to write none.
         view: Told about progress.
@@ -100,10 +100,12 @@ def run_sweep(
     store = Store.open(settings.db)
     try:
         if resume is not None:
-            settings = settings_of(store, resume, settings)
+            settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)
         family = family_for(setup.problem.definition, setup.target, settings.space)
         space = family.space(setup.problem.definition, setup.target)
+        if resume is not None:
+            space = replace(space, name=store.sweeps.get(resume).space)  # its folder may be called otherwise by now
         regimes = tuple(split(setup.sizes, settings.regimes))
         say = (lambda _: None) if view is None else view.say
         _prove(family, setup, say)
@@ -180,7 +182,12 @@ def _register(
                 f"sweep {resume} searched another version of space {space.name} ({known.space_fingerprint}, now "
                 f"{space.fingerprint}); start a new sweep, it reuses what still holds"
             )
-        store.sweeps.claim(resume, owner, CLAIM_STALE_S)
+        if known.definition_id != definition_id:
+            raise UsageError(
+                f"sweep {resume} is about another version of definition {definition['name']} than the one in "
+                f"{setup.dataset.root}; start a new sweep"
+            )
+        store.sweeps.claim(resume, owner, CLAIM_STALE_S, settings=_stored(settings))
         return resume
     return store.sweeps.create(
         SweepRecord(
@@ -188,7 +195,7 @@ def _register(
             space_id=space_id,
             environment_id=environment_id,
             seed=settings.seed,
-            settings=settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"}),
+            settings=_stored(settings),
             budget_s=settings.budget_s,
             max_trials=None if settings.max_trials == "auto" else settings.max_trials,
             host=socket.gethostname(),
@@ -196,6 +203,11 @@ def _register(
             ticket=ticket,
         )
     )
+
+
+def _stored(settings: SweepSettings) -> dict[str, Any]:
+    """What the database keeps of the settings: what belongs to the sweep and not to this machine."""
+    return settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"})
 
 
 def _guarded(

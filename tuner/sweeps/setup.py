@@ -164,8 +164,34 @@ def open_runner(
 
 
 def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSettings:
-    """The settings a sweep was started with, on this machine's database, cache and cluster."""
-    stored = dict(store.sweeps.get(sweep_id).settings)
+    """The settings a sweep was started with, on this machine's database, cache and cluster; with dataset and space from
+    where they are now, if that is given."""
+    sweep = store.sweeps.get(sweep_id)
+    stored = {**sweep.settings, "definition": sweep.definition, "target": sweep.target}
     stored.pop("host", None)
     here = {"db": given.db, "cache_dir": given.cache_dir, "ray_address": given.ray_address}
-    return SweepSettings(**{**stored, **here, **({"dataset": given.dataset} if given.dataset else {})})
+    moved = {key: value for key in ("dataset", "space") if (value := getattr(given, key)) is not None}
+    return SweepSettings(**{**stored, **here, **moved})
+
+
+CHANGEABLE = frozenset((
+    "db", "cache_dir", "ray_address", "dataset", "space", "max_trials", "budget_s", "builders", "evaluators", "reuse",
+    "finalists", "final_rounds", "final_s", "final_share",
+))  # fmt: skip
+"""Settings that a sweep may go on with another value of; the others decide what its figures mean."""
+
+
+def resumed_settings(store: Store, sweep_id: int, given: SweepSettings) -> SweepSettings:
+    """The settings that a sweep goes on with: its own, and what is given anew.
+
+    Raises:
+        UsageError: Something is given anew that cannot change on the way.
+    """
+    own = settings_of(store, sweep_id, given)
+    changed = {key: getattr(given, key) for key in given.model_fields_set if getattr(given, key) != getattr(own, key)}
+    for key in sorted(set(changed) - CHANGEABLE):
+        raise UsageError(
+            f"sweep {sweep_id} was started with {key}={getattr(own, key)!r}; {changed[key]!r} would make its figures "
+            "mean something else, so start a new sweep, it reuses what still holds"
+        )
+    return own.model_copy(update=changed)

@@ -20,6 +20,7 @@ import psutil
 from workers.devices.environment import cores
 from workers.errors import ClusterError
 from workers.records import Environment
+from workers.sandbox import interpreter
 
 EVALUATOR_SLOT = "tuner_evaluator"
 """Custom resource of a machine: how many evaluators of the cpu target it may run."""
@@ -112,12 +113,11 @@ def _start(gpus: int | None) -> Cluster:
     _remove_left_over()
     temp_dir = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}_", dir=_TEMP_ROOT))
     # Workers inherit our environment and must find this package wherever it was imported from.
-    root = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     # With RAY_ADDRESS set, ray.init would join that cluster although the caller wants a local one.
     saved = {key: os.environ.pop(key) for key in ("RAY_ADDRESS",) if key in os.environ}
     os.environ.update({**_LOCAL_ENV, **{k: v for k, v in os.environ.items() if k in _LOCAL_ENV}})
-    os.environ["PYTHONPATH"] = root if not path else os.pathsep.join((root, path))
+    os.environ["PYTHONPATH"] = interpreter.python_path(*(path or "").split(os.pathsep))
     try:
         ray.init(
             # On one core still two: an evaluator mostly waits for its candidate, so a builder fits beside it.
@@ -129,6 +129,7 @@ def _start(gpus: int | None) -> Cluster:
             log_to_driver=False,
             configure_logging=False,
             logging_level=logging.ERROR,
+            job_config=_job_config(),
             _temp_dir=str(temp_dir),
         )
     except Exception as error:
@@ -141,6 +142,21 @@ def _start(gpus: int | None) -> Cluster:
         else:
             os.environ["PYTHONPATH"] = path
     return _cluster(temp_dir)
+
+
+def _job_config() -> Any:
+    """Of a driver whose working folder is its own.
+
+    Ray puts that folder before all others on the path of its workers, where any file in it, a random.py say, would
+    stand in for a module; it does not where a job brings a working folder.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnFolder(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return OwnFolder()
 
 
 def _remove_left_over() -> None:
@@ -165,6 +181,7 @@ def _connect(address: str) -> Cluster:
             log_to_driver=False,
             configure_logging=False,
             logging_level=logging.ERROR,
+            job_config=_job_config(),
             runtime_env={"py_modules": packages},
         )
     except Exception as error:

@@ -17,18 +17,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError, WorkerError
+from workers.sandbox import interpreter
 from workers.sandbox.fork_server import STACKS_SIGNAL, ForkRequest
 
 _LOG_KEEP_BYTES = 16_384
 _START_LIMIT_S = 180.0
 _STACKS_LIMIT_S = 0.5
-_DROPPED_ENV = ("OMP_NUM_THREADS", "NUMBA_CACHE_DIR")
+_DROPPED_ENV = ("OMP_NUM_THREADS", "NUMBA_CACHE_DIR", "RAY_AUTH_TOKEN")
 """Ray sets OMP_NUM_THREADS to the actor's num_cpus, which would time candidates on one thread; a central numba cache
-would hide the artifacts of a variant from the folder that is published."""
+would hide a variant's artifacts from the folder that is published; candidates have no business with the cluster."""
 
 
 class BoundedLog:
@@ -108,11 +108,10 @@ class ChildProcess:
             self._template_lost(None)  # it died while idle; start another one
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
-        root = str(Path(__file__).resolve().parents[2])
         # The fork server must not initialise CUDA, or its children could not use it; torch asks NVML instead.
         env["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *(p for p in sys.path if p)]))
-        command = [sys.executable, "-m", "workers.sandbox.fork_server", str(theirs.fileno()), *self._preload]
+        env |= {**interpreter.UTF8, "PYTHONPATH": interpreter.python_path(*sys.path)}
+        command = interpreter.command("workers.sandbox.fork_server", str(theirs.fileno()), *self._preload)
         self._template = subprocess.Popen(
             command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
         )

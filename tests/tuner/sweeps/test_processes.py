@@ -54,7 +54,7 @@ def _space(tmp_path):
 class Command:
     """``tuner ...`` in a process of its own, on the packaged gemm definition's smallest workloads."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, cwd: Path | None = None, **variables: str) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
         self.database = f"sqlite:///{folder}/results.db"
         self.process = subprocess.Popen(
@@ -62,8 +62,8 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=folder,
-            env={**clean, "TUNER_DB_URL": self.database, "TUNER_CACHE_DIR": f"{folder}/cache"},
+            cwd=cwd or folder,
+            env={**clean, "TUNER_DB_URL": self.database, "TUNER_CACHE_DIR": f"{folder}/cache", **variables},
         )
 
     def finish(self) -> tuple[int, str, str]:
@@ -195,3 +195,32 @@ def check_delivery(tmp_path: Path, document: dict) -> None:
     assert definition in (tmp_path / "report.html").read_text()
     code, out, err = Command(tmp_path, "status", "1", "--json").finish()
     assert json.loads(out)["trials_by_state"].get("PASSED", 0) >= 1
+
+
+HOSTILE = ("workers", "db", "search_spaces", "random", "json", "socket", "logging", "numpy", "torch", "profile", "ray")
+
+
+def test_any_working_folder_and_locale_and_the_way_back_from_another_one(tmp_path, space):
+    """Files called like our modules, Python's and others' lie in the working folder; paths are relative to it; the
+    kernel has a comment that ASCII cannot hold. Export, resume and bench go on from somewhere else."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    space.rename(here / "k")
+    (here / "k" / "main.py").write_bytes(f"# \u6838\u5fc3 \u2264\n{MAIN}".encode())
+    for name in HOSTILE:
+        (here / f"{name}.py").write_text(f"raise RuntimeError('the wrong {name}')\n")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    given = ("--regimes", "1000000", "--max-trials", "2", "--out", "out")
+    code, _, err = Command(tmp_path, "sweep", "--space", "k", *given, cwd=here, **ascii_only).finish()
+    assert code == 0, err
+    (solution,) = (here / "out").rglob("solutions/**/*.json")
+    assert "\u6838" in json.loads(solution.read_text(encoding="utf-8"))["sources"][1]["content"]
+
+    resumed = Command(tmp_path, "sweep", "--resume", "1", "--max-trials", "3", "--no-export", cwd=there, **ascii_only)
+    code, _, err = resumed.finish()
+    assert (code, len(trials(tmp_path))) == (0, 3), err
+    bench = Command(tmp_path, "bench", "best", str(solution), "--rounds", "6", "--json", cwd=there, **ascii_only)
+    code, out, err = bench.finish()
+    assert code == 0, err
+    assert set(json.loads(out)["solutions"]) == {"best", solution.stem}

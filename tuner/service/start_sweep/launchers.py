@@ -10,13 +10,13 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tuner.service.settings import ServiceSettings
+from workers.sandbox import interpreter
 
 
 class Launched(Protocol):
@@ -73,7 +73,7 @@ class LocalProcesses:
         local = ["--out", str(settings.out), *(["--dataset", str(settings.dataset)] if settings.dataset else [])]
         with (settings.log_dir / f"sweep-{ticket}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tuner", "sweep", *arguments, *local, "--ticket", ticket],
+                interpreter.command("tuner", "sweep", *arguments, *local, "--ticket", ticket),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -91,6 +91,7 @@ def _environment(settings: ServiceSettings) -> dict[str, str]:
         "RAY_ADDRESS": settings.ray_address,
     }
     inherited = {k: v for k, v in os.environ.items() if k not in ("PROMETHEUS_MULTIPROC_DIR", "TUNER_TOKEN")}
+    inherited["PYTHONPATH"] = interpreter.python_path(*os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return inherited | {k: v for k, v in wanted.items() if v is not None}
 
 
