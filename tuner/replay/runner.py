@@ -1,4 +1,4 @@
-"""A runner that answers from a recording, so that the true sweep loop runs on a space that was measured before."""
+"""A runner that answers from a recording, so that the real sweep loop runs without the hardware."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ STATUS_OF = {
     "incorrect": Status.INCORRECT_NUMERICAL,
     "raced": Status.RACED_OUT,
 }
-"""What a recording says of a config, as a worker's status."""
+"""Status in a recording -> status of a worker."""
 
 
 class ReplayRunner(Runner):
-    """Looks every variant up in a recording; nothing runs and nothing waits.
+    """Looks every variant up in a recording; nothing is run and nothing waits.
 
     The config is read back from the variant's ``config.py``. A measurement repeats the recorded mean as its samples:
-    the spread between launches was recorded at best as one figure, and none is made up.
+    recordings hold no single samples, and none are made up.
 
     Args:
         recording: What to answer from.
@@ -51,11 +51,11 @@ class ReplayRunner(Runner):
         self.builders = (in_flight - 1) // 2
         self.evaluators = in_flight - 1 - self.builders
         self.judged: list[int] = []
-        """Row of each finished look-up, in the order in which they ended; comparisons are not among them."""
+        """Row of each finished evaluation or failed build, in order; comparisons are left out."""
         self.timings: list[int] = []
-        """Workloads that were timed in each of them: fewer than all where it failed or was raced out."""
+        """For each entry of ``judged``, the number of workloads that were timed."""
         self.raced: list[bool] = []
-        """Whether each of them was raced out."""
+        """For each entry of ``judged``, whether it was raced out."""
         self._ready: deque[tuple[int | None, Outcome]] = deque()
 
     def environment(self) -> Environment:
@@ -64,7 +64,7 @@ class ReplayRunner(Runner):
         return Environment(hardware=self.recording.gpu, target="cpu", fingerprint=digest)
 
     def submit_build(self, variant: Variant) -> None:
-        """Ready at once: BUILT, or COMPILE_ERROR if that is what was recorded."""
+        """Answered at once: BUILT, or COMPILE_ERROR if that was recorded."""
         row = self._row(variant)
         if self.recording.status[row] == "compile":
             failed = BuildResult(variant.key, Status.COMPILE_ERROR, 0.0, log="recorded as a compile failure")
@@ -73,17 +73,17 @@ class ReplayRunner(Runner):
             self._ready.append((None, BuildResult(variant.key, Status.BUILT, 0.0, artifact=f"row-{row}")))
 
     def submit_evaluation(self, job: EvaluationJob) -> None:
-        """Ready at once."""
+        """Answered at once, from the recording."""
         row = self._row(job.variant)
         self._ready.append((row, self._evaluation(row, job.variant, job.workloads, job.method, job.stop_above_us)))
 
     def submit_comparison(self, job: ComparisonJob) -> None:
-        """Ready at once."""
+        """Answered at once, from the recording."""
         judged = (self._evaluation(self._row(v), v, job.workloads, job.method, {}, job.rounds) for v in job.variants)
         self._ready.append((None, Comparison(tuple(judged))))
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """The oldest outcome alone, so that with several in flight each is told before the next config is asked for."""
+        """One outcome at a time, so that the sweep tells each to the search before it asks for the next config."""
         if not self._ready:
             return []
         row, outcome = self._ready.popleft()
@@ -130,7 +130,7 @@ class ReplayRunner(Runner):
 
 
 def config_of(variant: Variant) -> Config:
-    """The config that a variant of a single row was rendered from.
+    """The config that a variant was rendered from.
 
     Raises:
         UsageError: It has no generated ``config.py``.
@@ -164,7 +164,7 @@ class ReplayFamily(SpaceFamily):
         }
 
     def why_not(self, definition: Mapping[str, Any]) -> str | None:
-        """Only its own definition can be looked up."""
+        """A recording answers for its own definition only."""
         if definition["name"] == self.name:
             return None
         return f"recording {self.name} holds runs of itself only, not of {definition['name']}"

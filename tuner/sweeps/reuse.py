@@ -1,4 +1,4 @@
-"""Which stored measurements a sweep may take for its own, and why others are made anew."""
+"""Decides which stored measurements a sweep may reuse, and says why others are measured again."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from db.records import EarlierMeasurement, StoredMeasurement
 from workers.records import Environment, Measurement, Method, Status
 
 MOST_OTHER_CORES = 0.25
-"""Share of the cores, half a core at least, above which what others used of them makes a figure doubtful."""
+"""Share of the cores (at least half a core) that others may use before a figure is doubtful."""
 
 MOST_OTHER_GPU_PERCENT = 5.0
 
 
 def other_load(measured: Measurement) -> str | None:
-    """What others used of the device or the cores while this was timed, if it was more than a figure can bear."""
+    """What others used of the device or the cores meanwhile, as text; None if it was little enough."""
     names = ("other_cores", "cores", "other_gpu_percent")
     used, cores, percent = (float(measured.conditions.get(name, 0.0)) for name in names)
-    # A graph runs without the host.
+    # A captured graph runs without the host.
     if measured.method.mode != "cuda_graph" and used > max(0.5, MOST_OTHER_CORES * cores):
         return f"{used:g} cores"
     return f"{percent:g} % of the GPU" if percent > MOST_OTHER_GPU_PERCENT else None
 
 
 def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> tuple[dict[str, StoredMeasurement], int]:
-    """Of measurements that were made in the sweep's own way, those that need not be made again, by workload; and how
-    many were taken beside other load, so that they are."""
+    """Of measurements taken by the sweep's method, those that can be reused, by workload; and the number of those that
+    cannot, since they were taken beside other load."""
     passed = [r for r in records if r.workload in workloads and r.status is Status.PASSED]
     quiet = {r.workload: r for r in passed if other_load(r) is None}
     return quiet, len(passed) - len(quiet)
@@ -35,12 +35,12 @@ def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> tu
 def why_made_anew(
     earlier: Sequence[EarlierMeasurement], here: Environment, method: Method, contents: Mapping[str, str]
 ) -> list[str]:
-    """In what the newest measurement of each workload differs from what a sweep would make now; empty if in nothing.
+    """How the newest measurement of each workload differs from what the sweep would measure now; empty if it does not.
 
     Args:
-        earlier: Of one variant, newest first.
-        here: Where the sweep measures.
-        method: How.
+        earlier: Measurements of one variant, newest first.
+        here: The environment of the sweep.
+        method: The method of the sweep.
         contents: Workload uuid -> digest of its content.
     """
     reasons: dict[str, None] = {}
@@ -77,7 +77,7 @@ def _differences(known: EarlierMeasurement, here: Environment, method: Method) -
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> list[tuple[str, object, object]]:
-    """Name, old and new value of what differs."""
+    """Names of what differs, with the old and the new value."""
     keys = sorted({*before, *now}, key=str)
     return [(k, _word(before.get(k)), _word(now.get(k))) for k in keys if before.get(k) != now.get(k)]
 
