@@ -101,6 +101,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
 
 
+def test_every_picture_and_record_in_docs_is_on_a_page():
+    pages = "\n".join(map(text_of, PAGES))
+    kept = [path for path in (ROOT / "docs").rglob("*") if path.is_file() and path.suffix not in (".md", ".sh")]
+    assert not [str(path.relative_to(ROOT)) for path in kept if path.name not in pages]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_tuner_and_their_flags_exist(page: str):
     wrong = []
