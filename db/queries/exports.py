@@ -1,4 +1,4 @@
-"""Exported Solutions."""
+"""The queries for exported Solutions."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class BenchResult:
         return "" if len(both) == len(self.axes) else f", on {len(both)} of {len(self.axes)} workloads"
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the result."""
         return {
             "definition": self.definition,
             "hardware": self.hardware,
