@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -212,11 +213,13 @@ def compile_(
 ) -> None:
     """Build a sample of a space's configs without running them, and show what they need."""
     results()
-    from tuner.commands.compile import compile_sample
+    from tuner.commands.compile import compile_sample, first_line
+    from tuner.progress import StepView
     from tuner.settings import load
 
     settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})
-    result = compile_sample(settings, sample, jobs)
+    with StepView() as view:
+        result = compile_sample(settings, sample, jobs, view)
     if json:
         print_json(result.document())
     else:
@@ -233,4 +236,7 @@ def compile_(
             )
         stdout().print(table)
         stdout().print(f"{result.built} of {len(result.variants)} built in {result.wall_s:.1f} s")
+        reasons = Counter((v["status"], first_line(v["log"])) for v in result.variants if v["log"])
+        for (status, why), count in reasons.most_common():
+            stdout().print(f"{count} {status}: {why}", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

@@ -12,6 +12,7 @@ from typing import Any
 from db.store import Store
 from search_spaces.registry import space_for
 from tuner.commands.bench_result import BenchResult
+from tuner.commands.compile import first_line
 from tuner.errors import UsageError
 from tuner.progress import StepView
 from tuner.results.export import dispatch_table, newest_finished
@@ -132,9 +133,7 @@ def _build(
         waiting.discard(outcome.key)
         if outcome.status is not Status.BUILT:
             failures[outcome.key] = (outcome.status, outcome.log)
-            view.say(
-                f"{outcome.key}: {outcome.status.value} {next(iter(outcome.log.strip().splitlines()), '')}".rstrip()
-            )
+            view.say(f"{outcome.key}: {outcome.status.value} {first_line(outcome.log)}")
         view.step(f"building {', '.join(sorted(waiting))}", limits.compile_s)
 
     view.step(f"building {', '.join(sorted(waiting))}", limits.compile_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from search_spaces.registry import family, space_for
 from search_spaces.sample_spread import spread
 from tuner import errors
 from tuner.errors import UsageError
+from tuner.progress import StepView
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import local_target, open_dataset
 from tuner.sweeps.variants import config_variant
@@ -54,8 +55,16 @@ class CompileResult:
         }
 
 
-def compile_sample(settings: SweepSettings, sample: int, jobs: int | None = None) -> CompileResult:
+def compile_sample(
+    settings: SweepSettings, sample: int, jobs: int | None = None, view: StepView | None = None
+) -> CompileResult:
     """Build the default and a sample of other configs.
+
+    Args:
+        settings: Names space, target, definition and dataset.
+        sample: How many configs.
+        jobs: Builds at once; None for the cores.
+        view: Told how far it is, and of every failure at once.
 
     Raises:
         UsageError, SpaceError, DatasetError: Space, target or definition do not fit.
@@ -84,12 +93,34 @@ def compile_sample(settings: SweepSettings, sample: int, jobs: int | None = None
 
     try:
         with ThreadPoolExecutor(jobs) as pool:
-            results = list(pool.map(build, configs))
+            results = _followed([pool.submit(build, c) for c in configs], view or StepView(enabled=False), settings)
     finally:
         for builder in builders:
             builder.close()
     variants = [_document(c, r) for c, r in zip(configs, results, strict=True)]
     return CompileResult(space.name, target, name, time.perf_counter() - began, variants)
+
+
+def _followed(builds: list[Future[BuildResult]], view: StepView, settings: SweepSettings) -> list[BuildResult]:
+    """Their results in order, once all are there; meanwhile the view shows how far they are."""
+    waiting = set(builds)
+    try:
+        while waiting:
+            view.step(f"{len(builds) - len(waiting)} of {len(builds)} built; each may take {settings.compile_s:g} s")
+            done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+            for result in (build.result() for build in done):
+                if result.status is not Status.BUILT:
+                    view.say(f"{result.status.value}: {first_line(result.log)}")
+    except BaseException:
+        for build in waiting:
+            build.cancel()
+        raise
+    return [build.result() for build in builds]
+
+
+def first_line(log: str) -> str:
+    """The line of a build's log that says what went wrong."""
+    return next(iter(log.strip().splitlines()), "no output")
 
 
 def _target_for(space: str | None) -> str:

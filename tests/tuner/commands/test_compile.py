@@ -1,0 +1,30 @@
+"""``tuner compile``: why a build failed is said without ``--json`` and in a narrow terminal."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "rmsnorm"
+
+
+def test_compile_says_once_why_builds_failed_whatever_the_terminal(tmp_path):
+    space = shutil.copytree(EXAMPLE, tmp_path / "rmsnorm")
+    main = space / "main.py"
+    main.write_text(
+        'raise ImportError("no library of that name here, and a message that is wider than it")\n' + main.read_text()
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tuner", "compile", "--space", str(space), "--target", "cpu", "--sample", "2"],
+        env={**os.environ, "COLUMNS": "40", "TUNER_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-2:] == [
+        "0 of 2 built in " + done.stdout.splitlines()[-2].removeprefix("0 of 2 built in "),
+        "2 COMPILE_ERROR: ImportError: no library of that name here, and a message that is wider than it",
+    ]
+    assert "no library of that name" in done.stderr
