@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -44,6 +44,10 @@ def log_level(default: str) -> str:
     return level
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class SweepSettings(BaseModel):
     """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues the same one."""
 
@@ -76,6 +80,10 @@ class SweepSettings(BaseModel):
     compile_s: float = Field(300, gt=0, description="deadline of a build in seconds")
     check_s: float = Field(60, gt=0, description="deadline of a check in seconds")
     measure_s: float = Field(60, gt=0, description="deadline of a measurement in seconds")
+    rtol: dict[str, Positive] = Field({}, description="relative tolerance: a number, or one by output")
+    atol: dict[str, Positive] = Field({}, description="absolute tolerance: a number, or one by output")
+    required_matched_ratio: dict[str, Share] = Field({}, description="share of elements that must match")
+    judge: dict[str, str] = Field({}, description="by output: close, exact, steps, selected or drawn")
     mode: Literal["host", "eager", "cuda_graph"] | None = Field(None, description="execution mode that is timed")
     max_samples: int = Field(60, ge=5, description="most samples of one measurement")
     target_rel_ci: float = Field(0.02, gt=0, description="stop sampling at this relative interval of the median")
@@ -98,6 +106,12 @@ class SweepSettings(BaseModel):
             return value
         folder = Path(value).expanduser()
         return str(folder.absolute()) if folder.is_dir() else value
+
+    @field_validator("rtol", "atol", "required_matched_ratio", mode="before")
+    @classmethod
+    def _by_output(cls, value: object) -> object:
+        """One number is for all outputs."""
+        return {"": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
     @field_validator("max_trials")
     @classmethod

@@ -47,14 +47,18 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """flashinfer-bench's rule: an element fails only if it exceeds both; a share of elements must pass."""
+    """flashinfer-bench's rule: an element fails only if it exceeds both; a share of elements must pass.
+
+    ``by_scale``: ``atol`` is in units of the mean magnitude of the reference's row (see workers/judge/truth.py).
+    """
 
     rtol: float = 1e-2
     atol: float = 1e-2
     required_matched_ratio: float = 1.0
+    by_scale: bool = False
 
 
-METHOD_REVISION = 1
+METHOD_REVISION = 2
 """Raised by whoever changes what a figure means: the timer, the flush, the check. Figures of another revision are not
 reused; those of a database from before there were revisions count as 0."""
 

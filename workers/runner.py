@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from workers.errors import WorkerError
 from workers.fib.official_run import StockJob, StockRun
+from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuildResult,
     Comparison,
@@ -40,6 +41,10 @@ class Runner(ABC):
     @abstractmethod
     def environment(self) -> Environment:
         """Where evaluations run."""
+
+    def workloads(self) -> Mapping[str, Prepared]:
+        """What each workload is like, by uuid; waits until they are made. Nothing is known of one that is not named."""
+        return {}
 
     @abstractmethod
     def submit_build(self, variant: Variant) -> None:

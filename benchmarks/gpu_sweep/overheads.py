@@ -23,12 +23,14 @@ def main() -> None:
     from workers.devices.cuda import CudaDevice
     from workers.judge import check
     from workers.judge.timer import measure
-    from workers.records import Method, Tolerance
+    from workers.judge.truth import plain
+    from workers.records import Method
 
     device = CudaDevice()
     weights = torch.randint(0, 255, (_WEIGHTS_BYTES,), dtype=torch.uint8, device=device.name)
     output = torch.randn(_OUTPUT, device=device.name).to(torch.bfloat16)
     small = torch.randn(64, 7_168, device=device.name).to(torch.bfloat16)
+    large_truth, small_truth = plain([output]), plain([small])
     rows = weights.view(torch.int64).view(-1, check._DIGEST_ROW)
     on_device: dict[str, Callable[[], Any]] = {
         "flush": lambda: torch.amax(device._flush, dim=0, out=device._sink),
@@ -36,8 +38,8 @@ def main() -> None:
         "digest columns": lambda: rows.sum(0),
         "digest": lambda: check.digest(weights),
         "quick digest": lambda: check.digest(weights, thorough=False),
-        "compare large": lambda: check.begin_compare([output], [output], Tolerance()),
-        "compare small": lambda: check.begin_compare([small], [small], Tolerance()),
+        "compare large": lambda: check.begin_compare([output], large_truth),
+        "compare small": lambda: check.begin_compare([small], small_truth),
         "poison large": lambda: check.poison([output], 0),
     }
     found: dict[str, Any] = {"device": device.model, "device_us": {}, "host_us": {}, "measurement": []}
@@ -53,7 +55,7 @@ def main() -> None:
         "synchronize": device.synchronize,
         "healthy": device.is_healthy,
         "tidy": device.tidy,
-        "small verdict": lambda: check.compare([small], [small], Tolerance()),
+        "small verdict": lambda: check.compare([small], small_truth),
     }
     for name, call in on_host.items():
         found["host_us"][name] = round(_wall_us(call), 1)

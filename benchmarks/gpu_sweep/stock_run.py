@@ -23,6 +23,7 @@ from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Document
 from workers.fib.official_run import Effort, StockJob, StockRun
+from workers.judge.rules import for_official_run, rules_for
 from workers.records import Variant
 
 _FIRST = (1, 16, 52, 57, 62, 80, 11948)
@@ -117,7 +118,7 @@ def _call(
     shutil.rmtree(folder, ignore_errors=True)
     some = replace(context.problem, workloads=tuple(w for w in context.problem.workloads if w["uuid"] in uuids))
     stock.stage(some, documents, folder)
-    rule = fib.tolerance(context.problem.definition)
+    rule = for_official_run(rules_for(context.problem.definition))
     job = StockJob(tuple(documents), rule, effort, timeout_s=max(left_s, 1.0))
     return stock.run(folder, context.definition, job, {"FIB_CACHE_PATH": str(context.work / "fib")})
 

@@ -31,6 +31,10 @@ def sweep(
     regimes: Annotated[str | None, typer.Option(help="largest size of each regime but the last: 16,256,2048")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
     mode: Annotated[str | None, typer.Option(help="on a GPU: eager or cuda_graph")] = None,
+    rtol: options.Rtol = None,
+    atol: options.Atol = None,
+    required_matched_ratio: options.MatchedRatio = None,
+    judge: options.JudgeBy = None,
     builders: Annotated[int | None, typer.Option(help="builds at once")] = None,
     evaluators: Annotated[int | None, typer.Option(help="evaluations at once")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
@@ -61,6 +65,7 @@ def sweep(
         "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
         "regimes": _bounds(regimes), "workloads": tuple(workload) if workload else None,
         "accelerators": _kinds(accelerators),
+        **options.tolerances(rtol, atol, required_matched_ratio, judge),
     }  # fmt: skip
     settings = load(given, config)
     if len(settings.accelerators) > 1:
@@ -161,6 +166,10 @@ def bench(
     workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
     mode: Annotated[str | None, typer.Option(help="on a GPU: eager or cuda_graph")] = None,
+    rtol: options.Rtol = None,
+    atol: options.Atol = None,
+    required_matched_ratio: options.MatchedRatio = None,
+    judge: options.JudgeBy = None,
     seed: Annotated[int, typer.Option(help="seed of the order within rounds")] = 0,
     compile_s: Annotated[float | None, typer.Option(help="most seconds that a build may take")] = None,
     check_s: Annotated[float | None, typer.Option(help="most seconds to load and check, on each workload")] = None,
@@ -180,6 +189,7 @@ def bench(
         "db": db,
         "workloads": tuple(workload) if workload else None, "seed": seed, "mode": mode,
         "compile_s": compile_s, "check_s": check_s, "measure_s": measure_s,
+        **options.tolerances(rtol, atol, required_matched_ratio, judge),
     })  # fmt: skip
     with StepView() as view:
         result = run_bench(settings, solutions, rounds, view)

@@ -17,7 +17,7 @@ from tuner.errors import UsageError
 from tuner.progress import StepView
 from tuner.results.export import dispatch_table, newest_finished
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
+from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
 from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
@@ -50,6 +50,7 @@ def run_bench(
     variants = _variants(setup, solutions)
     view = view or StepView(enabled=False)
     with open_runner(setup, view.say) as runner, noted_signals() as checkpoint:
+        setup = judgeable(setup, runner, view.say)
         return measure(runner, setup, variants, rounds, settings.seed, view, checkpoint)
 
 

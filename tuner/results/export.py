@@ -22,7 +22,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.names import why_unfit
 from tuner.errors import NothingFoundError, TunerError, UsageError
-from tuner.sweeps.setup import Setup, open_runner, resolve, settings_of
+from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
@@ -167,7 +167,7 @@ def _stock_traces(runner: Runner, setup: Setup, model: Any) -> list[Document]:
         ExportRefusedError: It does not pass on one, or flashinfer-bench did not get that far.
     """
     document = json.loads(model.model_dump_json(exclude_none=True))
-    run = runner.stock(StockJob((document,), fib.tolerance(setup.problem.definition)))
+    run = runner.stock(StockJob((document,), setup.official_rule))
     statuses = run.statuses(model.name)
     wanted = [w["uuid"] for w in setup.problem.workloads]
     failed = [f"{uuid} {statuses.get(uuid, 'not run')}" for uuid in wanted if statuses.get(uuid) != Status.PASSED]
@@ -256,6 +256,7 @@ def export_solution(
         if not store.winners.of(sweep_id):
             raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
         with open_runner(setup) as runner:
+            setup = judgeable(setup, runner)
             return export_winners(store, sweep_id, setup, searched, runner, Path(out), name=name, author=author)
     finally:
         store.close()

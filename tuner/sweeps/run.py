@@ -22,7 +22,7 @@ from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime, split
 from tuner.sweeps.reuse import why_made_anew
-from tuner.sweeps.setup import Setup, open_runner, resolve, resumed_settings
+from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
 from workers.devices.libraries import imported_names
 from workers.runner import Runner
@@ -54,7 +54,7 @@ class SweepReport:
     reference_us: Mapping[str, float]
     example_axes: str
     left_out: tuple[str, ...] = ()
-    """For each workload that the dataset does not hold whole, one line that says why."""
+    """For each workload that cannot be had or cannot be judged, one line that says why."""
     export: Export | None = None
     exit_code: int = field(default=errors.EXIT_OK)
 
@@ -106,10 +106,11 @@ def run_sweep(
         space = family.space(setup.problem.definition, setup.target)
         if resume is not None:
             space = replace(space, name=store.sweeps.get(resume).space)  # its folder may be called otherwise by now
-        regimes = tuple(split(setup.sizes, settings.regimes))
         say = (lambda _: None) if view is None else view.say
         _prove(family, setup, say)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
+            setup = judgeable(setup, runner, say)
+            regimes = tuple(split(setup.sizes, settings.regimes))
             sweep_id = _register(store, setup, space, runner, resume, ticket)
             shape = f"space {space.name}, {len(regimes)} regimes, {len(setup.sizes)} workloads"
             say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from db.store import Store
-from tuner.errors import UnusableEnvironmentError, UsageError
+from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import SweepSettings
-from workers.fib import adapter as fib
 from workers.fib.dataset import Dataset, Problem
-from workers.records import Deadlines, Method
+from workers.judge.resident_workloads import Prepared
+from workers.judge.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
+from workers.records import Deadlines, Method, Tolerance
 from workers.runner import Runner
 
 MODES = {True: ("host",), False: ("cuda_graph", "eager")}
@@ -30,6 +31,10 @@ class Setup:
     problem: Problem
     target: str
     size_axis: str | None
+    rules: tuple[Rule, ...] = ()
+    """How each output is judged."""
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+    """What is known of the workloads, once :func:`judgeable` has asked."""
 
     @property
     def sizes(self) -> dict[str, int | None]:
@@ -43,6 +48,11 @@ class Setup:
         return Deadlines(self.settings.compile_s, self.settings.check_s, self.settings.measure_s)
 
     @property
+    def official_rule(self) -> Tolerance:
+        """What stock flashinfer-bench is told to accept."""
+        return for_official_run(self.rules, max((p.scale for p in self.prepared.values()), default=1.0))
+
+    @property
     def method(self) -> Method:
         """How measurements are taken."""
         s = self.settings
@@ -53,7 +63,7 @@ class Setup:
             max_samples=s.max_samples,
             target_rel_ci=s.target_rel_ci,
             budget_s=s.sample_budget_s,
-            rules=fib.rules(self.problem.definition),
+            rules="; ".join(f"{rule.output} {rule}" for rule in self.rules),
         )
 
 
@@ -70,13 +80,21 @@ def resolve(settings: SweepSettings) -> Setup:
     chosen = [u for u in uuids if any(u.startswith(p) for p in settings.workloads)] if settings.workloads else None
     if settings.workloads and not chosen:
         raise UsageError(f"no workload of {name} starts with {', '.join(settings.workloads)}; it has {len(uuids)}")
-    problem = dataset.problem(name, chosen)
+    why_not = unjudgeable(definition)
+    if why_not is not None:
+        raise NothingFoundError(why_not)
+    asked = Asked(settings.rtol, settings.atol, settings.required_matched_ratio, settings.judge)
+    try:
+        rules = rules_for(definition, asked)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    problem = replace(dataset.problem(name, chosen), asked=asked)
     variable = [a for a, spec in definition["axes"].items() if spec["type"] == "var"]
     target = _target(settings)
     allowed = MODES[target == "cpu"]
     if settings.mode is not None and settings.mode not in allowed:
         raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
-    return Setup(settings, dataset, problem, target, variable[0] if variable else None)
+    return Setup(settings, dataset, problem, target, variable[0] if variable else None, rules)
 
 
 def _target(settings: SweepSettings) -> str:
@@ -161,6 +179,34 @@ def open_runner(
         yield runner
     finally:
         runner.close()
+
+
+def judgeable(setup: Setup, runner: Runner, say: Callable[[str], None] = lambda _: None) -> Setup:
+    """The setup without the workloads that cannot be judged; each is named once, with what else is worth knowing.
+
+    Raises:
+        NothingFoundError: None is left.
+    """
+    prepared = runner.workloads()
+    left_out = {u: p.unjudgeable for u, p in prepared.items() if p.unjudgeable is not None}
+    kept = tuple(w for w in setup.problem.workloads if w["uuid"] not in left_out)
+    if not kept:
+        uuid, why = next(iter(left_out.items()))
+        raise NothingFoundError(
+            f"none of the {len(left_out)} workloads of {setup.problem.name} can be judged; {uuid}: {why}"
+        )
+    lines = [f"workload {uuid} cannot be judged: {why}" for uuid, why in left_out.items()]
+    for line in lines:
+        say(f"left out: {line}")
+    notes: dict[str, list[str]] = {}
+    for workload in kept:
+        for note in prepared[workload["uuid"]].notes if workload["uuid"] in prepared else ():
+            notes.setdefault(note, []).append(workload["uuid"])
+    for note, uuids in notes.items():
+        where = "every workload" if len(uuids) == len(kept) else ", ".join(uuids)
+        say(f"{note} (on {where})")
+    problem = replace(setup.problem, workloads=kept, left_out=(*setup.problem.left_out, *lines))
+    return replace(setup, problem=problem, prepared=prepared)
 
 
 def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSettings:

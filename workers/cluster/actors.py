@@ -19,6 +19,7 @@ from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun, verify
 from workers.judge.evaluator import VariantEvaluator
 from workers.judge.judge import Staged
+from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuildResult,
     Comparison,
@@ -131,10 +132,10 @@ class EvaluatorActor:
         """Where it runs."""
         return self._evaluator.environment()
 
-    def warm(self) -> None:
-        """Make workloads resident before the first variant is built."""
+    def warm(self) -> dict[str, Prepared]:
+        """Make workloads resident before the first variant is built; uuid -> what they are like."""
         with self._line.turn():
-            self._evaluator.warm()
+            return self._evaluator.warm()
 
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
         """Check and time a variant; see :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from workers.devices.environment import gpu_name, variables
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun
+from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuildResult,
     Comparison,
@@ -182,6 +183,25 @@ class RayRunner(Runner):
             raise ClusterError(f"the evaluator for {self._target} cannot start: {_line(error)}") from error
         return alike(found)
 
+    def workloads(self) -> Mapping[str, Prepared]:
+        """What each workload is like; one is as the worst of the evaluators found it.
+
+        Raises:
+            WorkerError: The machinery failed.
+        """
+        import ray
+
+        found: dict[str, Prepared] = {}
+        for ref in self._warmed:
+            try:
+                answer: dict[str, Prepared] = ray.get(ref)
+            except ray.exceptions.RayTaskError as error:
+                raise _cause(error) from error
+            except ray.exceptions.RayActorError:
+                continue  # it is replaced when jobs are sent
+            found.update({u: p for u, p in answer.items() if u not in found or p.unjudgeable is not None})
+        return found
+
     def submit_build(self, variant: Variant) -> None:
         """Queue a build."""
         self._submit(self._build_pool, variant)
@@ -299,8 +319,9 @@ class RayRunner(Runner):
             worker.actor = worker.make()
         # Asked for first: actors answer in order, and warming up takes seconds.
         self._environments = [worker.actor.environment.remote() for worker in evaluation_pool.workers]
-        for worker in evaluation_pool.workers:
-            self._refs[worker.actor.warm.remote()] = _Call(evaluation_pool, worker, worker.actor, None)
+        self._warmed = [worker.actor.warm.remote() for worker in evaluation_pool.workers]
+        for ref, worker in zip(self._warmed, evaluation_pool.workers, strict=True):
+            self._refs[ref] = _Call(evaluation_pool, worker, worker.actor, None)
         return build_pool, evaluation_pool
 
     def _submit(self, pool: _Pool, payload: Any) -> None:

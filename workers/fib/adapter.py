@@ -8,21 +8,17 @@ check and timer are used instead, with flashinfer-bench's functions for inputs, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from workers.errors import DatasetError
 from workers.fib.dataset import Document
-from workers.records import Measurement, Status, Tolerance, Variant
+from workers.records import Measurement, Status, Variant
 
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
 """Languages that are imported, not compiled ahead."""
-
-_MOE_FP8 = "moe_fp8_block_scale"
-"""flashinfer-bench's own mark of the definitions that get its low-bit evaluator (bench/evaluators/lowbit.py, 0.1.2)."""
 
 _PUBLIC_STATUSES = (
     Status.PASSED,
@@ -78,24 +74,6 @@ def _model(model: Any, document: Document, what: str) -> Any:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
         raise DatasetError(f"{what} breaks flashinfer-bench's schema at {field}: {first['msg']}") from None
-
-
-def tolerance(definition: Document) -> Tolerance:
-    """The rule by which outputs of a definition are accepted.
-
-    FP8 block-scale MoE: rtol 0.2, atol 0.1, 85 % of the elements; flashinfer-bench judges these definitions with its
-    low-bit evaluator, whose ratio is a setting. Everything else: flashinfer-bench's defaults.
-
-    Source: flashinfer-bench 0.1.2, bench/config.py and bench/evaluators/lowbit.py.
-    """
-    if _MOE_FP8 in str(definition["name"]):
-        return Tolerance(rtol=0.2, atol=0.1, required_matched_ratio=0.85)
-    return Tolerance()
-
-
-def rules(definition: Document) -> str:
-    """By what outputs of a definition are accepted, as text: measurements under other rules are not reused."""
-    return " ".join(f"{name}={value}" for name, value in asdict(tolerance(definition)).items())
 
 
 def solution(variant: Variant, name: str | None = None, description: str | None = None, author: str = "tuner") -> Any:
@@ -176,11 +154,20 @@ def build(variant: Variant, definition: Document) -> Any:
     return registry.build(definition_model(definition), solution(variant))
 
 
-def make_inputs(definition: Any, workload: Any, root: str, device: str) -> list[Any]:
+class Inputs(tuple[Any, ...]):
+    """Inputs in definition order, with the workload's axes: an input that is not given does not show its own."""
+
+    axes: Mapping[str, int] = {}
+
+
+def make_inputs(definition: Any, workload: Any, root: str, device: str, absent: Collection[str] = ()) -> Inputs:
     """Inputs of a workload in definition order, the same on every call on the same kind of device.
 
     flashinfer-bench draws random inputs from torch's global generator, which is seeded here from the workload's uuid
     and put back afterwards.
+
+    Args:
+        absent: Names of optional inputs that are not given; they are None.
 
     Raises:
         DatasetError: A blob is missing, or does not hold the tensor that the definition asks for.
@@ -198,11 +185,21 @@ def make_inputs(definition: Any, workload: Any, root: str, device: str) -> list[
     cuda = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        return list(gen_inputs(definition, workload, device, blobs))
+        made = gen_inputs(definition, workload, device, blobs)
+    inputs = Inputs(None if name in absent else v for name, v in zip(definition.inputs, made, strict=True))
+    inputs.axes = dict(workload.axes)
+    return inputs
 
 
-def run_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
-    """Outputs of the definition's reference.
+def absent_inputs(definition: Document, workload: Document) -> list[str]:
+    """Optional inputs of a definition that a workload does not give. flashinfer-bench's own objects forget which inputs
+    are optional, and draw them at random."""
+    given = workload["inputs"]
+    return [name for name, spec in definition["inputs"].items() if spec.get("optional") and name not in given]
+
+
+def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
+    """Outputs of the definition's reference, which may write to what it is given.
 
     Raises:
         DatasetError: The reference does not run on these inputs.
@@ -222,9 +219,17 @@ def run_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[A
 
 def allocate_outputs(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
     """Empty output tensors in definition order."""
-    from flashinfer_bench.bench.evaluators.utils import allocate_outputs as allocate
+    import torch
 
-    return list(allocate(definition, list(inputs), device))
+    axes = dict(getattr(inputs, "axes", {}))
+    for spec, value in zip(definition.inputs.values(), inputs, strict=True):
+        if isinstance(value, torch.Tensor) and spec.shape is not None:
+            axes.update(zip(spec.shape, value.shape, strict=True))
+    shapes = definition.get_output_shapes(axes)
+    return [
+        torch.empty(shape or (), dtype=dtype, device=device)
+        for shape, dtype in zip(shapes, definition.torch_output_dtypes, strict=True)
+    ]
 
 
 def normalize(definition: Any, result: Any, device: str) -> list[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from search_spaces.names import why_unfit
 from workers.errors import DatasetError
 from workers.fib.dataset_files import Document, blob_fault, documents_below, parse, read_lines, read_text
+from workers.judge.rules import Asked
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +33,15 @@ class Problem:
         root: The dataset folder; blob paths in workloads are relative to it.
         definition: The definition's document.
         workloads: The workload documents (``uuid``, ``axes``, ``inputs``), in dataset order.
-        left_out: For each workload whose inputs cannot be had, one line that says why.
+        left_out: For each workload whose inputs cannot be had, or that cannot be judged, one line that says why.
+        asked: What the user set for judging outputs.
     """
 
     root: str
     definition: Document = field(repr=False)
     workloads: tuple[Document, ...] = field(repr=False)
     left_out: tuple[str, ...] = ()
+    asked: Asked = field(default_factory=Asked)
 
     @property
     def name(self) -> str:

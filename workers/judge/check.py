@@ -6,11 +6,15 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.devices.device import CANDIDATE, Device
 from workers.fib import adapter as fib
-from workers.records import Status, Tolerance
+from workers.judge.rules import STEPS_SHARE, Kind
+from workers.records import Status
+
+if TYPE_CHECKING:
+    from workers.judge.truth import Truth
 
 _DIGEST_ROW = 1 << 11
 """Words (int64) in a row of a digest: 16 KiB."""
@@ -38,12 +42,15 @@ class Verdict:
 class Candidate:
     """A loaded variant's entry point with how it gives its outputs. ``function`` changes when it is loaded again.
 
-    ``was_called``: its code is on the device; a first call's time is that of loading.
+    ``was_called``: its code is on the device; a first call's time is that of loading. ``is_reference``: it is the
+    definition's own code; ``writes``: which writes to this workload's inputs, and gets copies.
     """
 
     function: Callable[..., Any]
     destination_passing: bool
     was_called: bool = False
+    is_reference: bool = False
+    writes: bool = False
 
 
 def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], device: Device) -> list[Any]:
@@ -54,28 +61,51 @@ def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], devic
         Exception: Whatever the candidate raises.
     """
     outputs: tuple[Any, ...] = ()
+    given = copies_of(inputs) if candidate.writes else inputs
     if candidate.destination_passing:
         outputs = tuple(fib.allocate_outputs(definition, inputs, device.name))
         poison(outputs, 0)
     with device.span(CANDIDATE) if candidate.was_called else contextlib.nullcontext():
-        result = candidate.function(*inputs, *outputs)
+        result = candidate.function(*given, *outputs)
     candidate.was_called = True
     return list(outputs) if candidate.destination_passing else fib.normalize(definition, result, device.name)
 
 
-def poison(outputs: Sequence[Any], attempt: int) -> None:
-    """Fill output tensors with what no kernel computes: NaN, for integers a byte pattern, for booleans alternating."""
+def copies_of(inputs: Sequence[Any]) -> list[Any]:
+    """Inputs that may be written to."""
+    import torch
+
+    return [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
+
+
+def restore(copies: Sequence[Any], originals: Sequence[Any]) -> None:
+    """Make copies equal to what they are copies of again."""
+    import torch
+
+    for copy, original in zip(copies, originals, strict=True):
+        if isinstance(original, torch.Tensor):
+            copy.copy_(original)
+
+
+def poison(outputs: Sequence[Any], attempt: int, finite: bool = False) -> None:
+    """Fill output tensors with what no kernel computes: NaN (or a number, if ``finite``), for integers a byte pattern,
+    for booleans alternating."""
     import torch
 
     pattern = _POISON[attempt % len(_POISON)]
     for tensor in outputs:
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if stride == 0 and size > 1:  # an expanded result: all of it is one place in memory
+                tensor = tensor.narrow(dim, 0, 1)
         if tensor.dtype is torch.bool:
             tensor.fill_(attempt % 2 == 0)
-        elif tensor.is_floating_point():
+        elif tensor.dim() and tensor.stride(-1) == 1:
             # All bits set is a NaN in every floating-point format that has one, fp8 e4m3fn included.
-            tensor.view(torch.uint8).fill_(0xFF) if tensor.dim() else tensor.fill_(math.nan)
+            tensor.view(torch.uint8).fill_(0xFF if tensor.is_floating_point() and not finite else pattern)
+        elif tensor.is_floating_point():
+            tensor.fill_(pattern if finite else math.nan)
         else:
-            tensor.view(torch.uint8).fill_(pattern) if tensor.dim() else tensor.fill_(pattern & 0x7F)
+            tensor.fill_(int.from_bytes([pattern] * tensor.element_size(), "little", signed=tensor.dtype.is_signed))
 
 
 @dataclass(frozen=True)
@@ -83,35 +113,58 @@ class Errors:
     """Error figures of all outputs, computed on the device and not yet waited for."""
 
     figures: Any
-    """float64 [outputs, 4]: elements that are not finite, elements out of tolerance, largest absolute error, largest
-    relative error."""
-    sizes: tuple[int, ...]
-    rule: Tolerance
+    """See :func:`workers.judge.matching.figures`."""
+    truths: tuple[Truth, ...]
 
     def verdict(self) -> Verdict:
-        """Waits for the figures. By flashinfer-bench's order of tests: not finite, then tolerance."""
+        """Waits for the figures. The worst of all outputs; by flashinfer-bench's order of tests: not finite, then
+        tolerance."""
         worst_abs = worst_rel = 0.0
         matched = 1.0
-        for index, (size, row) in enumerate(zip(self.sizes, self.figures.tolist(), strict=True)):
-            bad, exceeding, absolute, relative = row
+        said = ""
+        for truth, (bad, wrong, absolute, relative, part) in zip(self.truths, self.figures.tolist(), strict=True):
+            size = truth.value.numel()
+            name = truth.rule.output
             if bad:
-                return Verdict(
-                    Status.INCORRECT_NUMERICAL,
-                    f"output {index}: {int(bad)} of {size} elements are not finite",
-                    math.inf,
-                    math.inf,
-                    1.0 - bad / size,
-                )
+                text = f"output {name}: {int(bad)} of {size} elements are not finite, or are and must not be"
+                return Verdict(Status.INCORRECT_NUMERICAL, text, math.inf, math.inf, 1.0 - bad / size)
             worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
-            matched = min(matched, 1.0 - exceeding / size if size else 1.0)
-        rule = self.rule
-        if matched < rule.required_matched_ratio:
-            message = (
-                f"{matched:.4%} of the elements are within rtol {rule.rtol:g} or atol {rule.atol:g}, "
-                f"{rule.required_matched_ratio:.4%} are required; largest absolute error {worst_abs:.4g}"
+            share = 1.0 - wrong / size if size else 1.0
+            matched = min(matched, max(0.0, share))
+            said = said or _what_is_wrong(truth, wrong, share, absolute, part)
+        status = Status.INCORRECT_NUMERICAL if said else Status.PASSED
+        return Verdict(status, said, worst_abs, worst_rel, matched)
+
+
+def _what_is_wrong(truth: Truth, wrong: float, share: float, absolute: float, part: float) -> str:
+    """One line on an output that does not match, nothing on one that does."""
+    rule, output, size = truth.rule, f"output {truth.rule.output}", truth.value.numel()
+    if rule.kind is Kind.CLOSE:
+        ratio = rule.tolerance.required_matched_ratio
+        if share < ratio:
+            return (
+                f"{output}: {share:.4%} of the elements are within the tolerance ({rule}), {ratio:.4%} are required; "
+                f"largest absolute error {absolute:.4g}"
             )
-            return Verdict(Status.INCORRECT_NUMERICAL, message, worst_abs, worst_rel, matched)
-        return Verdict(Status.PASSED, "", worst_abs, worst_rel, matched)
+        if part > most_in_a_part(ratio):
+            return f"{output}: in one row or run of columns {part:.2%} of the elements are out of tolerance ({rule})"
+        return ""
+    if wrong:
+        what = {
+            Kind.STEPS: "are more than one step off",
+            Kind.SELECTED: "select something else, or the same twice",
+            Kind.DRAWN: "cannot be drawn",
+        }.get(rule.kind, "differ")
+        return f"{output}: {int(wrong)} of {size} elements {what} ({rule}); largest difference {absolute:.4g}"
+    if rule.kind is Kind.STEPS and part > STEPS_SHARE:
+        return f"{output}: {part:.2%} of the elements are a step off, {STEPS_SHARE:.2%} may be ({rule})"
+    return ""
+
+
+def most_in_a_part(ratio: float) -> float:
+    """Share of a part of an output that may be out of tolerance where 1 - ratio of all elements may: twice that, but
+    never so much that a part could be wrong altogether."""
+    return min(2 * (1 - ratio), 1 - ratio / 2)
 
 
 @dataclass(frozen=True)
@@ -125,58 +178,24 @@ class Known:
         return self.found
 
 
-def begin_compare(outputs: Sequence[Any], expected: Sequence[Any], rule: Tolerance) -> Errors | Known:
-    """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest is left to the device.
+def begin_compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Errors | Known:
+    """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest comes later."""
+    from workers.judge.matching import figures
 
-    Source: flashinfer-bench 0.1.2, bench/utils.py (compute_error_stats) for the figures, which are the same.
-    """
-    import torch
-
-    rows, sizes = [], []
-    for index, (output, reference) in enumerate(zip(outputs, expected, strict=True)):
+    for output, truth in zip(outputs, truths, strict=True):
+        reference = truth.value
         if tuple(output.shape) != tuple(reference.shape):
-            text = f"output {index} has shape {list(output.shape)}, not {list(reference.shape)}"
+            text = f"output {truth.rule.output} has shape {list(output.shape)}, not {list(reference.shape)}"
             return Known(Verdict(Status.INCORRECT_SHAPE, text))
         if output.dtype != reference.dtype:
-            text = f"output {index} is {output.dtype}, not {reference.dtype}"
+            text = f"output {truth.rule.output} is {output.dtype}, not {reference.dtype}"
             return Known(Verdict(Status.INCORRECT_DTYPE, text))
-        sizes.append(output.numel())
-        if not output.numel():
-            rows.append(torch.zeros(4, dtype=torch.float64, device=output.device))
-            continue
-        x, y = output.to(torch.float32), reference.to(torch.float32)
-        bad = (~torch.isfinite(x)).sum()
-        error = torch.abs(x - y)
-        relative = error / (torch.abs(y) + 1e-8)
-        exceeding = ((error > rule.atol) & (relative > rule.rtol)).sum()
-        rows.append(torch.stack([v.to(torch.float64) for v in (bad, exceeding, error.max(), relative.max())]))
-    return Errors(torch.stack(rows), tuple(sizes), rule)
+    return Errors(figures(outputs, truths), tuple(truths))
 
 
-def compare(outputs: Sequence[Any], expected: Sequence[Any], rule: Tolerance) -> Verdict:
-    """Outputs against the reference's: shape, dtype, not finite, tolerance."""
-    return begin_compare(outputs, expected, rule).verdict()
-
-
-def why_degenerate(expected: Sequence[Any], rule: Tolerance) -> str | None:
-    """Why nothing can be judged by these reference outputs, None if they are good.
-
-    Refused are outputs that are not finite, floating-point outputs of more than one element that are constant, and
-    outputs so small that all zeros would be accepted.
-    """
-    import torch
-
-    for index, reference in enumerate(expected):
-        values = reference.to(torch.float32)
-        if not bool(torch.isfinite(values).all()):
-            return f"reference output {index} is not finite"
-        if not reference.is_floating_point():
-            continue
-        if reference.numel() > 1 and bool((values == values.flatten()[0]).all()):
-            return f"reference output {index} is constant ({values.flatten()[0].item():g})"
-        if reference.numel() and compare([torch.zeros_like(reference)], [reference], rule).status is Status.PASSED:
-            return f"reference output {index} is so small that zeros would pass (atol {rule.atol:g})"
-    return None
+def compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Verdict:
+    """Outputs against the reference's: shape, dtype, not finite, then each by its own rule."""
+    return begin_compare(outputs, truths).verdict()
 
 
 def digest(value: Any, thorough: bool = True) -> Any:

@@ -96,9 +96,15 @@ class Comparison:
             verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
         for key, verdict in verdicts.items():
             measurement = (
-                measured(uuid, samples[key], job.method, {**conditions, **anchor}, verdict.errors())
+                measured(
+                    uuid,
+                    samples[key],
+                    job.method,
+                    {**conditions, **anchor, **resident.judged_by},
+                    verdict.errors(),
+                )
                 if verdict.status is Status.PASSED
-                else failed(uuid, verdict, job.method)
+                else failed(resident, verdict, job.method)
             )
             self._send("event", (key, measurement))
 

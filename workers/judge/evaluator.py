@@ -25,6 +25,7 @@ from workers.errors import (
 )
 from workers.fib.dataset import Problem
 from workers.judge.judge import Judgement, Staged
+from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuiltVariant,
     Comparison,
@@ -103,7 +104,7 @@ class VariantEvaluator:
         self._variables = environment.variables() if variables is None else dict(variables)
         self._process = ChildProcess(request, preload=modules, env=self._variables)
         self._environment: Environment | None = None
-        self._prepared: set[str] = set()
+        self._prepared: dict[str, Prepared] = {}
         self._judged = 0
         self._phase = ""
         self._idle_since: float | None = None
@@ -114,13 +115,21 @@ class VariantEvaluator:
         """Begin the imports."""
         self._process.start()
 
-    def warm(self) -> None:
+    def warm(self) -> dict[str, Prepared]:
         """Make the problem's workloads resident, before there is a variant to judge.
 
-        Raises:
-            DatasetError: A workload cannot be made, or its reference fails.
+        Returns:
+            For each uuid what the workload is like; one that cannot be made, or that its reference fails on, cannot be
+            judged.
         """
-        self._prepare([str(w["uuid"]) for w in self._problem.workloads])
+        failed = {}
+        for workload in self._problem.workloads:
+            uuid = str(workload["uuid"])
+            try:
+                self._prepare([uuid])
+            except DatasetError as error:
+                failed[uuid] = Prepared(str(error), plainly=False)
+        return {**self._prepared, **failed}
 
     def environment(self) -> Environment:
         """Where this evaluator runs.
@@ -312,13 +321,13 @@ class VariantEvaluator:
             self._replace()
         for uuid in missing:
             try:
-                self._call("prepare", uuid, phase="prepare")
+                prepared, _ = self._call("prepare", uuid, phase="prepare")
             except ChildRaisedError as failure:
                 self._cache.check_room()
                 raise DatasetError(str(failure).partition(": ")[2] or str(failure)) from failure
             except ChildError as failure:
                 raise WorkerError(f"workload {uuid} cannot be prepared: {failure}\n{failure.log}") from failure
-            self._prepared.add(uuid)
+            self._prepared[uuid] = prepared
 
     def _call(
         self, method: str, *args: Any, phase: str, limits_s: Mapping[str, float] | None = None, **more: Any

@@ -17,7 +17,8 @@ _WATCHED: dict[str, tuple[str, ...]] = {
     "workers.judge.timer": ("measure", "warm_up"),
     "workers.judge.timed_run.TimedRun": ("__call__", "poison", "outputs"),
     "workers.judge.interval": ("median_interval",),
-    "workers.fib.adapter": ("allocate_outputs", "normalize", "make_inputs", "run_reference"),
+    "workers.fib.adapter": ("allocate_outputs", "normalize", "make_inputs", "call_reference"),
+    "workers.judge.matching": ("figures",),
 }
 
 

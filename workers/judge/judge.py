@@ -25,8 +25,9 @@ from workers.judge.comparison import Comparison, take_turn
 from workers.judge.drift_reference import Anchor
 from workers.judge.interval import measured
 from workers.judge.references import ReferenceStore
-from workers.judge.resident_workloads import Resident, Residents
+from workers.judge.resident_workloads import Prepared, Resident, Residents
 from workers.judge.timed_run import TimedRun
+from workers.judge.truth import plain
 from workers.judge.verdicts import Verdicts, Verification, failed, say
 from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Status
 from workers.sandbox.child import Send
@@ -76,7 +77,6 @@ class Judge:
         self._problem = problem
         self._device = _open_device(target)
         self._definition = fib.definition_model(problem.definition)
-        self._rule = fib.tolerance(problem.definition)
         references = ReferenceStore(Path(store), problem, self._device.model)
         self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
         self._anchor = Anchor(self._device)
@@ -86,7 +86,7 @@ class Judge:
         self._usage: Counter[str] = Counter()
         torch.set_grad_enabled(False)
         self._state = ProcessState(cuda=target != "cpu")
-        self._verdicts = Verdicts(self._device, self._definition, self._rule, self._residents, self._state)
+        self._verdicts = Verdicts(self._device, self._definition, self._residents, self._state)
         # What is here now stays: collecting the garbage of one variant must not look at all of torch.
         gc.collect()
         gc.freeze()
@@ -97,17 +97,17 @@ class Judge:
         import torch
 
         some = torch.ones(64, 1024, device=self._device.name)
-        check.compare([some], [some], self._rule)
+        check.compare([some], plain([some]))
         check.all_true(check.unchanged([some], [check.digest(some)]))
         check.poison([some], 0)
         self._anchor.conditions()
         self._device.usage()
 
-    def prepare(self, uuid: str) -> str | None:
-        """Make a workload resident and store its reference outputs; why it is degenerate, if so."""
-        degenerate = self._residents.get(uuid, may_compute=True).degenerate
+    def prepare(self, uuid: str) -> Prepared:
+        """Make a workload resident and store what its reference does."""
+        prepared = Prepared.of(self._residents.get(uuid, may_compute=True))
         self._device.usage()
-        return degenerate
+        return prepared
 
     def judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None = None) -> Judgement:
         """Check and time a variant; each Measurement is sent as an event, the failing one last.
@@ -126,6 +126,7 @@ class Judge:
         try:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
+            candidate.is_reference = self._is_reference(staged)
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
             self._begin_turn(self._loaded)
             judgement = self._judge(job, candidate, ahead)
@@ -289,13 +290,14 @@ class Judge:
         self._send("phase", f"prepare {uuid}")
         resident = self._residents.get(uuid)
         if resident.degenerate:
-            return Measurement(uuid, Status.DEGENERATE_REFERENCE, message=resident.degenerate, method=job.method)
+            return failed(resident, Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate), job.method)
+        candidate.writes = candidate.is_reference and bool(resident.wrote)
         verdict = Verdict(Status.PASSED)
         if job.check:
             self._send("phase", f"check {uuid}")
             verdict = self._verdicts.first_check(candidate, resident)
             if verdict.status is not Status.PASSED:
-                return failed(uuid, verdict, job.method)
+                return failed(resident, verdict, job.method)
         self._send("phase", f"measure {uuid}")
 
         hooks: dict[str, Callable[[], None]] = {}
@@ -312,9 +314,17 @@ class Judge:
         except BaseException as error:
             after = Verdict(Status.RUNTIME_ERROR, f"while measured: {say(error)}")
         if after.status is not Status.PASSED:
-            return failed(uuid, after, job.method)
+            return failed(resident, after, job.method)
         errors = (verdict if job.check else after).errors()
-        return measured(uuid, timing.samples_us, job.method, timing.conditions, errors)
+        conditions = {**timing.conditions, **resident.judged_by}
+        return measured(uuid, timing.samples_us, job.method, conditions, errors)
+
+    def _is_reference(self, staged: Staged) -> bool:
+        """Whether a variant is the definition's reference itself."""
+        main = Path(staged.folder) / staged.package / "main.py"
+        if staged.variant.entry_point != "main.py::run" or not main.is_file():
+            return False
+        return main.read_text(encoding="utf-8") == self._problem.definition["reference"]
 
     def _measure(
         self,
@@ -370,6 +380,7 @@ class Judge:
                 if loaded.stuck:
                     raise ProcessChangedError(changed(loaded.stuck))
                 candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
+                candidates[variant.key].is_reference = self._is_reference(staged[variant.key])
             comparison = Comparison(
                 self._send,
                 self._device,
@@ -382,6 +393,8 @@ class Judge:
                 Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()}),
             )
             for index, uuid in enumerate(job.workloads):
+                for candidate in candidates.values():
+                    candidate.writes = candidate.is_reference and bool(self._residents.get(uuid).wrote)
                 comparison.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:

@@ -15,6 +15,9 @@ from workers.fib.dataset import Document, Problem
 
 _LIMIT_BYTES = 8 << 30
 
+_REVISION = 2
+"""Of what is stored; files of another one are never read."""
+
 
 class ReferenceStore:
     """A folder with one file for each (definition, workload, torch version, device model).
@@ -34,12 +37,12 @@ class ReferenceStore:
 
         self._folder = folder
         self._problem = problem
-        self._common = [problem.definition, torch.__version__, device_model]
+        self._common = [_REVISION, problem.definition, torch.__version__, device_model]
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, uuid: str, device: str) -> Mapping[str, Any] | None:
-        """``digests`` of the inputs, ``expected`` outputs (on the device) and why they are ``degenerate``; None if
-        there is no usable file."""
+        """``digests`` of the inputs and what was ``seen`` of the reference (on the device); None if there is no
+        usable file."""
         import torch
 
         path = self._path(self._problem.workload(uuid))

@@ -1,10 +1,10 @@
-"""Workloads that stay in the evaluator's memory: inputs on the device, reference outputs, digests of both."""
+"""Workloads that stay in the evaluator's memory: inputs on the device, what outputs are judged by, digests of both."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers.devices.device import Device
@@ -13,25 +13,76 @@ from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge import check
 from workers.judge.references import ReferenceStore
-from workers.records import Tolerance
+from workers.judge.rules import Kind, rules_for
+from workers.judge.truth import Truth, judged_by, largest_scale, truths_of, why_unjudgeable
 
 
 @dataclass(frozen=True)
 class Resident:
     """A workload ready to be judged on.
 
-    ``inputs`` are in definition order (tensors on the device, scalars), ``expected`` the reference outputs;
-    ``digests`` are of the inputs; ``seals`` are quick digests of inputs and expected outputs; ``degenerate`` says why
-    nothing can be judged by them, if so.
+    ``inputs`` are in definition order (tensors on the device, scalars), ``truths`` what outputs are judged by;
+    ``digests`` are of the inputs; ``seals`` are quick digests of inputs and truths; ``degenerate`` says why nothing can
+    be judged by them, if so; ``wrote`` names the inputs that the reference writes to.
     """
 
     uuid: str
-    inputs: tuple[Any, ...]
+    inputs: fib.Inputs
     digests: tuple[Any, ...]
-    expected: tuple[Any, ...]
+    truths: tuple[Truth, ...]
     seals: tuple[Any, ...]
     degenerate: str | None
     nbytes: int
+    wrote: tuple[str, ...] = ()
+
+    @property
+    def sealed(self) -> tuple[Any, ...]:
+        """What ``seals`` are of."""
+        return (*self.inputs, *(tensor for truth in self.truths for tensor in truth.tensors))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether an output is random, so that a candidate's draws have to be looked at."""
+        return any(t.before is not None or t.draws is not None for t in self.truths)
+
+    @property
+    def judged_by(self) -> dict[str, Any]:
+        """Output -> rule, as a measurement's conditions hold it."""
+        return {"judged_by": judged_by(self.truths)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a workload is like, for whoever starts a sweep.
+
+    Args:
+        unjudgeable: Why nothing can be judged by it, None if it can.
+        notes: What is worth knowing, a line each.
+        judged_by: Output -> rule.
+        scale: Largest mean magnitude of a row of a float output.
+        plainly: Whether stock flashinfer-bench judges it as we do: all outputs are floats, finite and written.
+    """
+
+    unjudgeable: str | None = None
+    notes: tuple[str, ...] = ()
+    judged_by: Mapping[str, str] = field(default_factory=dict)
+    scale: float = 0.0
+    plainly: bool = True
+
+    @classmethod
+    def of(cls, resident: Resident) -> Prepared:
+        """From a workload in memory."""
+        notes = [f"the reference writes to its input {name!r}; it works on a copy" for name in resident.wrote]
+        for truth in resident.truths:
+            if truth.counted is not None:
+                missing = truth.counted.numel() - int(truth.counted.sum())
+                notes.append(f"{missing} elements of output {truth.rule.output!r} do not count: unwritten or random")
+            if truth.idle is not None:
+                notes.append(f"output {truth.rule.output!r} is no evidence: it {truth.idle}")
+        plainly = all(t.rule.kind is Kind.CLOSE and t.finite and t.counted is None for t in resident.truths)
+        return cls(
+            resident.degenerate, tuple(notes), judged_by(resident.truths), largest_scale(resident.truths), plainly
+        )
 
 
 class Residents:
@@ -51,7 +102,7 @@ class Residents:
     def __init__(self, problem: Problem, device: Device, store: ReferenceStore, budget_bytes: int) -> None:
         self._problem = problem
         self._definition = fib.definition_model(problem.definition)
-        self._rule: Tolerance = fib.tolerance(problem.definition)
+        self._rules = rules_for(problem.definition, problem.asked)
         self._device = device
         self._store = store
         self._budget_bytes = budget_bytes
@@ -96,30 +147,32 @@ class Residents:
     def begin_inspection(self) -> dict[str, list[Any]]:
         """For each workload in memory, booleans on the device that tell whether inputs and expected outputs are still
         what they were. Does not wait; :func:`workers.judge.check.all_true` does."""
-        return {
-            uuid: check.unchanged((*held.inputs, *held.expected), held.seals, thorough=False)
-            for uuid, held in self._held.items()
-        }
+        return {uuid: check.unchanged(held.sealed, held.seals, thorough=False) for uuid, held in self._held.items()}
 
     def _make(self, uuid: str, may_compute: bool) -> Resident:
         import torch
 
-        workload = fib.workload_model(self._problem.workload(uuid))
-        inputs = tuple(fib.make_inputs(self._definition, workload, self._problem.root, self._device.name))
+        from workers.judge.observed import Observed, observe
+
+        document = self._problem.workload(uuid)
+        absent = fib.absent_inputs(self._problem.definition, document)
+        workload, device = fib.workload_model(document), self._device.name
+        inputs = fib.make_inputs(self._definition, workload, self._problem.root, device, absent)
         digests = tuple(check.digest(value) for value in inputs)
-        stored = self._store.load(uuid, self._device.name)
+        stored = self._store.load(uuid, device)
         if stored is not None and check.same_digests(digests, stored["digests"]):
-            expected, degenerate = tuple(stored["expected"]), stored["degenerate"]
+            seen = Observed.of_document(stored["seen"])
         elif may_compute:
-            expected = tuple(fib.run_reference(self._definition, inputs, self._device.name))
+            seen = observe(self._definition, inputs, device)
             self._device.synchronize()
-            degenerate = check.why_degenerate(expected, self._rule)
-            self._store.save(uuid, {"digests": list(digests), "expected": list(expected), "degenerate": degenerate})
+            self._store.save(uuid, {"digests": list(digests), "seen": seen.document()})
             # A reference may need many times the memory of its inputs.
             self._device.release()
         else:
             why = "is none" if stored is None else "are only such of other inputs"
             raise WorkerError(f"workload {uuid}: reference outputs are needed and there {why}")
-        seals = tuple(check.digest(value, thorough=False) for value in (*inputs, *expected))
-        nbytes = sum(v.nbytes for v in (*inputs, *expected) if isinstance(v, torch.Tensor))
-        return Resident(uuid, inputs, digests, expected, seals, degenerate, nbytes)
+        truths = truths_of(self._rules, seen, inputs)
+        made = Resident(uuid, inputs, digests, truths, (), why_unjudgeable(truths), 0, tuple(seen.wrote))
+        seals = tuple(check.digest(value, thorough=False) for value in made.sealed)
+        nbytes = sum(v.nbytes for v in made.sealed if isinstance(v, torch.Tensor))
+        return replace(made, seals=seals, nbytes=nbytes)

@@ -22,7 +22,9 @@ class TimedRun:
     def __init__(self, candidate: Candidate, definition: Any, inputs: Sequence[Any], device: Device) -> None:
         self._candidate = candidate
         self._definition = definition
-        self._inputs = tuple(inputs)
+        self._inputs, self._originals = inputs, inputs
+        if candidate.writes:
+            self._inputs = check.copies_of(inputs)
         self._device = device
         self._attempt = 0
         self._result: Any = None
@@ -35,8 +37,11 @@ class TimedRun:
         self._result = self._candidate.function(*self._inputs, *self._owned)
 
     def poison(self) -> None:
-        """Make whatever the last run left wrong. Results that share memory with an input are left alone."""
+        """Make whatever the last run left wrong. Results that share memory with an input are left alone; inputs that
+        the reference writes to are put right again."""
         self._attempt += 1
+        if self._candidate.writes:
+            check.restore(self._inputs, self._originals)
         check.poison(self._owned or self._returned(), self._attempt)
 
     def outputs(self) -> list[Any]:

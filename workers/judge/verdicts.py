@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workers.devices.device import CHECK, Device
-from workers.fib import adapter as fib
 from workers.judge import check
 from workers.judge.check import Candidate, Verdict
 from workers.judge.integrity import Integrity
@@ -44,7 +43,6 @@ class Verdicts:
     Args:
         device: Where candidates run.
         definition: flashinfer-bench's.
-        rule: How far outputs may be from the reference's.
         residents: Inputs and reference outputs.
         state: What the process is like while the evaluator looks.
 
@@ -52,12 +50,9 @@ class Verdicts:
         load_again: Loads the present variant anew; None where that cannot be done.
     """
 
-    def __init__(
-        self, device: Device, definition: Any, rule: fib.Tolerance, residents: Residents, state: ProcessState
-    ) -> None:
+    def __init__(self, device: Device, definition: Any, residents: Residents, state: ProcessState) -> None:
         self._device = device
         self._definition = definition
-        self._rule = rule
         self._residents = residents
         self._state = state
         self._integrity = Integrity()
@@ -77,6 +72,8 @@ class Verdicts:
         untouched is looked at then, and now if something is wrong already."""
         try:
             verdict = self.with_room(resident.uuid, lambda: self._compare_once(candidate, resident))
+            if verdict.status is Status.PASSED and resident.is_drawn:
+                verdict = self.with_room(resident.uuid, lambda: self._look_at_draws(candidate, resident))
         except BaseException as error:
             verdict = Verdict(Status.RUNTIME_ERROR, say(error))
         if verdict.status is Status.PASSED or not self._device.is_healthy():
@@ -92,10 +89,17 @@ class Verdicts:
             raise begun.errors
         return begun.errors.verdict()
 
+    def _look_at_draws(self, candidate: Candidate, resident: Resident) -> Verdict:
+        from workers.judge import sampling
+
+        samples = sampling.draw(candidate, self._definition, resident.inputs, resident.truths, self._device)
+        with self._state.evaluators(), self._device.span(CHECK):
+            return sampling.verdict(samples, resident.truths)
+
     def _start_check(self, candidate: Candidate, resident: Resident) -> check.Errors | check.Known:
         outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
         with self._state.evaluators(), self._device.span(CHECK):
-            return check.begin_compare(outputs, resident.expected, self._rule)
+            return check.begin_compare(outputs, resident.truths)
 
     def check_ahead(self, candidate: Candidate, uuid: str) -> None:
         """Start the check on the following workload if that is in memory. What it fails with is kept for its turn: a
@@ -132,7 +136,7 @@ class Verdicts:
     def begin(self, run: TimedRun, resident: Resident) -> Verification:
         """Start looking at what the timed runs left."""
         with self._state.evaluators(), self._device.span(CHECK):
-            errors = check.begin_compare(run.outputs(), resident.expected, self._rule)
+            errors = check.begin_compare(run.outputs(), resident.truths)
             return Verification(errors, check.unchanged(resident.inputs, resident.digests))
 
     def finish(self, begun: Verification, resident: Resident) -> Verdict:
@@ -151,9 +155,16 @@ class Verdicts:
         return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
 
 
-def failed(uuid: str, verdict: Verdict, method: Method) -> Measurement:
+def failed(resident: Resident, verdict: Verdict, method: Method) -> Measurement:
     """The measurement of a candidate that is not right."""
-    return Measurement(uuid, verdict.status, message=verdict.message, method=method, **verdict.errors())
+    return Measurement(
+        resident.uuid,
+        verdict.status,
+        conditions=resident.judged_by,
+        message=verdict.message,
+        method=method,
+        **verdict.errors(),
+    )
 
 
 def say(error: BaseException) -> str:

@@ -24,7 +24,7 @@ def earlier(scene, store, **changes):
     ("changes", "said"),
     [
         ({}, []),
-        ({"method": replace(METHOD, revision=0)}, ["the method's revision was 0, is 1"]),
+        ({"method": replace(METHOD, revision=0)}, [f"the method's revision was 0, is {METHOD.revision}"]),
         ({"method": replace(METHOD, rules="rtol=0.5")}, ["the rules for outputs was rtol=0.5, is rtol=0.01"]),
         ({"content": "c0"}, ["the inputs of workload w1"]),
         (

@@ -188,6 +188,9 @@ try:
         cache_dir=cache,
         ray_address="127.0.0.1:1" if mode == "no cluster" else None,
     )
+    if mode == "broken":
+        print([f"{uuid} {w.unjudgeable}" for uuid, w in runner.workloads().items()])
+        sys.exit()
     while mode == "wait":
         # The evaluator's child comes with its first job, which may still be on its way.
         pids = [pid for each in runner.processes() for pid in each.values()]
@@ -226,7 +229,7 @@ def test_killed_sweep_leaves_no_orphan(dataset, tmp_path, left_after):
     [
         ("no gpu", "ClusterError target sm_90a needs an NVIDIA GPU and this machine has none"),
         ("no cluster", "ClusterError Ray cluster '127.0.0.1:1' cannot be reached"),
-        ("broken", "DatasetError the reference of 'broken_d64' fails: ValueError: no such thing"),
+        ("broken", "broken_d64-n3 the reference of 'broken_d64' fails: ValueError: no such thing"),
     ],
 )
 def test_unusable_set_up_is_one_line(dataset, tmp_path, mode, said):

@@ -13,6 +13,7 @@ from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Dataset
 from workers.fib.official_run import Effort, StockJob
+from workers.judge.rules import LOW_BIT, Kind, Rule, for_official_run, rules_for
 
 STAND_IN = Path(__file__).parent / "cuda_stand_in"
 
@@ -58,7 +59,7 @@ def test_a_staged_folder_is_a_dataset_with_its_blobs(problem, tmp_path):
 
 
 def test_the_command_names_the_rule_that_our_workers_judge_by(problem, tmp_path):
-    rule = fib.tolerance({"name": "moe_fp8_block_scale_x"})
+    rule = for_official_run((Rule("output", Kind.CLOSE, LOW_BIT, "low-bit MoE"),), scale=2000.0)
     words = stock.command(tmp_path, problem.name, ["a", "b"], rule, Effort(3, 20, 2))
     assert words[words.index("--solutions") + 1 :][:2] == ["a", "b"]
     flags = dict(itertools.pairwise(words))
@@ -67,7 +68,7 @@ def test_the_command_names_the_rule_that_our_workers_judge_by(problem, tmp_path)
 
 
 def test_a_run_that_is_out_of_time_leaves_its_log_and_no_traces(problem):
-    run = stock.verify(problem, StockJob((), fib.tolerance(problem.definition), timeout_s=0.2))
+    run = stock.verify(problem, StockJob((), for_official_run(rules_for(problem.definition)), timeout_s=0.2))
     assert run.returncode is None
     assert run.traces == ()
     assert run.seconds < 60
@@ -79,7 +80,9 @@ def test_stock_flashinfer_bench_judges_solutions(problem, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STAND_IN), *sys.path]))
     wrong = "\n\n_right = run\n\n\ndef run(*args, **kwargs):\n    return _right(*args, **kwargs) * 3\n"
     solutions = (reference_solution(problem, "right"), reference_solution(problem, "wrong", wrong))
-    run = stock.verify(problem, StockJob(solutions, fib.tolerance(problem.definition), Effort(1, 3, 1), 300.0))
+    run = stock.verify(
+        problem, StockJob(solutions, for_official_run(rules_for(problem.definition)), Effort(1, 3, 1), 300.0)
+    )
     assert run.returncode == 0, run.log
     uuid = problem.workloads[0]["uuid"]
     assert run.statuses("right") == {uuid: "PASSED"}

@@ -230,11 +230,14 @@ def test_degenerate_reference_is_refused(bench, dataset, make):
         evaluator.close()
 
 
-def test_broken_reference_is_the_datasets_fault(bench, dataset):
+def test_broken_reference_is_the_datasets_fault(bench, dataset, make, order):
     evaluator = evaluator_for(dataset, "broken_d64", bench)
     try:
+        prepared = evaluator.warm()
+        assert all("no such thing" in prepared[uuid].unjudgeable for uuid in ("broken_d64-n3", "broken_d64-n40"))
+        build = bench.builder.build(make())
         with pytest.raises(DatasetError, match="no such thing"):
-            evaluator.warm()
+            evaluator.evaluate(order(make(), build, ("broken_d64-n3",)))
     finally:
         evaluator.close()
 
@@ -372,7 +375,8 @@ def test_stored_reference_outputs_serve_the_next_evaluator(bench, dataset, make,
     assert [f.suffix for f in files] == [".pt", ".pt"]
     for file in files:
         stored = torch.load(file)
-        torch.save({**stored, "expected": [e + 1 for e in stored["expected"]]}, file)
+        stored["seen"]["expected"] = [e + 1 for e in stored["seen"]["expected"]]
+        torch.save(stored, file)
     assert judge_anew().status is Status.INCORRECT_NUMERICAL
     for file in files:
         file.write_bytes(b"not what it was")

@@ -1,0 +1,161 @@
+"""Each kind of output by its own rule: what is right passes, what is wrong does not."""
+
+import math
+
+import pytest
+import torch
+
+from workers.judge import check
+from workers.judge.rules import LOW_BIT
+from workers.judge.truth import plain, why_unjudgeable
+from workers.records import Status
+
+FLOATS = [torch.float32, torch.float16, torch.bfloat16]
+WRONG = Status.INCORRECT_NUMERICAL
+
+
+def status(output, expected, tolerance=None):
+    return check.compare([output], plain([expected], tolerance)).status
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("special", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_matches_in_equal_places_only(dtype, special):
+    expected = randn(8, 64).to(dtype)
+    expected[3, :5] = special
+    assert status(expected.clone(), expected) is Status.PASSED
+    moved = expected.clone()
+    moved[3, 4], moved[4, 4] = 0.0, special
+    assert status(moved, expected) is WRONG
+    missing = expected.clone()
+    missing[3, 4] = 0.0
+    assert status(missing, expected) is WRONG
+    other = expected.clone()
+    other[3, 4] = math.inf if special != math.inf else -math.inf
+    assert status(other, expected) is WRONG
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_finite_part_beside_infinities_is_judged(dtype):
+    expected = randn(300).to(dtype)
+    expected[::3] = -math.inf
+    assert status(expected * 1.2, expected) is WRONG
+    assert status(torch.where(torch.isfinite(expected), 0, expected), expected) is WRONG
+
+
+@pytest.mark.parametrize("length", [300, 4096, 100_000])
+def test_zeros_never_pass_for_a_softmax_and_a_right_one_does(length):
+    x = randn(8, length)
+    expected = x.softmax(-1)
+    assert why_unjudgeable(plain([expected])) is None
+    assert status(torch.zeros_like(expected), expected) is WRONG
+    assert status(x.double().softmax(-1).float(), expected) is Status.PASSED
+    one_row = expected.clone()
+    one_row[5] = 0
+    assert status(one_row, expected) is WRONG
+
+
+def test_rows_of_different_scale_are_each_judged_by_their_own():
+    """Row n is a softmax over n + 1 keys: by one tolerance for all, zeros in the long rows would pass."""
+    scores = randn(2048, 2048).masked_fill(torch.ones(2048, 2048).triu(1).bool(), -math.inf)
+    expected = scores.softmax(-1)
+    wrong = expected.clone()
+    wrong[-1] = 0
+    assert status(wrong, expected) is WRONG
+
+
+@pytest.mark.parametrize("parts", [1, 8, 64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_long_reduction_in_parts_passes(parts, dtype):
+    """Partial sums are kept as narrow as the output: near zero the error is that of the large terms."""
+    a, b = randn(64, 32768).to(dtype), randn(48, 32768, seed=1).to(dtype)
+    expected = (a.float() @ b.float().T).to(dtype)
+    a, b = a.float().view(64, parts, -1), b.float().view(48, parts, -1)
+    sums = torch.einsum("mpk,npk->pmn", a, b).to(dtype)
+    assert status(sums.float().sum(0).to(dtype), expected) is Status.PASSED
+    assert status(sums[:-1].float().sum(0).to(dtype) if parts > 1 else sums[0] * 1.05, expected) is WRONG
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8])
+def test_whole_numbers_are_exact(dtype):
+    expected = torch.arange(-60, 60).to(dtype)
+    assert status(expected.clone(), expected) is Status.PASSED
+    assert status(expected + 1, expected) is WRONG
+    one = expected.clone()
+    one[7] += 1
+    verdict = check.compare([one], plain([expected]))
+    assert (verdict.status, "1 of 120 elements differ" in verdict.message) == (WRONG, True)
+
+
+def test_large_whole_numbers_are_not_compared_as_floats():
+    expected = torch.tensor([2**53, 2**60 + 1, 5])
+    assert status(expected + torch.tensor([1, 0, 0]), expected) is WRONG
+
+
+def test_booleans_are_exact():
+    expected = torch.arange(100) % 3 == 0
+    flipped = expected.clone()
+    flipped[50] = ~flipped[50]
+    assert status(expected.clone(), expected) is Status.PASSED
+    assert status(flipped, expected) is WRONG
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_codes_may_be_a_step_off_in_some_places(dtype):
+    x = randn(64, 256)
+    expected = x.to(dtype)
+    rounded_otherwise = (x * (1 + 0.002 * randn(64, 256, seed=1))).to(dtype)
+    assert int((rounded_otherwise.float() != expected.float()).sum()) > 0
+    assert status(rounded_otherwise, expected) is Status.PASSED
+    bits = expected.view(torch.uint8).clone()
+    assert status((bits + 1).view(dtype), expected) is WRONG  # all of them a step off
+    bits[0, 0] ^= 0x80
+    assert status(bits.view(dtype), expected) is WRONG  # one sign
+    assert status(torch.zeros_like(expected), expected) is WRONG
+
+
+def test_fp8_nan_is_in_its_place():
+    expected = randn(4, 64).to(torch.float8_e4m3fn)
+    wrong = expected.clone()
+    wrong.view(torch.uint8)[0, 0] = 0x7F
+    assert status(wrong, expected) is WRONG
+    assert status(expected, wrong) is WRONG
+    assert status(wrong.clone(), wrong) is Status.PASSED
+
+
+@pytest.mark.parametrize("place", ["row", "columns"])
+def test_a_share_of_elements_that_may_be_wrong_is_not_one_row_or_one_run_of_columns(place):
+    """With 85 % of the elements required, one token of eight or one tile of 128 columns could be anything."""
+    expected = randn(8, 2048)
+    noise = torch.where(randn(8, 2048, seed=2) > 1.4, 0.9, 0.0)  # 8 % of the elements, spread
+    assert status(expected + noise, expected, LOW_BIT) is Status.PASSED
+    wrong = expected.clone()
+    if place == "row":
+        wrong[3] = randn(2048, seed=3)
+    else:
+        wrong[:, 256:384] = randn(8, 128, seed=3)
+    verdict = check.compare([wrong], plain([expected], LOW_BIT))
+    assert verdict.status is WRONG
+    assert verdict.matched_ratio > 0.85
+
+
+def test_one_output_that_cannot_be_judged_does_not_hide_the_others():
+    expected = [torch.ones(8), randn(8, 64)]
+    truths = plain(expected)
+    assert [t.idle is None for t in truths] == [False, True]
+    assert why_unjudgeable(truths) is None
+    assert check.compare([torch.ones(8), expected[1]], truths).status is Status.PASSED
+    assert check.compare([torch.zeros(8), expected[1]], truths).status is WRONG
+    assert check.compare([torch.ones(8), expected[1] * 1.1], truths).status is WRONG
+
+
+def test_results_that_are_expanded_or_transposed_are_poisoned():
+    tensors = [torch.ones(4, 1).expand(4, 8), torch.ones(4, 8).t(), torch.ones(4, 8, dtype=torch.int32).t()]
+    check.poison(tensors, 0)
+    assert bool(tensors[0].isnan().all())
+    assert bool(tensors[1].isnan().all())
+    assert not bool((tensors[2] == 1).any())

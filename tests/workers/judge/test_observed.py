@@ -1,0 +1,167 @@
+"""What the reference was seen to do: unwritten elements, inputs it writes to, what it selects and draws from."""
+
+import pytest
+import torch
+
+from workers.fib import adapter as fib
+from workers.judge import check
+from workers.judge.observed import observe
+from workers.judge.rules import Kind, rules_for
+from workers.judge.truth import truths_of, why_unjudgeable
+from workers.records import Status
+
+WRONG = Status.INCORRECT_NUMERICAL
+
+
+class Case:
+    """A reference on one input x, and what its outputs are judged by."""
+
+    def __init__(self, reference: str, x: torch.Tensor, **outputs: str) -> None:
+        axes = {f"a{i}": {"type": "var"} for i in range(x.dim())}
+        document = {
+            "name": "d",
+            "op_type": "toy",
+            "axes": axes,
+            "inputs": {"x": {"shape": list(axes), "dtype": str(x.dtype).removeprefix("torch.")}},
+            "outputs": {name: {"shape": list(axes), "dtype": dtype} for name, dtype in outputs.items()},
+            "reference": f"import torch\n\n\ndef run(x):\n{reference}",
+        }
+        self.x = x
+        self.seen = observe(fib.definition_model(document), [x], "cpu")
+        self.truths = truths_of(rules_for(document), self.seen, [x])
+
+    def status(self, *outputs: torch.Tensor) -> Status:
+        return check.compare(list(outputs), self.truths).status
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn", "int32", "int64", "bool"])
+@pytest.mark.parametrize("how", ["torch.empty(x.shape, dtype={})", "torch.empty_like(x, dtype={})"])
+def test_elements_that_the_reference_leaves_unwritten_do_not_count(dtype, how):
+    made = how.format(f"torch.{dtype}")
+    case = Case(f"    y = {made}\n    y[:5] = (x[:5] * 9).to(y.dtype)\n    return y\n", randn(8, 64), y=dtype)
+    right = case.seen.expected[0].clone()
+    right[5:] = 1
+    assert case.status(right) is Status.PASSED
+    assert int(case.truths[0].counted.sum()) == 5 * 64
+    wrong = right.clone()
+    wrong.view(torch.uint8)[4] ^= 0x81 if dtype != "bool" else 1
+    assert case.status(wrong) is WRONG
+
+
+def test_padding_that_went_through_arithmetic_does_not_count_either():
+    case = Case("    y = torch.empty_like(x)\n    y[:5] = x[:5]\n    return y * 2\n", randn(8, 64), y="float32")
+    right = case.x * 2
+    right[5:] = float("nan")
+    assert case.status(right) is Status.PASSED
+
+
+def test_output_that_is_nowhere_written_is_no_evidence():
+    case = Case("    return torch.empty_like(x)\n", randn(8, 64), y="float32")
+    assert "is not written" in why_unjudgeable(case.truths)
+
+
+@pytest.mark.parametrize("write", ["x.mul_(2)", "x[0] = 7", "x += 1", "torch.add(x, 1, out=x)"])
+def test_reference_that_writes_to_its_input_gets_a_copy_and_is_named(write):
+    x = randn(8, 64)
+    before = x.clone()
+    case = Case(f"    {write}\n    return x + 1\n", x, y="float32")
+    assert case.seen.wrote == ["x"]
+    assert torch.equal(x, before)
+
+
+def test_output_that_is_the_changed_input_is_kept_as_it_was_returned():
+    case = Case("    x[2] = 5\n    return x\n", randn(8, 64), y="float32")
+    expected = case.x.clone()
+    expected[2] = 5
+    assert case.status(expected) is Status.PASSED
+    assert case.status(case.x.clone()) is WRONG
+
+
+SELECTIONS = {
+    "argmax": "x.argmax(-1)",
+    "argmax of rows": "torch.stack([torch.argmax(row) for row in x])",
+    "argmin": "torch.argmin(x, dim=1)",
+    "first of max": "x.max(dim=-1).indices",
+    "top-k": "torch.topk(x, 8).indices",
+    "top-k of computed scores": "torch.topk((x * 1.5).sigmoid(), k=8, dim=-1)[1]",
+    "smallest": "x.topk(8, largest=False)[1]",
+    "top-k of columns": "x.topk(4, 0)[1]",
+    "top-k row by row": "torch.stack([torch.topk(row, 8)[1] for row in x])",
+}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+def test_indices_are_judged_by_what_they_select(name, dtype):
+    x = randn(16, 300)
+    x[:, 17] = x[:, 200] = 9.0  # ties at both ends
+    x[:, 18] = x[:, 201] = -9.0
+    case = Case(f"    return ({SELECTIONS[name]}).to(torch.{dtype})\n", x, y=dtype)
+    (truth,) = case.truths
+    assert truth.rule.kind is Kind.SELECTED
+    expected = case.seen.expected[0]
+    ties = {17: 200, 200: 17, 18: 201, 201: 18}
+    other = expected.clone()
+    for a, b in ties.items():
+        other[expected == a] = b
+    if "columns" not in name:
+        assert not torch.equal(other, expected)
+    assert case.status(other) is Status.PASSED
+    assert case.status((expected + 1) % 16 if "columns" in name else (expected + 1) % 300) is WRONG
+    for index in (-1, 300):
+        wrong = expected.clone()
+        wrong.view(-1)[0] = index
+        assert case.status(wrong) is WRONG
+    if expected.dim() > 1:
+        axis = 0 if "columns" in name else 1
+        assert case.status(expected.flip(axis)) is Status.PASSED
+        twice = expected.clone()
+        twice.select(axis, 1).copy_(twice.select(axis, 0))
+        assert case.status(twice) is WRONG
+
+
+def test_order_of_a_sort_counts_and_that_of_equal_numbers_does_not():
+    x = (randn(8, 100) * 4).round()
+    case = Case("    return x.argsort(-1, descending=True)\n", x, y="int64")
+    assert case.status(torch.argsort(x, dim=-1, descending=True, stable=True)) is Status.PASSED
+    assert case.status(case.seen.expected[0].flip(1)) is WRONG
+
+
+def test_values_go_with_their_indices_in_whatever_order():
+    case = Case("    v, i = x.topk(8)\n    return v, i\n", randn(16, 300), v="float32", i="int64")
+    values, indices = (output.clone() for output in case.seen.expected)
+    assert case.status(values.flip(1), indices.flip(1)) is Status.PASSED
+    assert case.status(values, indices.flip(1)) is WRONG
+    assert case.status(values.flip(1), indices) is WRONG
+
+
+def test_selected_indices_that_were_mapped_are_the_same_in_any_order():
+    """The scores of what else could have been selected are not known: no ties, but any order."""
+    case = Case("    return x.topk(8)[1] * 4 + 1\n", randn(16, 300), topk_indices="int64")
+    assert case.truths[0].choice is None
+    expected = case.seen.expected[0]
+    assert case.status(expected.flip(1)) is Status.PASSED
+    assert case.status(expected + 1) is WRONG
+
+
+def test_random_floats_are_no_evidence_and_random_whole_numbers_are_drawn():
+    random = "torch.randn(8, 64)"
+    case = Case(
+        f"    return x + 1, {random}, torch.randint(0, 9, (8,))\n", randn(8, 64), y="float32", r="float32", i="int32"
+    )
+    assert [t.idle is None for t in case.truths] == [True, False, True]
+    assert [t.rule.kind for t in case.truths] == [Kind.CLOSE, Kind.CLOSE, Kind.DRAWN]
+    assert case.status(case.x + 1, randn(8, 64, seed=5), case.seen.expected[2]) is Status.PASSED
+
+
+def test_plain_references_run_once():
+    """Nothing to poison, nothing random: the reference of a large model is not run again."""
+    case = Case(
+        "    global calls\n    calls = globals().get('calls', 0) + 1\n    return x + 1\n", randn(4, 64), y="float32"
+    )
+    assert case.seen.counted == [None]
+    assert case.seen.random == [False]

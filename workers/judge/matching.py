@@ -1,0 +1,203 @@
+"""How far an output is from its truth, by the truth's rule. Everything is computed on the device without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from workers.judge.rules import DEFAULT, Kind
+from workers.judge.truth import Truth, as_rows
+
+FIGURES = 5
+"""Of each output, float64: elements that are not finite and should be, or are and should not; elements that do not
+match; largest absolute error; largest relative error; largest share of a part of it that does not match."""
+
+COLUMNS = 128
+"""Of a part of an output: with a share of elements allowed to be wrong, no row and no run of so many columns may have
+much more of them, since rounding is everywhere and a mistake is somewhere."""
+
+EPSILON = 1e-8
+"""flashinfer-bench's, in the denominator of relative errors."""
+
+
+def figures(outputs: Sequence[Any], truths: Sequence[Truth]) -> Any:
+    """float64 [outputs, FIGURES]; shapes and dtypes are known to agree."""
+    orders = _orders(outputs, truths)
+    rows = []
+    for output, truth in zip(outputs, truths, strict=True):
+        value, counted = truth.value, truth.counted
+        if not output.numel():
+            rows.append(torch.zeros(FIGURES, dtype=torch.float64, device=output.device))
+            continue
+        order = orders.get(tuple(output.shape)) if truth.rule.kind is Kind.CLOSE else None
+        if order is not None:
+            output, value = output.gather(-1, order[0]), value.gather(-1, order[1])
+        found = _BY_KIND[truth.rule.kind](output, value, counted, truth)
+        # A number made here and sent to the device would make the host wait.
+        nothing = torch.zeros((), dtype=torch.float64, device=output.device)
+        rows.append(torch.stack([v.to(torch.float64) if isinstance(v, torch.Tensor) else nothing for v in found]))
+    return torch.stack(rows)
+
+
+def _orders(outputs: Sequence[Any], truths: Sequence[Truth]) -> dict[tuple[int, ...], tuple[Any, Any]]:
+    """For outputs that go with selected indices (their values, their weights): the order, by what was selected, in
+    which a candidate's and the reference's are the same."""
+    orders = {}
+    for output, truth in zip(outputs, truths, strict=True):
+        if truth.rule.kind is Kind.SELECTED and output.dim() and output.shape[-1] > 1:
+            choice = truth.choice
+            if choice is not None and (choice.ordered or choice.axis != output.dim() - 1):
+                continue
+            keys = [_picked(tensor, truth)[0].reshape(tensor.shape) for tensor in (output, truth.value)]
+            mine, theirs = (torch.argsort(key, dim=-1, stable=True) for key in keys)
+            orders[tuple(output.shape)] = (mine, theirs)
+    return orders
+
+
+def _close(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
+    """Source: flashinfer-bench 0.1.2, bench/utils.py (compute_error_stats) for the figures, which are the same."""
+    rule = truth.rule.tolerance
+    x, y = as_rows(output.to(torch.float32)), as_rows(value.to(torch.float32))
+    error = torch.abs(x - y)
+    bad = ~torch.isfinite(x)
+    if not truth.finite:
+        special = bad | ~torch.isfinite(y)
+        bad = special & ~((x == y) | (torch.isnan(x) & torch.isnan(y)))
+        error = torch.where(special, 0.0, error)
+    if counted is not None:
+        counted = as_rows(counted)
+        bad = bad & counted
+        error = torch.where(counted, error, 0.0)
+    relative = error / (torch.abs(y) + EPSILON)
+    wrong = (error > truth.atol) & (relative > rule.rtol)
+    part = _worst_part(wrong) if rule.required_matched_ratio < 1 else 0.0
+    return (
+        bad.sum(),
+        wrong.sum(),
+        error.max(),
+        relative.nan_to_num(0.0).max() if not truth.finite else relative.max(),
+        part,
+    )
+
+
+def _worst_part(wrong: Any) -> Any:
+    rows, columns = wrong.shape
+    shares = wrong.to(torch.float32)
+    worst = shares.mean(1).max() if columns >= COLUMNS // 2 else shares.new_zeros(())
+    if columns % COLUMNS == 0 and columns > COLUMNS:
+        worst = torch.maximum(worst, shares.view(rows, -1, COLUMNS).mean((0, 2)).max())
+    return worst
+
+
+def _exact(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
+    x, y = output.to(torch.float64), value.to(torch.float64)
+    # int64 beyond 2**53 are not told apart as float64.
+    wrong = output != value
+    if output.is_floating_point():
+        wrong = wrong & ~(torch.isnan(x) & torch.isnan(y))
+    if counted is not None:
+        wrong = wrong & counted
+    error = torch.where(wrong, torch.abs(x - y), 0.0)
+    return 0.0, wrong.sum(), error.max(), (error / (torch.abs(y) + EPSILON)).max(), 0.0
+
+
+def _steps(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
+    """Distance in codes: one step is the next number that the format has."""
+    x, y = _codes(output), _codes(value)
+    steps = torch.abs(x - y)
+    bad = torch.zeros_like(steps, dtype=torch.bool)
+    a, b = output.to(torch.float32), value.to(torch.float32)
+    if output.is_floating_point():
+        special = ~torch.isfinite(a) | ~torch.isfinite(b)
+        same = (a == b) | (torch.isnan(a) & torch.isnan(b))
+        bad = special & ~same
+        steps = torch.where(special, 0, steps)
+    if counted is not None:
+        bad, steps = bad & counted, torch.where(counted, steps, 0)
+    error = torch.where(steps > 0, torch.abs(a - b), 0.0)
+    off = (steps == 1).sum()
+    # Of few elements two may be off.
+    share = torch.where(off <= 2, 0.0, off / steps.numel())
+    return bad.sum(), (steps > 1).sum(), error.max(), (error / (torch.abs(b) + EPSILON)).max(), share
+
+
+def _codes(tensor: Any) -> Any:
+    """Whole numbers in the order of the values: neighbours differ by one; both zeros are the same."""
+    if not tensor.is_floating_point():
+        return tensor.to(torch.int32)
+    bits = tensor.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.element_size()])
+    bits = bits.to(torch.int64)
+    top = 1 << (8 * tensor.element_size() - 1)
+    return torch.where(bits < 0, -(bits + top), bits)
+
+
+def _selected(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
+    """By the scores of what was selected, in falling order; without scores the same indices in any order."""
+    mine, out_of_range = _picked(output, truth)
+    theirs, _ = _picked(value, truth)
+    choice = truth.choice
+    if choice is None or not choice.ordered:
+        mine, theirs = mine.sort(-1).values, theirs.sort(-1).values
+    error = torch.where(mine == theirs, 0.0, torch.abs(mine - theirs))
+    relative = error / (torch.abs(theirs) + EPSILON)
+    if choice is None or choice.given:
+        wrong = error > 0
+    else:
+        # A candidate's own scores are rounded differently.
+        size = torch.abs(choice.scores)
+        size = torch.where(torch.isfinite(size), size, 0).mean(1, keepdim=True)
+        wrong = (error > DEFAULT.atol * size) & (relative > DEFAULT.rtol)
+    twice = 0.0
+    if choice is not None and mine.shape[-1] > 1:
+        indices = _by_row(output, choice).sort(-1).values
+        expected = _by_row(value, choice).sort(-1).values
+        doubles = (indices[:, 1:] == indices[:, :-1]).sum() - (expected[:, 1:] == expected[:, :-1]).sum()
+        twice = doubles.clamp(min=0)
+    return 0.0, wrong.sum() + out_of_range + twice, error.nan_to_num(0.0).max(), relative.nan_to_num(0.0).max(), 0.0
+
+
+def _by_row(indices: Any, choice: Any) -> Any:
+    """[rows, chosen]"""
+    indices = indices.to(torch.int64)
+    if choice.axis is None:
+        return indices.reshape(-1, 1)
+    return indices.movedim(choice.axis, -1).reshape(len(choice.scores), -1)
+
+
+def _picked(indices: Any, truth: Truth) -> tuple[Any, Any]:
+    """Scores of the indices, [rows, chosen], and how many indices there are no scores for."""
+    choice = truth.choice
+    if choice is None:
+        rows = indices.reshape(-1, indices.shape[-1]) if indices.dim() else indices.reshape(1, 1)
+        return rows.to(torch.float64), 0.0
+    rows = _by_row(indices, choice)
+    outside = (rows < 0) | (rows >= choice.scores.shape[1])
+    picked = choice.scores.gather(1, rows.clamp(0, choice.scores.shape[1] - 1))
+    # To argmax, argmin and top-k NaN is the best of all.
+    return picked.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf), outside.sum()
+
+
+def _drawn(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
+    """Whether each sample is possible; their distribution is :mod:`workers.judge.sampling`'s."""
+    if truth.possible is None:
+        lowest, highest = truth.value.min(), truth.value.max()
+        if truth.draws is not None:
+            lowest, highest = torch.minimum(lowest, truth.draws.min()), torch.maximum(highest, truth.draws.max())
+        span = highest - lowest + 1
+        wrong = (output < lowest - span) | (output > highest + span)
+    else:
+        tokens = output.to(torch.int64).reshape(len(truth.possible), -1)
+        inside = (tokens >= 0) & (tokens < truth.possible.shape[1])
+        wrong = ~(inside & truth.possible.gather(1, tokens.clamp(0, truth.possible.shape[1] - 1)))
+    return 0.0, wrong.sum(), 0.0, 0.0, 0.0
+
+
+_BY_KIND = {
+    Kind.CLOSE: _close,
+    Kind.EXACT: _exact,
+    Kind.STEPS: _steps,
+    Kind.SELECTED: _selected,
+    Kind.DRAWN: _drawn,
+}

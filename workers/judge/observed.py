@@ -1,0 +1,292 @@
+"""What the reference does on one workload: its outputs, what it leaves unwritten, what it selects and draws from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from workers.fib import adapter as fib
+from workers.judge import check
+
+SEEDS = (20_26, 20_27)
+"""Of the reference's runs: the second differs to show which outputs are random."""
+
+DRAWS, DRAW_BUDGET_S = 512, 20.0
+"""Runs of a reference that draws from weights which it does not show, and the seconds after which they end."""
+
+_EMPTY = {
+    torch.empty, torch.empty_like, torch.empty_strided, torch.empty_permuted,
+    torch.Tensor.new_empty, torch.Tensor.new_empty_strided, torch.Tensor.new, torch.Tensor.resize_,
+}  # fmt: skip
+"""What gives memory as it is."""
+
+_TOP_K = {torch.topk: 1, torch.Tensor.topk: 1}
+_BEST = {
+    torch.argmax: 1, torch.Tensor.argmax: 1, torch.argmin: -1, torch.Tensor.argmin: -1,
+    torch.max: 1, torch.Tensor.max: 1, torch.min: -1, torch.Tensor.min: -1,
+}  # fmt: skip
+_SORT = {torch.argsort: -1, torch.Tensor.argsort: -1, torch.sort: -1, torch.Tensor.sort: -1}
+_DRAW = {torch.multinomial, torch.Tensor.multinomial}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One call by which the reference chose indices.
+
+    Args:
+        scores: [rows, length]; more is better. Weights of a draw.
+        indices: What it chose, as it came back.
+        axis: Of ``indices`` along which one row's choices lie; None if the call reduced it.
+        ordered: Whether the order of the choices matters.
+        drawn: At random, by the scores as weights.
+        given: The scores are an input's own numbers, so that a candidate has exactly these.
+    """
+
+    scores: Any
+    indices: Any
+    axis: int | None
+    ordered: bool = False
+    drawn: bool = False
+    given: bool = False
+
+
+@dataclass
+class Observed:
+    """What the reference did; lists have an entry for each output.
+
+    Args:
+        expected: Outputs.
+        counted: Which elements it wrote, booleans; None if all.
+        random: Whether the output depends on the seed.
+        choice: Where its whole numbers come from, if that was seen.
+        wrote: Names of the inputs that it wrote to; it was given copies.
+        draws: [draws, samples] of random whole numbers whose weights were not seen; None for all others.
+    """
+
+    expected: list[Any]
+    counted: list[Any] = field(default_factory=list)
+    random: list[bool] = field(default_factory=list)
+    choice: list[Choice | None] = field(default_factory=list)
+    wrote: list[str] = field(default_factory=list)
+    draws: list[Any] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """Plain values and tensors, for a file."""
+        return {**vars(self), "choice": [None if c is None else vars(c) for c in self.choice]}
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Observed:
+        """What :meth:`document` gave."""
+        choices = [None if c is None else Choice(**c) for c in document["choice"]]
+        return cls(**{**document, "choice": choices})
+
+
+def observe(definition: Any, inputs: Sequence[Any], device: str) -> Observed:
+    """Run the reference on copies of the inputs: once, once more with other contents in the memory that it allocates
+    (if it allocates any without filling it), and once more with another seed (if it draws random numbers).
+
+    Raises:
+        DatasetError: The reference does not run on these inputs.
+    """
+    wants_choices = any(str(spec.dtype.value).startswith("int") for spec in definition.outputs.values())
+    first = _Watch(0, wants_choices, inputs)
+    copies = check.copies_of(inputs)
+    digests = [check.digest(value) for value in copies]
+    with _seeded(SEEDS[0], device) as used_random_numbers:
+        expected = _run(definition, copies, device, first)
+        is_random = used_random_numbers()
+    names = list(definition.inputs)
+    wrote = [name for name, value, known in zip(names, copies, digests, strict=True) if _changed(value, known)]
+    del copies
+    none = [None] * len(expected)
+    seen = Observed(expected, [*none], [False] * len(expected), [*none], wrote, [*none])
+    if first.saw_empty:
+        with _seeded(SEEDS[0], device):
+            again = _run(definition, check.copies_of(inputs), device, _Watch(1, False, ()))
+        seen.counted = [_written(a, b) for a, b in zip(expected, again, strict=True)]
+    if is_random:
+        with _seeded(SEEDS[1], device):
+            other = _run(definition, check.copies_of(inputs), device, _Watch(0, False, ()))
+        same = [_written(a, b) for a, b in zip(expected, other, strict=True)]
+        seen.random = [
+            mask is not None and bool((~mask if counted is None else ~mask & counted).any())
+            for mask, counted in zip(same, seen.counted, strict=True)
+        ]
+    if wants_choices:
+        seen.choice = [_choice_of(output, first.choices) for output in expected]
+        _draw_again(seen, definition, inputs, device)
+    return seen
+
+
+def _draw_again(seen: Observed, definition: Any, inputs: Sequence[Any], device: str) -> None:
+    """Of random whole numbers whose weights were not seen: what the reference draws when it is run many times."""
+    for index, (output, random) in enumerate(zip(seen.expected, seen.random, strict=True)):
+        choice = seen.choice[index]
+        if random and not output.is_floating_point() and (choice is None or not choice.drawn):
+            # An arg-max over random numbers is a draw and no choice.
+            seen.choice[index], seen.draws[index] = None, []
+    if all(draws is None for draws in seen.draws):
+        return
+    until = time.monotonic() + DRAW_BUDGET_S
+    with _seeded(SEEDS[1], device):
+        for done in range(DRAWS):
+            if done >= 2 and time.monotonic() > until:
+                break
+            outputs = fib.call_reference(definition, check.copies_of(inputs), device)
+            for output, draws in zip(outputs, seen.draws, strict=True):
+                if draws is not None:
+                    draws.append(output.reshape(-1).clone())
+    seen.draws = [None if draws is None else torch.stack(draws) for draws in seen.draws]
+
+
+class _Watch(TorchFunctionMode):
+    """Fills memory that is handed out as it is with a known pattern, and notes what indices are chosen by."""
+
+    def __init__(self, attempt: int, wants_choices: bool, inputs: Sequence[Any]) -> None:
+        super().__init__()
+        self._attempt = attempt
+        self._wants_choices = wants_choices
+        self._inputs = [value for value in inputs if isinstance(value, torch.Tensor)]
+        self.saw_empty = False
+        self.choices: list[Choice] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in _EMPTY and isinstance(result, torch.Tensor) and result.numel():
+            self.saw_empty = True
+            check.poison([result], self._attempt, finite=self._attempt % 2 == 1)
+        elif self._wants_choices and (func in _TOP_K or func in _BEST or func in _SORT or func in _DRAW):
+            choice = self._choice(func, args, kwargs, result)
+            if choice is not None:
+                self.choices.append(choice)
+        return result
+
+    def _choice(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Choice | None:
+        """The call as a choice; None if it chose nothing (the largest element of all, for example)."""
+        given = args[0] if args else kwargs.get("input")
+        indices = result if isinstance(result, torch.Tensor) else getattr(result, "indices", None)
+        if not isinstance(given, torch.Tensor) or indices is None or indices.is_floating_point():
+            return None
+        if func in _BEST and isinstance(result, torch.Tensor) and func.__name__ in ("max", "min"):
+            return None
+        if func in _DRAW:
+            weights = given.detach().to(torch.float32).reshape(-1, given.shape[-1]).clone()
+            return Choice(weights, indices.clone(), indices.dim() - 1, drawn=True)
+        dim = kwargs.get("dim", args[2 if func in _TOP_K else 1] if len(args) > (2 if func in _TOP_K else 1) else None)
+        if isinstance(dim, bool) or (dim is None and func not in _BEST):
+            dim = -1
+        sign = {**_TOP_K, **_BEST, **_SORT}[func]
+        if (func in _TOP_K and kwargs.get("largest", args[3] if len(args) > 3 else True) is False) or (
+            func in _SORT and (kwargs.get("descending") or (len(args) > 2 and args[2] is True))
+        ):
+            sign = -sign
+        kind = torch.float64 if given.dtype in (torch.float64, torch.int64, torch.int32) else torch.float32
+        values = given.detach().to(kind) * sign
+        rows = values.reshape(1, -1) if dim is None or not given.dim() else values.movedim(dim, -1)
+        kept = indices.dim() == given.dim() and given.dim() > 0 and dim is not None
+        axis = int(dim or 0) % given.dim() if kept else None
+        is_given = any(given.shape == x.shape and bool((given == x).all()) for x in self._inputs)
+        return Choice(
+            rows.reshape(-1, rows.shape[-1]).clone(), indices.clone(), axis, ordered=func in _SORT, given=is_given
+        )
+
+
+def _run(definition: Any, copies: Sequence[Any], device: str, watch: _Watch) -> list[Any]:
+    with watch:
+        outputs = fib.call_reference(definition, copies, device)
+    # An output may be an input that was written to, or share memory with another output.
+    return [output.detach().clone() for output in outputs]
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[Callable[[], bool]]:
+    """With torch's generators at a seed, put back afterwards; gives a function that tells whether they were used."""
+    on_gpu = device.startswith("cuda")
+    with torch.random.fork_rng(devices=[torch.device(device)] if on_gpu else []):
+        torch.manual_seed(seed)
+
+        def states() -> list[torch.Tensor]:
+            return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if on_gpu else [])]
+
+        before = states()
+
+        def used() -> bool:
+            return not all(torch.equal(a, b) for a, b in zip(before, states(), strict=True))
+
+        yield used
+
+
+def _changed(value: Any, known: Any) -> bool:
+    return not check.same_digests([check.digest(value)], [known])
+
+
+def _written(first: Any, second: Any) -> Any:
+    """Elements that both runs agree on, up to what the order of additions may do; None if all."""
+    if first.shape != second.shape:
+        return None
+    if first.is_floating_point():
+        x, y = first.to(torch.float32), second.to(torch.float32)
+        near = torch.abs(x - y) <= 1e-3 * torch.maximum(torch.abs(x), torch.abs(y)) + 1e-6
+        agreed = near | (x == y) | (torch.isnan(x) & torch.isnan(y))
+    else:
+        agreed = first == second
+    return None if bool(agreed.all()) else agreed
+
+
+def _choice_of(output: Any, choices: Sequence[Choice]) -> Choice | None:
+    """The call, or the calls for one row each, that gave exactly this output."""
+    if output.is_floating_point() or output.dtype is torch.bool or not output.numel():
+        return None
+    for choice in reversed(choices):
+        if not _same(output, [choice]):
+            continue
+        if choice.drawn or choice.axis is None or output.dim() == choice.indices.dim():
+            return choice
+        if choice.indices.shape[choice.axis] == 1:  # one of each row, and the axis taken away
+            return replace(choice, axis=None)
+    rows = [c for c in choices if c.scores.shape[0] == 1]
+    for count in sorted({c.indices.numel() for c in rows}):
+        alike = [c for c in rows if c.indices.numel() == count]
+        for kept in (alike, [c for c in alike if c.drawn], [c for c in alike if not c.drawn]):
+            if len(kept) > 1 and _same(output, kept):
+                return _stacked(kept, output)
+    return None
+
+
+def _same(output: Any, choices: Sequence[Choice]) -> bool:
+    if sum(c.indices.numel() for c in choices) != output.numel():
+        return False
+    found = torch.cat([c.indices.reshape(-1) for c in choices])
+    return bool((found.to(output.device) == output.reshape(-1)).all())
+
+
+def _stacked(choices: Sequence[Choice], output: Any) -> Choice:
+    """Choices for one row each as one; a row that was not drawn among such that were is certain."""
+    drawn = any(c.drawn for c in choices)
+    width = max(c.scores.shape[-1] for c in choices)
+    scores = choices[0].scores.new_full((len(choices), width), 0.0 if drawn else -torch.inf)
+    for row, choice in zip(scores, choices, strict=True):
+        if drawn and not choice.drawn:
+            row[choice.indices.reshape(-1)] = 1.0
+        else:
+            row[: choice.scores.shape[-1]] = choice.scores[0]
+    axis = output.dim() - 1 if output.dim() > 1 or choices[0].indices.numel() > 1 else None
+    return Choice(
+        scores,
+        output.clone(),
+        axis,
+        ordered=any(c.ordered for c in choices),
+        drawn=drawn,
+        given=all(c.given for c in choices),
+    )
