@@ -66,6 +66,9 @@ class SweepSettings(BaseModel):
     seed: int = Field(0, ge=0, description="seed of the search and of the finals' order")
     max_trials: int | Literal["auto"] = Field(64, description="trials over all regimes; auto: until more do not pay")
     budget_s: float | None = Field(None, gt=0, description="seconds of wall time for the sweep, finals included")
+    size_axis: str | None = Field(
+        None, description="variable axis whose size decides the config; default: the one that the space names"
+    )
     regimes: tuple[int, ...] = Field(DEFAULT_BOUNDS, description="largest size of each regime but the last")
     workloads: tuple[str, ...] = Field((), description="only these workload uuids (or prefixes)")
     builders: int | None = Field(None, ge=1, description="builds at once; default: by the cluster's free CPUs")

@@ -13,7 +13,10 @@ from tuner.cli.output import print_json, results, stdout
 
 def export(
     out: Annotated[Path, typer.Option(help="flashinfer-trace folder to write into; made if missing")],
-    sweep: Annotated[int | None, typer.Option(help="ID of a sweep; default: the newest finished one that fits")] = None,
+    which: Annotated[
+        int | None, typer.Argument(metavar="[SWEEP]", help="ID of a sweep; default: the newest finished one that fits")
+    ] = None,
+    sweep: Annotated[int | None, typer.Option("--sweep", help="the same, as an option")] = None,
     definition: options.Definition = None,
     hardware: options.Hardware = None,
     name: Annotated[str | None, typer.Option(help="the Solution's name; default: from space and hardware")] = None,
@@ -26,11 +29,14 @@ def export(
 ) -> None:
     """Write the winners of a sweep as one Solution, verified on every workload; refuses one that does not pass."""
     results()
+    from tuner.errors import UsageError
     from tuner.results.export import export_solution
 
+    if None not in (which, sweep) and which != sweep:
+        raise UsageError(f"sweep {which} and --sweep {sweep} are two; name one")
     result = export_solution(
-        sweep, out=out, definition=definition, hardware=hardware, name=name, author=author, dataset=dataset,
-        space=space, ray_address=ray_address, db=db,
+        sweep if which is None else which, out=out, definition=definition, hardware=hardware, name=name, author=author,
+        dataset=dataset, space=space, ray_address=ray_address, db=db,
     )  # fmt: skip
     if json:
         print_json(result.document())

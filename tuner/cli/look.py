@@ -101,6 +101,7 @@ def best(
     console.print(f"{microseconds(found.median_us)} [{microseconds(found.low_us)}, {microseconds(found.high_us)}]")
     console.print(f"config: {config_text(found.config)}")
     console.print(f"found: {found.found} ({found.detail})")
+    console.print(f"decided by: {found.size_axis or 'nothing, one config serves all sizes'}")
     console.print(f"on: {found.hardware}, sweep {found.sweep_id}, {found.age_s / 3600:.1f} h ago")
     if found.solution:
         console.print(f"Solution: {found.solution}")

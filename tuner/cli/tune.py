@@ -28,6 +28,9 @@ def sweep(
     resume: Annotated[int | None, typer.Option(help="ID of a sweep to go on with")] = None,
     sampler: Annotated[str | None, typer.Option(help="auto, tpe, gp, random or grid")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the search")] = None,
+    size_axis: Annotated[
+        str | None, typer.Option(help="variable axis that decides the config; default: the space's")
+    ] = None,
     regimes: Annotated[str | None, typer.Option(help="largest size of each regime but the last: 16,256,2048")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
     mode: Annotated[str | None, typer.Option(help="on a GPU: eager or cuda_graph")] = None,
@@ -63,7 +66,7 @@ def sweep(
         "definition": definition, "space": space, "dataset": dataset, "target": target, "budget_s": budget_s,
         "max_trials": _trials(max_trials), "sampler": sampler, "seed": seed, "mode": mode, "builders": builders,
         "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
-        "regimes": _bounds(regimes), "workloads": tuple(workload) if workload else None,
+        "regimes": _bounds(regimes), "size_axis": size_axis, "workloads": tuple(workload) if workload else None,
         "accelerators": _kinds(accelerators),
         **options.tolerances(rtol, atol, required_matched_ratio, judge),
     }  # fmt: skip
@@ -77,6 +80,8 @@ def sweep(
         print_json(report.document())
     else:
         _print_sweep(report)
+    if report.export_failure is not None:
+        raise report.export_failure
     raise typer.Exit(report.exit_code)
 
 
@@ -132,7 +137,7 @@ def _print_sweep(report: Any) -> None:
         f"on {report.hardware}"
     )
     if not report.winners:
-        console.print("no config passed; `tuner status` shows why each one failed")
+        console.print(f"no config passed; `tuner status {report.sweep_id}` shows why")
         return
     table = Table("regime", "best", "default", "over default", "over reference")
     for w in report.winners:
@@ -150,6 +155,8 @@ def _print_sweep(report: Any) -> None:
         console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
     if report.export is not None:
         console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")
+    if report.export_failure is not None:
+        console.print(f"the winners are kept, but no Solution was written; go on with: {report.export_command}")
     for why in report.left_out:
         console.print(f"left out: {why}", markup=False)
     console.print(f"ask for it: tuner best --definition {report.definition} --axes {report.example_axes}")

@@ -21,6 +21,7 @@ class BestAnswer:
         median_us: Median latency; ``low_us`` and ``high_us`` are its 95 % interval.
         hardware: What it was measured on; ``environment`` has the details.
         age_s: Seconds between the end of the sweep and the answer.
+        size_axis: The axis that decided, None where one config serves all sizes.
         export_id: ID of the exported Solution, None if there is none; ``solution`` is its name.
         stale: The service could not be reached, and this is its last answer.
         raw: The answer as the service sent it.
@@ -38,6 +39,7 @@ class BestAnswer:
     sweep_id: int
     solution: str | None
     export_id: int | None
+    size_axis: str | None = None
     stale: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -49,7 +51,7 @@ class BestAnswer:
     def read(document: Mapping[str, Any], *, stale: bool) -> BestAnswer:
         """From the service's JSON."""
         names = ("definition", "config", "found", "detail", "median_us", "low_us", "high_us", "hardware", "age_s",
-                 "sweep_id", "solution", "export_id")  # fmt: skip
+                 "sweep_id", "solution", "export_id", "size_axis")  # fmt: skip
         return BestAnswer(**{n: document.get(n) for n in names}, stale=stale, raw=document)  # type: ignore[arg-type]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from db.store import Store
-from search_spaces.registry import space_for
+from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
 from tuner.commands.compile import first_line
 from tuner.errors import UsageError
 from tuner.progress import StepView
-from tuner.results.export import dispatch_table, newest_finished
+from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
 from tuner.sweeps.stop_requests import noted_signals
@@ -195,11 +195,13 @@ def _tuned(setup: Setup, which: str) -> Variant:
     store = Store.open(setup.settings.db)
     try:
         sweep_id = newest_finished(store, setup.problem.name)
-        space = space_for(setup.problem.definition, setup.target, settings_of(store, sweep_id, setup.settings).space)
-        winners = store.winners.of(sweep_id)
+        swept = settings_of(store, sweep_id, setup.settings)
+        space = replace(setup, settings=swept).space()
+        table: list[tuple[int | None, Config]] = [(None, space.default)]
+        if which == "best":
+            table = winners_table(store.winners.of(sweep_id), space, sweep_id)
     finally:
         store.close()
-    table = [(None, space.default)] if which == "default" or not winners else dispatch_table(winners)
     return solution_variant(setup.problem.name, space, table, which)
 
 

@@ -13,10 +13,8 @@ from typing import Any, Literal, Protocol
 
 from db.records import BestRow, WinnerWorkload
 from tuner.errors import UsageError
+from tuner.results.dispatch import NEAREST_LIMIT, holds, measured, nearest
 from workers.records import Environment
-
-NEAREST_LIMIT = 4.0
-"""Largest factor between a size and the nearest measured one for which that one's config is returned."""
 
 OBJECTIVES = ("latency",)
 
@@ -43,6 +41,7 @@ class BestConfig:
         median_us: Median of the workload that was found; for ``regime`` the figure over all workloads of the regime.
             ``low_us`` and ``high_us`` are its 95 % interval.
         default_median_us: The default config's figure from the same comparison, None if it failed.
+        size_axis: The axis that decided, None where one config serves all sizes.
         environment: Where it was measured; ``hardware`` is the model.
         age_s: Seconds since the sweep ended.
         solution: Name of the Solution exported from the sweep, None if there is none; ``export_id`` is its ID.
@@ -53,6 +52,7 @@ class BestConfig:
     distance: float
     definition: str
     regime: str
+    size_axis: str | None
     space: str
     space_fingerprint: str
     target: str
@@ -163,16 +163,13 @@ def _exact(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
 
 
 def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
-    """The newest row whose regime contains the size. An unbounded regime ends at its largest measured size here."""
+    """The newest row whose regime contains the size."""
     for row in rows:
         winner = row.winner
         if winner.size_axis is None:
             return Match(row, "regime", f"one config for all sizes, from {_over(row)}")
         size = axes.get(winner.size_axis)
-        if size is None:
-            continue
-        highest = winner.max_size if winner.max_size is not None else max(_sizes(row), default=None)
-        if (winner.min_size or 0) <= size and (highest is None or size <= highest):
+        if size is not None and holds(winner, size):
             name = f"regime {winner.regime} of {winner.size_axis}" if winner.regime else f"all {winner.size_axis}"
             return Match(row, "regime", f"{name}, from {_over(row)}")
     return None
@@ -181,31 +178,23 @@ def _regime(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
 def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
     """The row with the nearest measured size, the newest of several; None beyond :data:`NEAREST_LIMIT`."""
     best: Match | None = None
+    best_place: tuple[float, int] | None = None
     for row in rows:
         axis = row.winner.size_axis
         size = axes.get(axis) if axis is not None else None
-        if axis is None or size is None:
+        found = None if size is None else nearest(row.winner, size)
+        if found is None or found[0] > NEAREST_LIMIT:
             continue
-        for workload in row.winner.workloads:
-            measured = workload.axes.get(axis)
-            if measured is None:
-                continue
-            larger, smaller = max(size, measured), min(size, measured)
-            distance = larger / smaller if smaller else float("inf")
-            if distance <= NEAREST_LIMIT and (best is None or distance < best.distance):
-                detail = f"nearest measured size: {axis}={measured}, {distance:.3g} times away"
-                best = Match(row, "nearest", detail, distance, workload)
+        away, measured_size, workload = found
+        if best_place is None or (away, measured_size) < best_place:
+            detail = f"nearest measured size: {axis}={measured_size}, {away:.3g} times away"
+            best, best_place = Match(row, "nearest", detail, away, workload), (away, measured_size)
     return best
-
-
-def _sizes(row: BestRow) -> list[int]:
-    axis = row.winner.size_axis
-    return sorted(w.axes[axis] for w in row.winner.workloads if axis is not None and axis in w.axes)
 
 
 def _over(row: BestRow) -> str:
     """What a regime's figures come from, as text."""
-    sizes, count = _sizes(row), len(row.winner.workloads)
+    sizes, count = [size for size, _ in measured(row.winner)], len(row.winner.workloads)
     between = f" from {sizes[0]} to {sizes[-1]}" if sizes else ""
     return f"{count} workload{'' if count == 1 else 's'}{between}"
 
@@ -224,6 +213,7 @@ def answer(match: Match, now: float) -> BestConfig:
         distance=match.distance,
         definition=row.definition,
         regime=winner.regime,
+        size_axis=winner.size_axis,
         space=row.space,
         space_fingerprint=row.space_fingerprint,
         target=row.target,

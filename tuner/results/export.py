@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,8 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.names import why_unfit
 from tuner.errors import NothingFoundError, TunerError, UsageError
+from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
+from tuner.results.trace_folder import TraceFolder
 from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
@@ -59,22 +60,6 @@ class Export:
         return {**asdict(self), "path": str(self.path), "traces": str(self.traces)}
 
 
-def dispatch_table(winners: Sequence[WinnerRecord]) -> list[tuple[int | None, Config]]:
-    """Rows for :meth:`SearchSpace.render`: one per regime, neighbours with the same config merged.
-
-    A size between or beyond the tuned regimes takes the config of the next larger one, the largest if there is none.
-    """
-    ordered = sorted(winners, key=lambda w: (w.max_size is None, w.max_size or 0))
-    rows: list[tuple[int | None, Config]] = []
-    for winner in ordered:
-        config = dict(winner.config)
-        if rows and rows[-1][1] == config:
-            rows.pop()
-        rows.append((winner.max_size, config))
-    rows[-1] = (None, rows[-1][1])
-    return rows
-
-
 def export_winners(
     store: Store,
     sweep_id: int,
@@ -94,14 +79,14 @@ def export_winners(
 
     Raises:
         NothingFoundError: The sweep has no winner.
+        UsageError: The folder holds another definition or workload of the same name, or the space has another size axis
+            than it had in the sweep.
         ExportRefusedError: A workload does not pass.
     """
-    if name is not None and (why := why_unfit(name)) is not None:
-        raise UsageError(f"the Solution's name {name!r} {why}")
+    folder = TraceFolder(out, setup.dataset, setup.problem)
+    folder.check()
     winners = store.winners.of(sweep_id)
-    if not winners:
-        raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
-    table = dispatch_table(winners)
+    table = winners_table(winners, space, sweep_id)
     sources = space.render(table)
     digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
     environment = runner.environment()
@@ -122,7 +107,7 @@ def export_winners(
             latency_ms = document["evaluation"]["performance"]["latency_ms"]
             verification[document["workload"]["uuid"]]["flashinfer_bench_us"] = latency_ms * 1e3
     op_type = setup.problem.definition["op_type"]
-    path, trace_path = _write(out, setup, model, traces, op_type)
+    path, trace_path = _write(folder, model, traces, op_type)
     record = ExportRecord(
         sweep_id=sweep_id,
         solution=name,
@@ -133,6 +118,27 @@ def export_winners(
         path=str(path),
     )
     return Export(name, path, trace_path, digest, store.exports.record(record), verification)
+
+
+def winners_table(
+    winners: Sequence[WinnerRecord], space: SearchSpace, sweep_id: int
+) -> list[tuple[int | None, Config]]:
+    """The dispatch table of a sweep's winners.
+
+    Raises:
+        NothingFoundError: There is none.
+        UsageError: The space now dispatches by another axis than the winners were chosen by.
+    """
+    if not winners:
+        raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
+    by = winners[0].size_axis
+    if by is not None and by != space.size_axis:
+        raise UsageError(
+            f"sweep {sweep_id} chose its winners by {by}, space {space.name!r} now dispatches by "
+            f"{space.size_axis or 'none'}; sweep again, or set its size_axis back"
+        )
+    passes = all(w.default_median_us is not None for w in winners)
+    return dispatch_table(winners, space.default if passes else None)
 
 
 def _verify(runner: Runner, variant: Variant, setup: Setup) -> Evaluation:
@@ -184,44 +190,24 @@ def _slug(hardware: str) -> str:
 
 def _description(space: SearchSpace, sweep_id: int, hardware: str, winners: Sequence[WinnerRecord]) -> str:
     figures = ", ".join(f"{w.regime}: {w.median_us:.1f} us" for w in winners)
-    return f"Space {space.name}, sweep {sweep_id}, on {hardware}. Geometric mean latency per regime: {figures}."
+    text = f"Space {space.name}, sweep {sweep_id}, on {hardware}. Geometric mean latency per regime: {figures}."
+    if winners[0].size_axis is None:
+        return text
+    return (
+        f"{text} By {winners[0].size_axis}; sizes over {NEAREST_LIMIT:g} times away from a measured one: the default."
+    )
 
 
-def _write(out: Path, setup: Setup, model: Any, traces: list[Any], op_type: str) -> tuple[Path, Path]:
+def _write(folder: TraceFolder, model: Any, traces: list[Any], op_type: str) -> tuple[Path, Path]:
     """Write beside the target first and move into place, so that nothing half-written is ever seen."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tuner-", dir=out) as scratch:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tuner-", dir=folder.path) as scratch:
         written = fib.write_solution(Path(scratch), model, op_type)
-        path = out / written.relative_to(scratch)
-        _complete(out, setup, op_type)
+        path = folder.path / written.relative_to(scratch)
+        folder.complete()
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(written, path)
-    return path, fib.append_traces(out, traces, op_type)
-
-
-def _complete(out: Path, setup: Setup, op_type: str) -> None:
-    """Copy what stock flashinfer-bench needs beside the Solution and ``out`` lacks: definition, workloads, blobs."""
-    root = Path(setup.problem.root)
-    if out.resolve() == root:
-        return
-    name = setup.problem.name
-    source = setup.dataset.definition_file(name)
-    definition = out / source.relative_to(setup.dataset.root)
-    if not definition.exists():
-        definition.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, definition)
-    listing = out / "workloads" / op_type / f"{name}.jsonl"
-    if not listing.exists():
-        listing.parent.mkdir(parents=True, exist_ok=True)
-        lines = [
-            {"definition": name, "solution": None, "workload": w, "evaluation": None} for w in setup.problem.workloads
-        ]
-        listing.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    for workload in setup.problem.workloads:
-        for spec in workload["inputs"].values():
-            if spec.get("type") == "safetensors" and not (out / spec["path"]).exists():
-                (out / spec["path"]).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / spec["path"], out / spec["path"])
+    return path, fib.append_traces(folder.path, traces, op_type)
 
 
 def export_solution(
@@ -243,18 +229,19 @@ def export_solution(
         NothingFoundError: No such sweep, or it has no winner.
         ExportRefusedError: The Solution does not pass on this machine.
     """
-    from search_spaces.registry import space_for
     from tuner.settings import load
 
+    if name is not None and (why := why_unfit(name)) is not None:
+        raise UsageError(f"the Solution's name {name!r} {why}")
     given = load({"db": db, "dataset": dataset, "space": space, "ray_address": ray_address})
     store = Store.open(given.db)
     try:
         sweep_id = sweep if sweep is not None else newest_finished(store, definition, hardware)
         settings = settings_of(store, sweep_id, given)
         setup = resolve(settings)
-        searched = space_for(setup.problem.definition, setup.target, settings.space)
-        if not store.winners.of(sweep_id):
-            raise NothingFoundError(f"sweep {sweep_id} has no winner to export")
+        searched = setup.space()
+        winners_table(store.winners.of(sweep_id), searched, sweep_id)
+        TraceFolder(Path(out), setup.dataset, setup.problem).check()
         with open_runner(setup) as runner:
             setup = judgeable(setup, runner)
             return export_winners(store, sweep_id, setup, searched, runner, Path(out), name=name, author=author)

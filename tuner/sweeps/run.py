@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from db.records import SweepRecord, SweepState, WinnerRecord
 from db.store import Store
-from search_spaces import Config, SearchSpace, SpaceFamily
-from search_spaces.registry import family_for
+from search_spaces import Config, SearchSpace
 from tuner import errors
 from tuner.errors import UsageError
 from tuner.results.export import Export, export_winners
+from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
 from tuner.sweeps.objective import Objective
@@ -40,7 +41,10 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep leaves for its caller. Latencies are geometric means over a regime's workloads in microseconds."""
+    """What a sweep leaves for its caller. Latencies are geometric means over a regime's workloads in microseconds.
+
+    ``export_failure`` is why there is no Solution in ``out``; the winners are kept, and ``export_command`` goes on.
+    """
 
     sweep_id: int
     definition: str
@@ -56,6 +60,8 @@ class SweepReport:
     left_out: tuple[str, ...] = ()
     """For each workload that cannot be had or cannot be judged, one line that says why."""
     export: Export | None = None
+    export_failure: Exception | None = None
+    out: Path | None = None
     exit_code: int = field(default=errors.EXIT_OK)
 
     def document(self) -> dict[str, Any]:
@@ -73,7 +79,13 @@ class SweepReport:
             "reference_us": dict(self.reference_us),
             "left_out": list(self.left_out),
             "export": None if self.export is None else self.export.document(),
+            "export_error": None if self.export_failure is None else str(self.export_failure),
         }
+
+    @property
+    def export_command(self) -> str:
+        """What writes the Solution, once what was in the way is gone."""
+        return f"tuner export {self.sweep_id} --out {shlex.quote(str(self.out))}"
 
 
 def run_sweep(
@@ -102,17 +114,21 @@ def run_sweep(
         if resume is not None:
             settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)
-        family = family_for(setup.problem.definition, setup.target, settings.space)
-        space = family.space(setup.problem.definition, setup.target)
+        space = setup.space()
         if resume is not None:
             space = replace(space, name=store.sweeps.get(resume).space)  # its folder may be called otherwise by now
+        split(setup.sizes(space.size_axis), settings.regimes)  # what is wrong with them is said now
+        folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
+        if folder is not None:
+            folder.check()
         say = (lambda _: None) if view is None else view.say
-        _prove(family, setup, say)
+        _prove(setup, say)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
             setup = judgeable(setup, runner, say)
-            regimes = tuple(split(setup.sizes, settings.regimes))
+            sizes = setup.sizes(space.size_axis)
+            regimes = tuple(split(sizes, settings.regimes))
             sweep_id = _register(store, setup, space, runner, resume, ticket)
-            shape = f"space {space.name}, {len(regimes)} regimes, {len(setup.sizes)} workloads"
+            shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
             say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
             if settings.reuse:
                 _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
@@ -134,12 +150,20 @@ def _say_what_is_not_reused(
         say(f"figures of earlier sweeps are measured anew, since they were made in another way: {'; '.join(reasons)}")
 
 
-def _prove(family: SpaceFamily, setup: Setup, say: Callable[[str], None]) -> None:
+def _parts(regimes: Sequence[Regime], size_axis: str | None) -> str:
+    """How the sizes are divided, for people."""
+    if size_axis is None:
+        return "no size axis: one config for all sizes"
+    return f"{len(regimes)} regime{'' if len(regimes) == 1 else 's'} of {size_axis}"
+
+
+def _prove(setup: Setup, say: Callable[[str], None]) -> None:
     """Let a family with kernels of its own show that it understood the definition.
 
     Raises:
         UsageError: It did not; no kernel of it could ever be right.
     """
+    family = setup.family()
     proof = family.prove(setup.problem.definition)
     if proof.agrees is False:
         raise UsageError(f"space {family.name!r} misreads {setup.problem.name!r}: {proof.detail}; nothing was started")
@@ -253,7 +277,7 @@ def _warm_start(
     related = store.best.related(space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes))
     found = {r.name: [dict(c.config) for c in related if c.regime == r.name][:3] for r in regimes}
     for regime in regimes:
-        sizes = [setup.sizes[uuid] for uuid in regime.workloads]
+        sizes = [setup.sizes(space.size_axis)[uuid] for uuid in regime.workloads]
         found[regime.name] += [dict(s.config) for s in space.starts if s.suits(sizes)]
     return {name: tuple(configs) for name, configs in found.items()}
 
@@ -297,10 +321,15 @@ def _conclude(
             for name, f in result.finals.items()
         },
     }
-    store.sweeps.finish(result.sweep_id, SweepState.DONE, summary)
-    exported = None
+    if not result.winners:
+        summary["error"] = "no config passed"
+    store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)
+    exported, failure = None, None
     if out is not None and result.winners:
-        exported = export_winners(store, result.sweep_id, setup, space, runner, out)
+        try:
+            exported = export_winners(store, result.sweep_id, setup, space, runner, out)
+        except Exception as error:  # whatever it is, what was found must reach the user
+            failure = error
     first = setup.problem.workloads[0]["axes"]
     return SweepReport(
         sweep_id=result.sweep_id,
@@ -316,5 +345,7 @@ def _conclude(
         example_axes=" ".join(f"{k}={v}" for k, v in first.items()),
         left_out=setup.problem.left_out,
         export=exported,
+        export_failure=failure,
+        out=out,
         exit_code=errors.EXIT_OK if result.winners else errors.EXIT_NOTHING_FOUND,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from db.store import Store
+from search_spaces import SearchSpace, SpaceFamily
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import SweepSettings
 from workers.fib.dataset import Dataset, Problem
@@ -30,17 +31,50 @@ class Setup:
     dataset: Dataset
     problem: Problem
     target: str
-    size_axis: str | None
     rules: tuple[Rule, ...] = ()
     """How each output is judged."""
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
     """What is known of the workloads, once :func:`judgeable` has asked."""
 
-    @property
-    def sizes(self) -> dict[str, int | None]:
-        """Workload uuid -> value of the size axis."""
-        axis = self.size_axis
-        return {w["uuid"]: w["axes"].get(axis) if axis else None for w in self.problem.workloads}
+    def sizes(self, axis: str | None) -> dict[str, int | None]:
+        """Workload uuid -> value of the axis; None for each without one.
+
+        Raises:
+            UsageError: A workload does not give the axis a value.
+        """
+        for workload in self.problem.workloads:
+            if axis is not None and axis not in workload["axes"]:
+                raise UsageError(f"workload {workload['uuid']} of {self.problem.name} has no value for axis {axis!r}")
+        return {w["uuid"]: w["axes"][axis] if axis is not None else None for w in self.problem.workloads}
+
+    def family(self) -> SpaceFamily:
+        """The family that is named, else the one that solves the definition on the target.
+
+        Raises:
+            SpaceError: There is none, or it does not fit.
+        """
+        from search_spaces.registry import family_for
+
+        return family_for(self.problem.definition, self.target, self.settings.space)
+
+    def space(self) -> SearchSpace:
+        """The family's space for the definition, with the size axis that the settings name.
+
+        Raises:
+            SpaceError: There is no family, or it does not fit.
+            UsageError: The named axis is not one that a Solution of the space could dispatch by.
+        """
+        space = self.family().space(self.problem.definition, self.target)
+        axis = self.settings.size_axis
+        if axis is None or axis == space.size_axis:
+            return space
+        variable = [n for n, spec in self.problem.definition["axes"].items() if spec["type"] == "var"]
+        if axis not in variable:
+            listed = ", ".join(variable) or "none"
+            raise UsageError(f"size axis {axis!r} is not a variable axis of {self.problem.name}; those are {listed}")
+        if len(space.generated_files) > 1:
+            raise UsageError(f"size axis {axis!r}: a Solution in {space.language} holds one config for all sizes")
+        return replace(space, size_axis=axis)
 
     @property
     def deadlines(self) -> Deadlines:
@@ -89,12 +123,11 @@ def resolve(settings: SweepSettings) -> Setup:
     except ValueError as error:
         raise UsageError(str(error)) from None
     problem = replace(dataset.problem(name, chosen), asked=asked)
-    variable = [a for a, spec in definition["axes"].items() if spec["type"] == "var"]
     target = _target(settings)
     allowed = MODES[target == "cpu"]
     if settings.mode is not None and settings.mode not in allowed:
         raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
-    return Setup(settings, dataset, problem, target, variable[0] if variable else None, rules)
+    return Setup(settings, dataset, problem, target, rules)
 
 
 def _target(settings: SweepSettings) -> str:

@@ -3,7 +3,6 @@
 import yaml
 
 from db.store import Store
-from search_spaces.registry import space_for
 from tuner.settings import load
 from tuner.sweeps.regimes import split
 from tuner.sweeps.run import _warm_start
@@ -26,14 +25,15 @@ def test_starts_of_a_space_come_early_in_the_regimes_they_are_for(tmp_path):
     (folder / "space.yaml").write_text(yaml.safe_dump(description))
     named = {"space": str(folder), "definition": "rmsnorm_h1024", "target": "cpu", "regimes": (16, 256)}
     setup = resolve(load({**named, "db": f"sqlite:///{tmp_path / 'results.db'}"}))
-    space = space_for(setup.problem.definition, "cpu", str(folder))
-    regimes = tuple(split(setup.sizes, setup.settings.regimes))
+    space = setup.space()
+    sizes = setup.sizes(space.size_axis)
+    regimes = tuple(split(sizes, setup.settings.regimes))
     store = Store.open(setup.settings.db)
     try:
         found = _warm_start(store, setup, space, regimes, "any CPU")
     finally:
         store.close()
-    largest = {r.name: max(setup.sizes[uuid] for uuid in r.workloads) for r in regimes}
+    largest = {r.name: max(sizes[uuid] for uuid in r.workloads) for r in regimes}
     assert min(largest.values()) < 300 <= max(largest.values()), "the packaged workloads have both kinds"
     for name, size in largest.items():
         assert found[name] == (({"rows": 8}, {"rows": 2}) if size >= 300 else ({"rows": 2},))
