@@ -1,0 +1,112 @@
+"""Which winner serves a size: bounds of the table of a Solution, and that it never disagrees with the lookup."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from db.records import WinnerRecord, WinnerWorkload
+from search_spaces.space import Parameter, SearchSpace, SpaceError
+from tuner.errors import NothingFoundError, UsageError
+from tuner.results.dispatch import NEAREST_LIMIT, choose, dispatch_table
+from tuner.results.export import winners_table
+from tuner.sweeps.regimes import split
+
+DEFAULT = {"tile": 0}
+
+
+def winner(tile: int, low: int | None, high: int | None, *sizes: int, axis: str | None = "n") -> WinnerRecord:
+    """The config {"tile": tile} for a regime that was measured at these sizes; workloads have another axis too."""
+    name = f"{low}-{high}"
+    loads = tuple(WinnerWorkload(f"{name}:{s}", 1.0, 0.9, 1.1, 2.0, {"n": s, "heads": 7 * s + 1}) for s in sizes)
+    return WinnerRecord(
+        name, f"hash{tile}", 1.0, 0.9, 1.1, 2.0, workloads=loads, config={"tile": tile},
+        size_axis=axis, min_size=low, max_size=high,
+    )  # fmt: skip
+
+
+def select(table, size):
+    """As the generated config.py does."""
+    return next(config for bound, config in table if bound is None or size <= bound)
+
+
+def space(size_axis: str | None = "n") -> SearchSpace:
+    return SearchSpace(
+        "k", "cpu", (Parameter("tile", (0, 1, 2, 3)),), (), DEFAULT, {"main.py": ""}, size_axis=size_axis
+    )
+
+
+def test_bounds_are_where_regimes_end_and_where_the_measured_sizes_are_too_far():
+    winners = [winner(1, 0, 16, 8), winner(2, 17, 256, 20, 200), winner(3, 257, None, 300)]
+    assert dispatch_table(winners, DEFAULT) == [
+        (16, {"tile": 1}),
+        (256, {"tile": 2}),
+        (1200, {"tile": 3}),
+        (None, DEFAULT),
+    ]
+
+
+def test_below_the_first_regime_the_default_holds_too():
+    """The only workload has 300 rows: at 8 rows nobody knows the winner to work."""
+    assert dispatch_table([winner(1, 257, None, 300)], DEFAULT) == [(74, DEFAULT), (1200, {"tile": 1}), (None, DEFAULT)]
+
+
+def test_between_regimes_without_workloads_the_nearest_measured_size_decides():
+    winners = [winner(1, 0, 16, 10), winner(2, 257, None, 1000)]
+    assert dispatch_table(winners, DEFAULT) == [
+        (40, {"tile": 1}), (249, DEFAULT), (4000, {"tile": 2}), (None, DEFAULT)
+    ]  # fmt: skip
+    winners = [winner(1, 0, 16, 16), winner(2, 33, None, 64)]
+    assert dispatch_table(winners, DEFAULT)[0] == (32, {"tile": 1})  # 32 is twice 16 and half of 64: the smaller one's
+
+
+def test_neighbours_with_the_same_config_are_one_row():
+    winners = [winner(1, 0, 16, 8), winner(1, 17, 256, 20), winner(0, 257, None, 300)]
+    assert dispatch_table(winners, DEFAULT) == [(256, {"tile": 1}), (None, DEFAULT)]
+
+
+def test_a_default_that_fails_is_never_chosen():
+    winners = [winner(1, 0, 16, 10), replace(winner(2, 257, None, 1000), default_median_us=None)]
+    assert winners_table(winners, space(), 1) == [(100, {"tile": 1}), (None, {"tile": 2})]
+
+
+def test_without_a_size_axis_one_config_serves_all_sizes():
+    (regime,) = split({"a": None, "b": None})
+    assert dispatch_table([winner(2, regime.low, regime.bound, axis=None)], DEFAULT) == [(None, {"tile": 2})]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_table_says_what_the_lookup_says_at_every_size(seed):
+    rng = random.Random(seed)
+    sizes = {f"w{i}": int(2 ** rng.uniform(0, 9)) - rng.randint(0, 1) for i in range(rng.randint(1, 8))}
+    bounds = sorted(rng.sample(range(1, 400), rng.randint(1, 4)))
+    winners = [
+        winner(rng.randint(0, 3), r.low, r.bound, *(sizes[w] for w in r.workloads)) for r in split(sizes, bounds)
+    ]
+    table = dispatch_table(winners, DEFAULT)
+    bounds_of = [b for b, _ in table]
+    assert bounds_of == [*sorted({b for b in bounds_of if b is not None}), None]
+    for size in range(int(max(sizes.values()) * NEAREST_LIMIT) + 10):
+        chosen = choose(winners, size)
+        assert select(table, size) == (DEFAULT if chosen is None else chosen.config), (size, sizes, bounds)
+    assert select(table, 10**9) == DEFAULT
+
+
+def test_what_an_export_makes_of_a_sweep():
+    good = [winner(1, 0, 16, 8), winner(2, 17, None, 100)]
+    table = winners_table(good, space(), 1)
+    assert table == [(16, {"tile": 1}), (400, {"tile": 2}), (None, DEFAULT)]
+    scope: dict = {}
+    exec(space().render(table)["config.py"], scope)
+    assert [scope["select"](n)["tile"] for n in (0, 16, 17, 400, 401)] == [1, 1, 2, 2, 0]
+    with pytest.raises(NothingFoundError, match="sweep 7 has no winner"):
+        winners_table([], space(), 7)
+    with pytest.raises(UsageError, match="sweep 7 chose its winners by n, space 'k' now dispatches by rows"):
+        winners_table(good, space("rows"), 7)
+    with pytest.raises(UsageError, match="now dispatches by none"):
+        winners_table(good, space(None), 7)
+
+
+def test_a_table_without_a_last_row_is_refused():
+    with pytest.raises(SpaceError, match="ends with the bound None"):
+        space().render([(16, DEFAULT)])

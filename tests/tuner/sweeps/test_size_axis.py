@@ -1,0 +1,83 @@
+"""Which axis divides the sizes: the space's, the flag's, none; and that regimes, records and lookup all follow it."""
+
+import pytest
+
+from tests.tuner import toy
+from tuner.errors import UsageError
+from tuner.settings import load
+from tuner.sweeps.regimes import split
+from tuner.sweeps.run import _parts
+from tuner.sweeps.setup import Setup, resolve
+
+TWO = [{"rows": 4, "cols": c} for c in (8, 64, 512, 4096)]
+THREE = [{"batch": b, "heads": 8, "keys": k} for b, k in ((1, 100), (64, 100), (1, 5000))]
+
+
+def setup(tmp_path, loads, axis: str | None = None, flag: str | None = None, config: str | None = None) -> Setup:
+    more = {} if axis is None else {"size_axis": axis}
+    space = toy.kernel(tmp_path / "k", size="x.shape[0]", **more)
+    file = None
+    if config is not None:
+        file = tmp_path / "settings.yaml"
+        file.write_text(config)
+    dataset = toy.dataset(tmp_path / "d", loads, const={})
+    given = {"dataset": dataset, "space": str(space), "target": "cpu", "db": "sqlite://", "size_axis": flag}
+    return resolve(load(given, file))
+
+
+def regimes(made: Setup) -> dict[str, set[str]]:
+    axis = made.space().size_axis
+    return {r.name: set(r.workloads) for r in split(made.sizes(axis), (16, 256))}
+
+
+def test_regimes_follow_the_second_axis_if_the_space_does(tmp_path):
+    """The first variable axis has one value here: by it there would be one regime."""
+    made = setup(tmp_path, TWO, "cols")
+    assert regimes(made) == {"0-16": {"w0"}, "17-256": {"w1"}, "257+": {"w2", "w3"}}
+
+
+def test_the_flag_and_the_file_name_another_axis(tmp_path):
+    assert regimes(setup(tmp_path / "a", TWO, "cols", flag="rows")) == {"0-16": {"w0", "w1", "w2", "w3"}}
+    by_file = setup(tmp_path / "b", THREE, "heads", config="size_axis: keys\n")
+    assert by_file.space().size_axis == "keys"
+    assert regimes(by_file) == {"17-256": {"w0", "w1"}, "257+": {"w2"}}
+    assert regimes(setup(tmp_path / "c", THREE, "heads", "batch", "size_axis: keys\n")) == {
+        "0-16": {"w0", "w2"}, "17-256": {"w1"}
+    }  # fmt: skip
+
+
+def test_without_an_axis_there_is_one_config_and_it_is_said_before_the_first_trial(tmp_path):
+    made = setup(tmp_path, TWO)
+    (regime,) = split(made.sizes(made.space().size_axis), (16, 256))
+    assert (regime.name, regime.low, regime.bound) == ("all", None, None)
+    assert _parts((regime,), None) == "no size axis: one config for all sizes"
+    assert _parts((regime, regime), "cols") == "2 regimes of cols"
+
+
+def test_a_flag_gives_an_axis_to_a_space_that_names_none(tmp_path):
+    assert set(regimes(setup(tmp_path, TWO, flag="cols"))) == {"0-16", "17-256", "257+"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [("depth", "'depth' is not a variable axis of a; those are rows, cols"), ("m", "'m' is not a variable")],
+)
+def test_an_axis_that_does_not_vary_is_refused(flag, said, tmp_path):
+    with pytest.raises(UsageError, match=said):
+        setup(tmp_path, TWO, flag=flag).space()
+
+
+def test_an_axis_without_a_value_in_a_workload_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="workload w1 of a has no value for axis 'cols'"):
+        setup(tmp_path, [{"rows": 4, "cols": 8}, {"rows": 4}]).sizes("cols")
+
+
+def test_a_solution_with_one_config_has_no_axis(tmp_path):
+    made = setup(tmp_path, TWO, flag="cols")
+    folder = tmp_path / "k"
+    (folder / "main.py").unlink()
+    (folder / "main.cpp").write_text("void run() {}\n")
+    text = (folder / "space.yaml").read_text().replace("main.py", "main.cpp")
+    (folder / "space.yaml").write_text(text.replace('"op_type"', '"language": "cpp", "op_type"', 1))
+    with pytest.raises(UsageError, match="a Solution in cpp holds one config for all sizes"):
+        made.space()
