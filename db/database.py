@@ -1,4 +1,4 @@
-"""An open database: transactions, repeating them, and rows that are made once. All queries run through it."""
+"""An open database: runs transactions, repeats them if that may help, and makes rows that must be unique."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class Database:
         return self.fetch(lambda connection: connection.execute(query).all())
 
     def glance(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
-        """All rows of one small query, on a connection that is kept for such queries: a quarter of the pool's price.
+        """All rows of one small query, on a connection kept for that: a quarter of the cost of one from the pool.
 
-        Each is a transaction of its own and sees everything that was committed before. A connection that broke is
-        replaced, the query is then run from the pool.
+        Each query is its own transaction and sees everything committed before. If the connection breaks it is replaced,
+        and the query runs on one from the pool.
         """
         with self._keeping:
             try:
                 if self._kept is None and not is_memory(self.url):
                     self._kept = self.engine.connect()
-                    if self.engine.dialect.name == "postgresql":  # one message to the server instead of three
+                    if self.engine.dialect.name == "postgresql":  # one round trip to the server instead of three
                         self._kept.execution_options(isolation_level="AUTOCOMMIT")
-                    self._kept.detach()  # not one of the pool's any more
+                    self._kept.detach()  # no longer managed by the pool
                 if self._kept is not None:
                     with self._kept.begin():
                         return self._kept.execute(query, values).all()
@@ -66,7 +66,7 @@ class Database:
         return self.fetch(lambda connection: connection.execute(query, values).all())
 
     def close(self) -> None:
-        """Gives up all connections; a database in memory is gone."""
+        """Close all connections. A database in memory is lost."""
         with self._keeping:
             self._drop_kept()
         self.engine.dispose()
@@ -78,21 +78,21 @@ class Database:
             kept.close()
 
     def fetch(self, work: Callable[[Connection], T]) -> T:
-        """Runs ``work`` in a transaction that only reads: one consistent picture.
+        """Run ``work`` in a read-only transaction, which sees one consistent state.
 
         Raises:
-            StoreError: The database cannot be reached or read, and repeating it did not help.
+            StoreError: The database cannot be reached or read, and repeating did not help.
         """
         return self._run(work, repeat=True, write=False)
 
     def write(self, work: Callable[[Connection], T], *, repeat: bool = True, rebuilds: bool = False) -> T:
-        """Runs ``work`` in one transaction: everything it writes is kept, or nothing.
+        """Run ``work`` in one transaction: all of its writes are kept, or none.
 
         Args:
-            work: Gets the connection. It may run several times, also after a commit whose answer was lost, and has
-                to do the same each time.
-            repeat: False if it cannot.
-            rebuilds: Whether it makes tables anew, which on SQLite takes foreign keys out of force meanwhile.
+            work: Called with the connection. It may run several times, even after a commit whose answer was lost, so it
+                must be repeatable.
+            repeat: False if it is not.
+            rebuilds: Whether it rebuilds tables, during which SQLite does not enforce foreign keys.
 
         Raises:
             StoreError: The transaction failed, and repeating it did not help or was not allowed.
@@ -114,18 +114,18 @@ class Database:
             pause_s = min(2 * pause_s, 1.0)
 
     def insert(self, table: Table) -> Any:
-        """An INSERT that knows ON CONFLICT, in the database's dialect."""
+        """An INSERT that supports ON CONFLICT, in the database's dialect."""
         return postgresql.insert(table) if self.engine.dialect.name == "postgresql" else sqlite.insert(table)
 
     def once(self, name: str, make: Callable[[], S]) -> S:
-        """A statement that is built once: building one costs more than running it, and each trial runs eight."""
+        """A statement that is built once and kept: building costs more than running, and each trial runs eight."""
         if name not in self._statements:
             self._statements[name] = make()
         statement: S = self._statements[name]
         return statement
 
     def ensure(self, connection: Connection, table: Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> int:
-        """The id of the row with this unique key, made with ``rest`` if it is not there yet."""
+        """The ID of the row with this unique key; inserted with ``rest`` if it is missing."""
         query = self.once(
             f"find {table.name}", lambda: select(table.c.id).where(*(table.c[name] == bindparam(name) for name in key))
         )
@@ -135,12 +135,12 @@ class Database:
         found = connection.execute(query, key).scalar()
         if found is None:
             found = connection.execute(insert, {**key, **rest}).scalar()
-        if found is None:  # another process has made it in between
+        if found is None:  # another process has inserted it meanwhile
             found = connection.execute(query, key).scalar_one()
         return int(found)
 
     def now(self) -> ColumnElement[Any]:
-        """The time that heartbeats are compared by: PostgreSQL's own clock, since sweeps may run on several hosts."""
+        """The clock of heartbeats: PostgreSQL's own, since sweeps may run on several hosts."""
         if self.engine.dialect.name == "postgresql":
             return func.extract("epoch", func.clock_timestamp())
         return bindparam(None, callable_=time.time, type_=Float)

@@ -1,7 +1,7 @@
-"""What goes into the store and comes out of it: the records of :mod:`workers.records`, and what is kept beside them.
+"""The records that the store takes and returns, some of them around those of :mod:`workers.records`.
 
-Moments (``*_at``) are Unix time in seconds, durations seconds, latencies microseconds. An ``id`` of 0 means that the
-record has not been stored yet.
+Points in time (``*_at``) are Unix time in seconds, durations seconds, latencies microseconds. An ``id`` of 0 means that
+the record has not been stored yet.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from workers.records import BuildResult, Environment, Measurement, Method
 Json = Mapping[str, Any]
 
 LOG_LIMIT = 8000
-"""Characters of a build log, a message or a reason that are kept; the end says what went wrong."""
+"""Most characters of a build log, a message or a reason that are stored: its end, which says what went wrong."""
 
 
 def canonical(value: Any) -> str:
-    """The JSON text of a value that does not depend on the order of keys."""
+    """The JSON text of a value, independent of the order of keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def method_hash(method: Method) -> str:
-    """Canonical hash of how a measurement is taken: 16 hex digits. Measurements of one hash may be compared."""
+    """Hash of a method, as 16 hex digits. Measurements with the same hash may be compared."""
     return hashlib.sha256(canonical(asdict(method)).encode()).hexdigest()[:16]
 
 
@@ -47,20 +47,20 @@ class SweepRecord:
     Args:
         definition_id: From ``register_definition``.
         space_id: From ``register_space``.
-        environment_id: From ``register_environment``: where it was started. A measurement names its own.
-        seed: Of the search.
+        environment_id: From ``register_environment``: where it was started. Each measurement names its own.
+        seed: Seed of the search.
         settings: The effective settings, with the workload uuids and the regimes.
         budget_s: Limit of wall time, None for none.
         max_trials: Limit of trials, None for none.
         host: Where the sweep process ran when the sweep was created.
-        owner: The process that holds the sweep, None if none does. Given on creation, it is a claim from birth.
+        owner: The process that holds the sweep, None if none does. If given on creation, the sweep is claimed at once.
         state: A :class:`SweepState`.
-        summary: What ``finish_sweep`` was given.
-        ticket: What whoever started the sweep's process recognises the sweep by, unique; None if nobody waits for it.
+        summary: The summary given at its end.
+        ticket: Unique text by which the server that started the process recognises the sweep; None without a server.
         stop_requested_at: When the owner was asked to stop, None if it was not.
-        heartbeat_at: When the owner was last heard of, by the database's clock.
+        heartbeat_at: Time of the owner's last sign of life, by the database's clock.
 
-    The rest is filled by the store when a sweep is read: ``id``, the moments, and the names behind the ids.
+    The store fills the other fields when a sweep is read: ``id``, the points in time, and the names behind the IDs.
     """
 
     definition_id: int
@@ -89,9 +89,9 @@ class SweepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBuild(BuildResult):
-    """A build as it is kept: by one toolchain (a string with the versions that matter) at one time.
+    """A build as it is stored, with its time and its toolchain (a string of the versions that matter).
 
-    ``key`` is the variant's config hash. Of the ``figures``, :data:`RESOURCES` have columns of their own.
+    ``key`` is the variant's config hash. The ``figures`` in :data:`RESOURCES` have columns of their own.
     """
 
     toolchain: str
@@ -100,7 +100,7 @@ class StoredBuild(BuildResult):
 
     @classmethod
     def of(cls, build: BuildResult, **kept: Any) -> Self:
-        """The build with what is kept beside it."""
+        """A stored build from a build result."""
         return cls(**_values(build), **kept)
 
 
@@ -110,11 +110,11 @@ RESOURCES = ("registers", "spill_bytes", "smem_bytes")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMeasurement(Measurement):
-    """A measurement as it is kept: samples as float32, none after retention has dropped them.
+    """A measurement as it is stored: samples as float32, or none once ``prune`` has dropped them.
 
     Args:
         environment: Fingerprint of a registered environment.
-        config_hash: The variant; only needed for a comparison, where each record names its own.
+        config_hash: The variant; needed only in a comparison, which has records of several variants.
     """
 
     environment: str
@@ -124,13 +124,13 @@ class StoredMeasurement(Measurement):
 
     @classmethod
     def of(cls, measurement: Measurement, **kept: Any) -> Self:
-        """The measurement with what is kept beside it."""
+        """A stored measurement from a measurement."""
         return cls(**_values(measurement), **kept)
 
 
 @dataclass(frozen=True)
 class EarlierMeasurement:
-    """A measurement with all that decides whether it may be reused: ``content`` is its workload's."""
+    """A measurement with all that decides whether it may be reused; ``content`` is the digest of its workload."""
 
     measurement: StoredMeasurement
     environment: Environment
@@ -138,17 +138,17 @@ class EarlierMeasurement:
 
 
 FIGURES = tuple(f.name for f in fields(Measurement) if f.type == "float | None")
-"""The figures of a measurement: each has a column of its name."""
+"""The fields of a measurement that have columns of the same name."""
 
 
 def _values(record: Any) -> dict[str, Any]:
-    """A record's fields by name, as they are."""
+    """The fields of a record by name, not copied."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 @dataclass(frozen=True, slots=True)
 class TrialPoint:
-    """What figures need of a finished trial; see :class:`TrialRecord`."""
+    """The part of a finished trial that plots need; see :class:`TrialRecord`."""
 
     id: int
     number: int
@@ -173,17 +173,17 @@ class TrialRecord:
     """One config evaluated in one regime, finished.
 
     Args:
-        sweep_id: Whose trial it is.
-        number: Unique within the sweep, counted by the sweep.
+        sweep_id: The sweep of the trial.
+        number: Number within the sweep.
         config: The config.
         config_hash: Its canonical hash.
         regime: Name of the regime, "" where there is only one.
-        state: The one terminal state, a worker status such as PASSED, RACED_OUT, COMPILE_ERROR.
+        state: How it ended, a status such as PASSED, RACED_OUT, COMPILE_ERROR.
         objective: What the search minimises, None without a result.
-        reason: Why it ended, one line for people.
+        reason: Why it ended so, in one line.
         origin: Where the config came from: ``default``, ``warm_start``, the sampler's name.
         build: None if nothing was built.
-        measurements: All that the trial rests on. One with an ``id`` is a stored one that was reused.
+        measurements: All measurements of the trial. One with an ``id`` was stored before and is reused.
     """
 
     sweep_id: int
@@ -221,9 +221,10 @@ class WinnerRecord:
     Args:
         regime: Name of the regime, "" where there is only one.
         config_hash: A variant that has a trial in the sweep.
-        median_us: Over the regime's workloads, by the sweep's objective; ``low_us`` and ``high_us`` bound it at 95 %.
+        median_us: Figure over the regime's workloads, by the sweep's objective; ``low_us`` and ``high_us`` are its 95 %
+            interval.
         default_median_us: The default config's figure from the same comparison, None if the default failed.
-        workloads: What it rests on.
+        workloads: Its figures on each workload.
         size_axis: The axis whose value decides the regime, None if the regime holds every size.
         min_size: Smallest size of the regime (inclusive), None for no bound.
         max_size: Largest size of the regime (inclusive), None for no bound.
@@ -247,7 +248,7 @@ class WinnerRecord:
 
 @dataclass(frozen=True)
 class BestRow:
-    """A winner with everything that a lookup has to name.
+    """A winner with everything that a lookup reports.
 
     ``export_id`` and ``solution`` are those of the newest export made from the sweep, None if there is none.
     """
@@ -282,11 +283,11 @@ class ExportRecord:
     """An exported Solution.
 
     Args:
-        sweep_id: What it was made from.
+        sweep_id: The sweep that it was made from.
         solution: The Solution's name.
-        digest: Of its sources.
-        made_from: Per regime, the bounds and the config hash.
-        verification: What flashinfer-bench said about it, per workload.
+        digest: Digest of its sources.
+        made_from: Bounds and config hash of each regime.
+        verification: Result of the verification on each workload.
         content: The Solution's JSON text, as written.
         path: Where it was written.
         definition: Filled when read.
@@ -309,12 +310,12 @@ class TokenRecord:
     """A token of the HTTP service, without its secret.
 
     Args:
-        key: Its public part.
-        secret_hash: Of its secret part.
+        key: The public part.
+        secret_hash: Hash of the secret part.
         scopes: What it allows.
-        name: For people.
-        expires_at: When it ends by itself, None for never.
-        revoked_at: When somebody ended it.
+        name: Who it is for.
+        expires_at: When it expires, None for never.
+        revoked_at: When it was revoked, None if it was not.
     """
 
     key: str

@@ -25,7 +25,7 @@ class Store:
     """A database of results: SQLite, in a file or in memory, or PostgreSQL.
 
     Every write is one transaction. Safe to use from several threads and several processes, but not across a fork: a
-    child process opens its own. What comes out are frozen records; nothing refers to the connection any more.
+    child process opens its own. It returns frozen records, which do not depend on the connection.
 
     The queries are grouped by what they are about: ``store.trials.of(sweep_id)``, ``store.best.rows(definition)``.
     """
@@ -33,17 +33,17 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.catalog = Catalog(database)
-        """What sweeps refer to: environments, definitions, workloads, search spaces."""
+        """Environments, definitions, workloads and search spaces, to which sweeps refer."""
         self.sweeps = Sweeps(database)
         self.measurements = Measurements(database, self.catalog)
-        """What is known of variants, to be used again."""
+        """Builds and measurements of variants, for reuse."""
         self.trials = Trials(database, self.sweeps, self.measurements)
         self.winners = Winners(database, self.catalog, self.sweeps, self.measurements)
         self.exports = Exports(database)
         self.best = Lookups(database, self.winners, self.exports)
-        """What is best for a definition, over all sweeps."""
+        """Lookups over all sweeps: the best configs of a definition."""
         self.tokens = Tokens(database)
-        """Who may use the HTTP service."""
+        """Tokens of the HTTP service."""
 
     @classmethod
     def open(cls, url: str, *, create: bool = True, upgrade: bool = False, patience_s: float = 60.0) -> Store:
@@ -52,8 +52,8 @@ class Store:
         Args:
             url: ``sqlite:///PATH``, ``sqlite://`` for one in memory, or ``postgresql://USER@HOST/NAME``.
             create: Make a missing file, its folder and missing tables. A lookup passes False.
-            upgrade: Bring an older PostgreSQL schema to the newest. An older SQLite file always is, by whoever opens
-                it, since it belongs to one user.
+            upgrade: Bring an older PostgreSQL schema to the newest. An older SQLite file is always upgraded when
+                it is opened, since it belongs to one user.
             patience_s: How long a transaction is repeated while a PostgreSQL server restarts or drops connections.
                 Opening never waits for a server that is not there.
 
@@ -85,10 +85,10 @@ class Store:
         self.upgrade()
 
     def upgrade(self, revision: str = "head") -> None:
-        """Brings the schema to a revision, by default the newest; all of it or nothing.
+        """Bring the schema to a revision, by default the newest, completely or not at all.
 
         Raises:
-            StoreError: The database failed; its schema is what it was.
+            StoreError: The database failed; its schema is unchanged.
         """
         self.database.write(lambda connection: migrate.upgrade(connection, revision), repeat=False, rebuilds=True)
 
@@ -97,12 +97,12 @@ class Store:
         return self.database.fetch(migrate.schema_version)
 
     def prune(self, samples_older_than_s: float) -> int:
-        """Drops samples and build logs of that age; medians, intervals and statuses stay.
+        """Drop samples and build logs of that age. Medians, intervals and statuses stay.
 
-        The finalists' samples stay too: they are few, and the evidence for the winners.
+        Samples of finalists stay too: they are few, and they are the evidence for the winners.
 
         Returns:
-            The number of measurements and builds that lost something.
+            The number of measurements and builds from which something was dropped.
         """
         before = time.time() - samples_older_than_s
         measurement, build = schema.measurement, schema.build
@@ -115,7 +115,7 @@ class Store:
         return self.database.write(lambda c: int(c.execute(samples).rowcount + c.execute(logs).rowcount))
 
     def close(self) -> None:
-        """Gives up all connections; a database in memory is gone."""
+        """Close all connections. A database in memory is lost."""
         self.database.close()
 
     def __enter__(self) -> Store:

@@ -1,1 +1,1 @@
-"""The queries, by what they are about. :class:`db.store.Store` holds one of each."""
+"""The queries, grouped by subject. :class:`db.store.Store` holds one of each group."""

@@ -1,4 +1,4 @@
-"""What sweeps refer to: environments, definitions, workloads, search spaces. Registering twice gives the same id."""
+"""Environments, definitions, workloads and search spaces. Registering the same thing twice gives the same ID."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from workers.records import Environment, Method
 
 
 class Catalog:
-    """The part of the store that names things."""
+    """Registers what sweeps refer to."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
         self._ids: dict[tuple[Any, ...], int] = {}
 
     def register_environment(self, environment: Environment) -> int:
-        """Id of the environment with this fingerprint."""
+        """ID of the environment with this fingerprint."""
         values = asdict(environment)
         key = {"fingerprint": values.pop("fingerprint")}
         return self._db.write(lambda c: self._db.ensure(c, schema.environment, key, values))
 
     def register_definition(self, name: str, op_type: str, body: Json) -> int:
-        """Id of the definition with this name and content; an edited one gets another id."""
+        """ID of the definition with this name and content; an edited definition gets a new one."""
         digest = hashlib.sha256(canonical(dict(body)).encode()).hexdigest()[:16]
         key = {"name": name, "digest": digest}
         values = {"op_type": op_type, "body": dict(body)}
@@ -39,12 +39,12 @@ class Catalog:
     def register_workload(
         self, definition_id: int, uuid: str, axes: Mapping[str, int], dataset: str, content: str = ""
     ) -> int:
-        """Id of the workload with this uuid and content (a digest of its inputs).
+        """ID of the workload with this uuid and content (a digest of its inputs).
 
-        From now on this store takes the uuid for the workload of that content.
+        From then on this store uses the uuid for the workload with that content.
 
         Raises:
-            StoreError: The uuid is recorded with other axes: results of two shapes would be mixed.
+            StoreError: The uuid is registered with other axes, so results of two shapes would be mixed.
         """
         key = {"definition_id": definition_id, "uuid": uuid, "content": content}
         values = {"axes": dict(axes), "dataset": dataset}
@@ -61,7 +61,7 @@ class Catalog:
         return workload_id
 
     def register_space(self, name: str, target: str, fingerprint: str) -> int:
-        """Id of the search space of this family and target with these sources."""
+        """ID of the search space of this family and target with these sources."""
         key = {"fingerprint": fingerprint, "name": name, "target": target}
         return self._db.write(lambda c: self._db.ensure(c, schema.search_space, key, {}))
 
@@ -72,7 +72,7 @@ class Catalog:
         return dict(rows[0].body) if rows else {}
 
     def workload_axes(self, uuids: Sequence[str]) -> dict[str, Mapping[str, int]]:
-        """Axes by uuid; of a uuid whose content has changed, the newest."""
+        """Axes by uuid. If the content of a uuid has changed, those of the newest."""
         table = schema.workload
         query = select(table.c.uuid, table.c.axes).where(table.c.uuid.in_(list(uuids))).order_by(table.c.id)
         return {row.uuid: row.axes for row in self._db.rows(query)}
@@ -84,10 +84,10 @@ class Catalog:
         return [Environment(**row._mapping) for row in self._db.rows(select(*columns).order_by(table.c.id))]
 
     def environment_id(self, fingerprint: str) -> int:
-        """Id of a registered environment.
+        """ID of a registered environment.
 
         Raises:
-            StoreError: There is none of this fingerprint.
+            StoreError: There is none with this fingerprint.
         """
         key = ("environment", fingerprint)
         if key not in self._ids:
@@ -99,10 +99,10 @@ class Catalog:
         return self._ids[key]
 
     def workload_id(self, definition_id: int, uuid: str) -> int:
-        """Id of a registered workload.
+        """ID of a registered workload.
 
         Raises:
-            StoreError: The definition has none of this uuid.
+            StoreError: The definition has none with this uuid.
         """
         key = ("workload", definition_id, uuid)
         if key not in self._ids:
@@ -115,7 +115,7 @@ class Catalog:
         return self._ids[key]
 
     def method_id(self, method: Method) -> int:
-        """Id of a way to measure."""
+        """ID of a method."""
         key = ("method", method_hash(method))
         if key not in self._ids:
             body = {"body": asdict(method)}

@@ -16,13 +16,13 @@ _sweep, _export = schema.sweep, schema.export
 
 
 class Exports:
-    """The part of the store that keeps exports."""
+    """Stores and reads exports."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def record(self, export: ExportRecord) -> int:
-        """Id of the recorded export."""
+        """ID of the recorded export."""
         values = {
             "sweep_id": export.sweep_id,
             "solution": export.solution,
@@ -37,19 +37,19 @@ class Exports:
         return self._db.write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
 
     def newest(self, definition: str | None = None) -> list[ExportRecord]:
-        """Exports of a definition, or all; the newest first, without their content."""
+        """Exports of a definition, or all exports, newest first, without their content."""
         query = _exports(content=False).order_by(_export.c.id.desc())
         if definition is not None:
             query = query.where(schema.definition.c.name == definition)
         return [ExportRecord(**row._mapping) for row in self._db.rows(query)]
 
     def get(self, export_id: int) -> ExportRecord | None:
-        """One export with its content, None if there is no such one."""
+        """One export with its content, None if there is none with this ID."""
         rows = self._db.rows(_exports(content=True).where(_export.c.id == export_id))
         return ExportRecord(**rows[0]._mapping) if rows else None
 
     def newest_of(self, connection: Connection, sweep_ids: Sequence[int]) -> dict[int, Any]:
-        """Id and Solution of the newest export of each of these sweeps that has one."""
+        """ID and Solution of the newest export of each of these sweeps; sweeps without one are left out."""
         query = self._db.once(
             "newest exports",
             lambda: (

@@ -20,7 +20,7 @@ _ENVIRONMENT = tuple(f.name for f in fields(Environment))
 
 
 class Lookups:
-    """The part of the store that answers for all sweeps together."""
+    """Answers questions over all sweeps."""
 
     def __init__(self, database: Database, winners: Winners, exports: Exports) -> None:
         self._db = database
@@ -28,11 +28,11 @@ class Lookups:
         self._exports = exports
 
     def rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
-        """For each (hardware, target, regime), the winner of the newest sweep that finished; the newest first.
+        """The winner of the newest finished sweep for each (hardware, target, regime), newest first.
 
         Args:
-            definition: Name.
-            hardware: Only this model, in any case of letters.
+            definition: Name of the definition.
+            hardware: Only this model, in upper or lower case.
             target: Only this target.
         """
 
@@ -52,11 +52,11 @@ class Lookups:
         return self._db.fetch(read)
 
     def stamp(self, definition: str) -> tuple[Any, ...]:
-        """A fingerprint that changes whenever :meth:`rows` of the definition would; twenty times cheaper.
+        """A fingerprint that changes whenever :meth:`rows` of the definition would change; twenty times cheaper.
 
-        Rows are made of sweeps that ended, their winners and their exports. Winners are replaced as a whole, exports
-        are only added, and all else that a row holds never changes. One read before the rows says whether they are
-        still those that were read with an earlier one.
+        Rows depend on sweeps that have ended, their winners and their exports. Winners are replaced as a whole, exports
+        are only added, and the rest of a row never changes. Read it before the rows: if it is the same as last time,
+        the rows of last time are still valid.
         """
         query = self._db.once("best stamp", _stamp_query)
         (row,) = self._db.glance(query, {"definition": definition})
@@ -71,10 +71,10 @@ class Lookups:
 
         Args:
             space: Name of the family, of any sources and target.
-            definition: The definition that is searched for.
-            hardware: The hardware that is searched on.
-            exclude_sweep: The sweep that asks.
-            limit: At most so many.
+            definition: The definition of the new search.
+            hardware: The hardware of the new search.
+            exclude_sweep: The new sweep itself.
+            limit: Most configs.
         """
         query = (
             select(
@@ -115,7 +115,7 @@ class Lookups:
 
 
 def _joined(*, details: bool) -> Any:
-    """A winner with its sweep and everything that the sweep names; the config only with details."""
+    """The query for winners with their sweep and everything it names; with the config only if details are wanted."""
     joined = (
         schema.definition.join(_sweep, _sweep.c.definition_id == schema.definition.c.id)
         .join(_winner, _winner.c.sweep_id == _sweep.c.id)
@@ -126,8 +126,8 @@ def _joined(*, details: bool) -> Any:
 
 
 def _stamp_query() -> Select[Any]:
-    """Counts and sums over what the best rows are chosen from. SQLite gives a deleted winner's id to the next one, so
-    the sum of ids would not be enough."""
+    """Counts and sums over the rows from which the best are chosen. The sum of IDs is not enough, since SQLite gives a
+    deleted winner's ID to the next one."""
     named = schema.definition.c.name == bindparam("definition")
     exported = (
         select(func.max(_export.c.id))
@@ -154,7 +154,7 @@ def _stamp_query() -> Select[Any]:
 
 
 def _best_query(*, by_hardware: bool, by_target: bool) -> Select[Any]:
-    """The winners in first place; the place is found on ids alone, and only the few in front read their details."""
+    """The query for the best winners. They are ranked on IDs alone, and details are read for the first ones only."""
     place = func.row_number().over(
         partition_by=(schema.environment.c.hardware, schema.search_space.c.target, _winner.c.regime),
         order_by=(_sweep.c.finished_at.desc(), _sweep.c.id.desc()),

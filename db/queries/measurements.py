@@ -1,4 +1,4 @@
-"""Builds and measurements: they belong to a variant, so that every later sweep can reuse them."""
+"""Builds and measurements. They belong to a variant, so that later sweeps can reuse them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MEASURED = ("status", *FIGURES, "conditions", "message", "measured_at")
 """The columns that measurements and finalists share, without the samples."""
 
 BUILD_COLUMNS = ("id", "toolchain", "status", "build_s", "artifact", "figures", "built_at")
-"""What a build record holds, without the log."""
+"""The columns of a build, without the log."""
 
 _METHOD = {f.name for f in fields(Method)}
 
 
 class Measurements:
-    """The part of the store that keeps what is known of variants."""
+    """Stores and reads builds and measurements of variants."""
 
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._db = database
@@ -36,16 +36,16 @@ class Measurements:
     def known(
         self, *, definition_id: int, space_id: int, config_hash: str, environment: str, method: str
     ) -> list[StoredMeasurement]:
-        """Measurements of a variant by any sweep, with samples, so that they need not be repeated; by workload uuid.
+        """Measurements of a variant by any sweep, with samples, by workload uuid.
 
-        Only those on the workloads' content that this store has registered.
+        Only those on the content with which this store has registered the workloads.
 
         Args:
-            definition_id: The sweep's; an edited definition has no old measurements.
-            space_id: The sweep's; changed sources have none either.
+            definition_id: The sweep's definition; an edited one has no old measurements.
+            space_id: The sweep's space; changed sources have no old measurements.
             config_hash: The variant.
-            environment: Fingerprint.
-            method: The :func:`db.records.method_hash`.
+            environment: Fingerprint of the environment.
+            method: Hash of the method, :func:`db.records.method_hash`.
         """
         query = self._db.once("known measurements", _known_query)
         asked = {
@@ -60,7 +60,7 @@ class Measurements:
         return [measurement_record(row, config_hash) for row in same]
 
     def all_of(self, definition_id: int, space_id: int, config_hash: str) -> list[EarlierMeasurement]:
-        """All measurements of a variant, whatever they were made with, newest first."""
+        """All measurements of a variant, by any method in any environment, newest first."""
         query = (
             measured(_measurement, details=False)
             .add_columns(schema.workload.c.content)
@@ -76,9 +76,9 @@ class Measurements:
         ]
 
     def rows(self, definition_id: int, records: Sequence[StoredMeasurement]) -> list[dict[str, Any]]:
-        """The records as rows, but for the column that says whose they are.
+        """The records as rows, without the column of their owner.
 
-        Sorted, so that two sweeps that write the same rows cannot wait for each other in a circle.
+        Sorted, so that two sweeps that write the same rows cannot deadlock.
         """
         rows = [
             {
@@ -97,17 +97,17 @@ class Measurements:
         return sorted(rows, key=lambda row: (row["workload_id"], row["environment_id"], row["method_id"]))
 
     def put(self, connection: Connection, variant_id: int, rows: list[dict[str, Any]]) -> list[int]:
-        """Ids of the measurements; a known one is replaced."""
+        """Store measurements, replacing existing ones, and return their IDs."""
         if not rows:
             return []
         upsert = self._db.once("put measurement", self._measurement_upsert)
         return list(connection.execute(upsert, [{**row, "variant_id": variant_id} for row in rows]).scalars())
 
     def put_build(self, connection: Connection, variant_id: int, build: StoredBuild) -> int:
-        """Id of the build.
+        """Store a build and return its ID.
 
-        A known one is replaced, but not a success by a failure, nor by the same artifact from the cache, which
-        would lose the seconds that it took.
+        An existing one is replaced, except a success by a failure, or by the same artifact from the cache, which would
+        lose the seconds that the build took.
         """
         if build.id:
             return build.id
@@ -149,7 +149,7 @@ class Measurements:
 
 
 def measured(table: Table, *, details: bool) -> Select[Any]:
-    """The query behind measurement records, from ``measurement`` or ``finalist``."""
+    """The query for measurement records, from the table ``measurement`` or ``finalist``."""
     columns = [table.c.id, table.c.workload_id, *(table.c[name] for name in MEASURED)]
     if details:
         columns.append(table.c.samples)
@@ -175,7 +175,7 @@ def measurement_record(row: Any, config_hash: str) -> StoredMeasurement:
         **{name: values[name] for name in ("id", "workload", "environment", *FIGURES, "conditions", "message")},
         status=Status(row.status),
         samples_us=values.get("samples") or (),
-        # What was stored before there were revisions has none, and must not get today's.
+        # A method stored before there were revisions has none; it must not get today's.
         method=Method(**{"revision": 0, **{name: body[name] for name in body if name in _METHOD}}),
         measured_at=row.measured_at,
         config_hash=config_hash,
@@ -183,7 +183,7 @@ def measurement_record(row: Any, config_hash: str) -> StoredMeasurement:
 
 
 def build_record(values: dict[str, Any], config_hash: str) -> StoredBuild:
-    """The record of a build's columns (:data:`BUILD_COLUMNS`, and its log if it was read)."""
+    """The record of a build from its columns (:data:`BUILD_COLUMNS`, and the log if it was read)."""
     return StoredBuild(**{**values, "status": Status(values["status"])}, key=config_hash)
 
 
@@ -203,6 +203,6 @@ def _known_query() -> Select[Any]:
 
 
 def _whole(figures: Json, name: str) -> int | None:
-    """A figure as a whole number, None if the toolchain does not tell it."""
+    """A figure as a whole number, None if the toolchain does not report it."""
     value = figures.get(name)
     return int(value) if isinstance(value, int | float) else None

@@ -1,4 +1,4 @@
-"""Sweeps: their life from creation to the end, and who may write their results."""
+"""Sweeps: their life from creation to end, and which process may write their results."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _sweep = schema.sweep
 
 
 class Sweeps:
-    """The part of the store that keeps sweeps.
+    """Stores and reads sweeps.
 
-    A sweep is written by one process at a time: the one that holds its claim. The store remembers the claims that were
-    made through it; every write of a result proves the claim in the same transaction and is its heartbeat too, so that
-    a process that was taken over cannot write any more.
+    A sweep is written by one process at a time, the one that holds its claim. The store remembers the claims made
+    through it. Every write of a result checks the claim in the same transaction and counts as a heartbeat, so a process
+    whose sweep was taken over can no longer write.
     """
 
     def __init__(self, database: Database) -> None:
@@ -30,7 +30,7 @@ class Sweeps:
         self._keys: dict[int, tuple[int, int]] = {}
 
     def create(self, sweep: SweepRecord) -> int:
-        """Id of a new RUNNING sweep, claimed for ``sweep.owner`` if that is given."""
+        """Create a RUNNING sweep, claimed for ``sweep.owner`` if that is given, and return its ID."""
         values = {
             "definition_id": sweep.definition_id,
             "search_space_id": sweep.space_id,
@@ -57,16 +57,17 @@ class Sweeps:
         return sweep_id
 
     def claim(self, sweep_id: int, owner: str, stale_after_s: float, *, settings: Json | None = None) -> None:
-        """Makes this store the only writer of the sweep and sets it RUNNING.
+        """Make this store the only writer of the sweep and set it RUNNING.
 
         Args:
-            sweep_id: Which one; finished sweeps can be claimed too, to go on with them.
-            owner: Names the process for people and must be unique to it, such as host, pid and start time.
-            stale_after_s: A heartbeat older than this (or that far in the future, after a clock jump) counts as dead.
-            settings: What it goes on with; None if nothing has changed.
+            sweep_id: The sweep. Finished sweeps can be claimed too, to continue them.
+            owner: Name of the process, unique to it, such as host, pid and start time.
+            stale_after_s: The owner counts as dead if its heartbeat is older than this, or that far in the future after
+                a clock jump.
+            settings: New settings, None if nothing has changed.
 
         Raises:
-            SweepBusy: A living process holds it.
+            SweepBusy: A process that is alive holds it.
             StoreError: There is no such sweep.
         """
 
@@ -91,7 +92,7 @@ class Sweeps:
         self._claims[sweep_id] = owner
 
     def heartbeat(self, sweep_id: int) -> None:
-        """Says that the sweep's process lives; needed only when nothing is committed for a while.
+        """Record that the sweep's process is alive; needed only if nothing is committed for a while.
 
         Raises:
             SweepBusy: Another process has taken the sweep over.
@@ -99,7 +100,7 @@ class Sweeps:
         self._db.write(lambda c: self.fence(c, sweep_id))
 
     def finish(self, sweep_id: int, state: str, summary: Json) -> None:
-        """Ends the sweep in DONE, INTERRUPTED or FAILED and gives up its claim.
+        """End the sweep as DONE, INTERRUPTED or FAILED and release its claim.
 
         Raises:
             SweepBusy: Another process holds the sweep.
@@ -121,7 +122,7 @@ class Sweeps:
         self._claims.pop(sweep_id, None)
 
     def get(self, sweep_id: int) -> SweepRecord:
-        """The sweep with the names behind its ids.
+        """The sweep with the names behind its IDs.
 
         Raises:
             StoreError: There is no such sweep.
@@ -132,7 +133,7 @@ class Sweeps:
         return SweepRecord(**rows[0]._mapping)
 
     def newest(self, limit: int = 50, *, definition: str | None = None, before: int | None = None) -> list[SweepRecord]:
-        """The newest sweeps first; only those with an id below ``before``, if that is given."""
+        """Sweeps, newest first; only those with an ID below ``before``, if that is given."""
         query = _sweeps().order_by(_sweep.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(_sweep.c.id < before)
@@ -141,12 +142,12 @@ class Sweeps:
         return [SweepRecord(**row._mapping) for row in self._db.rows(query)]
 
     def of_ticket(self, ticket: str) -> int | None:
-        """Id of the sweep that was created with this ticket, None if its process has not come that far."""
+        """ID of the sweep that was created with this ticket, None if it does not exist yet."""
         rows = self._db.rows(select(_sweep.c.id).where(_sweep.c.ticket == ticket))
         return rows[0].id if rows else None
 
     def request_stop(self, sweep_id: int) -> bool:
-        """Asks the process that holds the sweep to stop; False if none does. A resume forgets the request."""
+        """Ask the process that holds the sweep to stop; False if none does. A resume clears the request."""
         asked = (
             update(_sweep)
             .where(_sweep.c.id == sweep_id, _sweep.c.owner.is_not(None))
@@ -155,7 +156,7 @@ class Sweeps:
         return self._db.write(lambda c: c.execute(asked).rowcount > 0)
 
     def stop_requested(self, sweep_id: int) -> bool:
-        """Whether somebody asked for the sweep to stop."""
+        """Whether the sweep was asked to stop."""
         rows = self._db.rows(select(_sweep.c.stop_requested_at).where(_sweep.c.id == sweep_id))
         return bool(rows) and rows[0].stop_requested_at is not None
 
@@ -164,19 +165,19 @@ class Sweeps:
         return {row[0]: row[1] for row in self._db.rows(select(_sweep.c.state, func.count()).group_by(_sweep.c.state))}
 
     def _already_finished(self, connection: Connection, sweep_id: int, state: SweepState) -> bool:
-        """Whether this very call has been committed before, when only its answer was lost."""
+        """Whether this call was committed before and only its answer was lost."""
         row = connection.execute(select(_sweep.c.owner, _sweep.c.state).where(_sweep.c.id == sweep_id)).first()
         return row is not None and sweep_id in self._claims and row.owner is None and row.state == state
 
     def keys(self, sweep_id: int) -> tuple[int, int]:
-        """Ids of the sweep's definition and search space."""
+        """IDs of the sweep's definition and search space."""
         if sweep_id not in self._keys:
             record = self.get(sweep_id)
             self._keys[sweep_id] = (record.definition_id, record.space_id)
         return self._keys[sweep_id]
 
     def fence(self, connection: Connection, sweep_id: int) -> None:
-        """Refreshes the heartbeat, and proves that this store may still write the sweep's results.
+        """Refresh the heartbeat and check that this store may still write the sweep's results.
 
         Raises:
             SweepBusy: Another process holds the sweep.

@@ -1,4 +1,4 @@
-"""Tokens of the HTTP service. The secret itself never gets here, only its hash."""
+"""Tokens of the HTTP service. Only the hash of a secret gets here, never the secret."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _token = schema.api_token
 
 
 class Tokens:
-    """The part of the store that keeps who may use the service."""
+    """Stores and reads tokens."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def create(self, token: TokenRecord) -> int:
-        """Id of the new token. Its ``key`` must be new."""
+        """Store a token, whose ``key`` must be new, and return its ID."""
         values = {
             "key": token.key,
             "secret_hash": token.secret_hash,
@@ -35,9 +35,9 @@ class Tokens:
         return self._db.write(lambda c: int(c.execute(statement).scalar_one()), repeat=False)
 
     def find(self, keys: Collection[str]) -> dict[str, TokenRecord]:
-        """The tokens with these public keys, whether they still hold or not; those that never were are missing.
+        """The tokens with these public keys, active or not; unknown keys are left out.
 
-        The server asks for each request, so that a revocation counts at once.
+        The server asks at each request, so that a revocation takes effect at once.
         """
         query = self._db.once(
             "find tokens", lambda: select(_token).where(_token.c.key.in_(bindparam("keys", expanding=True)))
@@ -45,7 +45,7 @@ class Tokens:
         return {row.key: _record(row) for row in self._db.glance(query, {"keys": sorted(keys)})}
 
     def get(self, key: str) -> TokenRecord | None:
-        """The token with this public key, whether it still holds or not; None if there never was one."""
+        """The token with this public key, active or not; None if there never was one."""
         return self.find([key]).get(key)
 
     def all(self) -> list[TokenRecord]:
@@ -58,7 +58,7 @@ class Tokens:
         return bool(self._db.glance(query, {}))
 
     def revoke(self, key: str) -> bool:
-        """Ends a token for good; False if there is no such one. Revoking twice keeps the first moment."""
+        """Revoke a token for good; False if it does not exist. Revoking twice keeps the first time."""
         now = time.time()
         revoked = update(_token).where(_token.c.key == key, _token.c.revoked_at.is_(None)).values(revoked_at=now)
         self._db.write(lambda c: c.execute(revoked).rowcount)

@@ -1,4 +1,4 @@
-"""Trials: written one finished trial at a time, read for resuming and for reports."""
+"""Trials: written one by one as they finish, read to resume sweeps and for reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _trial, _variant, _build, _measurement = schema.trial, schema.variant, schema.bu
 
 
 class Trials:
-    """The part of the store that keeps trials."""
+    """Stores and reads trials."""
 
     def __init__(self, database: Database, sweeps: Sweeps, measurements: Measurements) -> None:
         self._db = database
@@ -28,11 +28,10 @@ class Trials:
         self._measured = measurements
 
     def commit(self, trial: TrialRecord) -> int:
-        """Id of the finished trial, written with its variant, build and measurements in one transaction.
+        """Store a finished trial with its variant, build and measurements in one transaction, and return its ID.
 
-        Committing the same trial again changes nothing. A measurement that exists already (same variant, workload,
-        environment and method) is replaced by the new one; one with an ``id`` is reused as it is, and so is a build
-        with an ``id``.
+        Committing the same trial again changes nothing. An existing measurement (same variant, workload, environment
+        and method) is replaced by the new one. A measurement or a build with an ``id`` is reused.
 
         Raises:
             SweepBusy: Another process holds the sweep.
@@ -73,15 +72,15 @@ class Trials:
         after_id: int | None = None,
         limit: int | None = None,
     ) -> list[TrialRecord]:
-        """Trials of a sweep with their builds and measurements: by number, after ``after_id`` as they were committed.
+        """Trials of a sweep with builds and measurements, by number; with ``after_id`` in the order of their commits.
 
         Args:
-            sweep_id: Which sweep.
-            details: Also read samples and build logs, which are most of the bytes.
-            measurements: False leaves them out, which are most of the rows.
+            sweep_id: The sweep.
+            details: Whether to read samples and build logs, which are most of the bytes.
+            measurements: Whether to read measurements, which are most of the rows.
             number: Only the trial with this number.
-            after_id: Only trials with a greater id, that is, committed later.
-            limit: At most so many.
+            after_id: Only trials with a greater ID, which were committed later.
+            limit: Most trials.
         """
         names = (*BUILD_COLUMNS, "log") if details else BUILD_COLUMNS
         query = _trials(sweep_id, names).order_by(_trial.c.number if after_id is None else _trial.c.id).limit(limit)
@@ -99,7 +98,7 @@ class Trials:
         return [_trial_record(row, names, tuple(found.get(row.id, ()))) for row in rows]
 
     def last(self, sweep_id: int, *, limit: int, but: Collection[str] = ()) -> list[TrialRecord]:
-        """The last trials whose state is none of ``but``, by number, with their builds and without measurements."""
+        """The last trials in a state other than ``but``, by number, with their builds and without measurements."""
         query = _trials(sweep_id, BUILD_COLUMNS).where(_trial.c.state.not_in(but))
         rows = self._db.rows(query.order_by(_trial.c.number.desc()).limit(limit))
         return [_trial_record(row, BUILD_COLUMNS, ()) for row in reversed(rows)]
@@ -113,7 +112,7 @@ class Trials:
         query = (
             select(_trial.c.sweep_id, _trial.c.state, func.count().label("trials"))
             .where(_trial.c.sweep_id.in_(list(sweep_ids)))
-            # By regime too: that is the order of the index, and nothing has to be sorted.
+            # Grouped by regime too, the order of the index, so that nothing has to be sorted.
             .group_by(_trial.c.sweep_id, _trial.c.regime, _trial.c.state)
         )
         found: dict[int, Counter[str]] = defaultdict(Counter)
@@ -132,7 +131,7 @@ class Trials:
         return [TrialPoint(*row) for row in self._db.rows(query)]
 
     def failures(self, sweep_id: int, *, not_failures: Collection[str]) -> list[FailureCount]:
-        """Trials of a sweep by state and reason, except those in a state of ``not_failures``; by their first trial."""
+        """Trials of a sweep counted by state and reason, without those in ``not_failures``; in order of the first."""
         first = func.min(_trial.c.number)
         query = (
             select(_trial.c.state, _trial.c.reason, func.count(), first)
@@ -143,7 +142,7 @@ class Trials:
         return [FailureCount(*row) for row in self._db.rows(query)]
 
     def _find_trial(self, connection: Connection, trial: TrialRecord, variant_id: int) -> int | None:
-        """Id of the trial if it was committed before."""
+        """ID of the trial if it was committed before."""
         query = self._db.once(
             "find trial",
             lambda: select(_trial).where(_trial.c.sweep_id == bindparam("sweep"), _trial.c.number == bindparam("n")),

@@ -1,4 +1,4 @@
-"""What came out of a sweep: finalists and winners."""
+"""The outcome of a sweep: finalists and winners."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WINNER = ("regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "m
 
 
 class Winners:
-    """The part of the store that keeps outcomes."""
+    """Stores and reads finalists and winners."""
 
     def __init__(self, database: Database, catalog: Catalog, sweeps: Sweeps, measurements: Measurements) -> None:
         self._db = database
@@ -38,10 +38,10 @@ class Winners:
         self._measured = measurements
 
     def commit_comparison(self, sweep_id: int, measurements: Sequence[StoredMeasurement]) -> None:
-        """Keeps interleaved measurements of finalists, each with its ``config_hash``.
+        """Store interleaved measurements of finalists, each with its ``config_hash``.
 
-        They are paired (sample i of all of them belongs to round i), hence kept with the sweep and never reused. A
-        finalist on a workload that was compared before is replaced: pass all rounds so far.
+        They are paired (sample i of each belongs to round i), so they belong to the sweep and are never reused.
+        Existing ones of the same finalist and workload are replaced, so pass all rounds so far.
 
         Raises:
             SweepBusy: Another process holds the sweep.
@@ -80,7 +80,7 @@ class Winners:
         return [measurement_record(row, row.config_hash) for row in self._db.rows(query)]
 
     def set(self, sweep_id: int, winners: Sequence[WinnerRecord]) -> None:
-        """Makes these the sweep's winners, one per regime; earlier ones of the sweep go.
+        """Make these the sweep's winners, one per regime, replacing earlier ones.
 
         Raises:
             SweepBusy: Another process holds the sweep.
@@ -125,7 +125,7 @@ class Winners:
         return self._db.fetch(read)
 
     def workloads(self, connection: Connection, winner_ids: Sequence[int]) -> dict[int, tuple[WinnerWorkload, ...]]:
-        """What these winners rest on, by winner."""
+        """The workloads of these winners, by winner."""
         table = schema.winner_workload
         query = self._db.once(
             "winner workloads",
