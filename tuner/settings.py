@@ -18,7 +18,7 @@ ENVIRONMENT = {
     "cache_dir": ("TUNER_CACHE_DIR",),
     "ray_address": ("RAY_ADDRESS",),
 }
-"""Setting -> environment variables that may set it, the first one that is set wins."""
+"""Setting -> environment variables for it; the first one that is set counts."""
 
 
 def default_database_url() -> str:
@@ -35,7 +35,7 @@ def log_level(default: str) -> str:
     """The level that ``TUNER_LOG_LEVEL`` names.
 
     Raises:
-        UsageError: It names none.
+        UsageError: It does not name a level.
     """
     level = os.environ.get("TUNER_LOG_LEVEL", "").strip().upper() or default
     if level not in LOG_LEVELS:
@@ -49,7 +49,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class SweepSettings(BaseModel):
-    """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues the same one."""
+    """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues with the same."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -137,7 +137,7 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSett
     """The effective settings.
 
     Args:
-        flags: What the command line or the Python caller gave; None values count as not given.
+        flags: Values from the command line or the Python caller; None counts as not given.
         config_file: A YAML mapping with keys of :class:`SweepSettings`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The one interface through which a sweep has variants built, judged and compared."""
+"""The interface through which a sweep has variants built, judged and compared."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ Arrived = Callable[[Outcome], None]
 class Runner(ABC):
     """Builders and evaluators behind one queue.
 
-    A runner is bound to one definition, its workloads and one target when it is made. It is used by one thread. Jobs
-    that a candidate spoils (hang, crash, wrong answer) come back as outcomes with a typed status; an exception means
-    that the machinery itself cannot go on. Every submitted job comes back exactly once.
+    A runner is made for one definition, its workloads and one target, and is used by one thread. If a candidate fails
+    (hang, crash, wrong answer), its job comes back as an outcome with a typed status; an exception means that the
+    machinery cannot go on. Every submitted job comes back exactly once.
     """
 
     builders: int
-    """Builds that can run at once."""
+    """Number of builds that can run at once."""
     evaluators: int
-    """Evaluations that can run at once."""
+    """Number of evaluations that can run at once."""
 
     @abstractmethod
     def environment(self) -> Environment:
-        """Where evaluations run."""
+        """The environment in which evaluations run."""
 
     def workloads(self) -> Mapping[str, Prepared]:
-        """What each workload is like, by uuid; waits until they are made. Nothing is known of one that is not named."""
+        """What is known of each workload, by uuid; waits until they are made. Workloads may be missing."""
         return {}
 
     @abstractmethod
@@ -56,11 +56,11 @@ class Runner(ABC):
 
     @abstractmethod
     def submit_comparison(self, job: ComparisonJob) -> None:
-        """Queue an interleaved measurement; ends in one Comparison."""
+        """Queue an interleaved measurement; its result is one Comparison."""
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Outcomes that are ready, at least one unless ``timeout_s`` passes first; in order of completion."""
+        """Outcomes that are ready, in order of completion; at least one unless ``timeout_s`` passes first."""
 
     def stock(self, job: StockJob) -> StockRun:
         """Have stock flashinfer-bench judge finished Solutions where evaluations run; nothing else may be in flight.
@@ -73,15 +73,15 @@ class Runner(ABC):
     def built(
         self, variants: Iterable[Variant], tick: Tick = lambda: None, arrived: Arrived = lambda _: None
     ) -> dict[str, BuildResult]:
-        """Build these and wait for all of them; nothing else may be in flight.
+        """Build variants and wait for all of them; nothing else may be in flight.
 
         Args:
-            variants: What to build.
+            variants: The variants.
             tick: Called about once a second.
-            arrived: Called with each result as soon as it is there.
+            arrived: Called with each result as it arrives.
 
         Returns:
-            The result of each, by its key.
+            Key of each variant -> its result.
         """
         waiting = {variant.key: variant for variant in variants}
         for variant in waiting.values():
@@ -113,4 +113,4 @@ class Runner(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End all workers. What was queued does not come back."""
+        """End all workers. Queued jobs do not come back."""

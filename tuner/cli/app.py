@@ -1,4 +1,4 @@
-"""The Typer application, and what each kind of error means for the exit code."""
+"""The Typer application, and the exit code of each kind of error."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Start anew in Python's UTF-8 mode where the locale has another encoding: files, pipes and names of files hold the
-    same bytes everywhere, those that libraries write too."""
+    """Restart in Python's UTF-8 mode if the locale has another encoding, so that files, pipes and file names hold the
+    same bytes everywhere, those written by libraries too."""
     if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -55,11 +55,11 @@ def _use_utf8() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors that users can cause end in one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
-    # What an orchestrator sends means what Ctrl-C means, at any moment; servers and sweeps have ways of their own.
+    # SIGTERM, which orchestrators send, means Ctrl-C at any moment. Servers and sweeps replace this handler.
     _on_stop(signal.default_int_handler, signal.SIGTERM)
     try:
         return _answer(given)
-    except KeyboardInterrupt:  # another one, before they were ignored
+    except KeyboardInterrupt:  # a second signal, before signals were ignored
         return errors.EXIT_INTERRUPTED
 
 
@@ -67,10 +67,10 @@ def _answer(given: list[str]) -> int:
     """Run one command to its exit code, with one line where it fails."""
     try:
         log.configure()
-        # Without standalone mode Typer hands back the code of an Exit instead of leaving.
+        # Without standalone mode Typer returns the code of an Exit instead of exiting.
         code = app(given or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _on_stop(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)  # whoever asks again is being answered
+        _on_stop(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)  # further signals change nothing
         return _fail("interrupted", errors.EXIT_INTERRUPTED)
     except Exception as error:
         meaning = exit_code(error)
@@ -81,9 +81,9 @@ def _answer(given: list[str]) -> int:
 
 
 def exit_code(error: Exception) -> int | None:
-    """The exit code of an error that is a user's to solve, None for an internal one.
+    """The exit code of an error that users can solve, None for an internal one.
 
-    The parts below ``tuner`` have their own error classes and do not know this package; here they get their meaning.
+    The packages below ``tuner`` have error classes of their own and do not know this one; they are mapped here.
     """
     from db.errors import NoSuchSweep, StoreError
     from search_spaces import SpaceError
@@ -101,7 +101,7 @@ def exit_code(error: Exception) -> int | None:
 
 
 def _on_stop(handler: Any, *numbers: int) -> None:
-    """Set what these signals do; outside the main thread they are somebody else's."""
+    """Set the handler of these signals; does nothing outside the main thread, where that is impossible."""
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
             signal.signal(number, handler)

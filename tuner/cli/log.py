@@ -1,4 +1,4 @@
-"""What reaches stderr besides results: remarks of our packages, and what libraries log."""
+"""Logging of commands on stderr: remarks of our packages, and what libraries log."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _OURS = ("tuner", "workers", "search_spaces", "db")
 
 
 class Notes(logging.Handler):
-    """Prints our packages' warnings as remarks for people, everything else with level and name.
+    """Prints our packages' warnings as plain remarks, everything else with level and name.
 
-    Through the console of the live display, so that lines stand above it.
+    Uses the console of the live display, so that lines appear above it.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -31,6 +31,6 @@ def configure() -> None:
     """Set up logging of a command.
 
     Raises:
-        UsageError: ``TUNER_LOG_LEVEL`` is not a level.
+        UsageError: ``TUNER_LOG_LEVEL`` does not name a level.
     """
     logging.basicConfig(level=log_level("WARNING"), handlers=[Notes()])

@@ -1,7 +1,7 @@
-"""Ray actors around a builder and an evaluator. Each owns a killable process; the actor itself never runs a candidate.
+"""Ray actors around a builder and an evaluator. Each owns a sandbox; the actor itself never runs a candidate.
 
-The runner gives a builder one job at a time, an evaluator a few, so that it never waits for one. When the actor or its
-machine dies, its fork server sees the closed control socket and ends with everything below it.
+The runner gives a builder one job at a time and an evaluator a few, so that it never waits for one. When the actor or
+its machine dies, its fork server sees the closed control socket and ends with everything below it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from workers.records import (
 )
 
 Packed = bytes | None
-"""An artifact on its way to another machine; None where all share one file system."""
+"""An artifact as an archive for another machine; None if all share one file system."""
 
 
 class BuilderActor:
     """Builds variants on one core.
 
     Args:
-        problem: What variants solve.
-        target: Of all variants.
-        cache_dir: On the actor's machine.
-        deadlines: For the compile phase.
+        problem: The problem that variants solve.
+        target: Target of all variants.
+        cache_dir: Artifact cache on the actor's machine.
+        deadlines: Deadline of the compile phase.
         nice: Niceness of compilation.
         pack: Whether artifacts are sent along, for evaluators on other machines.
     """
@@ -55,22 +55,22 @@ class BuilderActor:
         self._builder.start()
 
     def build(self, variant: Variant) -> tuple[BuildResult, Packed]:
-        """The result, and the artifact if it is sent along."""
+        """Build a variant: the result, and the artifact if it is sent along."""
         result = self._builder.build(variant)
         packed = self._builder.pack(result.artifact) if self._pack and result.artifact else None
         return result, packed
 
     def processes(self) -> dict[str, int | None]:
-        """Process ids: of the actor, its template and its child."""
+        """Process IDs of the actor, its fork server and its child."""
         return {"actor": os.getpid(), **self._builder.processes()}
 
     def close(self) -> None:
-        """End the process below."""
+        """End the sandbox."""
         self._builder.close()
 
 
 class Line:
-    """Threads that wait for their turn, first come, first served."""
+    """A queue of threads that take turns, first come, first served."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -78,7 +78,7 @@ class Line:
 
     @contextlib.contextmanager
     def turn(self, staged: Staged | None = None) -> Iterator[None]:
-        """Wait for the turn, and have it for the block. ``staged`` is what those before may load ahead."""
+        """Wait for this thread's turn, which lasts as long as the context. The one before may load ``staged`` ahead."""
         ticket = [staged]
         with self._changed:
             self._tickets.append(ticket)
@@ -92,14 +92,14 @@ class Line:
                 self._changed.notify_all()
 
     def ahead(self) -> Staged | None:
-        """What whoever is next in line has staged."""
+        """What the next thread in the queue has staged."""
         with self._changed:
             return self._tickets[1][0] if len(self._tickets) > 1 else None
 
 
 class EvaluatorActor:
-    """Judges variants on one device, which it has for itself. Its methods may be called by several threads: jobs wait
-    in line, with their artifacts in place, and the variant of the next one is loaded at the end of the present one.
+    """Judges variants on one device, which it has for itself. Methods may be called by several threads: jobs queue with
+    their artifacts in place, and the variant of the next job is loaded at the end of the present one.
 
     Args:
         problem: Definition and workloads.
@@ -129,7 +129,7 @@ class EvaluatorActor:
         self._line = Line()
 
     def environment(self) -> Environment:
-        """Where it runs."""
+        """The environment of this evaluator."""
         return self._evaluator.environment()
 
     def warm(self) -> dict[str, Prepared]:
@@ -150,18 +150,18 @@ class EvaluatorActor:
             return self._evaluator.compare(job, given)
 
     def stock(self, job: StockJob) -> StockRun:
-        """Stock flashinfer-bench on this device; the process with the resident workloads makes room for it."""
+        """Run stock flashinfer-bench on this device; the process with the resident workloads ends to make room."""
         with self._line.turn():
             self._evaluator.release()
             return verify(self._problem, job)
 
     def processes(self) -> dict[str, int | None]:
-        """Process ids: of the actor, its template and its child; waits for jobs that were there before."""
+        """Process IDs of the actor, its fork server and its child; waits for earlier jobs."""
         with self._line.turn():
             return {"actor": os.getpid(), **self._evaluator.processes()}
 
     def close(self) -> None:
-        """End the process below."""
+        """End the sandbox."""
         with self._line.turn():
             self._evaluator.close()
 

@@ -1,4 +1,4 @@
-"""The Runner on Ray: builder and evaluator actors with a job or a few in flight on each, dead ones replaced."""
+"""The runner on Ray: builder and evaluator actors with one or a few jobs in flight; dead actors are replaced."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ from workers.records import (
 from workers.runner import Outcome, Runner
 
 _ATTEMPTS = 3
-"""A job whose worker is lost is given to another one; lost as often as this, it comes back as WORKER_LOST. Two workers
-may be killed under the same job by chance: that alone must not cost a trial."""
+"""A job that has lost this many workers comes back as WORKER_LOST; until then it is given to another worker. Two
+workers may die under the same job by chance, which must not cost a trial."""
 
 _GPU_DEPTH = 3
-"""Jobs in flight on a GPU's evaluator: one that runs, one whose variant is loaded at the end of it, one for the time
-that the sweep needs for a proposal. On the cpu target the sweep shares the cores, and a job waits for nobody."""
+"""Jobs in flight on a GPU's evaluator: one that runs, one whose variant is loaded at its end, and one for the time that
+the sweep needs for a proposal. On the cpu target there is one, since the sweep shares the cores."""
 
 _MAX_DEATHS = 8
-"""Deaths of one worker in a row after which something is wrong with the machine."""
+"""Deaths of one worker in a row after which the machine is considered broken."""
 
 _START_LIMIT_S = 300.0
 _LOOK_S = 5.0
-"""How often a long wait looks whether its workers still have machines."""
+"""Seconds between checks, during a long wait, whether the workers still have machines."""
 _NICE = {"cpu": 19}
-"""On the cpu target compilation shares cores with what is being timed, and must give way at once."""
+"""Niceness of compilation. On the cpu target it shares cores with what is being timed, and must yield at once."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """Something submitted.
+    """A submitted job.
 
     Args:
         payload: A Variant, an EvaluationJob or a ComparisonJob.
-        losses: Workers that died on it.
-        waiting: The job that needs this build, for builds that nobody submitted.
+        losses: Number of workers that died on it.
+        waiting: The job that needs this build, if the runner submitted it itself.
         missing: Builds that this job waits for.
-        was_rebuilt: Its artifacts were missing once already.
+        was_rebuilt: Whether its artifacts were missing once already.
     """
 
     payload: Any
@@ -78,21 +78,21 @@ class _Job:
 
 @dataclass
 class _Worker:
-    """An actor with how to make it again."""
+    """An actor, and how to make it again."""
 
     make: Callable[[], Any]
     actor: Any = None
     jobs: list[_Job] = field(default_factory=list)
-    """In flight, in the order given; the actor does them in this order."""
+    """Jobs in flight, in the order in which the actor does them."""
     deaths: int = 0
-    """Since it last finished something."""
+    """Deaths since it last finished a job."""
     missing_since: float | None = None
-    """When a dead actor was replaced; None once the new one has answered."""
+    """When a dead actor was replaced; None once its successor has answered."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What a reference stands for: a job on an actor, or (no job) a new actor's first answer."""
+    """The call behind a Ray reference: a job on an actor, or, without a job, a new actor's first answer."""
 
     pool: _Pool
     worker: _Worker
@@ -103,7 +103,7 @@ class _Call:
 
 @dataclass
 class _Pool:
-    """Workers of one kind, their queue, and how many jobs each of them may have."""
+    """Workers of one kind, their queue, and how many jobs each may have."""
 
     workers: list[_Worker] = field(default_factory=list)
     queue: deque[_Job] = field(default_factory=deque)
@@ -116,11 +116,11 @@ class RayRunner(Runner):
     Args:
         problem: Definition and workloads.
         target: ``cpu``, ``sm_90a`` or ``sm_100a``.
-        deadlines: For each phase of a candidate.
-        ray_address: Of a running cluster.
-        accelerator: Ray accelerator type of the machines that evaluate; needed where several kinds fit the target.
-        builders: How many; None for what fits beside the evaluators.
-        evaluators: How many; None for one on each GPU, or on each machine for the cpu target.
+        deadlines: Deadline of each phase of a candidate.
+        ray_address: Address of a running cluster.
+        accelerator: Ray accelerator type of the machines that evaluate; needed if several kinds fit the target.
+        builders: Number of builders; None for as many as fit beside the evaluators.
+        evaluators: Number of evaluators; None for one per GPU, or one per machine for the cpu target.
         cache_dir: Artifact cache; None for the user's cache folder.
         imports: Modules that variants import, whose versions are part of the environment.
 
@@ -152,7 +152,7 @@ class RayRunner(Runner):
         self._ready: list[Outcome] = []
         self._closed = False
         self.patience_s = _START_LIMIT_S
-        """How long all builders or all evaluators may be without a machine."""
+        """Seconds that all builders or all evaluators may be without a machine."""
         if ray_address is None and target != "cpu" and gpu_name() is None:
             raise ClusterError(f"target {target} needs an NVIDIA GPU and this machine has none; give a Ray address")
         self._cluster = join(ray_address)
@@ -166,10 +166,10 @@ class RayRunner(Runner):
         self.evaluators = len(self._evaluation_pool.workers)
 
     def environment(self) -> Environment:
-        """Where evaluations run; waits for the evaluators to be there.
+        """The environment in which evaluations run; waits until the evaluators have started.
 
         Raises:
-            ClusterError: One did not come up, or they are not alike.
+            ClusterError: An evaluator did not start, or their environments differ.
         """
         import ray
 
@@ -215,7 +215,7 @@ class RayRunner(Runner):
         self._submit(self._evaluation_pool, job)
 
     def stock(self, job: StockJob) -> StockRun:
-        """On the first evaluator's machine, with its device free of everything of ours.
+        """Run stock flashinfer-bench on the first evaluator's machine, whose device is freed for it.
 
         Raises:
             WorkerError: The machinery failed.
@@ -233,7 +233,7 @@ class RayRunner(Runner):
         """Outcomes that are ready.
 
         Raises:
-            WorkerError: The machinery failed in a way that another worker will not change (bad dataset, no device).
+            WorkerError: The machinery failed in a way that another worker would not change (bad dataset, no device).
         """
         import ray
 
@@ -249,10 +249,10 @@ class RayRunner(Runner):
                 if left > _LOOK_S:
                     continue
                 break
-            # Those that ended at the same time come along.
+            # Take all others that have ended by now.
             done, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
             for ref in done:
-                # The death of one worker settles all of its references.
+                # The death of a worker also settles its other references.
                 if ref in self._refs:
                     self._finish(ref)
         self._dispatch()
@@ -267,7 +267,7 @@ class RayRunner(Runner):
         import ray
 
         alive = [w.actor for pool in (self._build_pool, self._evaluation_pool) for w in pool.workers]
-        # A worker that is busy cannot answer; killing it closes its template's socket, which ends the rest.
+        # A busy worker cannot answer. Killing it closes the socket of its fork server, which ends the rest.
         idle = [w.actor for p in (self._build_pool, self._evaluation_pool) for w in p.workers if not w.jobs]
         try:
             if idle:
@@ -280,7 +280,7 @@ class RayRunner(Runner):
             self._cluster.close()
 
     def processes(self) -> list[dict[str, int | None]]:
-        """Process ids of all workers, builders first, for people and tests that look after them."""
+        """Process IDs of all workers, builders first; for tests and diagnosis."""
         import ray
 
         workers = [*self._build_pool.workers, *self._evaluation_pool.workers]
@@ -317,7 +317,7 @@ class RayRunner(Runner):
         build_pool = _Pool([_Worker(builder_of(options)) for options in places])
         for worker in (*evaluation_pool.workers, *build_pool.workers):
             worker.actor = worker.make()
-        # Asked for first: actors answer in order, and warming up takes seconds.
+        # First, since actors answer in order and warming up takes seconds.
         self._environments = [worker.actor.environment.remote() for worker in evaluation_pool.workers]
         self._warmed = [worker.actor.warm.remote() for worker in evaluation_pool.workers]
         for ref, worker in zip(self._warmed, evaluation_pool.workers, strict=True):
@@ -352,7 +352,7 @@ class RayRunner(Runner):
         self._refs[ref] = _Call(pool, worker, actor, job, packed)
 
     def _finish(self, ref: Any) -> None:
-        """Take a result, or deal with the worker's death."""
+        """Handle a result, or the worker's death."""
         import ray
 
         call = self._refs.pop(ref)
@@ -376,7 +376,7 @@ class RayRunner(Runner):
             call.worker.jobs.remove(call.job)
 
     def _take(self, call: _Call, outcome: Any) -> None:
-        """A result that came back."""
+        """Handle a result."""
         if call.job is None:
             call.worker.missing_since = None
             return
@@ -394,15 +394,15 @@ class RayRunner(Runner):
             self._ready.append(outcome)
 
     def _bury(self, call: _Call, why: str) -> None:
-        """Replace a dead worker. The job it was at goes to the head of the queue, or comes back as lost; those that
-        were still waiting for it go to the queue as if nothing had happened."""
+        """Replace a dead worker. The job that it was running goes to the head of the queue, or comes back as lost. Its
+        other jobs go back to the queue unchanged."""
         import ray
 
         worker = call.worker
         had_not_begun = call.job is None
         for ref, other in list(self._refs.items()):
             if other.actor is call.actor:
-                # What was finished before the death is there all the same.
+                # Results from before the death are still valid.
                 if ray.wait([ref], timeout=0)[0] and _is_good(ref):
                     self._finish(ref)
                 else:
@@ -413,7 +413,7 @@ class RayRunner(Runner):
         if worker.deaths > _MAX_DEATHS:
             raise ClusterError(f"a worker died {worker.deaths} times without finishing anything: {why}")
         worker.actor, worker.missing_since = worker.make(), time.monotonic()
-        # A new actor may be placed on the very node that is about to be found dead: a job that waits for it there is
+        # A new actor may be placed on a node that is about to be found dead. A job that waits for it there is
         # not the one that killed it.
         self._refs[worker.actor.processes.remote()] = _Call(call.pool, worker, worker.actor, None)
         stranded, worker.jobs = worker.jobs, []
@@ -429,10 +429,10 @@ class RayRunner(Runner):
                 self._ready.append(_lost(job.payload, why))
 
     def _check_there(self) -> None:
-        """Do not wait for ever for machines that do not come back.
+        """Stop waiting for machines that do not come back.
 
         Raises:
-            ClusterError: All workers of a kind have been without a place for long.
+            ClusterError: All workers of a kind have been without a machine for too long.
         """
         for kind, pool in (("builder", self._build_pool), ("evaluator", self._evaluation_pool)):
             since = [w.missing_since for w in pool.workers if w.missing_since is not None]
@@ -442,14 +442,14 @@ class RayRunner(Runner):
                 )
 
     def _rebuild(self, job: _Job) -> None:
-        """Build what the cache no longer holds (evicted, or another machine's), then do the job after all."""
+        """Build what the cache does not hold (evicted, or built on another machine), then run the job."""
         payload = job.payload
         variants = [payload.variant] if isinstance(payload, EvaluationJob) else payload.variants
         job.was_rebuilt, job.missing = True, len(variants)
         self._build_pool.queue.extendleft(_Job(variant, waiting=job) for variant in variants)
 
     def _go_on(self, job: _Job, built: Any) -> None:
-        """One of the builds that a job waits for is done."""
+        """Handle the end of a build that a job waits for."""
         job.missing -= 1
         if built.artifact is not None:
             job.payload = _with_artifact(job.payload, built.key, built.artifact)
@@ -458,7 +458,7 @@ class RayRunner(Runner):
 
 
 def _is_good(ref: Any) -> bool:
-    """Whether a finished call gave a result."""
+    """Whether a finished call has a result."""
     import ray
 
     try:
@@ -469,7 +469,7 @@ def _is_good(ref: Any) -> bool:
 
 
 def _lost(payload: Any, why: str) -> Outcome:
-    """What comes back for a job whose workers died."""
+    """The outcome of a job whose workers died."""
     message = f"the worker died {_ATTEMPTS} times: {why}"
     if isinstance(payload, Variant):
         return BuildResult(payload.key, Status.WORKER_LOST, 0.0, log=message)
@@ -479,7 +479,7 @@ def _lost(payload: Any, why: str) -> Outcome:
 
 
 def _with_artifact(payload: Any, key: str, artifact: str) -> Any:
-    """The job with the artifact that a rebuild gave; the digest differs if the toolchain has changed."""
+    """The job with the artifact of a rebuild, whose digest differs if the toolchain has changed."""
     if isinstance(payload, EvaluationJob):
         return replace(payload, variant=replace(payload.variant, artifact=artifact))
     variants = tuple(replace(v, artifact=artifact) if v.key == key else v for v in payload.variants)

@@ -1,1 +1,1 @@
-"""Everything that knows flashinfer-bench: its objects, datasets and its official run."""
+"""Everything that depends on flashinfer-bench: its objects, its datasets, and runs of its own command."""

@@ -1,6 +1,6 @@
 """The adapter to flashinfer-bench: its formats, inputs and rules, so that the rest of the code need not know them.
 
-flashinfer-bench and torch are imported inside the functions, since they take seconds and the command line must not.
+flashinfer-bench and torch are imported inside functions, since that takes seconds and the command line must be fast.
 Nothing here needs CUDA: where flashinfer-bench would call ``torch.cuda`` (its evaluators and its timer), our own
 check and timer are used instead, with flashinfer-bench's functions for inputs, errors and normalisation.
 """
@@ -18,7 +18,7 @@ from workers.fib.dataset import Document
 from workers.records import Measurement, Status, Variant
 
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
-"""Languages that are imported, not compiled ahead."""
+"""Languages that are imported instead of compiled ahead."""
 
 _PUBLIC_STATUSES = (
     Status.PASSED,
@@ -29,11 +29,11 @@ _PUBLIC_STATUSES = (
     Status.COMPILE_ERROR,
     Status.TIMEOUT,
 )
-"""Those that flashinfer-bench's EvaluationStatus has too."""
+"""Statuses that flashinfer-bench's EvaluationStatus has too."""
 
 
 def definition_model(document: Document) -> Any:
-    """flashinfer-bench's Definition of a document.
+    """The document as flashinfer-bench's Definition.
 
     Raises:
         DatasetError: It breaks the schema; the message names the field.
@@ -44,7 +44,7 @@ def definition_model(document: Document) -> Any:
 
 
 def workload_model(document: Document) -> Any:
-    """flashinfer-bench's Workload of a document.
+    """The document as flashinfer-bench's Workload.
 
     Raises:
         DatasetError: It breaks the schema; the message names the field.
@@ -55,7 +55,7 @@ def workload_model(document: Document) -> Any:
 
 
 def solution_model(document: Document) -> Any:
-    """flashinfer-bench's Solution of a document.
+    """The document as flashinfer-bench's Solution.
 
     Raises:
         DatasetError: It breaks the schema; the message names the field.
@@ -77,13 +77,13 @@ def _model(model: Any, document: Document, what: str) -> Any:
 
 
 def solution(variant: Variant, name: str | None = None, description: str | None = None, author: str = "tuner") -> Any:
-    """A flashinfer-bench Solution with the variant's content.
+    """A variant as a flashinfer-bench Solution.
 
     Args:
-        variant: What it holds.
-        name: Its name in the dataset; the variant's key if not given.
-        description: For people.
-        author: Recorded in the Solution.
+        variant: The variant.
+        name: Name in the dataset; default: the variant's key.
+        description: Description in the Solution.
+        author: Author in the Solution.
     """
     document = {
         "name": name or f"tuner_{variant.key}",
@@ -97,7 +97,7 @@ def solution(variant: Variant, name: str | None = None, description: str | None 
             "destination_passing_style": variant.destination_passing,
             **({"binding": variant.binding} if variant.binding else {}),
         },
-        # flashinfer-bench refuses empty files, which Python packages have.
+        # flashinfer-bench refuses empty files, such as __init__.py often is.
         "sources": [{"path": path, "content": text or "\n"} for path, text in sorted(variant.sources.items())],
     }
     if description is not None:
@@ -106,7 +106,7 @@ def solution(variant: Variant, name: str | None = None, description: str | None 
 
 
 def variant_of(document: Document, target: str) -> Variant:
-    """The variant that a Solution's document describes, under the Solution's name.
+    """The variant that a Solution's document describes; its key is the Solution's name.
 
     Raises:
         DatasetError: The document breaks flashinfer-bench's schema.
@@ -145,32 +145,32 @@ def build(variant: Variant, definition: Document) -> Any:
         The entry point as a callable.
 
     Raises:
-        flashinfer_bench.compile.BuildError: As its builder raises it.
+        flashinfer_bench.compile.BuildError: The builder failed.
     """
     from flashinfer_bench.compile import BuilderRegistry
 
-    # A registry of our own: the singleton would keep every variant's library loaded for good.
+    # A registry of our own: the singleton would keep every variant's library loaded.
     registry = BuilderRegistry(list(BuilderRegistry.get_instance()._builders))
     return registry.build(definition_model(definition), solution(variant))
 
 
 class Inputs(tuple[Any, ...]):
-    """Inputs in definition order, with the workload's axes: an input that is not given does not show its own."""
+    """Inputs in the order of the definition, with the workload's axes, which an absent input cannot show."""
 
     axes: Mapping[str, int] = {}
 
 
 def make_inputs(definition: Any, workload: Any, root: str, device: str, absent: Collection[str] = ()) -> Inputs:
-    """Inputs of a workload in definition order, the same on every call on the same kind of device.
+    """Inputs of a workload in the order of the definition, equal on every call on the same kind of device.
 
-    flashinfer-bench draws random inputs from torch's global generator, which is seeded here from the workload's uuid
-    and put back afterwards.
+    flashinfer-bench draws random inputs from torch's global generator, which is seeded from the workload's uuid here
+    and restored afterwards.
 
     Args:
         absent: Names of optional inputs that are not given; they are None.
 
     Raises:
-        DatasetError: A blob is missing, or does not hold the tensor that the definition asks for.
+        DatasetError: A blob is missing, or does not hold the tensor of the definition.
     """
     import torch
     from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
@@ -192,14 +192,14 @@ def make_inputs(definition: Any, workload: Any, root: str, device: str, absent: 
 
 
 def absent_inputs(definition: Document, workload: Document) -> list[str]:
-    """Optional inputs of a definition that a workload does not give. flashinfer-bench's own objects forget which inputs
-    are optional, and draw them at random."""
+    """Optional inputs of a definition that a workload does not give. flashinfer-bench's own objects lose which inputs
+    are optional, and make random ones."""
     given = workload["inputs"]
     return [name for name, spec in definition["inputs"].items() if spec.get("optional") and name not in given]
 
 
 def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
-    """Outputs of the definition's reference, which may write to what it is given.
+    """Outputs of the definition's reference, which may overwrite its arguments.
 
     Raises:
         DatasetError: The reference does not run on these inputs.
@@ -218,7 +218,7 @@ def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[
 
 
 def allocate_outputs(definition: Any, inputs: Sequence[Any], device: str) -> list[Any]:
-    """Empty output tensors in definition order."""
+    """Empty output tensors in the order of the definition."""
     import torch
 
     axes = dict(getattr(inputs, "axes", {}))
@@ -233,10 +233,10 @@ def allocate_outputs(definition: Any, inputs: Sequence[Any], device: str) -> lis
 
 
 def normalize(definition: Any, result: Any, device: str) -> list[Any]:
-    """What a value-returning candidate gave, as a list of tensors in definition order.
+    """The values that a candidate returned, as a list of tensors in the order of the definition.
 
     Raises:
-        ValueError: The number of values is not the number of outputs.
+        ValueError: There are more or fewer values than outputs.
     """
     from flashinfer_bench.bench.evaluators.utils import normalize_result
 
@@ -252,7 +252,7 @@ def trace(
     libs: dict[str, str],
     reference_us: float | None = None,
 ) -> Any:
-    """flashinfer-bench's Trace of a measurement. A status that it does not know is RUNTIME_ERROR, named in the log."""
+    """flashinfer-bench's Trace of a measurement. A status that it does not know becomes RUNTIME_ERROR, with a log."""
     from flashinfer_bench.data import Correctness, Environment, Evaluation, EvaluationStatus, Performance, Trace
 
     known = measurement.status in _PUBLIC_STATUSES
@@ -287,7 +287,7 @@ def trace(
 
 
 def trace_model(document: Document) -> Any:
-    """flashinfer-bench's Trace of a document that it wrote itself.
+    """A document that flashinfer-bench wrote, as its Trace.
 
     Raises:
         DatasetError: It breaks the schema; the message names the field.

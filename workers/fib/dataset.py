@@ -1,4 +1,4 @@
-"""A flashinfer-trace folder as plain documents: found and parsed without torch or flashinfer-bench."""
+"""Reads a flashinfer-trace folder into plain documents, without torch or flashinfer-bench."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.judge.rules import Asked
 _log = logging.getLogger(__name__)
 
 INPUT_TYPES = ("random", "scalar", "safetensors")
-"""Kinds of workload inputs that can be made here."""
+"""Kinds of workload inputs that are supported."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Problem:
         root: The dataset folder; blob paths in workloads are relative to it.
         definition: The definition's document.
         workloads: The workload documents (``uuid``, ``axes``, ``inputs``), in dataset order.
-        left_out: For each workload whose inputs cannot be had, or that cannot be judged, one line that says why.
-        asked: What the user set for judging outputs.
+        left_out: One line for each workload without inputs, or that cannot be judged, that says why.
+        asked: The user's settings for judging outputs.
     """
 
     root: str
@@ -60,7 +60,7 @@ class Problem:
         raise DatasetError(unknown("workload", uuid, [w["uuid"] for w in self.workloads]))
 
     def content(self, uuid: str) -> str:
-        """Digest of a workload's axes and given inputs, those in files included: 16 hex digits.
+        """Digest of a workload's axes and inputs, including those in files, as 16 hex digits.
 
         Raises:
             DatasetError: There is no such workload, or a file cannot be read.
@@ -89,14 +89,14 @@ def _known_file_digest(path: Path, _size: int, _mtime_ns: int) -> str:
 
 
 class Dataset:
-    """A folder with ``definitions/``, ``workloads/`` and, if it has any, ``solutions/``.
+    """A folder with ``definitions/``, ``workloads/`` and maybe ``solutions/``.
 
-    Definitions are parsed at once (a few milliseconds each hundred), workloads of a definition when asked for. Hidden
-    files are not read, and what is wrong with one definition is no matter for another. What is left out is logged, each
-    thing once, as a warning.
+    Definitions are parsed at once (a few milliseconds for a hundred), workloads of a definition when they are needed.
+    Hidden files are not read, and a fault in one definition does not affect others. What is left out is logged as a
+    warning, once each.
 
     Raises:
-        DatasetError: The folder is missing or holds no definition that can be used.
+        DatasetError: The folder is missing or holds no usable definition.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -127,10 +127,10 @@ class Dataset:
             self._remark(f"{fault}; left out")
 
     def _counts(self, kind: str, name: str, stem: str, first: Path, second: Path, same: bool) -> Path:
-        """Which of two files of one name counts: editors, checkpoints and people leave copies.
+        """Which of two files with the same content name to use, since editors and people leave copies.
 
         Raises:
-            DatasetError: They differ, and not just one of them is called ``stem``.
+            DatasetError: They differ, and not exactly one of them is called ``stem``.
         """
         called = [p for p in (first, second) if p.stem == stem]
         if len(called) != 1 and not same:
@@ -143,14 +143,14 @@ class Dataset:
         """The definition's document.
 
         Raises:
-            DatasetError: The name is unknown, and the message lists near ones; or the document is not a definition.
+            DatasetError: The name is unknown (the message lists similar ones), or the document is not a definition.
         """
         if name not in self.definitions:
             raise DatasetError(self._broken.get(name) or unknown("definition", name, list(self.definitions)))
         return self.definitions[name]
 
     def definition_file(self, name: str) -> Path:
-        """Where the definition was read from."""
+        """The file that the definition was read from."""
         self.definition(name)
         return self._files[name]
 
@@ -163,7 +163,7 @@ class Dataset:
         self.definition(definition)
         found: dict[str, Document] = {}
         seen: dict[str, tuple[Path, str]] = {}
-        # Files are named after their definition; a foreign name may still hold lines of it.
+        # Files are named after their definition, but other files may hold lines of it too.
         files = documents_below(self.root / "workloads", ".jsonl")
         for path in sorted(files, key=lambda p: p.stem != definition):
             for number, document in self._lines(path, definition):
@@ -181,7 +181,7 @@ class Dataset:
         return list(found.values())
 
     def _lines(self, path: Path, definition: str) -> list[tuple[int, Document]]:
-        """The lines of a workload file; a fault in what is not this definition's ends nothing."""
+        """The lines of a workload file. Faults in lines of other definitions are ignored."""
         lines, faults = read_lines(path, self.root)
         for text, fault in faults:
             if path.stem == definition or f'"{definition}"' in text:
@@ -197,8 +197,8 @@ class Dataset:
     def problem(self, definition: str, uuids: Sequence[str] | None = None) -> Problem:
         """A definition and its workloads, all of them or those named.
 
-        Workloads whose inputs cannot be had (a blob that is missing, cut off or a git-lfs pointer) are left out with a
-        remark, if others remain and they were not asked for by name.
+        Workloads whose inputs are missing (a blob that is not there, cut off or a git-lfs pointer) are left out with a
+        remark, if others remain and they were not named.
 
         Raises:
             DatasetError: Definition or workload is unknown, or no workload is left.
@@ -236,7 +236,7 @@ class Dataset:
         """Name -> Solution document of everything under ``solutions/`` that can be read.
 
         Raises:
-            DatasetError: A name appears twice, and no file's own name says which one counts.
+            DatasetError: A name appears twice, and no file name says which one to use.
         """
         found: dict[str, Document] = {}
         files: dict[str, Path] = {}
@@ -254,7 +254,7 @@ class Dataset:
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """One line that says that a name is unknown and which ones are near."""
+    """One line that says that a name is unknown and which names are similar."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = near or sorted(known)[:5]
     head = "did you mean" if near else "some of the known are"
@@ -269,7 +269,7 @@ def _need(document: Document, key: str, path: Path) -> str:
 
 
 def _name(document: Document, path: Path, key: str = "name") -> str:
-    """The name, fit to be shown and to be a part of a file's name: messages and files are made of such names."""
+    """Check that a name can be shown in messages and be part of a file name."""
     name = _need(document, key, path)
     why = why_unfit(name)
     if why is not None:
@@ -278,7 +278,7 @@ def _name(document: Document, path: Path, key: str = "name") -> str:
 
 
 def _check_definition(document: Document, path: Path) -> None:
-    """What is read of a definition has the form that is read; flashinfer-bench checks the rest when it loads it."""
+    """Check the parts of a definition that are used here; flashinfer-bench checks the rest when it loads it."""
     _name(document, path, "op_type")
     _need(document, "reference", path)
     for key in ("axes", "inputs", "outputs"):
@@ -291,7 +291,7 @@ def _check_definition(document: Document, path: Path) -> None:
 
 
 def _workload(workload: Any, where: str) -> Document:
-    """The workload of a line, if what is read of it has the form that is read."""
+    """The workload of a line, after a check of the parts that are used here."""
     if not isinstance(workload, dict) or not {"uuid", "axes", "inputs"} <= set(workload):
         raise DatasetError(f"{where}: a workload line needs 'workload' with uuid, axes and inputs")
     uuid = workload["uuid"]
@@ -310,5 +310,5 @@ def _workload(workload: Any, where: str) -> Document:
 
 
 def _stays_inside(path: str) -> bool:
-    """Whether a path is one below the dataset's folder, or an absolute one."""
+    """Whether a path is below the dataset's folder, or absolute."""
     return os.path.isabs(path) or not os.path.normpath(path).startswith("..")

@@ -1,4 +1,4 @@
-"""The files of a flashinfer-trace folder: which ones count, what is wrong with one, and with the tensors it names."""
+"""Finds and reads the files of a flashinfer-trace folder, and says what is wrong with a file or a tensor."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from workers.errors import DatasetError
 
 Document = dict[str, Any]
-"""A parsed JSON object of flashinfer-bench's schema."""
+"""A parsed JSON object with flashinfer-bench's schema."""
 
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 _MOST_HEADER_BYTES = 100 << 20
-"""The safetensors library's own limit."""
+"""Longest header of a safetensors file, the library's own limit."""
 
 
 def documents_below(folder: Path, suffix: str) -> list[Path]:
-    """Files with this ending, sorted, without hidden ones: editors and systems leave copies of any content there."""
+    """Files with this ending, sorted, without hidden ones, which editors and systems leave."""
     found = sorted(folder.rglob(f"*{suffix}"))
     return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 def read_text(path: Path, root: Path) -> str:
-    """A JSON file's text, whatever byte order mark it begins with.
+    """The text of a JSON file, with any byte order mark.
 
     Raises:
         DatasetError: It cannot be read, is not text, or is a git-lfs pointer to the file.
@@ -43,11 +43,11 @@ def read_text(path: Path, root: Path) -> str:
 
 
 def read_lines(path: Path, root: Path) -> tuple[list[tuple[int, Document]], list[tuple[str, str]]]:
-    """The documents of a JSON-lines file with their line numbers; and for each line that holds none, the line and what
-    is wrong with it. A file that cannot be read at all counts as one such line."""
+    """The documents of a JSON-lines file with their line numbers, and the lines without a document with what is wrong.
+    A file that cannot be read counts as one such line."""
     lines, faults = [], []
     try:
-        # Not splitlines(): JSON texts may hold characters that it takes for the end of a line.
+        # Not splitlines(): it also splits at characters that JSON texts may contain.
         texts = read_text(path, root).split("\n")
     except DatasetError as error:
         return [], [("", str(error))]
@@ -65,14 +65,14 @@ def parse(text: str, path: Path, line: int | None = None) -> Document:
     """The JSON object of a file, or of one of its lines.
 
     Raises:
-        DatasetError: It is none.
+        DatasetError: It is not a JSON object.
     """
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
         at = line if line is not None else error.lineno
         raise DatasetError(f"{path}:{at}: not valid JSON: {error.msg} (column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
+    except (ValueError, RecursionError) as error:  # numbers with thousands of digits, thousands of nested brackets
         raise DatasetError(f"{path}:{line or 1}: not usable JSON: {type(error).__name__}: {error}") from None
     if not isinstance(document, dict):
         raise DatasetError(f"{path}:{line or 1}: expected a JSON object, found {type(document).__name__}")

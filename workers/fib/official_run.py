@@ -1,8 +1,8 @@
-"""Stock flashinfer-bench as the judge of finished Solutions: its own command line, in its own processes.
+"""Has stock flashinfer-bench judge finished Solutions, with its own command line in its own processes.
 
 Everything else in this package judges with flashinfer-bench's functions inside our processes. Here nothing of ours is
-between the Solution and flashinfer-bench: a flashinfer-trace folder is staged, ``flashinfer-bench run`` is called on it
-as a user would, and the traces it left are read back. It needs a CUDA device: flashinfer-bench 0.1.2 runs nowhere else.
+between the Solution and flashinfer-bench: a flashinfer-trace folder is staged, ``flashinfer-bench run`` is called as a
+user would call it, and the traces are read back. It needs a CUDA device: flashinfer-bench 0.1.2 runs nowhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.fib.dataset import Document, Problem
 from workers.records import Tolerance
 
 _CLI = "from flashinfer_bench.cli.main import cli; cli()"
-"""What the console script ``flashinfer-bench`` does; the script itself may not be on the PATH."""
+"""Code of the console script ``flashinfer-bench``, which may not be on the PATH."""
 
 _LOG_CHARS = 8000
 
@@ -32,8 +32,8 @@ _LOG_CHARS = 8000
 class Effort:
     """How long stock flashinfer-bench measures; the defaults are its own.
 
-    It times the reference as long as the Solution, on fresh clones of all inputs: on the large MoE definition
-    ``trials * (warmup + iterations)`` runs of a reference of 15 to 50 ms for each workload.
+    It times the reference as thoroughly as the Solution, on fresh clones of all inputs: on the large MoE definition
+    ``trials * (warmup + iterations)`` runs of a reference that takes 15 to 50 ms, for each workload.
     """
 
     warmup: int = 10
@@ -42,8 +42,7 @@ class Effort:
 
 
 VERIFY = Effort(warmup=3, iterations=20, trials=2)
-"""For an export: every check that stock flashinfer-bench makes, on two draws of inputs, and a figure, in a third of the
-time."""
+"""For an export: all checks of stock flashinfer-bench, on two draws of inputs, and a figure, in a third of the time."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class StockJob:
     Args:
         solutions: Documents of Solutions of the problem's definition.
         rule: Accepted errors.
-        effort: How much is measured.
-        timeout_s: For the whole run.
+        effort: How much to measure.
+        timeout_s: Limit of the whole run in seconds.
     """
 
     solutions: tuple[Document, ...] = field(repr=False)
@@ -65,7 +64,7 @@ class StockJob:
 
 @dataclass(frozen=True)
 class StockRun:
-    """What ``flashinfer-bench run`` left. ``returncode`` is None if time ran out, ``log`` the end of its output."""
+    """The result of ``flashinfer-bench run``. ``returncode`` is None on a timeout, ``log`` the end of its output."""
 
     returncode: int | None
     seconds: float
@@ -108,10 +107,10 @@ def command(folder: Path, definition: str, solutions: Sequence[str], rule: Toler
 
 
 def run(folder: Path, definition: str, job: StockJob, env: Mapping[str, str] | None = None) -> StockRun:
-    """Call it on a staged folder and read the traces it added.
+    """Call flashinfer-bench on a staged folder and read the traces that it added.
 
-    Its processes form a group of their own, which ends with the run: a Solution that hangs is flashinfer-bench's to
-    stop, and ours if it does not.
+    Its processes form a group, which is killed at the end of the run in case flashinfer-bench does not stop a Solution
+    that hangs.
     """
     names = [str(s["name"]) for s in job.solutions]
     began = time.perf_counter()

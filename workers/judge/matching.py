@@ -159,7 +159,7 @@ def _selected(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[A
 
 
 def _by_row(indices: Any, choice: Any) -> Any:
-    """[rows, chosen]"""
+    """The indices as whole numbers, shape [rows, chosen]."""
     indices = indices.to(torch.int64)
     if choice.axis is None:
         return indices.reshape(-1, 1)
