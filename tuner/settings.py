@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
 from tuner.errors import UsageError
 from tuner.sweeps.regimes import DEFAULT_BOUNDS
+from workers.devices.targets import NAMES as TARGETS
+from workers.devices.targets import target_named
 
 ENVIRONMENT = {
     "db": ("TUNER_DB_URL",),
@@ -48,6 +50,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+def _known_target(name: str) -> str:
+    return target_named(name).name
+
+
+TargetName = Annotated[str, AfterValidator(_known_target), WithJsonSchema({"type": "string", "enum": list(TARGETS)})]
+"""A target of :data:`workers.devices.targets.TARGETS`."""
+
+
 class SweepSettings(BaseModel):
     """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues with the same."""
 
@@ -58,7 +68,7 @@ class SweepSettings(BaseModel):
     )
     dataset: Path | None = Field(None, description="flashinfer-trace folder; default: the packaged one")
     space: str | None = Field(None, description="name of a search space, or a folder with a space.yaml")
-    target: Literal["cpu", "sm_90a", "sm_100a"] | None = Field(None, description="default: this machine's")
+    target: TargetName | None = Field(None, description=f"{', '.join(TARGETS)}; default: this machine's")
     accelerators: tuple[str, ...] = Field(
         (), description="kinds of machine in the Ray cluster (its accelerator types) to sweep on, each on its own"
     )

@@ -102,7 +102,7 @@ class Variant:
         sources: Path -> text, complete.
         entry_point: ``file::function``.
         language: flashinfer-bench's language.
-        target: ``cpu``, ``sm_90a`` or ``sm_100a``.
+        target: One of :data:`workers.devices.targets.NAMES`.
         dependencies: Package names.
         destination_passing: Outputs are the last arguments.
         binding: flashinfer-bench's binding for C++ and CUDA sources.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from workers.devices.targets import NAMES
+
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of text")]
 Db = Annotated[
     str | None, typer.Option("--db", help="database URL; default: TUNER_DB_URL, else SQLite in your data folder")
@@ -16,7 +18,7 @@ Dataset = Annotated[
 ]
 Definition = Annotated[str | None, typer.Option("--definition", help="name of the definition")]
 Space = Annotated[str | None, typer.Option("--space", help="name of a search space, or a folder with a space.yaml")]
-Target = Annotated[str | None, typer.Option("--target", help="cpu, sm_90a or sm_100a; default: this machine's")]
+Target = Annotated[str | None, typer.Option("--target", help=f"{', '.join(NAMES)}; default: this machine's")]
 Hardware = Annotated[
     str | None, typer.Option("--hardware", help="GPU or CPU name as recorded, or 'auto' for this machine's")
 ]

@@ -25,6 +25,7 @@ from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
 from tuner.results.trace_folder import TraceFolder
 from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
 from tuner.sweeps.variants import solution_variant
+from workers.devices.targets import is_cuda
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.fib.official_run import StockJob
@@ -97,7 +98,7 @@ def export_winners(
     verification: dict[str, dict[str, Any]] = {
         m.workload: {"status": m.status.value, "median_us": m.median_us} for m in evaluation.measurements
     }
-    if setup.target == "cpu":
+    if not is_cuda(setup.target):
         reference = dict(store.sweeps.get(sweep_id).summary.get("reference_by_workload_us", {}))
         traces = _own_traces(setup, name, evaluation, environment, reference)
     else:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from workers.devices.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,16 @@ def _peak(terabytes_per_s: float, bf16_teraflop_per_s: float) -> Peak:
     return Peak(terabytes_per_s * 1e6, {"bfloat16": bf16, "float16": bf16, "float8_e4m3fn": 2 * bf16})
 
 
-PEAKS = (
-    (r"\bH100 PCIe\b", _peak(2.0, 756.5)),
-    (r"\bH100 NVL\b", _peak(3.9, 835.5)),
-    (r"\bH100\b", _peak(3.35, 989.5)),
-    (r"\bH200\b", _peak(4.8, 989.5)),
-    (r"\bGB200\b", _peak(8.0, 2500.0)),
-    (r"\bB200\b", _peak(8.0, 2250.0)),
-)
-"""Name that the driver reports -> peak rates. Source: NVIDIA's data sheets of H100, H200, HGX B200 and GB200 NVL72."""
+def _peaks() -> Iterator[tuple[str, Peak]]:
+    """Name that the driver reports -> peak rates; the special variants of a model before the model."""
+    for accelerator in (a for target in TARGETS for a in target.accelerators):
+        for words, rates in accelerator.variants.items():
+            yield rf"\b{accelerator.name} {words}\b", _peak(*rates)
+        if accelerator.terabytes_per_s is not None and accelerator.bf16_teraflop_per_s is not None:
+            yield rf"\b{accelerator.name}\b", _peak(accelerator.terabytes_per_s, accelerator.bf16_teraflop_per_s)
+
+
+PEAKS = tuple(_peaks())
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int64": 8, "int32": 4, "bool": 1}
 _EXPERTS, _LOCAL = "num_experts", "num_local_experts"

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner.settings import TargetName
+
 MAX_ID = 2**63 - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
 """Names of definitions, spaces and workloads: no slash and no leading dot, so that no name is a path."""
@@ -27,7 +29,7 @@ class StartSweep(BaseModel):
 
     definition: str = Field(pattern=NAME, description="a definition of the server's dataset")
     space: str | None = Field(None, pattern=NAME, description="an installed search space; default: the one that fits")
-    target: Literal["cpu", "sm_90a", "sm_100a"] | None = Field(None, description="default: the server machine's")
+    target: TargetName | None = Field(None, description="default: the server machine's")
     max_trials: int | Literal["auto"] = Field(64, description="1 to 100000 trials over all regimes, or auto")
     budget_s: float | None = Field(None, gt=0, le=7 * 86400, allow_inf_nan=False, description="wall time in seconds")
     sampler: str | None = Field(None, pattern=NAME, description="search strategy")

@@ -21,6 +21,7 @@ import yaml
 
 from tuner.errors import EXIT_OK, UsageError
 from tuner.settings import ENVIRONMENT, SweepSettings
+from workers.devices.targets import NAMES, target_of_accelerator
 from workers.sandbox import interpreter
 
 _BY_ENVIRONMENT = {name: variables[0] for name, variables in ENVIRONMENT.items()}
@@ -73,11 +74,9 @@ def target_for(settings: SweepSettings, accelerator: str) -> str:
     Raises:
         UsageError: There is none.
     """
-    from workers.cluster.machines import target_of
-
-    target = settings.target or target_of(accelerator)
+    target = settings.target or target_of_accelerator(accelerator)
     if target is None:
-        raise UsageError(f"accelerator {accelerator!r} has no target of its own; give --target cpu, sm_90a or sm_100a")
+        raise UsageError(f"accelerator {accelerator!r} has no target of its own; give --target {' or '.join(NAMES)}")
     return target
 
 

@@ -11,14 +11,12 @@ from db.store import Store
 from search_spaces import SearchSpace, SpaceFamily
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import SweepSettings
+from workers.devices.targets import accelerators_of, is_cuda, target_named
 from workers.fib.dataset import Dataset, Problem
 from workers.judge.resident_workloads import Prepared
 from workers.judge.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
 from workers.records import Deadlines, Method, Tolerance
 from workers.runner import Runner
-
-MODES = {True: ("host",), False: ("cuda_graph", "eager")}
-"""Whether the target is the CPU -> execution modes that it can time, the default first."""
 
 GPU_MIN_SAMPLES = 10
 
@@ -91,9 +89,9 @@ class Setup:
         """How measurements are taken."""
         s = self.settings
         return Method(
-            mode=s.mode or MODES[self.target == "cpu"][0],
+            mode=s.mode or target_named(self.target).modes[0],
             # GPU samples are cheap next to what surrounds them, and six are needed for 95 % at all.
-            min_samples=Method.min_samples if self.target == "cpu" else min(GPU_MIN_SAMPLES, s.max_samples),
+            min_samples=min(GPU_MIN_SAMPLES, s.max_samples) if is_cuda(self.target) else Method.min_samples,
             max_samples=s.max_samples,
             target_rel_ci=s.target_rel_ci,
             budget_s=s.sample_budget_s,
@@ -124,7 +122,7 @@ def resolve(settings: SweepSettings) -> Setup:
         raise UsageError(str(error)) from None
     problem = replace(dataset.problem(name, chosen), asked=asked)
     target = _target(settings)
-    allowed = MODES[target == "cpu"]
+    allowed = target_named(target).modes
     if settings.mode is not None and settings.mode not in allowed:
         raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
     return Setup(settings, dataset, problem, target, rules)
@@ -184,16 +182,15 @@ def open_runner(
         UnusableEnvironmentError: There is no machine for the target.
         UsageError: Several accelerators: that takes a sweep on each, see :mod:`tuner.sweeps.per_accelerator`.
     """
-    from workers.cluster.machines import ACCELERATORS
     from workers.cluster.ray_runner import RayRunner
     from workers.devices.environment import gpu_name
 
     s = setup.settings
     if len(s.accelerators) > 1:
         raise UsageError(f"one kind of machine at a time can be measured on, not {', '.join(s.accelerators)}")
-    if setup.target != "cpu" and s.ray_address is None and local_target() != setup.target:
+    if is_cuda(setup.target) and s.ray_address is None and local_target() != setup.target:
         raise UnusableEnvironmentError(
-            f"target {setup.target} needs one of {', '.join(ACCELERATORS[setup.target])} and this machine has "
+            f"target {setup.target} needs one of {', '.join(accelerators_of(setup.target))} and this machine has "
             f"{gpu_name() or 'no GPU'}; give --ray-address of a cluster that has one, or --target {local_target()}"
         )
     say(f"starting workers for {setup.problem.name} on {setup.target}")

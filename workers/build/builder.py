@@ -20,6 +20,7 @@ from workers.build import loader
 from workers.build.artifact_cache import DISK_FULL, ArtifactCache
 from workers.devices.environment import toolchain
 from workers.devices.libraries import imported_names
+from workers.devices.targets import is_cuda
 from workers.errors import CacheFullError, ChildDiedError, ChildRaisedError, PhaseTimeoutError
 from workers.fib.dataset import Document
 from workers.records import BuildResult, Status, Variant
@@ -60,7 +61,7 @@ class VariantBuilder:
         self._target = target
         self._toolchains: dict[tuple[str, ...], Mapping[str, str]] = {}
         self._request = ForkRequest("workers.build.builder:BuildHandler", (definition,), nice=nice)
-        self._preload = ("torch", "numba") if preload is None and target == "cpu" else preload
+        self._preload = ("torch", "numba") if preload is None and not is_cuda(target) else preload
         self._process: ChildProcess | None = None
         self._builds = 0
 

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from workers.devices.environment import cores
+from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ClusterError
 from workers.records import Environment
 from workers.sandbox import interpreter
@@ -34,9 +35,6 @@ _OBJECT_STORE_BYTES = 80 << 20
 _TEMP_ROOT = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 _TEMP_PREFIX = "tnr"
 _KNOCK_LIMIT_S = 10.0
-
-ACCELERATORS = {"sm_90a": ("H100", "H200", "H20", "GH200"), "sm_100a": ("B200", "GB200")}
-"""Target -> Ray accelerator types that run it."""
 
 _ACCELERATOR = "accelerator_type:"
 
@@ -218,11 +216,6 @@ def _cluster(temp_dir: Path | None) -> Cluster:
     )
 
 
-def target_of(accelerator: str) -> str | None:
-    """The target whose kernels run on an accelerator type, None for one that has none."""
-    return next((target for target, kinds in ACCELERATORS.items() if accelerator in kinds), None)
-
-
 def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = None) -> list[dict[str, Any]]:
     """Ray actor options of every evaluator that the cluster can hold, empty if no machine fits the target.
 
@@ -236,7 +229,7 @@ def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = N
         ClusterError: No machine has that accelerator; or several kinds fit and none was named, since measurements of
             different hardware must never share a record.
     """
-    if accelerator is None and (target == "cpu" or cluster.is_local):
+    if accelerator is None and (not is_cuda(target) or cluster.is_local):
         return _unnamed(target, cluster)
     places = _places(target, cluster)
     if accelerator is None:
@@ -252,7 +245,7 @@ def evaluator_options(target: str, cluster: Cluster, accelerator: str | None = N
 
 def _unnamed(target: str, cluster: Cluster) -> list[dict[str, Any]]:
     """Evaluators without an accelerator type: one per GPU; on the cpu target one per slot, or per machine."""
-    if target != "cpu":
+    if is_cuda(target):
         return [{"num_cpus": 0, "num_gpus": 1}] * cluster.gpus
     if cluster.evaluator_slots:
         return [{"num_cpus": 0, "resources": {EVALUATOR_SLOT: 1}}] * cluster.evaluator_slots
@@ -265,11 +258,11 @@ def _places(target: str, cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
     for _, resources in _nodes():
         kinds = [r.removeprefix(_ACCELERATOR) for r in resources if r.startswith(_ACCELERATOR)]
         for kind in kinds:
-            if target != "cpu" and kind not in ACCELERATORS.get(target, ()):
+            if is_cuda(target) and kind not in accelerators_of(target):
                 continue
             # A hundredth of the node's single accelerator_type unit for each: it says where to run and limits nothing.
             place: dict[str, float] = {f"{_ACCELERATOR}{kind}": 0.01}
-            if target == "cpu":
+            if not is_cuda(target):
                 slots = int(resources.get(EVALUATOR_SLOT, 0))
                 options = {"num_cpus": 0 if slots else 1, "resources": place | ({EVALUATOR_SLOT: 1} if slots else {})}
                 found.setdefault(kind, []).extend([options] * max(1, slots))

@@ -13,7 +13,6 @@ from workers.build.artifact_cache import default_cache_dir
 from workers.cluster import actors
 from workers.cluster.blob_transfer import pack
 from workers.cluster.machines import (
-    ACCELERATORS,
     MOST_BUILDERS,
     Cluster,
     alike,
@@ -22,6 +21,7 @@ from workers.cluster.machines import (
     join,
 )
 from workers.devices.environment import gpu_name, variables
+from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun
@@ -115,7 +115,7 @@ class RayRunner(Runner):
 
     Args:
         problem: Definition and workloads.
-        target: ``cpu``, ``sm_90a`` or ``sm_100a``.
+        target: One of :data:`workers.devices.targets.NAMES`.
         deadlines: Deadline of each phase of a candidate.
         ray_address: Address of a running cluster.
         accelerator: Ray accelerator type of the machines that evaluate; needed if several kinds fit the target.
@@ -153,7 +153,7 @@ class RayRunner(Runner):
         self._closed = False
         self.patience_s = _START_LIMIT_S
         """Seconds that all builders or all evaluators may be without a machine."""
-        if ray_address is None and target != "cpu" and gpu_name() is None:
+        if ray_address is None and is_cuda(target) and gpu_name() is None:
             raise ClusterError(f"target {target} needs an NVIDIA GPU and this machine has none; give a Ray address")
         self._cluster = join(ray_address)
         self._pack = self._cluster.nodes > 1
@@ -291,7 +291,7 @@ class RayRunner(Runner):
 
         slots = evaluator_options(self._target, cluster, self._accelerator)
         if not slots:
-            kinds = " or ".join(ACCELERATORS.get(self._target, ("CPU",)))
+            kinds = " or ".join(accelerators_of(self._target)) or "CPU"
             raise ClusterError(f"the Ray cluster has no machine for target {self._target} ({kinds}); it has {cluster}")
         slots = slots[: evaluators or len(slots)]
         if evaluators is not None and evaluators > len(slots):
@@ -303,7 +303,7 @@ class RayRunner(Runner):
         common = (problem, self._target, self._cache_dir, self._deadlines)
 
         here = (self._imports, variables())
-        depth = 1 if self._target == "cpu" else _GPU_DEPTH
+        depth = _GPU_DEPTH if is_cuda(self._target) else 1
 
         def evaluator_of(options: dict[str, Any]) -> Callable[[], Any]:
             # One thread for each job in flight, and one for questions.

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from workers.devices.libraries import library_versions
+from workers.devices.targets import is_cuda, target_of_capability
 from workers.errors import WorkerError
 from workers.records import Environment
 
@@ -55,7 +56,7 @@ def toolchain(target: str, imports: Sequence[str] = ()) -> dict[str, str]:
         imports: What its sources import, see :mod:`workers.devices.libraries`.
     """
     found = library_versions(imports) | versions()
-    if target == "cpu":
+    if not is_cuda(target):
         found["cpu"] = cpu_model()
     return found
 
@@ -94,7 +95,7 @@ def describe(target: str, imports: Sequence[str] = (), given: Mapping[str, str] 
     Raises:
         WorkerError: The target is a GPU's and no GPU can be read.
     """
-    found = _cpu() if target == "cpu" else _gpu(target)
+    found = _gpu(target) if is_cuda(target) else _cpu()
     used = library_versions(imports) | dict(found.versions)
     found = replace(found, versions=used, variables=variables() if given is None else dict(given))
     content = asdict(found)
@@ -150,10 +151,6 @@ def nvml_handle(pynvml: Any) -> Any:
     return pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible else 0)
 
 
-TARGET_OF_CAPABILITY = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
-"""Compute capability -> the target whose kernels run on it."""
-
-
 def gpu_target() -> str | None:
     """The target of this machine's first visible GPU, None without a GPU or with one that has no target."""
     try:
@@ -163,7 +160,7 @@ def gpu_target() -> str | None:
         capability = pynvml.nvmlDeviceGetCudaComputeCapability(nvml_handle(pynvml))
     except Exception:  # no driver, no library, no device: all mean that there is no GPU to use
         return None
-    return TARGET_OF_CAPABILITY.get(tuple(capability))
+    return target_of_capability(tuple(capability))
 
 
 def gpu_name() -> str | None:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from workers.devices.targets import target_named
 from workers.errors import DatasetError
 from workers.fib.dataset import Document
 from workers.records import Measurement, Status, Variant
@@ -91,7 +92,7 @@ def solution(variant: Variant, name: str | None = None, description: str | None 
         "author": author,
         "spec": {
             "language": variant.language,
-            "target_hardware": ["cpu" if variant.target == "cpu" else "cuda"],
+            "target_hardware": [target_named(variant.target).device],
             "entry_point": variant.entry_point,
             "dependencies": list(variant.dependencies),
             "destination_passing_style": variant.destination_passing,

@@ -12,6 +12,7 @@ from typing import Any
 from workers.build.artifact_cache import ArtifactCache
 from workers.devices import environment
 from workers.devices.environment import memory_bytes
+from workers.devices.targets import is_cuda
 from workers.errors import (
     ArtifactMissingError,
     ChildDiedError,
@@ -93,12 +94,12 @@ class VariantEvaluator:
             "inspect": deadlines.check_s,
             "measure": deadlines.measure_s,
         }
-        limit = int(memory_bytes() * _DATA_SHARE) if target == "cpu" else None
+        limit = None if is_cuda(target) else int(memory_bytes() * _DATA_SHARE)
         request = ForkRequest(
             "workers.judge.judge:Judge", (problem, target, str(self._cache.root / "references")), data_limit_bytes=limit
         )
         # What candidates import; on a GPU the loader of compiled kernels, and no compiler.
-        theirs = ("numba",) if target == "cpu" else ("tvm_ffi",)
+        theirs = ("tvm_ffi",) if is_cuda(target) else ("numba",)
         modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge.judge", *preload)
         self._imports = tuple(imports)
         self._variables = environment.variables() if variables is None else dict(variables)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from workers.build import loader
 from workers.devices.device import CHECK, CaptureError, Device
+from workers.devices.targets import is_cuda
 from workers.errors import DeviceLostError, ProcessChangedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
@@ -85,7 +86,7 @@ class Judge:
         self._compared: dict[str, loader.Loaded] = {}
         self._usage: Counter[str] = Counter()
         torch.set_grad_enabled(False)
-        self._state = ProcessState(cuda=target != "cpu")
+        self._state = ProcessState(cuda=is_cuda(target))
         self._verdicts = Verdicts(self._device, self._definition, self._residents, self._state)
         # What is here now stays: collecting the garbage of one variant must not look at all of torch.
         gc.collect()
@@ -419,10 +420,10 @@ class Judge:
 
 def _open_device(target: str) -> Device:
     """The device for a target, in this process."""
-    if target == "cpu":
-        from workers.devices.cpu import HostDevice
+    if is_cuda(target):
+        from workers.devices.cuda import CudaDevice
 
-        return HostDevice()
-    from workers.devices.cuda import CudaDevice
+        return CudaDevice()
+    from workers.devices.cpu import HostDevice
 
-    return CudaDevice()
+    return HostDevice()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.cluster.machines import alike, target_of
+from workers.cluster.machines import alike
 from workers.devices.environment import describe
+from workers.devices.targets import target_of_accelerator
 from workers.errors import ClusterError
 
 ROOT = Path(__file__).parents[3]
@@ -77,7 +78,12 @@ def test_evaluators_go_to_the_named_accelerator_and_builders_to_machines_without
 
 
 def test_an_accelerator_says_its_target():
-    assert [target_of(kind) for kind in ("H100", "H200", "B200", "A100")] == ["sm_90a", "sm_90a", "sm_100a", None]
+    assert [target_of_accelerator(kind) for kind in ("H100", "H200", "B200", "A100")] == [
+        "sm_90a",
+        "sm_90a",
+        "sm_100a",
+        None,
+    ]
 
 
 def test_evaluators_that_are_not_alike_are_refused():
