@@ -1,4 +1,4 @@
-"""What a command is doing right now, for a person: one line that is renewed on a terminal, a line now and then else."""
+"""Shows what a command is doing: one line that is updated on a terminal, otherwise an occasional line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tuner.cli.output import stderr
 
 LINE_EVERY_S = 10.0
-"""Without a terminal: how often a step that goes on says so."""
+"""Seconds between two lines of the same step without a terminal."""
 
 
 class StepView:
@@ -37,17 +37,17 @@ class StepView:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """A remark that stays."""
+        """Print a line that stays."""
         if self._enabled:
             self._console.print(text, markup=False)
 
     def step(self, text: str, limit_s: float | None = None) -> None:
-        """What is done from now on, and the most seconds that it may take."""
+        """Show what is done from now on, and how many seconds it may take at most."""
         self._text, self._limit_s, self._since = text, limit_s, time.monotonic()
         self.tick()
 
     def tick(self) -> None:
-        """To be called about once a second: renews the line."""
+        """Update the line; to be called about once a second."""
         if not self._enabled:
             return
         now = time.monotonic()

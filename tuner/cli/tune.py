@@ -90,7 +90,7 @@ def _kinds(text: str | None) -> tuple[str, ...] | None:
 
 
 def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str], json: bool) -> int:
-    """Sweep on several kinds of machine and print what each one printed, in the order in which they were given."""
+    """Sweep on several kinds of machine and print the output of each, in the order in which they were given."""
     from tuner.errors import UsageError
     from tuner.sweeps.per_accelerator import exit_code, run_on_each
 

@@ -1,4 +1,4 @@
-"""``tuner bench``: given Solutions side by side, interleaved, so that their differences are paired."""
+"""``tuner bench``: Solutions measured side by side, interleaved, so that their differences are paired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from workers.runner import Outcome, Runner
 
 SPECIAL = ("best", "default", "reference")
 MOST_LOST = 2
-"""Workloads on which a Solution may hang, crash or not even load; then it is not tried on the rest."""
+"""After so many workloads on which a Solution hangs, crashes or does not load, it is not tried on the others."""
 
 
 def run_bench(
@@ -36,11 +36,11 @@ def run_bench(
     """Measure Solutions of one definition side by side.
 
     Args:
-        settings: Names definition, dataset, target, workloads and database.
+        settings: Settings with definition, dataset, target, workloads and database.
         solutions: Names in the dataset's ``solutions/``, paths of Solution JSON files, or ``best`` and ``default`` of
             the newest finished sweep, or ``reference``.
-        rounds: Samples of each Solution on each workload.
-        view: Told what is being done, and each workload's results as soon as they are there.
+        rounds: Number of samples of each Solution on each workload.
+        view: Shows what is being done, and each workload's results as they arrive.
 
     Raises:
         UsageError: A Solution is unknown, or they solve different definitions.
@@ -65,8 +65,8 @@ def measure(
 ) -> BenchResult:
     """Build the variants, then measure those that built, interleaved, one workload after the other.
 
-    What a workload gave is kept whatever comes later: a Solution that fails, hangs or crashes on one workload is
-    measured on the others all the same, and where ``checkpoint`` raises KeyboardInterrupt it ends with what there is.
+    Results of a workload are kept whatever happens later. A Solution that fails, hangs or crashes on one workload is
+    still measured on the others, and if ``checkpoint`` raises KeyboardInterrupt the results so far are returned.
     """
     view = view or StepView(enabled=False)
     names = tuple(v.key for v in variants)
@@ -96,7 +96,7 @@ def measure(
             view.step(f"workload {index + 1} of {len(axes)} ({axes[uuid]}): checking and timing {len(left)} Solutions")
             part = replace(job, variants=left, workloads=(uuid,), seed=seed + index)
             for evaluation in runner.compared(part, tick).evaluations:
-                # One whose process died, or that did not even load, has the status alone.
+                # Without an evaluation, when its process died or it did not load, there is only a status.
                 lost[evaluation.key] += not evaluation.measurements
                 measurement = next(iter(evaluation.measurements), None) or Measurement(
                     uuid, evaluation.status, message=evaluation.message
@@ -119,7 +119,7 @@ def _build(
     view: StepView,
     tick: Callable[[], None],
 ) -> tuple[BuiltVariant, ...]:
-    """The variants that build; why the others do not goes to ``failures``, and to the user at once."""
+    """The variants that can be built. Reasons for the others go to ``failures``, and to the user at once."""
     waiting = {v.key for v in variants}
     limits = setup.deadlines
     view.say(
@@ -148,7 +148,7 @@ def _evaluation(name: str, failure: tuple[Status, str] | None, measurements: Seq
 
 
 def _named_by(settings: SweepSettings, solutions: Sequence[str]) -> dict[str, Any]:
-    """Definition and dataset, where they are not given: what a Solution file names, or the newest sweep's."""
+    """Definition and dataset if they are not given: those of a Solution file, or of the newest sweep."""
     found: dict[str, Any] = {}
     for solution in solutions:
         if settings.definition is None and solution.endswith(".json") and Path(solution).is_file():
@@ -191,7 +191,7 @@ def _variant(setup: Setup, name: str) -> Variant:
 
 
 def _tuned(setup: Setup, which: str) -> Variant:
-    """What the newest finished sweep of the definition calls best, or its space's default config."""
+    """The best Solution of the definition's newest finished sweep, or its space's default config."""
     store = Store.open(setup.settings.db)
     try:
         sweep_id = newest_finished(store, setup.problem.name)

@@ -1,4 +1,4 @@
-"""What ``tuner bench`` found: tables, ratios and the document of ``--json``; of a run that was stopped as well."""
+"""The result of ``tuner bench``, complete or stopped early: tables, ratios and the document of ``--json``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tuner.sweeps.statistics import Ratio, compare
 from workers.records import Evaluation, Measurement, Status
 
 SKIPPED = "skipped: "
-"""How the message of an exception begins by which a Solution says that this machine cannot run it."""
+"""Start of the message of the exception with which a Solution says that it cannot run on this machine."""
 
 NOT_REACHED = "not reached"
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Interleaved measurements of several Solutions; the first one is what the others are compared with.
+    """Interleaved measurements of several Solutions; the others are compared with the first.
 
     Args:
-        definition: Its name.
-        hardware: As the environment records it.
+        definition: Name of the definition.
+        hardware: Name of the hardware, as the environment records it.
         names: Solutions in the order given.
         axes: Workload uuid -> its axes as text, in the order measured.
         evaluations: Solution -> its measurements, and the status of its first failure.
-        interrupted: The run was stopped; the rest was not measured.
+        interrupted: Whether the run was stopped before everything was measured.
     """
 
     definition: str
@@ -46,12 +46,12 @@ class BenchResult:
         return errors.EXIT_OK if passed else errors.EXIT_NOTHING_FOUND
 
     def rows(self) -> Iterator[tuple[str, list[str]]]:
-        """For each workload, its axes and what each Solution took."""
+        """For each workload its axes and the time of each Solution."""
         for workload, axes in self.axes.items():
             yield axes, [self.cell(name, workload) for name in self.names]
 
     def cell(self, name: str, workload: str) -> str:
-        """A Solution's time on a workload with its interval, or why there is none."""
+        """A Solution's time on a workload with its interval, or the reason why there is none."""
         evaluation = self.evaluations[name]
         found = next((m for m in evaluation.measurements if m.workload == workload), None)
         if found is not None and found.median_us is not None:
@@ -74,7 +74,7 @@ class BenchResult:
         return found
 
     def verdicts(self) -> Iterator[str]:
-        """One line for each Solution but the first, and why those that were not measured everywhere were not."""
+        """One line for each Solution but the first, and the reasons why Solutions were not measured everywhere."""
         for name, r in self.against_first().items():
             interval = f"[{r.low:.3f}, {r.high:.3f}]"
             where = self._where(name)
@@ -90,7 +90,7 @@ class BenchResult:
                 yield f"{name} {how}: {evaluation.status.value} {first_line}".rstrip()
 
     def _where(self, name: str) -> str:
-        """A note on the ratio of a Solution that was not compared on all workloads."""
+        """A remark for a Solution that was not compared on all workloads."""
         both = set(_passed(self.evaluations[name])) & set(_passed(self.evaluations[self.names[0]]))
         return "" if len(both) == len(self.axes) else f", on {len(both)} of {len(self.axes)} workloads"
 
@@ -114,14 +114,14 @@ class BenchResult:
 
 
 def skipped(evaluation: Evaluation) -> str | None:
-    """Why a Solution says that it cannot run on this machine, None for one that ran or that failed."""
+    """Why a Solution says that it cannot run on this machine; None if it ran or failed."""
     if evaluation.status is Status.PASSED or SKIPPED not in evaluation.message:
         return None
     return evaluation.message.partition(SKIPPED)[2].splitlines()[0].strip()
 
 
 def _passed(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:
-    """Samples of the workloads that a Solution passed."""
+    """Samples of a Solution on the workloads that it passed."""
     return {m.workload: m.samples_us for m in evaluation.measurements if m.status is Status.PASSED}
 
 

@@ -35,7 +35,7 @@ class CompileResult:
 
     @property
     def built(self) -> int:
-        """How many built."""
+        """The number of variants that were built."""
         return sum(v["status"] == Status.BUILT for v in self.variants)
 
     @property
@@ -61,10 +61,10 @@ def compile_sample(
     """Build the default and a sample of other configs.
 
     Args:
-        settings: Names space, target, definition and dataset.
-        sample: How many configs.
-        jobs: Builds at once; None for the cores.
-        view: Told how far it is, and of every failure at once.
+        settings: Settings with space, target, definition and dataset.
+        sample: Number of configs.
+        jobs: Builds at once; None for one per core.
+        view: Shows the progress, and every failure at once.
 
     Raises:
         UsageError, SpaceError, DatasetError: Space, target or definition do not fit.
@@ -102,7 +102,7 @@ def compile_sample(
 
 
 def _followed(builds: list[Future[BuildResult]], view: StepView, settings: SweepSettings) -> list[BuildResult]:
-    """Their results in order, once all are there; meanwhile the view shows how far they are."""
+    """The results in order, once all have arrived; meanwhile the view shows the progress."""
     waiting = set(builds)
     try:
         while waiting:
@@ -124,7 +124,7 @@ def first_line(log: str) -> str:
 
 
 def _target_for(space: str | None) -> str:
-    """This machine's target if the space has it, else the space's first one: compiling needs no GPU."""
+    """This machine's target if the space has it, else the space's first one: since compiling needs no GPU."""
     here = local_target()
     if space is None:
         return here

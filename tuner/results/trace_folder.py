@@ -1,4 +1,4 @@
-"""The flashinfer-trace folder that a Solution is written into: what it must have, and what it must not have already."""
+"""The flashinfer-trace folder that a Solution is written into: completes it, or refuses what is there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from workers.fib.dataset import Dataset, Problem
 
 
 class TraceFolder:
-    """A folder that exports write into, with the definition and the workloads that stock flashinfer-bench needs there.
+    """A folder for exports, with the definition and the workloads that stock flashinfer-bench needs.
 
     Args:
-        path: The folder, made when something is written.
-        dataset: Where the definition comes from.
-        problem: The definition and the workloads that Solutions were measured on.
+        path: The folder; made when something is written.
+        dataset: The dataset that the definition comes from.
+        problem: The definition and the workloads on which Solutions were measured.
     """
 
     def __init__(self, path: Path, dataset: Dataset, problem: Problem) -> None:
@@ -32,7 +32,7 @@ class TraceFolder:
         self._op_type = str(problem.definition["op_type"])
 
     def check(self) -> None:
-        """Say now what would stop an export later; nothing is left behind.
+        """Raise now what would stop an export later; leaves nothing behind.
 
         Raises:
             UnusableEnvironmentError: The folder cannot be made or written into.
@@ -61,7 +61,7 @@ class TraceFolder:
         """Copy what the folder lacks: definition, workloads, blobs.
 
         Raises:
-            UsageError: As :meth:`check`; nothing was written.
+            UsageError: As for :meth:`check`; nothing was written.
         """
         missing = self._missing_workloads()
         if self._is_the_dataset():
@@ -82,7 +82,7 @@ class TraceFolder:
         return self.path.resolve() == Path(self._problem.root).resolve()
 
     def _known(self) -> Dataset | None:
-        """What the folder has, None if it holds no definition yet."""
+        """The dataset in the folder, None if it holds no definition yet."""
         folder = self.path / "definitions"
         if not folder.is_dir() or not any(folder.rglob("*.json")):
             return None
@@ -96,7 +96,7 @@ class TraceFolder:
         """The workloads that the folder does not list yet.
 
         Raises:
-            UsageError: What it has of the same name is something else.
+            UsageError: It lists another workload with the same uuid.
         """
         name = self._problem.name
         if self._is_the_dataset():
@@ -129,14 +129,14 @@ class TraceFolder:
                 raise UsageError(f"{there} differs from {ours}; give another --out")
 
     def _blobs(self, workloads: Any) -> Iterator[str]:
-        """Paths, in the dataset, of the files that workloads take inputs from."""
+        """Paths in the dataset of the files with workloads' inputs."""
         for workload in workloads:
             for spec in workload["inputs"].values():
                 if spec.get("type") == "safetensors":
                     yield spec["path"]
 
     def _list(self, workloads: list[dict[str, Any]]) -> None:
-        """Add workloads to the folder's list, which is replaced as a whole so that nobody reads half of it."""
+        """Add workloads to the folder's list, which is replaced as a whole so that no reader sees half of it."""
         name = self._problem.name
         listing = self.path / "workloads" / self._op_type / f"{name}.jsonl"
         listing.parent.mkdir(parents=True, exist_ok=True)

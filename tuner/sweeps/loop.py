@@ -1,7 +1,7 @@
 """The sweep loop: ask for configs, have them built and judged, commit each trial, end with finals.
 
-One thread. Everything slow happens behind the :class:`~workers.runner.Runner`; everything that must survive is in the
-:class:`~db.store.Store` before the next config is asked for.
+One thread. Everything slow happens behind the :class:`~workers.runner.Runner`. Everything that must survive is stored
+in the :class:`~db.store.Store` before the next config is asked for.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REFERENCE_KEY = "reference"
 REFERENCE_SAMPLES = 3
 HEARTBEAT_S = 5.0
 BUILDS_KEPT = 1000
-"""Builds that are remembered for other regimes; an older one is asked for again, which is a look into the cache."""
+"""Most builds that are remembered for other regimes. Older ones are submitted again and found in the cache."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to do: its settings, and what the names in them stand for."""
+    """What a sweep is to do: its settings, and the objects that they name."""
 
     definition: dict[str, Any]
     space: SearchSpace
@@ -74,9 +74,9 @@ class RegimeState:
     exhausted: bool = False
     default_hash: str = ""
     default: Leader | None = None
-    """The default config, once it has passed."""
+    """The default config, None until it has passed."""
     leaders: list[Leader] = field(default_factory=list)
-    """The best that passed, best first; no more than the final takes, since a sweep may have a million trials."""
+    """The best trials that passed, best first; only as many as the final takes, since a sweep may have a million."""
 
 
 @dataclass
@@ -94,13 +94,13 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """The runner's name for this trial's evaluation; the same config may run in two regimes at once."""
+        """Key of this trial's evaluation. It names the regime, since a config may run in two regimes at once."""
         return f"{self.config_hash}@{self.state.regime.name}"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A snapshot for whoever shows the sweep. Latencies are geometric means over a regime's workloads."""
+    """A snapshot of a running sweep, for display. Latencies are geometric means over a regime's workloads."""
 
     phase: Literal["start", "search", "finals", "done"]
     done: int
@@ -131,9 +131,9 @@ class SweepResult:
     usage: Mapping[str, Any] = field(default_factory=dict)
     """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
     made_anew: int = 0
-    """Stored measurements that were not reused, since they had been taken beside other load."""
+    """Number of stored measurements that were not reused since they were taken beside other load."""
     beside_load: Sequence[str] = ()
-    """For each measurement of this process that was, how much load that was."""
+    """The other load of each measurement of this process that was taken beside some."""
 
 
 def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -149,7 +149,7 @@ def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, f
 
 
 def sweep_seed(seed: int, regime: int) -> int:
-    """Seed of a regime's search: regimes of one sweep must not walk in step."""
+    """Seed of a regime's search: regimes of one sweep must not draw the same random numbers."""
     return seed * 1009 + regime
 
 
@@ -188,7 +188,7 @@ class Sweep:
         self._next_number = 0
         self._reference: dict[str, Measurement] = {}
         self._reference_waits = plan.time_reference
-        """Whether the definition's own reference is still to be timed."""
+        """Whether the reference is still to be timed."""
         self._started = time.monotonic()
         self._last_beat = 0.0
         self._environment = runner.environment()
@@ -196,7 +196,7 @@ class Sweep:
         self._phase: Literal["start", "search", "finals", "done"] = "start"
 
     def run(self) -> SweepResult:
-        """Search, then finals. What a previous process of the same sweep committed is taken as done."""
+        """Search, then run the finals. Trials that an earlier process of the sweep committed are taken over."""
         self._restore()
         self._phase = "search"
         self._search()
@@ -234,7 +234,7 @@ class Sweep:
         return RegimeState(regime, search, Objective(regime.workloads), default_hash=default_hash)
 
     def _restore(self) -> None:
-        """Take over the trials that are already committed, so that none is lost or repeated."""
+        """Take over the trials that are committed, so that none is lost or repeated."""
         by_name = {s.regime.name: s for s in self._states}
         for record in self.store.trials.of(self.sweep_id):
             state = by_name[record.regime]
@@ -265,7 +265,7 @@ class Sweep:
         return sum(map(len, self._waiting_for_build.values())) + len(self._evaluating)
 
     def _fill(self) -> None:
-        """Keep every builder and evaluator busy, and no more: a config asked for later knows more."""
+        """Keep every builder and evaluator busy, but ask for no more: later proposals are based on more results."""
         while self._in_flight() < self.runner.builders + self.runner.evaluators + 1 and not self._search_is_over():
             open_states = [s for s in self._states if not s.exhausted]
             if not open_states:
@@ -292,7 +292,7 @@ class Sweep:
         return all(s.exhausted for s in self._states)
 
     def _is_in_time(self) -> bool:
-        """Whether the share of the budget that the search may take is not used up."""
+        """Whether the search's share of the time budget is not used up."""
         budget = self.settings.budget_s
         return budget is None or time.monotonic() - self._started <= budget * (1 - self.settings.final_share)
 
@@ -365,7 +365,7 @@ class Sweep:
         self._finish(trial, evaluation.status, evaluation.measurements, evaluation.message)
 
     def _finish(self, trial: Trial, status: Status, fresh: tuple[Measurement, ...], message: str) -> None:
-        """Commit the trial with its fresh and its known measurements, then tell the search."""
+        """Commit the trial with its new and its reused measurements, then tell the search."""
         state = trial.state
         here = self._environment.fingerprint
         measured = (*trial.known.values(), *(StoredMeasurement.of(m, environment=here) for m in fresh))
@@ -413,12 +413,12 @@ class Sweep:
             self._failures[status.value] += 1
 
     def _on_reference_build(self, build: BuildResult) -> None:
-        """Time the definition's own reference beside the candidates, for the speed-up that people ask for."""
+        """Time the reference beside the candidates, so that reports can show the speed-up."""
         if build.artifact is None:
             self._reference_waits = False
             return
         workloads = tuple(w for r in self.plan.regimes for w in r.workloads)
-        # It waits for the device in the midst, so that no graph of it can be captured.
+        # It waits for the device while it runs, so it cannot be captured as a graph.
         mode = "eager" if self.plan.method.mode == "cuda_graph" else self.plan.method.mode
         few = REFERENCE_SAMPLES
         method = replace(self.plan.method, mode=mode, min_samples=few, max_samples=few, budget_s=0.0)

@@ -1,4 +1,4 @@
-"""From settings to a finished sweep: opens the store and the workers, runs, exports, and closes them again."""
+"""Runs a sweep from its settings to its export: opens the store and the workers, and closes them again."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from workers.devices.libraries import imported_names
 from workers.runner import Runner
 
 CLAIM_STALE_S = 30.0
-"""A sweep whose owner has not been heard of for this long may be taken over."""
+"""A sweep may be taken over if its owner has shown no sign of life for this long."""
 
 
 class View(Protocol):
-    """Whoever watches a sweep."""
+    """Shows the progress of a sweep."""
 
     def say(self, text: str) -> None: ...
     def __call__(self, progress: Progress) -> None: ...
@@ -41,9 +41,9 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep leaves for its caller. Latencies are geometric means over a regime's workloads in microseconds.
+    """The result of a sweep. Latencies are geometric means over a regime's workloads in microseconds.
 
-    ``export_failure`` is why there is no Solution in ``out``; the winners are kept, and ``export_command`` goes on.
+    ``export_failure`` says why there is no Solution in ``out``. The winners are kept; ``export_command`` tries again.
     """
 
     sweep_id: int
@@ -58,7 +58,7 @@ class SweepReport:
     reference_us: Mapping[str, float]
     example_axes: str
     left_out: tuple[str, ...] = ()
-    """For each workload that cannot be had or cannot be judged, one line that says why."""
+    """One line for each workload that has no inputs or cannot be judged, saying why."""
     export: Export | None = None
     export_failure: Exception | None = None
     out: Path | None = None
@@ -84,7 +84,7 @@ class SweepReport:
 
     @property
     def export_command(self) -> str:
-        """What writes the Solution, once what was in the way is gone."""
+        """The command that writes the Solution, once the cause of the failure is gone."""
         return f"tuner export {self.sweep_id} --out {shlex.quote(str(self.out))}"
 
 
@@ -96,17 +96,17 @@ def run_sweep(
     view: View | None = None,
     ticket: str | None = None,
 ) -> SweepReport:
-    """Run a sweep, or go on with one, to a verified Solution.
+    """Run or resume a sweep, up to a verified Solution.
 
     Args:
-        settings: With ``resume`` a sweep keeps its own, but for those in ``CHANGEABLE`` that are given.
-        resume: ID of the sweep to go on with.
+        settings: With ``resume`` the sweep keeps its own, except for those in ``CHANGEABLE`` that are given.
+        resume: ID of the sweep to resume.
         out: flashinfer-trace folder for the Solution, None to write none.
-        view: Told about progress.
-        ticket: What whoever started this process recognises the new sweep by.
+        view: Shows the progress.
+        ticket: Text by which the server that started this process recognises the new sweep.
 
     Raises:
-        TunerError, SpaceError, StoreError, WorkerError: One line each; what was finished is kept.
+        TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
         KeyboardInterrupt: The sweep is marked as interrupted and can be resumed.
     """
     store = Store.open(settings.db)
@@ -116,8 +116,8 @@ def run_sweep(
         setup = resolve(settings)
         space = setup.space()
         if resume is not None:
-            space = replace(space, name=store.sweeps.get(resume).space)  # its folder may be called otherwise by now
-        split(setup.sizes(space.size_axis), settings.regimes)  # what is wrong with them is said now
+            space = replace(space, name=store.sweeps.get(resume).space)  # the folder may have been renamed
+        split(setup.sizes(space.size_axis), settings.regimes)  # refuses bad values before anything starts
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()
@@ -151,17 +151,17 @@ def _say_what_is_not_reused(
 
 
 def _parts(regimes: Sequence[Regime], size_axis: str | None) -> str:
-    """How the sizes are divided, for people."""
+    """How sizes are divided into regimes, as text."""
     if size_axis is None:
         return "no size axis: one config for all sizes"
     return f"{len(regimes)} regime{'' if len(regimes) == 1 else 's'} of {size_axis}"
 
 
 def _prove(setup: Setup, say: Callable[[str], None]) -> None:
-    """Let a family with kernels of its own show that it understood the definition.
+    """Let a family of kernels prove that it interprets the definition correctly.
 
     Raises:
-        UsageError: It did not; no kernel of it could ever be right.
+        UsageError: It does not, so none of its kernels could be right.
     """
     family = setup.family()
     proof = family.prove(setup.problem.definition)
@@ -191,7 +191,7 @@ def _shown(url: str) -> str:
 def _register(
     store: Store, setup: Setup, space: SearchSpace, runner: Runner, resume: int | None, ticket: str | None
 ) -> int:
-    """Write down what the sweep is about, and claim it for this process."""
+    """Register the sweep and what it refers to, and claim it for this process."""
     owner = f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
     settings, definition = setup.settings, setup.problem.definition
     environment_id = store.catalog.register_environment(runner.environment())
@@ -231,7 +231,7 @@ def _register(
 
 
 def _stored(settings: SweepSettings) -> dict[str, Any]:
-    """What the database keeps of the settings: what belongs to the sweep and not to this machine."""
+    """The part of the settings that is stored: what belongs to the sweep and not to this machine."""
     return settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"})
 
 
@@ -244,7 +244,7 @@ def _guarded(
     runner: Runner,
     view: View | None,
 ) -> SweepResult:
-    """Run the loop; however it ends, the sweep's state says so."""
+    """Run the loop and record in the sweep's state how it ended."""
     s = setup.settings
     plan = Plan(
         definition=setup.problem.definition,
@@ -273,7 +273,7 @@ def _warm_start(
     store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
 ) -> dict[str, tuple[Config, ...]]:
     """For each regime the best configs of related sweeps (other shapes, other hardware) in the regime of the same name,
-    then those that the kernel's author expects to be good for its sizes."""
+    then the starts that suit its sizes."""
     related = store.best.related(space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes))
     found = {r.name: [dict(c.config) for c in related if c.regime == r.name][:3] for r in regimes}
     for regime in regimes:
@@ -302,7 +302,7 @@ def _conclude(
     result: SweepResult,
     out: Path | None,
 ) -> SweepReport:
-    """Mark the sweep as done, export its winners."""
+    """Mark the sweep as done and export its winners."""
     by_regime = {r.name: Objective(r.workloads).geomean_us(result.reference) for r in regimes}
     reference = {k: v for k, v in by_regime.items() if v is not None}
     summary = {
@@ -328,7 +328,7 @@ def _conclude(
     if out is not None and result.winners:
         try:
             exported = export_winners(store, result.sweep_id, setup, space, runner, out)
-        except Exception as error:  # whatever it is, what was found must reach the user
+        except Exception as error:  # whatever went wrong, the winners must reach the user
             failure = error
     first = setup.problem.workloads[0]["axes"]
     return SweepReport(
