@@ -49,7 +49,7 @@ def kernel(folder: Path, body: str = "y.copy_(x + 1)", size: str = "", **more: A
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"step = select({size})['step']", *body.splitlines()]
-    text = "import time\nfrom .config import select\ndef run(x, y):\n" + "".join(f"    {line}\n" for line in lines)
+    text = "# Größe: 1 µm\nfrom .config import select\ndef run(x, y):\n" + "".join(f"    {line}\n" for line in lines)
     (folder / "main.py").write_text(text, encoding="utf-8")
     description = {
         "op_type": "toy", "targets": ["cpu"], "entry_point": "main.py::run",

@@ -1,0 +1,110 @@
+"""The last step cannot lose the search: real sweeps (without Ray) whose export fails, and what is left of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from db.store import Store
+from tests.tuner import toy
+
+ROOT = Path(__file__).resolve().parents[3]
+LOADS = [{"n": 8}, {"n": 300}]
+WORKS_UP_TO_1000 = "if step == 4 and x.shape[0] > 1000:\n    raise ValueError('too many rows')\ny.copy_(x + 1)"
+QUICK = ["--dataset", "d", "--space", "k", "--target", "cpu", "--max-trials", "2", "--sampler", "grid"]
+
+
+class Place:
+    """A folder with a dataset ``d``, a kernel ``k`` and a database, in which commands run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = f"sqlite:///{folder}/results.db"
+        toy.dataset(folder / "d", LOADS)
+        self.kernel(WORKS_UP_TO_1000)
+
+    def kernel(self, body: str) -> None:
+        toy.kernel(self.folder / "k", body, "x.shape[0]", size_axis="n")
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
+        own = {"TUNER_DB_URL": self.database, "TUNER_CACHE_DIR": f"{self.folder}/cache", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [sys.executable, "-m", "tests.tuner.without_ray", *arguments],
+            capture_output=True, encoding="utf-8", cwd=self.folder, env={**clean, **own, **environment}, timeout=180,
+        )  # fmt: skip
+
+    def state(self) -> tuple[str, int]:
+        with Store.open(self.database) as store:
+            return store.sweeps.get(1).state, len(store.winners.of(1))
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    return Place(tmp_path)
+
+
+def test_an_export_that_fails_at_the_end_leaves_the_winners_and_names_the_way_on(place):
+    """The folder was good when the sweep began, and is a file when it ends."""
+    done = place.run("--spoil", "out", "sweep", *QUICK, "--out", "out")
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tuner: no Solution can be written into out")
+    assert "over default" in done.stdout
+    assert "go on with: tuner export 1 --out out" in done.stdout
+    assert place.state() == ("DONE", 2)
+
+    (place.folder / "out").unlink()
+    # The kernel has characters that this locale does not.
+    done = place.run("export", "1", "--out", "out", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0, done.stderr
+    assert "PASSED on 2 of 2 workloads" in done.stdout
+    (solution,) = (place.folder / "out" / "solutions").rglob("*.json")
+    assert "Größe" in solution.read_text(encoding="utf-8")
+    sources = {s["path"]: s["content"] for s in json.loads(solution.read_text(encoding="utf-8"))["sources"]}
+    scope: dict = {}
+    exec(sources["config.py"], scope)
+    assert scope["select"](5000) == {"step": 1}, "beyond the measured sizes the default"
+
+    done = place.run("export", "1", "--sweep", "2", "--out", "out")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "two; name one" in done.stderr
+
+
+def test_a_bug_in_the_export_shows_the_winners_before_it_shows_itself(place):
+    done = place.run("--bug", "sweep", *QUICK, "--json")
+    assert done.returncode == 1
+    assert "ZeroDivisionError: a bug" in done.stderr
+    document = json.loads(done.stdout)
+    assert (document["export"], document["export_error"], len(document["winners"])) == (None, "a bug", 2)
+    assert place.state() == ("DONE", 2)
+
+
+def test_a_sweep_in_which_nothing_passed_is_not_done(place):
+    place.kernel("y.copy_(x + 2)")
+    done = place.run("sweep", *QUICK)
+    assert done.returncode == 3
+    assert "tuner status 1" in done.stdout
+    assert place.state() == ("FAILED", 0)
+    assert "no finished sweep" in place.run("export", "--out", "out").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--out", "k/main.py"], 4, "no Solution can be written into k/main.py"),
+        (["--size-axis", "depth"], 2, "'depth' is not a variable axis"),
+        (["--out", "other"], 2, "another definition 'a'"),
+    ],
+)
+def test_what_the_end_needs_is_asked_for_before_the_first_trial(arguments, code, said, place):
+    toy.dataset(place.folder / "other", LOADS, reference="def run(x):\n    return x + 2\n")
+    done = place.run("sweep", *QUICK, *arguments)
+    assert done.returncode == code
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    with Store.open(place.database) as store:
+        assert store.sweeps.newest() == []

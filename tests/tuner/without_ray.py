@@ -1,0 +1,43 @@
+"""The ``tuner`` command without Ray: ``python -m tests.tuner.without_ray [--spoil FILE | --bug] ARGUMENT ...``.
+
+The real builder and evaluator work in this process's children, one job after the other. ``--spoil`` puts a file where
+the Solution's folder should go, when the search is over; ``--bug`` raises in the export.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.tuner import toy
+from tuner.cli import app
+from tuner.results import export
+from tuner.sweeps import run
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command."""
+    run.open_runner = export.open_runner = toy.in_process  # type: ignore[assignment]
+    conclude = run._conclude
+    if arguments[0] == "--spoil":
+        spoilt = Path(arguments[1])
+
+        def spoil(*given: Any) -> Any:
+            spoilt.write_text("in the way", encoding="utf-8")
+            return conclude(*given)
+
+        run._conclude = spoil
+        arguments = arguments[2:]
+    elif arguments[0] == "--bug":
+
+        def broken(*_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError("a bug")
+
+        run.export_winners = broken
+        arguments = arguments[1:]
+    return app.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
