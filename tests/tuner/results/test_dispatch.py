@@ -56,6 +56,9 @@ def test_between_regimes_without_workloads_the_nearest_measured_size_decides():
     assert dispatch_table(winners, DEFAULT) == [
         (40, {"tile": 1}), (249, DEFAULT), (4000, {"tile": 2}), (None, DEFAULT)
     ]  # fmt: skip
+    # 257 belongs to a regime that was searched, though its only workload is far; 256 belongs to none.
+    winners = [winner(1, 0, 16, 10), winner(2, 257, None, 5000)]
+    assert dispatch_table(winners, DEFAULT)[1:3] == [(256, DEFAULT), (20_000, {"tile": 2})]
     winners = [winner(1, 0, 16, 16), winner(2, 33, None, 64)]
     assert dispatch_table(winners, DEFAULT)[0] == (32, {"tile": 1})  # 32 is twice 16 and half of 64: the smaller one's
 
