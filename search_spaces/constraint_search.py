@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import itemgetter
@@ -15,11 +16,52 @@ Point = tuple[int, ...]
 
 PROBES = 100
 """Number of random descents from which the number of valid configs is estimated."""
-UNLIMITED = 2**62
 REMEMBERED = 4096
 """Most answers that are kept per parameter."""
 RESTARTS = 1000
 """Random descents that may end in dead ends before all configs are searched for a valid one."""
+
+
+CHECKS = 2_000_000
+"""Constraint checks that may be spent on one question; most spaces need a small part of them."""
+CPU_S = 4.0
+"""Seconds of this thread's CPU time that may be spent, for constraints that are slow to compute. Not wall time: what a
+search sees must not depend on the machine's load."""
+CLOCK_EVERY = 512
+"""Checks between looks at the clock."""
+
+
+class TooSparseError(SpaceError):
+    """No valid config was found within the effort that was allowed. There may be one."""
+
+
+class Effort:
+    """What may be spent on looking for valid configs.
+
+    Args:
+        checks: Most constraint checks.
+        cpu_s: Most CPU time of this thread in seconds.
+    """
+
+    def __init__(self, checks: int = CHECKS, cpu_s: float = CPU_S) -> None:
+        self.spent = 0
+        self._checks = checks
+        self._until = time.thread_time() + cpu_s
+        self._next_look = CLOCK_EVERY
+
+    def spend(self, checks: int) -> bool:
+        """Add checks; False if no more may be spent."""
+        self.spent += checks
+        if self.spent >= self._next_look:
+            self._next_look = self.spent + CLOCK_EVERY
+            if time.thread_time() > self._until:
+                self._checks = 0
+        return self.spent <= self._checks
+
+    @property
+    def used_up(self) -> bool:
+        """Whether no more may be spent."""
+        return self.spent > self._checks
 
 
 class Walk:
@@ -38,28 +80,32 @@ class Walk:
         self._early = _closing(space, [self._names[i] for i in self._order])
         self._keys = [_key(positions) for positions in _reads(self._early, self._order, self._names)]
         self._known: list[dict[Any, list[int]]] = [{} for _ in self._order]
-        self._left = 0
 
-    def points(self) -> Iterator[Point]:
-        """All valid points in lexicographic order, one by one."""
-        self._left = UNLIMITED
-        return self._in_order((), {})
+    def points(self, effort: Effort | None = None) -> Iterator[Point]:
+        """Valid points in lexicographic order, one by one.
 
-    def all(self, limit: int, checks: int) -> list[Point] | None:
+        Raises:
+            TooSparseError: The effort is used up. None is without a bound.
+        """
+        return self._in_order((), {}, effort)
+
+    def all(self, limit: int, effort: Effort) -> list[Point] | None:
         """All valid points in lexicographic order.
 
         Args:
             limit: Most points.
-            checks: Most constraint checks.
+            effort: What may be spent.
 
         Returns:
-            None if there are more points, or if finding them takes more checks.
+            None if there are more points, or if finding them takes more effort.
         """
-        self._left = checks
-        found = list(islice(self._in_order((), {}), limit + 1))
-        return None if self._left < 0 or len(found) > limit else found
+        try:
+            found = list(islice(self._in_order((), {}, effort), limit + 1))
+        except TooSparseError:
+            return None
+        return None if len(found) > limit else found
 
-    def sample(self, rng: random.Random) -> Point:
+    def sample(self, rng: random.Random, effort: Effort | None = None) -> Point:
         """A random valid point.
 
         Parameters are decided in an order in which constraints apply as early as possible, each among the values that
@@ -67,14 +113,15 @@ class Walk:
         sparse branches, but it works however rare valid configs are among all combinations.
 
         Raises:
+            TooSparseError: The effort is used up, by default ``CHECKS`` and ``CPU_S``.
             SpaceError: No config is valid.
         """
+        effort = effort or Effort()
         for _ in range(RESTARTS):
-            point = self._descent(rng)[0]
+            point = self._descent(rng, effort)[0]
             if point is not None:
                 return point
-        self._left = UNLIMITED
-        for point in self._in_order((), {}, rng):
+        for point in self._in_order((), {}, effort, rng):
             return point
         raise SpaceError(
             f"space {self._space.name!r}: no config satisfies all {len(self._space.constraints)} constraints"
@@ -87,7 +134,7 @@ class Walk:
         """
         return sum(self._descent(rng)[1] for _ in range(PROBES)) / PROBES
 
-    def _descent(self, rng: random.Random) -> tuple[Point | None, float]:
+    def _descent(self, rng: random.Random, effort: Effort | None = None) -> tuple[Point | None, float]:
         """One random descent: the point and the product of its branching factors; None and 0 at a dead end."""
         product = 1.0
         codes = [0] * len(self._values)
@@ -95,6 +142,8 @@ class Walk:
             fitting = self._known[step].get(self._keys[step](codes))
             if fitting is None:
                 fitting = self._fitting(step, codes)
+                if effort is not None and not effort.spend(len(self._values[position])):
+                    raise self._too_sparse(effort)
             if not fitting:
                 return None, 0.0
             product *= len(fitting)
@@ -119,19 +168,23 @@ class Walk:
         known[self._keys[step](codes)] = fitting
         return fitting
 
-    def _in_order(self, codes: Point, partial: Config, rng: random.Random | None = None) -> Iterator[Point]:
+    def _too_sparse(self, effort: Effort) -> TooSparseError:
+        return TooSparseError(f"space {self._space.name!r}: no valid config found after {effort.spent} checks")
+
+    def _in_order(
+        self, codes: Point, partial: Config, effort: Effort | None = None, rng: random.Random | None = None
+    ) -> Iterator[Point]:
         depth = len(codes)
         if depth == len(self._values):
             yield codes
             return
         count = len(self._values[depth])
         for code in range(count) if rng is None else rng.sample(range(count), count):
-            self._left -= 1 + len(self._checks[depth])
-            if self._left < 0:
-                return
+            if effort is not None and not effort.spend(1 + len(self._checks[depth])):
+                raise self._too_sparse(effort)
             partial[self._names[depth]] = self._values[depth][code]
             if all(c.admits(partial) for c in self._checks[depth]):
-                yield from self._in_order((*codes, code), partial, rng)
+                yield from self._in_order((*codes, code), partial, effort, rng)
         partial.pop(self._names[depth], None)
 
 

@@ -226,14 +226,16 @@ class SearchSpace:
         return self.violation(config) is None
 
     @cached_property
-    def _walker(self) -> Walk:
+    def walk(self) -> Walk:
+        """Lists and samples the valid configs."""
         from search_spaces.constraint_search import (
             Walk,  # imported late, since it imports this module
         )
 
         return Walk(self)
 
-    def _config(self, point: tuple[int, ...]) -> Config:
+    def config_at(self, point: tuple[int, ...]) -> Config:
+        """The config at these positions of the value lists."""
         return {p.name: p.values[code] for p, code in zip(self.parameters, point, strict=True)}
 
     def enumerate(self, limit: int | None = None) -> Iterator[Config]:
@@ -241,15 +243,15 @@ class SearchSpace:
 
         Depth first; a branch is pruned by the first constraint that its values break.
         """
-        yield from map(self._config, itertools.islice(self._walker.points(), limit))
+        yield from map(self.config_at, itertools.islice(self.walk.points(), limit))
 
     def sample(self, rng: random.Random) -> Config:
         """A random valid config, however rare valid ones are; sparse branches are more likely than in a uniform draw.
 
         Raises:
-            SpaceError: No config is valid.
+            SpaceError: No config is valid, or none was found within a few seconds.
         """
-        return self._config(self._walker.sample(rng))
+        return self.config_at(self.walk.sample(rng))
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
         """Canonical hash of a config: 16 hex digits, independent of key order."""

@@ -1,10 +1,13 @@
 """Walks: nothing valid left out, nothing invalid let in, however sparse the space."""
 
 import random
+import time
 
 import pytest
 
-from search_spaces.constraint_search import Walk
+from search_spaces.constraint_search import Effort, TooSparseError, Walk
+from search_spaces.expression import compile_expression
+from search_spaces.sample_spread import spread
 from search_spaces.space import Constraint, Parameter, SearchSpace, SpaceError
 from tuner.search import Search
 from tuner.search import candidates as ledger_module
@@ -29,9 +32,9 @@ def test_all_points_in_order_or_none_where_there_are_too_many():
     walk = Walk(space)
     names = list(space.by_name)
     expected = [tuple(c[n] for n in names) for c in space.enumerate()]
-    assert walk.all(limit=len(expected), checks=10**6) == expected
-    assert walk.all(limit=len(expected) - 1, checks=10**6) is None
-    assert walk.all(limit=len(expected), checks=50) is None
+    assert walk.all(len(expected), Effort()) == expected
+    assert walk.all(len(expected) - 1, Effort()) is None
+    assert walk.all(len(expected), Effort(checks=50)) is None
 
 
 def test_samples_are_valid_and_reach_every_config():
@@ -39,7 +42,7 @@ def test_samples_are_valid_and_reach_every_config():
     walk = Walk(space)
     rng = random.Random(0)
     seen = {walk.sample(rng) for _ in range(2000)}
-    assert seen == set(walk.all(10**4, 10**6))
+    assert seen == set(walk.all(10**4, Effort()))
 
 
 def test_a_needle_is_found_and_an_empty_space_is_an_error():
@@ -75,3 +78,68 @@ def test_a_space_too_large_to_list_is_searched_without_repeats_and_to_its_end(sa
         seen.add(point)
         search.tell(proposal.number, float(sum((v - 5) ** 2 for v in point)))
     assert len(seen) == len(list(space.enumerate()))
+
+
+def sparse_space(kind):
+    """Constraints that can only be decided at the last parameter, and leave hardly anything."""
+    if kind == "product":
+        names, values = [f"t{i}" for i in range(8)], (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+        default = dict(zip(names, (2, 2, 2, 3, 4, 4, 4, 8), strict=True))
+        text = f"{' * '.join(names)} == 12288"
+    else:
+        rng = random.Random(3)
+        weights = [rng.randint(10**6, 10**7) for _ in range(28)]
+        names, values = [f"b{i:02}" for i in range(28)], (False, True)
+        default = {name: i % 2 == 0 for i, name in enumerate(names)}
+        total = sum(w for w, name in zip(weights, names, strict=True) if default[name])
+        text = " + ".join(f"({w} if {n} else 0)" for w, n in zip(weights, names, strict=True)) + f" == {total}"
+    if kind == "odd weights":  # powers of two: the default alone is valid
+        text = (
+            " + ".join(f"({2**i} if {n} else 0)" for i, n in enumerate(names)) + f" == {sum(4**i for i in range(14))}"
+        )
+    rule = Constraint(tuple(names), "fixed", compile_expression(text, names))
+    parameters = tuple(Parameter(name, values) for name in names)
+    return SearchSpace(kind, "cpu", parameters, (rule,), default, {})
+
+
+@pytest.fixture(name="hurried")
+def _hurried(monkeypatch):
+    """A fraction of the effort: what is tested is that there is an end to it."""
+    monkeypatch.setattr(Effort.__init__, "__defaults__", (50_000, 0.15))
+
+
+@pytest.mark.parametrize("sampler", ["auto", "grid"])
+@pytest.mark.parametrize("kind", ["product", "weights", "odd weights"])
+def test_a_space_of_which_hardly_anything_is_valid_is_sampled_within_a_bound(kind, sampler, hurried, caplog):
+    space = sparse_space(kind)
+    began = time.thread_time()
+    searches = [Search(space, sampler=sampler, seed=seed) for seed in range(2)]
+    seen = set()
+    for _ in range(12):
+        proposal = searches[0].ask()
+        if proposal is None:
+            break
+        assert space.is_valid(proposal.config)
+        seen.add(space.config_hash(proposal.config))
+        searches[0].tell(proposal.number, float(len(seen)))
+    # Listing, sampling and the last look each stop at 0.15 s; the regimes' searches share the first look.
+    assert time.thread_time() - began < 15
+    assert space.config_hash(space.default) in seen
+    assert len(seen) == (12 if kind == "product" else 1) or sampler == "grid"
+    (remark,) = caplog.messages
+    assert "hardly any combination is valid" in remark
+
+
+def test_a_sample_of_a_sparse_space_ends_too(hurried):
+    assert [spread(sparse_space(kind), 5, 0)[0] for kind in ("weights", "odd weights")]
+    assert len(spread(sparse_space("product"), 5, 0)) >= 2
+
+
+def test_effort_ends_by_checks_and_by_time():
+    assert [Effort(checks=10, cpu_s=60).spend(n) for n in (10, 11)] == [True, False]
+    slow = Effort(checks=10**9, cpu_s=0.0)
+    assert slow.spend(1)
+    assert not slow.spend(1000)
+    assert slow.used_up
+    with pytest.raises(TooSparseError, match="no valid config found after"):
+        Walk(sparse_space("odd weights")).sample(random.Random(0), Effort(checks=5000))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.constraint_search import Walk
+from search_spaces.constraint_search import Effort, TooSparseError, Walk
 from search_spaces.space import SearchSpace
 from tuner.search.gaussian_process.encoding import Encoding, Point
 
+_log = logging.getLogger(__name__)
+
 LIST_LIMIT = 40_000
 """A space with more valid configs than this is sampled instead of listed."""
-CHECK_LIMIT = 2_000_000
-"""Constraint checks after which listing is given up (a second or two of CPU)."""
 HOPELESS = 20.0
 """Listing is not tried if the estimated number of configs exceeds the limit by this factor."""
 SAMPLE_START = 2_000
@@ -52,6 +54,10 @@ class Ledger:
     rows: dict[bytes, int]
     order: list[int] = field(default_factory=list)
     values: dict[int, float | None] = field(default_factory=dict)
+    sparse: bool = False
+    """Whether valid configs are so rare that drawing another one takes long."""
+    given_up: bool = False
+    """Whether another config was looked for, and none was found within the effort that is spent on it."""
 
     def __post_init__(self) -> None:
         self._room = (self.points, self.taken)
@@ -60,14 +66,13 @@ class Ledger:
     @classmethod
     def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
         """The ledger of a space: all valid configs if they can be listed, else a sample of them."""
-        encoding, walk = Encoding(space), Walk(space)
-        listed = walk.all(LIST_LIMIT, CHECK_LIMIT) if walk.size(rng) < HOPELESS * LIST_LIMIT else None
-        complete = listed is not None
-        found = listed if listed is not None else [walk.sample(rng) for _ in range(SAMPLE_START)]
-        distinct = list(dict.fromkeys(found))
+        encoding, walk = Encoding(space), space.walk
+        first = _first_look(walk, space.name, rng)
+        distinct = list(dict.fromkeys(first.points))
         points = np.array(distinct, dtype=np.int16).reshape(len(distinct), len(encoding.names))
         rows = {_key(point): row for row, point in enumerate(distinct)}
-        return cls(encoding, walk, points, complete, np.zeros(len(rows), dtype=np.bool_), rows)
+        taken = np.zeros(len(rows), dtype=np.bool_)
+        return cls(encoding, walk, points, first.complete, taken, rows, sparse=first.sparse)
 
     def add(self, points: Iterable[Point]) -> list[int]:
         """Rows of valid points; unknown ones are appended."""
@@ -82,8 +87,9 @@ class Ledger:
         return found
 
     def forget_all_free_but(self, kept: NDArray[np.intp]) -> None:
-        """Drop all other configs that were not taken; their rows are used again. Not for a complete ledger."""
-        if self.complete:
+        """Drop all other configs that were not taken; their rows are used again. Not for a complete ledger, and not
+        where others are hard to find."""
+        if self.complete or self.sparse:
             return
         dropped = np.setdiff1d(self.free(), kept)
         for row, point in zip(dropped.tolist(), self.points[dropped].tolist(), strict=True):
@@ -143,26 +149,74 @@ class Ledger:
 
     def random_free(self, rng: random.Random) -> int | None:
         """A random free row, None if there is none. If the space is not listed it may be a config new to the ledger."""
-        if not self.complete:
+        effort = Effort()
+        drawn = None if self.complete or self.sparse else self._draw(rng, effort)
+        free = self.free()
+        if drawn is None and len(free):
+            return int(free[rng.randrange(len(free))])
+        if drawn is not None or self.complete or self.given_up:
+            return drawn
+        found = self._draw(rng, effort) if self.sparse else None
+        return self._next_listed(effort) if found is None else found
+
+    def _draw(self, rng: random.Random, effort: Effort) -> int | None:
+        """A random free row, None if none was drawn."""
+        try:
             for _ in range(20):
-                (row,) = self.add([self.walk.sample(rng)])
+                (row,) = self.add([self.walk.sample(rng, effort)])
                 if not self.taken[row]:
                     return row
-        free = self.free()
-        if len(free):
-            return int(free[rng.randrange(len(free))])
-        if self.complete:
-            return None
-        return self._next_listed()
-
-    def _next_listed(self) -> int | None:
-        """The first free config in the space's own order; None proves that the space is exhausted."""
-        for config in self.encoding.space.enumerate():
-            (row,) = self.add([self.encoding.point(config)])
-            if not self.taken[row]:
-                return row
-        self.complete = True
+        except TooSparseError:
+            self.sparse = True
         return None
+
+    def _next_listed(self, effort: Effort) -> int | None:
+        """The first free config in the space's own order; None if the space is exhausted, or it takes too long."""
+        try:
+            for point in self.walk.points(effort):
+                (row,) = self.add([point])
+                if not self.taken[row]:
+                    return row
+            self.complete = True
+        except TooSparseError:
+            self.given_up = True
+        return None
+
+
+@dataclass(frozen=True)
+class _FirstLook:
+    """What a search knows of a space before its first trial."""
+
+    points: list[Point]
+    complete: bool
+    sparse: bool
+
+
+_LOOKS: WeakKeyDictionary[Walk, _FirstLook] = WeakKeyDictionary()
+"""Looks that took effort and do not depend on the search's seed, for the other regimes of a sweep."""
+
+
+def _first_look(walk: Walk, name: str, rng: random.Random) -> _FirstLook:
+    """All valid configs if they can be listed; else a sample of them, as large as it gets within seconds."""
+    can_be_listed = walk.size(rng) < HOPELESS * LIST_LIMIT
+    if walk in _LOOKS:
+        return _LOOKS[walk]
+    listed = walk.all(LIST_LIMIT, Effort()) if can_be_listed else None
+    if listed is not None:
+        return _FirstLook(listed, complete=True, sparse=False)
+    effort = Effort()
+    found: list[Point] = []
+    try:
+        while len(found) < SAMPLE_START:
+            found.append(walk.sample(rng, effort))
+    except TooSparseError:
+        look = _LOOKS[walk] = _FirstLook(found, complete=False, sparse=True)
+        _log.warning(
+            f"space {name!r}: hardly any combination is valid; {len(set(found)) or 'none'} found in {effort.spent:,} "
+            "checks, and the search has these and the default to try"
+        )
+        return look
+    return _FirstLook(found, complete=False, sparse=False)
 
 
 def _key(point: Sequence[int]) -> bytes:

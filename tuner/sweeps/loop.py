@@ -174,7 +174,6 @@ class Sweep:
         self._record = store.sweeps.get(sweep_id)
         self._on_progress = on_progress
         self._checkpoint = checkpoint
-        self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
         self._builds: dict[str, BuildResult] = {}
         self._waiting_for_build: dict[str, list[Trial]] = {}
         self._evaluating: dict[str, Trial] = {}
@@ -194,6 +193,7 @@ class Sweep:
         self._environment = runner.environment()
         self._toolchain = toolchain(self._environment)
         self._phase: Literal["start", "search", "finals", "done"] = "start"
+        self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
 
     def run(self) -> SweepResult:
         """Search, then run the finals. Trials that an earlier process of the sweep committed are taken over."""
@@ -222,6 +222,7 @@ class Sweep:
     # -- set-up ------------------------------------------------------------------------------------------------------
 
     def _make_state(self, index: int, regime: Regime) -> RegimeState:
+        self._beat()  # a search begins with a look at the space, which may take seconds
         space = self.plan.space
         search = Search(
             space,

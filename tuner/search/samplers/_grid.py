@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from search_spaces.constraint_search import Effort, TooSparseError
 from tuner.search.candidates import Ledger
 from tuner.search.samplers._base import Strategy
 
@@ -20,12 +22,13 @@ class GridStrategy(Strategy):
         self._order = self._rows()
 
     def _rows(self) -> Iterator[int]:
-        for config in self.ledger.encoding.space.enumerate():
-            (row,) = self.ledger.add([self.ledger.encoding.point(config)])
-            yield row
+        with contextlib.suppress(TooSparseError):
+            for point in self.ledger.walk.points(Effort() if self.ledger.sparse else None):
+                (row,) = self.ledger.add([point])
+                yield row
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         for row in self._order:
             if not self.ledger.taken[row]:
                 return row
-        raise RuntimeError("a strategy was asked although no config is left")
+        return self.random_row()
