@@ -29,7 +29,8 @@ def sweep(
         **settings: Keys of :class:`tuner.settings.SweepSettings`, such as ``max_trials=200`` or ``target="sm_90a"``.
 
     Returns:
-        Winners per regime with their intervals, failures by kind, and the export.
+        Winners per regime with their intervals, failures by kind, and the export or, in ``export_failure``, why there
+        is none although the sweep has winners.
 
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.

@@ -20,7 +20,7 @@ from db.records import ExportRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.names import why_unfit
-from tuner.errors import NothingFoundError, TunerError, UsageError
+from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
 from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
 from tuner.results.trace_folder import TraceFolder
 from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
@@ -83,6 +83,7 @@ def export_winners(
         UsageError: The folder holds another definition or workload of the same name, or the space has another size axis
             than it had in the sweep.
         ExportRefusedError: A workload does not pass.
+        UnusableEnvironmentError: The folder cannot be written into.
     """
     folder = TraceFolder(out, setup.dataset, setup.problem)
     folder.check()
@@ -201,14 +202,19 @@ def _description(space: SearchSpace, sweep_id: int, hardware: str, winners: Sequ
 
 def _write(folder: TraceFolder, model: Any, traces: list[Any], op_type: str) -> tuple[Path, Path]:
     """Write beside the target first and move into place, so that nothing half-written is ever seen."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tuner-", dir=folder.path) as scratch:
-        written = fib.write_solution(Path(scratch), model, op_type)
-        path = folder.path / written.relative_to(scratch)
-        folder.complete()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(written, path)
-    return path, fib.append_traces(folder.path, traces, op_type)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tuner-", dir=folder.path) as scratch:
+            written = fib.write_solution(Path(scratch), model, op_type)
+            path = folder.path / written.relative_to(scratch)
+            folder.complete()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(written, path)
+        return path, fib.append_traces(folder.path, traces, op_type)
+    except OSError as error:
+        raise UnusableEnvironmentError(
+            f"the Solution cannot be written into {folder.path}: {error.strerror or error}"
+        ) from None
 
 
 def export_solution(

@@ -1,5 +1,6 @@
 """Kernels on a GPU against the references of definitions: all that are packaged, and ten of the MoE kind."""
 
+import contextlib
 import importlib
 import random
 import sys
@@ -27,9 +28,13 @@ if gpu_target() not in FAMILY.targets:
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 TOKENS = (1, 7, 130, 900)
 SAMPLED = 2
-"""Random configs of each definition beside its default and the configs that the space starts with."""
+"""Random configs of each definition beside its default."""
 TOLERANCE = 0.08
 """Largest relative error of all tokens together: requantising to FP8 between the GEMMs makes 0.02 to 0.04."""
+
+
+class Hopeless(Exception):  # noqa: N818 - the default must not be, a random config may
+    """The static figures of a config's build say that it is not worth running."""
 
 
 def packaged() -> dict[str, dict]:
@@ -45,7 +50,11 @@ def load(space: SearchSpace, config: dict, folder: Path):
     sys.path.insert(0, str(folder.parent))
     try:
         if (folder / "build.py").is_file():
-            importlib.import_module(f"{folder.name}.build").build(str(folder / "artifacts"))
+            build = importlib.import_module(f"{folder.name}.build")
+            try:
+                build.build(str(folder / "artifacts"))
+            except build.Rejected as refused:
+                raise Hopeless(str(refused)) from None
         return importlib.import_module(f"{folder.name}.main")
     finally:
         sys.path.pop(0)
@@ -69,14 +78,17 @@ def test_moe_kernels_give_what_the_reference_gives(made, tmp_path):
     """A family that misreads a routing constant of a definition has no right config at all."""
     reading, space = read(made), FAMILY.space(made, gpu_target())
     rng = random.Random(made["name"])
-    configs = [space.default, *(s.config for s in space.starts), *(space.sample(rng) for _ in range(SAMPLED))]
-    modules = [load(space, c, tmp_path / f"moe_{abs(hash(made['name']))}_{i}") for i, c in enumerate(configs)]
+    configs = [space.default, *(s.config for s in space.starts[:1]), *(space.sample(rng) for _ in range(SAMPLED))]
+    modules = []
+    for i, config in enumerate(configs):
+        with contextlib.suppress(*([] if i == 0 else [Hopeless])):
+            modules.append((config, load(space, config, tmp_path / f"moe_{abs(hash(made['name']))}_{i}")))
     for tokens in TOKENS:
         given = inputs(reading, tokens, "cuda")
         want = reference(made)(*given)
         assert torch.isfinite(want.float()).all()
         assert want.float().norm() > 0
-        for config, module in zip(configs, modules, strict=True):
+        for config, module in modules:
             out = torch.full_like(want, torch.nan)
             module.run(*given, out)
             torch.cuda.synchronize()

@@ -131,6 +131,34 @@ def test_a_size_between_is_answered_by_its_regime(store: Store, size: int, tile:
     assert answer.detail == f"regime {answer.regime} of seq_len, from 2 workloads from {sizes}"
 
 
+def test_of_several_axes_the_winners_own_decides(store: Store) -> None:
+    """Records by the second axis: the first one neither picks a regime nor counts as a distance."""
+    small, large = _winner(1, 0, 16, 8, axis="cols"), _winner(2, 17, None, 4096, axis="cols")
+    _sweep(store, small, large, axes={"w8": {"rows": 4, "cols": 8}, "w4096": {"rows": 4, "cols": 4096}})
+
+    def ask(**axes: int) -> tuple[str, int, str | None] | None:
+        answer = best_config(store.best, "moe", axes)
+        return None if answer is None else (answer.found, answer.config["tile"], answer.document()["size_axis"])
+
+    assert ask(rows=4, cols=4096) == ("exact", 2, "cols")
+    assert ask(rows=9999, cols=8) == ("regime", 1, "cols")
+    assert ask(rows=1, cols=10_000) == ("nearest", 2, "cols")
+    assert ask(rows=4, cols=20_000) is None
+    assert ask(cols=100) == ("regime", 2, "cols")
+    with pytest.raises(UsageError, match="which one, such as --axes cols=57"):
+        ask(rows=4)
+    with pytest.raises(UsageError, match="no variable axis 'depth'; its axes are cols, rows"):
+        ask(rows=4, depth=1)
+
+
+def test_without_a_size_axis_nothing_decides(store: Store) -> None:
+    _sweep(store, _winner(3, None, None, 8, axis=None), axes={"w8": {"rows": 4, "cols": 8}})
+    answer = best_config(store.best, "moe", {"rows": 1, "cols": 10**6})
+    assert answer is not None
+    assert (answer.found, answer.config, answer.size_axis) == ("regime", {"tile": 3}, None)
+    assert answer.detail == "one config for all sizes, from 1 workload"
+
+
 def test_a_size_beyond_all_measured_ones_is_only_near(store: Store) -> None:
     _sweep(store, SMALL, LARGE)
     answer = best_config(store.best, "moe", {"seq_len": 2500})

@@ -82,6 +82,14 @@ def test_a_bug_in_the_export_shows_the_winners_before_it_shows_itself(place):
     assert (document["export"], document["export_error"], len(document["winners"])) == (None, "a bug", 2)
     assert place.state() == ("DONE", 2)
 
+    assert place.run("report", "1", "--out", "new/folder/page.html").returncode == 0
+    assert (place.folder / "new/folder/page.html").is_file()
+    for where in ("k/main.py/page.html", "new/folder"):
+        done = place.run("report", "1", "--out", where)
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
+        assert f"cannot be written to {where}" in done.stderr
+    assert [p.name for p in (place.folder / "new").rglob("*.part")] == []
+
 
 def test_a_sweep_in_which_nothing_passed_is_not_done(place):
     place.kernel("y.copy_(x + 2)")

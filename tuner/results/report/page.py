@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Any
 from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
 from db.store import Store
 from tuner.cli.output import config_text, microseconds, ratio
-from tuner.errors import NothingFoundError
+from tuner.errors import NothingFoundError, UnusableEnvironmentError
 from tuner.results.report import figures
 from tuner.results.report.side_by_side import Beside, read
 from tuner.results.status import NOT_FAILURES, moment
@@ -40,6 +41,7 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
     Raises:
         UsageError: The bench file cannot be used.
         NothingFoundError: There is no sweep, or it has no trials yet.
+        UnusableEnvironmentError: The file cannot be written.
     """
     if sweep_id is None:
         newest = store.sweeps.newest(limit=1)
@@ -53,10 +55,16 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
     if not material.trials:
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = render(material)
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(render(material), encoding="utf-8")
-    os.replace(scratch, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise UnusableEnvironmentError(f"the report cannot be written to {path}: {error.strerror or error}") from None
     return path
 
 
