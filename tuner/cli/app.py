@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import locale
-import os
 import signal
 import sys
 import threading
@@ -36,20 +34,6 @@ app.command("serve")(serve.serve)
 app.add_typer(maintain.db, name="db")
 app.add_typer(serve.token, name="token")
 app.add_typer(study.study, name="study")
-
-
-def main() -> None:
-    """Run the command line and exit with the code that the outcome calls for."""
-    _use_utf8()
-    sys.exit(run())
-
-
-def _use_utf8() -> None:
-    """Restart in Python's UTF-8 mode if the locale has another encoding, so that files, pipes and file names hold the
-    same bytes everywhere, those written by libraries too."""
-    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
-        os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run(arguments: list[str] | None = None) -> int:

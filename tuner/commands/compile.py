@@ -91,10 +91,12 @@ def compile_sample(
         finally:
             idle.put(builder)
 
+    pool = ThreadPoolExecutor(jobs)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            results = _followed([pool.submit(build, c) for c in configs], view or StepView(enabled=False), settings)
+        results = _followed([pool.submit(build, c) for c in configs], view or StepView(enabled=False), settings)
     finally:
+        # Whoever stops it does not wait for compilers: ending a builder ends its build.
+        pool.shutdown(wait=False, cancel_futures=True)
         for builder in builders:
             builder.close()
     variants = [_document(c, r) for c, r in zip(configs, results, strict=True)]
@@ -104,17 +106,12 @@ def compile_sample(
 def _followed(builds: list[Future[BuildResult]], view: StepView, settings: SweepSettings) -> list[BuildResult]:
     """The results in order, once all have arrived; meanwhile the view shows the progress."""
     waiting = set(builds)
-    try:
-        while waiting:
-            view.step(f"{len(builds) - len(waiting)} of {len(builds)} built; each may take {settings.compile_s:g} s")
-            done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-            for result in (build.result() for build in done):
-                if result.status is not Status.BUILT:
-                    view.say(f"{result.status.value}: {first_line(result.log)}")
-    except BaseException:
-        for build in waiting:
-            build.cancel()
-        raise
+    while waiting:
+        view.step(f"{len(builds) - len(waiting)} of {len(builds)} built; each may take {settings.compile_s:g} s")
+        done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+        for result in (build.result() for build in done):
+            if result.status is not Status.BUILT:
+                view.say(f"{result.status.value}: {first_line(result.log)}")
     return [build.result() for build in builds]
 
 
