@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from search_spaces.constraint_search import Walk
+    from search_spaces.emulated_case import EmulatedCase
 
 from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, render_header
 
@@ -368,3 +369,11 @@ class SpaceFamily(ABC):
         A family that takes only the sizes of axes from a definition has nothing to check.
         """
         return Proof(True, "the space reads nothing but the sizes of axes")
+
+    def emulated_cases(self, space: SearchSpace, config: Mapping[str, Any]) -> list[EmulatedCase]:
+        """Inputs on which a config can be judged without a GPU.
+
+        Raises:
+            SpaceError: Nothing is known about this family's kernels.
+        """
+        raise SpaceError(f"space {self.name!r} does not say what its kernels must leave: it cannot be emulated")

@@ -8,10 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from search_spaces.emulated_case import EmulatedCase
 from search_spaces.moe_fp8.proof import prove
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.solution.plans import plans, takes_turns
+from search_spaces.moe_fp8_cute.stages import cases
 from search_spaces.moe_fp8_cute.starts import HOPPER
 from search_spaces.space import Config, Constraint, Parameter, Proof, SearchSpace, SpaceError, SpaceFamily, Start
 
@@ -248,6 +250,9 @@ class MoeFp8Cute(SpaceFamily):
             # Made for the main definition; another one's sizes may not allow all of them.
             starts=tuple(s for s in starts if all(c.holds(s.config) for c in constraints)),
         )
+
+    def emulated_cases(self, space: SearchSpace, config: Mapping[str, Any]) -> list[EmulatedCase]:
+        return cases(config, space.sizes, space.target)
 
 
 FAMILY = MoeFp8Cute()

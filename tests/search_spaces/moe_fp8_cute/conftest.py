@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -19,9 +18,7 @@ from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.space import SearchSpace
 from tests.search_spaces.moe_fp8 import definitions as moe
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for the package emulator
+from workers.emulator.host.launches import Host, build_with_ptx, compile_mock
 
 SMALL = {"experts": 64, "local": 4, "hidden": 512, "intermediate": 512, "top_k": 3}
 """Sizes of the small Solution."""
@@ -121,36 +118,24 @@ class Built:
                 for config in configs:
                     text = text.replace(f"'sms': {config['sms']}", f"'sms': {ctas}")
             (folder / name).write_text(text)
-        self._environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        # Sampled configs may spill, which makes them hopeless and not wrong.
-        build = (
-            f"import {folder.name}.build as b; b.TOLERATED_SPILL_BYTES = 1 << 20; b.build('{folder.name}/artifacts')"
-        )
-        self._run(*([str(HERE / "emulator" / "keep_ptx.py"), folder.name] if keep_ptx else ["-c", build]))
-        command = [sys.executable, str(HERE / "launches" / "probe.py"), str(mock), str(folder)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._probe = subprocess.Popen(command, text=True, env=self._environment, **pipes)
-
-    def _run(self, *arguments: str) -> None:
-        command, cwd = [sys.executable, *arguments], self.folder.parent
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=self._environment)
-        assert done.returncode == 0, done.stderr[-2000:]
+        if keep_ptx:
+            build_with_ptx(folder)
+        else:
+            # Sampled configs may spill, which makes them hopeless and not wrong.
+            build = f"b.TOLERATED_SPILL_BYTES = 1 << 20; b.build('{folder.name}/artifacts')"
+            environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+            command = [sys.executable, "-c", f"import {folder.name}.build as b; {build}"]
+            done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, env=environment)
+            assert done.returncode == 0, done.stderr[-2000:]
+        self.host = Host(mock, folder)
 
     def ask(self, *requests: dict) -> list[dict]:
-        """Answers of launches/probe.py."""
-        answers = []
-        for request in requests:
-            print(json.dumps(request), file=self._probe.stdin, flush=True)
-            line = self._probe.stdout.readline()
-            assert line, f"the process that calls the Solution ended with code {self._probe.wait()} at {request}"
-            answers.append(json.loads(line))
-        return answers
+        """Answers of the process that calls the Solution (workers/emulator/host/probe.py)."""
+        return [self.host.ask(request) for request in requests]
 
     def close(self) -> None:
         """End the process."""
-        self._probe.stdin.close()
-        self._probe.stdout.close()
-        assert self._probe.wait() == 0
+        self.host.close()
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +144,7 @@ def build_solution(tmp_path_factory) -> Iterator[Callable[..., Built]]:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed: the mock CUDA runtime cannot be compiled")
     root = tmp_path_factory.mktemp("solutions")
-    mock = root / "libmock.so"
-    source = str(HERE / "launches" / "mock_runtime.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(mock), source], check=True)
+    mock = compile_mock(root)
     numbers = itertools.count()
     with contextlib.ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""The scheduler's own arithmetic on thousands of expert counts: the compiler's PTX of the tile table, run in bulk.
+"""The scheduler's own arithmetic on many expert counts: the compiler's PTX of the tile table, run in bulk.
 
 Every role of every GEMM asks this table; that the roles then walk it alike is tested in test_emulated.py.
 """
@@ -16,13 +16,14 @@ pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
-from emulator.ptx import Kernel, read
-from emulator.rules import type_of
-from emulator.simt import Warps, prepared
 
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
 from search_spaces.moe_fp8_cute.solution.sched import TileTable
+from workers.emulator.machine import Cluster, Launch
+from workers.emulator.memory import GlobalMemory, Region
+from workers.emulator.program import Program
+from workers.emulator.ptx import read
 
 COUNTS, OUT = 1 << 40, 1 << 41
 RESULTS = 6
@@ -73,33 +74,8 @@ class Probe:
             out[5] = Int32(together)
 
 
-class Memory:
-    """Counts for each warp, and what it stores."""
-
-    def __init__(self, kernel: Kernel, counts: np.ndarray):
-        self.names, self.counts = list(kernel.parameters), counts
-        self.out = np.zeros((len(counts), RESULTS), np.int32)
-
-    def execute(self, w, i, mask) -> None:
-        warps, lanes = np.nonzero(mask)
-        if "param" in i.parts:
-            base = (COUNTS, OUT)[self.names.index(i.operands[1][1])]
-            w.set(i.operands[0], np.full(mask.shape, base, np.uint64), mask)
-        elif i.parts[0] == "ld":
-            words = ((w.address(i.operands[1], 64)[mask] - np.uint64(COUNTS)) // np.uint64(4)).astype(int)
-            value = np.zeros(mask.shape, np.uint32)
-            value[warps, lanes] = self.counts[warps, words]
-            w.set(i.operands[0], value, mask)
-        else:
-            assert i.parts[0] == "st"
-            values = i.operands[1] if isinstance(i.operands[1], tuple) else (i.operands[1],)
-            words = ((w.address(i.operands[0], 64)[mask] - np.uint64(OUT)) // np.uint64(4)).astype(int)
-            for n, value in enumerate(values):
-                self.out[warps, words + n] = w.value(value, type_of(i.parts)[1])[mask].view(np.int32)
-
-
 @pytest.fixture(scope="module", params=PLANS)
-def table(request) -> tuple[GemmPlan, Kernel]:
+def table(request) -> tuple[GemmPlan, Program]:
     """A plan and the compiled probe of its table."""
     plan = PLANS[request.param]
     counts = make_fake_compact_tensor(Int32, (plan.experts,), assumed_align=4)
@@ -109,20 +85,28 @@ def table(request) -> tuple[GemmPlan, Kernel]:
         options = f"--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --dump-dir {folder}"
         text = cute.compile(Probe(plan), counts, out, stream, options=options).artifacts.PTX
     (kernel,) = read(text).values()
-    return plan, prepared(kernel)
+    return plan, Program(kernel)
 
 
-def ask(kernel: Kernel, counts: np.ndarray, tiles: np.ndarray, rank: int) -> np.ndarray:
+def ask(program: Program, counts: np.ndarray, tiles: np.ndarray, rank: int) -> np.ndarray:
     """What warps find: one for each row of ``counts`` and tile."""
-    memory = Memory(kernel, counts)
-    special = {"%ctaid.x": tiles[:, None], "%ctaid.y": rank, "%tid.x": np.arange(32)[None, :]}
-    Warps(kernel, special, memory, n=len(tiles)).run()
-    return memory.out
+    arguments = [number.to_bytes(8, "little") for number in (COUNTS, OUT)]
+    launch = Launch(program.kernel.name, arguments, 1, 32, 1, 0, False)
+    found = np.zeros((len(tiles), RESULTS), np.int32)
+    for row, (mine, tile) in enumerate(zip(counts, tiles.tolist(), strict=True)):
+        memory = GlobalMemory(
+            [Region("counts", COUNTS, mine.view(np.uint8)), Region("out", OUT, found[row].view(np.uint8))]
+        )
+        cluster = Cluster(program, launch, memory, tile)
+        cluster.warps[0].preset("%ctaid.y", rank)
+        while not cluster.is_done:
+            cluster.turn()
+    return found
 
 
 def random_counts(plan: GemmPlan, rng: np.random.Generator) -> np.ndarray:
     """Rows of experts: none, one, a tile less or more one, many; few enough for some 60 tiles."""
-    tile, shape = plan.tile_t, (min(400, 16_000 // plan.experts), plan.experts)
+    tile, shape = plan.tile_t, (min(6, 16_000 // plan.experts), plan.experts)
     pieces = rng.choice([0, 1, tile - 1, tile, tile + 1, 2 * tile, 3 * tile - 1], shape)
     alive = rng.random(shape) < rng.choice([0.02, 0.1, 0.3], (shape[0], 1)) * min(1, 20 / plan.experts)
     alive[0], alive[1] = False, True  # nobody, everybody
@@ -138,8 +122,7 @@ def test_every_tile_is_taken_once_and_in_order(table):
     owner = np.repeat(np.arange(len(counts)), totals)
     tiles = np.concatenate([np.arange(t) for t in totals])
     for rank in range(2 if plan.shared == "weights" else 1):
-        chunks = [slice(at, at + 4096) for at in range(0, len(tiles), 4096)]
-        found = np.concatenate([ask(kernel, counts[owner[c]], tiles[c], rank) for c in chunks])
+        found = ask(kernel, counts[owner], tiles, rank)
         assert (found[:, 0] == totals[owner]).all()
         for vector, (step, begin) in enumerate(zip(steps, np.cumsum(totals) - totals, strict=True)):
             mine = [tuple(row) for row in found[begin : begin + totals[vector], 1:]]

@@ -29,6 +29,8 @@ def main() -> None:
         objects.append(out / f"{name}.o")
         compiled.export_to_c(str(objects[-1]), function_name=name)
     build._link(objects, out / build.LIBRARY)
+    for path in objects:
+        path.unlink()
 
 
 if __name__ == "__main__":

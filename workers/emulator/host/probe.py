@@ -279,7 +279,7 @@ class Solution:
         self.recorder.sections = {at: name for name, at in offsets.items()}
         self.recorder.launches = []
         self.asked.clear()
-        scalars = [request.get("offset", 0), 2.5] if self.sizes["routing"] == "deepseek" else []
+        scalars = [request.get("offset", 0), request.get("scaling", 2.5)] if self.sizes["routing"] == "deepseek" else []
         try:
             with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", 0), STREAM):
                 self.main.run(*made.values(), *scalars, out)

@@ -1,0 +1,147 @@
+"""Compare what a GPU left (emulator_dump.py) with what the emulator makes of the same PTX and inputs.
+
+    python benchmarks/h200_moe/emulator_compare.py PACKED RESULTS [--out FILE.json] [--only NAME ...] [--cases N]
+
+PACKED is emulator_pack.py's folder, RESULTS the dump. Kernel by kernel, each on the GPU's bytes of the kernel before,
+so that a difference shows where it is made. Sections whose sums have a fixed order are compared bit for bit; sums by
+atomics within the rounding of their other orders. What is not equal is counted with its largest distance in units in
+the last place: ``ex2.approx`` and ``rcp.approx`` are the correctly rounded functions here, the GPU's differ in the last
+bits, and that reaches the activations' scales.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from search_spaces.moe_fp8_cute.solution.plans import row_capacity  # noqa: E402
+from search_spaces.moe_fp8_cute.solution.workspace import sections  # noqa: E402
+from search_spaces.moe_fp8_cute.stages import Problem, real_rows  # noqa: E402
+from workers.emulator.host.launches import Host, compile_mock, opened  # noqa: E402
+from workers.emulator.pipeline import Module, fresh_memory, short_name, steps  # noqa: E402
+
+from emulator_pack import small_space  # noqa: E402 isort: skip
+
+LEFT = {
+    "combineZero": (),
+    "routing": ("counts", "m_indptr", "row_token", "row_weight", "token_row"),
+    "permute": ("x_rows", "x_scale"),
+    "moe_gemm_1": ("partial", "act", "act_scale"),
+    "moe_act_quant": ("act", "act_scale"),
+    "moe_gemm_2": ("y", "acc", "out"),
+    "combineFinalize": ("out",),
+    "combineCast": ("out",),
+}
+"""Kernel -> what it leaves."""
+BY_ROW = {"act": 0, "y": 0, "x_rows": 0, "act_scale": 1, "x_scale": 1, "partial": 1}
+"""Tensors of the row space: their axis of rows. Filling rows hold nothing that anybody reads."""
+
+
+def gpu_memory(problem: Problem, dumped: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sections that the GPU left, and its output."""
+    rows = row_capacity(problem.config, problem.sizes, problem.tokens)
+    offsets = list(sections(problem.config, problem.sizes, problem.tokens, rows).items())
+    found = {name: dumped["workspace"][at:end] for (name, at), (_, end) in zip(offsets, offsets[1:], strict=False)}
+    return {**found, "out": dumped["out"].reshape(-1).view(np.uint8)}
+
+
+def distance(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Steps between floats of a format (float32, or bfloat16 and FP8 as unsigned codes)."""
+    bits = 8 * mine.dtype.itemsize
+    a, b = (v.view(f"u{v.dtype.itemsize}").astype(np.int64) for v in (mine, theirs))
+    half = 1 << (bits - 1)
+    a, b = (np.where(v >= half, half - v, v) for v in (a, b))
+    return np.abs(a - b)
+
+
+def compare(problem: Problem, kernel: str, mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> list[dict]:
+    """One record for each section that the kernel leaves."""
+    records = []
+    for name in LEFT[kernel]:
+        if name not in mine or (name == "out" and kernel == "moe_gemm_2" and ("y" in mine or "acc" in mine)):
+            continue
+        a, b = (problem.view(m, name) for m in (mine, theirs))
+        if name in BY_ROW:
+            rows, _ = real_rows(problem, theirs)
+            a, b = (np.take(v, rows, BY_ROW[name]) for v in (a, b))
+        far = distance(a, b)
+        size = np.abs(a.astype(np.float64) - b.astype(np.float64)) if a.dtype == np.float32 else far
+        records.append(
+            {
+                "kernel": kernel,
+                "tensor": name,
+                "elements": int(a.size),
+                "different": int((far > 0).sum()),
+                "largest_ulp": int(far.max(initial=0)),
+                "largest_difference": float(size.max(initial=0)),
+                "by_atomics": name in ("acc", "out") and kernel == "moe_gemm_2",
+            }
+        )
+    return records
+
+
+def compare_case(host: Host, ptx: Path, problem: Problem, case: dict[str, Any], dumped: dict) -> list[dict]:
+    """All kernels of a call."""
+    theirs = gpu_memory(problem, dumped)
+    call = host.call(problem.tokens, None, problem.offset, problem.scaling)
+    given = {name: value for name, value in case.items() if name not in ("offset", "scaling")}
+    memory = fresh_memory(call, given)
+    records = []
+    for launch in steps(Module(ptx / f"{call.function}.ptx"), call, memory):
+        kernel = short_name(launch.kernel)
+        mine = {name: r.data for name, r in memory.by_name.items()}
+        records += compare(problem, kernel, mine, theirs)
+        for name in LEFT[kernel]:
+            # The next kernel works on what the GPU's kernel left. Its last kernel's output is not yet there.
+            if name in mine and not (name in ("acc", "out") and kernel != "moe_gemm_2"):
+                size = min(mine[name].size, theirs[name].size)
+                if name != "out" or not ("y" in mine or "acc" in mine):
+                    mine[name][:size] = theirs[name][:size]
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packed", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--target", default="sm_90a")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--cases", nargs="*", help="names of inputs; all by default")
+    args = parser.parse_args()
+    sizes = small_space(args.target).sizes
+    weights = dict(np.load(args.packed / "inputs" / "weights.npz"))
+    found: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        mock = compile_mock(Path(scratch))
+        for folder in sorted(args.results.iterdir()):
+            if not folder.is_dir() or (args.only and folder.name not in args.only):
+                continue
+            package = args.packed / "variants" / folder.name
+            config = json.loads((package / "variant.json").read_text())
+            with opened(mock, package) as host:
+                for path in sorted(folder.glob("*.npz")):
+                    if args.cases and path.stem not in args.cases:
+                        continue
+                    case = {**weights, **dict(np.load(args.packed / "inputs" / path.name))}
+                    problem = Problem(config, sizes, args.target, len(case["logits"]), int(case["offset"]))
+                    dumped = dict(np.load(path))
+                    records = compare_case(host, args.packed / "ptx" / folder.name, problem, case, dumped)
+                    found.setdefault(folder.name, []).extend({"case": path.stem, **r} for r in records)
+                    bad = [f"{r['tensor']} {r['different']}/{r['elements']}" for r in records if r["different"]]
+                    print(folder.name, path.stem, "equal" if not bad else "; ".join(bad), flush=True)
+                    if args.out:
+                        args.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

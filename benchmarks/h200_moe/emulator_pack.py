@@ -1,0 +1,87 @@
+"""Build what compares the emulator with a GPU: variants of a small definition, and the inputs of their calls.
+
+    python benchmarks/h200_moe/emulator_pack.py OUT [--sample N] [--seed N] [--target sm_90a]
+
+OUT/variants/NAME are packages for the GPU machine, OUT/ptx/NAME their PTX, OUT/inputs/CASE.npz the inputs. Then
+``pack.sh DEST OUT/variants OUT/inputs`` and, on the GPU machine, emulator_dump.py; at last emulator_compare.py here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from search_spaces.moe_fp8_cute.routings import weights  # noqa: E402
+from search_spaces.moe_fp8_cute.space import FAMILY  # noqa: E402
+from search_spaces.sample_spread import spread  # noqa: E402
+from search_spaces.space import Config, SearchSpace  # noqa: E402
+from workers.emulator.host.launches import HostError, build_with_ptx  # noqa: E402
+from workers.emulator.judge import stage  # noqa: E402
+
+DATASET = REPOSITORY / "search_spaces" / "dataset" / "definitions" / "moe"
+
+
+def small_space(target: str) -> SearchSpace:
+    """The space of the packaged definition."""
+    (path,) = DATASET.glob("moe_fp8_block_scale_*.json")
+    return FAMILY.space(json.loads(path.read_text()), target)
+
+
+def configs(space: SearchSpace, sample: int, seed: int) -> list[Config]:
+    """The default, the starts and a spread sample, each once."""
+    found = {space.config_hash(c): c for c in [space.default, *(s.config for s in space.starts)]}
+    for config in spread(space, sample, seed):
+        found.setdefault(space.config_hash(config), config)
+    return list(found.values())
+
+
+def build(space: SearchSpace, config: Config, out: Path) -> str:
+    """Build one variant; the line to report."""
+    name = f"e_{space.config_hash(config)}"
+    package, ptx = out / "variants" / name, out / "ptx" / name
+    if (package / "variant.json").is_file():
+        return f"{name} is there"
+    shutil.rmtree(package, ignore_errors=True)
+    stage(space.variant_sources(config), package)
+    try:
+        build_with_ptx(package)
+    except HostError as error:
+        shutil.rmtree(package)
+        return f"{name} FAILED: {error}"
+    ptx.mkdir(parents=True, exist_ok=True)
+    for path in (package / "artifacts").glob("*.ptx"):
+        path.rename(ptx / path.name)
+    shutil.rmtree(package / "__pycache__", ignore_errors=True)
+    (package / "variant.json").write_text(json.dumps(config, indent=1))
+    return f"{name} built"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--target", default="sm_90a")
+    parser.add_argument("--sample", type=int, default=18)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    space = small_space(args.target)
+    (args.out / "inputs").mkdir(parents=True, exist_ok=True)
+    shared = weights(space.sizes)
+    np.savez_compressed(args.out / "inputs" / "weights.npz", **shared)
+    for case in FAMILY.emulated_cases(space, space.default):
+        own = {name: value for name, value in case.inputs.items() if name not in shared}
+        scalars = {"offset": np.int64(case.offset), "scaling": np.float64(case.scaling)}
+        np.savez_compressed(args.out / "inputs" / f"{case.name.replace(' ', '_')}.npz", **own, **scalars)
+    for config in configs(space, args.sample, args.seed):
+        print(build(space, config, args.out), flush=True)
+
+
+if __name__ == "__main__":
+    main()

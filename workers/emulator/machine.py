@@ -1,0 +1,254 @@
+"""A cluster of CTAs that execute a kernel: memory, mbarriers, asynchronous copies, tensor cores, a random scheduler.
+
+What is checked while it runs: every phase of every barrier completes (else :class:`DeadlockError` tells who waits for
+what), no more arrivals than a phase has, all accesses inside their tensors and inside shared memory, nothing is read
+from shared memory while a copy is still writing it and nothing overwritten while it is still read, ordinary stores
+reach the tensor cores through a proxy fence, results of asynchronous work are poison until they are waited for, and
+nothing that an earlier kernel makes is touched before ``griddepcontrol.wait``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import Blocked, DeadlockError, FaultError, UnknownInstructionError
+from .memory import GlobalMemory
+from .program import Program
+from .ptx import DYNAMIC_SMEM
+from .registers import PARAMETER_RANGE, WARP
+from .shared import INSIDE, RANK_SHIFT, Barrier, Cta
+from .warp import Warp
+
+TURNS = 400_000
+"""Turns of warps and copies after which a run is taken for endless."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch.
+
+    Args:
+        kernel: Its name.
+        arguments: Bytes of each parameter in order.
+        grid: CTAs.
+        threads: Threads of a CTA.
+        cluster: CTAs of a cluster.
+        smem: Bytes of dynamic shared memory.
+        pdl: Launched programmatically: what earlier kernels make is there after ``griddepcontrol.wait`` only.
+    """
+
+    kernel: str
+    arguments: list[bytes]
+    grid: int
+    threads: int
+    cluster: int
+    smem: int
+    pdl: bool
+
+    def raw_arguments(self) -> np.ndarray:
+        """The parameters, each in a range of its own."""
+        out = np.zeros(PARAMETER_RANGE * max(len(self.arguments), 1), np.uint8)
+        for n, argument in enumerate(self.arguments):
+            out[n * PARAMETER_RANGE : n * PARAMETER_RANGE + len(argument)] = np.frombuffer(argument, np.uint8)
+        return out
+
+
+class Cluster:
+    """CTAs ``first .. first + size`` of a grid, executed together.
+
+    Args:
+        program: The kernel's.
+        launch: Its launch.
+        memory: Global memory.
+        first: Block index of rank 0.
+        seed: Of the order in which warps run and copies complete.
+    """
+
+    def __init__(self, program: Program, launch: Launch, memory: GlobalMemory, first: int, seed: int = 0):
+        self.program, self.launch, self.memory = program, launch, memory
+        self.parameters = launch.raw_arguments()
+        self.random = random.Random(seed)
+        self.pdl = launch.pdl
+        self.version = 0
+        self.pending: list[Callable[[], None]] = []
+        self.cluster_arrived, self.cluster_generation = 0, 0
+        size, threads = launch.cluster, launch.threads
+        count = size * (threads // WARP)
+        self.cluster_clock = np.zeros(count, np.int64)
+        self.ctas = [Cta(first + rank, rank, threads, launch.smem, count) for rank in range(size)]
+        address = int(ctypes.c_void_p(self.parameters.ctypes.data).value or 0)
+        self.warps: list[Warp] = []
+        for cta in self.ctas:
+            for number in range(threads // WARP):
+                special = self._special(cta, number)
+                self.warps.append(Warp(program, cta, number, len(self.warps), special, address, count))
+        self.left = list(self.warps)
+        self._blocked: list[tuple[int, Warp]] = []
+
+    def _special(self, cta: Cta, number: int) -> dict[str, Any]:
+        launch, lanes = self.launch, np.arange(WARP, dtype=np.uint32) + WARP * number
+        return {
+            "%tid.x": lanes, "%tid.y": 0, "%tid.z": 0, "%ntid.x": launch.threads, "%ntid.y": 1, "%ntid.z": 1,
+            "%ctaid.x": cta.block, "%ctaid.y": 0, "%ctaid.z": 0, "%nctaid.x": launch.grid, "%nctaid.y": 1,
+            "%nctaid.z": 1, "%cluster_ctarank": cta.rank, "%cluster_nctarank": launch.cluster,
+            "%cluster_ctaid.x": cta.rank, "%clusterid.x": cta.block // launch.cluster, "%is_explicit_cluster": 1,
+            "%warpid": number,
+        }  # fmt: skip
+
+    # Running.
+
+    def turn(self) -> bool:
+        """Let a warp go on for a while, or complete some asynchronous work; False when nothing can be done now."""
+        if self._blocked and self._blocked[0][0] != self.version:
+            self.left += [w for at, w in self._blocked]
+            self._blocked.clear()
+        if self.pending and (not self.left or self.random.random() < 0.3):
+            for _ in range(self.random.randint(1, min(16, len(self.pending)))):
+                self.pending.pop(self.random.randrange(len(self.pending)))()
+            self.version += 1
+            return True
+        if not self.left:
+            return False
+        at = self.random.randrange(len(self.left))
+        self._advance(at, self.random.randint(1, 100))
+        return True
+
+    def _advance(self, at: int, steps: int) -> None:
+        warp = self.left[at]
+        try:
+            for _ in range(steps):
+                if not warp.step(self):
+                    self._drop(at)
+                    self.version += 1
+                    return
+        except Blocked:
+            self._drop(at)
+            self._blocked.append((self.version, warp))
+        except (UnknownInstructionError, FaultError) as error:
+            raise type(error)(f"{warp} at {warp.instruction()}: {error}") from error
+
+    def _drop(self, at: int) -> None:
+        self.left[at] = self.left[-1]
+        self.left.pop()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all warps have ended."""
+        return not self.left and not self._blocked
+
+    def finish(self) -> None:
+        """After the last warp: asynchronous work completes, and nothing may be left over.
+
+        Raises:
+            FaultError: A later tile or CTA would suffer from what is left.
+        """
+        while self.pending:
+            self.pending.pop()()
+        for cta in self.ctas:
+            if cta.allocated:
+                raise FaultError(f"CTA {cta.block} ends with tensor memory {cta.allocated}")
+            if cta.writing.any() or cta.reading.any() or cta.accumulating.any():
+                raise FaultError(f"CTA {cta.block} ends while its shared memory is still written or read")
+            for address, barrier in cta.barriers.items():
+                self._check_barrier(cta, address, barrier)
+
+    def _check_barrier(self, cta: Cta, address: int, barrier: Barrier) -> None:
+        """Half a phase of arrivals at the end would be taken for the next tile's."""
+        if barrier.bytes or barrier.pending != barrier.count:
+            raise FaultError(f"the barrier at {cta.named_place(address)} ends inside a phase: {barrier}")
+        for w in self.warps:
+            waits = w.waits.get((cta.rank, address), barrier.phase)
+            # A producer's first wait finds an empty stage; where it also waits for the end, it has one more.
+            if waits != barrier.phase and not (w.number < 4 and waits == barrier.phase + 1):
+                raise FaultError(
+                    f"{w} waited {waits} times on {cta.named_place(address)}, which had {barrier.phase} phases"
+                )
+
+    def explain(self) -> str:
+        """Who waits where."""
+        lines = []
+        for w in [*self.left, *(w for _, w in self._blocked)]:
+            i = w.program.steps[w.here].first
+            text = f"{w} waits at line {i.line}, {i}"
+            if i.parts[0] == "mbarrier":
+                address = int(w.address(i.operands[1], 32).max()) & INSIDE
+                parity = int(w.value(i.operands[2], 32).max())
+                barrier = w.cta.barriers.get(address)
+                text += f": barrier at {address - DYNAMIC_SMEM}, parity {parity}, {barrier}"
+            lines.append(text)
+        return "\n".join(lines)
+
+    # For the instructions.
+
+    def place(self, address: int) -> tuple[Cta, int]:
+        """The CTA whose shared memory an address names, and the address inside it."""
+        rank = address >> RANK_SHIFT
+        if rank >= len(self.ctas):
+            raise FaultError(f"shared memory of rank {rank} in a cluster of {len(self.ctas)}")
+        return self.ctas[rank], address & INSIDE
+
+    def barrier(self, cta: Cta, address: int) -> Barrier:
+        """The mbarrier there."""
+        if address not in cta.barriers:
+            raise FaultError(f"no mbarrier at {cta.named_place(address)}")
+        return cta.barriers[address]
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Something that happens at some time from now on."""
+        self.pending.append(action)
+
+    def note_change(self) -> None:
+        """Warps that wait may go on."""
+        self.version += 1
+
+    def released(self, w: Warp) -> np.ndarray:
+        """What a warp has seen, its own past included; its future is not part of it."""
+        seen = w.clock.copy()
+        w.clock[w.index] += 1
+        return seen
+
+    def publish(self, w: Warp) -> None:
+        """Ordinary stores that a warp has seen become visible to the asynchronous proxy."""
+        writer = w.cta.writer
+        dirty = np.nonzero(writer >= 0)[0]
+        seen = w.clock.copy()
+        seen[w.index] = np.iinfo(np.int64).max
+        known = dirty[w.cta.stamp[dirty] <= seen[writer[dirty]]]
+        writer[known] = -1
+
+
+def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -> None:
+    """Execute a whole grid: cluster after cluster, or all at once where they wait for one another.
+
+    Raises:
+        DeadlockError, FaultError, UnknownInstructionError: See the module.
+    """
+    firsts = range(0, launch.grid, launch.cluster)
+    if program.waits_for_grid:
+        _run([Cluster(program, launch, memory, first, seed + first) for first in firsts], seed)
+        return
+    for first in firsts:
+        _run([Cluster(program, launch, memory, first, seed + first)], seed)
+
+
+def _run(clusters: list[Cluster], seed: int) -> None:
+    chance = random.Random(seed)
+    left = list(clusters)
+    for _ in range(TURNS):
+        if not left:
+            return
+        cluster = left[chance.randrange(len(left))]
+        if cluster.turn():
+            continue
+        if cluster.is_done:
+            cluster.finish()
+            left.remove(cluster)
+        else:
+            raise DeadlockError(cluster.explain())
+    raise DeadlockError("no end\n" + left[0].explain())

@@ -1,0 +1,116 @@
+"""Exchanges between the lanes of a warp: shuffles, votes, reductions, election."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import FaultError, UnknownInstructionError
+from ..ptx import Instruction
+from ..registers import WARP
+from .table import operation
+
+if TYPE_CHECKING:
+    from ..machine import Cluster
+    from ..warp import Warp
+
+LANES = np.arange(WARP)
+
+
+def _together(w: Warp, mask: np.ndarray, members: str, i: Instruction) -> None:
+    """All lanes that the member mask names must be here."""
+    named = np.uint32(w.value(members, 32)[mask][0])
+    wanted = ((named >> np.arange(WARP, dtype=np.uint32)) & 1).astype(bool) & w.alive
+    if (wanted & ~mask).any():
+        raise FaultError(f"lanes of a warp are missing at {i.opcode}")
+
+
+@operation("shfl")
+def shuffle(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+    """shfl.sync.up, .down, .bfly and .idx."""
+    _together(w, mask, i.operands[4], i)
+    target = i.operands[0].split("|")
+    value = w.value(i.operands[1], 32)
+    b, c = w.value(i.operands[2], 32).astype(np.int64) & 31, w.value(i.operands[3], 32).astype(np.int64)
+    segment, clamp = (c >> 8) & 31, c & 31
+    floor = LANES & segment
+    top = floor | (clamp & ~segment)
+    if "up" in i.parts:
+        source = LANES - b
+        inside = source >= top
+    elif "down" in i.parts:
+        source = LANES + b
+        inside = source <= top
+    elif "bfly" in i.parts:
+        source = LANES ^ b
+        inside = source <= top
+    else:
+        source = floor | (b & ~segment)
+        inside = source <= top
+    source = np.where(inside, source, LANES)
+    w.set(target[0], value[source], mask)
+    if len(target) > 1:
+        w.set(target[1], inside, mask)
+
+
+@operation("vote")
+def vote(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+    """ballot, any, all."""
+    _together(w, mask, i.operands[2], i)
+    name = i.operands[1]
+    flags = (w.value(name.lstrip("!"), 1) ^ name.startswith("!")) & mask
+    if "ballot" in i.parts:
+        out = int((flags.astype(np.uint64) << LANES.astype(np.uint64)).sum())
+        w.set(i.operands[0], np.full(WARP, out, np.uint32), mask)
+    elif "any" in i.parts:
+        w.set(i.operands[0], np.full(WARP, flags.any()), mask)
+    elif "all" in i.parts:
+        w.set(i.operands[0], np.full(WARP, (flags | ~mask).all()), mask)
+    else:
+        raise UnknownInstructionError(str(i))
+
+
+@operation("redux")
+def reduce_lanes(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+    """Sum, minimum or maximum over the lanes."""
+    _together(w, mask, i.operands[2], i)
+    values = w.value(i.operands[1], 32)[mask]
+    if i.parts[-1] == "s32":
+        values = values.view(np.int32)
+    found = {"add": np.add, "max": np.maximum, "min": np.minimum, "or": np.bitwise_or, "and": np.bitwise_and}
+    function = next((f for name, f in found.items() if name in i.parts), None)
+    if function is None or i.parts[-1] not in ("s32", "u32", "b32"):
+        raise UnknownInstructionError(str(i))
+    with np.errstate(over="ignore"):
+        out = function.reduce(values)
+    w.set(i.operands[0], np.full(WARP, out).astype(values.dtype).view(np.uint32), mask)
+
+
+@operation("elect")
+def elect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+    """The lowest lane here."""
+    first = int(np.nonzero(mask)[0][0])
+    names = i.operands[0].split("|")
+    w.set(names[0], np.full(WARP, first, np.uint32), mask)
+    w.set(names[1], first == LANES, mask)
+
+
+@operation("activemask")
+def active(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+    """The lanes here."""
+    out = int((mask.astype(np.uint64) << LANES.astype(np.uint64)).sum())
+    w.set(i.operands[0], np.full(WARP, out, np.uint32), mask)
+
+
+@operation("mapa")
+def map_address(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+    """The same place in the shared memory of another CTA of the cluster."""
+    from ..shared import INSIDE, RANK_SHIFT
+
+    bits = 64 if i.parts[-1] == "u64" else 32
+    rank = w.value(i.operands[2], 32)
+    if int(rank[mask].max()) >= len(m.ctas):
+        raise FaultError(f"mapa to rank {int(rank[mask].max())} of {len(m.ctas)}")
+    own = w.value(i.operands[1], bits) & np.uint32(INSIDE)
+    w.set(i.operands[0], own | (rank.astype(own.dtype) << own.dtype.type(RANK_SHIFT)), mask)

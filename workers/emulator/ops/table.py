@@ -1,0 +1,43 @@
+"""The table of instructions that touch memory, barriers, other lanes or the tensor cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UnknownInstructionError
+from ..ptx import Instruction
+
+if TYPE_CHECKING:
+    from ..machine import Cluster
+    from ..warp import Warp
+
+Handler = Callable[["Cluster", "Warp", Instruction, np.ndarray], None]
+_HANDLERS: dict[str, Handler] = {}
+
+
+def operation(*names: str) -> Callable[[Handler], Handler]:
+    """Registers what an instruction does: ``ld``, or with its second part ``mbarrier.init``."""
+
+    def add(function: Handler) -> Handler:
+        _HANDLERS.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+def handler_for(i: Instruction) -> Handler:
+    """What does an instruction.
+
+    Raises:
+        UnknownInstructionError: Nothing does.
+    """
+    from . import accesses, barriers, copies, lanes, tcgen05, wgmma  # noqa: F401 - they fill the table
+
+    second = i.parts[1].partition("::")[0] if len(i.parts) > 1 else ""
+    found = _HANDLERS.get(f"{i.parts[0]}.{second}") or _HANDLERS.get(i.parts[0])
+    if found is None:
+        raise UnknownInstructionError(f"line {i.line}: {i}")
+    return found

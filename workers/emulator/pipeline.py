@@ -1,0 +1,88 @@
+"""A call of a Solution, kernel by kernel, on emulated global memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .errors import EmulatorError
+from .host.launches import Call
+from .machine import Launch, run
+from .memory import GlobalMemory
+from .program import Program
+from .ptx import Kernel, read
+
+Change = Callable[[Kernel], Kernel]
+_programs: dict[str, Program] = {}
+"""Kernels by their text: those of the routing are the same in many configs."""
+_KEPT = 24
+
+
+class KernelError(EmulatorError):
+    """A kernel failed; ``kernel`` is its name."""
+
+    def __init__(self, kernel: str, message: str):
+        super().__init__(f"{kernel}: {message}")
+        self.kernel, self.message = kernel, message
+
+
+class Module:
+    """The kernels of a compiled host function.
+
+    Args:
+        path: Its PTX.
+        changes: Kernel name's beginning -> change of its code; for planted mistakes.
+    """
+
+    def __init__(self, path: Path, changes: dict[str, Change] | None = None):
+        self.kernels = read(path.read_text())
+        for start, change in (changes or {}).items():
+            for name in [n for n in self.kernels if n.startswith(start)]:
+                self.kernels[name] = change(self.kernels[name])
+
+    def program(self, name: str) -> Program:
+        """A kernel, ready to run."""
+        kernel = self.kernels[name]
+        text = repr((kernel.parameters, kernel.labels, [(i.opcode, i.operands, i.guard) for i in kernel.code]))
+        key = hashlib.sha256(text.encode()).hexdigest()
+        if key not in _programs:
+            while len(_programs) >= _KEPT:
+                del _programs[next(iter(_programs))]
+            _programs[key] = Program(kernel)
+        return _programs[key]
+
+
+def steps(module: Module, call: Call, memory: GlobalMemory, seed: int = 0) -> Iterator[Launch]:
+    """Execute the kernels of a call in order; each launch is given out when it has ended.
+
+    Raises:
+        KernelError: A kernel hangs, corrupts something or has an unknown instruction.
+    """
+    for number, launch in enumerate(call.launches):
+        memory.next_kernel(launch.pdl)
+        try:
+            run(module.program(launch.kernel), launch, memory, seed + 1000 * number)
+        except EmulatorError as error:
+            raise KernelError(short_name(launch.kernel), str(error)) from error
+        yield launch
+
+
+def short_name(kernel: str) -> str:
+    """The part of a kernel's name that people use: ``moe_gemm_1``, ``routing``."""
+    for word in ("moe_gemm_1", "moe_gemm_2", "moe_act_quant"):
+        if kernel.startswith(word):
+            return word
+    found = kernel.removeprefix("kernel_cutlass_").partition("_sm_")[2].lstrip("0123456789a")
+    for word in ("routing", "permute", "combineFinalize", "combineZero", "combineCast"):
+        if found.lower().startswith(word.lower()) or word in kernel:
+            return word
+    return kernel[:60]
+
+
+def fresh_memory(call: Call, contents: dict[str, np.ndarray]) -> GlobalMemory:
+    """Inputs as given, everything else poisoned but what must start as zeros."""
+    zeros = {"barrier": np.zeros(4, np.uint8)} if "barrier" in call.memory else {}
+    return GlobalMemory.of(call.memory, {**zeros, **contents})
