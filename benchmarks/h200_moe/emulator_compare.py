@@ -12,6 +12,7 @@ bits, and that reaches the activations' scales.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def gpu_memory(problem: Problem, dumped: dict[str, np.ndarray]) -> dict[str, np.
     """The sections that the GPU left, and its output."""
     rows = row_capacity(problem.config, problem.sizes, problem.tokens)
     offsets = list(sections(problem.config, problem.sizes, problem.tokens, rows).items())
-    found = {name: dumped["workspace"][at:end] for (name, at), (_, end) in zip(offsets, offsets[1:], strict=False)}
+    found = {name: dumped["workspace"][at:end] for (name, at), (_, end) in itertools.pairwise(offsets)}
     return {**found, "out": dumped["out"].reshape(-1).view(np.uint8)}
 
 

@@ -97,12 +97,10 @@ def _logits(
             wish[:, offset + int(rng.integers(local))] += 60.0
     rank = wish.argsort(axis=1).argsort(axis=1)
     if sizes["routing"] != "deepseek":
-        grid = np.unique(
-            (np.linspace(-4.0, 4.0, 4 * experts).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-        )
-        values = np.sort((grid.astype(np.uint32) << 16).view(np.float32))
+        values = np.unique(_upper_half(np.linspace(-4.0, 4.0, 4 * experts)).astype(np.uint32) << 16)
+        values = np.sort(values.view(np.float32))
         picked = values[np.linspace(0, len(values) - 1, experts).round().astype(int)]
-        return (picked[rank].view(np.uint32) >> 16).astype(np.uint16), None
+        return _upper_half(picked[rank]), None
     grid = np.linspace(-3.0, 3.0, experts)
     jitter = rng.uniform(-0.3, 0.3, wish.shape) * (grid[1] - grid[0])
     logits = (grid[rank] + jitter).astype(np.float32)
@@ -111,5 +109,9 @@ def _logits(
         logits[:, mine] = np.where(wish[:, mine] > 10.0, 9.0, -9.0 + jitter[:, mine])
         if routing.kind == "one_expert":
             logits = np.where(logits < 9.0, np.minimum(logits, 0.5), logits)
-    bias = (np.float32(rng.uniform(0.0, 0.002, experts)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return logits.astype(np.float32), bias
+    return logits.astype(np.float32), _upper_half(rng.uniform(0.0, 0.002, experts))
+
+
+def _upper_half(values: np.ndarray) -> np.ndarray:
+    """bfloat16 as uint16, cut."""
+    return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)

@@ -75,7 +75,8 @@ class Problem:
         s, t, p = self.sizes, self.tokens, self.rows
         h, i, e, k = s["hidden"], s["intermediate"], s["local_experts"], s["top_k"]
         forms: dict[str, tuple[str, tuple[int, ...]]] = {
-            "logits": ("f4" if s["routing"] == "deepseek" else "u2", (t, s["experts"])), "bias": ("u2", (s["experts"],)),
+            "logits": ("f4" if s["routing"] == "deepseek" else "u2", (t, s["experts"])),
+            "bias": ("u2", (s["experts"],)),
             "x": ("u1", (t, h)), "xs": ("f4", (h // BLOCK, t)), "out": ("u2", (t, h)), "acc": ("f4", (t, h)),
             "w13": ("u1", (e, 2 * i, h)), "s13": ("f4", (e, 2 * i // BLOCK, h // BLOCK)),
             "w2": ("u1", (e, h, i)), "s2": ("f4", (e, h // BLOCK, i // BLOCK)),

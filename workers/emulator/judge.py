@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ SHRUNK_SMS = 8
 """SMs that persistent grids are made for: small inputs then give a CTA several tiles, as large ones do on a GPU."""
 
 
-class EmulatedStatus(str, Enum):
+class EmulatedStatus(StrEnum):
     """How an emulated run ended. The names are apart from those of measured trials."""
 
     PASSED = "EMULATED_PASSED"

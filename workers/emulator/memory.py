@@ -1,4 +1,4 @@
-"""Global memory: tensors as bytes, who touched them, and which of them are there before the previous kernel has ended."""
+"""Global memory: tensors as bytes, who touched them, and which are there before the previous kernel has ended."""
 
 from __future__ import annotations
 

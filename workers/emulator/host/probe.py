@@ -17,9 +17,11 @@ import json
 import math
 import struct
 import sys
+from collections.abc import Iterator
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 HEAP = 0x2B0000000000
 RANGE = 1 << 40
@@ -37,7 +39,7 @@ MAX_DYNAMIC_SMEM = 8
 class Dim3(Structure):
     _fields_ = [("x", c_uint), ("y", c_uint), ("z", c_uint)]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter((self.x, self.y, self.z))
 
 
@@ -86,7 +88,7 @@ _alive: list = []
 """Shapes, strides and DLPack records: the callee reads them for as long as the process lives."""
 
 
-def tensor(pointer: int, dtype: str, shape, strides=None, device: int = CUDA):
+def tensor(pointer: int, dtype: str, shape: Any, strides: Any = None, device: int = CUDA) -> Any:
     """A ``tvm_ffi.Tensor`` over memory that does not exist."""
     import tvm_ffi
 
@@ -151,14 +153,14 @@ class Recorder:
         self.callbacks = ON_LAUNCH(self.on_launch), ON_SETUP(self.on_setup)
         mock.mock_listen(*self.callbacks)
 
-    def on_setup(self, what, kernel, image, key, value) -> None:
+    def on_setup(self, what: bytes, kernel: int, image: int, key: int, value: int) -> None:
         if what == b"kernel":
             name = ctypes.string_at(kernel).decode()
             self.kernels[kernel] = Kernel(name, parameters(image)[name])
         elif what == b"attribute":
             self.kernels[kernel].attributes[key] = value
 
-    def on_launch(self, config, kernel, arguments) -> None:
+    def on_launch(self, config: Any, kernel: int, arguments: Any) -> None:
         c, known = config.contents, self.kernels[kernel]
         attributes = {a.id: list(a.value) for a in (c.attributes[i] for i in range(c.count))}
         self.launches.append(
@@ -179,11 +181,11 @@ class Recorder:
         )
 
     @staticmethod
-    def raw(kernel: Kernel, arguments) -> list[str]:
+    def raw(kernel: Kernel, arguments: Any) -> list[str]:
         """The bytes of every argument."""
         return [ctypes.string_at(arguments[ordinal], size).hex() for ordinal, size in kernel.parameters]
 
-    def pointers(self, kernel: Kernel, arguments) -> list[str]:
+    def pointers(self, kernel: Kernel, arguments: Any) -> list[str]:
         """Tensors and workspace sections that the kernel's arguments point at.
 
         A tensor and a TMA descriptor both begin with the address; what comes behind may have gaps with old bytes.
@@ -228,13 +230,13 @@ class Solution:
     def __init__(self, folder: Path, recorder: Recorder):
         sys.path.insert(0, str(folder.parent))
         self.package = folder.name
-        self.main = importlib.import_module(f"{folder.name}.main")
+        self.main: Any = importlib.import_module(f"{folder.name}.main")
         self.recorder = recorder
         self.sizes = self.main.SIZES
         self.asked: list[int] = []
-        self.main._workspace = self.workspace
+        setattr(self.main, "_workspace", self.workspace)  # noqa: B010 - a checker knows the module too well
 
-    def workspace(self, device, size: int):
+    def workspace(self, device: Any, size: int) -> Any:
         self.asked.append(size)
         recorder = self.recorder
         return tensor(HEAP + RANGE * recorder.tensors.index("workspace"), "uint8", (size,))

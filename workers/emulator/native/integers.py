@@ -104,7 +104,7 @@ def funnel(seg: Segment, i: Instruction) -> None:
 
 def integer_unary(seg: Segment, i: Instruction) -> None:
     """not, neg, abs, popc, clz, brev."""
-    kind, bits = type_of(i.parts)
+    bits = type_of(i.parts)[1]
     letter = LETTER[bits]
     vector, name = VECTOR[letter], i.parts[0]
     a = seg.read(i.operands[1], letter)

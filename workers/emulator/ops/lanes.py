@@ -66,7 +66,7 @@ def vote(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     elif "any" in i.parts:
         w.set(i.operands[0], np.full(WARP, flags.any()), mask)
     elif "all" in i.parts:
-        w.set(i.operands[0], np.full(WARP, (flags | ~mask).all()), mask)
+        w.set(i.operands[0], np.full(WARP, bool((flags | ~mask).all()), np.bool_), mask)
     else:
         raise UnknownInstructionError(str(i))
 
@@ -93,7 +93,7 @@ def elect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     first = int(np.nonzero(mask)[0][0])
     names = i.operands[0].split("|")
     w.set(names[0], np.full(WARP, first, np.uint32), mask)
-    w.set(names[1], first == LANES, mask)
+    w.set(names[1], np.equal(LANES, first), mask)
 
 
 @operation("activemask")
