@@ -88,6 +88,7 @@ class SweepSettings(BaseModel):
     final_rounds: int = Field(96, ge=8, description="most rounds of a final")
     final_s: float = Field(8, gt=0, description="seconds after which a regime's final ends unsettled")
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
+    keep_going: bool = Field(False, description="go on where the first trials have all failed for the same reason")
     reuse: bool = Field(True, description="take measurements that the database already has")
     warm_start: bool = Field(True, description="try early what related sweeps and the kernel's author found good")
     compile_s: float = Field(300, gt=0, description="deadline of a build in seconds")

@@ -51,6 +51,9 @@ def sweep(
     ] = OUT_DEFAULT,
     no_export: Annotated[bool, typer.Option("--no-export", help="do not write a Solution at the end")] = False,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="measure again what the database already has")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="do not stop where the first trials all fail for the same reason")
+    ] = False,
     ticket: Annotated[
         str | None, typer.Option(hidden=True, help="how a server recognises the sweep it started")
     ] = None,
@@ -66,6 +69,7 @@ def sweep(
         "definition": definition, "space": space, "dataset": dataset, "target": target, "budget_s": budget_s,
         "max_trials": _trials(max_trials), "sampler": sampler, "seed": seed, "mode": mode, "builders": builders,
         "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
+        "keep_going": keep_going or None,
         "regimes": _bounds(regimes), "size_axis": size_axis, "workloads": tuple(workload) if workload else None,
         "accelerators": _kinds(accelerators),
         **options.tolerances(rtol, atol, required_matched_ratio, judge),
@@ -137,7 +141,14 @@ def _print_sweep(report: Any) -> None:
         f"on {report.hardware}"
     )
     if not report.winners:
-        console.print(f"no config passed; `tuner status {report.sweep_id}` shows why")
+        for reason in report.reasons:
+            console.print(reason, markup=False)
+        for why in report.left_out:
+            console.print(f"left out: {why}", markup=False)
+        early = (
+            "stopped, since the first trials all failed alike; --keep-going goes on: " if report.stopped_early else ""
+        )
+        console.print(f"{early}no config passed; `tuner status {report.sweep_id}` shows all trials")
         return
     table = Table("regime", "best", "default", "over default", "over reference")
     for w in report.winners:

@@ -14,15 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from db.records import StoredBuild, StoredMeasurement, TrialRecord, WinnerRecord, method_hash
+from db.records import StoredBuild, StoredMeasurement, TrialRecord, method_hash
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.search import Proposal, Search
 from tuner.settings import SweepSettings
 from tuner.sweeps import winners
+from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.result import SweepResult, evaluator_usage
 from tuner.sweeps.reuse import other_load, usable
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.fib.adapter import reference_variant
@@ -118,36 +120,6 @@ class Progress:
     message: str = ""
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep found. ``finals`` has an entry for each regime with at least one config that passed."""
-
-    sweep_id: int
-    finals: Mapping[str, FinalResult]
-    winners: list[WinnerRecord]
-    reference: Mapping[str, Measurement]
-    trials: int
-    failures: Mapping[str, int]
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
-    made_anew: int = 0
-    """Number of stored measurements that were not reused since they were taken beside other load."""
-    beside_load: Sequence[str] = ()
-    """The other load of each measurement of this process that was taken beside some."""
-
-
-def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Seconds by kind (see :class:`workers.records.Evaluation`) of search and finals, and the share of the evaluators'
-    wall time, waiting for jobs included, in which the device ran candidates or checks of them."""
-    parts = {"search": dict(search), "finals": summed(finals)}
-    parts["all"] = summed([*parts.values()])
-    for part in parts.values():
-        wall_s = part.get("evaluate_s", 0.0) + part.get("idle_s", 0.0)
-        if wall_s > 0:
-            part["gpu_busy_share"] = (part.get("candidate_s", 0.0) + part.get("check_s", 0.0)) / wall_s
-    return parts
-
-
 def sweep_seed(seed: int, regime: int) -> int:
     """Seed of a regime's search: regimes of one sweep must not draw the same random numbers."""
     return seed * 1009 + regime
@@ -178,6 +150,7 @@ class Sweep:
         self._waiting_for_build: dict[str, list[Trial]] = {}
         self._evaluating: dict[str, Trial] = {}
         self._failures: Counter[str] = Counter()
+        self._reasons = Failures(plan.space.config_hash(plan.space.default))
         self._usage: dict[str, float] = {}
         self._raced_out = 0
         self._reused = 0
@@ -217,6 +190,7 @@ class Sweep:
             usage,
             self._made_anew,
             tuple(self._beside_load),
+            self._reasons,
         )
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -240,6 +214,7 @@ class Sweep:
         for record in self.store.trials.of(self.sweep_id):
             state = by_name[record.regime]
             self._note(state, record.config_hash, dict(record.config), Status(record.state), record.measurements, None)
+            self._reasons.note(record.config_hash, Status(record.state), record.reason)
             state.search.observe(dict(record.config), record.objective)
             state.asked += 1
             self._next_number = max(self._next_number, record.number + 1)
@@ -282,7 +257,7 @@ class Sweep:
     def _search_is_over(self) -> bool:
         if any(s.asked == 0 for s in self._states):
             return False  # the default is measured in every regime, however small the budget
-        if not self._is_in_time():
+        if not self._is_in_time() or (self._reasons.is_pointless_to_go_on and not self.settings.keep_going):
             return True
         asked = sum(s.asked for s in self._states)
         if self.settings.max_trials != "auto":
@@ -387,6 +362,7 @@ class Sweep:
         )
         self._beside_load += [load for m in fresh if (load := other_load(m)) is not None]
         self.store.trials.commit(record)
+        self._reasons.note(trial.config_hash, status, message)
         self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
         state.search.tell(trial.proposal.number, value, detail=status.value)
 

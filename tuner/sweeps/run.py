@@ -19,9 +19,10 @@ from tuner.errors import UsageError
 from tuner.results.export import Export, export_winners
 from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Plan, Progress, Sweep, SweepResult
+from tuner.sweeps.loop import Plan, Progress, Sweep
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime, split
+from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
 from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
@@ -59,6 +60,10 @@ class SweepReport:
     example_axes: str
     left_out: tuple[str, ...] = ()
     """One line for each workload that has no inputs or cannot be judged, saying why."""
+    reasons: tuple[str, ...] = ()
+    """Why trials failed, the most frequent reasons first."""
+    stopped_early: bool = False
+    """Whether the search stopped since the first trials had all failed alike."""
     export: Export | None = None
     export_failure: Exception | None = None
     out: Path | None = None
@@ -78,6 +83,7 @@ class SweepReport:
             "winners": [asdict(w) for w in self.winners],
             "reference_us": dict(self.reference_us),
             "left_out": list(self.left_out),
+            "reasons": list(self.reasons),
             "export": None if self.export is None else self.export.document(),
             "export_error": None if self.export_failure is None else str(self.export_failure),
         }
@@ -322,7 +328,7 @@ def _conclude(
         },
     }
     if not result.winners:
-        summary["error"] = "no config passed"
+        summary["error"] = "; ".join(["no config passed", *result.reasons.lines()])
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)
     exported, failure = None, None
     if out is not None and result.winners:
@@ -344,6 +350,8 @@ def _conclude(
         reference_us=reference,
         example_axes=" ".join(f"{k}={v}" for k, v in first.items()),
         left_out=setup.problem.left_out,
+        reasons=tuple(result.reasons.lines()),
+        stopped_early=result.reasons.is_pointless_to_go_on and not setup.settings.keep_going,
         export=exported,
         export_failure=failure,
         out=out,

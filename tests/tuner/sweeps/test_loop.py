@@ -12,6 +12,7 @@ from search_spaces import Parameter
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.settings import SweepSettings
+from tuner.sweeps.failures import ALIKE
 from tuner.sweeps.loop import REFERENCE_KEY, Plan, Sweep, evaluator_usage
 from tuner.sweeps.regimes import Regime
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
@@ -210,9 +211,21 @@ def test_nothing_wins_when_everything_fails(recording, store):
     broken = replace(
         recording, status=("incorrect",) * len(POINTS), time_ms=none, workload_ms={"small": none, "large": none}
     )
-    result = make_sweep(broken, store, max_trials=12).run()
+    result = make_sweep(broken, store, max_trials=12, keep_going=True).run()
     assert result.winners == []
     assert result.failures == {"INCORRECT_NUMERICAL": 12}
+    early = make_sweep(broken, store, max_trials=40).run()
+    assert ALIKE <= early.trials <= ALIKE + 4, "no more than was in flight"
+    assert early.reasons.is_pointless_to_go_on
+    assert early.reasons.lines() == [f"{early.trials} x INCORRECT_NUMERICAL"]
+
+
+def test_failures_that_have_nothing_to_do_with_the_default_stop_nothing(recording, store):
+    from dataclasses import replace
+
+    good = recording.status[0]
+    only_default = replace(recording, status=(good, *("incorrect",) * (len(POINTS) - 1)))
+    assert make_sweep(only_default, store, max_trials=30).run().trials == 30
 
 
 def test_the_reference_is_timed_although_no_trial_is_left_to_be_run(recording, store):
