@@ -51,10 +51,24 @@ def _matching(folder: Path, pattern: str, space_file: str) -> list[Path]:
         found = sorted(folder.glob(pattern))
     except (ValueError, NotImplementedError, OSError) as error:
         raise SpaceError(f"'sources' has {pattern!r}, which is no pattern: {error}") from error
-    files = [f for f in found if f.is_file() and not _is_hidden(f.relative_to(folder)) and f != folder / space_file]
+    files = [
+        f
+        for f in found
+        if f.is_file()
+        and not _is_hidden(f.relative_to(folder))
+        and f != folder / space_file
+        and not _exported(f, folder)
+    ]
     if not files:
         raise SpaceError(f"'sources' has {pattern!r}, which matches no file")
     return files
+
+
+def _exported(file: Path, folder: Path) -> bool:
+    """Whether a file is what a sweep wrote there: a part of a folder of definitions and Solutions, at or below ours."""
+    above = [p for p in file.parents if p.is_relative_to(folder)]
+    places = [p for p in above if (p / "definitions").is_dir() and (p / "solutions").is_dir()]
+    return any(file.relative_to(p).parts[0] in (*_DATASET_FOLDERS, "blob") for p in places)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -154,3 +168,23 @@ def _star(file: str, node: ast.ImportFrom, sources: Mapping[str, str], seen: set
     base = "/".join((*parts, *(node.module or "").split("."))).rstrip("/")
     found = next((path for path in (f"{base}.py", f"{base}/__init__.py", "__init__.py") if path in sources), None)
     return {ANY} if found is None else _defined(found, sources, seen)
+
+
+def selects_without_a_size(sources: Mapping[str, str]) -> bool:
+    """Whether the config is only ever asked for by ``select()``, which gives the one for the smallest size.
+
+    False where that cannot be seen: no call by that name, or code that is not Python.
+    """
+    sizes = []
+    for file, text in sources.items():
+        if not file.endswith(".py"):
+            continue
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", None))
+                sizes += [bool(node.args or node.keywords)] if name == "select" else []
+    return bool(sizes) and not any(sizes)

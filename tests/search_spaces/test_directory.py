@@ -271,6 +271,19 @@ def test_junk_beside_a_kernel_is_left_out_with_a_word_and_changes_nothing(tmp_pa
     assert "build/, data/, mine.egg-info/ and 12 more left out; name in 'sources'" in remark
 
 
+@pytest.mark.parametrize("place", [".", "tuner-out", "results/mine"])
+def test_what_a_sweep_wrote_is_no_source_though_a_pattern_matches_it(tmp_path, place):
+    """Else the second sweep is of another space than the first, and knows none of its figures."""
+    folder = folder_with(tmp_path, sources=["**/*"])
+    (folder / "table.json").write_text("{}")
+    before = DirectoryFamily(folder).space(DEFINITION, "cpu").sources
+    for part in ("definitions", "workloads", "solutions", "traces", "blob"):
+        (folder / place / part / "op").mkdir(parents=True)
+        (folder / place / part / "op" / "a.json").write_text("{}")
+    assert DirectoryFamily(folder).space(DEFINITION, "cpu").sources == before
+    assert set(before) == {"main.py", "table.json"}
+
+
 def test_what_sources_names_belongs_to_the_kernel_whatever_it_is(tmp_path):
     folder = folder_with(tmp_path, sources=["*.py", "tables/*"])
     (folder / "tables").mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from db.store import Store
 from search_spaces import SearchSpace, SpaceFamily
+from search_spaces.source_files import selects_without_a_size
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import SweepSettings
 from workers.devices.targets import accelerators_of, is_cuda, target_named
@@ -64,7 +65,14 @@ class Setup:
         """
         space = self.family().space(self.problem.definition, self.target)
         axis = self.settings.size_axis
-        if axis is None or axis == space.size_axis:
+        if axis is None:
+            axis = space.size_axis
+        if axis is not None and selects_without_a_size(space.sources):
+            raise UsageError(
+                f"size axis {axis!r}: space {space.name!r} calls select() without a size, so its Solution would take "
+                f"the config of the smallest size for all; write select(SIZE), or name no size axis"
+            )
+        if axis == space.size_axis:
             return space
         variable = [n for n, spec in self.problem.definition["axes"].items() if spec["type"] == "var"]
         if axis not in variable:

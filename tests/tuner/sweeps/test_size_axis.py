@@ -72,6 +72,19 @@ def test_an_axis_without_a_value_in_a_workload_is_refused(tmp_path):
         setup(tmp_path, [{"rows": 4, "cols": 8}, {"rows": 4}]).sizes("cols")
 
 
+@pytest.mark.parametrize(("axis", "flag"), [("cols", None), (None, "cols")])
+def test_a_kernel_that_passes_no_size_cannot_dispatch(axis, flag, tmp_path):
+    """It would take the first row of the table at every size, and nobody would see that the others are never used."""
+    made = setup(tmp_path, TWO, axis, flag)
+    toy.kernel(tmp_path / "k", size="", **({} if axis is None else {"size_axis": axis}))
+    with pytest.raises(UsageError, match=r"space 'k' calls select\(\) without a size"):
+        made.space()
+    toy.kernel(
+        tmp_path / "k", body="select(x.shape[1])\ny.copy_(x + 1)", **({} if axis is None else {"size_axis": axis})
+    )
+    assert made.space().size_axis == "cols"
+
+
 def test_a_solution_with_one_config_has_no_axis(tmp_path):
     made = setup(tmp_path, TWO, flag="cols")
     folder = tmp_path / "k"
