@@ -26,6 +26,12 @@ class Status(StrEnum):
     INPUTS_MODIFIED = "INPUTS_MODIFIED"
     NOT_REPEATABLE = "NOT_REPEATABLE"
     """Right the first time, not the second."""
+    STALE_OUTPUT = "STALE_OUTPUT"
+    """Right on values that it has seen, wrong on others at the same addresses: it remembers outputs."""
+    UNFINISHED = "UNFINISHED"
+    """Its work was not done when its call had returned, or is only done when somebody looks at its outputs."""
+    TAMPERED = "TAMPERED"
+    """It replaced parts of the evaluator, or of what the evaluator is made of."""
     PROCESS_CHANGED = "PROCESS_CHANGED"
     """It changed something of the process that cannot be put back, so that the next candidate would run differently."""
     DEGENERATE_REFERENCE = "DEGENERATE_REFERENCE"
@@ -58,7 +64,7 @@ class Tolerance:
     by_scale: bool = False
 
 
-METHOD_REVISION = 2
+METHOD_REVISION = 3
 """Raised by whoever changes what a figure means: the timer, the flush, the check. Figures of another revision are not
 reused; those of a database from before there were revisions count as 0."""
 

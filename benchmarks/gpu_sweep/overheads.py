@@ -64,7 +64,8 @@ def main() -> None:
         for cycles in (50_000, 400_000, 4_000_000):
             device.usage()
             began = time.perf_counter()
-            timing = measure(lambda n=cycles: torch.cuda._sleep(n), Method(mode=mode, min_samples=10), device)  # type: ignore[misc]
+            spin = device.prepare(lambda n=cycles: torch.cuda._sleep(n), mode)  # type: ignore[misc]
+            timing = measure(spin, Method(mode=mode, min_samples=10), device)
             wall_s = time.perf_counter() - began
             found["measurement"].append(
                 {

@@ -126,6 +126,11 @@ class CudaDevice(Device):
         spin = self._spin if mode == "cuda_graph" else _SPIN_CYCLES
         torch.cuda._sleep(spin if cold_cache else _MAX_SPIN_CYCLES)
 
+    def hold(self, mode: str) -> None:
+        """Spin for long; a graph is submitted in one go and needs none of it."""
+        if mode != "cuda_graph":
+            self._torch.cuda._sleep(_MAX_SPIN_CYCLES)
+
     def submit(self, run: Run, mode: str, kind: str = CANDIDATE) -> Sample:
         """Submit one call between two events."""
         start = self._event()

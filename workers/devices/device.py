@@ -63,6 +63,10 @@ class Device(ABC):
         """Start one timed call of a prepared run, right after :meth:`ready`. Does not wait if the device works on its
         own."""
 
+    def hold(self, mode: str) -> None:
+        """Keep the device busy until the host has submitted what comes next. Only work that waits for it is held."""
+        return None
+
     def time_us(self, run: Run, mode: str, cold_cache: bool) -> float:
         """Microseconds of one call of a prepared run, after a flush of the cache if ``cold_cache``."""
         self.ready(mode, cold_cache)

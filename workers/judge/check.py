@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from workers.devices.device import CANDIDATE, Device
@@ -36,6 +36,11 @@ class Verdict:
     def errors(self) -> dict[str, Any]:
         """The error figures, by the name that they have in a Measurement too."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("status", "message")}
+
+
+def with_status(verdict: Verdict, status: Status, message: str) -> Verdict:
+    """The verdict's figures under another status."""
+    return replace(verdict, status=status, message=message)
 
 
 @dataclass

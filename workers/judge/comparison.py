@@ -16,6 +16,7 @@ from workers.judge.interval import measured
 from workers.judge.resident_workloads import Residents
 from workers.judge.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed
+from workers.judge.verified_run import VerifiedRun
 from workers.records import ComparisonJob, Status
 from workers.sandbox.child import Send
 from workers.sandbox.process_state import Turns
@@ -89,11 +90,20 @@ class Comparison:
                     self._device.synchronize()
         anchor = self._anchor.conditions()
         self._send("phase", f"compare {uuid}")
-        samples, conditions = self._interleave(runs, prepared, seed)
-        for key, run in runs.items():
-            take_turn(self._turns, key)
-            timed = self._verdicts.finish(self._verdicts.begin(run, resident), resident)
-            verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
+        looks = {
+            key: VerifiedRun(self._verdicts, run, prepared[key], resident, self._device, job.method)
+            for key, run in runs.items()
+        }
+        try:
+            samples, conditions = self._interleave(looks, prepared, seed)
+            for key, look in looks.items():
+                take_turn(self._turns, key)
+                self._settings.take(key)
+                look.at_the_end()
+                timed = look.verdict()
+                verdicts[key] = verdicts[key] if timed.status is Status.PASSED else timed
+        finally:
+            resident.others.undo()
         for key, verdict in verdicts.items():
             measurement = (
                 measured(
@@ -109,15 +119,15 @@ class Comparison:
             self._send("event", (key, measurement))
 
     def _interleave(
-        self, runs: Mapping[str, TimedRun], prepared: Mapping[str, Run], seed: int
+        self, looks: Mapping[str, VerifiedRun], prepared: Mapping[str, Run], seed: int
     ) -> tuple[dict[str, list[float]], dict[str, Any]]:
         """Samples of each variant, round after round, again if they were throttled; and the conditions."""
         rng, job = random.Random(seed), self._job
         device, retaken, load = self._device, 0, self._device.watch_load()
         while True:
-            order = [key for _ in range(job.rounds) for key in rng.sample(list(runs), len(runs))]
+            order = [key for _ in range(job.rounds) for key in rng.sample(list(looks), len(looks))]
             before = device.conditions()
-            samples, late = self._rounds(order, runs, prepared)
+            samples, late = self._rounds(order, looks, prepared)
             after = device.conditions()
             doubts = timer.why_doubtful(device, (before, after), ())
             if not doubts or retaken == device.retakes:
@@ -125,7 +135,7 @@ class Comparison:
             retaken += 1
 
     def _rounds(
-        self, order: list[str], runs: Mapping[str, TimedRun], prepared: Mapping[str, Run]
+        self, order: list[str], looks: Mapping[str, VerifiedRun], prepared: Mapping[str, Run]
     ) -> tuple[dict[str, list[float]], int]:
         """One sample for each entry of ``order``; and how many were taken again because the host was late.
 
@@ -135,10 +145,10 @@ class Comparison:
         method = self._job.method
 
         def get_ready(key: str) -> None:
-            runs[key].poison()
+            looks[key].before_sample()
             self._device.ready(method.mode, method.cold_cache)
 
-        samples: dict[str, list[float]] = {key: [] for key in runs}
+        samples: dict[str, list[float]] = {key: [] for key in looks}
         late = 0
         for index, key in enumerate(order):
             if index == 0:
@@ -146,6 +156,9 @@ class Comparison:
             while True:
                 take_turn(self._turns, key)
                 self._settings.take(key)
+                if looks[key].is_due():
+                    looks[key].take()
+                    get_ready(key)
                 sample = self._device.submit(prepared[key], method.mode)
                 if index + 1 < len(order):
                     get_ready(order[index + 1])

@@ -29,7 +29,8 @@ from workers.judge.references import ReferenceStore
 from workers.judge.resident_workloads import Prepared, Resident, Residents
 from workers.judge.timed_run import TimedRun
 from workers.judge.truth import plain
-from workers.judge.verdicts import Verdicts, Verification, failed, say
+from workers.judge.verdicts import Verdicts, failed, say, tampered
+from workers.judge.verified_run import VerifiedRun
 from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Status
 from workers.sandbox.child import Send
 from workers.sandbox.process_state import ProcessState, Turns, changed
@@ -153,7 +154,7 @@ class Judge:
             measurement = self._one(candidate, uuid, job, following, ahead)
             if measurement.status is not Status.PASSED:
                 judgement = self._spoiled(measurement.status, measurement.message)
-                self._send("event", replace(measurement, status=judgement.status))
+                self._send("event", replace(measurement, status=judgement.status, message=judgement.message))
                 return judgement
             self._send("event", measurement)
             limit = job.stop_above_us.get(uuid)
@@ -335,28 +336,41 @@ class Judge:
         behind: Callable[[], None] | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[timer.Timing, Verdict]:
-        """Time it; the last timed run, on outputs poisoned just before it, has to be right."""
+        """Time it, and look at one run."""
+        timer.check_mode(job.method, self._device)
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
-        pending: list[Verification] = []
+        prepared = self._device.prepare(run, job.method.mode)
+        look = VerifiedRun(self._verdicts, run, prepared, resident, self._device, job.method, is_known=not job.check)
 
-        def verify() -> None:
-            pending[:] = [self._verdicts.begin(run, resident)]
+        def before_sample() -> None:
+            if look.is_due():
+                look.take()
+            look.before_sample()
+
+        def after_samples() -> None:
+            look.at_the_end()
             if behind is not None:
                 behind()
 
         limit = job.stop_above_us.get(resident.uuid)
         anchor = self._anchor.conditions()
-        timing = timer.measure(run, job.method, self._device, limit, run.poison, verify, meanwhile)
-        timing = replace(timing, conditions={**timing.conditions, **anchor})
-        return timing, self._verdicts.finish(pending[0], resident)
+        try:
+            timing = timer.measure(prepared, job.method, self._device, limit, before_sample, after_samples, meanwhile)
+            timing = replace(timing, conditions={**timing.conditions, **anchor})
+            return timing, look.verdict()
+        finally:
+            resident.others.undo()
 
     def _spoiled(self, status: Status, message: str) -> Judgement:
         """The job's end after a failure: is this process still good?"""
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
+        part = self._verdicts.replaced()
+        if part is not None:
+            # Whatever went wrong went wrong in an evaluator that was not itself any more.
+            return Judgement(Status.TAMPERED, f"{tampered(part)}\n{message}", replace=True)
         self._usage.update(self._device.usage())
-        broken = self._verdicts.replaced() is not None or CaptureError.MARK in message
-        return Judgement(status, message, replace=broken)
+        return Judgement(status, message, replace=CaptureError.MARK in message)
 
     def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
         """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.

@@ -15,7 +15,7 @@ from workers.fib.dataset import Document, Problem
 
 _LIMIT_BYTES = 8 << 30
 
-_REVISION = 2
+_REVISION = 3
 """Of what is stored; files of another one are never read."""
 
 

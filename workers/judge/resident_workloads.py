@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.devices.device import Device
-from workers.errors import WorkerError
+from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge import check
+from workers.judge.other_values import SHARES, Alteration, OtherValues, choose
 from workers.judge.references import ReferenceStore
 from workers.judge.rules import Kind, rules_for
 from workers.judge.truth import Truth, judged_by, largest_scale, truths_of, why_unjudgeable
+from workers.records import Status
+
+if TYPE_CHECKING:
+    from workers.judge.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class Resident:
 
     ``inputs`` are in definition order (tensors on the device, scalars), ``truths`` what outputs are judged by;
     ``digests`` are of the inputs; ``seals`` are quick digests of inputs and truths; ``degenerate`` says why nothing can
-    be judged by them, if so; ``wrote`` names the inputs that the reference writes to.
+    be judged by them, if so; ``wrote`` names the inputs that the reference writes to. ``others`` are other values for
+    the inputs, and ``other_truths`` what outputs on these are judged by, where there are any.
     """
 
     uuid: str
@@ -34,11 +41,13 @@ class Resident:
     degenerate: str | None
     nbytes: int
     wrote: tuple[str, ...] = ()
+    others: OtherValues = field(default_factory=lambda: OtherValues((), None))
+    other_truths: tuple[Truth, ...] = ()
 
     @property
     def sealed(self) -> tuple[Any, ...]:
         """What ``seals`` are of."""
-        return (*self.inputs, *(tensor for truth in self.truths for tensor in truth.tensors))
+        return (*self.inputs, *(tensor for truth in (*self.truths, *self.other_truths) for tensor in truth.tensors))
 
     @property
     def is_drawn(self) -> bool:
@@ -162,17 +171,46 @@ class Residents:
         stored = self._store.load(uuid, device)
         if stored is not None and check.same_digests(digests, stored["digests"]):
             seen = Observed.of_document(stored["seen"])
+            other = stored["other"]
         elif may_compute:
             seen = observe(self._definition, inputs, device)
             self._device.synchronize()
-            self._store.save(uuid, {"digests": list(digests), "seen": seen.document()})
+            other = self._other_answer(inputs, seen)
+            self._store.save(uuid, {"digests": list(digests), "seen": seen.document(), "other": other})
             # A reference may need many times the memory of its inputs.
             self._device.release()
         else:
             why = "is none" if stored is None else "are only such of other inputs"
             raise WorkerError(f"workload {uuid}: reference outputs are needed and there {why}")
         truths = truths_of(self._rules, seen, inputs)
-        made = Resident(uuid, inputs, digests, truths, (), why_unjudgeable(truths), 0, tuple(seen.wrote))
+        others, other_truths = OtherValues(inputs, None), tuple[Truth, ...]()
+        if other is not None:
+            others = OtherValues(inputs, Alteration.of_document(other["alteration"]))
+            with others.altered():
+                other_truths = truths_of(self._rules, Observed.of_document(other["seen"]), inputs)
+        made = Resident(
+            uuid, inputs, digests, truths, (), why_unjudgeable(truths), 0, tuple(seen.wrote), others, other_truths
+        )
         seals = tuple(check.digest(value, thorough=False) for value in made.sealed)
         nbytes = sum(v.nbytes for v in made.sealed if isinstance(v, torch.Tensor))
         return replace(made, seals=seals, nbytes=nbytes)
+
+    def _other_answer(self, inputs: fib.Inputs, seen: Observed) -> dict[str, Any] | None:
+        """Other values on which the usual answer is wrong, and what the reference does with them; None if none were
+        found."""
+        from workers.judge.observed import observe
+
+        for share in SHARES:
+            alteration = choose(inputs, share, random.SystemRandom())
+            if alteration is None:
+                return None
+            with OtherValues(inputs, alteration).altered():
+                try:
+                    other = observe(self._definition, inputs, self._device.name)
+                    self._device.synchronize()
+                except DatasetError:
+                    continue  # not every value goes with every other
+                truths = truths_of(self._rules, other, inputs)
+            if why_unjudgeable(truths) is None and check.compare(seen.expected, truths).status is not Status.PASSED:
+                return {"alteration": alteration.document(), "seen": other.document()}
+        return None

@@ -61,7 +61,7 @@ def measure(
     ``target_rel_ci`` of the median, or once its lower end is above ``stop_above_us``: the verdict will not change.
 
     Args:
-        run: One call on fixed arguments; correctness is not looked at here.
+        run: One call on fixed arguments, as the device prepared it; correctness is not looked at here.
         method: How.
         device: Where.
         stop_above_us: Median that would lose.
@@ -72,10 +72,8 @@ def measure(
 
     Raises:
         ValueError: The device cannot time in the method's mode.
-        CaptureError: A graph of the run cannot be captured.
     """
     check_mode(method, device)
-    run = device.prepare(run, method.mode)
     load = device.watch_load()
     retaken = 0
     while True:

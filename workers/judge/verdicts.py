@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from workers.judge.check import Candidate, Verdict
 from workers.judge.integrity import Integrity
 from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.timed_run import TimedRun
+from workers.judge.truth import Truth
 from workers.records import Measurement, Method, Status
 from workers.sandbox.child import describe
 from workers.sandbox.process_state import ProcessState
@@ -21,20 +23,38 @@ from workers.sandbox.process_state import ProcessState
 T = TypeVar("T")
 
 
+_LATE_S = 0.05
+"""What is not there when a call has returned is looked for once more after this time, to tell what it was."""
+
+FINISHED_LATE = "its outputs were right only some time after the call had returned, or after other streams were done"
+
+
+@dataclass(frozen=True)
+class _Started:
+    """The comparison of a first call's outputs."""
+
+    errors: check.Errors | check.Known
+    outputs: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class _Begun:
     """A check that was started ahead of its workload's turn, or what it failed with at once."""
 
     uuid: str
-    errors: check.Errors | check.Known | BaseException
+    started: _Started | BaseException
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What is being found out about the last timed run: its errors, and for each input whether it is unchanged."""
+    """What is being found out about a run: its errors, and for each input whether it is unchanged."""
 
     errors: check.Errors | check.Known
     unchanged: list[Any]
+    which: str
+
+
+_RIGHT = check.Known(Verdict(Status.PASSED))
 
 
 class Verdicts:
@@ -84,10 +104,26 @@ class Verdicts:
     def _compare_once(self, candidate: Candidate, resident: Resident) -> Verdict:
         begun, self._begun = self._begun, None
         if begun is None or begun.uuid != resident.uuid:
-            return self._start_check(candidate, resident).verdict()
-        if isinstance(begun.errors, BaseException):
-            raise begun.errors
-        return begun.errors.verdict()
+            started = self._start_check(candidate, resident)
+        elif isinstance(begun.started, BaseException):
+            raise begun.started
+        else:
+            started = begun.started
+        verdict = started.errors.verdict()
+        if verdict.status is Status.INCORRECT_NUMERICAL and self.is_right_later(started.outputs, resident.truths):
+            return check.with_status(verdict, Status.UNFINISHED, FINISHED_LATE)
+        return verdict
+
+    def wait_for_the_late(self) -> None:
+        """Let whatever a candidate has not waited for come to its end."""
+        self._device.synchronize()
+        time.sleep(_LATE_S)
+
+    def is_right_later(self, outputs: Sequence[Any], truths: Sequence[Truth]) -> bool:
+        """Whether outputs that were wrong when the call had returned are right by and by."""
+        self.wait_for_the_late()
+        with self._state.evaluators():
+            return self._compare(outputs, truths).verdict().status is Status.PASSED
 
     def _look_at_draws(self, candidate: Candidate, resident: Resident) -> Verdict:
         from workers.judge import sampling
@@ -96,10 +132,10 @@ class Verdicts:
         with self._state.evaluators(), self._device.span(CHECK):
             return sampling.verdict(samples, resident.truths)
 
-    def _start_check(self, candidate: Candidate, resident: Resident) -> check.Errors | check.Known:
+    def _start_check(self, candidate: Candidate, resident: Resident) -> _Started:
         outputs = check.run_once(candidate, self._definition, resident.inputs, self._device)
         with self._state.evaluators(), self._device.span(CHECK):
-            return check.begin_compare(outputs, resident.truths)
+            return _Started(self._compare(outputs, resident.truths), outputs)
 
     def check_ahead(self, candidate: Candidate, uuid: str) -> None:
         """Start the check on the following workload if that is in memory. What it fails with is kept for its turn: a
@@ -134,18 +170,39 @@ class Verdicts:
         return work()
 
     def begin(self, run: TimedRun, resident: Resident) -> Verification:
-        """Start looking at what the timed runs left."""
+        """Start looking at what the last timed run left."""
         with self._state.evaluators(), self._device.span(CHECK):
-            errors = check.begin_compare(run.outputs(), resident.truths)
-            return Verification(errors, check.unchanged(resident.inputs, resident.digests))
+            errors = self._compare(run.outputs(), resident.truths)
+            return Verification(errors, check.unchanged(resident.inputs, resident.digests), "the last timed run")
+
+    def begin_altered(self, run: TimedRun, resident: Resident) -> Verification:
+        """Start looking at what a run on the altered inputs left."""
+        with self._state.evaluators(), self._device.span(CHECK):
+            return Verification(self._compare(run.outputs(), resident.other_truths), [], "a run on other values")
+
+    def begin_inputs(self, resident: Resident) -> Verification:
+        """Start looking whether the inputs are what they were."""
+        with self._state.evaluators(), self._device.span(CHECK):
+            return Verification(_RIGHT, check.unchanged(resident.inputs, resident.digests), "")
+
+    def _compare(self, outputs: Sequence[Any], truths: Sequence[Truth]) -> check.Errors | check.Known:
+        """Start comparing, if the outputs are there to be compared."""
+        import torch
+
+        for output, truth in zip(outputs, truths, strict=True):
+            if type(output) not in (torch.Tensor, torch.nn.Parameter):
+                kind = type(output).__name__
+                text = f"output {truth.rule.output} is a {kind}, no plain tensor: it may be computed when looked at"
+                return check.Known(Verdict(Status.UNFINISHED, text))
+        return check.begin_compare(outputs, truths)
 
     def finish(self, begun: Verification, resident: Resident) -> Verdict:
-        """The last timed run was right; inputs and evaluator are untouched."""
+        """What was looked at was right; inputs and evaluator are untouched."""
         part = self._integrity.replaced()
         if part is not None:
-            return Verdict(Status.RUNTIME_ERROR, f"the candidate replaced {part} in the evaluator's process")
+            return Verdict(Status.TAMPERED, tampered(part))
         verdict = self._with_inputs(begun.errors.verdict(), resident, begun.unchanged)
-        return verdict if verdict.status is Status.PASSED else _not_repeatable("the last timed run", verdict)
+        return verdict if verdict.status is Status.PASSED else _not_repeatable(begun.which, verdict)
 
     def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
         """The verdict, unless the inputs are not what they were."""
@@ -167,6 +224,11 @@ def failed(resident: Resident, verdict: Verdict, method: Method) -> Measurement:
     )
 
 
+def tampered(part: str) -> str:
+    """What is said of a candidate that replaced a part."""
+    return f"the candidate replaced {part} in the evaluator's process"
+
+
 def say(error: BaseException) -> str:
     """The candidate's exception in a line, its traceback into the log."""
     traceback.print_exc()
@@ -174,7 +236,7 @@ def say(error: BaseException) -> str:
 
 
 def _not_repeatable(which: str, verdict: Verdict) -> Verdict:
-    if verdict.status in (Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED):
+    if verdict.status in (Status.RUNTIME_ERROR, Status.INPUTS_MODIFIED, Status.UNFINISHED, Status.TAMPERED):
         return verdict
     message = f"right the first time; {which} gave {verdict.status.value}: {verdict.message}"
     return replace(verdict, status=Status.NOT_REPEATABLE, message=message)

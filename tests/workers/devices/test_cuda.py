@@ -40,13 +40,13 @@ def device():
 
 @pytest.mark.parametrize("mode", METHODS)
 def test_known_duration(device, mode):
-    timing = measure(spin, METHODS[mode], device)
+    timing = measure(device.prepare(spin, mode), METHODS[mode], device)
     assert BETWEEN_US[0] < timing.interval.median < BETWEEN_US[1]
     assert timing.interval.rel_half_width < 0.1
 
 
 def test_modes_agree_where_there_is_one_kernel(device):
-    medians = [measure(spin, METHODS[m], device).interval.median for m in METHODS]
+    medians = [measure(device.prepare(spin, m), METHODS[m], device).interval.median for m in METHODS]
     assert medians[0] == pytest.approx(medians[1], rel=0.1)
 
 
@@ -58,7 +58,7 @@ def test_launch_gaps_count_in_eager_mode_only(device):
         for _ in range(200):
             small.add_(1)
 
-    eager, graph = (measure(chatty, METHODS[mode], device).interval.median for mode in METHODS)
+    eager, graph = (measure(device.prepare(chatty, mode), METHODS[mode], device).interval.median for mode in METHODS)
     assert eager > 1.2 * graph
 
 
@@ -66,10 +66,9 @@ def test_cold_cache_is_slower_than_warm(device):
     """A copy within the L2 has to fetch its source again after a flush."""
     source = torch.ones(4 << 20, dtype=torch.uint8, device=device.name)
     target = torch.empty_like(source)
+    run = device.prepare(lambda: target.copy_(source), "cuda_graph")
     cold, warm = (
-        measure(
-            lambda: target.copy_(source), Method("cuda_graph", 0.02, 20, 50, 0.0, 1.0, cold), device
-        ).interval.median
+        measure(run, Method("cuda_graph", 0.02, 20, 50, 0.0, 1.0, cold), device).interval.median
         for cold in (True, False)
     )
     assert cold > warm
@@ -78,7 +77,8 @@ def test_cold_cache_is_slower_than_warm(device):
 def test_host_is_seldom_late(device):
     """Short graphs, one after the other: the flush hides the host, after the spin has grown where it must."""
     small = torch.zeros(16, device=device.name)
-    late = [measure(lambda: small.add_(1), METHODS["cuda_graph"], device).conditions.get("late", 0) for _ in range(5)]
+    run = device.prepare(lambda: small.add_(1), "cuda_graph")
+    late = [measure(run, METHODS["cuda_graph"], device).conditions.get("late", 0) for _ in range(5)]
     assert late[-1] <= 5, late
 
 
@@ -147,7 +147,7 @@ def test_what_waits_cannot_be_captured_and_the_device_survives(device):
     with pytest.raises(CaptureError, match="cannot be captured in a CUDA graph"):
         device.prepare(lambda: tensor.sum().item(), "cuda_graph")
     assert device.is_healthy()
-    assert measure(spin, METHODS["cuda_graph"], device).samples_us
+    assert measure(device.prepare(spin, "cuda_graph"), METHODS["cuda_graph"], device).samples_us
 
 
 STICKY = """

@@ -35,15 +35,15 @@ RUN_TIME = {
     "writes nothing": (passing("pass"), Status.INCORRECT_NUMERICAL, "not finite"),
     "slightly wrong": (passing("good(x, y, out)\nout *= 1.1"), Status.INCORRECT_NUMERICAL, "largest absolute error"),
     "modifies inputs": (passing("good(x, y, out)\nx[1, 2] += 1"), Status.INPUTS_MODIFIED, "inputs"),
-    "right first": (passing("good(x, y, out) if calls == 1 else None"), Status.NOT_REPEATABLE, "the last timed run"),
-    "right twice": (passing("good(x, y, out) if calls <= 2 else None"), Status.NOT_REPEATABLE, "the last timed run"),
+    "right first": (passing("good(x, y, out) if calls == 1 else None"), Status.NOT_REPEATABLE, "right the first time"),
+    "right twice": (passing("good(x, y, out) if calls <= 2 else None"), Status.NOT_REPEATABLE, "right the first time"),
     "raises": (passing("raise ValueError('no luck')"), Status.RUNTIME_ERROR, "ValueError: no luck"),
     "raises oddly": (Unpicklable.SOURCE, Status.RUNTIME_ERROR, "Odd"),
     "exits politely": (passing("sys.exit(0)"), Status.RUNTIME_ERROR, "SystemExit"),
     "too much memory": (passing("torch.empty(1 << 44)"), Status.RUNTIME_ERROR, "memory"),
     "fools the check": (
         passing("torch.isfinite = lambda t: torch.ones_like(t, dtype=torch.bool)\ngood(x, y, out)"),
-        Status.RUNTIME_ERROR,
+        Status.TAMPERED,
         "replaced torch.isfinite",
     ),
     "segfault": (passing("ctypes.string_at(0)"), Status.CRASHED, "signal 11"),
@@ -75,7 +75,7 @@ RETURNING = {
         "memory = []\n\n\ndef run(x, y):\n    if len(memory) < 2:\n        memory.append(2 * x + y)\n"
         "    return memory[-1]\n",
         Status.NOT_REPEATABLE,
-        "the last timed run",
+        "right the first time",
     ),
     "nothing": ("def run(x, y):\n    return None\n", Status.RUNTIME_ERROR, "NoneType"),
     "two values": ("def run(x, y):\n    return x, y\n", Status.RUNTIME_ERROR, "1 outputs"),
@@ -204,7 +204,7 @@ def test_candidate_that_breaks_the_evaluator_does_not_reach_the_next(bench, make
     """A candidate may break what the judge itself needs outside its guarded calls; the next one must not pay."""
     body = "good(x, y, out)\nclass Broken:\n    def __init__(self): raise OSError('broken')\ntorch.no_grad = Broken"
     first = bench.judge(make(passing(body)))
-    assert first.status is Status.RUNTIME_ERROR
+    assert first.status is Status.TAMPERED
     assert "replaced torch.no_grad" in first.message
     assert_good_passes(bench, make)
 

@@ -1,0 +1,136 @@
+"""The run of a measurement that is looked at: on other values at the same addresses, at a moment nobody can know."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from workers.devices.device import Device, Run
+from workers.judge import check
+from workers.judge.check import Verdict
+from workers.judge.resident_workloads import Resident
+from workers.judge.timed_run import TimedRun
+from workers.judge.truth import Truth
+from workers.judge.verdicts import FINISHED_LATE, Verdicts, Verification
+from workers.records import Method, Status
+
+
+class VerifiedRun:
+    """Goes beside the samples of one candidate on one workload.
+
+    Before each sample it changes the inputs a little and poisons the outputs. One run, somewhere among the samples or
+    after them, is no sample: its inputs have other values, whose answer is known. Where there is no such answer, the
+    inputs stay as they are and the last sample is looked at.
+
+    Args:
+        verdicts: Who judges.
+        run: The candidate's call.
+        prepared: The same, as it is timed.
+        resident: The workload.
+        device: Where it runs.
+        method: How it is timed.
+        is_known: Whether the candidate is one whose outputs need no second look, such as the reference.
+    """
+
+    def __init__(
+        self,
+        verdicts: Verdicts,
+        run: TimedRun,
+        prepared: Run,
+        resident: Resident,
+        device: Device,
+        method: Method,
+        is_known: bool = False,
+    ) -> None:
+        self._verdicts = verdicts
+        self._run, self._prepared = run, prepared
+        self._resident, self._others = resident, resident.others
+        self._device = device
+        self._method = method
+        self._samples = 0
+        self._seen: list[Verification] = []
+        self._at = None if is_known or resident.others.alteration is None else _moment(method)
+
+    def is_due(self) -> bool:
+        """Whether the run on other values is to be taken now."""
+        return self._at is not None and not self._seen and self._samples >= self._at
+
+    def before_sample(self) -> None:
+        """Submit what comes before a sample: changed inputs, poisoned outputs."""
+        self._samples += 1
+        if self._at is not None:
+            self._others.nudge()
+        self._run.poison()
+
+    def take(self) -> None:
+        """Run on other values and begin to look at what comes of it. Does not wait where the device runs by itself."""
+        self._seen.append(self._on_other_values())
+
+    def at_the_end(self) -> None:
+        """After the last sample: what has not been looked at is, and the inputs are what they were."""
+        if self._at is None:
+            self._seen.append(self._verdicts.begin(self._run, self._resident))
+            return
+        if not self._seen:
+            self.take()
+        self._others.undo()
+        self._seen.append(self._verdicts.begin_inputs(self._resident))
+
+    def verdict(self) -> Verdict:
+        """Of what was looked at; waits for it."""
+        try:
+            for seen in reversed(
+                self._seen
+            ):  # the inputs first: whoever writes to them is wrong on what is left of them
+                verdict = self._verdicts.finish(seen, self._resident)
+                if verdict.status is Status.NOT_REPEATABLE and self._at is not None:
+                    return self._explained(verdict)
+                if verdict.status is not Status.PASSED:
+                    return verdict
+            return verdict
+        finally:
+            self._others.undo()
+
+    def _on_other_values(self, after: Callable[[], None] = lambda: None) -> Verification:
+        """Runs there. ``after`` is done before the inputs are what they were."""
+        others = self._others
+        others.undo()
+        others.make_ready()
+        self._device.ready(self._method.mode, self._method.cold_cache)
+        # What does not wait for the stream of its call sees the usual values, or writes before outputs are poisoned.
+        self._device.hold(self._method.mode)
+        others.alter()
+        self._run.poison()
+        self._device.submit(self._prepared, self._method.mode)
+        seen = self._verdicts.begin_altered(self._run, self._resident)
+        after()
+        others.undo()
+        return seen
+
+    def _on_usual_values(self) -> Verification:
+        self._others.undo()
+        self._run.poison()
+        self._device.submit(self._prepared, self._method.mode)
+        return self._verdicts.begin(self._run, self._resident)
+
+    def _explained(self, found: Verdict) -> Verdict:
+        """What is behind a wrong answer on other values."""
+        later: list[bool] = []
+        self._verdicts.wait_for_the_late()
+        again = self._on_other_values(lambda: later.append(self._is_right_later(self._resident.other_truths)))
+        if later[0] and self._verdicts.finish(again, self._resident).status is not Status.PASSED:
+            return check.with_status(found, Status.UNFINISHED, FINISHED_LATE)
+        usual = self._verdicts.finish(self._on_usual_values(), self._resident)
+        if usual.status is not Status.PASSED and not self._is_right_later(self._resident.truths):
+            return found
+        text = f"right on the values that it has seen, wrong on others at the same addresses: {found.message}"
+        return check.with_status(found, Status.STALE_OUTPUT, text)
+
+    def _is_right_later(self, truths: Sequence[Truth]) -> bool:
+        return self._verdicts.is_right_later(self._run.outputs(), truths)
+
+
+def _moment(method: Method) -> int:
+    """Number of samples after which the run on other values is taken: soon, or late, or at the end."""
+    rng = random.SystemRandom()
+    return rng.randrange(method.min_samples) if rng.random() < 0.5 else rng.randrange(method.max_samples + 1)
