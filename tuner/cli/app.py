@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("sweep")(tune.sweep)
 app.command("bench")(tune.bench)
 app.command("compile")(tune.compile_)
+app.command("verify")(tune.verify)
 app.command("status")(look.status)
 app.command("best")(look.best)
 app.command("report")(look.report)

@@ -268,3 +268,36 @@ def compile_(
         for (status, why), count in reasons.most_common():
             stdout().print(f"{count} {status}: {why}", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
+
+
+def verify(
+    space: options.Space = None,
+    target: options.Target = None,
+    sample: Annotated[int, typer.Option(min=1, help="number of configs, spread over the space")] = 1,
+    sweep_id: Annotated[int | None, typer.Option("--sweep", help="judge the winners of this sweep instead")] = None,
+    solution: Annotated[Path | None, typer.Option(help="judge this Solution file instead")] = None,
+    definition: options.Definition = None,
+    dataset: options.Dataset = None,
+    db: options.Db = None,
+    seed: Annotated[int, typer.Option(help="seed of the sample")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Judge variants on a machine without their GPU: their kernels are emulated, with numbers but without times."""
+    results()
+    from tuner.commands.verify import summary_of
+    from tuner.commands.verify import verify as judge
+    from tuner.progress import StepView
+    from tuner.settings import load
+
+    settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})
+    url = options.database_url(db) if sweep_id is not None else None
+    with StepView() as view:
+        result = judge(settings, sample, sweep_id, solution, url, view)
+    if json:
+        print_json(result.document())
+    else:
+        for variant in result.variants:
+            stdout().print(summary_of(variant), markup=False, soft_wrap=True)
+        count = f"{result.passed} of {len(result.variants)}"
+        stdout().print(f"{count} passed (emulated on {result.definition}) in {result.wall_s:.1f} s")
+    raise typer.Exit(result.exit_code)

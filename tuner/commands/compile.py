@@ -71,7 +71,7 @@ def compile_sample(
     """
     dataset = open_dataset(settings.dataset)
     target = settings.target or _target_for(settings.space)
-    name = settings.definition or _first_definition(dataset.definitions, settings.space, target)
+    name = settings.definition or definition_for(dataset.definitions, settings.space, target)
     definition = dataset.definition(name)
     space = space_for(definition, target, settings.space)
     configs = spread(space, sample, settings.seed)
@@ -129,7 +129,12 @@ def _target_for(space: str | None) -> str:
     return here if here in targets else targets[0]
 
 
-def _first_definition(definitions: dict[str, Any], space: str | None, target: str) -> str:
+def definition_for(definitions: dict[str, Any], space: str | None, target: str) -> str:
+    """The first definition of a dataset that the space solves, of the MoE ones where no space is named.
+
+    Raises:
+        UsageError: There is none.
+    """
     for name, definition in definitions.items():
         candidates = [family(space)] if space else []
         if all(c.why_not(definition) is None for c in candidates) and (candidates or definition["op_type"] == "moe"):

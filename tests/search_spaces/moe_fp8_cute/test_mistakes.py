@@ -1,0 +1,95 @@
+"""Mistakes planted in the kernels are found, in the kernel in which they are.
+
+A mistake runs on what the right kernels before it leave, so one pipeline for each config serves all of its mistakes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
+
+from search_spaces.emulated_case import EmulatedCase, StageError
+from search_spaces.moe_fp8_cute.routings import Routing
+from search_spaces.moe_fp8_cute.stages import cases
+from tests.search_spaces.moe_fp8_cute.mistakes import MISTAKES, Mistake
+from workers.emulator.errors import EmulatorError
+from workers.emulator.host.launches import Call
+from workers.emulator.machine import run
+from workers.emulator.memory import GlobalMemory
+from workers.emulator.pipeline import Module, fresh_memory, short_name
+from workers.emulator.program import Program
+
+ROUTING = Routing("mistakes", 26, "uneven", 1.5)
+SAMPLE = [
+    "swizzle of A is that of 64 bytes", "two registers of a load are exchanged", "loads are not waited for",
+    "weights of the next expert", "no proxy fence before the MMA", "a multicast reaches its first CTA alone",
+    "sums are read one group early",
+]  # fmt: skip
+"""Those of the default run; the others are slow together."""
+
+
+class Before:
+    """Memory as each kernel of a call finds it."""
+
+    def __init__(self, built, row: int):
+        (self.case,) = cases(built.configs[row], built.space.sizes, built.space.target, [ROUTING])
+        self.call: Call = built.host.call(self.case.size, row, self.case.offset, self.case.scaling)
+        self.module = Module(built.folder / "artifacts" / f"{self.call.function}.ptx")
+        self.memory = fresh_memory(self.call, dict(self.case.inputs))
+        self.found: dict[str, tuple] = {}
+        for number, launch in enumerate(self.call.launches):
+            self.memory.next_kernel(launch.pdl)
+            data = {name: r.data.copy() for name, r in self.memory.by_name.items()}
+            order = self.memory.running_writes, self.memory.running_touches
+            self.found[short_name(launch.kernel)] = number, launch, data, order
+            run(self.module.program(launch.kernel), launch, self.memory, 1000 * number)
+
+    def verdict(self, mistake: Mistake) -> str | None:
+        """What a kernel with a mistake shows, None if nothing does."""
+        number, launch, data, order = self.found[mistake.kernel]
+        memory: GlobalMemory = self.memory
+        for name, region in memory.by_name.items():
+            region.data[:] = data[name]
+        memory.running_writes, memory.running_touches = order
+        program = Program(mistake.edit(self.module.kernels[launch.kernel]))
+        try:
+            run(program, launch, memory, 1000 * number)
+            case: EmulatedCase = self.case
+            case.check(mistake.kernel, {name: r.data for name, r in memory.by_name.items()})
+        except (EmulatorError, StageError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+
+@pytest.fixture(scope="module")
+def before(small_solution):
+    """Makes what a config's kernels find, once."""
+    made: dict[str, Before] = {}
+
+    def get(config: str) -> Before:
+        if config not in made:
+            made[config] = Before(small_solution, small_solution.names.index(config))
+        return made[config]
+
+    return get
+
+
+def check(before, small_solution, name: str) -> None:
+    """One mistake, if it belongs to the target that is built."""
+    mistake = MISTAKES[name]
+    if mistake.target != small_solution.space.target:
+        pytest.skip(f"it is planted for {mistake.target}")
+    found = before(mistake.config).verdict(mistake)
+    assert found is not None, f"nothing was seen of: {name}"
+
+
+@pytest.mark.parametrize("name", [n for n in MISTAKES if n.partition(": ")[2] in SAMPLE])
+def test_a_mistake_is_seen(before, small_solution, name):
+    check(before, small_solution, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in MISTAKES if n.partition(": ")[2] not in SAMPLE])
+def test_every_mistake_is_seen(before, small_solution, name):
+    check(before, small_solution, name)

@@ -1,0 +1,204 @@
+"""``tuner verify``: judge variants on a machine without their GPU, by executing their kernels' PTX on the emulator.
+
+A verdict is right or wrong on the inputs tried, never a time. Nothing is written to the database: emulated verdicts and
+measurements never meet in one record.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from db.store import Store
+from search_spaces import Config
+from search_spaces.emulated_case import EmulatedCase
+from search_spaces.registry import family, for_definition, space_for
+from search_spaces.sample_spread import spread
+from search_spaces.space import SearchSpace, SpaceFamily
+from tuner import errors
+from tuner.commands.compile import definition_for
+from tuner.errors import NothingFoundError, UsageError
+from tuner.progress import StepView
+from tuner.settings import SweepSettings
+from tuner.sweeps.setup import open_dataset
+from workers.emulator.host.launches import HostError, compile_mock
+from workers.emulator.judge import SHRUNK_SMS, Verdict, judge_sources
+
+TARGETS = ("sm_90a", "sm_100a")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to judge: ``configs`` are its dispatch table's, one for a variant."""
+
+    name: str
+    config: Config | None
+    sources: Mapping[str, str] = field(repr=False)
+    cases: list[EmulatedCase] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """``variants`` holds one document per candidate: ``name``, ``config``, ``status`` and its ``cases``."""
+
+    space: str
+    target: str
+    definition: str
+    wall_s: float
+    variants: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def passed(self) -> int:
+        """How many candidates passed every case."""
+        return sum(v["passed"] for v in self.variants)
+
+    @property
+    def exit_code(self) -> int:
+        """3 if a candidate did not pass."""
+        return errors.EXIT_OK if self.passed == len(self.variants) else errors.EXIT_NOTHING_FOUND
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of the result."""
+        return {
+            "emulated": True,
+            "space": self.space,
+            "target": self.target,
+            "definition": self.definition,
+            "sms": SHRUNK_SMS,
+            "wall_s": self.wall_s,
+            "passed": self.passed,
+            "run": len(self.variants),
+            "variants": self.variants,
+        }
+
+
+def verify(
+    settings: SweepSettings,
+    sample: int = 1,
+    sweep: int | None = None,
+    solution: Path | None = None,
+    database: str | None = None,
+    view: StepView | None = None,
+) -> VerifyResult:
+    """Judge the default and a sample of a space, the winners of a sweep, or a Solution.
+
+    Args:
+        settings: Space, target, definition, dataset and seed. A small definition is advisable.
+        sample: Configs of the space, the default among them.
+        sweep: ID of a sweep, whose winners are judged instead.
+        solution: A Solution file, which is judged instead.
+        database: URL of the database that knows the sweep.
+        view: Shows the progress, and every failure at once.
+
+    Raises:
+        UsageError: The target is no GPU's, or both a sweep and a Solution are named.
+        SpaceError: The family says nothing about what its kernels must leave.
+        NothingFoundError: The sweep has no winners that are valid for the definition.
+    """
+    if settings.target not in TARGETS:
+        raise UsageError(f"--target is {settings.target}; the emulator knows {', '.join(TARGETS)}")
+    if sweep is not None and solution is not None:
+        raise UsageError("--sweep and --solution exclude each other")
+    view = view or StepView(enabled=False)
+    dataset = open_dataset(settings.dataset)
+    name = settings.definition or definition_for(dataset.definitions, settings.space, settings.target)
+    definition = dataset.definition(name)
+    space = space_for(definition, settings.target, settings.space)
+    maker = family(settings.space) if settings.space else for_definition(definition, settings.target)
+    if solution is not None:
+        candidates = [_of_solution(solution, maker, space, name)]
+    else:
+        configs = spread(space, sample, settings.seed) if sweep is None else _winners(space, sweep, database)
+        candidates = [_of_config(maker, space, c) for c in configs]
+    began = time.perf_counter()
+    variants = [_document(c, verdicts) for c, verdicts in _judged(candidates, view)]
+    return VerifyResult(space.name, settings.target, name, time.perf_counter() - began, variants)
+
+
+def _of_config(maker: SpaceFamily, space: SearchSpace, config: Config) -> Candidate:
+    name = space.config_hash(config)
+    return Candidate(name, config, space.variant_sources(config), maker.emulated_cases(space, config))
+
+
+def _winners(space: SearchSpace, sweep: int, database: str | None) -> list[Config]:
+    """Winning configs of a sweep that are valid for this space, each once."""
+    if database is None:
+        raise UsageError("--sweep wants a database")
+    with Store.open(database, create=False) as store:
+        winners = store.winners.of(sweep)
+    found = {space.config_hash(w.config): dict(w.config) for w in winners if _is_valid(space, w.config)}
+    if not found:
+        raise NothingFoundError(f"sweep {sweep} has no winner that is valid in space {space.name!r} on {space.target}")
+    return list(found.values())
+
+
+def _is_valid(space: SearchSpace, config: Mapping[str, Any]) -> bool:
+    return set(config) == set(space.default) and space.is_valid(config)
+
+
+def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition: str) -> Candidate:
+    """A Solution file; each case is checked by the config that its table gives for the size.
+
+    Raises:
+        UsageError: The file is not a Solution of this space, or for another definition or target.
+    """
+    try:
+        document = json.loads(path.read_text())
+        sources = {s["path"]: s["content"] for s in document["sources"]}
+        scope: dict[str, Any] = {}
+        exec(compile(sources["config.py"], "config.py", "exec"), scope)
+        select, target = scope["select"], scope["TARGET"]
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise UsageError(f"{path} is no Solution of space {space.name!r}: {error!r}") from error
+    if document.get("definition") != definition or target != space.target:
+        raise UsageError(
+            f"{path} solves {document.get('definition')} on {target}, asked for are {definition} on {space.target}"
+        )
+    by_size: list[EmulatedCase] = []
+    for number, case in enumerate(maker.emulated_cases(space, select(0))):
+        by_size.append(maker.emulated_cases(space, select(case.size))[number])
+    return Candidate(str(document.get("name", path.stem)), None, sources, by_size)
+
+
+def _judged(candidates: list[Candidate], view: StepView) -> Iterator[tuple[Candidate, list[Verdict]]]:
+    """Candidates one after the other, each in a folder of its own that goes again."""
+    with tempfile.TemporaryDirectory(prefix="tuner-verify-") as scratch:
+        root = Path(scratch)
+        try:
+            mock = compile_mock(root)
+        except HostError as error:
+            raise UsageError(f"nothing can be emulated here: {error}") from error
+        for number, candidate in enumerate(candidates):
+            view.step(f"{number} of {len(candidates)} judged")
+            folder = root / f"variant_{number}"
+            verdicts = judge_sources(candidate.sources, candidate.cases, folder, mock)
+            shutil.rmtree(folder, ignore_errors=True)
+            if not verdicts[-1].is_passed:
+                view.say(summary_of(_document(candidate, verdicts)))
+            yield candidate, verdicts
+
+
+def summary_of(variant: Mapping[str, Any]) -> str:
+    """One line about a candidate."""
+    if variant["passed"]:
+        return f"{variant['name']}: PASSED (emulated), {len(variant['cases'])} inputs"
+    last = variant["cases"][-1]
+    message = next(iter(last["message"].splitlines()), "")
+    where = f"{last['kernel'] or 'host'}, {last['case']}" if last["case"] else "build"
+    return f"{variant['name']}: {last['status']} in {where}: {message}"
+
+
+def _document(candidate: Candidate, verdicts: list[Verdict]) -> dict[str, Any]:
+    return {
+        "name": candidate.name,
+        "config": candidate.config,
+        "status": verdicts[-1].status.value,
+        "passed": verdicts[-1].is_passed,
+        "cases": [v.document() for v in verdicts],
+    }
