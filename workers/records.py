@@ -42,6 +42,11 @@ class Status(StrEnum):
     """The machinery failed, not the candidate: tried again on another worker."""
 
 
+OF_THE_MACHINE = frozenset((Status.WORKER_LOST, Status.TIMEOUT, Status.CRASHED))
+"""Failures that a machine may be the reason of: one that was overloaded, out of memory or lost. The same config may
+pass on another day."""
+
+
 @dataclass(frozen=True)
 class Deadlines:
     """The longest that each phase may take, in seconds of wall time."""

@@ -26,6 +26,9 @@ def sweep(
     max_trials: Annotated[str | None, typer.Option(help="trials over all regimes, or 'auto'")] = None,
     budget_s: Annotated[float | None, typer.Option(help="seconds of wall time, finals included")] = None,
     resume: Annotated[int | None, typer.Option(help="ID of a sweep to go on with")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="with --resume: try again what hung, crashed or lost its worker")
+    ] = False,
     sampler: Annotated[str | None, typer.Option(help="auto, tpe, gp, random or grid")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the search")] = None,
     size_axis: Annotated[
@@ -79,7 +82,14 @@ def sweep(
         words = ["--no-export"] if no_export else ["--out", str(out)]
         raise typer.Exit(_sweep_on_each(settings, resume, words, json))
     with SweepView() as view:
-        report = run_sweep(settings, resume=resume, out=None if no_export else out, view=view, ticket=ticket)
+        report = run_sweep(
+            settings,
+            resume=resume,
+            out=None if no_export else out,
+            view=view,
+            ticket=ticket,
+            retry_failed=retry_failed,
+        )
     if json:
         print_json(report.document())
     else:

@@ -20,6 +20,7 @@ from search_spaces import Config, SearchSpace
 from tuner.search import Proposal, Search
 from tuner.settings import SweepSettings
 from tuner.sweeps import winners
+from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
@@ -48,6 +49,8 @@ class Plan:
     method: Method
     settings: SweepSettings
     time_reference: bool = True
+    retry_failed: bool = False
+    """Whether trials of earlier processes of the sweep that failed for a reason of the machine are made again."""
     warm_start: Mapping[str, tuple[Config, ...]] = field(default_factory=dict)
     """Regime name -> configs to try right after the default."""
     prior: Mapping[str, tuple[tuple[Config, float | None], ...]] = field(default_factory=dict)
@@ -146,6 +149,7 @@ class Sweep:
         self._record = store.sweeps.get(sweep_id)
         self._on_progress = on_progress
         self._checkpoint = checkpoint
+        self._earlier = EarlierTrials.of(store.trials.of(sweep_id), plan.retry_failed)
         self._builds: dict[str, BuildResult] = {}
         self._waiting_for_build: dict[str, list[Trial]] = {}
         self._evaluating: dict[str, Trial] = {}
@@ -157,7 +161,7 @@ class Sweep:
         self._made_anew = 0
         self._beside_load: list[str] = []
         self._done = 0
-        self._next_number = 0
+        self._next_number = self._earlier.next_number
         self._reference: dict[str, Measurement] = {}
         self._reference_waits = plan.time_reference
         """Whether the reference is still to be timed."""
@@ -202,7 +206,7 @@ class Sweep:
             space,
             sampler=self.settings.sampler,
             seed=sweep_seed(self.settings.seed, index),
-            warm_start=self.plan.warm_start.get(regime.name, ()),
+            warm_start=(*self._earlier.again.get(regime.name, ()), *self.plan.warm_start.get(regime.name, ())),
             prior=self.plan.prior.get(regime.name, ()),
         )
         default_hash = space.config_hash(space.default)
@@ -211,13 +215,12 @@ class Sweep:
     def _restore(self) -> None:
         """Take over the trials that are committed, so that none is lost or repeated."""
         by_name = {s.regime.name: s for s in self._states}
-        for record in self.store.trials.of(self.sweep_id):
+        for record in self._earlier.done:
             state = by_name[record.regime]
             self._note(state, record.config_hash, dict(record.config), Status(record.state), record.measurements, None)
             self._reasons.note(record.config_hash, Status(record.state), record.reason)
             state.search.observe(dict(record.config), record.objective)
             state.asked += 1
-            self._next_number = max(self._next_number, record.number + 1)
 
     # -- search ------------------------------------------------------------------------------------------------------
 

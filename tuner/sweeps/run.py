@@ -101,6 +101,7 @@ def run_sweep(
     out: Path | None = None,
     view: View | None = None,
     ticket: str | None = None,
+    retry_failed: bool = False,
 ) -> SweepReport:
     """Run or resume a sweep, up to a verified Solution.
 
@@ -110,11 +111,14 @@ def run_sweep(
         out: flashinfer-trace folder for the Solution, None to write none.
         view: Shows the progress.
         ticket: Text by which the server that started this process recognises the new sweep.
+        retry_failed: With ``resume``, make trials again that failed for a reason of the machine.
 
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
         KeyboardInterrupt: The sweep is marked as interrupted and can be resumed.
     """
+    if retry_failed and resume is None:
+        raise UsageError("--retry-failed goes on with a sweep: give its ID with --resume")
     store = Store.open(settings.db)
     try:
         if resume is not None:
@@ -138,7 +142,7 @@ def run_sweep(
             say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
             if settings.reuse:
                 _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
-            result = _guarded(store, sweep_id, setup, space, regimes, runner, view)
+            result = _guarded(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
             _say_what_load_there_was(result, say)
             return _conclude(store, setup, space, regimes, runner, result, out)
     finally:
@@ -249,6 +253,7 @@ def _guarded(
     regimes: tuple[Regime, ...],
     runner: Runner,
     view: View | None,
+    retry_failed: bool,
 ) -> SweepResult:
     """Run the loop and record in the sweep's state how it ended."""
     s = setup.settings
@@ -258,6 +263,7 @@ def _guarded(
         regimes=regimes,
         method=setup.method,
         settings=s,
+        retry_failed=retry_failed,
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
         prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
     )

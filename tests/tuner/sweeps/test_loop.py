@@ -74,6 +74,7 @@ def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **cha
         regimes=regimes or (Regime("all", None, None, ("small", "large")),),
         method=Method(),
         time_reference=changes.pop("time_reference", False),
+        retry_failed=changes.pop("retry_failed", False),
         settings=SweepSettings(**{"sampler": "random", "reuse": False, "final_rounds": 12, **changes}),
     )
     if sweep_id is None:
@@ -167,6 +168,37 @@ def test_a_finished_sweep_resumed_adds_no_trial(recording, store):
     again = make_sweep(recording, store, sweep_id=sweep.sweep_id, max_trials=10).run()
     assert again.trials == 10
     assert again.winners == first.winners
+
+
+FLAKY = (Status.WORKER_LOST, Status.TIMEOUT, Status.CRASHED, Status.INCORRECT_NUMERICAL)
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_what_failed_for_a_reason_of_the_machine_is_tried_again_when_asked(recording, store, retry):
+    """Four trials fail on a bad day, one of them for a reason of its own; the next day nothing is in the way."""
+
+    class BadDay(ReplayRunner):
+        def wait(self, timeout_s):
+            return [
+                Evaluation(o.key, FLAKY[number % 6]) if isinstance(o, Evaluation) and number % 6 < 4 else o
+                for number, o in enumerate(super().wait(timeout_s), start=len(self.judged))
+            ]
+
+    sweep = make_sweep(recording, store, runner=BadDay(recording, in_flight=3), max_trials=20)
+    sweep.run()
+    before = store.trials.of(sweep.sweep_id)
+    bad = {t.config_hash for t in before if t.state in ("WORKER_LOST", "TIMEOUT", "CRASHED")}
+    own = {t.config_hash for t in before if t.state == "INCORRECT_NUMERICAL"}
+    assert len(bad) >= 3
+    assert own
+    make_sweep(recording, store, sweep_id=sweep.sweep_id, max_trials=20, retry_failed=retry).run()
+    after = store.trials.of(sweep.sweep_id)
+    assert after[: len(before)] == before
+    assert {t.config_hash for t in after[len(before) :]} == (bad if retry else set())
+    # Once more without the flag: the newest word on each config counts.
+    again = make_sweep(recording, store, sweep_id=sweep.sweep_id, max_trials=20).run()
+    assert len(store.trials.of(sweep.sweep_id)) == len(after)
+    assert not {"WORKER_LOST", "TIMEOUT", "CRASHED"} & set(again.failures) or not retry
 
 
 def test_regimes_share_the_trials_and_have_their_own_winners(recording, store):

@@ -1,0 +1,50 @@
+"""Definitions small enough for any machine: large constant axes made smaller, in the reference's source too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LARGE = 512
+"""Constant axes from here on are made smaller, all by the same power of two."""
+
+LEAST = 128
+"""No axis becomes smaller than this: blocks of 128 elements stay whole."""
+
+
+def candidates(definition: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Smaller definitions to try, each with its factor; the definition as it is comes last."""
+    constants = {a: int(spec["value"]) for a, spec in definition["axes"].items() if spec["type"] == "const"}
+    large = {a: v for a, v in constants.items() if v >= LARGE and not a.startswith("head")}
+    blocks = {a: v for a, v in constants.items() if "block" in a and v > 1 and a not in large and v != 128}
+    factor = 1
+    while large and all(v % (2 * factor) == 0 for v in (*large.values(), *blocks.values())):
+        if min(large.values()) // (2 * factor) < LEAST:
+            break
+        factor *= 2
+    if factor > 1:
+        for in_source in (large, {**large, **blocks}):
+            yield _smaller(definition, {**large, **blocks}, in_source, factor), factor
+    yield dict(definition), 1
+
+
+def _smaller(
+    definition: Mapping[str, Any], axes: Mapping[str, int], in_source: Mapping[str, int], factor: int
+) -> dict[str, Any]:
+    smaller = {a: {**spec, "value": spec["value"] // factor} for a, spec in definition["axes"].items() if a in axes}
+    numbers = {v: v // factor for v in in_source.values()}
+    source = ast.unparse(_Numbers(numbers).visit(ast.parse(definition["reference"])))
+    return {**definition, "axes": {**definition["axes"], **smaller}, "reference": source}
+
+
+class _Numbers(ast.NodeTransformer):
+    """Replaces whole numbers in a source."""
+
+    def __init__(self, numbers: Mapping[int, int]) -> None:
+        self._numbers = numbers
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        if type(node.value) is int and node.value in self._numbers:
+            return ast.Constant(self._numbers[node.value])
+        return node
