@@ -3,12 +3,106 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.judge_examination.mistakes import OF_CANDIDATE, OF_OUTPUT
+
+WHY_MISSED: tuple[tuple[str, str, str], ...] = ()
+"""Regular expressions for definition and mistake, and why the judge cannot see it there."""
+
+_HEAD = """# The judge's examination
+
+Every definition of a flashinfer-trace folder, and of the packaged dataset, with two workloads each: its reference as a
+candidate, which must pass, and planted mistakes, which must not. All of them go through the functions that a sweep
+uses: the first check on poisoned outputs, timed runs on poisoned outputs, and what those leave.
+
+    python -m benchmarks.judge_examination FLASHINFER_TRACE_FOLDER --work FOLDER --out docs/results
+
+The records, one for each definition, output and mistake, are in [judge.json](judge.json). Which rule an output has, and
+why, is in [How a measurement is taken](../measurement.md).
+
+"""
+
 
 def write(documents: Sequence[dict[str, Any]], out: Path) -> None:
     """The page and the records."""
+    found = [f for document in documents for f in document["found"]]
+    op_of = {document["definition"]: document["op_type"] for document in documents}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "judge.json").write_text("[\n" + ",\n".join(json.dumps(f) for f in found) + "\n]\n")
+    parts = [_HEAD, _summary(documents, found), _table(found, op_of), _missed(found), _how(documents)]
+    (out / "judge.md").write_text("".join(parts))
+
+
+def _summary(documents: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
+    planted = [f for f in found if not _is_right(f)]
+    right = [f for f in found if _is_right(f)]
+    caught = sum(f["caught"] for f in planted)
+    refused = sum(f["caught"] for f in right)
+    examined = [d for d in documents if d["found"]]
+    devices = ", ".join(sorted({f["device"] for f in found}))
+    share = caught / len(planted) if planted else 0.0
+    return (
+        f"{date.today().isoformat()}, on {devices}, measured:\n\n"
+        f"* {len(examined)} of {len(documents)} definitions examined.\n"
+        f"* Right candidates: {len(right)}, wrongly refused: {refused}.\n"
+        f"* Mistakes planted: {len(planted)}, caught: {caught} ({share:.2%}).\n\n"
+    )
+
+
+def _table(found: Sequence[dict[str, Any]], op_of: dict[str, str]) -> str:
+    """Caught of planted, by op and mistake."""
+    ops = sorted({op_of[f["definition"]] for f in found})
+    planted = Counter((op_of[f["definition"]], f["mistake"]) for f in found if not _is_right(f))
+    caught = Counter((op_of[f["definition"]], f["mistake"]) for f in found if f["caught"] and not _is_right(f))
+    lines = ["## Caught, of planted\n", f"| mistake | {' | '.join(ops)} |", f"|---|{'---|' * len(ops)}"]
+    for mistake in (*OF_OUTPUT, *OF_CANDIDATE):
+        cells = [f"{caught[op, mistake]} of {planted[op, mistake]}" if planted[op, mistake] else "" for op in ops]
+        lines.append(f"| {mistake} | {' | '.join(cells)} |")
+    return "\n".join(lines) + (
+        "\n\nEmpty: the mistake cannot be made there (no second output, one head, one axis, no experts)."
+        "\nA mistake that changes no number that counts is left out too, output by output.\n\n"
+    )
+
+
+def _missed(found: Sequence[dict[str, Any]]) -> str:
+    """Each mistake that passed and each right candidate that did not, with the reason."""
+    lines = ["## Missed\n"]
+    groups: dict[tuple[str, str], list[str]] = {}
+    for f in found:
+        if f["caught"] != _is_right(f):
+            continue
+        why = next((w for d, m, w in WHY_MISSED if re.search(d, f["definition"]) and re.search(m, f["mistake"])), "?")
+        groups.setdefault((f["mistake"], why), []).append(f"{f['definition']} {f['output']}".strip())
+    for (mistake, why), where in groups.items():
+        lines += [f"* **{mistake}**: {why}", *(f"    * `{name}`" for name in where)]
+    return "\n".join(lines if groups else [*lines, "Nothing."]) + "\n\n"
+
+
+def _how(documents: Sequence[dict[str, Any]]) -> str:
+    """What was made smaller and what could not be judged."""
+    factors = Counter(d["factor"] for d in documents if d["found"])
+    lines = [
+        "## How",
+        "",
+        "Workloads are made from the axes, small enough for a CPU, also where the dataset lists some: those are for",
+        "GPUs. The second one has other sizes, leaves optional inputs out, and has a sequence without keys. Large",
+        "constant axes (vocabulary, hidden, intermediate size) are divided, in the reference too, by these factors:",
+        "",
+        *(f"* {factor}: {count} definitions" for factor, count in sorted(factors.items())),
+        "",
+    ]
+    odd = [d for d in documents if d.get("why")]
+    if odd:
+        lines += ["Workloads that cannot be judged, and are left out by a sweep as here:", ""]
+        lines += [f"* `{d['definition']}`: {d['why']}" for d in odd]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _is_right(f: dict[str, Any]) -> bool:
+    return str(f["mistake"]).startswith("none")

@@ -3,6 +3,7 @@
 import pytest
 
 from search_spaces import Parameter, SearchSpace
+from tuner.cli.options import tolerances
 from tuner.errors import UsageError
 from tuner.settings import load
 
@@ -104,3 +105,39 @@ def test_settings_are_read_after_a_search_has_loaded_its_sampler():
     for name in ("auto", "tpe", "random", "grid"):
         Search(space, sampler=name)
         assert load({"sampler": name}).sampler == name
+
+
+@pytest.mark.parametrize(
+    ("text", "rtol"),
+    [("rtol: 1.0e-3", {"": 1e-3}), ("rtol: {lse: 1.0e-3, out: 0.1}", {"lse": 1e-3, "out": 0.1}), ("seed: 1", {})],
+)
+def test_tolerances_in_a_file_are_one_number_or_one_by_output(tmp_path, text, rtol):
+    file = tmp_path / "tuner.yaml"
+    file.write_text(text + "\n")
+    assert load({}, file).rtol == rtol
+
+
+@pytest.mark.parametrize(
+    ("flags", "rtol"),
+    [(["1e-3"], {"": 1e-3}), (["1e-3", "lse=1e-4"], {"": 1e-3, "lse": 1e-4}), (None, {})],
+)
+def test_tolerances_as_flags(flags, rtol):
+    assert load(tolerances(flags, None, None, None)).rtol == rtol
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [("rtol", "lse=0"), ("rtol", "many"), ("atol", "nan"), ("atol", "inf"), ("required_matched_ratio", "1.5")],
+)
+def test_a_tolerance_that_is_none_is_one_line(setting, text):
+    given = {"rtol": None, "atol": None, "ratio": None, "judge": None}
+    given["ratio" if setting == "required_matched_ratio" else setting] = [text]
+    with pytest.raises(UsageError, match=setting) as caught:
+        load(tolerances(**given))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [["1e-3", "1e-2"], ["lse=1", "lse=2"], ["lse="]])
+def test_a_tolerance_flag_that_is_unclear_is_refused(given):
+    with pytest.raises(UsageError, match="--rtol"):
+        tolerances(given, None, None, None)

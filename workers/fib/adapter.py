@@ -21,6 +21,9 @@ from workers.records import Measurement, Status, Variant
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
 """Languages that are imported instead of compiled ahead."""
 
+JUDGED_BY = "judged_by"
+"""Key of a measurement's conditions, and of a trace's figures: output -> rule."""
+
 _PUBLIC_STATUSES = (
     Status.PASSED,
     Status.INCORRECT_SHAPE,
@@ -260,11 +263,13 @@ def trace(
     status = measurement.status if known else Status.RUNTIME_ERROR
     correctness = performance = None
     if status in (Status.PASSED, Status.INCORRECT_NUMERICAL):
-        extra = None if measurement.matched_ratio is None else {"matched_ratio": measurement.matched_ratio}
+        extra = {key: value for key, value in measurement.conditions.items() if key == JUDGED_BY}
+        if measurement.matched_ratio is not None:
+            extra["matched_ratio"] = measurement.matched_ratio
         correctness = Correctness(
             max_relative_error=measurement.max_rel_error or 0.0,
             max_absolute_error=measurement.max_abs_error or 0.0,
-            extra=extra,
+            extra=extra or None,
         )
     if status is Status.PASSED and measurement.median_us is not None:
         performance = Performance(
@@ -285,6 +290,13 @@ def trace(
             performance=performance,
         ),
     )
+
+
+def note_rules(trace: Document, judged_by: Mapping[str, str]) -> None:
+    """Write into a trace of flashinfer-bench's by which rules our workers judged the outputs before it did."""
+    correctness = trace["evaluation"].get("correctness")
+    if correctness is not None and judged_by:
+        correctness["extra"] = {**(correctness.get("extra") or {}), JUDGED_BY: dict(judged_by)}
 
 
 def trace_model(document: Document) -> Any:

@@ -57,7 +57,7 @@ class Resident:
     @property
     def judged_by(self) -> dict[str, Any]:
         """Output -> rule, as a measurement's conditions hold it."""
-        return {"judged_by": judged_by(self.truths)}
+        return {fib.JUDGED_BY: judged_by(self.truths)}
 
 
 @dataclass(frozen=True)

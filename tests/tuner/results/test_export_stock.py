@@ -1,5 +1,7 @@
 """Stock flashinfer-bench has the last word on an export for a GPU: by its verdict a Solution is written or not."""
 
+from dataclasses import replace
+
 import pytest
 
 from tuner.results.export import ExportRefusedError, _stock_traces
@@ -7,6 +9,7 @@ from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve
 from workers.fib import adapter as fib
 from workers.fib.official_run import StockJob, StockRun
+from workers.judge.resident_workloads import Prepared
 from workers.records import Measurement, Status
 from workers.runner import Runner
 
@@ -47,6 +50,18 @@ def test_traces_of_a_solution_that_passes_everywhere_are_kept(setup, model):
     assert [t["workload"]["uuid"] for t in traces] == [w["uuid"] for w in setup.problem.workloads]
     assert runner.job.rule == setup.official_rule
     assert [s["name"] for s in runner.job.solutions] == ["tuned"]
+
+
+def test_where_flashinfer_bench_cannot_judge_our_verdict_stands(setup, model):
+    """It refuses every infinity, also one that the reference has; a Solution that fails otherwise is refused."""
+    uuids = [w["uuid"] for w in setup.problem.workloads]
+    cannot = replace(setup, prepared={uuids[0]: Prepared(plainly=False), uuids[1]: Prepared()})
+    passed = [Status.PASSED] * (len(uuids) - 1)
+    traces = _stock_traces(Answers(setup, [Status.INCORRECT_NUMERICAL, *passed]), cannot, model)
+    assert [t["workload"]["uuid"] for t in traces] == uuids[1:]
+    for wrong in ([Status.RUNTIME_ERROR, *passed], [Status.PASSED, Status.INCORRECT_NUMERICAL, *passed[1:]]):
+        with pytest.raises(ExportRefusedError, match="1 of 6"):
+            _stock_traces(Answers(setup, wrong), cannot, model)
 
 
 @pytest.mark.parametrize(

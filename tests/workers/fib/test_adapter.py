@@ -73,14 +73,15 @@ TRACES = {
 
 @pytest.mark.parametrize("status", TRACES)
 def test_trace_of_every_kind_of_status(problem, status):
-    measurement = Measurement("u", status, (1.0,), 2000.0, 1900.0, 2100.0, 0.5, 0.25, 0.99, message="because")
+    rules = {"judged_by": {"out": "close"}}
+    measurement = Measurement("u", status, (1.0,), 2000.0, 1900.0, 2100.0, 0.5, 0.25, 0.99, rules, message="because")
     trace = fib.trace("scale_add_d64", problem.workloads[0], "s", measurement, "cpu x", {"torch": "2"}, 6000.0)
     evaluation = trace.evaluation
     assert evaluation.status.value == TRACES[status]
     assert "because" in evaluation.log
     if status is Status.PASSED:
         assert (evaluation.performance.latency_ms, evaluation.performance.speedup_factor) == (2.0, 3.0)
-        assert evaluation.correctness.extra == {"matched_ratio": 0.99}
+        assert evaluation.correctness.extra == {"matched_ratio": 0.99, **rules}
     elif TRACES[status] == "RUNTIME_ERROR":
         assert evaluation.log.startswith(status.value)
 
