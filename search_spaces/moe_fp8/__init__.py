@@ -1,1 +1,1 @@
-"""What both FP8 block-scale MoE families share: how a definition is read, the op in float32, the proof of the two."""
+"""Shared by the FP8 block-scale MoE families: reading a definition, the op in float32, the proof that they agree."""

@@ -1,4 +1,4 @@
-"""The op as the MoE families understand it, in float32 torch on any device, one expert at a time."""
+"""The op as the MoE families interpret it, in float32 torch on any device, one expert at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def route(
     """Chosen experts [T, top_k] int64 by falling score, and their weights [T, top_k] float32.
 
     Args:
-        reading: Of the definition.
+        reading: How the definition was read.
         logits: [T, E] float32 or bfloat16.
-        bias: [E], added for the choice only; None for ``renorm``.
+        bias: [E], added only for the choice; None for ``renorm``.
         scaling: Factor of ``deepseek`` weights.
 
     Source: the rules of flashinfer-trace's moe_fp8_block_scale definitions.

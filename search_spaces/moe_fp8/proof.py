@@ -1,10 +1,10 @@
-"""Proof that the families read a definition rightly: their float32 model against its reference, on a tiny input.
+"""Proves that the families read a definition correctly: compares their float32 model with its reference on tiny inputs.
 
     python -m search_spaces.moe_fp8.proof < DEFINITION.json
 
-The reference is somebody's code, so it runs in a process of its own. Definitions whose weights are large are made
-smaller for it: hidden and intermediate size, as axes and as numbers in the reference. Experts, groups and top-k, which
-are what is read from the source, stay as they are.
+The reference is foreign code, so it runs in a process of its own. A definition with large weights is made smaller for
+it: hidden and intermediate size, as axes and as numbers in the reference. Experts, groups and top-k, which are read
+from the source, stay unchanged.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from search_spaces.space import Proof
 
 TOKENS = 32
 VALUES = 4
-"""Different FP8 matrices among the experts of :func:`inputs`."""
+"""Number of different FP8 matrices among the experts of :func:`inputs`."""
 LARGEST_WEIGHTS = 1 << 24
-"""Weights of all experts up to which a reference runs at its own sizes; it holds several float32 copies of them."""
+"""Most weights of all experts with which a reference runs at its own sizes; it holds several float32 copies."""
 SMALL_HIDDEN, SMALL_INTERMEDIATE = 2 * BLOCK, BLOCK
 TOLERANCE = 0.02
 """Largest relative error of a token: rounding the output to bfloat16 makes 0.002, a wrong expert 0.1 and more."""
 LIMIT_S = 300.0
 MOST_UNSURE = 8
-"""Numbers in a reference that are tried in both meanings."""
+"""Most numbers in a reference that are tried with both meanings."""
 _SIZE_AXES = {
     *("hidden_size", "intermediate_size", "gemm1_out_size"),
     *("num_hidden_blocks", "num_intermediate_blocks", "num_gemm1_out_blocks"),
@@ -42,7 +42,7 @@ _SIZE_AXES = {
 
 
 def prove(definition: Mapping[str, Any]) -> Proof:
-    """Whether the model gives what the reference gives, found out in another process."""
+    """Whether model and reference agree, compared in another process."""
     root = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(
@@ -93,7 +93,7 @@ def compare(definition: Mapping[str, Any], reading: Reading) -> Proof:
 
 @lru_cache(maxsize=1)
 def _answered(reading: Reading) -> tuple[list[Any], Any]:
-    """Inputs and what the model makes of them."""
+    """Inputs and the model's outputs for them."""
     from search_spaces.moe_fp8.model import moe
 
     given = inputs(reading)
@@ -124,7 +124,7 @@ def _errors(want: Any, got: Any) -> Any:
 
 
 def _others(r: Reading) -> Iterator[Reading]:
-    """Readings with other routing constants, to say which one is wrong."""
+    """Readings with other routing constants, to find out which one is wrong."""
     for top_k in range(1, min(r.experts, 16) + 1):
         yield replace(r, top_k=top_k)
     if r.routing == "deepseek":
@@ -135,7 +135,7 @@ def _others(r: Reading) -> Iterator[Reading]:
 
 
 def _what_agrees(read_as: Reading, given: Sequence[Any], want: Any) -> str:
-    """The routing constants with which the model agrees, to say which one was misread; "" for none."""
+    """The routing constants with which model and reference agree, as text; empty if there are none."""
     from search_spaces.moe_fp8.model import moe
 
     few = 6
@@ -156,7 +156,7 @@ def inputs(r: Reading, tokens: int = TOKENS, device: str = "cpu") -> list[Any]:
     g = torch.Generator().manual_seed(15)
     deepseek = r.routing == "deepseek"
     offset = (r.experts - r.local_experts) // 2 if deepseek else 0
-    # Distinct bfloat16 numbers: with equal logits the choice would be anybody's.
+    # Distinct bfloat16 numbers: with equal logits any choice would be right.
     numbers = torch.linspace(-4, 4, 20_000).to(torch.bfloat16).float().unique()
     logits = torch.stack([numbers[torch.randperm(len(numbers), generator=g)[: r.experts]] for _ in range(tokens)])
     if deepseek:
@@ -185,12 +185,13 @@ def inputs(r: Reading, tokens: int = TOKENS, device: str = "cpu") -> list[Any]:
 
 
 def _tiny(definition: Mapping[str, Any], r: Reading) -> Iterator[tuple[dict[str, Any], bool]]:
-    """The definition as it is if it is small; else with smaller sizes, in every way that its numbers can be meant.
+    """The definition itself if it is small, else versions with smaller sizes, one for each interpretation of its
+    numbers.
 
-    With each whether all numbers that can be routing constants are as they were.
+    Each comes with whether all numbers that may be routing constants are unchanged.
 
-    A number of the reference that is a size and a routing constant at once (32 experts, 32 scale blocks) may be meant
-    as either; the reference's own checks of shapes tell.
+    A number of the reference that is both a size and a routing constant (32 experts, 32 scale blocks) may be meant as
+    either; the reference's own checks of shapes decide.
     """
     if 3 * r.local_experts * r.hidden * r.intermediate <= LARGEST_WEIGHTS:
         yield dict(definition), True

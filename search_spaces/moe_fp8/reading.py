@@ -10,7 +10,7 @@ from search_spaces.constants import Constants
 from search_spaces.space import SpaceError
 
 BLOCK = 128
-"""Edge of the block that a scale belongs to."""
+"""Rows and columns of the block that shares a scale."""
 
 DEEPSEEK_INPUTS = (
     "routing_logits",
@@ -38,7 +38,7 @@ _SPELLINGS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What the kernels are made for.
+    """The sizes and routing constants of a definition.
 
     Args:
         hidden: Hidden size H.
@@ -65,7 +65,7 @@ class Reading:
 
 
 def read(definition: Mapping[str, Any]) -> Reading:
-    """What a definition asks for.
+    """Read a definition.
 
     Raises:
         SpaceError: It is not an FP8 block-scale MoE of the known form, or a number is missing or contradicts itself.
@@ -110,10 +110,10 @@ def _constant_axes(definition: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _routing_constant(what: str, axes: Mapping[str, int], constants: Constants) -> int | None:
-    """The one number that axes and reference give under any of its names, None if they give none.
+    """The number that axes and reference give to any of these names, None if they give none.
 
     Raises:
-        SpaceError: They give several.
+        SpaceError: They give different ones.
     """
     spellings = _SPELLINGS[what]
     found: dict[str, int | float] = {f"axis {n}": v for n, v in axes.items() if n.replace("_", "").lower() in spellings}
@@ -157,7 +157,7 @@ def _form_problem(definition: Mapping[str, Any]) -> str | None:
 
 
 def _rule_broken(r: Reading) -> str | None:
-    """The first rule of the op that the numbers break, None if all hold."""
+    """The first rule of the op that the numbers break, None if they break none."""
     if not 1 <= r.topk_groups <= r.groups or r.experts % r.groups:
         return f"{r.experts} experts in {r.groups} groups of which {r.topk_groups} are kept"
     size = r.experts // r.groups

@@ -198,7 +198,7 @@ def sizes_of(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _not_for_the_kernels(r: Reading) -> str | None:
-    """What these kernels cannot do of a sound MoE, None if they can do all of it."""
+    """Why these kernels cannot do a valid MoE, None if they can."""
     for name, size in (("hidden_size", r.hidden), ("intermediate_size", r.intermediate)):
         if size % 256:
             return f"{name} is {size}, the main loop takes pairs of 128-blocks"
@@ -247,7 +247,7 @@ class MoeFp8Cute(SpaceFamily):
             sizes=sizes,
             size_axis="seq_len",
             dependencies=("nvidia-cutlass-dsl", "apache-tvm-ffi", "torch"),
-            # Made for the main definition; another one's sizes may not allow all of them.
+            # Made for the main definition; not all are valid for the sizes of others.
             starts=tuple(s for s in starts if all(c.holds(s.config) for c in constraints)),
         )
 

@@ -1,6 +1,6 @@
-"""Configs for Hopper that a sweep should look at early: the fastest that were measured on H100s and H200s at some size.
+"""Configs for Hopper that a sweep should try early: the fastest that were measured on H100s and H200s at some size.
 
-Source: docs/results/h100-moe.md and gpu-sweep.md. They are a start, not an answer: another card, definition or routing
+Source: docs/results/h100-moe.md and gpu-sweep.md. They are only starts: another card, definition or routing
 has other winners.
 """
 

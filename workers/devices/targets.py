@@ -14,10 +14,10 @@ class Accelerator:
     """A GPU model with the peak rates of its data sheet, without sparsity.
 
     Args:
-        name: Its Ray accelerator type.
-        terabytes_per_s: Of its memory.
-        bf16_teraflop_per_s: Of its matrix units in bfloat16; half as much as in FP8.
-        variants: Words after the name in what the driver reports -> memory and bfloat16 rate of that variant.
+        name: Ray accelerator type.
+        terabytes_per_s: Rate of its memory.
+        bf16_teraflop_per_s: Rate of its matrix units in bfloat16, half of that in FP8.
+        variants: Words after the name that the driver reports -> memory and bfloat16 rate of that variant.
 
     Source: NVIDIA's data sheets of H100, H200, HGX B200 and GB200 NVL72.
     """
@@ -89,7 +89,7 @@ def target_named(name: str) -> Target:
 
 
 def is_cuda(name: str) -> bool:
-    """Whether the target is a GPU's, and CUDA is how it is reached."""
+    """Whether the target is a GPU that is used through CUDA."""
     return target_named(name).device == "cuda"
 
 
