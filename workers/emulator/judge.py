@@ -59,7 +59,7 @@ class Verdict:
         return self.status is EmulatedStatus.PASSED
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The JSON document of the result."""
         return {**asdict(self), "status": self.status.value, "seconds": round(self.seconds, 3)}
 
 

@@ -211,7 +211,7 @@ def integer_convert(seg: Segment, to: str, source: str, i: Instruction) -> None:
 
 
 def integer_compare(seg: Segment, i: Instruction) -> str:
-    """A predicate."""
+    """The predicate of a comparison."""
     kind, bits = type_of(i.parts)
     a, b = (seg.read(o, LETTER[bits]) for o in i.operands[1:3])
     how = _COMPARE[i.parts[1]]
