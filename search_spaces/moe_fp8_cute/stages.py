@@ -312,7 +312,7 @@ def check_combine(p: Problem, memory: Arrays) -> None:
 
 
 def check_zero(p: Problem, memory: Arrays) -> None:
-    """Cleared sums."""
+    """Check that the zero kernel cleared the sums."""
     _equal("acc", p.view(memory, "acc"), np.zeros((p.tokens, p.sizes["hidden"]), np.float32))
 
 
