@@ -1,1 +1,1 @@
-"""Right or wrong, and how fast: what runs inside the sandbox, and the evaluator that talks to it."""
+"""Judges variants, right or wrong and how fast: the code inside the sandbox, and the evaluator that talks to it."""

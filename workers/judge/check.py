@@ -1,4 +1,4 @@
-"""Whether a candidate computes what the reference computes, does it twice, and leaves its inputs alone."""
+"""Checks that a candidate computes what the reference computes, does so twice, and leaves its inputs unchanged."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DIGEST_ROW = 1 << 11
 """Words (int64) in a row of a digest: 16 KiB."""
 
 _POISON = (0xA5, 0x5A)
-"""Byte patterns for integer outputs, in turn from run to run. Floating-point outputs get NaN."""
+"""Byte patterns for integer outputs, a different one for each run in turn. Floating-point outputs get NaN."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of a check; error figures are those of the worst output."""
+    """The result of a check; error figures are those of the worst output."""
 
     status: Status
     message: str = ""
@@ -34,21 +34,21 @@ class Verdict:
     matched_ratio: float | None = None
 
     def errors(self) -> dict[str, Any]:
-        """The error figures, by the name that they have in a Measurement too."""
+        """The error figures, by their names in a Measurement."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("status", "message")}
 
 
 def with_status(verdict: Verdict, status: Status, message: str) -> Verdict:
-    """The verdict's figures under another status."""
+    """The same figures with another status."""
     return replace(verdict, status=status, message=message)
 
 
 @dataclass
 class Candidate:
-    """A loaded variant's entry point with how it gives its outputs. ``function`` changes when it is loaded again.
+    """A loaded variant's entry point and its calling convention. ``function`` changes when it is loaded again.
 
-    ``was_called``: its code is on the device; a first call's time is that of loading. ``is_reference``: it is the
-    definition's own code; ``writes``: which writes to this workload's inputs, and gets copies.
+    ``was_called``: whether its code is on the device, since a first call includes loading. ``is_reference``: whether it
+    is the definition's own code; ``writes``: whether that writes to this workload's inputs and therefore gets copies.
     """
 
     function: Callable[..., Any]
@@ -77,14 +77,14 @@ def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], devic
 
 
 def copies_of(inputs: Sequence[Any]) -> list[Any]:
-    """Inputs that may be written to."""
+    """Copies of inputs, which may be overwritten."""
     import torch
 
     return [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
 
 
 def restore(copies: Sequence[Any], originals: Sequence[Any]) -> None:
-    """Make copies equal to what they are copies of again."""
+    """Make copies equal to their originals again."""
     import torch
 
     for copy, original in zip(copies, originals, strict=True):
@@ -100,7 +100,7 @@ def poison(outputs: Sequence[Any], attempt: int, finite: bool = False) -> None:
     pattern = _POISON[attempt % len(_POISON)]
     for tensor in outputs:
         for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-            if stride == 0 and size > 1:  # an expanded result: all of it is one place in memory
+            if stride == 0 and size > 1:  # an expanded result: all elements share one place in memory
                 tensor = tensor.narrow(dim, 0, 1)
         if tensor.dtype is torch.bool:
             tensor.fill_(attempt % 2 == 0)
@@ -115,15 +115,15 @@ def poison(outputs: Sequence[Any], attempt: int, finite: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Errors:
-    """Error figures of all outputs, computed on the device and not yet waited for."""
+    """Error figures of all outputs, being computed on the device."""
 
     figures: Any
     """See :func:`workers.judge.matching.figures`."""
     truths: tuple[Truth, ...]
 
     def verdict(self) -> Verdict:
-        """Waits for the figures. The worst of all outputs; by flashinfer-bench's order of tests: not finite, then
-        tolerance."""
+        """Wait for the figures. The verdict is that of the worst output, by flashinfer-bench's order of tests: not
+        finite, then tolerance."""
         worst_abs = worst_rel = 0.0
         matched = 1.0
         said = ""
@@ -142,7 +142,7 @@ class Errors:
 
 
 def _what_is_wrong(truth: Truth, wrong: float, share: float, absolute: float, part: float) -> str:
-    """One line on an output that does not match, nothing on one that does."""
+    """One line about an output that does not match, empty if it matches."""
     rule, output, size = truth.rule, f"output {truth.rule.output}", truth.value.numel()
     if rule.kind is Kind.CLOSE:
         ratio = rule.tolerance.required_matched_ratio
@@ -167,8 +167,8 @@ def _what_is_wrong(truth: Truth, wrong: float, share: float, absolute: float, pa
 
 
 def most_in_a_part(ratio: float) -> float:
-    """Share of a part of an output that may be out of tolerance where 1 - ratio of all elements may: twice that, but
-    never so much that a part could be wrong altogether."""
+    """Largest share of a part of an output that may be out of tolerance if 1 - ratio of all elements may: twice that,
+    but never so much that a whole part could be wrong."""
     return min(2 * (1 - ratio), 1 - ratio / 2)
 
 
@@ -184,7 +184,7 @@ class Known:
 
 
 def begin_compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Errors | Known:
-    """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest comes later."""
+    """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest later."""
     from workers.judge.matching import figures
 
     for output, truth in zip(outputs, truths, strict=True):
@@ -199,15 +199,16 @@ def begin_compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Errors | K
 
 
 def compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Verdict:
-    """Outputs against the reference's: shape, dtype, not finite, then each by its own rule."""
+    """Compare outputs with the reference's: shape, dtype, finiteness, then each by its own rule."""
     return begin_compare(outputs, truths).verdict()
 
 
 def digest(value: Any, thorough: bool = True) -> Any:
     """Fingerprint of an input that changes when any byte does. Does not wait for the device.
 
-    A tensor is seen as rows of 16 KiB: the sums of all rows and, if ``thorough``, of all columns; what is left over is
-    kept as it is. Columns make two words that change places visible, for a second pass over the memory.
+    A tensor is treated as rows of 16 KiB: the digest holds the sums of all rows and, if ``thorough``, of all columns,
+    and the remainder itself. Column sums detect two words that change places, at the cost of a second pass over the
+    memory.
     """
     import torch
 
@@ -223,7 +224,7 @@ def digest(value: Any, thorough: bool = True) -> Any:
 
 
 def unchanged(values: Sequence[Any], digests: Sequence[Any], thorough: bool = True) -> list[Any]:
-    """For each tensor a boolean on its device, whether its digest is still the same. Does not wait."""
+    """For each tensor a boolean on its device that says whether its digest is unchanged. Does not wait."""
     import torch
 
     found = []

@@ -1,4 +1,4 @@
-"""Variants against each other, inside the killable process: samples interleaved on one workload after the other."""
+"""Compares variants inside the sandbox: samples are interleaved, on one workload after the other."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from workers.sandbox.process_state import Turns
 
 
 class Comparison:
-    """Candidates that are loaded, compared on one device.
+    """Compares loaded candidates on one device.
 
     Args:
-        send: To the parent.
-        device: Where they run.
-        definition: flashinfer-bench's.
+        send: Sends events to the parent.
+        device: The device they run on.
+        definition: flashinfer-bench's definition.
         residents: Inputs and reference outputs.
-        verdicts: Whether they are right.
-        anchor: How fast the device is at the moment.
-        job: What to do.
-        turns: Open file that says whose turn it is.
-        settings: What each has made of the process.
+        verdicts: Decides whether they are right.
+        anchor: The drift reference.
+        job: The job.
+        turns: Open file with the key of the candidate whose turn it is.
+        settings: The settings that each candidate has made in the process.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Comparison:
         self._settings = settings
 
     def on(self, uuid: str, candidates: Mapping[str, Candidate], seed: int) -> None:
-        """Compares on one workload; the measurement of each candidate is sent as ``(key, measurement)``.
+        """Compare on one workload. The measurement of each candidate is sent as ``(key, measurement)``.
 
         Raises:
             DeviceLostError: The device does not recover.
@@ -81,7 +81,7 @@ class Comparison:
                     else self._verdicts.first_check(candidate, resident)
                 )
                 if verdicts[key].status is not Status.PASSED and not self._device.is_healthy():
-                    # Now, while it is known whose turn it is: on this device everybody would fail.
+                    # Now, while it is known whose turn it is: on a broken device all others would fail too.
                     raise DeviceLostError(verdicts[key].message)
                 if verdicts[key].status is Status.PASSED:
                     runs[key] = TimedRun(candidate, self._definition, resident.inputs, self._device)
@@ -121,7 +121,7 @@ class Comparison:
     def _interleave(
         self, looks: Mapping[str, VerifiedRun], prepared: Mapping[str, Run], seed: int
     ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-        """Samples of each variant, round after round, again if they were throttled; and the conditions."""
+        """Samples of each variant, round after round, repeated if they were throttled; and the conditions."""
         rng, job = random.Random(seed), self._job
         device, retaken, load = self._device, 0, self._device.watch_load()
         while True:
@@ -137,7 +137,7 @@ class Comparison:
     def _rounds(
         self, order: list[str], looks: Mapping[str, VerifiedRun], prepared: Mapping[str, Run]
     ) -> tuple[dict[str, list[float]], int]:
-        """One sample for each entry of ``order``; and how many were taken again because the host was late.
+        """One sample for each entry of ``order``, and how many were repeated because the host was late.
 
         Poison and flush for the next sample are submitted while this one runs; no second candidate is ever in flight,
         so a fault belongs to the one whose turn it is.
@@ -172,5 +172,5 @@ class Comparison:
 
 
 def take_turn(turns: int, key: str) -> None:
-    """Writes down whose turn it is."""
+    """Write the key of the candidate whose turn it is to a file."""
     os.pwrite(turns, f"{key}\n".encode().ljust(256), 0)

@@ -1,4 +1,4 @@
-"""A fixed piece of work, timed now and then: what it takes shows how fast the device is at the moment."""
+"""The drift reference: a fixed computation that is timed now and then, to see how fast the device is at the moment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from workers.devices.device import Device
 
 EVERY_S = 2.0
-"""Seconds between two looks; one takes about 3 ms on an H200."""
+"""Seconds between two timings, each of which takes about 3 ms on an H200."""
 
 _KEPT = 5
 
 
 class Anchor:
-    """The device's anchor time, smoothed over the last looks: one look alone is noisier than the drift it shows."""
+    """The time of the drift reference, smoothed over several timings: a single one is noisier than the drift."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -24,8 +24,8 @@ class Anchor:
         self._looked_at = -float("inf")
 
     def conditions(self) -> dict[str, Any]:
-        """``anchor_us`` for a measurement that begins now, looked at again if the last look is old; empty on a device
-        without an anchor."""
+        """``anchor_us`` for a measurement that begins now, timed again if the last timing is old. Empty if the device
+        has no drift reference."""
         now = time.monotonic()
         if now - self._looked_at >= EVERY_S:
             self._looked_at = now

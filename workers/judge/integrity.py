@@ -17,7 +17,7 @@ _WATCHED = {
     "flashinfer_bench.bench.utils": "gen_inputs",
     "flashinfer_bench.bench.evaluators.utils": "allocate_outputs normalize_result",
 }
-"""What the evaluator, or stock flashinfer-bench after it, uses."""
+"""Names that the evaluator, or stock flashinfer-bench after it, uses."""
 
 _WATCHED_WHOLLY = (
     "time",
@@ -39,13 +39,13 @@ _WATCHED_WHOLLY = (
     "workers.devices.cuda.CudaDevice",
     "workers.devices.cuda._Timed",
 )
-"""Modules and classes of which every function counts."""
+"""Modules and classes all of whose functions are watched."""
 
 _MISSING = object()
 
 
 class Integrity:
-    """Remembers what the evaluator is made of when it starts; this is no defence against native code."""
+    """Remembers the evaluator's functions when it starts. It is no defence against native code."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, Mapping[str, Any], str, Any]] = []
@@ -56,14 +56,14 @@ class Integrity:
             self._remember(owner, [name for name, value in found.items() if callable(value)])
 
     def replaced(self) -> str | None:
-        """Name of a part that is not what it was, None if all is well."""
+        """Name of a function that was replaced, None if there is none."""
         for label, place, name, original in self._parts:
             if place.get(name, _MISSING) is not original:
                 return label
         return None
 
     def _remember(self, owner: str, names: list[str]) -> None:
-        """Where each name is found, and where another one would hide it."""
+        """The place in which each name is found, and those in which another one would hide it."""
         found = _resolve(owner)
         places = [vars(kind) for kind in found.__mro__] if isinstance(found, type) else [vars(found)]
         for name in names:

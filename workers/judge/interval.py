@@ -1,4 +1,4 @@
-"""The median of a sample, an interval for it that assumes nothing about the distribution, and the record of both."""
+"""The median of samples, a distribution-free interval for it, and the measurement made of both."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Media
     """Median with the narrowest symmetric pair of order statistics that covers it with the wanted confidence.
 
     For a continuous distribution the number of samples below the true median is binomial with p = 1/2, so the pair
-    ``(x[k], x[n-1-k])`` covers it with probability ``1 - 2 * P(B <= k)``. Below six samples no pair reaches 95 %; then
-    the extremes are given, with their honest coverage.
+    ``(x[k], x[n-1-k])`` covers it with probability ``1 - 2 * P(B <= k)``. With fewer than six samples no pair reaches
+    95 %; the extremes are then returned with their actual coverage.
 
     Source: H. A. David, H. N. Nagaraja, Order Statistics, section 7.1.
 
@@ -57,14 +57,14 @@ def measured(
     conditions: Mapping[str, Any],
     errors: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """The measurement of a variant that is right: all of them are made here.
+    """The measurement of a variant that passed. All of them are made here.
 
     Args:
-        workload: Its uuid.
-        samples_us: In the order taken.
-        method: How they were taken.
-        conditions: What was read beside them.
-        errors: The figures of its check, None if they were not asked for again.
+        workload: Uuid of the workload.
+        samples_us: Samples in the order taken.
+        method: The method.
+        conditions: What was read beside the samples.
+        errors: Error figures of its check, None if it was not checked again.
     """
     known = median_interval(samples_us)
     return Measurement(

@@ -1,4 +1,4 @@
-"""How far an output is from its truth, by the truth's rule. Everything is computed on the device without waiting."""
+"""Compares outputs with the truth by its rule. Everything is computed on the device without waiting."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from workers.judge.rules import DEFAULT, Kind
 from workers.judge.truth import Truth, as_rows
 
 FIGURES = 5
-"""Of each output, float64: elements that are not finite and should be, or are and should not; elements that do not
-match; largest absolute error; largest relative error; largest share of a part of it that does not match."""
+"""Number of figures of each output, float64: elements that should be finite and are not, or the reverse; elements that
+do not match; largest absolute error; largest relative error; largest share of a part of it that does not match."""
 
 COLUMNS = 128
-"""Of a part of an output: with a share of elements allowed to be wrong, no row and no run of so many columns may have
-much more of them, since rounding is everywhere and a mistake is somewhere."""
+"""Columns in a part of an output. Where a share of elements may be wrong, no row and no part may have many more of
+them: rounding errors are everywhere, a mistake is in one place."""
 
 EPSILON = 1e-8
-"""flashinfer-bench's, in the denominator of relative errors."""
+"""flashinfer-bench's constant in the denominator of relative errors."""
 
 
 def figures(outputs: Sequence[Any], truths: Sequence[Truth]) -> Any:
-    """float64 [outputs, FIGURES]; shapes and dtypes are known to agree."""
+    """The figures of all outputs, float64 [outputs, FIGURES]. Shapes and dtypes must agree."""
     orders = _orders(outputs, truths)
     rows = []
     for output, truth in zip(outputs, truths, strict=True):
@@ -35,15 +35,15 @@ def figures(outputs: Sequence[Any], truths: Sequence[Truth]) -> Any:
         if order is not None:
             output, value = output.gather(-1, order[0]), value.gather(-1, order[1])
         found = _BY_KIND[truth.rule.kind](output, value, counted, truth)
-        # A number made here and sent to the device would make the host wait.
+        # Sending a number to the device would make the host wait.
         nothing = torch.zeros((), dtype=torch.float64, device=output.device)
         rows.append(torch.stack([v.to(torch.float64) if isinstance(v, torch.Tensor) else nothing for v in found]))
     return torch.stack(rows)
 
 
 def _orders(outputs: Sequence[Any], truths: Sequence[Truth]) -> dict[tuple[int, ...], tuple[Any, Any]]:
-    """For outputs that go with selected indices (their values, their weights): the order, by what was selected, in
-    which a candidate's and the reference's are the same."""
+    """For outputs that belong to selected indices (their values or weights): an order by what was selected, in which
+    the candidate's and the reference's agree."""
     orders = {}
     for output, truth in zip(outputs, truths, strict=True):
         if truth.rule.kind is Kind.SELECTED and output.dim() and output.shape[-1] > 1:
@@ -57,7 +57,10 @@ def _orders(outputs: Sequence[Any], truths: Sequence[Truth]) -> dict[tuple[int, 
 
 
 def _close(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
-    """Source: flashinfer-bench 0.1.2, bench/utils.py (compute_error_stats) for the figures, which are the same."""
+    """Floats within a tolerance.
+
+    Source: flashinfer-bench 0.1.2, bench/utils.py (compute_error_stats) for the figures, which are the same.
+    """
     rule = truth.rule.tolerance
     x, y = as_rows(output.to(torch.float32)), as_rows(value.to(torch.float32))
     error = torch.abs(x - y)
@@ -93,7 +96,7 @@ def _worst_part(wrong: Any) -> Any:
 
 def _exact(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
     x, y = output.to(torch.float64), value.to(torch.float64)
-    # int64 beyond 2**53 are not told apart as float64.
+    # As float64, int64 values beyond 2**53 would not be distinguished.
     wrong = output != value
     if output.is_floating_point():
         wrong = wrong & ~(torch.isnan(x) & torch.isnan(y))
@@ -104,7 +107,7 @@ def _exact(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]
 
 
 def _steps(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
-    """Distance in codes: one step is the next number that the format has."""
+    """Distance in codes: one step is to the next number of the format."""
     x, y = _codes(output), _codes(value)
     steps = torch.abs(x - y)
     bad = torch.zeros_like(steps, dtype=torch.bool)
@@ -118,7 +121,7 @@ def _steps(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]
         bad, steps = bad & counted, torch.where(counted, steps, 0)
     error = torch.where(steps > 0, torch.abs(a - b), 0.0)
     off = (steps == 1).sum()
-    # Of few elements two may be off.
+    # With few elements two may be off.
     share = torch.where(off <= 2, 0.0, off / steps.numel())
     return bad.sum(), (steps > 1).sum(), error.max(), (error / (torch.abs(b) + EPSILON)).max(), share
 
@@ -134,7 +137,7 @@ def _codes(tensor: Any) -> Any:
 
 
 def _selected(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
-    """By the scores of what was selected, in falling order; without scores the same indices in any order."""
+    """Compare the scores of what was selected, in falling order; without scores, the indices in any order."""
     mine, out_of_range = _picked(output, truth)
     theirs, _ = _picked(value, truth)
     choice = truth.choice
@@ -145,7 +148,7 @@ def _selected(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[A
     if choice is None or choice.given:
         wrong = error > 0
     else:
-        # A candidate's own scores are rounded differently.
+        # The candidate computes its scores with different rounding.
         size = torch.abs(choice.scores)
         size = torch.where(torch.isfinite(size), size, 0).mean(1, keepdim=True)
         wrong = (error > DEFAULT.atol * size) & (relative > DEFAULT.rtol)
@@ -167,7 +170,7 @@ def _by_row(indices: Any, choice: Any) -> Any:
 
 
 def _picked(indices: Any, truth: Truth) -> tuple[Any, Any]:
-    """Scores of the indices, [rows, chosen], and how many indices there are no scores for."""
+    """Scores of the indices, [rows, chosen], and the number of indices out of range."""
     choice = truth.choice
     if choice is None:
         rows = indices.reshape(-1, indices.shape[-1]) if indices.dim() else indices.reshape(1, 1)
@@ -175,12 +178,12 @@ def _picked(indices: Any, truth: Truth) -> tuple[Any, Any]:
     rows = _by_row(indices, choice)
     outside = (rows < 0) | (rows >= choice.scores.shape[1])
     picked = choice.scores.gather(1, rows.clamp(0, choice.scores.shape[1] - 1))
-    # To argmax, argmin and top-k NaN is the best of all.
+    # argmax, argmin and top-k treat NaN as the best value.
     return picked.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf), outside.sum()
 
 
 def _drawn(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
-    """Whether each sample is possible; their distribution is :mod:`workers.judge.sampling`'s."""
+    """Whether each sample is possible. :mod:`workers.judge.sampling` checks their distribution."""
     if truth.possible is None:
         lowest, highest = truth.value.min(), truth.value.max()
         if truth.draws is not None:

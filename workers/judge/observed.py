@@ -1,4 +1,4 @@
-"""What the reference does on one workload: its outputs, what it leaves unwritten, what it selects and draws from."""
+"""Observes the reference on one workload: its outputs, what it leaves unwritten, what it selects and draws from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from workers.fib import adapter as fib
 from workers.judge import check
 
 SEEDS = (20_26, 20_27)
-"""Of the reference's runs: the second differs to show which outputs are random."""
+"""Seeds of the reference's runs. The second run has another seed, to find outputs that are random."""
 
 DRAWS, DRAW_BUDGET_S = 512, 20.0
-"""Runs of a reference that draws from weights which it does not show, and the seconds after which they end."""
+"""Most runs of a reference that draws from weights which cannot be observed, and the seconds after which they end."""
 
 _EMPTY = {
     torch.empty, torch.empty_like, torch.empty_strided, torch.empty_permuted,
     torch.Tensor.new_empty, torch.Tensor.new_empty_strided, torch.Tensor.new, torch.Tensor.resize_,
 }  # fmt: skip
-"""What gives memory as it is."""
+"""Functions that return uninitialised memory."""
 
 _TOP_K = {torch.topk: 1, torch.Tensor.topk: 1}
 _BEST = {
@@ -40,12 +40,12 @@ class Choice:
     """One call by which the reference chose indices.
 
     Args:
-        scores: [rows, length]; more is better. Weights of a draw.
-        indices: What it chose, as it came back.
-        axis: Of ``indices`` along which one row's choices lie; None if the call reduced it.
+        scores: [rows, length]; larger is better. For a draw, the weights.
+        indices: The indices that the call returned.
+        axis: Axis of ``indices`` along which the choices of one row lie; None if the call reduced it.
         ordered: Whether the order of the choices matters.
-        drawn: At random, by the scores as weights.
-        given: The scores are an input's own numbers, so that a candidate has exactly these.
+        drawn: Whether they were drawn at random, with the scores as weights.
+        given: Whether the scores are numbers of an input, so that a candidate has exactly the same.
     """
 
     scores: Any
@@ -58,15 +58,15 @@ class Choice:
 
 @dataclass
 class Observed:
-    """What the reference did; lists have an entry for each output.
+    """What was observed of the reference; lists have one entry per output.
 
     Args:
-        expected: Outputs.
-        counted: Which elements it wrote, booleans; None if all.
+        expected: The outputs.
+        counted: Elements that it wrote, as booleans; None for all.
         random: Whether the output depends on the seed.
-        choice: Where its whole numbers come from, if that was seen.
-        wrote: Names of the inputs that it wrote to; it was given copies.
-        draws: [draws, samples] of random whole numbers whose weights were not seen; None for all others.
+        choice: The call that its whole numbers come from, if it was observed.
+        wrote: Names of the inputs that it wrote to (it gets copies).
+        draws: [draws, samples] for random whole numbers whose weights were not observed, else None.
     """
 
     expected: list[Any]
@@ -82,7 +82,7 @@ class Observed:
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Observed:
-        """What :meth:`document` gave."""
+        """The inverse of :meth:`document`."""
         choices = [None if c is None else Choice(**c) for c in document["choice"]]
         return cls(**{**document, "choice": choices})
 
@@ -125,11 +125,11 @@ def observe(definition: Any, inputs: Sequence[Any], device: str) -> Observed:
 
 
 def _draw_again(seen: Observed, definition: Any, inputs: Sequence[Any], device: str) -> None:
-    """Of random whole numbers whose weights were not seen: what the reference draws when it is run many times."""
+    """Run the reference many times, for random whole numbers whose weights were not observed."""
     for index, (output, random) in enumerate(zip(seen.expected, seen.random, strict=True)):
         choice = seen.choice[index]
         if random and not output.is_floating_point() and (choice is None or not choice.drawn):
-            # An arg-max over random numbers is a draw and no choice.
+            # An arg-max over random numbers is a draw, not a choice.
             seen.choice[index], seen.draws[index] = None, []
     if all(draws is None for draws in seen.draws):
         return
@@ -146,7 +146,7 @@ def _draw_again(seen: Observed, definition: Any, inputs: Sequence[Any], device: 
 
 
 class _Watch(TorchFunctionMode):
-    """Fills memory that is handed out as it is with a known pattern, and notes what indices are chosen by."""
+    """Fills uninitialised memory with a known pattern, and records the scores by which indices are chosen."""
 
     def __init__(self, attempt: int, wants_choices: bool, inputs: Sequence[Any]) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ def _run(definition: Any, copies: Sequence[Any], device: str, watch: _Watch) -> 
 
 @contextmanager
 def _seeded(seed: int, device: str) -> Iterator[Callable[[], bool]]:
-    """With torch's generators at a seed, put back afterwards; gives a function that tells whether they were used."""
+    """Seed torch's generators and restore them afterwards. Yields a function that says whether they were used."""
     on_gpu = device.startswith("cuda")
     with torch.random.fork_rng(devices=[torch.device(device)] if on_gpu else []):
         torch.manual_seed(seed)
@@ -232,7 +232,7 @@ def _changed(value: Any, known: Any) -> bool:
 
 
 def _written(first: Any, second: Any) -> Any:
-    """Elements that both runs agree on, up to what the order of additions may do; None if all."""
+    """Elements on which both runs agree, up to the effect of the order of additions; None for all."""
     if first.shape != second.shape:
         return None
     if first.is_floating_point():
@@ -245,7 +245,7 @@ def _written(first: Any, second: Any) -> Any:
 
 
 def _choice_of(output: Any, choices: Sequence[Choice]) -> Choice | None:
-    """The call, or the calls for one row each, that gave exactly this output."""
+    """The call, or the calls for one row each, that returned exactly this output."""
     if output.is_floating_point() or output.dtype is torch.bool or not output.numel():
         return None
     for choice in reversed(choices):
@@ -272,7 +272,7 @@ def _same(output: Any, choices: Sequence[Choice]) -> bool:
 
 
 def _stacked(choices: Sequence[Choice], output: Any) -> Choice:
-    """Choices for one row each as one; a row that was not drawn among such that were is certain."""
+    """Choices of one row each, joined. A row that was not drawn, among rows that were, has a certain result."""
     drawn = any(c.drawn for c in choices)
     width = max(c.scores.shape[-1] for c in choices)
     scores = choices[0].scores.new_full((len(choices), width), 0.0 if drawn else -torch.inf)

@@ -1,9 +1,9 @@
-"""Other values in a workload's inputs, at the same addresses: what was remembered of the usual ones is wrong on them.
+"""Puts other values into a workload's inputs, at the same addresses, so that remembered answers are wrong.
 
-Two kinds. An :class:`Alteration` replaces blocks of the float inputs by others of the same tensor; the reference's
-answer to it is known, so a run on it can be verified. A *nudge* replaces one number of an input by another one, before
-every sample: no two samples see the same inputs, so that an answer which is remembered under a digest of all of them is
-of no use either. Both are undone; the inputs' digests then have to be what they were.
+There are two kinds. An :class:`Alteration` replaces blocks of the float inputs by other blocks of the same tensor. The
+reference's answer to it is known, so a run on it can be verified. A *nudge* replaces one number of an input by another,
+before every sample: no two samples see the same inputs, so an answer that is remembered under a digest of all inputs is
+useless too. Both are undone, after which the digests of the inputs must be the same as before.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SHARES = (1 / 16, 1 / 4, 1.0)
-"""Of an input's blocks that are replaced: the first share at which the old answer is wrong. The fewer, the less likely
-it is that a candidate which looks at some of the bytes looks at one of those."""
+"""Shares of an input's blocks to replace; the first with which the old answer is wrong is used. The fewer blocks, the
+less likely it is that a candidate which compares some of the bytes notices."""
 
 _BLOCKS = 256
-"""Blocks that a tensor is cut into, fewer if it has fewer elements."""
+"""Number of blocks of a tensor; fewer if it has fewer elements."""
 
 _MOST_BYTES = 32 << 20
-"""Of one input that are replaced: more would take longer than the sample."""
+"""Most bytes of one input that are replaced: more would take longer than the sample."""
 
 _NUDGED = 16
-"""Places of an input that nudges change; in the order of a Gray code they make 65,536 different inputs."""
+"""Number of places of an input that nudges change. In the order of a Gray code they make 65,536 different inputs."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Blocks of one input that are replaced by others of it, turned by some elements.
+    """Blocks of one input that are replaced by others of it, rotated by some elements.
 
     Args:
-        input: Its position among the inputs.
-        block: Elements in a block.
+        input: Position of the input.
+        block: Elements per block.
         to: Numbers of the blocks that are replaced.
         source: Numbers of the blocks whose values they get.
-        turn: Elements by which these are rolled.
+        turn: Number of elements by which these are rotated.
     """
 
     input: int
@@ -59,14 +59,14 @@ class Alteration:
 
     @classmethod
     def of_document(cls, document: Sequence[dict[str, Any]]) -> Alteration:
-        """What :meth:`document` gave."""
+        """The inverse of :meth:`document`."""
         return cls(tuple(Place(**place) for place in document))
 
 
 def choose(inputs: Sequence[Any], share: float, rng: random.Random) -> Alteration | None:
-    """Blocks of every input that holds floats, None if there is none with two blocks.
+    """Choose blocks of every float input; None if there is none with two blocks.
 
-    Whole numbers stay: they are lengths, offsets and indices as often as data.
+    Whole numbers stay unchanged: they may be lengths, offsets or indices.
     """
     places = []
     for index, value in enumerate(inputs):
@@ -100,8 +100,8 @@ class OtherValues:
     """The inputs of one workload and what can be done to them. Used by one candidate after the other.
 
     Args:
-        inputs: Those that candidates get.
-        alteration: Whose answer is known, None if there is none.
+        inputs: The inputs that candidates get.
+        alteration: The alteration whose answer is known, None if there is none.
     """
 
     inputs: Sequence[Any]
@@ -111,7 +111,7 @@ class OtherValues:
     _nudges: list[_Nudges] | None = None
 
     def make_ready(self) -> None:
-        """Put old and new values of the altered blocks beside them, so that :meth:`alter` does not take long."""
+        """Gather old and new values of the altered blocks, so that :meth:`alter` is fast."""
         import torch
 
         assert self.alteration is not None
@@ -123,13 +123,13 @@ class OtherValues:
             self._ready.append((rows, to, rows[to], rows[source].roll(place.turn, 1)))
 
     def alter(self) -> None:
-        """Change the inputs; :meth:`make_ready` was the last thing asked for."""
+        """Alter the inputs, right after :meth:`make_ready`."""
         for rows, to, _, new in self._ready:
             rows.index_copy_(0, to, new)
 
     @contextlib.contextmanager
     def altered(self) -> Iterator[None]:
-        """The inputs are altered in the block."""
+        """A context in which the inputs are altered."""
         self.make_ready()
         self.alter()
         try:
@@ -138,7 +138,7 @@ class OtherValues:
             self.undo()
 
     def undo(self) -> None:
-        """The inputs are what they were, whatever was done to them here."""
+        """Undo all changes that were made here."""
         for rows, to, old, _ in self._ready:
             rows.index_copy_(0, to, old)
         self._ready = []
@@ -146,7 +146,7 @@ class OtherValues:
             nudges.undo()
 
     def nudge(self) -> None:
-        """Change one number in every input that can be changed: none of them is one that was there before."""
+        """Change one number in every input that can be changed, so that the inputs differ from all before."""
         import torch
 
         if self._nudges is None:
@@ -157,7 +157,7 @@ class OtherValues:
 
 
 class _Nudges:
-    """Some numbers of a tensor that are exchanged for others of it and back."""
+    """Exchanges some numbers of a tensor for others of it, and back."""
 
     def __init__(self, value: Any) -> None:
         rng = random.Random()
@@ -170,7 +170,7 @@ class _Nudges:
         self._step = 0
 
     def next(self) -> list[tuple[Any, Any]]:
-        """Places, and what has to be there, for one number more or less to be another one than the last time."""
+        """Places and values such that one number differs from the last time."""
         self._step += 1
         lowest = (self._step & -self._step).bit_length() - 1
         self._wanted ^= {min(lowest, len(self._places) - 1)}
@@ -185,7 +185,7 @@ class _Nudges:
 
 
 def _as_bytes(value: Any) -> Any:
-    """The tensor as [elements, bytes of one]: every float format can be copied so."""
+    """The tensor as [elements, bytes of one], in which form any float format can be copied."""
     import torch
 
     return value.view(-1).view(torch.uint8).view(-1, value.element_size())

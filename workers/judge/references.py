@@ -1,4 +1,4 @@
-"""Reference outputs on disk: computed once for a workload, whoever needs them next."""
+"""Keeps reference outputs on disk, so that they are computed once for each workload."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from workers.fib.dataset import Document, Problem
 _LIMIT_BYTES = 8 << 30
 
 _REVISION = 3
-"""Of what is stored; files of another one are never read."""
+"""Version of the format; files of other versions are never read."""
 
 
 class ReferenceStore:
     """A folder with one file for each (definition, workload, torch version, device model).
 
-    The workload's uuid is the seed of its random inputs. What cannot be in the key (blobs beside the dataset) shows in
-    the digests of the inputs, which are stored along. Several processes may use one folder: files appear by one rename.
-    Beyond 8 GiB the files that were not read for longest go.
+    The workload's uuid is the seed of its random inputs. What is not in the key (blobs beside the dataset) is covered
+    by digests of the inputs, which are stored too. Several processes may use one folder: files appear by one rename.
+    Beyond 8 GiB the least recently read files are deleted.
 
     Args:
-        folder: Made if it does not exist.
+        folder: The folder; made if it does not exist.
         problem: Definition and workloads.
-        device_model: Name of the processor that computes.
+        device_model: Name of the processor that computes them.
     """
 
     def __init__(self, folder: Path, problem: Problem, device_model: str) -> None:
@@ -50,7 +50,7 @@ class ReferenceStore:
             found: Mapping[str, Any] = torch.load(path, map_location=device)
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged file is made again
+        except Exception as error:  # a damaged file is replaced
             print(f"worker: stored reference {path} cannot be read, it is computed again: {error}")
             return None
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""How each output of a definition is judged: the one table that chooses, and what users may set. Knows no torch."""
+"""The rule by which each output of a definition is judged: the table of rules, and users' settings. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from workers.records import Tolerance
 
 
 class Kind(StrEnum):
-    """What "right" means for an output."""
+    """The kind of rule: what "right" means for an output."""
 
     CLOSE = "close"
     """Floats within a tolerance; infinities and NaN in exactly the places where the reference has them."""
     EXACT = "exact"
-    """Whole numbers and booleans, each as in the reference."""
+    """Whole numbers and booleans that equal the reference's."""
     STEPS = "steps"
-    """Codes of a coarse format (fp8, quantised int8): most as in the reference, the others its neighbours."""
+    """Codes of a coarse format (fp8, quantised int8): most equal the reference's, the others are neighbours of it."""
     SELECTED = "selected"
-    """Indices, by what they select: ties and another order are right, an index twice is not."""
+    """Indices, compared by what they select: ties and another order are right, a repeated index is not."""
     DRAWN = "drawn"
-    """Random samples, by their distribution over many draws; a single draw only has to be possible."""
+    """Random samples, compared by their distribution over many draws; a single draw only has to be possible."""
 
 
 LOW_BIT = Tolerance(rtol=0.2, atol=0.1, required_matched_ratio=0.85, by_scale=True)
 """Source: flashinfer-bench's low-bit evaluator (bench/evaluators/lowbit.py, 0.1.2); it leaves the ratio to the user."""
 
 DEFAULT = Tolerance(rtol=1e-2, atol=1e-2, by_scale=True)
-"""flashinfer-bench's own numbers; the absolute one in units of the row's mean magnitude, which for outputs of magnitude
-one is the same. Fixed at 0.01 it accepts zeros for a softmax over 4096 and refuses bfloat16 partial sums of a long
-reduction."""
+"""flashinfer-bench's tolerances, with the absolute one in units of the row's mean magnitude; for outputs of magnitude
+one that is the same. A fixed 0.01 would accept zeros for a softmax over 4096, and refuse bfloat16 partial sums of a
+long reduction."""
 
 STEPS_SHARE = 0.1
-"""Share of codes that may be a neighbour of the reference's. Kernels that differ by 0.4 % before they round to fp8,
-whose steps are 6 to 12 %, give another code in 3 to 6 % of the places."""
+"""Share of codes that may be neighbours of the reference's. Kernels that differ by 0.4 % before rounding to fp8, whose
+steps are 6 to 12 %, give another code in 3 to 6 % of the places."""
 
 FP4 = "float4"
 _FP8 = "float8"
@@ -52,7 +52,7 @@ _TAG = re.compile(r"judge:([^=]+)=(.+)")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user set: output name -> value; the empty name means all outputs of floats."""
+    """The user's settings: output name -> value; the empty name stands for all float outputs."""
 
     rtol: Mapping[str, float] = field(default_factory=dict)
     atol: Mapping[str, float] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Rule:
-    """How one output is judged, and which line of the table says so."""
+    """How one output is judged, and which line of the table decided that."""
 
     output: str
     kind: Kind
@@ -70,7 +70,7 @@ class Rule:
     why: str
 
     def __str__(self) -> str:
-        """As it stands in a measurement's record and in traces."""
+        """The rule as text, as in a measurement's record and in traces."""
         t = self.tolerance
         if self.kind is Kind.CLOSE:
             unit = " of the row's mean magnitude" if t.by_scale else ""
@@ -81,7 +81,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class _Output:
-    """What the table looks at."""
+    """The properties of an output that the table depends on."""
 
     name: str
     dtype: str
@@ -99,7 +99,7 @@ class _Output:
 
 
 _TABLE = (
-    # (name of the line, what it applies to, kind, tolerance); the first that applies counts. Above all of them stand a
+    # (name of the line, what it applies to, kind, tolerance); the first that applies counts. Before all of them come a
     # setting (--judge, or a tolerance for that output) and a tag "judge:OUTPUT=KIND" of the definition; below them what
     # the reference was seen to do: whole numbers that it got from top-k or argmax are SELECTED, from a draw DRAWN.
     ("booleans", lambda o: o.dtype == "bool", Kind.EXACT, DEFAULT),
@@ -117,7 +117,7 @@ def rules_for(definition: Mapping[str, Any], asked: Asked | None = None) -> tupl
     """A rule for each output of a definition's document, in its order.
 
     Raises:
-        ValueError: A setting names no output, no kind, or a kind that the output cannot have; one line.
+        ValueError: A setting names an unknown output or kind, or a kind that the output cannot have. One line.
     """
     asked = asked or Asked()
     outputs = {str(name): str(spec["dtype"]) for name, spec in definition["outputs"].items()}
@@ -144,14 +144,14 @@ def _rule(output: _Output, asked: Asked) -> Rule:
         why, kind = "as set", _kind(output, asked.judge[output.name])
     own = any(output.name in values for values in (asked.rtol, asked.atol, asked.required_matched_ratio))
     if own and kind is not Kind.CLOSE:
-        # A tolerance for this very output says that it is to be judged by tolerance.
+        # A tolerance that is set for this output means that it is judged by tolerance.
         why, kind = "as set", _kind(output, Kind.CLOSE.value)
     rule = Rule(output.name, kind, tolerance, why)
     return replace(rule, tolerance=_asked_for(tolerance, output.name, asked)) if kind is Kind.CLOSE else rule
 
 
 def _asked_for(default: Tolerance, output: str, asked: Asked) -> Tolerance:
-    """The default with what the user set; a setting for the output goes before one for all."""
+    """The default with the user's settings; a setting for the output takes precedence over one for all."""
 
     def found(values: Mapping[str, float]) -> float | None:
         return values.get(output, values.get(""))
@@ -159,7 +159,7 @@ def _asked_for(default: Tolerance, output: str, asked: Asked) -> Tolerance:
     rtol, atol, ratio = found(asked.rtol), found(asked.atol), found(asked.required_matched_ratio)
     rule = default
     if rtol is not None:
-        # A smaller relative error is not wanted to be covered by the absolute one that was made for a larger.
+        # If a smaller relative tolerance is set, the default absolute one must not hide it.
         rule = replace(rule, rtol=rtol, atol=min(rule.atol, rtol))
     if atol is not None:
         rule = replace(rule, atol=atol, by_scale=False)
@@ -181,7 +181,7 @@ def _kind(output: _Output, text: str) -> Kind:
 
 
 def unjudgeable(definition: Mapping[str, Any]) -> str | None:
-    """Why no output of this definition can be judged whatever the workload, in one line; None if they can."""
+    """Why no output of this definition can be judged on any workload, in one line; None if they can be."""
     for what in ("inputs", "outputs"):
         for name, spec in definition[what].items():
             if str(spec["dtype"]).startswith(FP4):
@@ -193,9 +193,9 @@ def unjudgeable(definition: Mapping[str, Any]) -> str | None:
 
 
 def for_official_run(rules: tuple[Rule, ...], scale: float = 1.0) -> Tolerance:
-    """The one tolerance that stock flashinfer-bench takes for all outputs: the loosest of ours. Whether an output is
-    right was found out before, by its own rule; ``scale`` is the largest mean magnitude of a row. Where a share of the
-    elements may be wrong anyway, the numbers are flashinfer-bench's as they are."""
+    """The single tolerance that stock flashinfer-bench takes for all outputs: the loosest of ours. Each output has been
+    judged by its own rule before. ``scale`` is the largest mean magnitude of a row. If a share of the elements may be
+    wrong anyway, flashinfer-bench's own numbers are used."""
     floats = [rule.tolerance for rule in rules if rule.kind is Kind.CLOSE] or [DEFAULT]
     unit = max(1.0, scale) if math.isfinite(scale) else 1.0
     return Tolerance(

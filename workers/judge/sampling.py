@@ -1,4 +1,4 @@
-"""Whether a candidate draws from the right distribution: many draws, and how likely such ones are."""
+"""Checks that a candidate draws from the right distribution, by the probability of many draws."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from workers.judge.truth import Truth
 from workers.records import Status
 
 DRAWS = 8192
-"""Samples that are wanted; a call gives one for each row."""
+"""Number of samples to collect; a call gives one per row."""
 
 CALLS = (256, 2048)
-"""Fewest and most calls. With 256 draws a row of its own is judged by 8 bins."""
+"""Fewest and most calls. With 256 draws, a single row is judged by 8 bins."""
 
 BUDGET_S = 5.0
-"""Seconds of the host after which no more calls are made, however few there were."""
+"""Seconds after which no more calls are made, however few there were."""
 
 PER_BIN = 32
-"""Draws that a bin has to expect for the chi-square distribution to be a good description."""
+"""Expected draws per bin that the chi-square distribution needs to be a good approximation."""
 
 UNLIKELY = 1e-8
-"""Right candidates are refused once in so many checks; the test is made for each of thousands of configs. With 8192
-draws it notices a bin of 64 that is a tenth too full."""
+"""Probability of refusing a right candidate: small, since thousands of configs are tested. With 8192 draws the test
+notices one bin of 64 that is a tenth too full."""
 
 SEED = 2026
 
 
 def verdict(samples: Mapping[int, Any], truths: Sequence[Truth]) -> Verdict:
-    """Of what :func:`draw` gave; the first output that is wrong is named."""
+    """The verdict on what :func:`draw` returned; names the first output that is wrong."""
     for index, tokens in samples.items():
         why = why_wrong(tokens, truths[index])
         if why is not None:
@@ -48,8 +48,8 @@ def verdict(samples: Mapping[int, Any], truths: Sequence[Truth]) -> Verdict:
 def draw(
     candidate: Candidate, definition: Any, inputs: Sequence[Any], truths: Sequence[Truth], device: Device
 ) -> dict[int, Any]:
-    """Samples of many calls with the same inputs: index of a drawn output -> [calls, samples]. torch's generators start
-    at a fixed seed and are put back.
+    """Samples of many calls with the same inputs: index of a drawn output -> [calls, samples]. torch's generators
+    start at a fixed seed and are restored.
 
     Raises:
         Exception: Whatever the candidate raises.
@@ -77,7 +77,7 @@ def draw(
 
 
 def why_wrong(tokens: Any, truth: Truth) -> str | None:
-    """Why draws [calls, samples] are not from the truth's distribution, None if they may well be."""
+    """Why draws [calls, samples] are not from the truth's distribution, None if they may be."""
     if truth.before is not None:
         return _against_weights(tokens, truth)
     if truth.draws is not None:
@@ -86,8 +86,8 @@ def why_wrong(tokens: Any, truth: Truth) -> str | None:
 
 
 def _against_weights(tokens: Any, truth: Truth) -> str | None:
-    """Each draw becomes a number between 0 and 1: where it lies in the sum of the probabilities in falling order, at
-    random within its own. Draws from the right distribution are evenly spread there, whatever the distribution is."""
+    """Map each draw to a number between 0 and 1: its place in the cumulative probabilities in falling order, at random
+    within its own probability. Draws from the right distribution are uniform there, whatever the distribution."""
     before, weights = truth.before, truth.choice.scores  # type: ignore[union-attr]
     rows = tokens.to(torch.int64).reshape(len(tokens), len(before), -1).movedim(0, 1).reshape(len(before), -1)
     inside = (rows >= 0) & (rows < before.shape[1])
@@ -109,7 +109,7 @@ def _against_weights(tokens: Any, truth: Truth) -> str | None:
 
 
 def _against_draws(tokens: Any, reference: Any) -> str | None:
-    """Two samples of which neither's distribution is known: as many of each in every bin, as far as chance goes."""
+    """Two samples from unknown distributions: every bin must hold equally many of each, within chance."""
     rows, known = tokens.T.to(torch.float64).contiguous(), reference.T.to(torch.float64).contiguous()
     n, m = rows.shape[1], known.shape[1]
     bins = min(max(min(n, m) // PER_BIN, 2), 16)
@@ -133,7 +133,7 @@ def _said(each: Any, pooled: Any, rows: Any) -> str | None:
 
 
 def _bins(places: Any, bins: int) -> Any:
-    """How many of each row lie in each of so many equal parts of [0, 1], float64 [rows, bins]."""
+    """Histogram of each row over equal parts of [0, 1], float64 [rows, bins]."""
     return _count((places * bins).to(torch.int64).clamp(0, bins - 1), bins)
 
 

@@ -1,4 +1,4 @@
-"""A candidate's call as it is timed: same inputs, outputs poisoned before every sample, the last one verified."""
+"""A candidate's call as it is timed, with outputs poisoned before every sample."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from workers.judge.check import Candidate
 
 
 class TimedRun:
-    """Call it to run the candidate once. What it leaves behind shows whether the timed runs did their work.
+    """Call it to run the candidate once. Its outputs show whether the timed runs did their work.
 
-    Destination-passing candidates write into outputs that are allocated once; of the others the latest result is
-    kept. :meth:`poison` destroys either, outside the timed part: a candidate that skips work in later runs, or hands
-    out a result that it remembers, is then wrong in :meth:`outputs`.
+    Destination-passing candidates write into outputs that are allocated once; of others the latest result is kept.
+    :meth:`poison` destroys either, outside the timed part. A candidate that skips work in later runs, or returns a
+    remembered result, then has wrong :meth:`outputs`.
     """
 
     def __init__(self, candidate: Candidate, definition: Any, inputs: Sequence[Any], device: Device) -> None:
@@ -33,22 +33,22 @@ class TimedRun:
             self._owned = tuple(fib.allocate_outputs(definition, inputs, device.name))
 
     def __call__(self) -> None:
-        """One call; nothing but the candidate's own work."""
+        """One call, with nothing but the candidate's own work."""
         self._result = self._candidate.function(*self._inputs, *self._owned)
 
     def poison(self) -> None:
-        """Make whatever the last run left wrong. Results that share memory with an input are left alone; inputs that
-        the reference writes to are put right again."""
+        """Overwrite the results of the last run. Results that share memory with an input are left unchanged; inputs
+        that the reference writes to are restored."""
         self._attempt += 1
         if self._candidate.writes:
             check.restore(self._inputs, self._originals)
         check.poison(self._owned or self._returned(), self._attempt)
 
     def outputs(self) -> list[Any]:
-        """What the last run gave, in definition order.
+        """The outputs of the last run, in the order of the definition.
 
         Raises:
-            ValueError: The number of returned values is not the number of outputs.
+            ValueError: There are more or fewer values than outputs.
         """
         if self._candidate.destination_passing:
             return list(self._owned)

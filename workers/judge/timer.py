@@ -1,4 +1,4 @@
-"""Times a candidate: warm-up, then samples until the median is known well enough; doubtful measurements are retaken.
+"""Times a candidate: warm-up, then samples until the median is precise enough. Doubtful measurements are retaken.
 
 docs/measurement.md describes the method.
 """
@@ -16,13 +16,13 @@ from workers.records import Method
 
 _MAX_WARMUP_RUNS = 2000
 _AGAIN_SHARE = 0.25
-"""Of the warm-up, where the host was busy for some milliseconds behind it."""
+"""Share of the warm-up that is repeated if the host was busy for some milliseconds after it."""
 
 _DRIFT_SHARE = 0.02
-"""The medians of a measurement's halves may differ by this share."""
+"""Largest share by which the medians of a measurement's halves may differ."""
 
 _DRIFT_SAMPLES = 8
-"""Below this the medians of the halves say nothing."""
+"""Fewest samples for which the medians of the halves are compared."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Timing:
 
 
 def warm_up(run: Run, method: Method, device: Device) -> None:
-    """Run for about ``warmup_s`` seconds, at least once. The device may still be at it on return."""
+    """Run for about ``warmup_s`` seconds, at least once. The device may still be busy on return."""
     began = time.perf_counter()
     with device.span(CANDIDATE):
         run()
@@ -55,20 +55,20 @@ def measure(
     behind: Callable[[], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
 ) -> Timing:
-    """Take samples of a run, again if they were throttled or drifted (as often as the device says).
+    """Take samples of a run, and repeat that if they were throttled or drifted (as often as the device allows).
 
     After ``min_samples`` it stops at ``max_samples`` or ``budget_s``, or once both ends of the interval are within
     ``target_rel_ci`` of the median, or once its lower end is above ``stop_above_us``: the verdict will not change.
 
     Args:
-        run: One call on fixed arguments, as the device prepared it; correctness is not looked at here.
-        method: How.
-        device: Where.
-        stop_above_us: Median that would lose.
+        run: One call on fixed arguments, as the device prepared it; correctness is not checked here.
+        method: The method.
+        device: The device.
+        stop_above_us: Median that is certain to lose.
         before_sample: Submitted before each sample, outside the timed part and before the cache is flushed.
         behind: Submitted after the last sample of each attempt, for the device to do while conditions are read.
-        meanwhile: Work for the host while the device warms up. It takes longer than that, so a part of the warm-up is
-            done again behind it.
+        meanwhile: Work for the host while the device warms up. It takes longer than the warm-up, part of which is
+            therefore repeated after it.
 
     Raises:
         ValueError: The device cannot time in the method's mode.
@@ -125,10 +125,10 @@ def _samples(
 
 
 def _submitted(run: Run, method: Method, device: Device, count: int, get_ready: Callable[[], None]) -> Iterator[Sample]:
-    """So many samples of one run, the device being kept ahead of whoever takes them.
+    """Some samples of one run, submitted ahead of the host.
 
-    A graph needs nothing of the host while it runs, so all are queued at once. Otherwise the device prepares the next
-    sample while the host looks at this one: the candidate's own launches must not run ahead.
+    A graph needs nothing of the host, so all are queued at once. Otherwise the device prepares the next sample while
+    the host handles this one, since the candidate's own launches must not run ahead.
     """
     if device.runs_ahead and method.mode == "cuda_graph":
         queued = []
@@ -158,13 +158,13 @@ def _is_enough(samples: Sequence[float], method: Method, deadline: float, stop_a
 
 
 def check_mode(method: Method, device: Device) -> None:
-    """Raises ValueError if the device cannot time in the method's mode."""
+    """Raise ValueError if the device cannot time in the method's mode."""
     if method.mode not in device.modes:
         raise ValueError(f"device {device.name} cannot time in mode {method.mode!r}; it can in {list(device.modes)}")
 
 
 def why_doubtful(device: Device, readings: Sequence[Mapping[str, Any]], samples: Sequence[float]) -> tuple[str, ...]:
-    """``throttled`` and ``drifting``, as far as they hold. A device that takes nothing again does not drift."""
+    """The reasons for doubt that apply, ``throttled`` and ``drifting``. A device without retakes does not drift."""
     found = []
     if any(device.is_throttled(reading) for reading in readings):
         found.append("throttled")
@@ -184,7 +184,7 @@ def is_drifting(samples: Sequence[float]) -> bool:
 
 
 def flags(doubts: Sequence[str], retaken: int, late: int) -> dict[str, Any]:
-    """What the record says about doubtful samples; nothing where there were none."""
+    """The marks of doubtful samples for the record; empty if there were none."""
     found: dict[str, Any] = dict.fromkeys(doubts, True)
     if retaken:
         found["retaken"] = retaken
@@ -194,12 +194,12 @@ def flags(doubts: Sequence[str], retaken: int, late: int) -> dict[str, Any]:
 
 
 def _is_due(count: int) -> bool:
-    """Look at the interval seldom: every look is a chance to stop on a lucky streak, and costs time between samples."""
+    """Whether to compute the interval now. Rarely: each time it may stop on a lucky streak, and costs time."""
     return count < 16 or count % 8 == 0
 
 
 def joined(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Readings before and after; one value where they agree."""
+    """Readings before and after, as one value where they agree."""
     found: dict[str, Any] = {}
     for key in {**before, **after}:
         first, last = before.get(key), after.get(key)

@@ -1,4 +1,4 @@
-"""What an output is judged by on one workload: the reference's answer, with all that its rule needs."""
+"""The truth of an output on one workload: the reference's answer, with everything that its rule needs."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
     from workers.judge.observed import Choice, Observed
 
 ROW = 64
-"""Elements that a row has at least: trailing axes are taken together until there are so many, so that its mean
-magnitude says something about the errors in it."""
+"""Fewest elements of a row: trailing axes are joined until there are so many, so that its mean magnitude is a scale for
+the errors in it."""
 
 FLOOR = 1e-3
-"""Share of the whole output's mean magnitude that a row's counts for at least: rows of zeros are allowed rounding."""
+"""Least scale of a row, as a share of the mean magnitude of the output: rows of zeros may have rounding errors."""
 
 NEARLY = 0.99
-"""A token may be drawn if its weight is at least this share of the least that the reference draws: where top-p ends in
-a vocabulary of 100,000 is decided by rounding."""
+"""A token may be drawn if its weight is at least this share of the least weight that the reference draws, since
+rounding decides where top-p ends in a vocabulary of 100,000."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """One output's answer.
+    """The truth of one output.
 
     Args:
-        rule: How it is judged, as far as this workload allows it.
+        rule: How it is judged on this workload.
         value: The reference's output.
         counted: Elements that the reference wrote, booleans; None if all.
         finite: Whether all counted elements are finite.
         atol: CLOSE: absolute tolerance of each row, float32 [rows, 1].
-        choice: SELECTED and DRAWN: what it is chosen from, if the reference showed it.
+        choice: SELECTED and DRAWN: what it is chosen from, if that was observed.
         before: DRAWN: probability of all tokens that are more probable, float64 [rows, vocabulary].
         possible: DRAWN: tokens that may be drawn, booleans [rows, vocabulary].
-        draws: DRAWN, if the reference did not show its weights: what it drew, [draws, rows].
+        draws: DRAWN, if the weights were not observed: what the reference drew, [draws, rows].
         idle: Why the output is no evidence that a candidate is right, None if it is.
         scale: Largest mean magnitude of a row.
     """
@@ -57,7 +57,7 @@ class Truth:
 
     @property
     def tensors(self) -> list[Any]:
-        """All that a candidate must not change."""
+        """All tensors that a candidate must not change."""
         scores = None if self.choice is None else self.choice.scores
         held = (self.value, self.counted, self.atol, scores, self.before, self.possible, self.draws)
         return [tensor for tensor in held if tensor is not None]
@@ -67,7 +67,7 @@ class Truth:
 
 
 def truths_of(rules: Sequence[Rule], seen: Observed, inputs: Sequence[Any]) -> tuple[Truth, ...]:
-    """An answer for each output of what the reference was seen to do."""
+    """The truth of each output, from what was observed of the reference."""
     return tuple(
         replace(_truth(_refined(rule, choice, random, value), value, counted, choice, random, inputs), draws=draws)
         for rule, value, counted, random, choice, draws in zip(
@@ -77,7 +77,7 @@ def truths_of(rules: Sequence[Rule], seen: Observed, inputs: Sequence[Any]) -> t
 
 
 def plain(expected: Sequence[Any], tolerance: Tolerance | None = None) -> tuple[Truth, ...]:
-    """Answers for outputs by their dtype alone; floats by the tolerance, if there is one."""
+    """The truth of outputs by their dtype alone; floats by the tolerance, if there is one."""
     outputs = {f"{index}": {"dtype": str(y.dtype).removeprefix("torch.")} for index, y in enumerate(expected)}
     truths = []
     for rule, value in zip(rules_for({"name": "plain", "outputs": outputs}), expected, strict=True):
@@ -88,14 +88,14 @@ def plain(expected: Sequence[Any], tolerance: Tolerance | None = None) -> tuple[
 
 
 def why_unjudgeable(truths: Sequence[Truth]) -> str | None:
-    """Why nothing can be judged by these answers: none of them is evidence. None if one is."""
+    """Why nothing can be judged by these, since none of them is evidence; None if one is."""
     if any(truth.idle is None for truth in truths):
         return None
     return "; ".join(f"the reference's output {t.rule.output!r} {t.idle}" for t in truths) or "there is no output"
 
 
 def judged_by(truths: Sequence[Truth]) -> dict[str, str]:
-    """Output -> rule, for records."""
+    """Output name -> rule as text, for records."""
     return {truth.rule.output: str(truth) for truth in truths}
 
 
@@ -112,7 +112,7 @@ def as_rows(tensor: Any) -> Any:
 
 
 def _refined(rule: Rule, choice: Choice | None, random: bool, value: Any) -> Rule:
-    """The rule, with what the reference was seen to do below the table's last line."""
+    """The rule, refined by what was observed of the reference if the table's last line applied."""
     if rule.kind is Kind.EXACT and not value.is_floating_point() and rule.why != "as set":
         if random:
             return replace(rule, kind=Kind.DRAWN, why="the reference draws it")
@@ -156,11 +156,11 @@ def _with_scale(truth: Truth) -> Truth:
 
 
 def _with_weights(truth: Truth, choice: Choice, inputs: Sequence[Any]) -> Truth:
-    """Of a draw: the probabilities in falling order, summed up."""
+    """The truth of a draw, with the cumulative probabilities in falling order."""
     import torch
 
     scores = choice.scores
-    if not choice.drawn:  # a candidate is compared with what the reference does without a draw: the best is certain
+    if not choice.drawn:  # the reference did not draw here, so the best is certain
         best = torch.zeros_like(scores)
         best.scatter_(1, choice.indices.reshape(len(scores), -1).to(torch.int64), 1.0)
         scores = best

@@ -1,4 +1,4 @@
-"""The run of a measurement that is looked at: on other values at the same addresses, at a moment nobody can know."""
+"""The verified run of a measurement: on other values at the same addresses, at a moment that cannot be predicted."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from workers.records import Method, Status
 
 
 class VerifiedRun:
-    """Goes beside the samples of one candidate on one workload.
+    """Accompanies the samples of one candidate on one workload.
 
     Before each sample it changes the inputs a little and poisons the outputs. One run, somewhere among the samples or
-    after them, is no sample: its inputs have other values, whose answer is known. Where there is no such answer, the
-    inputs stay as they are and the last sample is looked at.
+    after them, is not a sample: its inputs have other values, for which the answer is known. If there is no such
+    answer, the inputs stay unchanged and the last sample is verified.
 
     Args:
-        verdicts: Who judges.
+        verdicts: Decides whether it is right.
         run: The candidate's call.
-        prepared: The same, as it is timed.
+        prepared: The same call, as it is timed.
         resident: The workload.
-        device: Where it runs.
-        method: How it is timed.
-        is_known: Whether the candidate is one whose outputs need no second look, such as the reference.
+        device: The device it runs on.
+        method: The method of timing.
+        is_known: Whether the candidate needs no verification, such as the reference.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class VerifiedRun:
         return self._at is not None and not self._seen and self._samples >= self._at
 
     def before_sample(self) -> None:
-        """Submit what comes before a sample: changed inputs, poisoned outputs."""
+        """Submit what precedes a sample: changed inputs, poisoned outputs."""
         self._samples += 1
         if self._at is not None:
             self._others.nudge()
         self._run.poison()
 
     def take(self) -> None:
-        """Run on other values and begin to look at what comes of it. Does not wait where the device runs by itself."""
+        """Run on other values and start to check the result. Does not wait if the device works on its own."""
         self._seen.append(self._on_other_values())
 
     def at_the_end(self) -> None:
-        """After the last sample: what has not been looked at is, and the inputs are what they were."""
+        """After the last sample: start the remaining checks and restore the inputs."""
         if self._at is None:
             self._seen.append(self._verdicts.begin(self._run, self._resident))
             return
@@ -77,11 +77,11 @@ class VerifiedRun:
         self._seen.append(self._verdicts.begin_inputs(self._resident))
 
     def verdict(self) -> Verdict:
-        """Of what was looked at; waits for it."""
+        """The verdict on the verified run; waits for it."""
         try:
             for seen in reversed(
                 self._seen
-            ):  # the inputs first: whoever writes to them is wrong on what is left of them
+            ):  # the inputs first: a candidate that writes to them is wrong on the changed ones
                 verdict = self._verdicts.finish(seen, self._resident)
                 if verdict.status is Status.NOT_REPEATABLE and self._at is not None:
                     return self._explained(verdict)
@@ -92,12 +92,12 @@ class VerifiedRun:
             self._others.undo()
 
     def _on_other_values(self, after: Callable[[], None] = lambda: None) -> Verification:
-        """Runs there. ``after`` is done before the inputs are what they were."""
+        """Run on the other values. ``after`` is called before the inputs are restored."""
         others = self._others
         others.undo()
         others.make_ready()
         self._device.ready(self._method.mode, self._method.cold_cache)
-        # What does not wait for the stream of its call sees the usual values, or writes before outputs are poisoned.
+        # A candidate that ignores the stream of its call sees the usual values, or writes before outputs are poisoned.
         self._device.hold(self._method.mode)
         others.alter()
         self._run.poison()
@@ -114,7 +114,7 @@ class VerifiedRun:
         return self._verdicts.begin(self._run, self._resident)
 
     def _explained(self, found: Verdict) -> Verdict:
-        """What is behind a wrong answer on other values."""
+        """Explain a wrong answer on other values."""
         later: list[bool] = []
         self._verdicts.wait_for_the_late()
         again = self._on_other_values(lambda: later.append(self._is_right_later(self._resident.other_truths)))
