@@ -99,7 +99,9 @@ def _make_folder(url: URL, *, create: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the folder of database {path} cannot be made: {error.strerror}") from None
+        raise StoreError(
+            f"the folder of database {path} cannot be made: {error.strerror}; set TUNER_DB_URL to another one"
+        ) from None
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
@@ -165,8 +167,8 @@ def one_line_errors(url: URL) -> Iterator[None]:
 _SQLITE = {
     "SQLITE_NOTADB": "is not a SQLite file; name another one, or move it away",
     "SQLITE_CORRUPT": "is damaged; restore a copy, or move it away",
-    "SQLITE_READONLY": "cannot be written; check the permissions of the file and of its folder",
-    "SQLITE_CANTOPEN": "cannot be opened; check that the folder exists and may be written",
+    "SQLITE_READONLY": "cannot be written; check the permissions of the file and of its folder, or set TUNER_DB_URL",
+    "SQLITE_CANTOPEN": "cannot be opened; check that the folder exists and may be written, or set TUNER_DB_URL",
     "SQLITE_PERM": "cannot be opened; check the permissions of the file and of its folder",
     "SQLITE_FULL": "is out of disk space; what was committed before is kept. Free some and resume",
     "SQLITE_BUSY": f"was locked by another process for more than {BUSY_TIMEOUT_S:g} s",

@@ -24,10 +24,17 @@ ENVIRONMENT = {
 
 
 def default_database_url() -> str:
-    """SQLite in the user's data directory."""
+    """SQLite in the user's data directory.
+
+    Raises:
+        NoPlaceError: This user has no home folder.
+    """
     import platformdirs
 
-    return f"sqlite:///{Path(platformdirs.user_data_dir('tuner')) / 'tuner.db'}"
+    from workers.home import user_folder
+
+    folder = user_folder(platformdirs.user_data_dir, "the database", "TUNER_DB_URL", "sqlite:////PATH/tuner.db")
+    return f"sqlite:///{folder / 'tuner.db'}"
 
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

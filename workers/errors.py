@@ -15,6 +15,10 @@ class ClusterError(WorkerError):
     """The Ray cluster cannot be reached, or has no machine that fits."""
 
 
+class NoPlaceError(WorkerError):
+    """A folder that is needed cannot be made or written; the message names the variable that moves it."""
+
+
 class ArtifactMissingError(WorkerError):
     """The cache does not hold an artifact, or no longer: the variant has to be built again."""
 

@@ -15,11 +15,18 @@ class Notes(logging.Handler):
     Uses the console of the live display, so that lines appear above it.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
+        """Print one record; a remark once."""
         from tuner.cli.output import stderr
 
         remark = record.levelno == logging.WARNING and record.name.partition(".")[0] in _OURS
+        if remark and record.getMessage() in self._said:
+            return
+        self._said.add(record.getMessage())
         head = "note" if remark else f"{record.levelname}:{record.name}"
         try:
             stderr().print(f"{head}: {self.format(record)}", markup=False)
@@ -33,4 +40,4 @@ def configure() -> None:
     Raises:
         UsageError: ``TUNER_LOG_LEVEL`` does not name a level.
     """
-    logging.basicConfig(level=log_level("WARNING"), handlers=[Notes()])
+    logging.basicConfig(level=log_level("WARNING"), handlers=[Notes()], format="%(message)s")

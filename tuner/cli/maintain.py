@@ -53,14 +53,12 @@ def doctor(
 ) -> None:
     """Check everything that a sweep needs, and say how to get what is missing."""
     from tuner.commands.doctor import examine
-    from tuner.settings import load
 
-    checks = examine(load({"db": db, "dataset": dataset, "ray_address": ray_address}))
+    checks = examine({"db": db, "dataset": dataset, "ray_address": ray_address})
     if json:
         print_json({"checks": [c.document() for c in checks]})
     else:
         for check in checks:
-            stdout().print(
-                f"{'ok  ' if check.ok else 'FAIL' if check.needed else 'none'}  {check.name}: {check.message}"
-            )
+            mark = "ok  " if check.ok else "FAIL" if check.needed else "none"
+            stdout().print(f"{mark}  {check.name}: {check.message}", markup=False)
     raise typer.Exit(4 if any(c.needed and not c.ok for c in checks) else 0)

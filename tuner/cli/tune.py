@@ -155,10 +155,8 @@ def _print_sweep(report: Any) -> None:
             console.print(reason, markup=False)
         for why in report.left_out:
             console.print(f"left out: {why}", markup=False)
-        early = (
-            "stopped, since the first trials all failed alike; --keep-going goes on: " if report.stopped_early else ""
-        )
-        console.print(f"{early}no config passed; `tuner status {report.sweep_id}` shows all trials")
+        early = "; stopped, as the first trials all failed alike (--keep-going goes on)" if report.stopped_early else ""
+        console.print(f"no config passed{early}; `tuner status {report.sweep_id}` shows all trials")
         return
     table = Table("regime", "best", "default", "over default", "over reference")
     for w in report.winners:

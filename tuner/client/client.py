@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import re
@@ -79,7 +80,12 @@ class Client:
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._cache = AnswerCache(cache_dir)
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        # Loopback is this machine, which no proxy can reach.
+        direct = (urllib.request.ProxyHandler({}),) if _is_loopback(parsed.hostname) else ()
+        self._proxy = "" if direct else urllib.request.getproxies().get(parsed.scheme, "")
+        if self._proxy and urllib.request.proxy_bypass(parsed.hostname):
+            self._proxy = ""
+        self._opener = urllib.request.build_opener(_NoRedirect, *direct)
 
     def best_config(
         self, definition: str, axes: Mapping[str, int] | None = None, *, hardware: str | None = None
@@ -217,7 +223,8 @@ class Client:
                 raise _UnavailableError(f"it answered {error.code}") from None
             raise _refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _UnavailableError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+            why = str(getattr(error, "reason", error)) or type(error).__name__
+            raise _UnavailableError(why + self._through()) from None
 
     def _once(self, method: str, path: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
         """The answer to a request that changes something; such a request is never repeated."""
@@ -228,12 +235,23 @@ class Client:
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
-            raise UnusableEnvironmentError(f"service {self._url} cannot be reached: {error}") from None
+            raise UnusableEnvironmentError(f"service {self._url} cannot be reached: {error}{self._through()}") from None
+
+    def _through(self) -> str:
+        """The proxy that requests go through, for messages."""
+        return f" (through proxy {self._proxy}; no_proxy names hosts without one)" if self._proxy else ""
 
     def _open(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float) -> Any:
         own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         request = urllib.request.Request(self._url + path, data=body, method=method, headers={**own, **headers})
         return self._opener.open(request, timeout=timeout_s)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _refusal(error: urllib.error.HTTPError) -> ServiceError:

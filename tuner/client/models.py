@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -98,8 +99,13 @@ class AnswerCache:
         if folder is None:
             import platformdirs
 
-            folder = Path(platformdirs.user_cache_dir("tuner")) / "client"
-        self._folder = Path(folder)
+            from workers.errors import NoPlaceError
+            from workers.home import user_folder
+
+            with contextlib.suppress(NoPlaceError):  # then answers are not kept
+                found = user_folder(platformdirs.user_cache_dir, "the cache", "cache_dir", "/PATH")
+                folder = found / "client"
+        self._folder = Path(os.devnull if folder is None else folder)
 
     def read(self, key: str) -> Kept | None:
         """The cached answer, None if there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,6 +19,7 @@ from tuner.sweeps.setup import local_target, open_dataset
 from tuner.sweeps.variants import config_variant
 from workers.build.artifact_cache import default_cache_dir
 from workers.build.builder import VariantBuilder
+from workers.devices.environment import cores
 from workers.records import BuildResult, Status
 
 
@@ -75,7 +75,7 @@ def compile_sample(
     definition = dataset.definition(name)
     space = space_for(definition, target, settings.space)
     configs = spread(space, sample, settings.seed)
-    jobs = min(jobs or len(os.sched_getaffinity(0)), len(configs))
+    jobs = min(jobs or cores(), len(configs))
     cache_dir = str(settings.cache_dir or default_cache_dir())
     began = time.perf_counter()
     idle: queue.SimpleQueue[VariantBuilder] = queue.SimpleQueue()

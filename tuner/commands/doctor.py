@@ -7,46 +7,57 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from db.errors import StoreError
-from tuner.settings import SweepSettings
+from tuner.commands import place
+from tuner.commands.place import Check
+from tuner.settings import load
 from workers.build.artifact_cache import default_cache_dir
-from workers.errors import WorkerError
+from workers.errors import NoPlaceError, WorkerError
 
 FREE_BYTES_WANTED = 2 << 30
 
 
-@dataclass(frozen=True)
-class Check:
-    """The result of one check. ``needed`` says whether a sweep on this machine depends on it."""
+def examine(flags: Mapping[str, Any]) -> list[Check]:
+    """All checks, in the order in which a sweep would stumble. Writes nothing but an empty database.
 
-    name: str
-    ok: bool
-    message: str
-    needed: bool = True
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document of the check."""
-        return asdict(self)
-
-
-def examine(settings: SweepSettings) -> list[Check]:
-    """All checks, in the order in which a sweep would fail. Writes nothing but an empty database."""
+    Args:
+        flags: What the command line gave of the settings ``db``, ``dataset`` and ``ray_address``.
+    """
+    # A user without a home has no default database; everything else is looked at all the same.
+    settings = load({"db": "sqlite://", **{k: v for k, v in flags.items() if k != "db"}})
     return [
         _python(),
         *(_package(name) for name in ("torch", "flashinfer-bench", "numba", "ray", "optuna", "sqlalchemy")),
         *(_package(name, needed=False) for name in ("nvidia-cutlass-dsl", "apache-tvm-ffi", "nvidia-ml-py", "psycopg")),
         _gpu(),
         _guard("dataset", lambda: _dataset(settings.dataset)),
-        _guard("database", lambda: _database(settings.db)),
-        _cache(settings.cache_dir or default_cache_dir()),
+        _guard("database", lambda: _database(load({"db": flags.get("db")}).db)),
+        _guard("artifact cache", lambda: _cache(settings.cache_dir or default_cache_dir())),
+        *(_tool(name, *looked_for) for name, looked_for in TOOLS.items()),
+        *place.examine(settings.ray_address is None),
         _ray(settings.ray_address),
     ]
+
+
+TOOLS = {
+    "c++ compiler": (("CXX",), ("c++", "g++", "clang++"), "builds kernels with language: cpp or cuda"),
+    "nvcc": (("CUDACXX",), ("nvcc",), "builds kernels with language: cuda; set CUDA_HOME, or add its bin to PATH"),
+    "ninja": ((), ("ninja",), "builds kernels with language: cpp or cuda; pip install ninja"),
+}
+"""What compiles -> variables that may name it, names that it has in PATH, and what for."""
+
+
+def _tool(name: str, variables: tuple[str, ...], commands: tuple[str, ...], purpose: str) -> Check:
+    named = [os.environ[v] for v in variables if os.environ.get(v)]
+    homes = [f"{home}/bin/{c}" for c in commands if (home := os.environ.get("CUDA_HOME"))] if name == "nvcc" else []
+    found = next((path for c in (*named, *commands, *homes) if (path := shutil.which(c))), None)
+    message = found or f"none of {', '.join([*named, *commands])} is in PATH; it {purpose}"
+    return Check(name, found is not None, message, needed=False)
 
 
 def _python() -> Check:
@@ -94,12 +105,15 @@ def _database(url: str) -> str:
         store.close()
 
 
-def _cache(folder: Path) -> Check:
+def _cache(folder: Path) -> str:
     existing = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = os.access(existing, os.W_OK)
+    if not os.access(existing, os.W_OK):
+        raise NoPlaceError(f"{folder}: not writable; set TUNER_CACHE_DIR")
     free = shutil.disk_usage(existing).free
-    message = f"{folder}: {free >> 30} GiB free" if writable else f"{folder}: not writable; set TUNER_CACHE_DIR"
-    return Check("artifact cache", writable and free > FREE_BYTES_WANTED, message)
+    message = f"{folder}: {free >> 30} GiB free"
+    if free < FREE_BYTES_WANTED:
+        raise NoPlaceError(f"{message}, {FREE_BYTES_WANTED >> 30} GiB are wanted; free some, or set TUNER_CACHE_DIR")
+    return message
 
 
 def _ray(address: str | None) -> Check:

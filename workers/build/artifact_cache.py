@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import CacheFullError
+from workers.home import make_folder, user_folder
 from workers.records import Variant
 
 _MANIFEST = "manifest.json"
@@ -41,14 +42,21 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DEFAULT_LIMIT_BYTES = 20 << 30
 
 
+CACHE_VARIABLE = "TUNER_CACHE_DIR"
+
+
 def default_cache_dir() -> Path:
-    """``TUNER_CACHE_DIR``, else the user's cache folder."""
-    given = os.environ.get("TUNER_CACHE_DIR")
+    """``TUNER_CACHE_DIR``, else the user's cache folder.
+
+    Raises:
+        NoPlaceError: Neither; this user has no home folder.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given)
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("tuner"))
+    return user_folder(platformdirs.user_cache_dir, "the artifact cache", CACHE_VARIABLE, "/PATH/tuner-cache")
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,9 @@ class ArtifactCache:
     Args:
         root: The folder; made if it does not exist.
         limit_bytes: Size above which :meth:`publish` drops the least recently used entries.
+
+    Raises:
+        NoPlaceError: The folder cannot be made or written.
     """
 
     def __init__(self, root: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -75,8 +86,8 @@ class ArtifactCache:
         """Bytes published since the whole cache was last examined; the first entry triggers that."""
         self._entries = self.root / "entries"
         self._staging = self.root / "staging"
-        self._entries.mkdir(parents=True, exist_ok=True)
-        self._staging.mkdir(parents=True, exist_ok=True)
+        for folder in (self._entries, self._staging):
+            make_folder(folder, "folder of the artifact cache", CACHE_VARIABLE)
 
     @staticmethod
     def key(variant: Variant, toolchain: Mapping[str, str]) -> str:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from workers.cluster import local
 from workers.devices.environment import cores
 from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ClusterError
 from workers.records import Environment
-from workers.sandbox import interpreter
 
 EVALUATOR_SLOT = "tuner_evaluator"
 """Custom resource of a machine: how many evaluators of the cpu target it may run."""
@@ -29,45 +24,34 @@ EVALUATOR_SLOT = "tuner_evaluator"
 MOST_BUILDERS = 32
 """Most builders of a sweep by default: the more proposals are in flight, the less each can learn from the others."""
 
-_OBJECT_STORE_BYTES = 80 << 20
-"""Size of the object store. Artifacts and records are small; Ray's default would take a third of the memory."""
-
-_TEMP_ROOT = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
-_TEMP_PREFIX = "tnr"
 _KNOCK_LIMIT_S = 10.0
 
 _ACCELERATOR = "accelerator_type:"
 
-_LOCAL_ENV = {
-    # No usage reports. And Ray must not kill our actors when memory is short: candidates have a limit of their own.
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",
-    # RAY_AUTH_MODE cannot be set here: Ray reads it on import, and its services refuse us if it changes later.
-}
-
 
 @dataclass(frozen=True)
 class Cluster:
-    """A joined cluster. ``temp_dir`` is set for a local one, which ends with :meth:`close`."""
+    """A joined cluster. ``folder`` is set for a local one, which ends with :meth:`close`."""
 
     cpus: int
     gpus: int
     evaluator_slots: int
     nodes: int
-    temp_dir: Path | None = None
+    folder: local.Folder | None = field(default=None, repr=False)
 
     @property
     def is_local(self) -> bool:
         """Whether this process started it."""
-        return self.temp_dir is not None
+        return self.folder is not None
 
     def close(self) -> None:
         """Leave the cluster; a local one is stopped and its files are deleted."""
         import ray
 
         ray.shutdown()
-        if self.temp_dir is not None:
-            shutil.rmtree(self.temp_dir, ignore_errors=True)
+        if self.folder is not None:
+            self.folder.close()
+            local.forget_token()
 
 
 def join(address: str | None, gpus: int | None = None) -> Cluster:
@@ -107,39 +91,28 @@ def _own_sigterm() -> Iterator[None]:
 def _start(gpus: int | None) -> Cluster:
     import ray
 
-    # Ray puts UNIX sockets into it, whose paths must not exceed 107 characters.
-    _remove_left_over()
-    temp_dir = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}_", dir=_TEMP_ROOT))
-    # Workers inherit our environment and must find this package wherever it was imported from.
-    path = os.environ.get("PYTHONPATH")
-    # With RAY_ADDRESS set, ray.init would join that cluster although the caller wants a local one.
-    saved = {key: os.environ.pop(key) for key in ("RAY_ADDRESS",) if key in os.environ}
-    os.environ.update({**_LOCAL_ENV, **{k: v for k, v in os.environ.items() if k in _LOCAL_ENV}})
-    os.environ["PYTHONPATH"] = interpreter.python_path(*(path or "").split(os.pathsep))
+    folder = local.Folder()
     try:
-        ray.init(
-            # On one core still two: an evaluator mostly waits for its candidate, so a builder fits beside it.
-            num_cpus=max(2, cores()),
-            num_gpus=gpus,
-            resources={EVALUATOR_SLOT: 1},
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            job_config=_job_config(),
-            _temp_dir=str(temp_dir),
-        )
+        with local.environment():
+            local.forget_token()
+            ray.init(
+                # On one core still two: an evaluator mostly waits for its candidate, so a builder fits beside it.
+                num_cpus=max(2, cores()),
+                num_gpus=gpus,
+                resources={EVALUATOR_SLOT: 1},
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+                job_config=_job_config(),
+                **local.options(folder.path),
+            )
     except Exception as error:
-        shutil.rmtree(temp_dir, ignore_errors=True)
+        folder.close()
+        if isinstance(error, ClusterError):
+            raise
         raise ClusterError(f"a local Ray cluster cannot be started: {_line(error)}") from error
-    finally:
-        os.environ.update(saved)
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
-    return _cluster(temp_dir)
+    return _cluster(folder)
 
 
 def _job_config() -> Any:
@@ -155,14 +128,6 @@ def _job_config() -> Any:
             return True
 
     return OwnFolder()
-
-
-def _remove_left_over() -> None:
-    """Delete files of local clusters whose sweep was killed."""
-    for folder in _TEMP_ROOT.glob(f"{_TEMP_PREFIX}*_*"):
-        pid = folder.name.removeprefix(_TEMP_PREFIX).partition("_")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect(address: str) -> Cluster:
@@ -202,7 +167,7 @@ def _knock(address: str) -> None:
         raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
 
 
-def _cluster(temp_dir: Path | None) -> Cluster:
+def _cluster(folder: local.Folder | None) -> Cluster:
     import ray
 
     total: Mapping[str, float] = ray.cluster_resources()
@@ -212,7 +177,7 @@ def _cluster(temp_dir: Path | None) -> Cluster:
         gpus=int(total.get("GPU", 0)),
         evaluator_slots=int(total.get(EVALUATOR_SLOT, 0)),
         nodes=len(alive),
-        temp_dir=temp_dir,
+        folder=folder,
     )
 
 

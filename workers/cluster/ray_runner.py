@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workers.build.artifact_cache import default_cache_dir
+from workers.build.artifact_cache import ArtifactCache, default_cache_dir
 from workers.cluster import actors
 from workers.cluster.blob_transfer import pack
 from workers.cluster.machines import (
@@ -147,6 +147,8 @@ class RayRunner(Runner):
         self._deadlines = deadlines or Deadlines()
         self._cache_dir = str(Path(cache_dir or default_cache_dir()).expanduser())
         self._imports = imports
+        if ray_address is None:
+            ArtifactCache(self._cache_dir)  # told here in one line, and not by an actor that cannot start
         self._packed: dict[str, Any] = {}
         self._refs: dict[Any, _Call] = {}
         self._ready: list[Outcome] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -80,8 +81,32 @@ def memory_bytes() -> int:
 
 
 def cores() -> int:
-    """Logical cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Logical cores that this process may use: those it may run on, or the control group's quota if that is lower."""
+    allowed = len(os.sched_getaffinity(0))
+    return max(1, min(allowed, math.ceil(quota))) if (quota := cpu_quota()) is not None else allowed
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """CPUs' worth of time that the control groups of this process allow, None for no limit.
+
+    The limit of a group holds for those below it; in a container the own group is often the root of what is visible.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (``cpu.max``) and scheduler/sched-bwc.rst (``cfs_quota_us``).
+    """
+    names = {""}
+    with contextlib.suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            path = Path(line.split(":", 2)[-1].strip("/"))
+            names |= {"" if str(p) == "." else str(p) for p in (path, *path.parents)}
+    limits = []
+    for folder in (root / part / name for part in ("", "cpu", "cpu,cpuacct") for name in names):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+            limits.append(int(quota) / int(period))
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = ((folder / f"cpu.cfs_{n}_us").read_text(encoding="utf-8") for n in ("quota", "period"))
+            limits.append(int(quota) / int(period))
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def describe(target: str, imports: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Environment:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -20,5 +22,17 @@ def python_path(*folders: str) -> str:
     return os.pathsep.join(dict.fromkeys([ROOT, *(f for f in folders if f)]))
 
 
-UTF8 = {"PYTHONUTF8": "1"}
-"""Files and pipes hold the same bytes under every locale."""
+def variables() -> dict[str, str]:
+    """Variables that such a process needs anywhere.
+
+    UTF-8 mode, so that files and pipes hold the same bytes under every locale; and, for users without an account or a
+    home that can be written, a home and a name: libraries ask for both as they are imported.
+    """
+    found = {"PYTHONUTF8": "1"}
+    if not os.access(os.environ.get("HOME", ""), os.W_OK):
+        found["HOME"] = tempfile.gettempdir()
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        found["USER"] = f"uid{os.getuid()}"
+    return found

@@ -1,0 +1,49 @@
+"""How many CPUs a control group leaves, as the files of both versions say it."""
+
+import os
+
+import pytest
+
+from workers.devices import environment
+from workers.devices.environment import cores, cpu_quota
+
+V2 = "0::/pod/me\n"
+V1 = "11:cpu,cpuacct:/pod/me\n4:memory:/pod/me\n"
+
+
+def quota(tmp_path, own, files):
+    root, mine = tmp_path / "cgroup", tmp_path / "own"
+    mine.write_text(own)
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return cpu_quota(root, mine)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        (V2, {"cpu.max": "max 100000\n"}, None),
+        (V2, {"cpu.max": "150000 100000\n"}, 1.5),
+        (V2, {"pod/cpu.max": "400000 100000\n", "pod/me/cpu.max": "max 100000\n"}, 4.0),
+        (V2, {"pod/cpu.max": "400000 100000\n", "pod/me/cpu.max": "50000 100000\n"}, 0.5),
+        (V2, {"other/cpu.max": "50000 100000\n"}, None),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        (V1, {"cpu,cpuacct/pod/cpu.cfs_quota_us": "200000\n", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000\n"}, 2.0),
+        (V2, {"cpu.max": "nonsense"}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_lowest_limit_above_a_process_counts(tmp_path, own, files, expected):
+    assert quota(tmp_path, own, files) == expected
+
+
+def test_no_control_groups_at_all_means_no_limit(tmp_path):
+    assert cpu_quota(tmp_path / "absent", tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 4), (0.5, 1), (1.5, 2), (4.0, 4), (64.0, 4)])
+def test_cores_follow_the_quota_and_never_exceed_what_the_process_may_run_on(monkeypatch, limit, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(environment, "cpu_quota", lambda: limit)
+    assert cores() == expected
