@@ -5,6 +5,7 @@ The real command runs in a process of its own: what is tested is what a person s
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,19 @@ def broken_dataset(folder: Path) -> Path:
     return folder
 
 
+def other_op(folder: Path) -> Path:
+    """The packaged MoE, but for one line: the weights of the chosen experts are not normalised."""
+    packaged = Path(__file__).parents[2] / "search_spaces" / "dataset"
+    shutil.copytree(packaged, folder)
+    (definition,) = folder.glob("definitions/moe/*.json")
+    document = json.loads(definition.read_text(encoding="utf-8"))
+    normalised = "weights / (weights.sum(dim=1, keepdim=True) + 1e-20) * scaling_factor"
+    assert normalised in document["reference"]
+    document["reference"] = document["reference"].replace(normalised, "weights * scaling_factor")
+    definition.write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
 CASES = {
     "unknown definition": (["sweep", "--definition", "moe_fp9"], USAGE, ["moe_fp9", "definition"]),
     "unknown workload": (["sweep", "--workload", "zzz"], USAGE, ["zzz", "workload"]),
@@ -48,6 +62,10 @@ CASES = {
     "no budget": (["sweep", "--budget-s", "-1"], USAGE, ["budget_s", "-1"]),
     "missing dataset": (["sweep", "--dataset", "{tmp}/absent"], USAGE, ["absent", "does not exist"]),
     "broken dataset file": (["sweep", "--dataset", "{broken}"], USAGE, ["bad.json:2", "JSON"]),
+    "an op that the space misreads": (
+        ["sweep", "--dataset", "{other}", "--target", "cpu"], USAGE,
+        ["'moe_fp8_cpu' misreads", "of 32 tokens differ from the reference", "nothing was started"]
+    ),
     "unknown flag": (["sweep", "--frobnicate"], USAGE, ["--frobnicate"]),
     "unknown command": (["swep"], USAGE, ["swep"]),
     "unknown setting in file": (["sweep", "--config", "{tmp}/bad.yaml"], USAGE, ["max_trails", "max_trials"]),
@@ -81,8 +99,10 @@ def test_bad_input(case, tmp_path):
     (tmp_path / "bad.yaml").write_text("max_trails: 3\n")
     packaged = Path(__file__).parents[2] / "search_spaces" / "dataset" / "definitions"
     gemm = json.loads(next(packaged.glob("gemm/*.json")).read_text())["name"]
-    broken = broken_dataset(tmp_path / "broken")
-    done = tuner(*(a.format(tmp=tmp_path, gemm=gemm, broken=broken) for a in arguments), cwd=tmp_path)
+    named = {"tmp": tmp_path, "gemm": gemm, "broken": broken_dataset(tmp_path / "broken"), "other": ""}
+    if "{other}" in arguments:
+        named["other"] = other_op(tmp_path / "other")
+    done = tuner(*(a.format(**named) for a in arguments), cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("starting workers")]
