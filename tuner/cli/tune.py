@@ -178,7 +178,7 @@ def _print_sweep(report: Any) -> None:
         console.print(f"the winners are kept, but no Solution was written; go on with: {report.export_command}")
     for why in report.left_out:
         console.print(f"left out: {why}", markup=False)
-    console.print(f"ask for it: tuner best --definition {report.definition} --axes {report.example_axes}")
+    console.print(f"ask for it: tuner best --definition {report.definition} {report.example_axes}")
 
 
 def bench(

@@ -91,7 +91,12 @@ class SweepReport:
     @property
     def export_command(self) -> str:
         """The command that writes the Solution, once the cause of the failure is gone."""
-        return f"tuner export {self.sweep_id} --out {shlex.quote(str(self.out))}"
+        return export_command(self.sweep_id, self.out)
+
+
+def export_command(sweep_id: int, out: Path | None) -> str:
+    """The command that writes the Solution of a sweep that has winners."""
+    return f"tuner export {sweep_id} --out {shlex.quote(str(out or 'FOLDER'))}"
 
 
 def run_sweep(
@@ -144,7 +149,11 @@ def run_sweep(
                 _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
             result = _guarded(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
             _say_what_load_there_was(result, say)
-            return _conclude(store, setup, space, regimes, runner, result, out)
+            try:
+                return _conclude(store, setup, space, regimes, runner, result, out)
+            except KeyboardInterrupt:
+                say(f"the winners are kept; go on with: {export_command(sweep_id, out)}")
+                raise
     finally:
         store.close()
 
@@ -354,7 +363,7 @@ def _conclude(
         default_config=space.default,
         winners=result.winners,
         reference_us=reference,
-        example_axes=" ".join(f"{k}={v}" for k, v in first.items()),
+        example_axes=" ".join(f"--axes {k}={v}" for k, v in first.items()),
         left_out=setup.problem.left_out,
         reasons=tuple(result.reasons.lines()),
         stopped_early=result.reasons.is_pointless_to_go_on and not setup.settings.keep_going,

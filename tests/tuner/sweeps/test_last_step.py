@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from db.store import Store
 from tests.tuner import toy
 
 ROOT = Path(__file__).resolve().parents[3]
-LOADS = [{"n": 8}, {"n": 300}]
+LOADS = [{"n": 8, "heads": 2}, {"n": 300, "heads": 2}]
 WORKS_UP_TO_1000 = "if step == 4 and x.shape[0] > 1000:\n    raise ValueError('too many rows')\ny.copy_(x + 1)"
 QUICK = ["--dataset", "d", "--space", "k", "--target", "cpu", "--max-trials", "2", "--sampler", "grid"]
 
@@ -56,6 +57,11 @@ def test_an_export_that_fails_at_the_end_leaves_the_winners_and_names_the_way_on
     assert "over default" in done.stdout
     assert "go on with: tuner export 1 --out out" in done.stdout
     assert place.state() == ("DONE", 2)
+
+    (ask,) = [line for line in done.stdout.splitlines() if line.startswith("ask for it: tuner ")]
+    told = place.run(*shlex.split(ask.removeprefix("ask for it: tuner ")))
+    assert "found: exact (measured on workload w0 with heads=2, n=8)" in told.stdout
+    assert "decided by: n" in told.stdout
 
     (place.folder / "out").unlink()
     # The kernel has characters that this locale does not.
