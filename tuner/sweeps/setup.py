@@ -212,6 +212,7 @@ def open_runner(
         evaluators=s.evaluators,
         cache_dir=s.cache_dir,
         imports=imports,
+        say=say,
     )
     try:
         yield runner

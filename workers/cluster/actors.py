@@ -15,6 +15,7 @@ from typing import Any
 
 from workers.build.builder import VariantBuilder
 from workers.cluster.blob_transfer import Files, at_hand
+from workers.devices.device_lock import device_lock
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun, verify
 from workers.judge.evaluator import VariantEvaluator
@@ -127,6 +128,11 @@ class EvaluatorActor:
         )
         self._evaluator.start()
         self._line = Line()
+        self._lock = device_lock(target, f"tuner on {problem.name}")
+
+    def waiting_for(self) -> str | None:
+        """Who has the device, if this evaluator waits for it."""
+        return self._lock.waiting_for()
 
     def environment(self) -> Environment:
         """The environment of this evaluator."""
@@ -134,24 +140,24 @@ class EvaluatorActor:
 
     def warm(self) -> dict[str, Prepared]:
         """Make workloads resident before the first variant is built; uuid -> what they are like."""
-        with self._line.turn():
+        with self._line.turn(), self._lock.held():
             return self._evaluator.warm()
 
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
         """Check and time a variant; see :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""
         staged = self._evaluator.stage(job.variant, packed, next(iter(job.workloads), ""))
-        with self._line.turn(staged):
+        with self._line.turn(staged), self._lock.held():
             return self._evaluator.evaluate(job, staged, self._line.ahead())
 
     def compare(self, job: ComparisonJob, *packed: Packed) -> Comparison:
         """See :meth:`workers.judge.evaluator.VariantEvaluator.compare`; ``packed`` goes with the job's variants."""
         given = {v.artifact: p for v, p in zip(job.variants, packed, strict=True) if p is not None}
-        with self._line.turn():
+        with self._line.turn(), self._lock.held():
             return self._evaluator.compare(job, given)
 
     def stock(self, job: StockJob) -> StockRun:
         """Run stock flashinfer-bench on this device; the process with the resident workloads ends to make room."""
-        with self._line.turn():
+        with self._line.turn(), self._lock.held():
             self._evaluator.release()
             return verify(self._problem, job)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -123,6 +125,7 @@ class RayRunner(Runner):
         evaluators: Number of evaluators; None for one per GPU, or one per machine for the cpu target.
         cache_dir: Artifact cache; None for the user's cache folder.
         imports: Modules that variants import, whose versions are part of the environment.
+        say: Told, by a thread of its own, when evaluators wait for a device that another process measures on.
 
     Raises:
         ClusterError: The cluster cannot be reached, or has no machine for the target.
@@ -140,6 +143,7 @@ class RayRunner(Runner):
         evaluators: int | None = None,
         cache_dir: str | Path | None = None,
         imports: tuple[str, ...] = (),
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self._problem = problem
         self._target = target
@@ -164,6 +168,12 @@ class RayRunner(Runner):
         except BaseException:
             self._cluster.close()
             raise
+        self._said: set[str] = set()
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
+        if say is not None:
+            self._watcher = threading.Thread(target=self._watch_waiting, args=(say,), daemon=True, name="waiting")
+            self._watcher.start()
         self.builders = len(self._build_pool.workers)
         self.evaluators = len(self._evaluation_pool.workers)
 
@@ -266,6 +276,7 @@ class RayRunner(Runner):
         if self._closed:
             return
         self._closed = True
+        self._ended.set()
         import ray
 
         alive = [w.actor for pool in (self._build_pool, self._evaluation_pool) for w in pool.workers]
@@ -277,6 +288,8 @@ class RayRunner(Runner):
         finally:
             for actor in alive:
                 actors.kill_quietly(actor)
+            if self._watcher is not None:
+                self._watcher.join(timeout=2 * _LOOK_S)  # it must not ask a cluster that is gone
             self._refs.clear()
             self._packed.clear()
             self._cluster.close()
@@ -309,7 +322,7 @@ class RayRunner(Runner):
 
         def evaluator_of(options: dict[str, Any]) -> Callable[[], Any]:
             # One thread for each job in flight, and one for questions.
-            return lambda: evaluator.options(**options, max_concurrency=depth + 1).remote(*common, files, *here)
+            return lambda: evaluator.options(**options, max_concurrency=depth + 2).remote(*common, files, *here)
 
         def builder_of(options: dict[str, Any]) -> Callable[[], Any]:
             return lambda: builder.options(**options).remote(*common, nice, self._pack)
@@ -325,6 +338,20 @@ class RayRunner(Runner):
         for ref, worker in zip(self._warmed, evaluation_pool.workers, strict=True):
             self._refs[ref] = _Call(evaluation_pool, worker, worker.actor, None)
         return build_pool, evaluation_pool
+
+    def _watch_waiting(self, say: Callable[[str], None]) -> None:
+        """Ask the evaluators now and then whether they wait for their devices, and say so once for each holder."""
+        import ray
+
+        while not self._ended.wait(_LOOK_S):
+            asked = [worker.actor.waiting_for.remote() for worker in self._evaluation_pool.workers]
+            for ref in asked:
+                # An actor that is busy starting, or gone, is somebody else's concern.
+                with contextlib.suppress(Exception):
+                    text = ray.get(ref, timeout=_LOOK_S)
+                    if text is not None and text not in self._said:
+                        self._said.add(text)
+                        say(f"waiting for the device: {text}; sweeps take turns on it")
 
     def _submit(self, pool: _Pool, payload: Any) -> None:
         if self._closed:
