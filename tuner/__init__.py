@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.api import best_config, sweep
+    from tuner.api import best_config, export_solution, sweep
     from tuner.client.client import Client
-    from tuner.results.export import export_solution
 
 __all__ = ["Client", "best_config", "export_solution", "sweep"]
 
@@ -18,7 +17,7 @@ _HOMES = {
     "Client": "tuner.client.client",
     "sweep": "tuner.api",
     "best_config": "tuner.api",
-    "export_solution": "tuner.results.export",
+    "export_solution": "tuner.api",
 }
 
 

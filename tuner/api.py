@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuner.results.best_config import BestConfig
+    from tuner.results.export import Export
     from tuner.sweeps.run import SweepReport
 
 
@@ -20,6 +21,9 @@ def sweep(
     **settings: Any,
 ) -> SweepReport:
     """Run a sweep and wait for it.
+
+    May be called anywhere: in a program that is on Ray itself, in a Ray task, in a thread, several times at once. Where
+    this process is not free for Ray, the sweep runs in a process of its own, with a cluster of its own.
 
     Args:
         definition: Name of the definition; may be left out if the dataset has one MoE.
@@ -35,11 +39,29 @@ def sweep(
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
     """
+    from tuner.own_process import call, is_in_a_task
     from tuner.settings import load
     from tuner.sweeps.run import run_sweep
 
     effective = load({"definition": definition, **settings}, None if config is None else Path(config))
-    return run_sweep(effective, resume=resume, out=None if out is None else Path(out))
+    if is_in_a_task() and "ray_address" not in settings:
+        effective = effective.model_copy(update={"ray_address": None})  # RAY_ADDRESS is Ray's word to its workers here
+    return call(run_sweep, settings=effective, resume=resume, out=None if out is None else Path(out))
+
+
+def export_solution(sweep: int | None = None, *, out: Path | str, **options: Any) -> Export:
+    """Export a finished sweep: the given one, else the newest one that fits.
+
+    Works where :func:`sweep` does. Options are those of :func:`tuner.results.export.export_solution`.
+
+    Raises:
+        NothingFoundError: No such sweep, or it has no winner.
+        ExportRefusedError: The Solution does not pass on this machine.
+    """
+    from tuner.own_process import call
+    from tuner.results import export
+
+    return call(export.export_solution, sweep=sweep, out=Path(out), **options)
 
 
 def best_config(

@@ -86,6 +86,17 @@ def cores() -> int:
     return max(1, min(allowed, math.ceil(quota))) if (quota := cpu_quota()) is not None else allowed
 
 
+def threads(given: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep thread pools of libraries within the quota: they count the CPUs that they see.
+
+    Args:
+        given: Variables that are set, which win.
+    """
+    if cores() == len(os.sched_getaffinity(0)):
+        return {}
+    return {name: str(cores()) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS") if name not in given}
+
+
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
     """CPUs' worth of time that the control groups of this process allow, None for no limit.
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from workers.devices.environment import threads
 from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError, WorkerError
 from workers.sandbox import interpreter
 from workers.sandbox.fork_server import STACKS_SIGNAL, ForkRequest
@@ -110,7 +111,7 @@ class ChildProcess:
         env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
         # The fork server must not initialise CUDA, or its children could not use it; torch asks NVML instead.
         env["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-        env |= {**interpreter.variables(), "PYTHONPATH": interpreter.python_path(*sys.path)}
+        env |= {**threads(env), **interpreter.variables(), "PYTHONPATH": interpreter.python_path(*sys.path)}
         command = interpreter.command("workers.sandbox.fork_server", str(theirs.fileno()), *self._preload)
         self._template = subprocess.Popen(
             command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from workers.devices import environment
-from workers.devices.environment import cores, cpu_quota
+from workers.devices.environment import cores, cpu_quota, threads
 
 V2 = "0::/pod/me\n"
 V1 = "11:cpu,cpuacct:/pod/me\n4:memory:/pod/me\n"
@@ -47,3 +47,12 @@ def test_cores_follow_the_quota_and_never_exceed_what_the_process_may_run_on(mon
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr(environment, "cpu_quota", lambda: limit)
     assert cores() == expected
+
+
+def test_threads_of_libraries_follow_a_quota_unless_they_are_set(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(environment, "cpu_quota", lambda: 2.0)
+    assert threads({}) == {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    assert threads({"OMP_NUM_THREADS": "1"}) == {"NUMBA_NUM_THREADS": "2"}
+    monkeypatch.setattr(environment, "cpu_quota", lambda: None)
+    assert threads({}) == {}
