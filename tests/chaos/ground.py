@@ -14,6 +14,7 @@ SPACE = """\
 definition: {definition}
 targets: [cpu]
 entry_point: main.py::run
+size_axis: n
 parameters:
   work: {{values: [{works}], doc: how often the sum is computed; 1 is best}}
   tens: {{values: [{tens}], kind: categorical, doc: tens and ones of the salt}}
@@ -33,7 +34,7 @@ FATES = {fates!r}
 
 
 def run(x, y, out):
-    config = select()
+    config = select(len(x))
     fate = FATES.get(10 * config["tens"] + config["ones"])
     if fate == "crash":
         os.kill(os.getpid(), 11)
