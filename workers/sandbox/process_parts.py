@@ -68,14 +68,16 @@ def torch_parts() -> dict[str, Part]:
 def cuda_parts() -> dict[str, Part]:
     import torch
 
-    return {
+    parts = {
         "CUDA device": Part(torch.cuda.current_device, torch.cuda.set_device),
         "CUDA stream": Part(torch.cuda.current_stream, torch.cuda.set_stream),
         "CUDA synchronisation checks": Part(torch.cuda.get_sync_debug_mode, torch.cuda.set_sync_debug_mode),
-        "allocator settings": Part(
-            torch._C._accelerator_getAllocatorSettings, torch._C._accelerator_setAllocatorSettings
-        ),
     }
+    # Not public: torch 2.11 has no way to read them. What cannot be read is not watched.
+    read, write = (getattr(torch._C, f"_accelerator_{verb}AllocatorSettings", None) for verb in ("get", "set"))
+    if read is not None and write is not None:
+        parts["allocator settings"] = Part(read, write)
+    return parts
 
 
 def process_parts() -> dict[str, Part]:
