@@ -29,11 +29,12 @@ RENORM_INPUTS = tuple(
 )
 
 _SPELLINGS = {
-    "top_k": frozenset({"topk", "topkexperts", "numexpertspertok", "numexpertspertoken", "expertspertoken"}),
-    "groups": frozenset({"ngroup", "ngroups", "numgroup", "numgroups", "numexpertgroup", "numexpertgroups"}),
-    "topk_groups": frozenset({"topkgroup", "topkgroups", "nlimitedgroups", "numlimitedgroups", "keptgroups"}),
+    "top_k": ({"topk"}, {"topkexperts", "numexpertspertok", "numexpertspertoken", "expertspertoken"}),
+    "groups": ({"ngroup", "numexpertgroup", "numexpertgroups"}, {"ngroups", "numgroup", "numgroups"}),
+    "topk_groups": ({"topkgroup", "topkgroups"}, {"nlimitedgroups", "numlimitedgroups", "keptgroups"}),
 }
-"""Names that references give the routing constants, without case and underscores."""
+"""Names that references give the routing constants, without case and underscores; the second ones count where none of
+the first is there, since some of them have other meanings too (groups of scales)."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,12 @@ def read(definition: Mapping[str, Any]) -> Reading:
         raise SpaceError("top-k is neither an axis nor a constant of the reference with a name such as TOP_K")
     groups = _routing_constant("groups", axes, constants) if deepseek else 1
     kept = _routing_constant("topk_groups", axes, constants) if deepseek else 1
-    if (groups is None) != (kept is None):
-        missing = "N_GROUP" if groups is None else "TOPK_GROUP"
-        raise SpaceError(f"the reference names one of N_GROUP and TOPK_GROUP as a constant, but no {missing}")
+    if groups is None and kept is not None:
+        raise SpaceError("the reference names TOPK_GROUP as a constant, but no N_GROUP")
+    if kept is None and groups is not None:
+        if _found("groups", 0, axes, constants):
+            raise SpaceError("the reference names N_GROUP as a constant, but no TOPK_GROUP")
+        groups = None
     reading = Reading(
         hidden=axes["hidden_size"],
         intermediate=axes["intermediate_size"],
@@ -109,15 +113,20 @@ def _constant_axes(definition: Mapping[str, Any]) -> dict[str, int]:
     return {name: value for name, value in values.items() if type(value) is int}
 
 
+def _found(what: str, rank: int, axes: Mapping[str, int], constants: Constants) -> dict[str, int | float]:
+    """Names of one rank of spellings that axes and reference have, with their numbers."""
+    spellings = frozenset(_SPELLINGS[what][rank])
+    found: dict[str, int | float] = {f"axis {n}": v for n, v in axes.items() if n.replace("_", "").lower() in spellings}
+    return found | constants.matching(spellings)
+
+
 def _routing_constant(what: str, axes: Mapping[str, int], constants: Constants) -> int | None:
-    """The number that axes and reference give to any of these names, None if they give none.
+    """The one number that axes and reference give under any of its names, None if they give none.
 
     Raises:
-        SpaceError: They give different ones.
+        SpaceError: They give several.
     """
-    spellings = _SPELLINGS[what]
-    found: dict[str, int | float] = {f"axis {n}": v for n, v in axes.items() if n.replace("_", "").lower() in spellings}
-    found |= constants.matching(spellings)
+    found = _found(what, 0, axes, constants) or _found(what, 1, axes, constants)
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} = {value}" for name, value in found.items())
         raise SpaceError(f"the definition gives {what} several values: {listed}")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,11 @@ from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cpu import FAMILY as CPU
 from search_spaces.moe_fp8_cute.space import FAMILY as CUTE
 from search_spaces.space import SpaceError
-from tests.search_spaces.moe_fp8.definitions import TEN, as_tuple, definition, not_renormalised, renorm
+from tests.search_spaces.moe_fp8.definitions import TEN, as_tuple, definition, not_renormalised, renorm, without_groups
 
 torch = pytest.importorskip("torch")
 
+PUBLIC = Path(__file__).resolve().parents[4] / "shared" / "flashinfer-trace" / "definitions" / "moe"
 PACKAGED = Reading(512, 256, 32, 8, 4, "deepseek", 4, 2)
 
 
@@ -50,6 +52,17 @@ def test_other_numbers_are_read_however_they_are_written(sizes, write):
     assert read(made) == expected(sizes)
     proof = compare(made, read(made))
     assert proof.agrees, proof.detail
+
+
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"the public definitions are not at {PUBLIC}")
+def test_public_definitions_are_read_as_they_are_meant():
+    """Their weights have up to 17 billion values: hidden and intermediate size are made smaller in their sources."""
+    found = sorted(PUBLIC.glob("moe_fp8_block_scale_*.json"))
+    assert len(found) == 6
+    for path in found:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        proof = compare(made, read(made))
+        assert proof.agrees, f"{path.name}: {proof.detail}"
 
 
 def test_both_families_take_what_they_can_and_name_what_they_cannot():
@@ -108,7 +121,8 @@ def test_a_reference_that_does_not_run_here_proves_nothing():
     ("source", "message"),
     [
         ("TOP_K = 4\nN_GROUP = 4", "no TOPK_GROUP"),
-        ("TOP_K = 4\nTOP_K_EXPERTS = 5", "several values: TOP_K = 4, TOP_K_EXPERTS = 5"),
+        ("TOP_K = 4\nTOPK_GROUP = 4", "no N_GROUP"),
+        ("TOP_K = 4\ntopk = 5", "several values: TOP_K = 4, topk = 5"),
         ("TOP_K = 4 if fast else 5", "top-k is neither"),
         ("TOP_K = 4\nTOP_K += 1", "top-k is neither"),
         ("TOP_K = 2.5", "not a whole number"),
@@ -136,6 +150,14 @@ def test_what_cannot_be_read_is_refused_in_one_line(source, message):
 )
 def test_what_the_gpu_kernels_cannot_do_is_refused_in_one_line(sizes, message):
     assert message in CUTE.why_not(definition(sizes, as_tuple))
+
+
+def test_groups_of_scales_are_no_groups_of_experts():
+    """FP8 code calls its scale blocks groups as well."""
+    sizes = MoeSizes(512, 256, 32, 8, 4, 4, 2)
+    assert read(moe_definition(sizes, as_tuple(sizes) + "\nnum_groups = HIDDEN // 128 + 1\n")) == PACKAGED
+    plain = MoeSizes(512, 256, 32, 8, 4)
+    assert read(moe_definition(plain, without_groups(plain) + "\nnum_groups = HIDDEN // 64\n")) == expected(plain)
 
 
 def test_other_packaged_definitions_have_nothing_to_misread():
