@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tempfile
 import time
@@ -51,7 +52,7 @@ def compile_one(task: tuple[str, Config]) -> dict[str, Any]:
     result: dict[str, Any] = {"config": config, "status": "BUILT", "log": "", "gemms": []}
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            plans = build.plans(config, build.SIZES)
+            plans = dict(build.launches(config, build.SIZES))
             figures = build.compile_config("sample", config, Path(scratch), keep=True)
             build.refuse_hangs(figures, plans)
             result["gemms"] = _gemms(plans, figures, Path(scratch) / "sample.cubin")
@@ -61,14 +62,16 @@ def compile_one(task: tuple[str, Config]) -> dict[str, Any]:
 
 
 def _gemms(plans: Any, figures: dict[str, dict[str, int]], cubin: Path) -> list[dict[str, Any]]:
-    """Plan, compiler figures and SASS of the two GEMMs."""
+    """Plan, compiler figures and SASS of both GEMMs, one or two launches each."""
     texts = sass.kernels(cubin)
     found = []
-    for i, plan in enumerate(plans, 1):
-        name = next(n for n in figures if n.startswith(f"moe_gemm_{i}_"))
-        text = next(t for n, t in texts.items() if n.startswith(f"moe_gemm_{i}_"))
+    for launch, plan in plans.items():
+        name = next(n for n in figures if re.match(rf"{launch}_\d", n))
+        text = next(t for n, t in texts.items() if re.match(rf"{launch}_\d", n))
         found.append(
             {
+                "launch": launch,
+                "stages": plan.stages,
                 **figures[name],
                 "split_registers": list(plan.registers),
                 "smem_bytes": plan.smem_bytes,

@@ -22,9 +22,12 @@ def summary(results: list[Result]) -> dict[str, Any]:
     }
 
 
-def _kind(config: dict[str, Any], i: int) -> tuple[str, int]:
-    operands = "swapped" if config[f"swap_{i}"] else "tokens as M"
-    return operands, config[f"mma_m_{i}"]
+def _kind(config: dict[str, Any], launch: str) -> tuple[int, str, int]:
+    """(GEMM, operands, MMA rows) of a launch."""
+    i = int(launch.removeprefix("moe_gemm_")[0])
+    if launch.endswith("_many"):
+        return i, "tokens as M, many rows", config["many_mma_m"]
+    return i, "swapped" if config[f"swap_{i}"] else "tokens as M", config[f"mma_m_{i}"]
 
 
 def _span(values: list[int]) -> str:
@@ -39,26 +42,25 @@ def _opcodes(gemms: list[Result], *words: str) -> str:
 
 def table(results: list[Result]) -> str:
     """One line per GEMM, operand order and MMA height."""
-    groups: dict[tuple[int, str, int], list[tuple[dict[str, Any], Result]]] = defaultdict(list)
+    groups: dict[tuple[int, str, int], list[Result]] = defaultdict(list)
     for result in results:
-        for i, gemm in enumerate(result["gemms"], 1):
-            groups[i, *_kind(result["config"], i)].append((result["config"], gemm))
+        for gemm in result["gemms"]:
+            groups[_kind(result["config"], gemm["launch"])].append(gemm)
     head = (
         "GEMM, operands, MMA rows | GEMMs | registers at launch | spilled bytes | in main loops | shared memory (bytes)"
     )
     head += " | TMEM columns | stages | UTCQMMA (2CTA) | UTMALDG (multicast, gather4) | LDTM"
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
-    for (i, operands, m), rows in sorted(groups.items()):
-        gemms = [g for _, g in rows]
+    for (i, operands, m), gemms in sorted(groups.items()):
         cells = [
             f"{i}, {operands}, {m}",
-            str(len(rows)),
+            str(len(gemms)),
             _span([g["registers"] for g in gemms]),
             _span([g["spill_bytes"] for g in gemms]),
             _span([g["local_in_main_loops"] for g in gemms]),
             _span([g["smem_bytes"] for g in gemms]),
             _span([g["tmem_columns"] for g in gemms]),
-            _span([c[f"stages_{i}"] for c, _ in rows]),
+            _span([g["stages"] for g in gemms]),
             f"{_opcodes(gemms, 'UTCQMMA')} ({_opcodes(gemms, 'UTCQMMA', '2CTA')})",
             f"{_opcodes(gemms, 'UTMALDG')} ({_opcodes(gemms, 'UTMALDG', 'MULTICAST')}, "
             f"{_opcodes(gemms, 'UTMALDG', 'GATHER4')})",

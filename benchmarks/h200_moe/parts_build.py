@@ -69,7 +69,7 @@ def parts(problem: Problem, pdl: bool):
     yield "cast", Cast(h, pdl), [fake(Float32, t, h, align=16), out]
     x, x_rows = fake(Float8E4M3FN, t, h, align=16), fake(Float8E4M3FN, p, h, align=16)
     scales = fake(Float32, h // 128, t), fake(Float32, h // 128, p)
-    yield "permute", Permute(h, k, pdl), [x, scales[0], token_row, x_rows, scales[1]]
+    yield "permute", Permute(h, k, pdl), [x, scales[0], token_row, None, None, x_rows, scales[1]]
 
 
 def main() -> None:

@@ -187,7 +187,7 @@ def check_copies(problem: Problem, module, token_row: torch.Tensor, rows: int) -
     x_rows = torch.zeros(max(rows, 1), h, dtype=torch.uint8, device="cuda")
     x_scale = torch.zeros(h // 128, max(rows, 1), device="cuda")
     fp8 = torch.float8_e4m3fn
-    module["permute"](x.view(fp8), scale, token_row, x_rows.view(fp8), x_scale)
+    module["permute"](x.view(fp8), scale, token_row, None, None, x_rows.view(fp8), x_scale)
     token, slot = torch.nonzero(token_row >= 0, as_tuple=True)
     row = token_row[token, slot].long()
     if not torch.equal(x_rows[row], x[token]) or not torch.equal(x_scale[:, row], scale[:, token]):
@@ -225,7 +225,7 @@ def timed_calls(problem: Problem, module, size: int):
     x_rows = torch.zeros(rows, problem.hidden, dtype=torch.uint8, device="cuda").view(fp8)
     scale = torch.randn(problem.hidden // 128, size, device="cuda")
     x_scale = torch.empty(problem.hidden // 128, rows, device="cuda")
-    yield "permute", lambda: module["permute"](x, scale, run.token_row, x_rows, x_scale)
+    yield "permute", lambda: module["permute"](x, scale, run.token_row, None, None, x_rows, x_scale)
 
 
 def main() -> int:

@@ -87,8 +87,11 @@ PUBLIC_WORKLOADS = (
 SCALING = 2.5
 MODEL_SEED = 20260203
 
-SHAPES = ("natural", "skewed", "one_expert", "not_local", "flat")
+SHAPES = ("natural", "skewed", "one_expert", "not_local", "flat", "three_experts", "zipf")
 """Kinds of routing that random cases draw from; see :func:`routing_logits`."""
+PROFILES = {"uniform": "uniform", "zipf:0.8": "zipf", "hot:3": "three_experts", "hot:1": "one_expert"}
+"""Kind of routing of each profile that docs/results/routing.md compares."""
+ZIPF_EXPONENT = 0.8
 
 
 @dataclass(frozen=True)
@@ -153,19 +156,29 @@ def _natural(experts: int, tokens: int, seed: int, key: int, skew: float) -> tup
 def routing_logits(problem: Problem, case: Case, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits [T, E] (float32, bfloat16 for renorm) and bias [E] bfloat16 (None for renorm).
 
-    ``natural`` and ``skewed`` follow the recipe above with popularity 0.5 and 2.5; ``one_expert`` sends every token
-    to the same local expert and to no other local one (where the routing allows it); ``not_local`` keeps every token
-    away from all local experts; ``flat`` has nearly equal logits, so that the bias decides and near-ties occur.
+    ``natural`` and ``skewed`` follow the recipe above with popularity 0.5 and 2.5; ``one_expert`` and ``three_experts``
+    send every token to the same local expert (or all three) and to no other local one, where the routing allows it;
+    ``not_local`` keeps every token away from all local experts; ``flat`` has nearly equal logits, so that the bias
+    decides and near-ties occur; ``uniform`` logits are independent; ``zipf`` draws experts with probabilities that fall
+    with their rank, the first of all experts being local.
     """
     key = zlib.crc32(case.uuid.encode()) if case.uuid else case.seed
     values, bias = _natural(problem.experts, case.seq_len, MODEL_SEED, key, 2.5 if case.shape == "skewed" else 0.5)
     low = max(case.offset, 0)
     high = max(min(case.offset + problem.local, problem.experts), low)
-    if case.shape in ("one_expert", "not_local"):
+    if case.shape in ("one_expert", "three_experts", "not_local"):
         values = np.minimum(values, 3.0) - 3.0  # no group without the chosen expert beats the one that has it
         values[:, low:high] = -20.0 - np.abs(values[:, low:high])
-        if case.shape == "one_expert" and high > low:
-            values[:, low + case.seed % (high - low)] = 12.0
+        if case.shape != "not_local" and high > low:
+            hot = [low + (case.seed + 11 * i) % (high - low) for i in range(3 if case.shape == "three_experts" else 1)]
+            values[:, hot] = 12.0 + 0.1 * np.arange(len(hot))
+    elif case.shape in ("uniform", "zipf"):
+        rng = np.random.default_rng([MODEL_SEED, key])
+        values, bias = rng.gumbel(0.0, 1.0, values.shape), np.zeros_like(bias)
+        if case.shape == "zipf":
+            order = rng.permutation(problem.experts)
+            order = np.roll(order, -int(np.argmax((order >= low) & (order < max(high, low + 1)))))
+            values[:, order] -= ZIPF_EXPONENT * np.log(np.arange(1, problem.experts + 1))
     elif case.shape == "flat":
         values = 1.0 + values * 1e-4
     logits = torch.tensor(values, dtype=torch.float32)

@@ -12,7 +12,8 @@ from search_spaces.emulated_case import EmulatedCase
 from search_spaces.moe_fp8.proof import prove
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
-from search_spaces.moe_fp8_cute.solution.plans import plans, takes_turns
+from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_turns
+from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
 from search_spaces.moe_fp8_cute.stages import cases
 from search_spaces.moe_fp8_cute.starts import HOPPER
 from search_spaces.space import Config, Constraint, Parameter, Proof, SearchSpace, SpaceError, SpaceFamily, Start
@@ -25,7 +26,10 @@ LARGEST_HIDDEN = 1024 * 4 * 8
 PARAMETERS = (
     Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
     Parameter(
-        "gather", ("fused", "kernel"), "categorical", "GEMM 1 gathers token rows itself, or a permute kernel does"
+        "gather",
+        ("fused", "kernel", "many"),
+        "categorical",
+        "GEMM 1 gathers token rows itself, or a permute kernel does, for all experts or those of many rows",
     ),
     Parameter("requant", ("fused", "kernel"), "categorical", "SwiGLU and requantisation in GEMM 1's epilogue or apart"),
     Parameter(
@@ -61,6 +65,21 @@ PARAMETERS = (
     ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
+    Parameter(
+        "narrow",
+        (0, 8, 16),
+        doc="swapped operands: a tile with at most so many rows has an MMA of its own; 0: none has",
+    ),
+    SPLIT_ROWS,
+    Parameter("many_tile_t", (64, 128, 256), doc="experts with many rows: token rows of a tile"),
+    Parameter("many_tile_w_1", (128, 256), doc="experts with many rows, GEMM 1: weight rows of a tile"),
+    Parameter("many_tile_w_2", (128, 256), doc="experts with many rows, GEMM 2: weight rows of a tile"),
+    Parameter(
+        "many_multicast",
+        ("none", "tokens", "weights"),
+        "categorical",
+        "experts with many rows: tile that two CTAs share by multicast",
+    ),
 )
 
 DEFAULT: Config = {
@@ -89,7 +108,15 @@ DEFAULT: Config = {
     "order": "tokens",
     "pdl": True,
     "early_weights": True,
+    "narrow": 0,
+    "split_rows": 0,
+    "many_tile_t": 128,
+    "many_tile_w_1": 256,
+    "many_tile_w_2": 256,
+    "many_multicast": "none",
 }
+MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
+"""Parameters of the launches for experts with many rows."""
 
 
 def _gemm_constraints(i: int) -> list[Constraint]:
@@ -130,8 +157,23 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
     bases = ("swap", "tile_t", "tile_w", "groups", "stages", "ctas_per_sm", "split_k", "multicast")
     first = ("gather", "requant", "sms", *(f"{n}_1" for n in bases))
     second = ("combine", "sms", *(f"{n}_2" for n in bases))
+    many = ("gather", "combine", "sms", "split_rows", *MANY)
+
+    @lru_cache(maxsize=1 << 12)
+    def many_problem(values: tuple) -> bool:
+        return any(plan.problem() is not None for plan in many_plans({**DEFAULT, **dict(values)}, sizes))
+
+    def many_fit(c: Mapping[str, Any]) -> bool:
+        return not many_problem(tuple((n, c[n]) for n in many))
+
     plan_reason = "{}: shared memory (227 KB per SM), registers (64 K per SM), tile or K division does not work out"
     return (
+        *split_constraints(DEFAULT, MANY),
+        Constraint(
+            ("gather", "split_rows"),
+            "one launch for all experts gathers all rows or none",
+            lambda c: c["gather"] != "many" or c["split_rows"] > 0,
+        ),
         *_gemm_constraints(1),
         *_gemm_constraints(2),
         Constraint(
@@ -145,14 +187,14 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: c["split_k_2"] == 1 or c["combine"] == "atomic_f32",
         ),
         Constraint(
-            ("combine", "swap_2"),
-            "bfloat16 is added eight columns at a time: swapped operands spread a row's columns over lanes",
-            lambda c: c["combine"] != "atomic_bf16" or not c["swap_2"],
-        ),
-        Constraint(
             ("gather", "multicast_1"),
             "cp.async cannot multicast: only token rows that come by TMA can be shared",
             lambda c: c["multicast_1"] != "tokens" or c["gather"] == "kernel",
+        ),
+        Constraint(
+            ("gather", "many_multicast"),
+            "cp.async cannot multicast: only token rows that come by TMA can be shared",
+            lambda c: c["many_multicast"] != "tokens" or c["gather"] != "fused",
         ),
         Constraint(
             ("multicast_1", "swap_1"),
@@ -179,6 +221,17 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             "only two warpgroups with 64 token rows each can take turns; swapped ones overlap promotion by themselves",
             lambda c: not c["alternate"] or any(takes_turns(c, i) for i in (1, 2)),
         ),
+        Constraint(
+            ("narrow", "swap_1", "tile_t_1", "swap_2", "tile_t_2"),
+            "only swapped tiles with more token columns can be multiplied with fewer",
+            lambda c: not c["narrow"] or any(c[f"swap_{i}"] and c[f"tile_t_{i}"] > c["narrow"] for i in (1, 2)),
+        ),
+        Constraint(
+            ("split_rows", "many_tile_t", "tile_t_1", "tile_t_2"),
+            "segments are filled up to whole tiles of every launch: a large tile must be a multiple of the small ones",
+            lambda c: not c["split_rows"] or c["many_tile_t"] % max(c["tile_t_1"], c["tile_t_2"]) == 0,
+        ),
+        Constraint(many, plan_reason.format("the GEMMs of many rows"), many_fit),
         Constraint(first, plan_reason.format("GEMM 1"), fits(0, first)),
         Constraint(second, plan_reason.format("GEMM 2"), fits(1, second)),
     )

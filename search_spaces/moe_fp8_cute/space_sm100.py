@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from search_spaces.moe_fp8_cute.solution.plans import plans
+from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans
+from search_spaces.moe_fp8_cute.solution.plans_sm100 import many_rows_sm100
+from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
 from search_spaces.space import Config, Constraint, Parameter
 
 TARGET = "sm_100a"
@@ -53,6 +55,9 @@ PARAMETERS = (
     ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
+    SPLIT_ROWS,
+    Parameter("many_mma_m", (128, 256), doc="experts with many rows: rows of an MMA; 256 are shared by a pair of CTAs"),
+    Parameter("many_cluster_w", (1, 2), doc="experts with many rows: CTAs of a cluster along the weights"),
 )
 
 _DEFAULT_GEMM: Config = {
@@ -80,7 +85,12 @@ DEFAULT: Config = {
     "order": "tokens",
     "pdl": True,
     "early_weights": True,
+    "split_rows": 0,
+    "many_mma_m": 128,
+    "many_cluster_w": 1,
 }
+MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
+"""Parameters of the launches for experts with many rows."""
 
 
 def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) -> list[Constraint]:
@@ -153,6 +163,12 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         found: str | None = getattr(plan, f"{part}_problem")()
         return found
 
+    many = ("sms", "gather", "combine", "split_rows", *MANY)
+
+    @lru_cache(maxsize=1 << 12)
+    def many_problem(values: tuple) -> bool:
+        return any(plan.problem() is not None for plan in many_plans({**DEFAULT, **dict(values)}, sizes))
+
     return (
         *_gemm_constraints(1, problem),
         *_gemm_constraints(2, problem),
@@ -167,14 +183,23 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: c["split_k_2"] == 1 or c["combine"] == "atomic_f32",
         ),
         Constraint(
-            ("combine", "swap_2"),
-            "bfloat16 is added eight columns at a time: swapped operands spread a row's columns over lanes",
-            lambda c: c["combine"] != "atomic_bf16" or not c["swap_2"],
-        ),
-        Constraint(
             ("tile_t_1", "cluster_t_1", "tile_t_2", "cluster_t_2"),
             "segments are filled up to whole clusters of both GEMMs: one must be a multiple of the other",
             lambda c: _multiple(c["tile_t_1"] * c["cluster_t_1"], c["tile_t_2"] * c["cluster_t_2"]),
+        ),
+        *split_constraints(DEFAULT, MANY),
+        Constraint(
+            ("split_rows", "many_mma_m", "tile_t_1", "cluster_t_1", "tile_t_2", "cluster_t_2"),
+            "segments are filled up to whole tiles of every launch: a large tile must be a multiple of the small ones",
+            lambda c: (
+                not c["split_rows"]
+                or many_rows_sm100(c) % max(c[f"tile_t_{i}"] * c[f"cluster_t_{i}"] for i in (1, 2)) == 0
+            ),
+        ),
+        Constraint(
+            many,
+            "clusters of the launches for many rows cover weights and grid; gathered rows of a pair come by TMA",
+            lambda c: not many_problem(tuple((n, c[n]) for n in many)),
         ),
         Constraint(
             ("pdl", "early_weights"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from search_spaces.emulated_case import EmulatedCase, StageError
 
 from .routings import ROUTINGS, Routing, inputs
-from .solution.plans import row_align, row_capacity
+from .solution.plans import launches, row_align, row_capacity
 
 BLOCK = 128
 NOISE = {"sm_90a": 2.0**-8, "sm_100a": 2.0**-15}
@@ -64,6 +65,11 @@ class Problem:
     def noise(self) -> float:
         """Share of an element's size that may be lost."""
         return NOISE[self.target]
+
+    @property
+    def split_rows(self) -> int:
+        """Experts with more rows have launches of their own; 0 where none have."""
+        return int(self.config.get("split_rows", 0))
 
     @property
     def rows(self) -> int:
@@ -177,16 +183,18 @@ def check_routing(p: Problem, memory: Arrays) -> None:
     _equal("token_row", p.view(memory, "token_row"), token_row)
 
 
-def real_rows(p: Problem, memory: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """(row, expert) of every row that has a token."""
+def real_rows(p: Problem, memory: Arrays, which: str = "all") -> tuple[np.ndarray, np.ndarray]:
+    """(row, expert) of every row that has a token; of the experts with ``few`` or ``many`` rows where ``which`` says."""
     counts, starts = p.view(memory, "counts"), p.view(memory, "m_indptr")
+    if which != "all" and p.split_rows:
+        counts = np.where((counts > p.split_rows) == (which == "many"), counts, 0)
     rows = [np.arange(starts[e], starts[e] + n) for e, n in enumerate(counts)]
     return np.concatenate(rows), np.repeat(np.arange(len(counts)), counts)
 
 
 def check_permute(p: Problem, memory: Arrays) -> None:
     """x_rows and x_scale of rows with a token."""
-    rows, _ = real_rows(p, memory)
+    rows, _ = real_rows(p, memory, "many" if p.config["gather"] == "many" else "all")
     token = p.view(memory, "row_token")[rows]
     _equal("x_rows of the rows with a token", p.view(memory, "x_rows")[rows], p.view(memory, "x")[token])
     scale = p.view(memory, "x_scale")[:, rows]
@@ -213,7 +221,10 @@ def _product(p: Problem, x: np.ndarray, xs: np.ndarray, w: np.ndarray, ws: np.nd
 
 
 def _gemm_1(p: Problem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if "x_rows" in memory:
+    permuted = "x_rows" in memory
+    if p.config["gather"] == "many":
+        permuted = len(rows) > p.split_rows
+    if permuted:
         x, xs = p.view(memory, "x_rows")[rows], p.view(memory, "x_scale")[:, rows].T
     else:
         token = p.view(memory, "row_token")[rows]
@@ -221,9 +232,9 @@ def _gemm_1(p: Problem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[
     return _product(p, x, xs, p.view(memory, "w13")[expert], p.view(memory, "s13")[expert])
 
 
-def check_gemm_1(p: Problem, memory: Arrays) -> None:
+def check_gemm_1(p: Problem, memory: Arrays, which: str = "all") -> None:
     """Partial sums, or requantised activations and their scales."""
-    rows, experts = real_rows(p, memory)
+    rows, experts = real_rows(p, memory, which)
     for e in np.unique(experts):
         mine = rows[experts == e]
         sums, room = _gemm_1(p, memory, int(e), mine)
@@ -269,9 +280,9 @@ def _gemm_2(p: Problem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[
     return _product(p, act, scale, p.view(memory, "w2")[expert], p.view(memory, "s2")[expert])
 
 
-def check_gemm_2(p: Problem, memory: Arrays) -> None:
+def check_gemm_2(p: Problem, memory: Arrays, which: str = "all") -> None:
     """Rows, or the weighted sums of tokens."""
-    rows, experts = real_rows(p, memory)
+    rows, experts = real_rows(p, memory, which)
     hidden = p.sizes["hidden"]
     token, weight = p.view(memory, "row_token")[rows], p.view(memory, "row_weight")[rows].astype(np.float64)
     sums, room, sizes, adds = (np.zeros((p.tokens, hidden)) for _ in range(4))
@@ -320,13 +331,15 @@ CHECKS = {
     "combineZero": check_zero,
     "routing": check_routing,
     "permute": check_permute,
+    "moe_gemm_1_many": partial(check_gemm_1, which="many"),
     "moe_gemm_1": check_gemm_1,
     "moe_act_quant": check_act_quant,
-    "moe_gemm_2": check_gemm_2,
+    "moe_gemm_2": partial(check_gemm_2, which="few"),
+    "moe_gemm_2_many": check_gemm_2,
     "combineFinalize": check_combine,
     "combineCast": check_combine,
 }
-"""Kernel -> what it must leave."""
+"""Kernel -> what it must leave; of two launches that share the experts, the second finds what the first has left."""
 
 
 def cases(
@@ -344,5 +357,6 @@ def cases(
             CHECKS[kernel](problem, memory)
 
         contents = inputs(sizes, routing, offset)
-        found.append(EmulatedCase(routing.name, routing.tokens, contents, check, offset))
+        beside = frozenset(name for name, plan in launches(config, sizes) if plan.chained)
+        found.append(EmulatedCase(routing.name, routing.tokens, contents, check, offset, beside=beside))
     return found

@@ -1,6 +1,6 @@
 """Configs for Hopper that a sweep should try early: the fastest that were measured on H100s and H200s at some size.
 
-Source: docs/results/h100-moe.md and gpu-sweep.md. They are only starts: another card, definition or routing
+Source: docs/results/h100-moe.md, gpu-sweep.md and routing.md. They are only starts: another card, definition or routing
 has other winners.
 """
 
@@ -8,14 +8,30 @@ from __future__ import annotations
 
 from typing import Any
 
-_SWAPPED: dict[str, Any] = {
-    "combine": "atomic_f32",
-    "swap_1": True,
-    "tile_t_1": 8,
-    "tile_w_1": 128,
-    "swap_2": True,
-    "tile_t_2": 8,
-    "tile_w_2": 128,
+
+def _swapped(tile_t: int, **others: Any) -> dict[str, Any]:
+    """Weights as M in both GEMMs, as many stages as fit, rows added in bfloat16."""
+    both: dict[str, Any] = {"swap": True, "tile_t": tile_t, "tile_w": 128, "groups": 2, "stages": 10}
+    if tile_t == 64:
+        both["stages"] = 6
+    named = {f"{name}_{i}": value for i in (1, 2) for name, value in both.items()}
+    return {"combine": "atomic_bf16", **named, **({"narrow": 8} if tile_t > 8 else {}), **others}
+
+
+def _many(rows: int, tile_t: int, tile_w_1: int, tile_w_2: int, multicast: str = "none") -> dict[str, Any]:
+    """Launches of their own for experts with more rows."""
+    return {
+        "split_rows": rows,
+        "many_tile_t": tile_t,
+        "many_tile_w_1": tile_w_1,
+        "many_tile_w_2": tile_w_2,
+        "many_multicast": multicast,
+    }
+
+
+_SPLIT_K: dict[str, Any] = {
+    **_swapped(8, combine="atomic_f32", groups_1=1, stages_1=8, stages_2=6),
+    **{"ctas_per_sm_2": 2, "split_k_2": 4, "order": "weights"},
 }
 _SHARED_WEIGHTS: dict[str, Any] = {
     "gather": "kernel",
@@ -30,22 +46,17 @@ _NARROW: dict[str, Any] = {
 }
 
 HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
-    (0, 256, {**_SWAPPED, "groups_1": 2, "groups_2": 2, "stages_1": 10, "stages_2": 10}),
-    (
-        0,
-        64,
-        {
-            **_SWAPPED,
-            "groups_2": 2,
-            "stages_1": 8,
-            "stages_2": 6,
-            "ctas_per_sm_2": 2,
-            "split_k_2": 4,
-            "order": "weights",
-        },
-    ),
-    (257, 4096, _NARROW),
-    (1025, None, _SHARED_WEIGHTS),
+    (0, 128, _swapped(8)),
+    (0, 16, _SPLIT_K),
+    (9, 256, _swapped(32)),
+    (17, 128, _swapped(64)),
+    (17, 1024, {**_swapped(32), **_many(32, 64, 128, 128)}),
+    (65, 2048, {**_swapped(16), **_many(16, 128, 256, 128)}),
+    (65, 2048, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), "gather": "many"}),
+    (257, None, {**_swapped(32), **_many(32, 128, 256, 256, "weights"), "gather": "many"}),
+    (17, 4096, _NARROW),
+    (129, None, _SHARED_WEIGHTS),
+    (129, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
     (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
     (1025, None, {**_SHARED_WEIGHTS, "combine": "finalize"}),
 )

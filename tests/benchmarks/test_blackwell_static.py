@@ -47,10 +47,11 @@ def test_local_memory_counts_only_inside_main_loops():
 def test_table_has_a_line_per_kind_of_gemm():
     gemm = {"registers": 168, "spill_bytes": 0, "local_in_main_loops": 0, "smem_bytes": 1000, "tmem_columns": 64}
     gemm |= {"sass": {"UTCQMMA.2CTA": 4, "UTMALDG.2D.GATHER4": 8, "UTMALDG.3D": 1, "LDTM.16": 2}}
-    config = {"swap_1": True, "mma_m_1": 256, "stages_1": 4, "swap_2": False, "mma_m_2": 64, "stages_2": 3}
+    config = {"swap_1": True, "mma_m_1": 256, "swap_2": False, "mma_m_2": 64}
     other = {**gemm, "smem_bytes": 2000, "spill_bytes": 8}
     built = {"config": config, "status": "BUILT", "cpu_s": 2.0}
-    results = [{**built, "gemms": [gemm, gemm]}, {**built, "gemms": [other, gemm]}]
+    first, second = {"launch": "moe_gemm_1", "stages": 4}, {"launch": "moe_gemm_2", "stages": 3}
+    results = [{**built, "gemms": [{**g, **first}, {**gemm, **second}]} for g in (gemm, other)]
     results.append({"config": config, "status": "Rejected", "cpu_s": 1.0, "gemms": []})
     lines = table(results).splitlines()
     assert len(lines) == 4

@@ -97,7 +97,7 @@ def run_case(
         module = Module(host.package / "artifacts" / f"{call.function}.ptx", changes)
         memory = fresh_memory(call, dict(case.inputs))
         before = {name: r.data.copy() for name, r in memory.by_name.items() if name in case.inputs}
-        for launch in steps(module, call, memory, seed):
+        for launch in steps(module, call, memory, seed, case.beside):
             kernel = short_name(launch.kernel)
             try:
                 case.check(kernel, {name: r.data for name, r in memory.by_name.items()})

@@ -59,6 +59,7 @@ class GlobalMemory:
         self.running_writes: frozenset[str] = frozenset()
         self.running_touches: frozenset[str] = frozenset()
         self.triggers_early = False
+        self.waited_ctas: set[int] = set()
 
     @classmethod
     def of(cls, memory: dict[str, tuple[int, int]], contents: dict[str, np.ndarray]) -> GlobalMemory:
@@ -109,8 +110,20 @@ class GlobalMemory:
             self.written.add(region.name)
         return region, offsets
 
-    def next_kernel(self, is_programmatic: bool) -> None:
-        """What the kernel that starts now must not touch before it has waited."""
+    def next_kernel(self, is_programmatic: bool, is_beside: bool = False) -> None:
+        """What the kernel that starts now must not touch before it has waited.
+
+        Args:
+            is_programmatic: Launched programmatically.
+            is_beside: It shares its work with the kernel before, other rows of the same tensors: the two count as one.
+        """
+        self.waited_ctas = set()
+        if is_programmatic and is_beside:
+            if not self.triggers_early:
+                # The kernel before had waited when it let this one start.
+                self.running_writes = self.running_touches = frozenset()
+            self.triggers_early = False
+            return
         if not is_programmatic:
             self.running_writes = self.running_touches = frozenset()
         else:

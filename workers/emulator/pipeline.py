@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import EmulatorError
+from .errors import EmulatorError, FaultError
 from .host.launches import Call
 from .machine import Launch, run
 from .memory import GlobalMemory
@@ -55,24 +55,32 @@ class Module:
         return _programs[key]
 
 
-def steps(module: Module, call: Call, memory: GlobalMemory, seed: int = 0) -> Iterator[Launch]:
+def steps(
+    module: Module, call: Call, memory: GlobalMemory, seed: int = 0, beside: frozenset[str] = frozenset()
+) -> Iterator[Launch]:
     """Execute the kernels of a call in order; each launch is given out when it has ended.
+
+    Kernels named in ``beside`` share their work with the one before (EmulatedCase).
 
     Raises:
         KernelError: A kernel hangs, corrupts something or has an unknown instruction.
     """
     for number, launch in enumerate(call.launches):
-        memory.next_kernel(launch.pdl)
+        name = short_name(launch.kernel)
+        memory.next_kernel(launch.pdl, name in beside)
         try:
             run(module.program(launch.kernel), launch, memory, seed + 1000 * number)
+            if name in beside and launch.pdl and len(memory.waited_ctas) < launch.grid:
+                early = launch.grid - len(memory.waited_ctas)
+                raise FaultError(f"{early} CTAs end without griddepcontrol.wait: the kernel beside may still run then")
         except EmulatorError as error:
-            raise KernelError(short_name(launch.kernel), str(error)) from error
+            raise KernelError(name, str(error)) from error
         yield launch
 
 
 def short_name(kernel: str) -> str:
     """The part of a kernel's name that people use: ``moe_gemm_1``, ``routing``."""
-    for word in ("moe_gemm_1", "moe_gemm_2", "moe_act_quant"):
+    for word in ("moe_gemm_1_many", "moe_gemm_2_many", "moe_gemm_1", "moe_gemm_2", "moe_act_quant"):
         if kernel.startswith(word):
             return word
     found = kernel.removeprefix("kernel_cutlass_").partition("_sm_")[2].lstrip("0123456789a")

@@ -18,6 +18,8 @@ SMEM_RESERVED = 1024
 REGISTERS_PER_SM = 65536
 BLOCK = 128
 """Edge of a weight scale's block, and the K extent of a pipeline stage."""
+SWAP_PITCH = 48
+"""Bytes from one token's 16 columns to the next one's where a warp turns them over: 16-byte pieces."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class GemmPlan:
             experts of a single token tile spread among the others.
         pdl: Launched with programmatic dependent launch.
         early_weights: The weight producer starts before the previous kernel has ended (its input is not made by it).
+        above: Experts with more rows than this are served.
+        upto: Experts with at most so many rows are served; 0 for no bound.
+        chained: The second of two launches that share a GEMM's experts. It reads nothing of the first and starts beside
+            it, but ends after it: who waits for the second has waited for both.
+        narrow: Swapped: a token tile with at most so many rows is multiplied with an N of this many; 0 for never.
     """
 
     role: str
@@ -71,6 +78,15 @@ class GemmPlan:
     order: str = "weights"
     pdl: bool = True
     early_weights: bool = False
+    above: int = 0
+    upto: int = 0
+    chained: bool = False
+    narrow: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the kernel before must have ended before anything that a kernel wrote is read."""
+        return self.pdl and not self.chained
 
     @property
     def paired(self) -> bool:
@@ -214,6 +230,8 @@ class GemmPlan:
     def epilogue_bytes(self) -> int:
         """Shared memory of the epilogue: amax exchange and the transposition buffer."""
         if self.swap:
+            if self.out in ("rows", "atomic_bf16"):
+                return 4 * self.groups * self.tile_t * SWAP_PITCH
             if self.out != "act":
                 return 0
             warps = 4 * self.groups * self.amax_ctas

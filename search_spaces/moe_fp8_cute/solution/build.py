@@ -9,14 +9,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .budget import GemmPlan
 from .budget_sm100 import BlackwellPlan
 from .config import SIZES, TABLE, TARGET
-from .plans import plans
+from .plans import launches
 from .workspace import ALIGN
 
 MANIFEST = "manifest.json"
@@ -50,13 +50,13 @@ def build(out_dir: str) -> dict[str, Any]:
     kernels: dict[str, dict[str, int]] = {}
     objects = []
     for name, config in configs.items():
-        for plan in plans(config, SIZES):
+        for _, plan in launches(config, SIZES):
             problem = plan.problem()
             if problem is not None:
                 raise Rejected(problem)
         with _without_torch():
             figures = compile_config(name, config, out)
-        refuse_hangs(figures, plans(config, SIZES))
+        refuse_hangs(figures, dict(launches(config, SIZES)))
         objects.append(out / f"{name}.o")
         for kernel, figure in figures.items():
             kernels[f"{name}.{kernel}" if len(configs) > 1 else kernel] = figure
@@ -69,8 +69,8 @@ def build(out_dir: str) -> dict[str, Any]:
     (out / MANIFEST).write_text(
         json.dumps({"target": TARGET, "functions": sorted(configs), "kernels": kernels}, indent=1)
     )
-    both = [plan for config in configs.values() for plan in plans(config, SIZES)]
-    blackwell = [plan for plan in both if isinstance(plan, BlackwellPlan)]
+    every = [plan for config in configs.values() for _, plan in launches(config, SIZES)]
+    blackwell = [plan for plan in every if isinstance(plan, BlackwellPlan)]
     tensor_memory = {
         "tmem_columns": max((p.tmem_columns for p in blackwell), default=0),
         "acc_stages": max((p.acc_stages for p in blackwell), default=0),
@@ -78,8 +78,8 @@ def build(out_dir: str) -> dict[str, Any]:
     return {
         "registers": max(k["registers"] for k in kernels.values()),
         "spill_bytes": sum(k["spill_bytes"] for k in kernels.values()),
-        "smem_bytes": max(p.smem_bytes for p in both),
-        "stages": max(p.stages for p in both),
+        "smem_bytes": max(p.smem_bytes for p in every),
+        "stages": max(p.stages for p in every),
         **(tensor_memory if blackwell else {}),
         "kernels": kernels,
     }
@@ -118,15 +118,15 @@ def _without_locations() -> Iterator[None]:
         setattr(dsl, name, original)
 
 
-def refuse_hangs(figures: dict[str, dict[str, int]], pair: tuple[GemmPlan, GemmPlan]) -> None:
+def refuse_hangs(figures: dict[str, dict[str, int]], named: Mapping[str, GemmPlan]) -> None:
     """Refuse GEMMs whose warpgroups would wait for registers that the CTA was not launched with.
 
     Raises:
         Rejected: Such a GEMM is among the figures.
     """
     for kernel, figure in figures.items():
-        gemm = re.match(r"moe_gemm_([12])_", kernel)
-        problem = pair[int(gemm[1]) - 1].launch_problem(figure["registers"]) if gemm else None
+        gemm = re.match(r"(moe_gemm_[12](_many)?)_\d", kernel)
+        problem = named[gemm[1]].launch_problem(figure["registers"]) if gemm else None
         if problem is not None:
             raise Rejected(problem)
 

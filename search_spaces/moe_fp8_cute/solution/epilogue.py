@@ -16,7 +16,7 @@ from cutlass import BFloat16, Float32, Int32, Int64
 from cutlass.pipeline import NamedBarrier
 
 from .act_quant import FP8_MAX, pack_e4m3, silu_mul
-from .budget import BLOCK, GemmPlan
+from .budget import BLOCK, SWAP_PITCH, GemmPlan
 from .operands import Operands
 
 
@@ -35,11 +35,28 @@ class Epilogue:
     def init_barriers(self, shared) -> None:
         """Barriers beyond those of the pipeline; called by one thread."""
 
+    def tokens(self, acc) -> int:
+        """Token columns of swapped accumulators: a thread has one of 32 rows, and so half a value for each."""
+        return 2 * cute.size(acc[0])
+
     def place(self) -> tuple[Int32, Int32, Int32]:
         """(16-row slab of this consumer warp, lane // 4, lane % 4)."""
         lane = cute.arch.lane_idx()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
         return self.plan.slab(warp), lane // 4, lane % 4
+
+    @cute.jit
+    def put(self, pointer, four, valid):
+        """Store or, where ``valid``, add eight bfloat16."""
+        if cutlass.const_expr(self.plan.out == "rows"):
+            target = cute.recast_ptr(pointer.align(16), dtype=Int32)
+            cute.autovec_copy(four, cute.make_tensor(target, cute.make_layout(4)))
+        else:
+            if valid:
+                cute.arch.inline_ptx(
+                    "red.relaxed.gpu.global.add.noftz.v4.bf16x2 [{$r0}], {{$r1}, {$r2}, {$r3}, {$r4}};",
+                    read_only_args=[pointer.toint(), four[0], four[1], four[2], four[3]],
+                )
 
 
 class SwapAct(Epilogue):
@@ -91,11 +108,12 @@ class SwapAct(Epilogue):
         p = self.plan
         amax, quant, bars = shared
         warp, high, quad = self.place()
-        columns = p.tile_t // 4
+        tokens = self.tokens(acc)
+        columns = tokens // 4
         buffer = done & 1
         if cutlass.const_expr(p.amax_ctas > 1):
             if cute.arch.thread_idx()[0] == 128:
-                cute.arch.mbarrier_arrive_and_expect_tx(bars + buffer, 4 * p.tile_t * self.warps * p.amax_ctas)
+                cute.arch.mbarrier_arrive_and_expect_tx(bars + buffer, 4 * tokens * self.warps * p.amax_ctas)
         for n in cutlass.range_constexpr(columns):
             i = n % 2 + 4 * (n // 2)
             top = Float32(0.0)
@@ -123,17 +141,17 @@ class SwapAct(Epilogue):
             if weight_tile % p.amax_ctas == 0 and warp == 0 and high == 0:
                 operands.out_scale[weight_tile * p.columns // BLOCK, row0 + token] = top * Float32(1.0 / FP8_MAX)
         self.consumers.arrive_and_wait()
-        self.copy_out(quant, operands.out, row0, weight_tile)
+        self.copy_out(quant, operands.out, row0, weight_tile, tokens)
 
     @cute.jit
-    def copy_out(self, quant, out, row0: Int32, weight_tile: Int32):
+    def copy_out(self, quant, out, row0: Int32, weight_tile: Int32, tokens: cutlass.Constexpr):
         """Rows of the transposition buffer to memory, 16 bytes a thread."""
         p = self.plan
         thread = cute.arch.thread_idx()[0] - 128
         per_row = p.columns // 16
-        for step in cutlass.range_constexpr((p.tile_t * per_row + 32 * self.warps - 1) // (32 * self.warps)):
+        for step in cutlass.range_constexpr((tokens * per_row + 32 * self.warps - 1) // (32 * self.warps)):
             item = thread + step * 32 * self.warps
-            if item < p.tile_t * per_row:
+            if item < tokens * per_row:
                 token, chunk = item // per_row, item % per_row
                 source = cute.make_tensor(
                     (quant.iterator + (token * (p.columns + 16) + 16 * chunk)).align(16), cute.make_layout(16)
@@ -333,22 +351,65 @@ class RowStore(Epilogue):
                     self.put(operands.out.iterator + at, four, target_row[step] >= 0)
                 cute.arch.sync_warp()
 
+
+class SwapRows(Epilogue):
+    """bfloat16 rows, weights as M: a warp turns its 16 columns of all tokens over in a slab of its own.
+
+    The accumulator spreads a token's columns over lanes; afterwards a lane has eight of them, 16 bytes. ``rows`` and
+    ``atomic_bf16`` as in :class:`RowStore`.
+    """
+
+    def allocate(self, smem):
+        layout = cute.make_layout((SWAP_PITCH * self.plan.tile_t, self.warps))
+        return (smem.allocate_tensor(cutlass.Uint8, layout, byte_alignment=16),)
+
     @cute.jit
-    def put(self, pointer, four, valid):
-        """Store or add eight bfloat16."""
-        if cutlass.const_expr(self.plan.out == "rows"):
-            target = cute.recast_ptr(pointer.align(16), dtype=Int32)
-            cute.autovec_copy(four, cute.make_tensor(target, cute.make_layout(4)))
-        else:
-            if valid:
-                cute.arch.inline_ptx(
-                    "red.relaxed.gpu.global.add.noftz.v4.bf16x2 [{$r0}], {{$r1}, {$r2}, {$r3}, {$r4}};",
-                    read_only_args=[pointer.toint(), four[0], four[1], four[2], four[3]],
-                )
+    def store(
+        self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, part: Int32, done: Int32, left: Int32
+    ):
+        """Write [P, N] bfloat16 or add to [T, N] bfloat16."""
+        p = self.plan
+        warp, high, quad = self.place()
+        lane, tokens = cute.arch.lane_idx(), self.tokens(acc)
+        slab = shared[0].iterator + warp * (SWAP_PITCH * p.tile_t)
+        weight = cute.make_rmem_tensor((tokens // 4,), Float32)
+        weight.fill(1.0)
+        steps = (2 * tokens + 31) // 32
+        target_row = cute.make_rmem_tensor((steps,), Int32)
+        target_row.fill(-1)
+        for step in cutlass.range_constexpr(steps):
+            if lane + 32 * step < 2 * tokens:
+                target_row[step] = row0 + (lane + 32 * step) // 2
+        if cutlass.const_expr(p.out == "atomic_bf16"):
+            for n in cutlass.range_constexpr(tokens // 4):
+                weight[n] = operands.row_weight[row0 + 8 * (n // 2) + 2 * quad + n % 2]
+            for step in cutlass.range_constexpr(steps):
+                if target_row[step] >= 0:
+                    target_row[step] = operands.row_token[target_row[step]]
+        for s in cutlass.range_constexpr(p.weight_subs):
+            for n in cutlass.range_constexpr(tokens // 4):
+                token = 8 * (n // 2) + 2 * quad + n % 2
+                for h in cutlass.range_constexpr(2):
+                    one = cute.make_rmem_tensor((1,), BFloat16)
+                    one[0] = (acc[s][n % 2 + 4 * (n // 2) + 2 * h] * weight[n]).to(BFloat16)
+                    at = slab + (SWAP_PITCH * token + 2 * (high + 8 * h))
+                    target = cute.make_tensor(cute.recast_ptr(at.align(2), dtype=BFloat16), cute.make_layout(1))
+                    cute.autovec_copy(one, target)
+            cute.arch.sync_warp()
+            for step in cutlass.range_constexpr(steps):
+                if target_row[step] >= 0:
+                    item = lane + 32 * step
+                    source = slab + (SWAP_PITCH * (item // 2) + 16 * (item % 2))
+                    four = cute.make_rmem_tensor((4,), Int32)
+                    source = cute.recast_ptr(source.align(16), dtype=Int32)
+                    cute.autovec_copy(cute.make_tensor(source, cute.make_layout(4)), four)
+                    column = weight_tile * p.tile_w + p.sub_w * s + 16 * warp + 8 * (item % 2)
+                    self.put(operands.out.iterator + (Int64(target_row[step]) * p.n + column), four, True)
+            cute.arch.sync_warp()
 
 
 class Plain(Epilogue):
-    """Accumulators as they are: float32 partial sums, bfloat16 rows, or weighted reductions into the token's row."""
+    """Accumulators as they are: float32 partial sums, or weighted float32 reductions into the token's row."""
 
     def weight_row(self, weight_tile: Int32, inside: Int32) -> Int32:
         """Weight row in the expert of a row of the tile; undoes the interleaving of up and gate."""
@@ -363,12 +424,11 @@ class Plain(Epilogue):
     def store(
         self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, part: Int32, done: Int32, left: Int32
     ):
-        """Write [S, P, N] float32, [P, N] bfloat16, or reduce into [T, N]."""
+        """Write [S, P, N] float32, or reduce into [T, N]."""
         p = self.plan
         warp, high, quad = self.place()
         atomic = p.out.startswith("atomic")
-        outer = p.tile_t // 8 if p.swap else 2
-        for n in cutlass.range_constexpr((2 * outer) if p.swap else 2 * p.token_subs):
+        for n in cutlass.range_constexpr(self.tokens(acc) // 4 if p.swap else 2 * p.token_subs):
             token = 8 * (n // 2) + 2 * quad + n % 2
             if cutlass.const_expr(not p.swap):
                 token = p.mma_m * (n // 2) + 16 * warp + high + 8 * (n % 2)
@@ -413,8 +473,8 @@ class Plain(Epilogue):
 
 def make_epilogue(plan: GemmPlan) -> Epilogue:
     """The epilogue that a plan asks for."""
-    if plan.out in ("rows", "atomic_bf16") and not plan.swap:
-        return RowStore(plan)
+    if plan.out in ("rows", "atomic_bf16"):
+        return SwapRows(plan) if plan.swap else RowStore(plan)
     if plan.out != "act":
         return Plain(plan)
     return SwapAct(plan) if plan.swap else RowAct(plan)

@@ -184,9 +184,11 @@ class GroupedGemmSm100:
                     self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, scale_full)
             if cutlass.const_expr(p.zeroes):
                 if warp == 2:
-                    self.producer.zero(operands.zeroed)
+                    self.producer.zero(operands.zeroed, operands.counts)
             if warp == MMA_WARP:
                 self.multiply(sW, sX, tmem, full, empty, ready, drained, operands.counts)
+                if cutlass.const_expr(p.pdl and p.chained):
+                    cute.arch.griddepcontrol_wait()
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
@@ -218,7 +220,7 @@ class GroupedGemmSm100:
     def multiply(self, sW, sX, tmem, full, empty, ready, drained, counts):
         """The MMA warp: per K block of 128, one accumulator in tensor memory."""
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
         mma = (self._tiled_mma(False), self._tiled_mma(True))
         frag_a, frag_b = self._fragments(mma[0], sW, sX)
@@ -288,8 +290,9 @@ class GroupedGemmSm100:
     def promote(self, operands: Operands, tmem, sS, empty, scale_full, ready, drained, shared):
         """Promotion warps: tile by tile, sums in registers, epilogue."""
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
+        if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
         slab = p.slab(warp)

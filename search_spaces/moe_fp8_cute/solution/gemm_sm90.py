@@ -88,10 +88,9 @@ class GroupedGemm:
             return layout, ((g, 2, p.columns // g), BLOCK)
         return cute.make_layout((p.n, p.k, p.experts), stride=(p.k, 1, p.n * p.k)), (p.tile_w, BLOCK)
 
-    def _tiled_mma(self, accumulate: bool) -> cute.TiledMma:
+    def _tiled_mma(self, accumulate: bool, width: int) -> cute.TiledMma:
         p = self.plan
         major = OperandMajorMode.K
-        width = p.tile_t if p.swap else p.sub_w
         mma = sm90.make_trivial_tiled_mma(F8, F8, major, major, Float32, (p.groups, 1, 1), (64, width))
         mma.set(warpgroup.Field.ACCUMULATE, accumulate)
         return mma
@@ -189,9 +188,11 @@ class GroupedGemm:
                     self.producer.gather(operands, sX, sS, full, empty)
                 else:
                     self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty)
-            if cutlass.const_expr(operands.zeroed is not None):
-                if warp == 3:
-                    self.producer.zero(operands.zeroed)
+            if warp == 3:
+                if cutlass.const_expr(operands.zeroed is not None):
+                    self.producer.zero(operands.zeroed, operands.counts)
+                if cutlass.const_expr(p.pdl and p.chained):
+                    cute.arch.griddepcontrol_wait()
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
@@ -205,22 +206,16 @@ class GroupedGemm:
     def consume(self, operands: Operands, sW, sX, sS, full, empty, shared):
         """Consumer warpgroups: tile by tile, main loop and epilogue."""
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
+        if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
-        mma = (self._tiled_mma(False), self._tiled_mma(True))
-        frags_w, frags_x = self._fragments(mma[0], sW, sX, warp // 4)
-        shape = mma[0].partition_shape_C((p.mma_m, p.tile_t if p.swap else p.sub_w))
-        acc = [cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)]
-        if cutlass.const_expr(p.overlap):
-            tmp = [[cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)] for _ in range(2)]
-        else:
-            one = cute.make_rmem_tensor(shape, Float32)
-            tmp = [[one] * p.subs] * 2
-        token = [cute.make_rmem_tensor((self.scales.token_values,), Float32) for _ in range(2)]
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
-        main = MainLoop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty)
+        main = self._main_loop(p.tile_t if p.swap else p.sub_w, warp // 4, lanes, sW, sX, sS, full, empty)
+        slim = main
+        if cutlass.const_expr(p.narrow > 0):
+            slim = self._main_loop(p.narrow, warp // 4, lanes, sW, sX, sS, full, empty)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total = self.table.load(operands.counts, cum) * self.table.per_token_tile
         rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
@@ -235,8 +230,13 @@ class GroupedGemm:
             left = Int32(p.tile_t)
             if cutlass.const_expr(not p.swap and p.tile_t > 64):
                 left = operands.counts[expert] - token_tile * p.tile_t - 64 * (warp // 4)
+            if cutlass.const_expr(p.narrow > 0):
+                left = operands.counts[expert] - token_tile * p.tile_t
             both = left > 64 * (1 - warp // 4)
-            full_tile = left > p.mma_m * (p.token_subs - 1)
+            full_tile = left > max(p.mma_m * (p.token_subs - 1), p.narrow)
+            if cutlass.const_expr(p.narrow > 0):
+                if not full_tile:
+                    stage, phase = self.loop(p.subs, slim, stage, phase, both)
             if full_tile:
                 stage, phase = self.loop(p.subs, main, stage, phase, both)
             if cutlass.const_expr(p.token_subs > 1):
@@ -249,17 +249,39 @@ class GroupedGemm:
             tile = tile + p.ctas // p.cluster
             expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
             self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
-            if left > 0:
-                self.epilogue.store(acc, shared, operands, row0, this_weight_tile, this_part, done, left)
+            if cutlass.const_expr(p.narrow > 0):
+                if not full_tile:
+                    self.epilogue.store(slim.acc, shared, operands, row0, this_weight_tile, this_part, done, left)
+                else:
+                    self.epilogue.store(main.acc, shared, operands, row0, this_weight_tile, this_part, done, left)
+                done = done + 1
+            elif left > 0:
+                self.epilogue.store(main.acc, shared, operands, row0, this_weight_tile, this_part, done, left)
                 done = done + 1
 
-    def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32) -> tuple[list, list]:
+    def _main_loop(self, width: int, group: Int32, lanes, sW, sX, sS, full, empty) -> MainLoop:
+        """What a main loop works with whose MMAs have an N of ``width``."""
+        p = self.plan
+        mma = (self._tiled_mma(False, width), self._tiled_mma(True, width))
+        frags_w, frags_x = self._fragments(mma[0], sW, sX, group, width)
+        shape = mma[0].partition_shape_C((p.mma_m, width))
+        acc = [cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)]
+        if p.overlap:
+            tmp = [[cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)] for _ in range(2)]
+        else:
+            tmp = [[cute.make_rmem_tensor(shape, Float32)] * p.subs] * 2
+        values = width // 4 if p.swap else self.scales.token_values
+        token = [cute.make_rmem_tensor((values,), Float32) for _ in range(2)]
+        return MainLoop(mma, frags_w, frags_x, acc, tmp, token, lanes, sS, full, empty)
+
+    def _fragments(self, mma: cute.TiledMma, sW, sX, group: Int32, width: int) -> tuple[list, list]:
         """Shared memory descriptors of the weights and of the token rows, one per accumulator along each."""
         p = self.plan
         thread = mma.get_slice(128 * group)
         weights = [cute.local_tile(sW, (p.sub_w, BLOCK, p.stages), (s, 0, 0)) for s in range(p.weight_subs)]
         if p.swap:
-            rows = mma.make_fragment_B(thread.partition_B(sX))
+            columns = sX if width == p.tile_t else cute.local_tile(sX, (width, BLOCK, p.stages), (0, 0, 0))
+            rows = mma.make_fragment_B(thread.partition_B(columns))
             return [mma.make_fragment_A(thread.partition_A(t)) for t in weights], [rows]
         rows = [cute.local_tile(sX, (p.mma_m, BLOCK, p.stages), (t, 0, 0)) for t in range(p.token_subs)]
         return (

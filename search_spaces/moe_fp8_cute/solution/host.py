@@ -17,13 +17,15 @@ from .gemm_sm90 import F8, GroupedGemm
 from .gemm_sm100 import GroupedGemmSm100
 from .operands import Operands
 from .permute import Permute
-from .plans import blocks, plans, row_align, sm_count
+from .plans import blocks, launches, plans, row_align, sm_count
 from .routing import Routing
 from .workspace import sections
 
 
 class Moe:
     """The pipeline: (zero) -> routing -> (permute) -> GEMM 1 -> (SwiGLU and requant) -> GEMM 2 -> (combine).
+
+    Each GEMM is one launch, or two where ``split_rows`` divides the experts by their rows.
 
     Every kernel reads and writes the caller's tensors and sections of one workspace (workspace.py); nothing is
     allocated and nothing comes back to the host, so a CUDA graph can hold it.
@@ -47,8 +49,11 @@ class Moe:
             batched,
             pdl,
         )
-        self.gemms = self._gemm(first, "moe_gemm_1"), self._gemm(second, "moe_gemm_2")
-        self.permute = None if first.gather else Permute(hidden, sizes["top_k"], pdl)
+        self.gemms = [self._gemm(plan, name) for name, plan in launches(config, sizes)]
+        self.permute = None
+        if not all(gemm.plan.gather for gemm in self.gemms if gemm.plan.paired):
+            above = config["split_rows"] if config["gather"] == "many" else 0
+            self.permute = Permute(hidden, sizes["top_k"], pdl, experts, above)
         self.act = None
         if first.out == "partial":
             ctas = 4 * sm_count(config)
@@ -110,27 +115,35 @@ class Moe:
             barrier,
             stream,
         )
-        x_in, xs_in = x, xs
+        gathered = {True: (x, xs)}
         if cutlass.const_expr(self.permute is not None):
-            x_in = self._cut(workspace, at["x_rows"], F8, (rows, hidden))
-            xs_in = self._cut(workspace, at["x_scale"], Float32, (blocks(hidden), rows))
-            self.permute(x, xs, token_row, x_in, xs_in, stream)
+            x_rows = self._cut(workspace, at["x_rows"], F8, (rows, hidden))
+            x_scale = self._cut(workspace, at["x_scale"], Float32, (blocks(hidden), rows))
+            gathered[False] = (x_rows, x_scale)
+            table = (counts, m_indptr) if cutlass.const_expr(self.permute.above > 0) else (None, None)
+            self.permute(x, xs, token_row, *table, x_rows, x_scale, stream)
         # Reductions into the output need zeros there: GEMM 1 writes them on the side.
         zeroed = out if cutlass.const_expr(self.plans[1].out == "atomic_bf16") else None
         if cutlass.const_expr(self.act is not None):
             partial = self._cut(workspace, at["partial"], Float32, (self.plans[0].split_k, rows, 2 * inter))
-            operands = Operands(x_in, xs_in, s13, row_token, counts, m_indptr, partial, None, None, zeroed)
-            self.gemms[0](w13, operands, stream)
+            rest = (s13, row_token, counts, m_indptr, partial, None, None, zeroed)
+            self.launch("gate_up", w13, gathered, rest, stream)
             self.act(partial, counts, m_indptr, act, act_scale, max_m, stream)
         else:
-            operands = Operands(x_in, xs_in, s13, row_token, counts, m_indptr, act, act_scale, None, zeroed)
-            self.gemms[0](w13, operands, stream)
-        operands = Operands(act, act_scale, s2, row_token, counts, m_indptr, target, None, row_weight, None)
-        self.gemms[1](w2, operands, stream)
+            rest = (s13, row_token, counts, m_indptr, act, act_scale, None, zeroed)
+            self.launch("gate_up", w13, gathered, rest, stream)
+        rest = (s2, row_token, counts, m_indptr, target, None, row_weight, None)
+        self.launch("down", w2, {False: (act, act_scale)}, rest, stream)
         if cutlass.const_expr(self.finalize is not None):
             self.finalize(target, token_row, row_weight, out, stream)
         if cutlass.const_expr(self.cast is not None):
             self.cast(target, out, stream)
+
+    def launch(self, role: str, weights, rows: dict, rest: tuple, stream) -> None:
+        """The one or two kernels of a GEMM; ``rows`` are values and scales to be gathered, and in row space."""
+        for gemm in self.gemms:
+            if gemm.plan.role == role:
+                gemm(weights, Operands(*rows[gemm.plan.gather], *rest), stream)
 
     def _cut(self, workspace: cute.Tensor, offset, dtype, shape: tuple) -> cute.Tensor:
         """A row-major tensor that starts ``offset`` bytes into the workspace."""

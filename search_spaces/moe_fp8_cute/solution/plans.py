@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .budget import BLOCK, GemmPlan
-from .plans_sm100 import SMS_BLACKWELL, is_blackwell, plans_sm100
+from .plans_sm100 import SMS_BLACKWELL, is_blackwell, many_plans_sm100, many_rows_sm100, plans_sm100
 
 SMS = 132
 """SMs of an H100 or H200 SXM."""
+MANY_STAGES = 6
+"""Stages of the GEMMs over experts with many rows, or as many as fit."""
 
 
 def plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
-    """The first and the second GEMM of a config, for the architecture whose parameters it has."""
+    """The first and the second GEMM of a config, for the architecture whose parameters it has.
+
+    Where ``split_rows`` divides the experts, those of few rows; :func:`many_plans` has the others.
+    """
     return plans_sm100(config, sizes) if is_blackwell(config) else _plans_sm90(config, sizes)
+
+
+def many_plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, ...]:
+    """Both GEMMs over the experts with more than ``split_rows`` rows, tokens as M; empty where one form serves all."""
+    if not config["split_rows"]:
+        return ()
+    return many_plans_sm100(config, sizes) if is_blackwell(config) else _many_sm90(config, sizes)
+
+
+def launches(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[tuple[str, GemmPlan]]:
+    """Name and plan of every GEMM kernel of a config, in the order in which they are launched.
+
+    Of the two launches of a GEMM the second starts beside the first (``GemmPlan.chained``). Those of few rows stand
+    next to each other: GEMM 2 streams its weights while the last tiles of GEMM 1 are stored.
+    """
+    first, second = plans(config, sizes)
+    named = [("moe_gemm_1", first), ("moe_gemm_2", second)]
+    if many := many_plans(config, sizes):
+        named = [("moe_gemm_1_many", many[0]), *named, ("moe_gemm_2_many", many[1])]
+    return named
 
 
 def sm_count(config: Mapping[str, Any]) -> int:
@@ -24,47 +50,95 @@ def sm_count(config: Mapping[str, Any]) -> int:
 
 
 def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
-    fused = config["requant"] == "fused"
-    common = {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
+    common = _common(config, sizes)
     first = GemmPlan(
-        role="gate_up",
-        n=2 * sizes["intermediate"],
-        k=sizes["hidden"],
+        **_first(config, sizes),
+        gather=config["gather"] != "kernel",
         swap=config["swap_1"],
         tile_t=config["tile_t_1"],
         tile_w=config["tile_w_1"],
         groups=config["groups_1"],
         stages=config["stages_1"],
-        out="act" if fused else "partial",
-        gather=config["gather"] == "fused",
         overlap=config["swap_1"],
         occupancy=config["ctas_per_sm_1"],
         alternate=config["alternate"] and takes_turns(config, 1),
         ctas=config["sms"] * config["ctas_per_sm_1"],
         split_k=config["split_k_1"],
         shared=config["multicast_1"],
+        narrow=_narrow(config, 1),
+        upto=config["split_rows"],
+        chained=config["split_rows"] > 0,
         **common,
     )
     second = GemmPlan(
-        role="down",
-        n=sizes["hidden"],
-        k=sizes["intermediate"],
+        **_second(config, sizes),
         swap=config["swap_2"],
         tile_t=config["tile_t_2"],
         tile_w=config["tile_w_2"],
         groups=config["groups_2"],
         stages=config["stages_2"],
-        out="rows" if config["combine"] == "finalize" else config["combine"],
         overlap=config["swap_2"],
         occupancy=config["ctas_per_sm_2"],
         alternate=config["alternate"] and takes_turns(config, 2),
         ctas=config["sms"] * config["ctas_per_sm_2"],
         split_k=config["split_k_2"],
         shared=config["multicast_2"],
+        narrow=_narrow(config, 2),
         early_weights=config["early_weights"],
+        upto=config["split_rows"],
         **common,
     )
     return first, second
+
+
+def _narrow(config: Mapping[str, Any], i: int) -> int:
+    """The second N of GEMM ``i``: only swapped tiles of more tokens have one."""
+    return config["narrow"] if config[f"swap_{i}"] and config[f"tile_t_{i}"] > config["narrow"] else 0
+
+
+def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans have in common."""
+    return {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
+
+
+def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans of GEMM 1 have in common."""
+    out = "act" if config["requant"] == "fused" else "partial"
+    return {"role": "gate_up", "n": 2 * sizes["intermediate"], "k": sizes["hidden"], "out": out}
+
+
+def _second(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans of GEMM 2 have in common."""
+    out = "rows" if config["combine"] == "finalize" else config["combine"]
+    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": out}
+
+
+def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
+    tile_t = config["many_tile_t"]
+    plans = []
+    for i, gemm in ((1, _first(config, sizes)), (2, _second(config, sizes))):
+        # Two small CTAs of one warpgroup each fill an SM like one of two.
+        occupancy = 2 if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
+        plan = GemmPlan(
+            **gemm,
+            swap=False,
+            tile_t=tile_t,
+            tile_w=config[f"many_tile_w_{i}"],
+            groups=1 if tile_t == 64 else 2,
+            stages=MANY_STAGES,
+            overlap=False,
+            occupancy=occupancy,
+            ctas=config["sms"] * occupancy,
+            shared=config["many_multicast"],
+            gather=i == 1 and config["gather"] == "fused",
+            above=config["split_rows"],
+            chained=i == 2,
+            **_common(config, sizes),
+        )
+        while plan.stages > 3 and plan.problem() is not None:
+            plan = replace(plan, stages=plan.stages - 1)
+        plans.append(plan)
+    return plans[0], plans[1]
 
 
 def takes_turns(config: Mapping[str, Any], i: int) -> bool:
@@ -73,8 +147,11 @@ def takes_turns(config: Mapping[str, Any], i: int) -> bool:
 
 
 def row_align(config: Mapping[str, Any]) -> int:
-    """Rows that an expert's segment is filled up to: token tiles of both GEMMs, on Blackwell whole clusters."""
-    return math.lcm(*(config[f"tile_t_{i}"] * config.get(f"cluster_t_{i}", 1) for i in (1, 2)))
+    """Rows that an expert's segment is filled up to: token tiles of all GEMMs, on Blackwell whole clusters."""
+    tiles = [config[f"tile_t_{i}"] * config.get(f"cluster_t_{i}", 1) for i in (1, 2)]
+    if config["split_rows"]:
+        tiles.append(many_rows_sm100(config) if is_blackwell(config) else config["many_tile_t"])
+    return math.lcm(*tiles)
 
 
 def row_capacity(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int) -> int:

@@ -18,32 +18,64 @@ def is_blackwell(config: Mapping[str, Any]) -> bool:
 
 def plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[BlackwellPlan, BlackwellPlan]:
     """The first and the second GEMM of a config."""
+    few = {"upto": config["split_rows"]}
     first = BlackwellPlan(
-        role="gate_up",
-        n=2 * sizes["intermediate"],
-        k=sizes["hidden"],
-        out="act" if config["requant"] == "fused" else "partial",
-        gather=config["gather"] != "kernel",
-        gather4=config["gather"] == "tma",
-        zeroes=config["combine"] == "atomic_bf16",
-        **_common(config, sizes, 1),
+        **_first(config, sizes), **_tile(config, 1), chained=config["split_rows"] > 0, **few, **_common(config, sizes)
     )
     second = BlackwellPlan(
-        role="down",
-        n=sizes["hidden"],
-        k=sizes["intermediate"],
-        out="rows" if config["combine"] == "finalize" else config["combine"],
+        **_second(config, sizes),
+        **_tile(config, 2),
         early_weights=config["early_weights"],
-        **_common(config, sizes, 2),
+        **few,
+        **_common(config, sizes),
     )
     return first, second
 
 
-def _common(config: Mapping[str, Any], sizes: Mapping[str, Any], i: int) -> dict[str, Any]:
+def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[BlackwellPlan, BlackwellPlan]:
+    """Both GEMMs over the experts with more than ``split_rows`` rows: tokens as M, 256 weight rows."""
+    pair = config["many_mma_m"] == 256
+    tile: dict[str, Any] = {"swap": False, "tile_t": 128, "tile_w": 256, "groups": 2, "pair": pair}
+    tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "along_t": 2 if pair else 1, "overlap": False}
+    tile |= {"along_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
+    first = BlackwellPlan(**_first(config, sizes), **tile, **_common(config, sizes))
+    second = BlackwellPlan(**_second(config, sizes), **tile, chained=True, **_common(config, sizes))
+    return first, second
+
+
+def many_rows_sm100(config: Mapping[str, Any]) -> int:
+    """Token rows of a cluster of :func:`many_plans_sm100`."""
+    return 256 if config["many_mma_m"] == 256 else 128
+
+
+def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans of GEMM 1 have in common."""
+    return {
+        "role": "gate_up",
+        "n": 2 * sizes["intermediate"],
+        "k": sizes["hidden"],
+        "out": "act" if config["requant"] == "fused" else "partial",
+        "gather": config["gather"] != "kernel",
+        "gather4": config["gather"] == "tma",
+        "zeroes": config["combine"] == "atomic_bf16",
+    }
+
+
+def _second(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans of GEMM 2 have in common."""
+    out = "rows" if config["combine"] == "finalize" else config["combine"]
+    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": out}
+
+
+def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans have in common."""
+    return {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
+
+
+def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
     """What both plans read from parameters of the same form."""
     mma_m, occupancy = config[f"mma_m_{i}"], config[f"ctas_per_sm_{i}"]
     return {
-        "experts": sizes["local_experts"],
         "swap": config[f"swap_{i}"],
         "tile_t": config[f"tile_t_{i}"],
         "tile_w": config[f"tile_w_{i}"],
@@ -58,6 +90,4 @@ def _common(config: Mapping[str, Any], sizes: Mapping[str, Any], i: int) -> dict
         "occupancy": occupancy,
         "ctas": config["sms"] * occupancy,
         "split_k": config[f"split_k_{i}"],
-        "pdl": config["pdl"],
-        "order": config["order"],
     }

@@ -44,7 +44,7 @@ class Producer:
     def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr):
         """Stream weight tiles; needs nothing of the previous kernel but the counts."""
         p = self.plan
-        if cutlass.const_expr(p.pdl and not p.early_weights):
+        if cutlass.const_expr(p.waits and not p.early_weights):
             cute.arch.griddepcontrol_wait()
         cpasync.prefetch_descriptor(atom)
         parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
@@ -83,7 +83,7 @@ class Producer:
         of a box and delivers it to all of them.
         """
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)
@@ -134,7 +134,7 @@ class Producer:
         row's index modulo 8.
         """
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
         thread = cute.arch.thread_idx()[0] - 32
         threads = p.gather_threads
@@ -153,6 +153,7 @@ class Producer:
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
             row0 = operands.m_indptr[expert] + token_tile * p.tile_t
+            count = operands.counts[expert] - token_tile * p.tile_t
             for i in cutlass.range_constexpr(copies):
                 token[i] = operands.row_token[row0 + row + i * step]
             for i in cutlass.range_constexpr(scale_copies):
@@ -162,11 +163,14 @@ class Producer:
             for k in cutlass.range(p.k_blocks, unroll=1):
                 block = part * p.k_blocks + k
                 cute.arch.mbarrier_wait(empty + stage, phase)
-                for i in cutlass.range_constexpr(copies):
-                    r = row + i * step
-                    target = base + stage * (p.tile_t * BLOCK) + r * BLOCK + ((chunk ^ (r & 7)) << 4)
-                    source = x_base + Int64(cutlass.max(token[i], 0)) * p.k + block * BLOCK
-                    self.copy_async(target, source, 16, token[i] >= 0)
+                # A tile that is multiplied with a narrow MMA has no use for the rows behind that.
+                always = min(copies, p.narrow // step) if p.narrow else copies
+                for i in cutlass.range_constexpr(always):
+                    self.copy_row(base, x_base, token[i], row + i * step, chunk, stage, block)
+                if cutlass.const_expr(always < copies):
+                    if count > p.narrow:
+                        for i in cutlass.range_constexpr(always, copies):
+                            self.copy_row(base, x_base, token[i], row + i * step, chunk, stage, block)
                 for i in cutlass.range_constexpr(scale_copies):
                     if thread + i * threads < p.tile_t:
                         target = (sS.iterator + (stage * p.tile_t + thread + i * threads)).toint()
@@ -178,6 +182,13 @@ class Producer:
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
 
+    def copy_row(self, base: Int32, x_base: Int64, token: Int32, row: Int32, chunk: Int32, stage: Int32, block: Int32):
+        """One 16-byte chunk of one K block of a tile's row; zeros where there is no token."""
+        p = self.plan
+        target = base + stage * (p.tile_t * BLOCK) + row * BLOCK + ((chunk ^ (row & 7)) << 4)
+        source = x_base + Int64(cutlass.max(token, 0)) * p.k + block * BLOCK
+        self.copy_async(target, source, 16, token >= 0)
+
     def copy_async(self, target: Int32, source: Int64, size: int, valid: cutlass.Boolean) -> None:
         """``cp.async`` of 4 or 16 bytes; zeros where not valid."""
         cache = "cg" if size == 16 else "ca"
@@ -187,14 +198,32 @@ class Producer:
         )
 
     @cute.jit
-    def zero(self, target):
-        """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of the warp, CTA by CTA."""
-        if cutlass.const_expr(self.plan.pdl):
+    def zero(self, target, counts):
+        """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of the warp, CTA by CTA.
+
+        Of two launches that share the experts, that of many rows does it beside its long main loops, where it has any.
+        """
+        if cutlass.const_expr(self.plan.waits):
             cute.arch.griddepcontrol_wait()
-        vectors = target.shape[0] * (target.shape[1] // 8)
+        vectors = Int32(target.shape[0] * (target.shape[1] // 8))
+        if cutlass.const_expr(self.plan.above > 0):
+            vectors = vectors if self.anyone_above(counts) else 0
+        if cutlass.const_expr(self.plan.upto > 0):
+            vectors = 0 if self.anyone_above(counts) else vectors
         at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
         while at < vectors:
             # Streaming stores: the zeros are not read before GEMM 2 and should not push weights out of the L2.
             pointer = (target.iterator + 8 * Int64(at)).toint()
             cute.arch.inline_ptx("st.global.cs.v4.b32 [{$r0}], {0, 0, 0, 0};", read_only_args=[pointer])
             at = at + 32 * self.plan.ctas
+
+    @cute.jit
+    def anyone_above(self, counts) -> cutlass.Boolean:
+        """Whether an expert has more rows than the bound between two launches."""
+        bound = self.plan.above + self.plan.upto
+        found = cutlass.Boolean(False)
+        for c in cutlass.range_constexpr((self.plan.experts + 31) // 32):
+            expert = cute.arch.lane_idx() + 32 * c
+            if expert < self.plan.experts:
+                found = found or counts[expert] > bound
+        return cute.arch.vote_ballot_sync(found) != 0

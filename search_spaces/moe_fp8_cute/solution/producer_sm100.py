@@ -71,7 +71,7 @@ class ProducerSm100(Producer):
     def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr):
         """Stream weight tiles; needs nothing of the previous kernel but the counts."""
         p = self.plan
-        if cutlass.const_expr(p.pdl and not p.early_weights):
+        if cutlass.const_expr(p.waits and not p.early_weights):
             cute.arch.griddepcontrol_wait()
         cpasync.prefetch_descriptor(atom)
         rows = p.tile_w // p.weight_pieces
@@ -110,7 +110,7 @@ class ProducerSm100(Producer):
     def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, scale_full):
         """Token rows that lie in row space: a TMA box and a bulk copy of scales per K block."""
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
         rows = p.tile_t // p.token_pieces
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
@@ -148,7 +148,7 @@ class ProducerSm100(Producer):
         The token scales always come by cp.async: they lie token by token, four bytes each.
         """
         p = self.plan
-        if cutlass.const_expr(p.pdl):
+        if cutlass.const_expr(p.waits):
             cute.arch.griddepcontrol_wait()
         thread = cute.arch.thread_idx()[0] - 32
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)

@@ -24,6 +24,9 @@ class TileTable:
     ``mixed`` order: experts with a single token tile only wait for their weights, those with several wait for the
     tensor cores. The tiles of the former are spread evenly among those of the latter, so that memory and tensor cores
     are busy at the same time. The table then has two halves, of the experts with several token tiles and of the others.
+
+    Where two launches share the experts by their rows (``plan.above``, ``plan.upto``), the other one's have no tiles
+    here.
     """
 
     def __init__(self, plan: GemmPlan):
@@ -44,7 +47,12 @@ class TileTable:
             expert = lane + 32 * (c % self.half)
             tiles = Int32(0)
             if expert < self.plan.experts:
-                tiles = (counts[expert] + (self.rows - 1)) // self.rows
+                count = counts[expert]
+                if cutlass.const_expr(self.plan.above > 0):
+                    count = count if count > self.plan.above else 0
+                if cutlass.const_expr(self.plan.upto > 0):
+                    count = count if count <= self.plan.upto else 0
+                tiles = (count + (self.rows - 1)) // self.rows
             if cutlass.const_expr(self.is_mixed):
                 wanted = tiles == 1 if cutlass.const_expr(c >= self.half) else tiles > 1
                 tiles = tiles if wanted else 0

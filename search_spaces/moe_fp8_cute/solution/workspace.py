@@ -41,7 +41,7 @@ def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) 
     ]
     if first.out == "partial":
         wanted.append(("partial", rows * (8 * intermediate * first.split_k)))
-    if not first.gather:
+    if config["gather"] in ("kernel", "many"):
         wanted += [("x_rows", rows * hidden), ("x_scale", rows * (4 * blocks(hidden)))]
     if config["combine"] == "finalize":
         wanted.append(("y", rows * (2 * hidden)))

@@ -32,7 +32,7 @@ CONFIGS = {
         "apart": {
             **{"layout": "batched", "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"},
             **{"pdl": False, "early_weights": False, "order": "weights", "swap_2": True, "tile_t_2": 16},
-            **{"tile_w_2": 128, "split_k_1": 2, "split_k_2": 2, "stages_1": 3, "stages_2": 3},
+            **{"tile_w_2": 128, "split_k_1": 2, "split_k_2": 2, "stages_1": 3, "stages_2": 3, "narrow": 8},
         },
         # clusters that share tokens or weights; reduction in bfloat16
         "multicast": {
@@ -44,6 +44,12 @@ CONFIGS = {
         "narrow": {
             **{"ctas_per_sm_2": 2, "swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "stages_1": 3},
             **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "groups_2": 2, "stages_2": 3, "early_weights": False},
+        },
+        # two launches of each GEMM, by the rows of the experts
+        "split": {
+            **{"combine": "atomic_bf16", "split_rows": 8, "many_tile_t": 64, "many_tile_w_2": 128, "stages_1": 3},
+            **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "narrow": 8},
+            **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3},
         },
     },
     "sm_100a": {
@@ -67,6 +73,11 @@ CONFIGS = {
             **{"gather": "fused", "swap_1": True, "mma_m_1": 64, "tile_t_1": 16, "tile_w_1": 64, "cluster_w_1": 4},
             **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3, "ctas_per_sm_2": 2},
             **{"early_weights": False},
+        },
+        # two launches of each GEMM, by the rows of the experts
+        "split": {
+            **{"combine": "atomic_bf16", "split_rows": 8, "swap_1": True, "tile_t_1": 16, "tile_w_1": 128},
+            **{"cluster_w_1": 2, "swap_2": True, "tile_t_2": 32, "tile_w_2": 128, "many_mma_m": 256},
         },
     },
 }
@@ -162,10 +173,10 @@ def build_solution(tmp_path_factory) -> Iterator[Callable[..., Built]]:
 
 @pytest.fixture(scope="session", params=sorted(CONFIGS))
 def small_solution(request, build_solution, make_definition) -> Built:
-    """The configs of the table above in one Solution that dispatches after 6, 128 and 901 tokens, with its PTX."""
+    """The configs of the table above in one Solution with its PTX; it dispatches after 6, 128, 901 and 5,000 tokens."""
     table = CONFIGS[request.param]
     built = build_solution(
-        request.param, make_definition(**SMALL), [*table.values()], [6, 128, 901], ctas=CTAS, keep_ptx=True
+        request.param, make_definition(**SMALL), [*table.values()], [6, 128, 901, 5000], ctas=CTAS, keep_ptx=True
     )
     built.names = list(table)
     return built

@@ -140,16 +140,19 @@ def test_a_kernel_that_would_wait_for_registers_is_refused(tmp_path, monkeypatch
     stage(tmp_path / "variant_wait", [(None, {**DEFAULT, **SMALL})])
     monkeypatch.syspath_prepend(str(tmp_path))
     build = importlib.import_module("variant_wait.build")
-    pair = build.plans({**DEFAULT, **SMALL}, build.SIZES)
+    many = {"split_rows": 8, "swap_1": True, "swap_2": True, "groups_1": 2, "groups_2": 2}
+    plans = dict(build.launches({**DEFAULT, **SMALL, **many}, build.SIZES))
     figures = {
         "kernel_routing_0": {"registers": 40},
         "moe_gemm_1_2": {"registers": 168},
         "moe_gemm_2_3": {"registers": 168},
+        "moe_gemm_2_many_4": {"registers": 168},
     }
-    build.refuse_hangs(figures, pair)
-    figures["moe_gemm_2_3"] = {"registers": 160}
-    with pytest.raises(build.Rejected, match="down: the warpgroups want 64512 registers, a launch brings 61440"):
-        build.refuse_hangs(figures, pair)
+    build.refuse_hangs(figures, plans)
+    for kernel in ("moe_gemm_2_3", "moe_gemm_2_many_4"):
+        low = {**figures, kernel: {"registers": 160}}
+        with pytest.raises(build.Rejected, match="down: the warpgroups want 64512 registers, a launch brings 61440"):
+            build.refuse_hangs(low, plans)
 
 
 def test_an_invalid_config_never_renders():

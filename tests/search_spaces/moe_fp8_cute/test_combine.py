@@ -105,7 +105,7 @@ def test_permute_addresses_rows_in_64_bits():
     ptx = ptx_of(
         Permute(7168, 8),
         *(tensor(Float8E4M3FN, tokens, 7168), tensor(Float32, 56, tokens, align=4), tensor(Int32, tokens, 8, align=4)),
-        *(tensor(Float8E4M3FN, rows, 7168), tensor(Float32, 56, rows, align=4)),
+        *(None, None, tensor(Float8E4M3FN, rows, 7168), tensor(Float32, 56, rows, align=4)),
     )
     assert "mad.wide.s32" in ptx or "mul.wide.s32" in ptx or "mul.lo.s64" in ptx
     assert ".local" not in ptx

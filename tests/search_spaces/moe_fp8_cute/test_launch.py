@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 pytest.importorskip("tvm_ffi", reason="apache-tvm-ffi is not installed")
 
-from search_spaces.moe_fp8_cute.solution.plans import plans
+from search_spaces.moe_fp8_cute.solution.plans import launches as gemm_launches
 from search_spaces.moe_fp8_cute.solution.workspace import MAX_TOKENS
 from search_spaces.moe_fp8_cute.space import FAMILY
 
@@ -44,11 +44,10 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
     """The pipeline of docs/kernels.md for a config and a number of tokens."""
     if tokens == 0:
         return []
-    first, second = plans(config, sizes)
     hidden = sizes["hidden"]
     vectors = (ceil(tokens * hidden // 8, 128), 1, 1)
     out = {"finalize": "y", "atomic_f32": "acc", "atomic_bf16": "out"}[config["combine"]]
-    permuted, apart = config["gather"] == "kernel", config["requant"] == "kernel"
+    permuted, apart = config["gather"] in ("kernel", "many"), config["requant"] == "kernel"
     sms = 148 if "acc_stages_1" in config else 132
     launches = []
     if config["combine"] == "atomic_f32":
@@ -61,17 +60,21 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
         grid = ceil(tokens, max(ceil(tokens, 128), 8))
         launches.append(Expected("routing", (grid, 1, 1), 1024, frozenset(routed)))
     if permuted:
-        pointers = frozenset({"x", "xs", "token_row", "x_rows", "x_scale"})
+        table = {"counts", "m_indptr"} if config["gather"] == "many" else set()
+        pointers = frozenset({"x", "xs", "token_row", "x_rows", "x_scale"} | table)
         launches.append(Expected("permute", (ceil(tokens, 2), 1, 1), 256, pointers))
     read = {"counts", "m_indptr"}
-    rows = {"x_rows", "x_scale"} if permuted else {"x", "xs", "row_token"}
+    rows = {False: {"x_rows", "x_scale"}, True: {"x", "xs", "row_token"}}
     written = ({"partial"} if apart else {"act", "act_scale"}) | ({"out"} if out == "out" else set())
-    launches.append(gemm("gemm_1", config, 1, first, {"w13", "s13"} | rows | read | written))
+    by_role = {name.removeprefix("moe_"): plan for name, plan in gemm_launches(config, sizes)}
+    for name in (n for n in by_role if n.startswith("gemm_1")):
+        launches.append(gemm(name, by_role[name], {"w13", "s13"} | rows[by_role[name].gather] | read | written))
     if apart:
         pointers = frozenset({"partial", "counts", "m_indptr", "act", "act_scale"})
         launches.append(Expected("act_quant", (4 * sms, 1, 1), 256, pointers))
     weighted = {"row_token", "row_weight"} if config["combine"] != "finalize" else set()
-    launches.append(gemm("gemm_2", config, 2, second, {"w2", "s2", "act", "act_scale", out} | read | weighted))
+    for name in (n for n in by_role if n.startswith("gemm_2")):
+        launches.append(gemm(name, by_role[name], {"w2", "s2", "act", "act_scale", out} | read | weighted))
     if config["combine"] == "atomic_f32":
         launches.append(Expected("cast", vectors, 128, frozenset({"acc", "out"})))
     if config["combine"] == "finalize":
@@ -84,16 +87,15 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
     return launches
 
 
-def gemm(kernel: str, config: dict, which: int, plan, pointers: set[str]) -> Expected:
+def gemm(kernel: str, plan, pointers: set[str]) -> Expected:
     """A persistent grid: a CTA per SM and place, in clusters."""
-    ctas = config["sms"] * config[f"ctas_per_sm_{which}"]
-    return Expected(kernel, (ctas, 1, 1), plan.threads, frozenset(pointers), plan.cluster)
+    return Expected(kernel, (plan.ctas, 1, 1), plan.threads, frozenset(pointers), plan.cluster)
 
 
 def role(kernel: str) -> str:
     """The part of the pipeline that a kernel's name belongs to."""
     for pattern, name in (
-        (r"moe_(gemm_[12]|act_quant)_\d+$", r"\1"),
+        (r"moe_(gemm_[12](?:_many)?|act_quant)_\d+$", r"\1"),
         (r"kernel_cutlass_kernel_\w*routingRouting_.*", "routing"),
         (r"kernel_cutlass_kernel_\w*permutePermute_.*", "permute"),
         (r"kernel_cutlass_(wide|deep)_\w*combineFinalize_.*", r"\1"),
@@ -119,7 +121,7 @@ def check_launches(built, config: dict, tokens: int, answer: dict) -> None:
     want = expected(config, sizes, tokens)
     got = answer["launches"]
     assert [role(launch["kernel"]) for launch in got] == [e.kernel for e in want]
-    by_role = dict(zip(("gemm_1", "gemm_2"), plans(config, sizes), strict=True))
+    by_role = {name.removeprefix("moe_"): plan for name, plan in gemm_launches(config, sizes)}
     for launch, e in zip(got, want, strict=True):
         assert tuple(launch["grid"]) == e.grid, e.kernel
         assert launch["block"] == [e.threads, 1, 1], e.kernel
@@ -156,7 +158,7 @@ def test_every_call_launches_the_pipeline_of_its_config(small_solution):
 
 
 def test_the_table_decides_which_config_runs(small_solution):
-    sizes = {1: 0, 6: 0, 7: 1, 128: 1, 129: 2, 901: 2, 902: 3, 14107: 3}
+    sizes = {1: 0, 6: 0, 7: 1, 128: 1, 129: 2, 901: 2, 902: 3, 5000: 3, 5001: 4, 14107: 4}
     for (tokens, row), answer in zip(sizes.items(), small_solution.ask(*({"tokens": t} for t in sizes)), strict=True):
         check_launches(small_solution, small_solution.configs[row], tokens, answer)
 

@@ -67,4 +67,4 @@ def test_each_kind_of_epilogue_serves_both(spaces):
                 config |= {"requant": requant, "combine": output}
                 found |= {type(epilogue.make_epilogue(plan)).__name__ for plan in plans(config, space.sizes)}
         kinds.append(found)
-    assert kinds[0] == kinds[1] == {"RowAct", "SwapAct", "RowStore", "Plain"}
+    assert kinds[0] == kinds[1] == {"RowAct", "SwapAct", "RowStore", "SwapRows", "Plain"}

@@ -45,6 +45,8 @@ PLANS = {
     "pairs of token tiles share weights, mixed": dataclasses.replace(
         PLAN, swap=False, tile_t=64, groups=1, shared="weights", order="mixed", out="rows"
     ),
+    "32 experts, those of few rows": dataclasses.replace(PLAN, upto=16),
+    "48 experts, those of many rows, mixed": dataclasses.replace(PLAN, experts=48, above=16, order="mixed"),
     "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "along_w": 2, "along_t": 2, "order": "tokens"}),
 }
 
@@ -113,10 +115,16 @@ def random_counts(plan: GemmPlan, rng: np.random.Generator) -> np.ndarray:
     return (pieces * alive).astype(np.uint32)
 
 
+def steps_of(plan: GemmPlan, counts: np.ndarray) -> np.ndarray:
+    """Token tiles of each expert; none where another launch has it."""
+    served = (counts > plan.above) & ((plan.upto == 0) | (counts <= plan.upto))
+    return -(-np.where(served, counts, 0).astype(int) // (plan.tile_t * plan.cluster_t))
+
+
 def test_every_tile_is_taken_once_and_in_order(table):
     plan, kernel = table
     counts = random_counts(plan, np.random.default_rng(1))
-    steps = -(-counts.astype(int) // (plan.tile_t * plan.cluster_t))
+    steps = steps_of(plan, counts)
     groups = plan.weight_tiles // plan.cluster_w
     totals = steps.sum(axis=1) * groups * plan.split_k
     owner = np.repeat(np.arange(len(counts)), totals)
@@ -169,7 +177,7 @@ def test_a_tile_past_the_end_belongs_to_no_expert(table):
     """What CTAs without work and a role's last look-ahead ask for: the total tells them apart."""
     plan, kernel = table
     counts = random_counts(plan, np.random.default_rng(2))[:64]
-    steps = -(-counts.astype(int) // (plan.tile_t * plan.cluster_t))
+    steps = steps_of(plan, counts)
     totals = steps.sum(axis=1) * (plan.weight_tiles // plan.cluster_w) * plan.split_k
     for beyond in (0, 1, 131, 100_000):
         found = ask(kernel, counts, totals + beyond, 0)

@@ -151,5 +151,6 @@ def dependents(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """``wait`` and ``launch_dependents``."""
     if "wait" in i.parts:
         w.waited = True
+        m.memory.waited_ctas.add(w.cta.block)
     elif not w.waited:
         m.memory.triggers_early = True

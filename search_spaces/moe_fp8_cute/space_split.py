@@ -1,0 +1,43 @@
+"""Dividing the experts by their rows between two launches of each GEMM: what both targets' spaces share."""
+
+from __future__ import annotations
+
+from search_spaces.space import Config, Constraint, Parameter
+
+SPLIT_ROWS = Parameter(
+    "split_rows",
+    (0, 8, 16, 32, 64),
+    doc="experts with more rows get launches of their own, tokens as M; 0: one form serves all",
+)
+
+
+def split_constraints(default: Config, many: tuple[str, ...]) -> tuple[Constraint, ...]:
+    """Rules about dividing the experts by their rows, the same on both targets; ``many``: what only then has a use."""
+    return (
+        _swapped("swap_1"),
+        _swapped("swap_2"),
+        *(_unused(name, default) for name in many),
+        Constraint(
+            ("split_rows", "requant"),
+            "parts of K and a requantisation kernel are for launches that serve all experts",
+            lambda c: not c["split_rows"] or c["requant"] == "fused",
+        ),
+    )
+
+
+def _unused(name: str, default: Config) -> Constraint:
+    """One for each parameter, so that a random config is decided by ``split_rows`` and not by what depends on it."""
+    return Constraint(
+        ("split_rows", name),
+        "where one form serves all experts, parameters of the other have no effect: only the default is taken",
+        lambda c: c["split_rows"] > 0 or c[name] == default[name],
+    )
+
+
+def _swapped(swap: str) -> Constraint:
+    """One for each GEMM."""
+    return Constraint(
+        (swap, "split_rows"),
+        "few rows per expert want the weights as M: the other launch has tokens as M",
+        lambda c: not c["split_rows"] or bool(c[swap]),
+    )
