@@ -21,8 +21,8 @@ class EmulatedCase:
         size: On the space's size axis.
         inputs: Name -> array in its memory layout.
         check: Called with a kernel's short name and all tensors' bytes when the kernel has ended.
-        beside: Short names of kernels that share their work with the kernel before: they start beside it without waiting,
-            and may not end before it.
+        beside: Short names of kernels that share their work with the kernel before: they start beside it without
+            waiting, and may not end before it.
 
     Raises:
         StageError: From ``check``: the kernel left something wrong.

@@ -184,7 +184,7 @@ def check_routing(p: Problem, memory: Arrays) -> None:
 
 
 def real_rows(p: Problem, memory: Arrays, which: str = "all") -> tuple[np.ndarray, np.ndarray]:
-    """(row, expert) of every row that has a token; of the experts with ``few`` or ``many`` rows where ``which`` says."""
+    """(row, expert) of every row that has a token, of ``all`` experts or those with ``few`` or ``many`` rows."""
     counts, starts = p.view(memory, "counts"), p.view(memory, "m_indptr")
     if which != "all" and p.split_rows:
         counts = np.where((counts > p.split_rows) == (which == "many"), counts, 0)
