@@ -232,9 +232,12 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
     firsts = range(0, launch.grid, launch.cluster)
     if program.waits_for_grid:
         _run([Cluster(program, launch, memory, first, seed + first) for first in firsts], seed)
-        return
-    for first in firsts:
-        _run([Cluster(program, launch, memory, first, seed + first)], seed)
+    else:
+        for first in firsts:
+            _run([Cluster(program, launch, memory, first, seed + first)], seed)
+    if memory.must_wait and len(memory.waited_ctas) < launch.grid:
+        early = launch.grid - len(memory.waited_ctas)
+        raise FaultError(f"{early} CTAs end without griddepcontrol.wait: nobody waits for the kernel that runs beside")
 
 
 def _run(clusters: list[Cluster], seed: int) -> None:

@@ -47,6 +47,7 @@ class GlobalMemory:
 
     ``written`` and ``touched`` collect the names of the regions that the kernel under way writes and touches; the
     regions in ``running_writes`` and ``running_touches`` belong to kernels that may not have ended when it starts.
+    ``waited_ctas`` are its CTAs in which a warp has waited for them; where it ``must_wait``, all must.
     """
 
     def __init__(self, regions: Iterable[Region]):
@@ -60,6 +61,7 @@ class GlobalMemory:
         self.running_touches: frozenset[str] = frozenset()
         self.triggers_early = False
         self.waited_ctas: set[int] = set()
+        self.must_wait = False
 
     @classmethod
     def of(cls, memory: dict[str, tuple[int, int]], contents: dict[str, np.ndarray]) -> GlobalMemory:
@@ -117,8 +119,8 @@ class GlobalMemory:
             is_programmatic: Launched programmatically.
             is_beside: It shares its work with the kernel before, other rows of the same tensors: the two count as one.
         """
-        self.waited_ctas = set()
-        if is_programmatic and is_beside:
+        self.waited_ctas, self.must_wait = set(), is_programmatic and is_beside
+        if self.must_wait:
             if not self.triggers_early:
                 # The kernel before had waited when it let this one start.
                 self.running_writes = self.running_touches = frozenset()

@@ -216,6 +216,13 @@ HOPPER = [
     *_on("sm_90a", "multicast", "permute", {
         "rows come from the next token": alter(begins("ld", "global", "v4"), (1, 1), "add.s64", "512"),
     }),
+    *_on("sm_90a", "split", "moe_gemm_1", {
+        "the second launch ends before the first": without(begins("griddepcontrol", "wait")),
+        "columns of the narrow MMA begin eight rows late": alter(WGMMA, (2,), "add.s64", "64", which=0),
+    }),
+    *_on("sm_90a", "split", "moe_gemm_2", {
+        "turned rows go to the next token": alter(begins("red"), (0, 1), "add.s64", "1024"),
+    }),
     *_on("sm_90a", "multicast", "moe_gemm_2", {
         "a multicast reaches its first CTA alone": alter(SHARE, (3,), "mov.b16", "1"),
         "columns of a reduction are exchanged": exchanged(begins("red"), (1, 0), (1, 1)),
