@@ -7,7 +7,7 @@ products: what the tensor cores of a target cut off (Hopper keeps 13 fractional 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -327,7 +327,7 @@ def check_zero(p: Problem, memory: Arrays) -> None:
     _equal("acc", p.view(memory, "acc"), np.zeros((p.tokens, p.sizes["hidden"]), np.float32))
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Problem, Arrays], None]] = {
     "combineZero": check_zero,
     "routing": check_routing,
     "permute": check_permute,
