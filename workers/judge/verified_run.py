@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 
 from workers.devices.device import Device, Run
 from workers.judge import check
 from workers.judge.check import Verdict
 from workers.judge.resident_workloads import Resident
 from workers.judge.timed_run import TimedRun
-from workers.judge.truth import Truth
 from workers.judge.verdicts import FINISHED_LATE, Verdicts, Verification
 from workers.records import Method, Status
 
@@ -91,19 +89,17 @@ class VerifiedRun:
         finally:
             self._others.undo()
 
-    def _on_other_values(self, after: Callable[[], None] = lambda: None) -> Verification:
-        """Run on the other values. ``after`` is called before the inputs are restored."""
+    def _on_other_values(self) -> Verification:
         others = self._others
         others.undo()
         others.make_ready()
         self._device.ready(self._method.mode, self._method.cold_cache)
-        # A candidate that ignores the stream of its call sees the usual values, or writes before outputs are poisoned.
+        # What does not wait for the stream of its call sees the usual values, or writes before outputs are poisoned.
         self._device.hold(self._method.mode)
         others.alter()
         self._run.poison()
         self._device.submit(self._prepared, self._method.mode)
         seen = self._verdicts.begin_altered(self._run, self._resident)
-        after()
         others.undo()
         return seen
 
@@ -113,21 +109,29 @@ class VerifiedRun:
         self._device.submit(self._prepared, self._method.mode)
         return self._verdicts.begin(self._run, self._resident)
 
+    def _is_right_when_waited_for(self) -> bool:
+        """Whether the answer on other values is right where everything is done before the call, and time is given
+        after it."""
+        with self._others.altered():
+            self._run.poison()
+            self._device.synchronize()
+            self._prepared()
+            return self._verdicts.is_right_later(self._run.outputs(), self._resident.other_truths)
+
     def _explained(self, found: Verdict) -> Verdict:
-        """Explain a wrong answer on other values."""
-        later: list[bool] = []
+        """What is behind a wrong answer on other values."""
         self._verdicts.wait_for_the_late()
-        again = self._on_other_values(lambda: later.append(self._is_right_later(self._resident.other_truths)))
-        if later[0] and self._verdicts.finish(again, self._resident).status is not Status.PASSED:
+        again = self._verdicts.finish(self._on_other_values(), self._resident)
+        self._verdicts.wait_for_the_late()
+        if again.status is Status.PASSED:
+            return found
+        if self._is_right_when_waited_for():
             return check.with_status(found, Status.UNFINISHED, FINISHED_LATE)
         usual = self._verdicts.finish(self._on_usual_values(), self._resident)
-        if usual.status is not Status.PASSED and not self._is_right_later(self._resident.truths):
+        if usual.status is not Status.PASSED:
             return found
         text = f"right on the values that it has seen, wrong on others at the same addresses: {found.message}"
         return check.with_status(found, Status.STALE_OUTPUT, text)
-
-    def _is_right_later(self, truths: Sequence[Truth]) -> bool:
-        return self._verdicts.is_right_later(self._run.outputs(), truths)
 
 
 def _moment(method: Method) -> int:

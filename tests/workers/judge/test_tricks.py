@@ -9,7 +9,7 @@ import ast
 
 import pytest
 
-from workers.records import Status
+from workers.records import Deadlines, EvaluationJob, Method, Status
 
 HEAD = """
 import gc, os, sys, threading, time
@@ -158,23 +158,114 @@ DIGESTS = {
 }
 
 
+ON_GPU = {
+    "another stream": (
+        passing("with torch.cuda.stream(side): good(x, y, out)", "side = torch.cuda.Stream() if IN_JUDGE else None\n"),
+        ("eager", "cuda_graph"),
+    ),
+    "another stream that waits for ours": (
+        passing(
+            "side.wait_stream(torch.cuda.current_stream())\nwith torch.cuda.stream(side):\n"
+            "    torch.cuda._sleep(200_000)\n    good(x, y, out)",
+            "side = torch.cuda.Stream() if IN_JUDGE else None\n",
+        ),
+        ("eager", "cuda_graph"),
+    ),
+    "another stream after some calls": (
+        passing(
+            "with torch.cuda.stream(side if len(calls) > 2 else torch.cuda.current_stream()): good(x, y, out)",
+            "side = torch.cuda.Stream() if IN_JUDGE else None\n",
+        ),
+        ("eager", "cuda_graph"),
+    ),
+    "nothing while it is captured": (
+        passing("if not torch.cuda.is_current_stream_capturing(): good(x, y, out)"),
+        ("cuda_graph",),
+    ),
+    "a graph of its own, of copies": (
+        passing(
+            "if x.shape not in memory:\n    static = x.clone(), y.clone(), torch.empty_like(out)\n"
+            "    good(*static)\n    torch.cuda.synchronize()\n    graph = torch.cuda.CUDAGraph()\n"
+            "    with torch.cuda.graph(graph): good(*static)\n    memory[x.shape] = graph, static\n"
+            "graph, static = memory[x.shape]\ngraph.replay()\nout.copy_(static[2])"
+        ),
+        ("eager",),
+    ),
+    "another kind of event": (
+        passing("torch.cuda.Event = type('Event', (torch.cuda.Event,), {})\ngood(x, y, out)"),
+        ("eager", "cuda_graph"),
+    ),
+}
+
+MODES = [
+    pytest.param("host", id="cpu"),
+    pytest.param("eager", marks=pytest.mark.gpu),
+    pytest.param("cuda_graph", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(scope="module")
+def gpu_bench(dataset, tmp_path_factory):
+    """Like ``bench``, on a GPU."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    from workers.build.builder import VariantBuilder
+    from workers.devices.environment import gpu_target
+    from workers.judge.evaluator import VariantEvaluator
+
+    cache = str(tmp_path_factory.mktemp("gpu_cache"))
+    problem = dataset.problem("scale_add_d64")
+    builder = VariantBuilder(problem.definition, gpu_target(), cache, 60.0, preload=("torch",))
+    evaluator = VariantEvaluator(problem, gpu_target(), cache, Deadlines(60.0, 20.0, 20.0))
+    uuids = tuple(w["uuid"] for w in problem.workloads)
+
+    class GpuBench:
+        workloads = uuids
+
+        def judge(self, variant, mode):
+            method = Method(mode=mode, warmup_s=0.005, min_samples=5, max_samples=20, budget_s=0.2)
+            built = variant.built(builder.build(variant).artifact)
+            return evaluator.evaluate(EvaluationJob(built, uuids, method))
+
+    yield GpuBench()
+    builder.close()
+    evaluator.close()
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
 @pytest.fixture
-def judge(bench, make):
-    """Judges a source; the good candidate after it has to pass."""
+def judge(request, mode, make):
+    """Judges a source in one of the modes; the good candidate after it has to pass."""
+    bench = request.getfixturevalue("bench" if mode == "host" else "gpu_bench")
+    more_of = {} if mode == "host" else {"mode": mode}
 
     def judge(source, **more):
-        evaluation = bench.judge(make(source, key="trick", **more))
+        evaluation = bench.judge(make(source, key="trick", **more), **more_of)
         assert all(m.status is not Status.PASSED for m in evaluation.measurements[-1:]), "it was believed"
-        after = bench.judge(make(key="good"))
+        after = bench.judge(make(key="good"), **more_of)
         assert (after.status, len(after.measurements)) == (Status.PASSED, 2), after.message
         return evaluation
 
     return judge
 
 
+def assert_status(evaluation, mode, *expected):
+    """On a GPU a trick may also end in what CUDA says to it: a graph of it cannot be captured."""
+    also = () if mode == "host" else (Status.RUNTIME_ERROR, Status.CRASHED, Status.NOT_REPEATABLE, Status.STALE_OUTPUT)
+    assert evaluation.status in (*expected, *also), evaluation.message
+
+
 @pytest.mark.parametrize("how", REMEMBERED)
-def test_remembered_output(judge, how):
+def test_remembered_output(judge, mode, how):
     evaluation = judge(REMEMBERED[how])
+    if mode != "host":
+        assert_status(evaluation, mode)
+        return
     if evaluation.status is Status.NOT_REPEATABLE and how == "after some calls":
         return  # it remembers an answer to inputs that were changed a little, and is not right on the usual ones
     assert evaluation.status is Status.STALE_OUTPUT, evaluation.message
@@ -182,9 +273,8 @@ def test_remembered_output(judge, how):
 
 
 @pytest.mark.parametrize("how", LATE)
-def test_work_after_the_call_has_returned(judge, how):
-    evaluation = judge(LATE[how])
-    assert evaluation.status is Status.UNFINISHED, evaluation.message
+def test_work_after_the_call_has_returned(judge, mode, how):
+    assert_status(judge(LATE[how]), mode, Status.UNFINISHED)
 
 
 @pytest.mark.parametrize("what", PATCHES)
@@ -201,10 +291,9 @@ def test_patched_evaluator(judge, what, when):
 
 
 @pytest.mark.parametrize("what", REACHES)
-def test_reach_into_the_evaluator(judge, what):
+def test_reach_into_the_evaluator(judge, mode, what):
     source, statuses = REACHES[what]
-    evaluation = judge(source)
-    assert evaluation.status in statuses, evaluation.message
+    assert_status(judge(source), mode, *statuses)
 
 
 @pytest.mark.parametrize("what", RETURNED)
@@ -212,6 +301,15 @@ def test_output_that_is_computed_when_it_is_looked_at(judge, what):
     evaluation = judge(RETURNED[what], returns=True)
     assert evaluation.status is Status.UNFINISHED, evaluation.message
     assert "no plain tensor" in evaluation.message
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("what", "in_mode"), [(what, mode) for what in ON_GPU for mode in ON_GPU[what][1]])
+def test_trick_that_needs_a_gpu(gpu_bench, make, what, in_mode):
+    evaluation = gpu_bench.judge(make(ON_GPU[what][0], key="trick"), in_mode)
+    assert_status(evaluation, in_mode, Status.UNFINISHED, Status.TAMPERED, Status.INCORRECT_NUMERICAL)
+    after = gpu_bench.judge(make(key="good"), in_mode)
+    assert (after.status, len(after.measurements)) == (Status.PASSED, 2), after.message
 
 
 @pytest.mark.parametrize("of", DIGESTS)
