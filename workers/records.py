@@ -1,4 +1,4 @@
-"""The records that travel between the sweep and the workers. Frozen, picklable, plain values only."""
+"""The records that pass between the sweep and the workers: frozen, picklable, plain values."""
 
 from __future__ import annotations
 
@@ -20,31 +20,30 @@ class Status(StrEnum):
     TIMEOUT = "TIMEOUT"
     BUILT = "BUILT"
     REJECTED = "REJECTED"
-    """Built, but its static figures (spills, shared memory) say it is hopeless."""
+    """Built, but refused by its static figures (spills, shared memory)."""
     CRASHED = "CRASHED"
-    """The process that ran it died: segmentation fault, sticky device error, out of memory."""
+    """Its process died: segmentation fault, sticky device error, out of memory."""
     INPUTS_MODIFIED = "INPUTS_MODIFIED"
     NOT_REPEATABLE = "NOT_REPEATABLE"
-    """Right the first time, not the second."""
+    """Right the first time, wrong later."""
     STALE_OUTPUT = "STALE_OUTPUT"
-    """Right on values that it has seen, wrong on others at the same addresses: it remembers outputs."""
+    """Right on values that it has seen, wrong on others at the same addresses: it returns remembered outputs."""
     UNFINISHED = "UNFINISHED"
-    """Its work was not done when its call had returned, or is only done when somebody looks at its outputs."""
+    """Its work was not finished when its call returned, or is done only when its outputs are read."""
     TAMPERED = "TAMPERED"
-    """It replaced parts of the evaluator, or of what the evaluator is made of."""
+    """It replaced functions of the evaluator, or of libraries that the evaluator uses."""
     PROCESS_CHANGED = "PROCESS_CHANGED"
-    """It changed something of the process that cannot be put back, so that the next candidate would run differently."""
+    """It changed the process in a way that cannot be undone, so that the next candidate would run differently."""
     DEGENERATE_REFERENCE = "DEGENERATE_REFERENCE"
     """The reference output is zero, constant or not finite: nothing can be judged by it."""
     RACED_OUT = "RACED_OUT"
     """Correct so far and stopped, since it can no longer beat the incumbent."""
     WORKER_LOST = "WORKER_LOST"
-    """The machinery failed, not the candidate: tried again on another worker."""
+    """The machinery failed, not the candidate, on several workers in turn."""
 
 
 OF_THE_MACHINE = frozenset((Status.WORKER_LOST, Status.TIMEOUT, Status.CRASHED))
-"""Failures that a machine may be the reason of: one that was overloaded, out of memory or lost. The same config may
-pass on another day."""
+"""Failures that the machine may have caused (overload, no memory, lost): the same config may pass another time."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Deadlines:
 class Tolerance:
     """flashinfer-bench's rule: an element fails only if it exceeds both; a share of elements must pass.
 
-    ``by_scale``: ``atol`` is in units of the mean magnitude of the reference's row (see workers/judge/truth.py).
+    ``by_scale``: whether ``atol`` is in units of the mean magnitude of the reference's row (workers/judge/truth.py).
     """
 
     rtol: float = 1e-2
@@ -70,8 +69,8 @@ class Tolerance:
 
 
 METHOD_REVISION = 3
-"""Raised by whoever changes what a figure means: the timer, the flush, the check. Figures of another revision are not
-reused; those of a database from before there were revisions count as 0."""
+"""To be raised with every change of what a figure means: of the timer, the flush or a check. Figures of another
+revision are not reused. Those stored before there were revisions count as 0."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,13 @@ class Method:
         mode: ``host`` on CPU; ``eager`` or ``cuda_graph`` on a GPU.
         warmup_s: Seconds of runs before the first sample.
         min_samples: Samples that are always taken.
-        max_samples: Samples at which it stops whatever the spread.
+        max_samples: Samples at which it stops in any case.
         target_rel_ci: It stops early once the 95 % interval of the median is within this share of the median.
         budget_s: Seconds after which no further sample starts.
         cold_cache: Whether the last-level cache is flushed before each sample.
-        interleaved: Taken round by round against other variants (ComparisonJob), not on its own.
-        rules: By what outputs were accepted, as text.
-        revision: Of timer, flush and check.
+        interleaved: Whether it is taken round by round with other variants (ComparisonJob).
+        rules: The rules by which outputs were accepted, as text.
+        revision: Revision of timer, flush and check.
     """
 
     mode: str = "host"
@@ -105,17 +104,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is built and judged: a Solution's content.
+    """A variant: the content of a Solution, to be built and judged.
 
     Args:
         key: Unique name within a sweep: the config's hash, or a Solution's name in ``tuner bench``.
         definition: Name of the definition it solves.
-        sources: Path -> text, complete.
+        sources: Path -> text of all files.
         entry_point: ``file::function``.
         language: flashinfer-bench's language.
         target: One of :data:`workers.devices.targets.NAMES`.
         dependencies: Package names.
-        destination_passing: Outputs are the last arguments.
+        destination_passing: Whether outputs are the last arguments.
         binding: flashinfer-bench's binding for C++ and CUDA sources.
     """
 
@@ -130,7 +129,7 @@ class Variant:
     binding: str | None = None
 
     def built(self, artifact: str) -> BuiltVariant:
-        """This variant with the digest of what its build left."""
+        """This variant with the digest of its artifact."""
         return BuiltVariant(**{f.name: getattr(self, f.name) for f in fields(self)}, artifact=artifact)
 
 
@@ -141,7 +140,7 @@ class BuiltVariant(Variant):
     artifact: str
 
     def without_sources(self) -> BuiltVariant:
-        """What an evaluator needs of it; sources are only for building it again."""
+        """The part that an evaluator needs; sources are only for building it again."""
         return replace(self, sources={})
 
 
@@ -149,8 +148,8 @@ class BuiltVariant(Variant):
 class BuildResult:
     """One build.
 
-    ``figures`` are static resources where the toolchain tells them: ``registers``, ``spill_bytes``, ``smem_bytes``, and
-    whatever else the family reports. ``artifact`` is the digest under which the cache holds the built folder.
+    ``figures`` are static figures as far as the toolchain reports them: ``registers``, ``spill_bytes``, ``smem_bytes``,
+    and others of the family. ``artifact`` is the digest under which the cache holds the built folder.
     """
 
     key: str
@@ -166,8 +165,9 @@ class BuildResult:
 class Measurement:
     """One variant on one workload.
 
-    ``samples_us`` are microseconds per run in the order taken; ``low_us`` and ``high_us`` bound the median at 95 %.
-    ``conditions`` holds what was read beside the samples (clocks in MHz, temperature in C, power, throttle reasons).
+    ``samples_us`` are microseconds per run in the order taken; ``low_us`` and ``high_us`` are the 95 % interval of the
+    median. ``conditions`` holds what was read beside the samples (clocks in MHz, temperature in C, power, throttle
+    reasons).
     """
 
     workload: str
@@ -186,7 +186,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A variant on the workloads of a job, up to the first failure or the point where it was raced out."""
+    """The measurements of a variant on the workloads of a job, up to a failure or until it was raced out."""
 
     key: str
     status: Status
@@ -196,10 +196,10 @@ class Evaluation:
     environment: str = ""
     """Fingerprint of the environment it ran in."""
     usage: Mapping[str, float] = field(default_factory=dict)
-    """Where the evaluator's time went: ``candidate_s``, ``check_s``, ``cold_s`` and ``anchor_s`` of the device by its
-    own clock, ``phase_load_s``, ``phase_check_s`` and so on wall time in each phase, ``evaluate_s`` wall time of the
-    job, ``idle_s`` wall time between the previous job and this one. What a process did before it died is not in the
-    device's seconds."""
+    """How the evaluator's time was used: ``candidate_s``, ``check_s``, ``cold_s`` and ``anchor_s`` by the device's
+    clock; by wall time ``phase_load_s``, ``phase_check_s`` and so on in each phase, ``evaluate_s`` for the job, and
+    ``idle_s`` between the previous job and this one. The device's seconds leave out what a process did before it
+    died."""
 
 
 @dataclass(frozen=True)
@@ -207,12 +207,12 @@ class EvaluationJob:
     """Check and time one built variant.
 
     Args:
-        variant: What to judge.
+        variant: The variant.
         workloads: Workload uuids in the order to run.
-        method: How to time.
-        stop_above_us: Workload uuid -> median above which the rest of the list is not worth running (racing); a
-            workload without an entry never stops the job.
-        check: False when this variant was already checked on these workloads in this environment.
+        method: The method.
+        stop_above_us: Workload uuid -> median above which the other workloads are not run (racing). A workload without
+            an entry never ends the job.
+        check: False if this variant was already checked on these workloads in this environment.
     """
 
     variant: BuiltVariant
@@ -226,8 +226,9 @@ class EvaluationJob:
 class ComparisonJob:
     """Measure several built variants interleaved on the same evaluator: round after round, order shuffled by seed.
 
-    Every variant gets ``rounds`` samples of each workload; one process, same clocks, so differences are paired.
-    ``keep_loaded``: another job with these variants follows; they stay loaded for it.
+    Every variant gets ``rounds`` samples of each workload, in one process at the same clocks, so differences are
+    paired.
+    ``keep_loaded``: whether another job with these variants follows, for which they stay loaded.
     """
 
     variants: tuple[BuiltVariant, ...]
@@ -240,8 +241,8 @@ class ComparisonJob:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of a ComparisonJob: one Evaluation per variant; sample i of each belongs to round i. ``usage`` as in
-    Evaluation, for all of them."""
+    """The result of a ComparisonJob: one Evaluation per variant; sample i of each belongs to round i. ``usage`` is as
+    in Evaluation, for all of them."""
 
     evaluations: tuple[Evaluation, ...]
     usage: Mapping[str, float] = field(default_factory=dict)
@@ -249,7 +250,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where something ran. ``fingerprint`` is the hash of all other fields."""
+    """Hardware and software that something ran on. ``fingerprint`` is the hash of all other fields."""
 
     hardware: str
     """The GPU's or CPU's marketing name, as users give it to ``--hardware``."""
@@ -260,8 +261,8 @@ class Environment:
     memory_bytes: int = 0
     driver: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """python, torch, cuda, nvidia-cutlass-dsl, flashinfer-bench, numba where they matter, and what else the kernel
-    imports: a version, for modules that no package brought a digest of their files."""
+    """Versions of python, torch, cuda, nvidia-cutlass-dsl, flashinfer-bench and numba where they matter, and of what
+    else the kernel imports; a digest of the files of modules that no package provides."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that decide how fast libraries compute: numbers of threads, TF32, allocators."""
     fingerprint: str = ""

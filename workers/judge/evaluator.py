@@ -1,4 +1,4 @@
-"""Judges built variants in a killable process that keeps workloads resident and is replaced when it was spoiled."""
+"""Judges built variants in a sandbox that keeps workloads resident and is replaced once it is damaged."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ from workers.sandbox.process import ChildProcess
 
 RECYCLE_AFTER = {"cpu": 64}
 RECYCLE_GPU_AFTER = 512
-"""Variants after which the process is replaced, whatever they did: modules and libraries never unload completely. On a
-GPU a new process has to make its workloads again, which takes seconds."""
+"""Number of variants after which the process is replaced, since modules and libraries never unload completely. On a GPU
+a new process has to make its workloads again, which takes seconds."""
 
 _QUIET_JOBS = 8
-"""After a process was spoiled, so many jobs have to end well before variants are called ahead again: one that dies then
-costs the present job a second run."""
+"""Number of jobs that must end well after a process was damaged before variants are called ahead again: if one of them
+kills the process, the present job has to run again."""
 
 _PREPARE_LIMIT_S = 900.0
-"""For making inputs and running a reference; the largest public MoE workload on a CPU needs minutes."""
+"""Deadline for making inputs and running a reference; the largest public MoE workload takes minutes on a CPU."""
 
 _DATA_SHARE = 0.7
 """Share of main memory that a candidate's process may take on the CPU target."""
@@ -64,9 +64,9 @@ class VariantEvaluator:
 
     Args:
         problem: Definition and workloads.
-        target: ``cpu`` or the GPU's.
-        cache_dir: Of the artifact cache.
-        deadlines: For load and check, and for measuring.
+        target: ``cpu`` or the target of a GPU.
+        cache_dir: Folder of the artifact cache.
+        deadlines: Deadlines of load and check, and of measuring.
         preload: Modules that candidates need, imported once.
         imports: Modules that variants import, for the environment.
         variables: Environment variables that decide how fast libraries compute; None for this process's own.
@@ -98,7 +98,7 @@ class VariantEvaluator:
         request = ForkRequest(
             "workers.judge.judge:Judge", (problem, target, str(self._cache.root / "references")), data_limit_bytes=limit
         )
-        # What candidates import; on a GPU the loader of compiled kernels, and no compiler.
+        # What candidates import; on a GPU the loader of compiled kernels without a compiler.
         theirs = ("tvm_ffi",) if is_cuda(target) else ("numba",)
         modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge.judge", *preload)
         self._imports = tuple(imports)
@@ -113,14 +113,14 @@ class VariantEvaluator:
         self._phase_s: dict[str, float] = {}
 
     def start(self) -> None:
-        """Begin the imports."""
+        """Start importing modules."""
         self._process.start()
 
     def warm(self) -> dict[str, Prepared]:
         """Make the problem's workloads resident, before there is a variant to judge.
 
         Returns:
-            For each uuid what the workload is like; one that cannot be made, or that its reference fails on, cannot be
+            Uuid -> what is known of the workload. One that cannot be made, or on which its reference fails, cannot be
             judged.
         """
         failed = {}
@@ -133,7 +133,7 @@ class VariantEvaluator:
         return {**self._prepared, **failed}
 
     def environment(self) -> Environment:
-        """Where this evaluator runs.
+        """The environment of this evaluator.
 
         Raises:
             WorkerError: The target needs a GPU and there is none.
@@ -146,8 +146,8 @@ class VariantEvaluator:
         """A built variant's folder on this machine. May be called by another thread than the one that evaluates.
 
         Args:
-            variant: Which.
-            packed: The artifact, where builders have another file system.
+            variant: The variant.
+            packed: The artifact, if builders have another file system.
             first: Workload of the variant's first call.
 
         Raises:
@@ -156,11 +156,11 @@ class VariantEvaluator:
         return Staged(variant, str(self._folder(variant.artifact, packed)), first)
 
     def evaluate(self, job: EvaluationJob, staged: Staged | None = None, ahead: Staged | None = None) -> Evaluation:
-        """Judge a variant. What it does wrong is in the Evaluation.
+        """Judge a variant. Its failures are in the Evaluation.
 
         Args:
-            job: What to do.
-            staged: Its variant, if :meth:`stage` was asked already.
+            job: The job.
+            staged: Its variant, if :meth:`stage` was called already.
             ahead: The next job's variant, to be loaded at the end of this job.
 
         Raises:
@@ -201,7 +201,7 @@ class VariantEvaluator:
                 judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
         except ChildError as failure:
             if ahead is not None and self._phase == f"load {ahead.variant.key}":
-                # The next one's fault, which will show when it is its turn; this one did nothing wrong so far.
+                # The next variant's fault, which will be found in its turn; this one has done nothing wrong so far.
                 self._replace()
                 self._quiet_jobs = 0
                 return self._judge(job, staged, None)
@@ -213,10 +213,10 @@ class VariantEvaluator:
         return judgement, measurements
 
     def _check_intact(self, artifact: str) -> None:
-        """Before a candidate is blamed: what it was loaded from is still what was built, and files can be written.
+        """Before a candidate is blamed, check that its artifact is intact and that files can be written.
 
         Raises:
-            ArtifactMissingError: It was damaged or removed in between.
+            ArtifactMissingError: The artifact was damaged or removed meanwhile.
             CacheFullError: The disk is full.
         """
         self._cache.check_room()
@@ -257,11 +257,11 @@ class VariantEvaluator:
         return Comparison(evaluations, self._usage(busy_s, seconds, idle_s))
 
     def processes(self) -> dict[str, int | None]:
-        """Process ids of the template and the child."""
+        """Process IDs of the fork server and the child."""
         return {"template": self._process.template_pid, "child": self._process.pid}
 
     def release(self) -> None:
-        """End the process, so that the device's memory is free; the next job starts another one."""
+        """End the process, which frees the device's memory; the next job starts another one."""
         self._replace()
 
     def close(self) -> None:
@@ -272,8 +272,8 @@ class VariantEvaluator:
     def _compare(
         self, job: ComparisonJob, staged: Mapping[str, Staged], taken: dict[str, list[Measurement]]
     ) -> tuple[Evaluation | None, Mapping[str, float]]:
-        """One attempt: the Evaluation of the variant that ended it, None if all went through; what the device was busy
-        with."""
+        """One attempt: the Evaluation of the variant that ended it, None if there was none; and how long the device was
+        busy."""
 
         def keep(event: tuple[str, Measurement]) -> None:
             taken[event[0]].append(event[1])
@@ -316,7 +316,7 @@ class VariantEvaluator:
         return entry.folder
 
     def _prepare(self, uuids: Sequence[str]) -> None:
-        """Have reference outputs stored, computed in a process that no candidate has been in."""
+        """Have reference outputs computed and stored by a process in which no candidate has run."""
         missing = [uuid for uuid in uuids if uuid not in self._prepared]
         if missing and self._judged:
             self._replace()
@@ -334,7 +334,7 @@ class VariantEvaluator:
         self, method: str, *args: Any, phase: str, limits_s: Mapping[str, float] | None = None, **more: Any
     ) -> Any:
         if self._process.pid is None:
-            # Opening a GPU takes a second or more, which no candidate shall pay for, nor be blamed for.
+            # Opening a GPU takes a second or more, which must not count against a candidate's deadline.
             try:
                 self._process.call("start", limits_s=self._limits_s, phase="prepare")
             except ChildError as failure:
@@ -356,7 +356,7 @@ class VariantEvaluator:
             follow(self._phase)
 
     def _usage(self, busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
-        """A job's share of the evaluator's time, see Evaluation."""
+        """How a job used the evaluator's time, see Evaluation."""
         device = {f"{kind}_s": seconds for kind, seconds in busy_s.items()}
         phases = {f"phase_{kind}_s": seconds for kind, seconds in self._phase_s.items()}
         self._phase_s = {}
@@ -367,11 +367,11 @@ class VariantEvaluator:
         self._judged = 0
 
     def _blame(self, failure: ChildError, job: EvaluationJob) -> tuple[Judgement, Measurement | None]:
-        """The candidate's status when its process did not answer."""
+        """The candidate's status if its process did not answer."""
         kind, _, uuid = self._phase.partition(" ")
         if isinstance(failure, ChildRaisedError):
-            # The judge turns a candidate's exceptions into statuses, so this is ours, or a candidate before this one
-            # has broken the process in a way that nobody noticed.
+            # The judge turns a candidate's exceptions into statuses, so this one is ours, or an earlier candidate
+            # has damaged the process unnoticed.
             self._replace()
             return Judgement(Status.WORKER_LOST, f"evaluator failed in phase {self._phase!r}: {_text(failure)}"), None
         self._judged = self._quiet_jobs = 0
@@ -392,5 +392,5 @@ def _status_of(failure: ChildError) -> Status:
 
 
 def _text(failure: ChildError) -> str:
-    """What happened, and the end of what was printed."""
+    """What happened, and the end of the output."""
     return f"{failure}\n{failure.log[-_LOG_CHARS:]}".strip()

@@ -1,4 +1,4 @@
-"""The evaluator's side inside the killable process: loads variants, checks them, times them.
+"""The evaluator's side inside the sandbox: loads variants, checks them, times them.
 
 Phases reported to the parent: ``load KEY``, ``prepare UUID``, ``check UUID``, ``measure UUID``, ``compare UUID``,
 ``inspect KEY``.
@@ -38,8 +38,8 @@ from workers.sandbox.process_state import ProcessState, Turns, changed
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a job ended in the process. ``replace`` asks the parent not to use this process again; ``usage`` is what the
-    device was busy with, in seconds by kind."""
+    """How a job ended in the sandbox. ``replace`` asks the parent to replace this process; ``usage`` is how long the
+    device was busy, in seconds by kind of work."""
 
     status: Status
     message: str = ""
@@ -49,8 +49,8 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Staged:
-    """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if it is to be
-    made when the variant is loaded ahead."""
+    """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if that is to
+    be made when the variant is loaded ahead."""
 
     variant: BuiltVariant
     folder: str
@@ -66,9 +66,9 @@ class Judge:
     """Judges variants on one device.
 
     Args:
-        send: To the parent.
+        send: Sends events to the parent.
         problem: Definition and workloads.
-        target: ``cpu`` or a GPU's.
+        target: ``cpu`` or the target of a GPU.
         store: Folder for reference outputs.
     """
 
@@ -89,13 +89,13 @@ class Judge:
         torch.set_grad_enabled(False)
         self._state = ProcessState(cuda=is_cuda(target))
         self._verdicts = Verdicts(self._device, self._definition, self._residents, self._state)
-        # What is here now stays: collecting the garbage of one variant must not look at all of torch.
+        # Exempt what is loaded now from garbage collection: collecting after a variant must not scan all of torch.
         gc.collect()
         gc.freeze()
 
     def start(self) -> None:
-        """First calls of what is ours: no candidate shall wait for them. Who has an answer knows that the process and
-        its device are there."""
+        """Make the first calls of our own kernels, so that no candidate waits for them. An answer means that the
+        process and its device work."""
         import torch
 
         some = torch.ones(64, 1024, device=self._device.name)
@@ -106,7 +106,7 @@ class Judge:
         self._device.usage()
 
     def prepare(self, uuid: str) -> Prepared:
-        """Make a workload resident and store what its reference does."""
+        """Make a workload resident and store what was observed of its reference."""
         prepared = Prepared.of(self._residents.get(uuid, may_compute=True))
         self._device.usage()
         return prepared
@@ -115,14 +115,14 @@ class Judge:
         """Check and time a variant; each Measurement is sent as an event, the failing one last.
 
         Args:
-            job: What to do.
+            job: The job.
             staged: The job's variant.
-            ahead: The variant of the next job. It is loaded while the device warms up for the last measurement, and
-                called once, if it says on what, when all are taken, while the device inspects its memory.
+            ahead: The variant of the next job. It is loaded while the device warms up for the last measurement. If it
+                names a first workload it is called once, after the last measurement, while memory is inspected.
         """
         self._usage.clear()
         if ahead is not None and ahead.package == staged.package:
-            ahead = None  # the same variant for another regime: one module cannot be loaded twice
+            ahead = None  # the same variant for another regime: a module cannot be loaded twice
         self._send("phase", f"load {job.variant.key}")
         self._unload_compared()
         try:
@@ -149,7 +149,7 @@ class Judge:
         return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
 
     def _judge(self, job: EvaluationJob, candidate: Candidate, ahead: Staged | None) -> Judgement:
-        """The workloads one after the other, up to a failure or a lost race."""
+        """Judge the workloads one after the other, until a failure or a lost race."""
         for uuid, following in zip(job.workloads, (*job.workloads[1:], None), strict=True):
             measurement = self._one(candidate, uuid, job, following, ahead)
             if measurement.status is not Status.PASSED:
@@ -163,7 +163,7 @@ class Judge:
         return Judgement(Status.PASSED)
 
     def _load(self, staged: Staged) -> loader.Loaded:
-        """The variant, as it was loaded ahead or now.
+        """The variant, loaded ahead or now.
 
         Raises:
             LoadError: It cannot be loaded.
@@ -172,7 +172,7 @@ class Judge:
         if ahead is not None:
             if ahead[0] == staged.package:
                 return ahead[1]
-            # Nobody will inspect what its first call did.
+            # What its first call did is not inspected.
             self._residents.keep_only("")
             ahead[1].unload()
         present = self._state.own()
@@ -191,17 +191,17 @@ class Judge:
         return loaded
 
     def _begin_turn(self, loaded: loader.Loaded) -> None:
-        """From now on the process is as this variant made it when it was loaded.
+        """Give the process the settings that this variant made when it was loaded.
 
         Raises:
-            ProcessChangedError: It made it so that there is no way back.
+            ProcessChangedError: It made a change that cannot be undone.
         """
         stuck = loaded.stuck or self._state.give_turn(loaded.settings or {})
         if stuck:
             raise ProcessChangedError(changed(stuck))
 
     def _put_back(self, judgement: Judgement) -> Judgement:
-        """The end of the turn: the process is as it was, or nobody uses it any more."""
+        """End the turn: restore the process's settings, or have it replaced."""
         stuck = self._state.put_back()
         self._state.put_back_imports([self._ahead[1].path] if self._ahead and self._ahead[1].path else [])
         if stuck and judgement.status in (Status.PASSED, Status.RACED_OUT):
@@ -211,7 +211,7 @@ class Judge:
         return judgement
 
     def _renew(self, candidate: Candidate, staged: Staged) -> None:
-        """Load the present variant anew: what it kept from earlier workloads goes."""
+        """Load the present variant again, without what it kept from earlier workloads."""
         assert self._loaded is not None
         self._loaded.unload()
         self._loaded = self._load(staged)
@@ -219,9 +219,9 @@ class Judge:
         candidate.function, candidate.was_called = self._loaded.function, False
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
-        """The job's end: is everything in memory what it was? Meanwhile the next variant is loaded.
+        """At the end of the job, check that everything in memory is unchanged; load the next variant meanwhile.
 
-        A candidate that wrote where another workload lives is found here, before the next one pays for it.
+        This finds a candidate that wrote into another workload's memory, before the next one is affected.
         """
         with self._device.span(CHECK):
             found = self._residents.begin_inspection()
@@ -240,15 +240,15 @@ class Judge:
         return judgement
 
     def _load_ahead(self, staged: Staged, then: str) -> None:
-        """Load the next variant, unless that was done; ``then`` is the phase that goes on.
+        """Load the next variant unless that was done; ``then`` is the phase that continues.
 
         Raises:
-            DeviceLostError: It has done something to this process or its device; or the present one has, which will
-                show when that is judged again without the next one.
+            DeviceLostError: It has damaged this process or its device; or the present variant has, which will be found
+                when that is judged again without the next one.
         """
         self._send("phase", f"load {staged.variant.key}")
         if self._ahead is None or self._ahead[0] != staged.package:
-            # What goes wrong now goes wrong again when it is its turn, and is its own fault then.
+            # If this fails it will fail again when its turn comes, and count as its fault then.
             with contextlib.suppress(loader.LoadError):
                 self._ahead = (staged.package, self._load(staged))
             is_stuck = self._ahead is not None and self._ahead[1].stuck
@@ -257,7 +257,7 @@ class Judge:
         self._send("phase", then)
 
     def _call_first(self, staged: Staged, loaded: loader.Loaded) -> None:
-        """Call the next variant once, for what first calls make: code on the device, workspaces.
+        """Call the next variant once, since first calls load code onto the device and make workspaces.
 
         Raises:
             DeviceLostError: The device does not recover from it.
@@ -284,10 +284,10 @@ class Judge:
     def _one(
         self, candidate: Candidate, uuid: str, job: EvaluationJob, following: str | None, ahead: Staged | None
     ) -> Measurement:
-        """One workload: prepare, check, measure, look at what the timed runs left.
+        """One workload: prepare, check, measure, verify the timed runs.
 
-        What comes next is begun on the way: the check on the ``following`` workload or, on the last one, loading the
-        variant ``ahead``.
+        Meanwhile the next step is started: the check on the ``following`` workload or, on the last workload, loading
+        the variant ``ahead``.
         """
         self._send("phase", f"prepare {uuid}")
         resident = self._residents.get(uuid)
@@ -322,7 +322,7 @@ class Judge:
         return measured(uuid, timing.samples_us, job.method, conditions, errors)
 
     def _is_reference(self, staged: Staged) -> bool:
-        """Whether a variant is the definition's reference itself."""
+        """Whether a variant is the definition's reference."""
         main = Path(staged.folder) / staged.package / "main.py"
         if staged.variant.entry_point != "main.py::run" or not main.is_file():
             return False
@@ -336,7 +336,7 @@ class Judge:
         behind: Callable[[], None] | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[timer.Timing, Verdict]:
-        """Time it, and look at one run."""
+        """Time the candidate, and verify one run."""
         timer.check_mode(job.method, self._device)
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
         prepared = self._device.prepare(run, job.method.mode)
@@ -362,12 +362,12 @@ class Judge:
             resident.others.undo()
 
     def _spoiled(self, status: Status, message: str) -> Judgement:
-        """The job's end after a failure: is this process still good?"""
+        """End the job after a failure, and find out whether this process is still usable."""
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
         part = self._verdicts.replaced()
         if part is not None:
-            # Whatever went wrong went wrong in an evaluator that was not itself any more.
+            # The evaluator itself was modified, so this explains any other failure.
             return Judgement(Status.TAMPERED, f"{tampered(part)}\n{message}", replace=True)
         self._usage.update(self._device.usage())
         return Judgement(status, message, replace=CaptureError.MARK in message)
@@ -375,11 +375,11 @@ class Judge:
     def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
         """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.
 
-        The key of the variant whose turn it is stands in ``turn_file``, so that the parent knows whom to blame: a
-        message for each sample would wake the parent while a candidate is being timed.
+        The key of the variant whose turn it is is written to ``turn_file``, so that the parent knows which one to
+        blame. A message for each sample would wake the parent while a candidate is being timed.
 
         Returns:
-            What the device was busy with, in seconds by kind.
+            How long the device was busy, in seconds by kind of work.
         """
         self._usage.clear()
         turns = os.open(turn_file, os.O_WRONLY)
@@ -425,7 +425,7 @@ class Judge:
         return dict(self._usage)
 
     def _unload_compared(self, except_for: Sequence[str] = ()) -> None:
-        """Unload what comparisons have kept, but for these variants."""
+        """Unload the variants that comparisons have kept, except these."""
         for key in [k for k in self._compared if k not in except_for]:
             self._compared.pop(key).unload()
         if not self._compared:

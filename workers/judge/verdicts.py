@@ -1,4 +1,4 @@
-"""Whether a candidate is right, inside the killable process: before it is timed, and in what its timed runs left."""
+"""Decides inside the sandbox whether a candidate is right, before it is timed and from its timed runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 _LATE_S = 0.05
-"""What is not there when a call has returned is looked for once more after this time, to tell what it was."""
+"""Seconds after which missing outputs are checked once more, to tell late outputs from wrong ones."""
 
 FINISHED_LATE = "its outputs were right only some time after the call had returned, or after other streams were done"
 
@@ -39,7 +39,7 @@ class _Started:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A check that was started ahead of its workload's turn, or what it failed with at once."""
+    """A check that was started ahead of its workload's turn, or the exception with which it failed at once."""
 
     uuid: str
     started: _Started | BaseException
@@ -47,7 +47,7 @@ class _Begun:
 
 @dataclass(frozen=True)
 class Verification:
-    """What is being found out about a run: its errors, and for each input whether it is unchanged."""
+    """Checks of a run that are under way: its errors, and for each input whether it is unchanged."""
 
     errors: check.Errors | check.Known
     unchanged: list[Any]
@@ -58,16 +58,16 @@ _RIGHT = check.Known(Verdict(Status.PASSED))
 
 
 class Verdicts:
-    """Finds out on one device. Remembers what the evaluator is made of when it is made itself.
+    """Decides on one device. When it is made, it remembers the evaluator's functions.
 
     Args:
-        device: Where candidates run.
-        definition: flashinfer-bench's.
+        device: The device that candidates run on.
+        definition: flashinfer-bench's definition.
         residents: Inputs and reference outputs.
-        state: What the process is like while the evaluator looks.
+        state: The process's settings for the evaluator's own work.
 
     Attributes:
-        load_again: Loads the present variant anew; None where that cannot be done.
+        load_again: Loads the present variant again; None if that is impossible.
     """
 
     def __init__(self, device: Device, definition: Any, residents: Residents, state: ProcessState) -> None:
@@ -80,16 +80,16 @@ class Verdicts:
         self._begun: _Begun | None = None
 
     def forget(self) -> None:
-        """Ends what belongs to the present variant."""
+        """Drop everything that belongs to the present variant."""
         self.load_again = self._begun = None
 
     def replaced(self) -> str | None:
-        """The part of the evaluator that a candidate has replaced, None if all is well."""
+        """The function of the evaluator that a candidate has replaced, None if there is none."""
         return self._integrity.replaced()
 
     def first_check(self, candidate: Candidate, resident: Resident) -> Verdict:
-        """Right on poisoned outputs. The run that has to be right again is the last timed one; that inputs are
-        untouched is looked at then, and now if something is wrong already."""
+        """Check a first run on poisoned outputs. A later run is checked again, and the inputs with it; if this check
+        fails, the inputs are checked now."""
         try:
             verdict = self.with_room(resident.uuid, lambda: self._compare_once(candidate, resident))
             if verdict.status is Status.PASSED and resident.is_drawn:
@@ -97,7 +97,7 @@ class Verdicts:
         except BaseException as error:
             verdict = Verdict(Status.RUNTIME_ERROR, say(error))
         if verdict.status is Status.PASSED or not self._device.is_healthy():
-            # Digests cannot be read on a device that is gone, and the verdict then says why.
+            # Digests cannot be read on a broken device; the verdict then says why.
             return verdict
         return self._with_inputs(verdict, resident, check.unchanged(resident.inputs, resident.digests))
 
@@ -115,12 +115,12 @@ class Verdicts:
         return verdict
 
     def wait_for_the_late(self) -> None:
-        """Let whatever a candidate has not waited for come to its end."""
+        """Wait for work that a candidate has started and not waited for."""
         self._device.synchronize()
         time.sleep(_LATE_S)
 
     def is_right_later(self, outputs: Sequence[Any], truths: Sequence[Truth]) -> bool:
-        """Whether outputs that were wrong when the call had returned are right by and by."""
+        """Whether outputs that were wrong when the call returned become right later."""
         self.wait_for_the_late()
         with self._state.evaluators():
             return self._compare(outputs, truths).verdict().status is Status.PASSED
@@ -138,8 +138,8 @@ class Verdicts:
             return _Started(self._compare(outputs, resident.truths), outputs)
 
     def check_ahead(self, candidate: Candidate, uuid: str) -> None:
-        """Start the check on the following workload if that is in memory. What it fails with is kept for its turn: a
-        candidate that raises once and not again has failed."""
+        """Start the check on the following workload if it is in memory. An exception is kept for its turn, since a
+        candidate that raises once has failed."""
         if self._begun is not None or uuid not in self._residents.held:
             return
         resident = self._residents.get(uuid)
@@ -151,9 +151,8 @@ class Verdicts:
             self._begun = _Begun(uuid, error)
 
     def with_room(self, uuid: str, work: Callable[[], T]) -> T:
-        """What the work gives; if memory ran out, once more without the other workloads, and with the variant loaded
-        anew: a candidate may have all that its own workload leaves, and workspaces that it kept from others are not
-        in its way."""
+        """Do the work. If memory runs out, do it again without the other workloads and with the variant loaded again: a
+        candidate may use all memory that its own workload leaves, without workspaces kept from other workloads."""
         try:
             return work()
         except Exception as error:
@@ -170,23 +169,23 @@ class Verdicts:
         return work()
 
     def begin(self, run: TimedRun, resident: Resident) -> Verification:
-        """Start looking at what the last timed run left."""
+        """Start to check the outputs of the last timed run."""
         with self._state.evaluators(), self._device.span(CHECK):
             errors = self._compare(run.outputs(), resident.truths)
             return Verification(errors, check.unchanged(resident.inputs, resident.digests), "the last timed run")
 
     def begin_altered(self, run: TimedRun, resident: Resident) -> Verification:
-        """Start looking at what a run on the altered inputs left."""
+        """Start to check the outputs of a run on altered inputs."""
         with self._state.evaluators(), self._device.span(CHECK):
             return Verification(self._compare(run.outputs(), resident.other_truths), [], "a run on other values")
 
     def begin_inputs(self, resident: Resident) -> Verification:
-        """Start looking whether the inputs are what they were."""
+        """Start to check that the inputs are unchanged."""
         with self._state.evaluators(), self._device.span(CHECK):
             return Verification(_RIGHT, check.unchanged(resident.inputs, resident.digests), "")
 
     def _compare(self, outputs: Sequence[Any], truths: Sequence[Truth]) -> check.Errors | check.Known:
-        """Start comparing, if the outputs are there to be compared."""
+        """Start to compare the outputs, if there are any."""
         import torch
 
         for output, truth in zip(outputs, truths, strict=True):
@@ -197,7 +196,7 @@ class Verdicts:
         return check.begin_compare(outputs, truths)
 
     def finish(self, begun: Verification, resident: Resident) -> Verdict:
-        """What was looked at was right; inputs and evaluator are untouched."""
+        """The verdict: right outputs, unchanged inputs, an untouched evaluator, or what is wrong."""
         part = self._integrity.replaced()
         if part is not None:
             return Verdict(Status.TAMPERED, tampered(part))
@@ -205,7 +204,7 @@ class Verdicts:
         return verdict if verdict.status is Status.PASSED else _not_repeatable(begun.which, verdict)
 
     def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
-        """The verdict, unless the inputs are not what they were."""
+        """The verdict, or that the inputs have changed."""
         if check.all_true(unchanged):
             return verdict
         self._residents.drop(resident.uuid)
@@ -213,7 +212,7 @@ class Verdicts:
 
 
 def failed(resident: Resident, verdict: Verdict, method: Method) -> Measurement:
-    """The measurement of a candidate that is not right."""
+    """The measurement of a candidate that is wrong."""
     return Measurement(
         resident.uuid,
         verdict.status,
@@ -225,12 +224,12 @@ def failed(resident: Resident, verdict: Verdict, method: Method) -> Measurement:
 
 
 def tampered(part: str) -> str:
-    """What is said of a candidate that replaced a part."""
+    """The verdict on a candidate that replaced a function of the evaluator."""
     return f"the candidate replaced {part} in the evaluator's process"
 
 
 def say(error: BaseException) -> str:
-    """The candidate's exception in a line, its traceback into the log."""
+    """The candidate's exception in one line; its traceback goes to the log."""
     traceback.print_exc()
     return describe(error)
 
@@ -243,7 +242,7 @@ def _not_repeatable(which: str, verdict: Verdict) -> Verdict:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was made from, says so."""
+    """Whether an exception, or one of its causes, means that memory ran out."""
     import torch
 
     seen = 0
