@@ -59,7 +59,7 @@ class Folder:
         remove_left_over()
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the folder and release its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)
