@@ -181,14 +181,16 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSett
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from search_spaces import SpaceError, yaml_text
 
     try:
-        loaded = yaml.safe_load(path.read_bytes())
+        loaded = yaml_text.load(path.read_text(encoding="utf-8-sig"), values=(), but=())
     except OSError as error:
         raise UsageError(f"config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
-        raise UsageError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"config file {path} is not YAML: not UTF-8 text") from None
+    except SpaceError as error:
+        raise UsageError(f"config file {path} is {' '.join(str(error).split())}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):

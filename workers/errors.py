@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+_ESCAPE_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_OF_RAY_ALONE = re.compile(r"\s*(class_name|actor_id|pid|namespace|name|ip|job_id|node_id)\s*[:=]")
+LONGEST = 300
+"""Characters of an error that is told in another one."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error of a library in one line: no escape codes, no ids of Ray's, of a traceback only how it ends."""
+    lines = [line.rstrip() for line in _ESCAPE_CODES.sub("", str(error)).splitlines() if line.strip()]
+    if lines and (lines[0].startswith(("ray::", "Traceback")) or any("Traceback (most" in line for line in lines)):
+        lines = lines[-1:]
+    told = [line for line in lines if not _OF_RAY_ALONE.match(line)] or lines or [type(error).__name__]
+    return " ".join(" ".join(told).split())[:LONGEST]
+
 
 class WorkerError(RuntimeError):
     """The machinery cannot go on; the message is one line for the user."""

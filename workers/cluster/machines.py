@@ -15,7 +15,7 @@ from typing import Any
 from workers.cluster import local
 from workers.devices.environment import cores
 from workers.devices.targets import accelerators_of, is_cuda
-from workers.errors import ClusterError
+from workers.errors import ClusterError, one_line
 from workers.records import Environment
 
 EVALUATOR_SLOT = "tuner_evaluator"
@@ -111,7 +111,7 @@ def _start(gpus: int | None) -> Cluster:
         folder.close()
         if isinstance(error, ClusterError):
             raise
-        raise ClusterError(f"a local Ray cluster cannot be started: {_line(error)}") from error
+        raise ClusterError(f"a local Ray cluster cannot be started: {one_line(error)}") from error
     return _cluster(folder)
 
 
@@ -148,7 +148,7 @@ def _connect(address: str) -> Cluster:
             runtime_env={"py_modules": packages},
         )
     except Exception as error:
-        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
+        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {one_line(error)}") from error
     return _cluster(None)
 
 
@@ -164,7 +164,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_LIMIT_S).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {_line(error)}") from error
+        raise ClusterError(f"Ray cluster {address!r} cannot be reached: {one_line(error)}") from error
 
 
 def _cluster(folder: local.Folder | None) -> Cluster:
@@ -303,7 +303,3 @@ def _nodes() -> list[tuple[str, Mapping[str, float]]]:
     import ray
 
     return [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -24,7 +24,7 @@ from workers.cluster.machines import (
 )
 from workers.devices.environment import gpu_name, variables
 from workers.devices.targets import accelerators_of, is_cuda
-from workers.errors import ArtifactMissingError, ClusterError, WorkerError
+from workers.errors import ArtifactMissingError, ClusterError, WorkerError, one_line
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun
 from workers.judge.resident_workloads import Prepared
@@ -192,7 +192,7 @@ class RayRunner(Runner):
         except ray.exceptions.RayTaskError as error:
             raise _cause(error) from error
         except ray.exceptions.RayActorError as error:
-            raise ClusterError(f"the evaluator for {self._target} cannot start: {_line(error)}") from error
+            raise ClusterError(f"the evaluator for {self._target} cannot start: {one_line(error)}") from error
         return alike(found)
 
     def workloads(self) -> Mapping[str, Prepared]:
@@ -238,7 +238,7 @@ class RayRunner(Runner):
         try:
             found: StockRun = ray.get(actor.stock.remote(job), timeout=job.timeout_s + _START_LIMIT_S)
         except ray.exceptions.RayError as error:
-            raise WorkerError(f"stock flashinfer-bench could not be run: {_line(error)}") from error
+            raise WorkerError(f"stock flashinfer-bench could not be run: {one_line(error)}") from error
         return found
 
     def wait(self, timeout_s: float) -> list[Outcome]:
@@ -394,7 +394,7 @@ class RayRunner(Runner):
                 raise cause from error
             self._rebuild(call.job)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-            self._bury(call, _line(error))
+            self._bury(call, one_line(error))
         else:
             self._done_with(call)
             self._take(call, outcome)
@@ -520,8 +520,4 @@ def _cause(error: Any) -> WorkerError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, WorkerError):
         return cause
-    return WorkerError(f"a worker failed: {_line(cause or error)}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+    return WorkerError(f"a worker failed: {one_line(cause or error)}")

@@ -1,6 +1,9 @@
 """How many CPUs a control group leaves, as the files of both versions say it."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +59,30 @@ def test_threads_of_libraries_follow_a_quota_unless_they_are_set(monkeypatch):
     assert threads({"OMP_NUM_THREADS": "1"}) == {"NUMBA_NUM_THREADS": "2"}
     monkeypatch.setattr(environment, "cpu_quota", lambda: None)
     assert threads({}) == {}
+
+
+@pytest.fixture(name="half_a_cpu")
+def _half_a_cpu():
+    """The file that moves a process into a real control group with half a CPU."""
+    v1, v2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    group = (v1 if v1.is_dir() else v2) / f"tuner-test-{os.getpid()}"
+    if not v1.is_dir() and not (v2 / "cgroup.controllers").exists():
+        pytest.skip("no control groups are mounted here")
+    try:
+        group.mkdir()
+        if v1.is_dir():
+            (group / "cpu.cfs_quota_us").write_text("50000")
+        else:
+            (group / "cpu.max").write_text("50000 100000")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"a control group cannot be made here: {error}")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_a_real_control_group_is_seen(half_a_cpu):
+    look = "from workers.devices.environment import cores, cpu_quota; print(cpu_quota(), cores())"
+    command = ["sh", "-c", f'echo $$ > {half_a_cpu} && exec "$0" -c "$1"', sys.executable, look]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "0.5 1\n"

@@ -1,0 +1,68 @@
+"""Whole sweeps at odd places: each works, or ends in one line that names what to set, exit 4."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+UNKNOWN = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+MOUNTS = ["unshare", "--mount", "sh", "-c"]
+TUNER = 'exec "$0" -m tuner sweep "$@"'
+
+
+def small_memory(size):
+    return [*MOUNTS, f"mount -t tmpfs -o size={size} tmpfs /dev/shm && {TUNER}"]
+
+
+def read_only(folder):
+    return [*MOUNTS, f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && {TUNER}"]
+
+
+PLAIN = ["sh", "-c", TUNER]
+PLACES = {
+    "a uid without an account or a home": ([*UNKNOWN, *PLAIN], {"HOME": None}, ""),
+    "a home that cannot be written": (PLAIN, {"HOME": "/proc"}, ""),
+    "no home and no cache": (PLAIN, {"HOME": "/proc", "TUNER_CACHE_DIR": None}, "set TUNER_CACHE_DIR"),
+    "no home and no database": (PLAIN, {"HOME": "/proc", "TUNER_DB_URL": None}, "set TUNER_DB_URL"),
+    "a cache that cannot be written": (read_only("{tmp}/cache"), {}, "set TUNER_CACHE_DIR"),
+    "32 MiB of shared memory": (small_memory("32m"), {}, ""),
+    "hardly any shared memory": (small_memory("4k"), {}, ""),
+    "loopback alone": (["unshare", "--net", "sh", "-c", f"ip link set lo up && {TUNER}"], {}, ""),
+    "not even loopback": (["unshare", "--net", "sh", "-c", TUNER], {}, "no loopback network"),
+    "proxies": (PLAIN, dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"), ""),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sweep_works_or_says_in_one_line_what_to_set(place, tmp_path):
+    before, changes, said = PLACES[place]
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "main.py").write_text("def run(A, B):\n    return (A.float() @ B.float().T).to(A.dtype)\n")
+    (tmp_path / "k" / "space.yaml").write_text(
+        "op_type: gemm\ntargets: [cpu]\nentry_point: main.py::run\ndestination_passing: false\n"
+        "parameters: {repeats: {values: [1, 2]}}\ndefault: {repeats: 1}\n"
+    )
+    tmp_path.chmod(0o777)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
+    given = {"TUNER_DB_URL": f"sqlite:///{tmp_path}/t.db", "TUNER_CACHE_DIR": f"{tmp_path}/cache", **changes}
+    command = [part.replace("{tmp}", str(tmp_path)) for part in before]
+    if subprocess.run([*command[: command.index("sh")], "true"], capture_output=True).returncode:
+        pytest.skip("such a namespace cannot be made here")
+    arguments = ["--space", "k", "--regimes", "1000000", "--max-trials", "1", "--no-export"]
+    done = subprocess.run(
+        [*command, sys.executable, *arguments],
+        cwd=tmp_path,
+        env={k: v for k, v in {**clean, **given}.items() if v is not None},
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert not {"Traceback", "\x1b[", "ray::"} & set(done.stderr.split()), done.stderr
+    assert done.returncode == (4 if said else 0), done.stderr
+    assert said in done.stderr.splitlines()[-1]
+    assert not list(Path("/tmp").glob("new_tnr_*"))
