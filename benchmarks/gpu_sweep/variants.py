@@ -13,11 +13,11 @@ from db.store import Store
 from search_spaces import Config
 from search_spaces.sample_spread import spread
 from search_spaces.space import SpaceError
-from tuner.results.export import dispatch_table, solution_variant
+from tuner.results.export import winners_table
 from tuner.search import Search
 from tuner.sweeps.loop import sweep_seed
 from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
-from tuner.sweeps.variants import config_variant
+from tuner.sweeps.variants import config_variant, solution_variant
 from workers.records import Variant
 
 WRONG = ("wrong_result", "nan", "exception")
@@ -89,7 +89,9 @@ def tuned(context: Context, sweep: str) -> Variant | None:
     winners = _winners(context, sweep)
     if not winners:
         return None
-    return solution_variant(context.definition, context.space, dispatch_table(winners), f"tuned_{sweep}")
+    return solution_variant(
+        context.definition, context.space, winners_table(winners, context.space, 1), f"tuned_{sweep}"
+    )
 
 
 def single_configs(context: Context, sweep: str) -> dict[str, Variant]:
@@ -97,6 +99,5 @@ def single_configs(context: Context, sweep: str) -> dict[str, Variant]:
     singles: dict[str, Variant] = {}
     for winner in _winners(context, sweep):
         name = f"single_{winner.regime}"
-        table = [(None, row) for _, row in dispatch_table([winner])]
-        singles[name] = solution_variant(context.definition, context.space, table, name)
+        singles[name] = solution_variant(context.definition, context.space, [(None, dict(winner.config))], name)
     return singles
