@@ -15,7 +15,7 @@ from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_turns
 from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
 from search_spaces.moe_fp8_cute.stages import cases
-from search_spaces.moe_fp8_cute.starts import HOPPER
+from search_spaces.moe_fp8_cute.starts import BLACKWELL, HOPPER
 from search_spaces.space import Config, Constraint, Parameter, Proof, SearchSpace, SpaceError, SpaceFamily, Start
 
 NAME = "moe_fp8_cute"
@@ -289,13 +289,15 @@ class MoeFp8Cute(SpaceFamily):
         folder = Path(__file__).parent / "solution"
         blackwell = target == space_sm100.TARGET
         constraints = space_sm100.constraints(sizes) if blackwell else _constraints(sizes)
-        starts = [Start({**DEFAULT, **changes}, low, high) for low, high, changes in (() if blackwell else HOPPER)]
+        default = dict(space_sm100.DEFAULT if blackwell else DEFAULT)
+        table = BLACKWELL if blackwell else HOPPER
+        starts = [Start({**default, **changes}, low, high) for low, high, changes in table]
         return SearchSpace(
             name=NAME,
             target=target,
             parameters=space_sm100.PARAMETERS if blackwell else PARAMETERS,
             constraints=constraints,
-            default=dict(space_sm100.DEFAULT if blackwell else DEFAULT),
+            default=default,
             sources={p.name: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))},
             sizes=sizes,
             size_axis="seq_len",

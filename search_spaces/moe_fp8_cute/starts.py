@@ -1,4 +1,4 @@
-"""Configs for Hopper that a sweep should try early: the fastest that were measured on H100s and H200s at some size.
+"""Configs that a sweep should try early: on Hopper the fastest that were measured on H100s and H200s at some size.
 
 Source: docs/results/h100-moe.md, gpu-sweep.md and routing.md. They are only starts: another card, definition or routing
 has other winners.
@@ -61,3 +61,28 @@ HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (1025, None, {**_SHARED_WEIGHTS, "combine": "finalize"}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
+
+_FEW_ROWS: dict[str, Any] = {
+    "combine": "atomic_f32",
+    "order": "weights",
+    **{"tile_w_1": 256, "stages_1": 3, "tile_w_2": 128, "stages_2": 5},
+    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("swap", True), ("k_tile", 256), ("acc_stages", 2))},
+}
+_PAIRS: dict[str, Any] = {
+    "gather": "kernel",
+    "combine": "atomic_bf16",
+    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("mma_m", 256), ("cluster_t", 2), ("stages", 5))},
+}
+BLACKWELL: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
+    (0, 16, {**_FEW_ROWS, "tile_t_1": 8, "tile_t_2": 8, "split_k_2": 2, "mma_m_1": 64, "mma_m_2": 64}),
+    (0, 256, {**_FEW_ROWS, "tile_t_1": 16, "tile_t_2": 16}),
+    (257, 4096, {**_FEW_ROWS, "tile_t_1": 32, "tile_t_2": 32}),
+    (1025, None, _PAIRS),
+    (1025, None, {**_PAIRS, "cluster_w_1": 2, "cluster_w_2": 2, "order": "mixed"}),
+)
+"""The same for Blackwell. Forecasts, no measurements: nobody of us has run one.
+
+Few rows wait for the weights: the weights are M, so that a tile has few columns, and the stages keep 160 to 190 KB
+on their way. Many rows wait for the tensor cores: one CTA with 128 x 256 is held at two thirds of their rate by the
+shared memory port, a pair with 256 x 256 is not; clusters of two pairs also halve the token rows' traffic to the L2.
+"""

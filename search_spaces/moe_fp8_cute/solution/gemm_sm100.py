@@ -341,10 +341,7 @@ class GroupedGemmSm100:
                     self.release(empty + stage, u == p.k_per_stage - 1)
                 cute.arch.mbarrier_wait(ready + a, a_phase)
                 self.fence("after")
-                self.drain(acc, tmem + a * p.acc_columns, sS, lanes, scales, slot, block)
-                self.fence("before")
-                cute.arch.sync_warp()
-                self.arrive(drained + a, peer)
+                self.drain(acc, tmem + a * p.acc_columns, sS, lanes, scales, slot, block, drained + a, peer)
                 a, a_phase = self.advance(a, a_phase, p.acc_stages)
                 if cutlass.const_expr(not p.scales_first):
                     self.release(empty + stage, u == p.k_per_stage - 1)
@@ -378,18 +375,28 @@ class GroupedGemmSm100:
         self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
         return [self.scales.factors(token, lanes, s, k) for s in range(p.subs)]
 
-    def drain(self, acc, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32) -> None:
-        """Add one K block to the sums, ``load_columns`` at a time."""
+    def drain(self, acc, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32, drained, peer: Int32) -> None:
+        """Add one K block to the sums, ``load_columns`` at a time; the MMAs get it back right behind the last load."""
         p = self.plan
-        for first in range(0, p.tile_t if p.swap else p.sub_w, p.load_columns):
+        width = p.tile_t if p.swap else p.sub_w
+        for first in range(0, width, p.load_columns):
             if p.swap and first > 0:
                 self.scales.load_tokens(sS, scales, slot, 0, first)
             for s in range(p.subs):
-                tmp = self.load(tmem + (s * (p.tile_t if p.swap else p.sub_w) + first), p.load_columns)
+                tmp = self.load(tmem + (s * width + first), p.load_columns)
+                if first + p.load_columns == width and s == p.subs - 1:
+                    self.hand_back(drained, peer)
                 if p.swap:
                     self.scales.promote(self.columns(acc[s], first), tmp, scales, lanes, s, k)
                 else:
                     self.scales.promote_rows(self.columns(acc[s], first), tmp, scales[s])
+
+    @cute.jit
+    def hand_back(self, drained, peer: Int32):
+        """This warp has everything of an accumulator in registers."""
+        self.fence("before")
+        cute.arch.sync_warp()
+        self.arrive(drained, peer)
 
     def columns(self, acc: cute.Tensor, first: int) -> cute.Tensor:
         """The part of a thread's sums that starts at column ``first``."""

@@ -198,7 +198,9 @@ def test_workspace_sections_do_not_overlap_and_hold_their_tensors(space):
         assert ("y" in sizes) == (config["combine"] == "finalize")
 
 
-def test_starts_cover_every_size_on_hopper(space):
+@pytest.mark.parametrize("target", FAMILY.targets)
+def test_starts_cover_every_size(target):
+    space = FAMILY.space(made_up(), target)
     assert all(any(s.suits([size]) for s in space.starts) for size in (1, 57, 256, 257, 901, 4096, 14_107))
 
 
