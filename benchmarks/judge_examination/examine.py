@@ -22,7 +22,8 @@ from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.rules import Kind
 from workers.judge.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts
-from workers.records import Status
+from workers.judge.verified_run import VerifiedRun
+from workers.records import Method, Status
 from workers.sandbox.process_state import ProcessState
 
 RIGHT = ("none: the reference itself", "none: rounded otherwise, in another order")
@@ -71,6 +72,12 @@ class Examination:
         self.uuids = [r.uuid for r in held if not r.degenerate]
         self._right = {r.uuid: [t.value.clone() for t in r.truths] for r in held}
         self._draws = any(r.is_drawn for r in held)
+        self._altered: dict[str, tuple[list[Any], Outputs]] = {}
+        for resident in held:
+            if resident.others.alteration is not None:
+                with resident.others.altered():
+                    digests = [check.digest(x) for x in resident.inputs]
+                self._altered[resident.uuid] = digests, [t.value.clone() for t in resident.other_truths]
 
     def all(self) -> Iterator[Found]:
         """Every candidate's verdict, right ones first. A mistake that changes nothing is left out."""
@@ -93,24 +100,35 @@ class Examination:
                 yield self._found("", mistake, candidate)
 
     def judge(self, candidate: Candidate) -> Verdict:
-        """On each workload: right on poisoned outputs, right in what timed runs left, inputs untouched."""
+        """On each workload: right on poisoned outputs, right in timed runs on other values, inputs untouched."""
         for uuid in self.uuids:
             self._now = uuid
             resident = self._resident(uuid)
             candidate.writes = candidate.is_reference and bool(resident.wrote)
             verdict = self._verdicts.first_check(candidate, resident)
             if verdict.status is Status.PASSED:
-                run = TimedRun(candidate, self._definition, resident.inputs, self._device)
-                try:
-                    for _ in range(2):
-                        run.poison()
-                        run()
-                    verdict = self._verdicts.finish(self._verdicts.begin(run, resident), resident)
-                except Exception as error:
-                    verdict = Verdict(Status.RUNTIME_ERROR, str(error))
+                verdict = self._timed(candidate, resident)
             if verdict.status is not Status.PASSED:
                 return verdict
         return Verdict(Status.PASSED)
+
+    def _timed(self, candidate: Candidate, resident: Resident) -> Verdict:
+        """Two samples, and the run on other values that belongs to them."""
+        method = Method(mode="host" if self._device.name == "cpu" else "eager", min_samples=2, max_samples=2)
+        run = TimedRun(candidate, self._definition, resident.inputs, self._device)
+        look = VerifiedRun(self._verdicts, run, run, resident, self._device, method)
+        try:
+            for _ in range(method.min_samples):
+                if look.is_due():
+                    look.take()
+                look.before_sample()
+                run()
+            look.at_the_end()
+            return look.verdict()
+        except Exception as error:
+            return Verdict(Status.RUNTIME_ERROR, str(error))
+        finally:
+            resident.others.undo()
 
     def _resident(self, uuid: str) -> Resident:
         return self._residents.get(uuid, may_compute=True)
@@ -130,7 +148,14 @@ class Examination:
         """Right ones: the reference's own where they are random, else those that it gave."""
         if self._draws:
             return self._reference(*check.copies_of(inputs))
-        return [y.clone() for y in self._right[self._now]]
+        return [y.clone() for y in self._answers(inputs)]
+
+    def _answers(self, inputs: Sequence[Any]) -> Outputs:
+        """The reference's outputs for the usual values or the other ones; on inputs in between nobody looks."""
+        altered = self._altered.get(self._now)
+        if altered is not None and check.same_digests([check.digest(x) for x in inputs], altered[0]):
+            return altered[1]
+        return self._right[self._now]
 
     def _returning(self, change: Callable[[Outputs], Outputs | None]) -> Candidate:
         def run(*inputs: Any) -> Outputs:
@@ -237,12 +262,13 @@ class Examination:
         return Candidate(run, True)
 
     def _writing_inputs(self) -> Candidate | None:
+        """The last byte of the first input is another one."""
+        written: dict[str, int] = {}
+
         def run(*inputs: Any) -> Outputs:
             outputs = self._outputs(inputs)
-            for x in inputs:
-                if isinstance(x, torch.Tensor) and x.numel():
-                    x.view(torch.uint8).view(-1)[-1] ^= 1
-                    break
+            x = next(x for x in inputs if isinstance(x, torch.Tensor) and x.numel()).view(torch.uint8).view(-1)
+            x[-1] = written.setdefault(self._now, (int(x[-1]) + 1) % 256)
             return outputs
 
         return Candidate(run, False)
