@@ -64,14 +64,20 @@ def _examined(dataset: Dataset, name: str, device: str, packaged: bool) -> dict[
             try:
                 found, unjudgeable = examine(problem, device)
             except DatasetError as error:
-                document["why"] = str(error)
+                document.setdefault("why", str(error))
                 continue
             except Exception:
                 traceback.print_exc()
-                document["why"] = traceback.format_exc().splitlines()[-1]
+                document.setdefault("why", traceback.format_exc().splitlines()[-1])
                 continue
             whole_why = "; ".join(unjudgeable)
-            return {**document, "factor": factor, "why": whole_why, "found": [f.document() for f in found]}
+            return {
+                **document,
+                "factor": factor,
+                "why": whole_why,
+                "other_values": True,
+                "found": [f.document() for f in found],
+            }
     return {**document, "factor": 0, "found": []}
 
 

@@ -59,8 +59,14 @@ def _summary(documents: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]
         f"{date.today().isoformat()}, on {devices}, measured:\n\n"
         f"* {len(examined)} of {len(documents)} definitions examined.\n"
         f"* Right candidates: {len(right)}, wrongly refused: {refused}.\n"
-        f"* Mistakes planted: {len(planted)}, caught: {caught} ({share:.2%}).\n\n"
+        f"* Mistakes planted: {len(planted)}, caught: {caught} ({share:.2%}).\n{_older(examined)}\n"
     )
+
+
+def _older(examined: Sequence[dict[str, Any]]) -> str:
+    """What is said if some definitions were examined before runs on other values belonged to the judge."""
+    without = sum(not d.get("other_values") for d in examined)
+    return f"* {without} definitions were examined without the runs on other values.\n" if without else ""
 
 
 def _table(found: Sequence[dict[str, Any]], op_of: dict[str, str]) -> str:
@@ -70,7 +76,7 @@ def _table(found: Sequence[dict[str, Any]], op_of: dict[str, str]) -> str:
     caught = Counter((op_of[f["definition"]], f["mistake"]) for f in found if f["caught"] and not _is_right(f))
     lines = ["## Caught, of planted\n", f"| mistake | {' | '.join(ops)} |", f"|---|{'---|' * len(ops)}"]
     for mistake in (*OF_OUTPUT, *OF_CANDIDATE):
-        cells = [f"{caught[op, mistake]} of {planted[op, mistake]}" if planted[op, mistake] else "" for op in ops]
+        cells = [f"{caught[op, mistake]}/{planted[op, mistake]}" if planted[op, mistake] else "" for op in ops]
         lines.append(f"| {mistake} | {' | '.join(cells)} |")
     return "\n".join(lines) + (
         "\n\nEmpty: the mistake cannot be made there (no second output, one head, one axis, no experts)."
@@ -107,7 +113,11 @@ def _how(documents: Sequence[dict[str, Any]]) -> str:
     ]
     odd = [d for d in documents if d.get("why")]
     if odd:
-        lines += ["Workloads that cannot be judged, and are left out by a sweep as here:", ""]
+        lines += [
+            "Workloads that cannot be judged, and are left out by a sweep as here. The references of the MoE definitions",
+            "among them take their arguments in another order than the definition lists its inputs:",
+            "",
+        ]
         lines += [_item(f"`{d['definition']}`: {d['why'][:200]}") for d in odd]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -162,11 +162,15 @@ def _selected(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[A
 
 
 def _by_row(indices: Any, choice: Any) -> Any:
-    """The indices as whole numbers, shape [rows, chosen]."""
+    """Numbers of scores, [rows, chosen]; -1 for what is no name of one."""
     indices = indices.to(torch.int64)
     if choice.axis is None:
         return indices.reshape(-1, 1)
-    return indices.movedim(choice.axis, -1).reshape(len(choice.scores), -1)
+    rows = indices.movedim(choice.axis, -1).reshape(len(choice.scores), -1).contiguous()
+    if choice.names is None:
+        return rows
+    found = torch.searchsorted(choice.names, rows).clamp(max=choice.names.shape[1] - 1)
+    return torch.where(choice.names.gather(1, found) == rows, found, -1)
 
 
 def _picked(indices: Any, truth: Truth) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from workers.fib import adapter as fib
 from workers.judge import check
+from workers.judge.choices import Choice, choice_of, with_names
 
 SEEDS = (20_26, 20_27)
 """Seeds of the reference's runs. The second run has another seed, to find outputs that are random."""
@@ -33,27 +34,6 @@ _BEST = {
 }  # fmt: skip
 _SORT = {torch.argsort: -1, torch.Tensor.argsort: -1, torch.sort: -1, torch.Tensor.sort: -1}
 _DRAW = {torch.multinomial, torch.Tensor.multinomial}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One call by which the reference chose indices.
-
-    Args:
-        scores: [rows, length]; larger is better. For a draw, the weights.
-        indices: The indices that the call returned.
-        axis: Axis of ``indices`` along which the choices of one row lie; None if the call reduced it.
-        ordered: Whether the order of the choices matters.
-        drawn: Whether they were drawn at random, with the scores as weights.
-        given: Whether the scores are numbers of an input, so that a candidate has exactly the same.
-    """
-
-    scores: Any
-    indices: Any
-    axis: int | None
-    ordered: bool = False
-    drawn: bool = False
-    given: bool = False
 
 
 @dataclass
@@ -119,7 +99,9 @@ def observe(definition: Any, inputs: Sequence[Any], device: str) -> Observed:
             for mask, counted in zip(same, seen.counted, strict=True)
         ]
     if wants_choices:
-        seen.choice = [_choice_of(output, first.choices) for output in expected]
+        seen.choice = [choice_of(output, first.choices) for output in expected]
+        if not is_random:
+            _name_choices(seen, first.choices, definition, inputs, device)
         _draw_again(seen, definition, inputs, device)
     return seen
 
@@ -145,11 +127,51 @@ def _draw_again(seen: Observed, definition: Any, inputs: Sequence[Any], device: 
     seen.draws = [None if draws is None else torch.stack(draws) for draws in seen.draws]
 
 
-class _Watch(TorchFunctionMode):
-    """Fills uninitialised memory with a known pattern, and records the scores by which indices are chosen."""
+def _name_choices(
+    seen: Observed, choices: Sequence[Choice], definition: Any, inputs: Sequence[Any], device: str
+) -> None:
+    """For outputs whose rows hold what the reference made of one top-k call each: what it makes of every index. It is
+    run again with other answers to these calls, until each index was an answer."""
+    calls = [c for c in choices if c.top_k and c.axis == c.indices.dim() - 1]
+    rows = [c for c in calls if c.scores.shape[0] == 1]
+    wanted = [
+        i
+        for i, (y, c) in enumerate(zip(seen.expected, seen.choice, strict=True))
+        if c is None and not y.is_floating_point() and y.dim() == 2 and len(rows) == len(y)
+        and all(0 < r.indices.numel() <= y.shape[1] for r in rows)
+    ]  # fmt: skip
+    if not wanted or len(rows) != len(choices):
+        return
+    runs = max(-(-r.scores.shape[1] // r.indices.numel()) for r in rows)
+    until = time.monotonic() + DRAW_BUDGET_S
+    named: dict[int, list[Any]] = {i: [] for i in wanted}
+    for number in range(runs):
+        if time.monotonic() > until:
+            return
+        watch = _Watch(0, False, (), other_answer=number)
+        with _seeded(SEEDS[0], device):
+            outputs = _run(definition, check.copies_of(inputs), device, watch)
+        for i in wanted:
+            named[i].append(outputs[i])
+    for i in wanted:
+        seen.choice[i] = with_names(rows, named[i], seen.expected[i])
 
-    def __init__(self, attempt: int, wants_choices: bool, inputs: Sequence[Any]) -> None:
+
+class _Watch(TorchFunctionMode):
+    """Fills uninitialised memory with a known pattern, and records the scores by which indices are chosen.
+
+    Args:
+        attempt: Number of the pattern.
+        wants_choices: Whether to record choices.
+        inputs: The inputs of the reference.
+        other_answer: Number of a part of the scores. Top-k calls then return the indices of that part, not the best.
+    """
+
+    def __init__(
+        self, attempt: int, wants_choices: bool, inputs: Sequence[Any], other_answer: int | None = None
+    ) -> None:
         super().__init__()
+        self._other_answer = other_answer
         self._attempt = attempt
         self._wants_choices = wants_choices
         self._inputs = [value for value in inputs if isinstance(value, torch.Tensor)]
@@ -164,11 +186,21 @@ class _Watch(TorchFunctionMode):
         if func in _EMPTY and isinstance(result, torch.Tensor) and result.numel():
             self.saw_empty = True
             check.poison([result], self._attempt, finite=self._attempt % 2 == 1)
+        elif self._other_answer is not None and func in _TOP_K:
+            return self._another(args, kwargs, result)
         elif self._wants_choices and (func in _TOP_K or func in _BEST or func in _SORT or func in _DRAW):
             choice = self._choice(func, args, kwargs, result)
             if choice is not None:
                 self.choices.append(choice)
         return result
+
+    def _another(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        """As if other indices were the best of each row: those of one part, one after the other."""
+        given = args[0] if args else kwargs["input"]
+        count, length = result.indices.shape[-1], given.shape[-1]
+        part = torch.arange(count, device=given.device) + (self._other_answer or 0) * count
+        indices = (part % length).expand(result.indices.shape).contiguous()
+        return torch.return_types.topk((given.gather(-1, indices), indices))
 
     def _choice(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -198,7 +230,12 @@ class _Watch(TorchFunctionMode):
         axis = int(dim or 0) % given.dim() if kept else None
         is_given = any(given.shape == x.shape and bool((given == x).all()) for x in self._inputs)
         return Choice(
-            rows.reshape(-1, rows.shape[-1]).clone(), indices.clone(), axis, ordered=func in _SORT, given=is_given
+            rows.reshape(-1, rows.shape[-1]).clone(),
+            indices.clone(),
+            axis,
+            ordered=func in _SORT,
+            given=is_given,
+            top_k=func in _TOP_K,
         )
 
 
@@ -242,51 +279,3 @@ def _written(first: Any, second: Any) -> Any:
     else:
         agreed = first == second
     return None if bool(agreed.all()) else agreed
-
-
-def _choice_of(output: Any, choices: Sequence[Choice]) -> Choice | None:
-    """The call, or the calls for one row each, that returned exactly this output."""
-    if output.is_floating_point() or output.dtype is torch.bool or not output.numel():
-        return None
-    for choice in reversed(choices):
-        if not _same(output, [choice]):
-            continue
-        if choice.drawn or choice.axis is None or output.dim() == choice.indices.dim():
-            return choice
-        if choice.indices.shape[choice.axis] == 1:  # one of each row, and the axis taken away
-            return replace(choice, axis=None)
-    rows = [c for c in choices if c.scores.shape[0] == 1]
-    for count in sorted({c.indices.numel() for c in rows}):
-        alike = [c for c in rows if c.indices.numel() == count]
-        for kept in (alike, [c for c in alike if c.drawn], [c for c in alike if not c.drawn]):
-            if len(kept) > 1 and _same(output, kept):
-                return _stacked(kept, output)
-    return None
-
-
-def _same(output: Any, choices: Sequence[Choice]) -> bool:
-    if sum(c.indices.numel() for c in choices) != output.numel():
-        return False
-    found = torch.cat([c.indices.reshape(-1) for c in choices])
-    return bool((found.to(output.device) == output.reshape(-1)).all())
-
-
-def _stacked(choices: Sequence[Choice], output: Any) -> Choice:
-    """Choices of one row each, joined. A row that was not drawn, among rows that were, has a certain result."""
-    drawn = any(c.drawn for c in choices)
-    width = max(c.scores.shape[-1] for c in choices)
-    scores = choices[0].scores.new_full((len(choices), width), 0.0 if drawn else -torch.inf)
-    for row, choice in zip(scores, choices, strict=True):
-        if drawn and not choice.drawn:
-            row[choice.indices.reshape(-1)] = 1.0
-        else:
-            row[: choice.scores.shape[-1]] = choice.scores[0]
-    axis = output.dim() - 1 if output.dim() > 1 or choices[0].indices.numel() > 1 else None
-    return Choice(
-        scores,
-        output.clone(),
-        axis,
-        ordered=any(c.ordered for c in choices),
-        drawn=drawn,
-        given=all(c.given for c in choices),
-    )

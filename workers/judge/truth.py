@@ -11,7 +11,8 @@ from workers.judge.rules import Kind, Rule, rules_for
 from workers.records import Tolerance
 
 if TYPE_CHECKING:
-    from workers.judge.observed import Choice, Observed
+    from workers.judge.choices import Choice
+    from workers.judge.observed import Observed
 
 ROW = 64
 """Fewest elements of a row: trailing axes are joined until there are so many, so that its mean magnitude is a scale for
@@ -57,9 +58,9 @@ class Truth:
 
     @property
     def tensors(self) -> list[Any]:
-        """All tensors that a candidate must not change."""
-        scores = None if self.choice is None else self.choice.scores
-        held = (self.value, self.counted, self.atol, scores, self.before, self.possible, self.draws)
+        """All that a candidate must not change."""
+        chosen = (None, None) if self.choice is None else (self.choice.scores, self.choice.names)
+        held = (self.value, self.counted, self.atol, *chosen, self.before, self.possible, self.draws)
         return [tensor for tensor in held if tensor is not None]
 
     def __str__(self) -> str:

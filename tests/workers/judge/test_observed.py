@@ -139,6 +139,48 @@ def test_values_go_with_their_indices_in_whatever_order():
     assert case.status(values.flip(1), indices) is WRONG
 
 
+MAPPED = """
+    out = torch.full((len(x), 12), -1, dtype=torch.int32)
+    pages = torch.arange(300).flip(0) * 3
+    for i, row in enumerate(x):
+        n = 30 + 9 * i
+        _, chosen = torch.topk(row[:n] * 2, min(8, n))
+        out[i, :8] = pages[chosen]
+    return out
+"""
+
+
+def test_indices_that_are_mapped_row_by_row_are_judged_by_what_they_select():
+    """As an indexer of a paged cache does: what the reference makes of every index is found out."""
+    x = randn(16, 300)
+    x[:, 7] = x[:, 21] = x[:, 3] = 9.0
+    x[:, 25:28] = x.topk(8).values[:, -1:].clamp(max=1.9)
+    case = Case(MAPPED, x, topk_indices="int32")
+    assert case.truths[0].choice.names is not None
+    expected = case.seen.expected[0]
+    assert case.status(expected.flip(1)) is Status.PASSED
+    for wrong in (expected + 3, expected + 1, expected.roll(1, 0), torch.full_like(expected, -1)):
+        assert case.status(wrong) is WRONG
+    twice = expected.clone()
+    twice[3, 1] = twice[3, 0]
+    assert case.status(twice) is WRONG
+    padded = expected.clone()
+    padded[3, 7] = -1
+    assert case.status(padded) is WRONG
+
+
+def test_ties_of_mapped_indices_are_right():
+    x = (randn(16, 300) * 2).round()
+    case = Case(MAPPED, x, topk_indices="int32")
+    pages = torch.arange(300).flip(0) * 3
+    other = case.seen.expected[0].clone()
+    for i, row in enumerate(x):
+        n = 30 + 9 * i
+        other[i, :8] = pages[torch.argsort(row[:n], descending=True, stable=True)[:8]]
+    assert not torch.equal(other.sort(1).values, case.seen.expected[0].sort(1).values)
+    assert case.status(other) is Status.PASSED
+
+
 def test_selected_indices_that_were_mapped_are_the_same_in_any_order():
     """The scores of what else could have been selected are not known: no ties, but any order."""
     case = Case("    return x.topk(8)[1] * 4 + 1\n", randn(16, 300), topk_indices="int64")
