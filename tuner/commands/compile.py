@@ -135,8 +135,8 @@ def definition_for(definitions: dict[str, Any], space: str | None, target: str) 
     Raises:
         UsageError: There is none.
     """
+    candidates = [family(space)] if space else []
     for name, definition in definitions.items():
-        candidates = [family(space)] if space else []
         if all(c.why_not(definition) is None for c in candidates) and (candidates or definition["op_type"] == "moe"):
             return name
     raise UsageError(

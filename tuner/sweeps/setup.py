@@ -67,7 +67,8 @@ class Setup:
         axis = self.settings.size_axis
         if axis is None:
             axis = space.size_axis
-        if axis is not None and selects_without_a_size(space.sources):
+        # Over workloads of one size the table has one row, which is right for whoever asks without one.
+        if axis is not None and selects_without_a_size(space.sources) and len(set(self.sizes(axis).values())) > 1:
             raise UsageError(
                 f"size axis {axis!r}: space {space.name!r} calls select() without a size, so its Solution would take "
                 f"the config of the smallest size for all; write select(SIZE), or name no size axis"
@@ -166,7 +167,8 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
     if space is not None:
         from search_spaces.registry import family
 
-        fitting = [n for n, d in dataset.definitions.items() if family(space).why_not(d) is None]
+        named = family(space)  # a folder is read, which takes a while and may leave a remark
+        fitting = [n for n, d in dataset.definitions.items() if named.why_not(d) is None]
     else:
         fitting = [n for n, d in dataset.definitions.items() if d["op_type"] == "moe"]
     if len(fitting) == 1:

@@ -85,6 +85,12 @@ def test_a_kernel_that_passes_no_size_cannot_dispatch(axis, flag, tmp_path):
     assert made.space().size_axis == "cols"
 
 
+def test_a_kernel_that_passes_no_size_may_be_tuned_for_one_size(tmp_path):
+    made = setup(tmp_path, TWO[:1], "cols", None)
+    toy.kernel(tmp_path / "k", size="", size_axis="cols")
+    assert made.space().size_axis == "cols"
+
+
 def test_a_solution_with_one_config_has_no_axis(tmp_path):
     made = setup(tmp_path, TWO, flag="cols")
     folder = tmp_path / "k"
