@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -137,6 +138,8 @@ class Residents:
             self._held.move_to_end(uuid)
             return self._held[uuid]
         resident = self._make(uuid, may_compute)
+        # What is frozen is not in the garbage collector's lists: a candidate does not find the answers there.
+        gc.freeze()
         while self._held and sum(r.nbytes for r in self._held.values()) + resident.nbytes > self._budget_bytes:
             self._held.popitem(last=False)
         self._held[uuid] = resident

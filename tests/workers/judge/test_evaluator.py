@@ -243,9 +243,10 @@ def test_broken_reference_is_the_datasets_fault(bench, dataset, make, order):
 
 
 STRAY = (
-    "good(x, y, out)\nimport gc\n"
-    "for t in gc.get_objects():\n"
-    "    if type(t) is torch.Tensor and tuple(t.shape) == (40, 64) and t.data_ptr() != out.data_ptr(): t[0, 0] = 7"
+    "good(x, y, out)\nframe = sys._getframe()\n"
+    "while not hasattr(frame.f_locals.get('self'), '_residents'): frame = frame.f_back\n"
+    "for workload in frame.f_locals['self']._residents._held.values():\n"
+    "    if workload.inputs[0].shape[0] == 40: workload.inputs[0][0, 0] = 7"
 )
 
 

@@ -121,7 +121,7 @@ REACHES = {
     ),
     "copies the expected outputs": (
         passing(
-            f"found = [t for t in {TENSORS} if abs(float(t[0, 0] - 2 * x[0, 0] - y[0, 0])) < 1e-4]\n"
+            f"found = [t for t in {TENSORS} if torch.allclose(t[:, ::9], 2 * x[:, ::9] + y[:, ::9], atol=1e-4)]\n"
             "out.copy_(found[0]) if found else out.zero_()"
         ),
         (Status.INCORRECT_NUMERICAL, Status.STALE_OUTPUT),
