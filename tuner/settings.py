@@ -173,7 +173,7 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSett
         return SweepSettings(**merged)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        key = ".".join(str(part) for part in first["loc"] if str(part)) or "settings"
         if first["type"] == "extra_forbidden":
             known = ", ".join(SweepSettings.model_fields)
             raise UsageError(f"unknown setting {key!r}; known are {known}") from None

@@ -114,7 +114,7 @@ def _how(documents: Sequence[dict[str, Any]]) -> str:
     odd = [d for d in documents if d.get("why")]
     if odd:
         lines += [
-            "Workloads that cannot be judged, and are left out by a sweep as here. The references of the MoE definitions",
+            "Workloads that cannot be judged, and are left out by a sweep as here. The references of MoE definitions",
             "among them take their arguments in another order than the definition lists its inputs:",
             "",
         ]
