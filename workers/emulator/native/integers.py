@@ -30,17 +30,21 @@ def integer_binary(seg: Segment, i: Instruction) -> None:
 
 
 def _divide(seg: Segment, name: str, sign: str, letter: str, a: str, b: str) -> str:
-    """Towards zero; by zero all ones, as the hardware does. In twice the width, where nothing overflows."""
-    vector, wide = VECTOR[letter], f"<32 x i{2 * BITS[letter]}>"
-    extend = "sext" if sign == "s" else "zext"
-    zero = seg.do(f"icmp eq {vector} {b}, {seg.splat(letter, 0)}")
-    safe = seg.do(f"select <32 x i1> {zero}, {vector} {seg.splat(letter, 1)}, {vector} {b}")
-    big_a, big_b = (seg.do(f"{extend} {vector} {v} to {wide}") for v in (a, safe))
-    how = {"div": "div", "rem": "rem"}[name]
-    out = seg.do(f"trunc {wide} {seg.do(f'{sign}{how} {wide} {big_a}, {big_b}')} to {vector}")
+    """Towards zero; by zero all ones, as the hardware does. By -1 it is a negation: the processor's would overflow."""
+    vector, zero, one = VECTOR[letter], seg.splat(letter, 0), seg.splat(letter, 1)
+    by_zero = seg.do(f"icmp eq {vector} {b}, {zero}")
+    odd = by_zero
+    if sign == "s":
+        negates = seg.do(f"icmp eq {vector} {b}, {seg.splat(letter, -1)}")
+        odd = seg.do(f"or <32 x i1> {by_zero}, {negates}")
+    safe = seg.do(f"select <32 x i1> {odd}, {vector} {one}, {vector} {b}")
+    out = seg.do(f"{sign}{name} {vector} {a}, {safe}")
     if name == "rem":
-        return out
-    return seg.do(f"select <32 x i1> {zero}, {vector} {seg.splat(letter, -1)}, {vector} {out}")
+        return seg.do(f"select <32 x i1> {by_zero}, {vector} {a}, {vector} {out}")
+    if sign == "s":
+        negated = seg.do(f"sub {vector} {zero}, {a}")
+        out = seg.do(f"select <32 x i1> {negates}, {vector} {negated}, {vector} {out}")
+    return seg.do(f"select <32 x i1> {by_zero}, {vector} {seg.splat(letter, -1)}, {vector} {out}")
 
 
 def multiply(seg: Segment, i: Instruction) -> None:
