@@ -26,7 +26,8 @@ from flashinfer_bench.data import TraceSet
 from search_spaces.dataset import PATH
 from search_spaces.dataset.make import MOE
 from search_spaces.moe_fp8_cpu import FAMILY
-from search_spaces.space import Config, SearchSpace
+from search_spaces.parameters import Config
+from search_spaces.space import SearchSpace
 
 
 def measure(space: SearchSpace, config: Config, inputs: list[list[Any]], folder: Path, number: int) -> dict[str, Any]:

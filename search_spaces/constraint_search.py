@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from search_spaces.space import Config, Constraint, SearchSpace, SpaceError
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
 
 Point = tuple[int, ...]
 """A config as positions in the value lists of its parameters."""
@@ -68,16 +68,19 @@ class Walk:
     """The tree of a space: one level per parameter, pruned where the values so far break a constraint.
 
     Args:
-        space: The space.
+        name: The space's, for messages.
+        parameters: Its parameters.
+        constraints: Its constraints.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self._values = [p.values for p in space.parameters]
-        self._names = [p.name for p in space.parameters]
-        self._checks = _closing(space, self._names)
-        self._order = _early_order(space, self._names)
-        self._early = _closing(space, [self._names[i] for i in self._order])
+    def __init__(self, name: str, parameters: Sequence[Parameter], constraints: Sequence[Constraint]) -> None:
+        self._name = name
+        self._constraints = constraints
+        self._values = [p.values for p in parameters]
+        self._names = [p.name for p in parameters]
+        self._checks = _closing(constraints, self._names)
+        self._order = _early_order(constraints, self._names)
+        self._early = _closing(constraints, [self._names[i] for i in self._order])
         self._keys = [_key(positions) for positions in _reads(self._early, self._order, self._names)]
         self._known: list[dict[Any, list[int]]] = [{} for _ in self._order]
 
@@ -123,9 +126,7 @@ class Walk:
                 return point
         for point in self._in_order((), {}, effort, rng):
             return point
-        raise SpaceError(
-            f"space {self._space.name!r}: no config satisfies all {len(self._space.constraints)} constraints"
-        )
+        raise SpaceError(f"space {self._name!r}: no config satisfies all {len(self._constraints)} constraints")
 
     def size(self, rng: random.Random) -> float:
         """Estimate of the number of valid points: the mean product of branches along random descents.
@@ -169,7 +170,7 @@ class Walk:
         return fitting
 
     def _too_sparse(self, effort: Effort) -> TooSparseError:
-        return TooSparseError(f"space {self._space.name!r}: no valid config found after {effort.spent} checks")
+        return TooSparseError(f"space {self._name!r}: no valid config found after {effort.spent} checks")
 
     def _in_order(
         self, codes: Point, partial: Config, effort: Effort | None = None, rng: random.Random | None = None
@@ -188,10 +189,10 @@ class Walk:
         partial.pop(self._names[depth], None)
 
 
-def _early_order(space: SearchSpace, names: list[str]) -> list[int]:
+def _early_order(constraints: Sequence[Constraint], names: list[str]) -> list[int]:
     """An order of the parameters: first those that complete a constraint with the fewest others."""
     order: list[str] = []
-    waiting = [set(c.parameters) for c in space.constraints]
+    waiting = [set(c.parameters) for c in constraints]
     while waiting:
         nearest = min(waiting, key=len)
         order += [n for n in names if n in nearest]
@@ -214,10 +215,10 @@ def _key(positions: tuple[int, ...]) -> Callable[[list[int]], Any]:
     return itemgetter(*positions) if positions else lambda _: None
 
 
-def _closing(space: SearchSpace, order: list[str]) -> list[list[Constraint]]:
+def _closing(constraints: Sequence[Constraint], order: list[str]) -> list[list[Constraint]]:
     """For each step of an order, the constraints whose last parameter it decides."""
     step = {name: i for i, name in enumerate(order)}
     closing: list[list[Constraint]] = [[] for _ in order]
-    for constraint in space.constraints:
+    for constraint in constraints:
         closing[max((step[n] for n in constraint.parameters), default=0)].append(constraint)
     return closing

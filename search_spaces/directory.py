@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import SearchSpace, SpaceError, SpaceFamily
+from search_spaces.parameters import SpaceError
+from search_spaces.space import SearchSpace, SpaceFamily
 from search_spaces.space_file import SPACE_FILE, read_space_file
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 MAX_LENGTH = 2000
 """Longest text in characters; keeps the parser's recursion bounded."""

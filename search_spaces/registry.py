@@ -8,7 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import SearchSpace, SpaceError, SpaceFamily
+from search_spaces.parameters import SpaceError
+from search_spaces.space import SearchSpace, SpaceFamily
 
 ENTRY_POINT_GROUP = "tuner.search_spaces"
 """Other packages name a :class:`SpaceFamily` instance here."""

@@ -7,7 +7,8 @@ import random
 from collections import Counter
 
 from search_spaces.constraint_search import Effort, TooSparseError
-from search_spaces.space import Config, SearchSpace
+from search_spaces.parameters import Config
+from search_spaces.space import SearchSpace
 
 CANDIDATES_PER_PICK = 16
 

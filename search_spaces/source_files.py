@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 SUFFIXES = frozenset(
     f".{s}"
@@ -188,3 +188,17 @@ def selects_without_a_size(sources: Mapping[str, str]) -> bool:
                 name = getattr(node.func, "id", getattr(node.func, "attr", None))
                 sizes += [bool(node.args or node.keywords)] if name == "select" else []
     return bool(sizes) and not any(sizes)
+
+
+LONGEST_BYTES = 120
+"""Longest name in bytes. File systems allow 255, and file names have further parts."""
+
+
+def why_unfit(name: str) -> str | None:
+    """Why a name cannot be part of a file name, None if it can."""
+    if not name.isprintable():
+        return "has characters that cannot be printed"
+    if "/" in name or "\\" in name or name.strip() in ("", ".", ".."):
+        return "leads out of its folder"
+    size = len(name.encode("utf-8", "surrogatepass"))
+    return f"has {size} bytes; at most {LONGEST_BYTES} are allowed" if size > LONGEST_BYTES else None

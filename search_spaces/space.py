@@ -12,100 +12,27 @@ import json
 import logging
 import pprint
 import random
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.constraint_search import Walk
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
 
 if TYPE_CHECKING:
-    from search_spaces.constraint_search import Walk
     from search_spaces.emulated_case import EmulatedCase
 
-from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, render_header
-
 _log = logging.getLogger(__name__)
-
-Scalar = bool | int | float | str
-Config = dict[str, Scalar]
-"""One point of a space: a value for every parameter."""
 
 CONFIG_FILE = "config.py"
 """The only file in which variants of a family differ."""
 
-
-MAX_VALUES = 32_767
-"""Most values of a parameter: the search stores positions in 16 bits."""
-
-MAX_NUMBER = 10**300
-"""Largest whole number: a float must be able to hold it, since models compute with floats."""
-
-
-class SpaceError(ValueError):
-    """A space, a parameter or a config is not usable; the message is one line for the user."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A tunable parameter.
-
-    Args:
-        name: A Python identifier, the key in every config.
-        values: All allowed values. For an ordinal parameter their order is meaningful (neighbours are similar).
-        kind: ``ordinal`` for sizes and counts, ``categorical`` if the order has no meaning.
-        doc: One line of description.
-    """
-
-    name: str
-    values: tuple[Scalar, ...]
-    kind: Literal["ordinal", "categorical"] = "ordinal"
-    doc: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise SpaceError(f"parameter name {self.name!r} is not an identifier")
-        if not self.values:
-            raise SpaceError(f"parameter {self.name!r} has no values")
-        keys = [(type(v).__name__, v) for v in self.values]
-        if len(set(keys)) != len(keys):
-            raise SpaceError(f"parameter {self.name!r} lists a value twice: {list(self.values)}")
-        for value in self.values:
-            if isinstance(value, int) and abs(value) > MAX_NUMBER:
-                raise SpaceError(
-                    f"parameter {self.name!r} has a number of {value.bit_length()} bits, which is too large"
-                )
-        if len(self.values) > MAX_VALUES:
-            raise SpaceError(f"parameter {self.name!r} has {len(self.values)} values; at most {MAX_VALUES} are allowed")
-        if self.kind not in ("ordinal", "categorical"):
-            raise SpaceError(f"parameter {self.name!r} has kind {self.kind!r}; allowed are ordinal, categorical")
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A rule that every valid config obeys.
-
-    Args:
-        parameters: The names that ``holds`` reads; it is called once they all have a value.
-        reason: Why a config that breaks it cannot work or is equivalent to another one. Shown to users.
-        holds: True for a config that obeys. Gets a mapping with at least ``parameters``.
-    """
-
-    parameters: tuple[str, ...]
-    reason: str
-    holds: Callable[[Mapping[str, Any]], bool]
-    _failures: list[str] = field(default_factory=list, repr=False, compare=False)
-
-    def admits(self, config: Mapping[str, Any]) -> bool:
-        """Whether a config obeys. If the rule raises, it does not; the first such config is logged."""
-        try:
-            return bool(self.holds(config))
-        except Exception as error:  # code of a space may raise anything
-            if not self._failures:
-                self._failures.append(f"{type(error).__name__}: {error}")
-                shown = ", ".join(f"{n}={config.get(n)!r}" for n in self.parameters)
-                what = f"{error}" if isinstance(error, SpaceError) else f"{self._failures[0]} for {shown}"
-                _log.warning(f"constraint {self.reason!r} cannot be computed, such configs are invalid: {what}")
-            return False
+HEADER_FILE = "config.h"
+HEADER_LANGUAGES = ("cpp", "cuda")
+"""Languages whose Solutions get a header beside ``config.py``."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +59,7 @@ class SearchSpace:
 
     Args:
         name: The family's name, as in ``--space``.
-        target: ``cpu``, ``sm_90a`` or ``sm_100a``.
+        target: Name of the target, such as ``cpu``.
         parameters: Parameters, in the order in which configs are shown.
         constraints: Rules that valid configs obey.
         default: A valid config; measured in every sweep.
@@ -229,11 +156,7 @@ class SearchSpace:
     @cached_property
     def walk(self) -> Walk:
         """Lists and samples the valid configs."""
-        from search_spaces.constraint_search import (
-            Walk,  # imported late, since it imports this module
-        )
-
-        return Walk(self)
+        return Walk(self.name, self.parameters, self.constraints)
 
     def config_at(self, point: tuple[int, ...]) -> Config:
         """The config at these positions of the value lists."""
@@ -377,3 +300,30 @@ class SpaceFamily(ABC):
             SpaceError: Nothing is known about this family's kernels.
         """
         raise SpaceError(f"space {self.name!r} does not say what its kernels must leave: it cannot be emulated")
+
+
+def render_header(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """One macro for each parameter and size.
+
+    A parameter ``tile`` becomes ``CONFIG_TILE``, an axis ``hidden_size`` becomes ``SIZE_HIDDEN_SIZE``. Booleans are 0
+    or 1. A string is a string literal, and ``CONFIG_<PARAMETER>_IS_<VALUE>`` is defined as 1 for ``#ifdef``.
+    """
+    lines = ["// The choices this Solution was built with. Generated.", "#pragma once", ""]
+    for prefix, values in (("SIZE", sizes), ("CONFIG", config)):
+        for name, value in values.items():
+            macro = f"{prefix}_{macro_name(name)}"
+            lines.append(f"#define {macro} {_literal(value)}")
+            if isinstance(value, str):
+                lines.append(f"#define {macro}_IS_{macro_name(value)} 1")
+    return "\n".join(lines) + "\n"
+
+
+def macro_name(text: str) -> str:
+    """The text in capitals, with an underscore for every character that is not allowed in a macro name."""
+    return re.sub(r"[^A-Z0-9_]", "_", text.upper())
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return json.dumps(value) if isinstance(value, str) else repr(value)

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search_spaces import yaml_text
-from search_spaces.c_header import HEADER_FILE, HEADER_LANGUAGES, macro_name
 from search_spaces.expression import compile_expression
-from search_spaces.names import why_unfit
-from search_spaces.source_files import ANY, python_names, read_sources
-from search_spaces.space import CONFIG_FILE, Config, Constraint, Parameter, SpaceError, Start
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
+from search_spaces.source_files import ANY, python_names, read_sources, why_unfit
+from search_spaces.space import CONFIG_FILE, HEADER_FILE, HEADER_LANGUAGES, Start, macro_name
 
 _log = logging.getLogger(__name__)
 

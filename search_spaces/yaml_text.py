@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|0[oO][0-7]+")
 _TAG = "tag:yaml.org,2002:"

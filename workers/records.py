@@ -41,6 +41,11 @@ class Status(StrEnum):
     WORKER_LOST = "WORKER_LOST"
     """The machinery failed, not the candidate, on several workers in turn."""
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether it is none of the good ends."""
+        return self not in (Status.PASSED, Status.BUILT, Status.RACED_OUT)
+
 
 OF_THE_MACHINE = frozenset((Status.WORKER_LOST, Status.TIMEOUT, Status.CRASHED))
 """Failures that the machine may have caused (overload, no memory, lost): the same config may pass another time."""
@@ -59,7 +64,7 @@ class Deadlines:
 class Tolerance:
     """flashinfer-bench's rule: an element fails only if it exceeds both; a share of elements must pass.
 
-    ``by_scale``: whether ``atol`` is in units of the mean magnitude of the reference's row (workers/judge/truth.py).
+    ``by_scale``: whether ``atol`` is in units of the mean magnitude of the reference's row (judge/outputs/truth.py).
     """
 
     rtol: float = 1e-2

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blackwell_static import sass
-from search_spaces.space import Config, SearchSpace
+from search_spaces.parameters import Config
+from search_spaces.space import SearchSpace
 
 TARGET = "sm_100a"
 PACKAGE = "blackwell_sample"

@@ -21,9 +21,9 @@ def main() -> None:
     import torch
 
     from workers.devices.cuda import CudaDevice
-    from workers.judge import check
-    from workers.judge.timer import measure
-    from workers.judge.truth import plain
+    from workers.judge.outputs import check, memory
+    from workers.judge.outputs.expected import plain
+    from workers.judge.timing.timer import measure
     from workers.records import Method
 
     device = CudaDevice()
@@ -31,16 +31,16 @@ def main() -> None:
     output = torch.randn(_OUTPUT, device=device.name).to(torch.bfloat16)
     small = torch.randn(64, 7_168, device=device.name).to(torch.bfloat16)
     large_truth, small_truth = plain([output]), plain([small])
-    rows = weights.view(torch.int64).view(-1, check._DIGEST_ROW)
+    rows = weights.view(torch.int64).view(-1, memory._DIGEST_ROW)
     on_device: dict[str, Callable[[], Any]] = {
         "flush": lambda: torch.amax(device._flush, dim=0, out=device._sink),
         "digest rows": lambda: rows.sum(1),
         "digest columns": lambda: rows.sum(0),
-        "digest": lambda: check.digest(weights),
-        "quick digest": lambda: check.digest(weights, thorough=False),
+        "digest": lambda: memory.digest(weights),
+        "quick digest": lambda: memory.digest(weights, thorough=False),
         "compare large": lambda: check.begin_compare([output], large_truth),
         "compare small": lambda: check.begin_compare([small], small_truth),
-        "poison large": lambda: check.poison([output], 0),
+        "poison large": lambda: memory.poison([output], 0),
     }
     found: dict[str, Any] = {"device": device.model, "device_us": {}, "host_us": {}, "measurement": []}
     for name, work in on_device.items():

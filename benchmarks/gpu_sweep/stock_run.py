@@ -23,7 +23,7 @@ from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Document
 from workers.fib.official_run import Effort, StockJob, StockRun
-from workers.judge.rules import for_official_run, rules_for
+from workers.judge.outputs.rules import for_official_run, rules_for
 from workers.records import Variant
 
 _FIRST = (1, 16, 52, 57, 62, 80, 11948)

@@ -11,8 +11,8 @@ from benchmarks.gpu_sweep.faults import faulty
 from db.records import WinnerRecord
 from db.store import Store
 from search_spaces import Config
+from search_spaces.parameters import SpaceError
 from search_spaces.sample_spread import spread
-from search_spaces.space import SpaceError
 from tuner.results.export import winners_table
 from tuner.search import Search
 from tuner.sweeps.loop import sweep_seed

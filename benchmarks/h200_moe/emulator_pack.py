@@ -21,8 +21,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from search_spaces.moe_fp8_cute.routings import weights  # noqa: E402
 from search_spaces.moe_fp8_cute.space import FAMILY  # noqa: E402
+from search_spaces.parameters import Config  # noqa: E402
 from search_spaces.sample_spread import spread  # noqa: E402
-from search_spaces.space import Config, SearchSpace  # noqa: E402
+from search_spaces.space import SearchSpace  # noqa: E402
 from workers.emulator.host.launches import HostError, build_with_ptx  # noqa: E402
 from workers.emulator.judge import stage  # noqa: E402
 

@@ -15,12 +15,12 @@ from workers.devices.cpu import HostDevice
 from workers.devices.device import Device
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
-from workers.judge import check
-from workers.judge.check import Candidate, Verdict
+from workers.judge.outputs import memory
+from workers.judge.outputs.check import Candidate, Verdict
+from workers.judge.outputs.rules import Kind
 from workers.judge.references import ReferenceStore
 from workers.judge.resident_workloads import Resident, Residents
-from workers.judge.rules import Kind
-from workers.judge.timed_run import TimedRun
+from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts
 from workers.judge.verified_run import VerifiedRun
 from workers.records import Method, Status
@@ -76,7 +76,7 @@ class Examination:
         for resident in held:
             if resident.others.alteration is not None:
                 with resident.others.altered():
-                    digests = [check.digest(x) for x in resident.inputs]
+                    digests = [memory.digest(x) for x in resident.inputs]
                 self._altered[resident.uuid] = digests, [t.value.clone() for t in resident.other_truths]
 
     def all(self) -> Iterator[Found]:
@@ -147,13 +147,13 @@ class Examination:
     def _outputs(self, inputs: Sequence[Any]) -> Outputs:
         """Right ones: the reference's own where they are random, else those that it gave."""
         if self._draws:
-            return self._reference(*check.copies_of(inputs))
+            return self._reference(*memory.copies_of(inputs))
         return [y.clone() for y in self._answers(inputs)]
 
     def _answers(self, inputs: Sequence[Any]) -> Outputs:
         """The reference's outputs for the usual values or the other ones; on inputs in between nobody looks."""
         altered = self._altered.get(self._now)
-        if altered is not None and check.same_digests([check.digest(x) for x in inputs], altered[0]):
+        if altered is not None and memory.same_digests([memory.digest(x) for x in inputs], altered[0]):
             return altered[1]
         return self._right[self._now]
 
@@ -229,7 +229,7 @@ class Examination:
         wrong: dict[str, Outputs] = {}
         for uuid in self.uuids:
             self._now = uuid
-            inputs = check.copies_of(self._resident(self._now).inputs)
+            inputs = memory.copies_of(self._resident(self._now).inputs)
             weights = inputs[names.index("gemm2_weights")]
             for expert in range(len(weights)):
                 kept = weights[expert].clone()
@@ -331,7 +331,7 @@ def _cut(y: Any, part: Any) -> Any:
     """The output as it is when only a part is written."""
     whole = y.clone()
     if y.dim():
-        check.poison([whole[len(part) :]], 0)
+        memory.poison([whole[len(part) :]], 0)
     return whole
 
 

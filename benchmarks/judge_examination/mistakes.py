@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from workers.judge.rules import Kind
-from workers.judge.truth import Truth
+from workers.judge.outputs.rules import Kind
+from workers.judge.outputs.truth import Truth
 
 Mistake = Callable[[Any, Truth], Any]
 """From a right output (a copy) to a wrong one; None where the mistake cannot be made."""

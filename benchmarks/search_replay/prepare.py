@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import Parameter
+from search_spaces.parameters import Parameter
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.replay.recording import SUFFIX, Recording, read_recording, write_recording
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from search_spaces.constants import Constants
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 BLOCK = 128
 """Rows and columns of the block that shares a scale."""

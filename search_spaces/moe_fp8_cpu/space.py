@@ -20,17 +20,8 @@ from typing import Any
 
 from search_spaces.moe_fp8.proof import prove
 from search_spaces.moe_fp8.reading import read
-from search_spaces.space import (
-    Config,
-    Constraint,
-    Parameter,
-    Proof,
-    Scalar,
-    SearchSpace,
-    SpaceError,
-    SpaceFamily,
-    Start,
-)
+from search_spaces.parameters import Config, Constraint, Parameter, Scalar, SpaceError
+from search_spaces.space import Proof, SearchSpace, SpaceFamily, Start
 
 SOLUTION = Path(__file__).resolve().parent / "solution"
 TILE_BYTES_LIMIT = 256 * 1024

@@ -16,7 +16,8 @@ from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_t
 from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
 from search_spaces.moe_fp8_cute.stages import cases
 from search_spaces.moe_fp8_cute.starts import BLACKWELL, HOPPER
-from search_spaces.space import Config, Constraint, Parameter, Proof, SearchSpace, SpaceError, SpaceFamily, Start
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
+from search_spaces.space import Proof, SearchSpace, SpaceFamily, Start
 
 NAME = "moe_fp8_cute"
 TARGETS = ("sm_90a", "sm_100a")

@@ -9,7 +9,7 @@ from typing import Any
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import many_rows_sm100
 from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
-from search_spaces.space import Config, Constraint, Parameter
+from search_spaces.parameters import Config, Constraint, Parameter
 
 TARGET = "sm_100a"
 

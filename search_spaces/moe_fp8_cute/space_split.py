@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_spaces.space import Config, Constraint, Parameter
+from search_spaces.parameters import Config, Constraint, Parameter
 
 SPLIT_ROWS = Parameter(
     "split_rows",

@@ -10,7 +10,7 @@ from benchmarks.judge_examination import made, publish, reduced
 from benchmarks.judge_examination.examine import RIGHT, examine
 from search_spaces.dataset import PATH
 from workers.fib.dataset import Dataset
-from workers.judge.rules import Asked
+from workers.judge.outputs.rules import Asked
 
 N, M = {"n": {"type": "var"}}, {"m": {"type": "const", "value": 64}}
 

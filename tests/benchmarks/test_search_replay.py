@@ -14,7 +14,7 @@ from benchmarks.search_replay.__main__ import main
 from benchmarks.search_replay.loop import replay
 from benchmarks.search_replay.score import curve, figures, random_expectation, summary
 from benchmarks.search_replay.transfer import compare, first, lag
-from search_spaces.space import Parameter
+from search_spaces.parameters import Parameter
 from tuner.replay.recording import Recording, read_recording, write_recording
 
 

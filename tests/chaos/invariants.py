@@ -14,8 +14,8 @@ from sqlalchemy import text
 from db.records import SweepState, TrialRecord, WinnerRecord
 from db.store import Store
 from tests.chaos.ground import STATUS_OF
-from tuner.sweeps.statistics import rank
-from workers.judge.interval import median_interval
+from tuner.sweeps.finals.statistics import rank
+from workers.judge.timing.interval import median_interval
 
 TERMINAL = {
     "PASSED", "RACED_OUT", "INCORRECT_SHAPE", "INCORRECT_NUMERICAL", "INCORRECT_DTYPE", "RUNTIME_ERROR",

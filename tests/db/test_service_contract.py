@@ -58,6 +58,9 @@ def test_a_stop_is_asked_of_who_holds_the_sweep_and_forgotten_by_a_resume(store:
     held, free = stage.sweep(owner="host:1"), stage.sweep()
     assert store.sweeps.request_stop(held)
     assert store.sweeps.stop_requested(held)
+    first = store.sweeps.get(held).stop_requested_at
+    assert store.sweeps.request_stop(held)
+    assert store.sweeps.get(held).stop_requested_at == first, "when it was asked for first"
     assert not store.sweeps.request_stop(free)
     assert not store.sweeps.stop_requested(free)
     store.sweeps.finish(held, "INTERRUPTED", {})

@@ -155,7 +155,8 @@ def read_only_folder(open_folder: Path) -> Path:
 
 def test_a_folder_that_may_not_be_written(read_only_folder: Path, bound_by_permissions: None) -> None:
     assert _refusal(f"sqlite:///{read_only_folder}/new.db") == (
-        f"database {read_only_folder}/new.db cannot be opened; check that the folder exists and may be written"
+        f"database {read_only_folder}/new.db cannot be opened; check that the folder exists and may be written, "
+        "or set TUNER_DB_URL"
     )
 
 

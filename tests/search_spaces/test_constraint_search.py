@@ -5,10 +5,11 @@ import time
 
 import pytest
 
-from search_spaces.constraint_search import Effort, TooSparseError, Walk
+from search_spaces.constraint_search import Effort, TooSparseError
 from search_spaces.expression import compile_expression
+from search_spaces.parameters import Constraint, Parameter, SpaceError
 from search_spaces.sample_spread import spread
-from search_spaces.space import Constraint, Parameter, SearchSpace, SpaceError
+from search_spaces.space import SearchSpace
 from tuner.search import Search
 from tuner.search import candidates as ledger_module
 
@@ -29,7 +30,7 @@ def chain(count):
 
 def test_all_points_in_order_or_none_where_there_are_too_many():
     space = chain(4)
-    walk = Walk(space)
+    walk = space.walk
     names = list(space.by_name)
     expected = [tuple(c[n] for n in names) for c in space.enumerate()]
     assert walk.all(len(expected), Effort()) == expected
@@ -39,7 +40,7 @@ def test_all_points_in_order_or_none_where_there_are_too_many():
 
 def test_samples_are_valid_and_reach_every_config():
     space = chain(3)
-    walk = Walk(space)
+    walk = space.walk
     rng = random.Random(0)
     seen = {walk.sample(rng) for _ in range(2000)}
     assert seen == set(walk.all(10**4, Effort()))
@@ -50,18 +51,18 @@ def test_a_needle_is_found_and_an_empty_space_is_an_error():
     needle = make_space(
         4, (Constraint(everything, "one only", lambda c: sum(c.values()) == 36),), dict.fromkeys(everything, 9)
     )
-    assert Walk(needle).sample(random.Random(0)) == (9, 9, 9, 9)
+    assert needle.walk.sample(random.Random(0)) == (9, 9, 9, 9)
     allowed = [True]
     empty = make_space(2, (Constraint(("p0",), "closed", lambda c: allowed[0]),), {"p0": 0, "p1": 0})
     allowed[0] = False
     with pytest.raises(SpaceError, match="no config satisfies"):
-        Walk(empty).sample(random.Random(0))
+        empty.walk.sample(random.Random(0))
 
 
 def test_the_size_estimate_is_right_on_average():
     space = chain(5)
     exact = len(list(space.enumerate()))
-    assert Walk(space).size(random.Random(0)) == pytest.approx(exact, rel=0.2)
+    assert space.walk.size(random.Random(0)) == pytest.approx(exact, rel=0.2)
 
 
 @pytest.mark.parametrize("sampler", ["auto", "tpe", "random", "grid"])
@@ -142,4 +143,4 @@ def test_effort_ends_by_checks_and_by_time():
     assert not slow.spend(1000)
     assert slow.used_up
     with pytest.raises(TooSparseError, match="no valid config found after"):
-        Walk(sparse_space("odd weights")).sample(random.Random(0), Effort(checks=5000))
+        sparse_space("odd weights").walk.sample(random.Random(0), Effort(checks=5000))

@@ -19,7 +19,7 @@ from search_spaces import registry
 from search_spaces.dataset import PATH
 from search_spaces.dataset.make import GEMM, MOE, RMSNORM
 from search_spaces.directory import DirectoryFamily
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from search_spaces.expression import compile_expression
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 NAMES = ("a", "b", "mode")
 CONFIG = {"a": 6, "b": 4, "mode": "flat"}

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search_spaces.directory import DirectoryFamily
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 MAIN = "def run(x):\n    return x\n"
 DEFINITION = {"name": "d", "op_type": "toy", "axes": {}, "inputs": {}, "outputs": {}, "reference": ""}

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from tuner.cli import options
-from tuner.cli.output import config_text, microseconds, print_json, ratio, stdout
+from tuner.cli.output import print_json, stdout
 from tuner.errors import NothingFoundError
+from tuner.format import config_text, microseconds, ratio
 
 
 def status(

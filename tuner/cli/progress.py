@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tuner.cli.output import microseconds, ratio, stderr
+from tuner.cli.output import stderr
+from tuner.format import microseconds, ratio
 from tuner.sweeps.loop import Progress
 
 LINE_EVERY_S = 10.0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner.cli import options
-from tuner.cli.output import config_text, microseconds, print_json, ratio, results, stderr, stdout
+from tuner.cli.output import print_json, results, stderr, stdout
+from tuner.format import config_text, microseconds, ratio
 
 if TYPE_CHECKING:
     from tuner.settings import SweepSettings
@@ -206,8 +207,8 @@ def bench(
 ) -> None:
     """Measure Solutions side by side, interleaved, so that differences are paired."""
     results()
+    from tuner.cli.steps import StepView
     from tuner.commands.bench import run_bench
-    from tuner.progress import StepView
     from tuner.settings import load
 
     settings = load({
@@ -249,8 +250,8 @@ def compile_(
 ) -> None:
     """Build a sample of a space's configs without running them, and show what they need."""
     results()
+    from tuner.cli.steps import StepView
     from tuner.commands.compile import compile_sample, first_line
-    from tuner.progress import StepView
     from tuner.settings import load
 
     settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})
@@ -292,9 +293,9 @@ def verify(
 ) -> None:
     """Judge variants on a machine without their GPU: their kernels are emulated, with numbers but without times."""
     results()
+    from tuner.cli.steps import StepView
     from tuner.commands.verify import summary_of
     from tuner.commands.verify import verify as judge
-    from tuner.progress import StepView
     from tuner.settings import load
 
     settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})

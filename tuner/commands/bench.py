@@ -14,7 +14,7 @@ from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
 from tuner.commands.compile import first_line
 from tuner.errors import UsageError
-from tuner.progress import StepView
+from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
@@ -30,9 +30,7 @@ MOST_LOST = 2
 """After so many workloads on which a Solution hangs, crashes or does not load, it is not tried on the others."""
 
 
-def run_bench(
-    settings: SweepSettings, solutions: Sequence[str], rounds: int, view: StepView | None = None
-) -> BenchResult:
+def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int, view: Steps | None = None) -> BenchResult:
     """Measure Solutions of one definition side by side.
 
     Args:
@@ -48,7 +46,7 @@ def run_bench(
     settings = settings.model_copy(update=_named_by(settings, solutions))
     setup = resolve(settings)
     variants = _variants(setup, solutions)
-    view = view or StepView(enabled=False)
+    view = view or Steps()
     with open_runner(setup, view.say) as runner, noted_signals() as checkpoint:
         setup = judgeable(setup, runner, view.say)
         return measure(runner, setup, variants, rounds, settings.seed, view, checkpoint)
@@ -60,7 +58,7 @@ def measure(
     variants: Sequence[Variant],
     rounds: int,
     seed: int,
-    view: StepView | None = None,
+    view: Steps | None = None,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Build the variants, then measure those that built, interleaved, one workload after the other.
@@ -68,7 +66,7 @@ def measure(
     Results of a workload are kept whatever happens later. A Solution that fails, hangs or crashes on one workload is
     still measured on the others, and if ``checkpoint`` raises KeyboardInterrupt the results so far are returned.
     """
-    view = view or StepView(enabled=False)
+    view = view or Steps()
     names = tuple(v.key for v in variants)
     axes = {w["uuid"]: " ".join(f"{k}={v}" for k, v in w["axes"].items()) for w in setup.problem.workloads}
     found: dict[str, list[Measurement]] = {name: [] for name in names}
@@ -116,7 +114,7 @@ def _build(
     setup: Setup,
     variants: Sequence[Variant],
     failures: dict[str, tuple[Status, str]],
-    view: StepView,
+    view: Steps,
     tick: Callable[[], None],
 ) -> tuple[BuiltVariant, ...]:
     """The variants that can be built. Reasons for the others go to ``failures``, and to the user at once."""

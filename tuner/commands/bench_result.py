@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner import errors
-from tuner.cli.output import microseconds
-from tuner.sweeps.statistics import Ratio, compare
+from tuner.format import microseconds
+from tuner.sweeps.finals.statistics import Ratio, compare
 from workers.records import Evaluation, Measurement, Status
 
 SKIPPED = "skipped: "

@@ -13,7 +13,7 @@ from search_spaces.registry import family, space_for
 from search_spaces.sample_spread import spread
 from tuner import errors
 from tuner.errors import UsageError
-from tuner.progress import StepView
+from tuner.progress import Steps
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import local_target, open_dataset
 from tuner.sweeps.variants import config_variant
@@ -56,7 +56,7 @@ class CompileResult:
 
 
 def compile_sample(
-    settings: SweepSettings, sample: int, jobs: int | None = None, view: StepView | None = None
+    settings: SweepSettings, sample: int, jobs: int | None = None, view: Steps | None = None
 ) -> CompileResult:
     """Build the default and a sample of other configs.
 
@@ -93,7 +93,7 @@ def compile_sample(
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        results = _followed([pool.submit(build, c) for c in configs], view or StepView(enabled=False), settings)
+        results = _followed([pool.submit(build, c) for c in configs], view or Steps(), settings)
     finally:
         # Whoever stops it does not wait for compilers: ending a builder ends its build.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -103,7 +103,7 @@ def compile_sample(
     return CompileResult(space.name, target, name, time.perf_counter() - began, variants)
 
 
-def _followed(builds: list[Future[BuildResult]], view: StepView, settings: SweepSettings) -> list[BuildResult]:
+def _followed(builds: list[Future[BuildResult]], view: Steps, settings: SweepSettings) -> list[BuildResult]:
     """The results in order, once all have arrived; meanwhile the view shows the progress."""
     waiting = set(builds)
     while waiting:

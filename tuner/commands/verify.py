@@ -24,7 +24,7 @@ from search_spaces.space import SearchSpace, SpaceFamily
 from tuner import errors
 from tuner.commands.compile import definition_for
 from tuner.errors import NothingFoundError, UsageError
-from tuner.progress import StepView
+from tuner.progress import Steps
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import open_dataset
 from workers.emulator.host.launches import HostError, compile_mock
@@ -84,7 +84,7 @@ def verify(
     sweep: int | None = None,
     solution: Path | None = None,
     database: str | None = None,
-    view: StepView | None = None,
+    view: Steps | None = None,
 ) -> VerifyResult:
     """Judge the default and a sample of a space, the winners of a sweep, or a Solution.
 
@@ -105,7 +105,7 @@ def verify(
         raise UsageError(f"--target is {settings.target}; the emulator knows {', '.join(TARGETS)}")
     if sweep is not None and solution is not None:
         raise UsageError("--sweep and --solution exclude each other")
-    view = view or StepView(enabled=False)
+    view = view or Steps()
     dataset = open_dataset(settings.dataset)
     name = settings.definition or definition_for(dataset.definitions, settings.space, settings.target)
     definition = dataset.definition(name)
@@ -166,7 +166,7 @@ def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition:
     return Candidate(str(document.get("name", path.stem)), None, sources, by_size)
 
 
-def _judged(candidates: list[Candidate], view: StepView) -> Iterator[tuple[Candidate, list[Verdict]]]:
+def _judged(candidates: list[Candidate], view: Steps) -> Iterator[tuple[Candidate, list[Verdict]]]:
     """Candidates one after the other, each in a folder of its own that goes again."""
     with tempfile.TemporaryDirectory(prefix="tuner-verify-") as scratch:
         root = Path(scratch)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from db.store import Store
+from search_spaces.parameters import Config
 from search_spaces.registry import space_for
-from search_spaces.space import Config, SearchSpace
+from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from tuner.replay.runner import STATUS_OF

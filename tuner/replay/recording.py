@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from search_spaces.expression import compile_expression
-from search_spaces.space import Config, Constraint, Parameter, Scalar, SearchSpace
+from search_spaces.parameters import Config, Constraint, Parameter, Scalar
+from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
 
 FORMAT = "search-replay-1"

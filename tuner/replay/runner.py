@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search_spaces.space import CONFIG_FILE, Config, SearchSpace, SpaceFamily
+from search_spaces.parameters import Config
+from search_spaces.space import CONFIG_FILE, SearchSpace, SpaceFamily
 from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from workers.records import (

@@ -19,7 +19,7 @@ from typing import Any
 from db.records import ExportRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
-from search_spaces.names import why_unfit
+from search_spaces.source_files import why_unfit
 from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
 from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
 from tuner.results.trace_folder import TraceFolder

@@ -9,9 +9,10 @@ from typing import Any
 from db.records import SweepRecord, SweepState
 from db.store import Store
 from tuner.sweeps.run import CLAIM_STALE_S
+from workers.records import Status
 
 FAILURES_SHOWN = 10
-NOT_FAILURES = ("PASSED", "RACED_OUT")
+NOT_FAILURES = tuple(status.value for status in Status if not status.is_failure)
 RESUMABLE = ("INTERRUPTED", "FAILED", "LOST")
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from search_spaces.space import Config, SearchSpace, SpaceError
+from search_spaces.parameters import Config, SpaceError
+from search_spaces.space import SearchSpace
 from tuner.search.candidates import Ledger
 from tuner.search.gaussian_process.encoding import Point
 from tuner.search.stopping_rule import FEWEST_TRIALS, StopAdvice, advise

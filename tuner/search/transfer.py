@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Config, Parameter, Scalar
+from search_spaces.parameters import Config, Parameter, Scalar
 from tuner.search.gaussian_process import regression as gp
 from tuner.search.gaussian_process.encoding import Encoding, Point
 from tuner.search.gaussian_process.features import Features

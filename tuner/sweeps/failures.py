@@ -52,7 +52,7 @@ class Failures:
 
     def note(self, config_hash: str, status: Status, message: str) -> None:
         """Take up the outcome of a trial."""
-        if status in (Status.PASSED, Status.RACED_OUT):
+        if not status.is_failure:
             self._passed = True
             return
         reason = f"{status.value}: {telling_line(message)}".removesuffix(": ")

@@ -19,10 +19,10 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.search import Proposal, Search
 from tuner.settings import SweepSettings
-from tuner.sweeps import winners
 from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
-from tuner.sweeps.finals import Finalist, FinalResult, run_final, summed
+from tuner.sweeps.finals import winners
+from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage

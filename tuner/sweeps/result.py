@@ -8,7 +8,7 @@ from typing import Any
 
 from db.records import WinnerRecord
 from tuner.sweeps.failures import Failures
-from tuner.sweeps.finals import FinalResult, summed
+from tuner.sweeps.finals.final import FinalResult, summed
 from workers.records import Measurement
 
 

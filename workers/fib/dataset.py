@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from search_spaces.names import why_unfit
+from search_spaces.source_files import why_unfit
 from workers.errors import DatasetError
 from workers.fib.dataset_files import Document, blob_fault, documents_below, parse, read_lines, read_text
-from workers.judge.rules import Asked
+from workers.judge.outputs.rules import Asked
 
 _log = logging.getLogger(__name__)
 

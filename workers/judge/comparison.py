@@ -9,12 +9,12 @@ from typing import Any
 
 from workers.devices.device import Device, Run
 from workers.errors import DeviceLostError
-from workers.judge import timer
-from workers.judge.check import Candidate, Verdict
-from workers.judge.drift_reference import Anchor
-from workers.judge.interval import measured
+from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.resident_workloads import Residents
-from workers.judge.timed_run import TimedRun
+from workers.judge.timing import timer
+from workers.judge.timing.drift_reference import Anchor
+from workers.judge.timing.interval import measured
+from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed
 from workers.judge.verified_run import VerifiedRun
 from workers.records import ComparisonJob, Status

@@ -197,7 +197,7 @@ class VariantEvaluator:
         measurements: list[Measurement] = []
         try:
             judgement, log = self._call("judge", job, staged, ahead, phase="load", on_event=measurements.append)
-            if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+            if judgement.status.is_failure:
                 judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
         except ChildError as failure:
             if ahead is not None and self._phase == f"load {ahead.variant.key}":
@@ -208,7 +208,7 @@ class VariantEvaluator:
             judgement, measurement = self._blame(failure, job)
             if measurement:
                 measurements.append(measurement)
-        if judgement.status not in (Status.PASSED, Status.RACED_OUT):
+        if judgement.status.is_failure:
             self._check_intact(job.variant.artifact)
         return judgement, measurements
 

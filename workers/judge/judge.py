@@ -20,15 +20,16 @@ from workers.devices.targets import is_cuda
 from workers.errors import DeviceLostError, ProcessChangedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
-from workers.judge import check, timer
-from workers.judge.check import Candidate, Verdict
 from workers.judge.comparison import Comparison, take_turn
-from workers.judge.drift_reference import Anchor
-from workers.judge.interval import measured
+from workers.judge.outputs import check, memory
+from workers.judge.outputs.check import Candidate, Verdict
+from workers.judge.outputs.expected import plain
 from workers.judge.references import ReferenceStore
 from workers.judge.resident_workloads import Prepared, Resident, Residents
-from workers.judge.timed_run import TimedRun
-from workers.judge.truth import plain
+from workers.judge.timing import timer
+from workers.judge.timing.drift_reference import Anchor
+from workers.judge.timing.interval import measured
+from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed, say, tampered
 from workers.judge.verified_run import VerifiedRun
 from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Status
@@ -100,8 +101,8 @@ class Judge:
 
         some = torch.ones(64, 1024, device=self._device.name)
         check.compare([some], plain([some]))
-        check.all_true(check.unchanged([some], [check.digest(some)]))
-        check.poison([some], 0)
+        memory.all_true(memory.unchanged([some], [memory.digest(some)]))
+        memory.poison([some], 0)
         self._anchor.conditions()
         self._device.usage()
 
@@ -204,7 +205,7 @@ class Judge:
         """End the turn: restore the process's settings, or have it replaced."""
         stuck = self._state.put_back()
         self._state.put_back_imports([self._ahead[1].path] if self._ahead and self._ahead[1].path else [])
-        if stuck and judgement.status in (Status.PASSED, Status.RACED_OUT):
+        if stuck and not judgement.status.is_failure:
             return replace(judgement, status=Status.PROCESS_CHANGED, message=changed(stuck), replace=True)
         if stuck or self._state.threads_left():
             return replace(judgement, replace=True)
@@ -230,10 +231,10 @@ class Judge:
             if self._ahead is not None:
                 self._call_first(ahead, self._ahead[1])
         self._send("phase", f"inspect {job.variant.key}")
-        if not check.all_true([part for parts in found.values() for part in parts]):
-            where = ", ".join(uuid for uuid, parts in found.items() if not check.all_true(parts))
+        if not memory.all_true([part for parts in found.values() for part in parts]):
+            where = ", ".join(uuid for uuid, parts in found.items() if not memory.all_true(parts))
             message = f"the candidate wrote into the memory of workload {where}"
-            failed = judgement.status not in (Status.PASSED, Status.RACED_OUT)
+            failed = judgement.status.is_failure
             status = judgement.status if failed else Status.INPUTS_MODIFIED
             judgement = Judgement(status, f"{judgement.message}\n{message}".strip(), replace=True)
         self._usage.update(self._device.usage())

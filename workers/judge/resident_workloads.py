@@ -13,15 +13,16 @@ from workers.devices.device import Device
 from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
-from workers.judge import check
 from workers.judge.other_values import SHARES, Alteration, OtherValues, choose
+from workers.judge.outputs import check, memory
+from workers.judge.outputs.expected import truths_of
+from workers.judge.outputs.rules import Kind, rules_for
+from workers.judge.outputs.truth import Truth, judged_by, largest_scale, why_unjudgeable
 from workers.judge.references import ReferenceStore
-from workers.judge.rules import Kind, rules_for
-from workers.judge.truth import Truth, judged_by, largest_scale, truths_of, why_unjudgeable
 from workers.records import Status
 
 if TYPE_CHECKING:
-    from workers.judge.observed import Observed
+    from workers.judge.outputs.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -158,21 +159,21 @@ class Residents:
 
     def begin_inspection(self) -> dict[str, list[Any]]:
         """For each workload in memory, booleans on the device that tell whether inputs and expected outputs are still
-        what they were. Does not wait; :func:`workers.judge.check.all_true` does."""
-        return {uuid: check.unchanged(held.sealed, held.seals, thorough=False) for uuid, held in self._held.items()}
+        what they were. Does not wait; :func:`workers.judge.outputs.memory.all_true` does."""
+        return {uuid: memory.unchanged(held.sealed, held.seals, thorough=False) for uuid, held in self._held.items()}
 
     def _make(self, uuid: str, may_compute: bool) -> Resident:
         import torch
 
-        from workers.judge.observed import Observed, observe
+        from workers.judge.outputs.observed import Observed, observe
 
         document = self._problem.workload(uuid)
         absent = fib.absent_inputs(self._problem.definition, document)
         workload, device = fib.workload_model(document), self._device.name
         inputs = fib.make_inputs(self._definition, workload, self._problem.root, device, absent)
-        digests = tuple(check.digest(value) for value in inputs)
+        digests = tuple(memory.digest(value) for value in inputs)
         stored = self._store.load(uuid, device)
-        if stored is not None and check.same_digests(digests, stored["digests"]):
+        if stored is not None and memory.same_digests(digests, stored["digests"]):
             seen = Observed.of_document(stored["seen"])
             other = stored["other"]
         elif may_compute:
@@ -194,14 +195,14 @@ class Residents:
         made = Resident(
             uuid, inputs, digests, truths, (), why_unjudgeable(truths), 0, tuple(seen.wrote), others, other_truths
         )
-        seals = tuple(check.digest(value, thorough=False) for value in made.sealed)
+        seals = tuple(memory.digest(value, thorough=False) for value in made.sealed)
         nbytes = sum(v.nbytes for v in made.sealed if isinstance(v, torch.Tensor))
         return replace(made, seals=seals, nbytes=nbytes)
 
     def _other_answer(self, inputs: fib.Inputs, seen: Observed) -> dict[str, Any] | None:
         """Other values on which the usual answer is wrong, and what the reference does with them; None if none were
         found."""
-        from workers.judge.observed import observe
+        from workers.judge.outputs.observed import observe
 
         for share in SHARES:
             alteration = choose(inputs, share, random.SystemRandom())

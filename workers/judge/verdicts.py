@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workers.devices.device import CHECK, Device
-from workers.judge import check
-from workers.judge.check import Candidate, Verdict
 from workers.judge.integrity import Integrity
+from workers.judge.outputs import check, memory
+from workers.judge.outputs.check import Candidate, Verdict
+from workers.judge.outputs.truth import Truth
 from workers.judge.resident_workloads import Resident, Residents
-from workers.judge.timed_run import TimedRun
-from workers.judge.truth import Truth
+from workers.judge.timing.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
 from workers.sandbox.child import describe
 from workers.sandbox.process_state import ProcessState
@@ -99,7 +99,7 @@ class Verdicts:
         if verdict.status is Status.PASSED or not self._device.is_healthy():
             # Digests cannot be read on a broken device; the verdict then says why.
             return verdict
-        return self._with_inputs(verdict, resident, check.unchanged(resident.inputs, resident.digests))
+        return self._with_inputs(verdict, resident, memory.unchanged(resident.inputs, resident.digests))
 
     def _compare_once(self, candidate: Candidate, resident: Resident) -> Verdict:
         begun, self._begun = self._begun, None
@@ -126,7 +126,7 @@ class Verdicts:
             return self._compare(outputs, truths).verdict().status is Status.PASSED
 
     def _look_at_draws(self, candidate: Candidate, resident: Resident) -> Verdict:
-        from workers.judge import sampling
+        from workers.judge.outputs import sampling
 
         samples = sampling.draw(candidate, self._definition, resident.inputs, resident.truths, self._device)
         with self._state.evaluators(), self._device.span(CHECK):
@@ -172,7 +172,7 @@ class Verdicts:
         """Start to check the outputs of the last timed run."""
         with self._state.evaluators(), self._device.span(CHECK):
             errors = self._compare(run.outputs(), resident.truths)
-            return Verification(errors, check.unchanged(resident.inputs, resident.digests), "the last timed run")
+            return Verification(errors, memory.unchanged(resident.inputs, resident.digests), "the last timed run")
 
     def begin_altered(self, run: TimedRun, resident: Resident) -> Verification:
         """Start to check the outputs of a run on altered inputs."""
@@ -182,7 +182,7 @@ class Verdicts:
     def begin_inputs(self, resident: Resident) -> Verification:
         """Start to check that the inputs are unchanged."""
         with self._state.evaluators(), self._device.span(CHECK):
-            return Verification(_RIGHT, check.unchanged(resident.inputs, resident.digests), "")
+            return Verification(_RIGHT, memory.unchanged(resident.inputs, resident.digests), "")
 
     def _compare(self, outputs: Sequence[Any], truths: Sequence[Truth]) -> check.Errors | check.Known:
         """Start to compare the outputs, if there are any."""
@@ -205,7 +205,7 @@ class Verdicts:
 
     def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
         """The verdict, or that the inputs have changed."""
-        if check.all_true(unchanged):
+        if memory.all_true(unchanged):
             return verdict
         self._residents.drop(resident.uuid)
         return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")

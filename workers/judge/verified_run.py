@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 from workers.devices.device import Device, Run
-from workers.judge import check
-from workers.judge.check import Verdict
+from workers.judge.outputs import check
+from workers.judge.outputs.check import Verdict
 from workers.judge.resident_workloads import Resident
-from workers.judge.timed_run import TimedRun
+from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import FINISHED_LATE, Verdicts, Verification
 from workers.records import Method, Status
 

@@ -13,7 +13,7 @@ from search_spaces.moe_fp8.proof import LARGEST_WEIGHTS, compare, prove
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cpu import FAMILY as CPU
 from search_spaces.moe_fp8_cute.space import FAMILY as CUTE
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 from tests.search_spaces.moe_fp8.definitions import TEN, as_tuple, definition, not_renormalised, renorm, without_groups
 
 torch = pytest.importorskip("torch")

@@ -11,7 +11,7 @@ from search_spaces import registry
 from search_spaces.dataset import PATH
 from search_spaces.dataset.make import GEMM, MOE
 from search_spaces.moe_fp8_cpu import FAMILY
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 
 PUBLIC = Path(__file__).resolve().parents[4] / "shared" / "flashinfer-trace" / "definitions" / "moe"
 

@@ -12,7 +12,7 @@ import pytest
 
 from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 from tests.search_spaces.moe_fp8 import definitions as moe
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")

@@ -11,7 +11,7 @@ from search_spaces.moe_fp8_cute.solution.budget import REGISTERS_PER_SM, SMEM_PE
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
 from search_spaces.moe_fp8_cute.solution.workspace import ALIGN, sections
 from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY, sizes_of
-from search_spaces.space import SpaceError
+from search_spaces.parameters import SpaceError
 from tests.search_spaces.moe_fp8 import definitions as moe
 
 DEFINITIONS = Path(__file__).parents[4] / "shared" / "flashinfer-trace" / "definitions"

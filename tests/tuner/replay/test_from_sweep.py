@@ -6,7 +6,7 @@ import pytest
 
 from db.records import SweepRecord, SweepState
 from db.store import Store
-from search_spaces.space import Parameter
+from search_spaces.parameters import Parameter
 from tuner.errors import UsageError
 from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording_of_trials
 from tuner.replay.recording import Recording, read_recording, write_recording

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search_spaces.space import Parameter
+from search_spaces.parameters import Parameter
 from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of

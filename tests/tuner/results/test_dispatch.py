@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from db.records import WinnerRecord, WinnerWorkload
-from search_spaces.space import Parameter, SearchSpace, SpaceError
+from search_spaces.parameters import Parameter, SpaceError
+from search_spaces.space import SearchSpace
 from tuner.errors import NothingFoundError, UsageError
 from tuner.results.dispatch import NEAREST_LIMIT, choose, dispatch_table
 from tuner.results.export import winners_table

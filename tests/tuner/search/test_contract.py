@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from search_spaces.space import Constraint, Parameter, SearchSpace, SpaceError
+from search_spaces.parameters import Constraint, Parameter, SpaceError
+from search_spaces.space import SearchSpace
 from tuner.search import Proposal, Search, sampler_names
 
 

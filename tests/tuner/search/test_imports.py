@@ -17,7 +17,8 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_a_search_with_the_default_strategy_never_loads_torch():
     code = """
-from search_spaces.space import Parameter, SearchSpace
+from search_spaces.parameters import Parameter
+from search_spaces.space import SearchSpace
 from tuner.search import Search
 space = SearchSpace("s", "cpu", (Parameter("a", tuple(range(40))),), (), {"a": 3}, {})
 search = Search(space)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search_spaces.space import Constraint, Parameter, SearchSpace
+from search_spaces.parameters import Constraint, Parameter
+from search_spaces.space import SearchSpace
 from tuner.search import Search
 from tuner.search.gaussian_process.encoding import Encoding
 from tuner.search.gaussian_process.features import Features

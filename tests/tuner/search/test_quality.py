@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search_spaces.space import Constraint, Parameter, SearchSpace
+from search_spaces.parameters import Constraint, Parameter
+from search_spaces.space import SearchSpace
 from tuner.replay.recording import read_recording
 from tuner.search import Search
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from search_spaces.constraint_search import Walk
-from search_spaces.space import Constraint, Parameter, SearchSpace
+from search_spaces.parameters import Constraint, Parameter
+from search_spaces.space import SearchSpace
 from tuner.search import Search
 from tuner.search.candidates import SAMPLE_START, Ledger
 from tuner.search.gaussian_process.encoding import Encoding
@@ -52,7 +52,7 @@ def test_rows_keep_their_place_and_state_while_a_ledger_grows():
     ledger = Ledger.of(make_space(*WIDE), random.Random(0))
     before = ledger.points.copy()
     ledger.take(5)
-    walk, rng = Walk(make_space(*WIDE)), random.Random(1)
+    walk, rng = make_space(*WIDE).walk, random.Random(1)
     points = [walk.sample(rng) for _ in range(3 * len(before))]
     rows = [ledger.add([p])[0] for p in points]
     assert (ledger.points[: len(before)] == before).all()
@@ -106,7 +106,7 @@ def test_what_a_constraint_said_is_asked_once_and_holds_for_every_descent():
 
     space = make_space(*WIDE, constraints=[Constraint(("p0", "p1"), "too large", small)])
     asked.clear()
-    walk, rng = Walk(space), random.Random(0)
+    walk, rng = space.walk, random.Random(0)
     points = [walk.sample(rng) for _ in range(500)]
     assert all(p[0] + p[1] < 9 for p in points)
     assert len({p[:2] for p in points}) > 40

@@ -286,3 +286,47 @@ def test_the_reference_is_timed_although_no_trial_is_left_to_be_run(recording, s
         sweep = make_sweep(recording, store, runner, max_trials=1, reuse=True, time_reference=True)
         assert {w: m.median_us for w, m in sweep.run().reference.items()} == {"small": 5.0, "large": 5.0}
     assert runner.judged == []
+
+
+def test_as_many_as_allowed_reach_the_final_and_the_default_beside_them(recording, store):
+    sweep = make_sweep(recording, store, max_trials=1000, finalists=2, race_factor=1e9)
+    (final,) = sweep.run().finals.values()
+    values = {t.config_hash: t.objective for t in store.trials.of(sweep.sweep_id) if t.state == "PASSED"}
+    default = sweep.plan.space.config_hash(sweep.plan.space.default)
+    chosen = sorted(values[config_hash] for config_hash in final.configs if config_hash != default)
+    assert chosen == sorted(values.values())[:2]
+    assert default in final.configs
+
+
+def test_the_default_is_never_raced(recording, store):
+    """It is measured to the end also where others were measured before it: every gain is told against it."""
+
+    class LateDefault(ReplayRunner):
+        """Builds the first variant last."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.keys, self.limits = [], {}
+
+        def submit_build(self, variant):
+            self.keys.append(variant.key)
+            super().submit_build(variant)
+
+        def submit_evaluation(self, job):
+            self.limits[job.variant.key.partition("@")[0]] = dict(job.stop_above_us)
+            super().submit_evaluation(job)
+
+        def wait(self, timeout_s):
+            late = len(self.keys) < 6 and isinstance(self._ready[0][1], BuildResult)
+            if late and self._ready[0][1].key == self.keys[0]:
+                self._ready.rotate(-1)
+            return super().wait(timeout_s)
+
+    runner = LateDefault(recording, in_flight=3)
+    sweep = make_sweep(recording, store, runner, max_trials=12)
+    sweep.run()
+    default = sweep.plan.space.config_hash(sweep.plan.space.default)
+    assert runner.keys[0] == default
+    assert next(iter(runner.limits)) != default, "others were measured before it"
+    assert runner.limits.pop(default) == {}
+    assert any(runner.limits.values()), "others are raced"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workers.devices.device import CANDIDATE, CHECK, CaptureError
-from workers.judge.timer import measure
+from workers.judge.timing.timer import measure
 from workers.records import Method
 
 pytestmark = pytest.mark.gpu
@@ -167,14 +167,14 @@ def test_sticky_error_is_noticed():
 
 
 def test_digests_and_error_figures_are_those_of_the_host(device):
-    from workers.judge import check
-    from workers.judge.truth import plain
+    from workers.judge.outputs import check, memory
+    from workers.judge.outputs.expected import plain
 
     generator = torch.Generator().manual_seed(1)
-    data = torch.randint(-(2**62), 2**62, (5 * check._DIGEST_ROW + 3,), generator=generator)
+    data = torch.randint(-(2**62), 2**62, (5 * memory._DIGEST_ROW + 3,), generator=generator)
     for thorough in (True, False):
-        on_gpu = check.digest(data.to(device.name), thorough)
-        assert torch.equal(on_gpu.cpu(), check.digest(data, thorough))
+        on_gpu = memory.digest(data.to(device.name), thorough)
+        assert torch.equal(on_gpu.cpu(), memory.digest(data, thorough))
     expected, noise = (torch.randn(300, 70, generator=generator) for _ in range(2))
     output = expected + 0.02 * noise
     here, there = (check.compare([output.to(where)], plain([expected.to(where)])) for where in ("cpu", device.name))

@@ -13,7 +13,7 @@ from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Dataset
 from workers.fib.official_run import Effort, StockJob
-from workers.judge.rules import LOW_BIT, Kind, Rule, for_official_run, rules_for
+from workers.judge.outputs.rules import LOW_BIT, Kind, Rule, for_official_run, rules_for
 
 STAND_IN = Path(__file__).parent / "cuda_stand_in"
 

@@ -108,9 +108,9 @@ PATCHES = {
     "events": "torch.cuda.Event.elapsed_time = lambda *a: 0.001",
     "synchronisation": "torch.cuda.synchronize = lambda *a: None",
     "a builtin": "import builtins; builtins.max = lambda *a, **k: 0.0",
-    "the check": "import workers.judge.check as c; c.begin_compare = lambda o, t: c.Known(c.Verdict('PASSED'))",
-    "the poison": "import workers.judge.check as c; c.poison = lambda *a: None",
-    "the timer": "import workers.judge.interval as i; i.median_interval = lambda s: None",
+    "the check": "import workers.judge.outputs.check as c; c.begin_compare = lambda o, t: c.Known(c.Verdict('PASSED'))",
+    "the poison": "import workers.judge.outputs.memory as c; c.poison = lambda *a: None",
+    "the timer": "import workers.judge.timing.interval as i; i.median_interval = lambda s: None",
     "the device": "from workers.devices.cpu import HostDevice; HostDevice.submit = lambda *a: None",
 }
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
 from db.store import Store
-from tuner.cli.output import config_text, microseconds, ratio
 from tuner.errors import NothingFoundError, UnusableEnvironmentError
+from tuner.format import config_text, microseconds, ratio
 from tuner.results.report import figures
 from tuner.results.report.side_by_side import Beside, read
 from tuner.results.status import NOT_FAILURES, moment

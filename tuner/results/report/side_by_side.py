@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.cli.output import microseconds
 from tuner.errors import UsageError
+from tuner.format import microseconds
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.constraint_search import Point
-from search_spaces.space import Config, Parameter, Scalar, SearchSpace
+from search_spaces.parameters import Config, Parameter, Scalar
+from search_spaces.space import SearchSpace
 
 
 class Encoding:

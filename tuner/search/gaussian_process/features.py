@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Parameter, Scalar
+from search_spaces.parameters import Parameter, Scalar
 from tuner.search.gaussian_process.encoding import Encoding
 
 Column = NDArray[np.float64]

@@ -11,7 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
-from search_spaces.space import Config
+from search_spaces.parameters import Config
 from tuner.search.candidates import Ledger
 from tuner.search.gaussian_process.features import Features
 from tuner.search.gaussian_process.model import Model

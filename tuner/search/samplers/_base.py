@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from search_spaces.space import Config, Scalar
+from search_spaces.parameters import Config, Scalar
 from tuner.search.candidates import Ledger
 from tuner.search.stopping_rule import Outlook
 

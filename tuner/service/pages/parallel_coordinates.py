@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from db.records import TrialPoint
-from tuner.cli.output import microseconds
+from tuner.format import microseconds
 
 LINES = 250
 """Most trials drawn, the fastest ones; more cannot be told apart."""

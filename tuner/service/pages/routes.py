@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from db.store import Store
-from tuner.cli.output import config_text, microseconds, ratio
+from tuner.format import config_text, microseconds, ratio
 from tuner.results.report.figures import samples
 from tuner.results.status import NOT_FAILURES
 from tuner.service import views

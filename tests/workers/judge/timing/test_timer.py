@@ -9,7 +9,7 @@ import pytest
 
 from workers.devices.cpu import HostDevice, last_level_cache_bytes
 from workers.devices.device import Device, Sample
-from workers.judge.timer import is_drifting, measure, warm_up
+from workers.judge.timing.timer import is_drifting, measure, warm_up
 from workers.records import Method
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tuner.sweeps.statistics import TIE_MARGIN, compare, rank
+from tuner.sweeps.finals.statistics import TIE_MARGIN, compare, rank
 
 WORKLOADS = ("w1", "w2", "w3")
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from tuner.sweeps.finals import ROUNDS_PER_LOOK, Finalist, run_final
+from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, Finalist, run_final
+from tuner.sweeps.finals.statistics import rank
 from tuner.sweeps.regimes import Regime
-from tuner.sweeps.statistics import rank
 from workers.records import Comparison, Evaluation, Measurement, Method, Status, Variant
 from workers.runner import Runner
 

@@ -10,10 +10,10 @@ import torch
 
 from workers.devices.device import CANDIDATE, Device
 from workers.fib import adapter as fib
-from workers.judge import check
-from workers.judge.check import Candidate, Verdict
-from workers.judge.rules import Kind
-from workers.judge.truth import Truth
+from workers.judge.outputs import memory
+from workers.judge.outputs.check import Candidate, Verdict
+from workers.judge.outputs.rules import Kind
+from workers.judge.outputs.truth import Truth
 from workers.records import Status
 
 DRAWS = 8192
@@ -59,7 +59,7 @@ def draw(
     rows = max(1, min(outputs[i].numel() for i in drawn))
     calls = min(max(DRAWS // rows, CALLS[0]), CALLS[1])
     kept = {i: outputs[i].new_empty((calls, *outputs[i].shape)) for i in drawn}
-    check.poison(list(kept.values()), 0)
+    memory.poison(list(kept.values()), 0)
     on_gpu = device.name.startswith("cuda")
     until = time.monotonic() + BUDGET_S
     made = 0

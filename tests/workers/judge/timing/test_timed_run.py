@@ -5,8 +5,8 @@ import torch
 
 from workers.devices.cpu import HostDevice
 from workers.fib import adapter as fib
-from workers.judge.check import Candidate
-from workers.judge.timed_run import TimedRun
+from workers.judge.outputs.check import Candidate
+from workers.judge.timing.timed_run import TimedRun
 
 
 @pytest.fixture

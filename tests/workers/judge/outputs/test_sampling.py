@@ -5,11 +5,11 @@ import torch
 
 from workers.devices.cpu import HostDevice
 from workers.fib import adapter as fib
-from workers.judge import check, sampling
-from workers.judge.check import Candidate
-from workers.judge.observed import observe
-from workers.judge.rules import Kind, rules_for
-from workers.judge.truth import truths_of
+from workers.judge.outputs import check, sampling
+from workers.judge.outputs.check import Candidate
+from workers.judge.outputs.expected import truths_of
+from workers.judge.outputs.observed import observe
+from workers.judge.outputs.rules import Kind, rules_for
 from workers.records import Status
 
 WRONG = Status.INCORRECT_NUMERICAL

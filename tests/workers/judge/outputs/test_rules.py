@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from workers.judge.rules import DEFAULT, LOW_BIT, Asked, Kind, for_official_run, rules_for, unjudgeable
+from workers.judge.outputs.rules import DEFAULT, LOW_BIT, Asked, Kind, for_official_run, rules_for, unjudgeable
 
 MOE = "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32_h7168_i2048"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers.devices.device import CANDIDATE, Device, Run, Sample
-from workers.judge.interval import MedianInterval, median_interval
+from workers.judge.timing.interval import MedianInterval, median_interval
 from workers.records import Method
 
 _MAX_WARMUP_RUNS = 2000

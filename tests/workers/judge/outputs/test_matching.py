@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from workers.judge import check
-from workers.judge.rules import LOW_BIT
-from workers.judge.truth import plain, why_unjudgeable
+from workers.judge.outputs import check, memory
+from workers.judge.outputs.expected import plain
+from workers.judge.outputs.rules import LOW_BIT
+from workers.judge.outputs.truth import why_unjudgeable
 from workers.records import Status
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
@@ -155,7 +156,7 @@ def test_one_output_that_cannot_be_judged_does_not_hide_the_others():
 
 def test_results_that_are_expanded_or_transposed_are_poisoned():
     tensors = [torch.ones(4, 1).expand(4, 8), torch.ones(4, 8).t(), torch.ones(4, 8, dtype=torch.int32).t()]
-    check.poison(tensors, 0)
+    memory.poison(tensors, 0)
     assert bool(tensors[0].isnan().all())
     assert bool(tensors[1].isnan().all())
     assert not bool((tensors[2] == 1).any())

@@ -12,8 +12,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from workers.fib import adapter as fib
-from workers.judge import check
-from workers.judge.choices import Choice, choice_of, with_names
+from workers.judge.outputs import memory
+from workers.judge.outputs.choices import Choice, choice_of, with_names
 
 SEEDS = (20_26, 20_27)
 """Seeds of the reference's runs. The second run has another seed, to find outputs that are random."""
@@ -76,8 +76,8 @@ def observe(definition: Any, inputs: Sequence[Any], device: str) -> Observed:
     """
     wants_choices = any(str(spec.dtype.value).startswith("int") for spec in definition.outputs.values())
     first = _Watch(0, wants_choices, inputs)
-    copies = check.copies_of(inputs)
-    digests = [check.digest(value) for value in copies]
+    copies = memory.copies_of(inputs)
+    digests = [memory.digest(value) for value in copies]
     with _seeded(SEEDS[0], device) as used_random_numbers:
         expected = _run(definition, copies, device, first)
         is_random = used_random_numbers()
@@ -88,11 +88,11 @@ def observe(definition: Any, inputs: Sequence[Any], device: str) -> Observed:
     seen = Observed(expected, [*none], [False] * len(expected), [*none], wrote, [*none])
     if first.saw_empty:
         with _seeded(SEEDS[0], device):
-            again = _run(definition, check.copies_of(inputs), device, _Watch(1, False, ()))
+            again = _run(definition, memory.copies_of(inputs), device, _Watch(1, False, ()))
         seen.counted = [_written(a, b) for a, b in zip(expected, again, strict=True)]
     if is_random:
         with _seeded(SEEDS[1], device):
-            other = _run(definition, check.copies_of(inputs), device, _Watch(0, False, ()))
+            other = _run(definition, memory.copies_of(inputs), device, _Watch(0, False, ()))
         same = [_written(a, b) for a, b in zip(expected, other, strict=True)]
         seen.random = [
             mask is not None and bool((~mask if counted is None else ~mask & counted).any())
@@ -120,7 +120,7 @@ def _draw_again(seen: Observed, definition: Any, inputs: Sequence[Any], device: 
         for done in range(DRAWS):
             if done >= 2 and time.monotonic() > until:
                 break
-            outputs = fib.call_reference(definition, check.copies_of(inputs), device)
+            outputs = fib.call_reference(definition, memory.copies_of(inputs), device)
             for output, draws in zip(outputs, seen.draws, strict=True):
                 if draws is not None:
                     draws.append(output.reshape(-1).clone())
@@ -150,7 +150,7 @@ def _name_choices(
             return
         watch = _Watch(0, False, (), other_answer=number)
         with _seeded(SEEDS[0], device):
-            outputs = _run(definition, check.copies_of(inputs), device, watch)
+            outputs = _run(definition, memory.copies_of(inputs), device, watch)
         for i in wanted:
             named[i].append(outputs[i])
     for i in wanted:
@@ -185,7 +185,7 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func in _EMPTY and isinstance(result, torch.Tensor) and result.numel():
             self.saw_empty = True
-            check.poison([result], self._attempt, finite=self._attempt % 2 == 1)
+            memory.poison([result], self._attempt, finite=self._attempt % 2 == 1)
         elif self._other_answer is not None and func in _TOP_K:
             return self._another(args, kwargs, result)
         elif self._wants_choices and (func in _TOP_K or func in _BEST or func in _SORT or func in _DRAW):
@@ -265,7 +265,7 @@ def _seeded(seed: int, device: str) -> Iterator[Callable[[], bool]]:
 
 
 def _changed(value: Any, known: Any) -> bool:
-    return not check.same_digests([check.digest(value)], [known])
+    return not memory.same_digests([memory.digest(value)], [known])
 
 
 def _written(first: Any, second: Any) -> Any:

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.judge import check
-from workers.judge.truth import plain, why_unjudgeable
+from workers.judge.outputs import check, memory
+from workers.judge.outputs.expected import plain
+from workers.judge.outputs.truth import why_unjudgeable
 from workers.records import Status, Tolerance
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -20,7 +21,7 @@ def tensor_of(data: bytes) -> torch.Tensor:
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return check.same_digests([check.digest(a)], [check.digest(b)])
+    return memory.same_digests([memory.digest(a)], [memory.digest(b)])
 
 
 @given(st.binary(min_size=1, max_size=200), st.data())
@@ -34,22 +35,22 @@ def test_digest_sees_every_bit(data, draw):
 
 
 def test_digest_sees_exchanged_words_in_any_row():
-    values = torch.arange(2 * check._DIGEST_ROW + 5, dtype=torch.int64)
-    for i, j in ((0, 1), (3, check._DIGEST_ROW + 3), (check._DIGEST_ROW + 1, values.numel() - 1)):
+    values = torch.arange(2 * memory._DIGEST_ROW + 5, dtype=torch.int64)
+    for i, j in ((0, 1), (3, memory._DIGEST_ROW + 3), (memory._DIGEST_ROW + 1, values.numel() - 1)):
         changed = values.clone()
         changed[[i, j]] = changed[[j, i]]
         assert not same(values, changed)
 
 
 def test_quick_digest_sees_a_changed_word_and_a_changed_size():
-    values = torch.arange(3 * check._DIGEST_ROW + 5, dtype=torch.int64)
-    known = check.digest(values, thorough=False)
-    assert check.all_true(check.unchanged([values, 1.5], [known, 1.5], thorough=False))
-    for place in (0, 2 * check._DIGEST_ROW, values.numel() - 1):
+    values = torch.arange(3 * memory._DIGEST_ROW + 5, dtype=torch.int64)
+    known = memory.digest(values, thorough=False)
+    assert memory.all_true(memory.unchanged([values, 1.5], [known, 1.5], thorough=False))
+    for place in (0, 2 * memory._DIGEST_ROW, values.numel() - 1):
         changed = values.clone()
         changed[place] += 1
-        assert not check.all_true(check.unchanged([changed], [known], thorough=False))
-    assert not check.all_true(check.unchanged([values[:-1]], [known], thorough=False))
+        assert not memory.all_true(memory.unchanged([changed], [known], thorough=False))
+    assert not memory.all_true(memory.unchanged([values[:-1]], [known], thorough=False))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -77,7 +78,7 @@ def test_digest_of_every_dtype_shape_and_scalar(dtype):
     assert same(torch.ones(3, 5).to(dtype), torch.ones(3, 5).to(dtype))
     assert same(torch.ones(()).to(dtype), torch.ones(()).to(dtype))
     assert same(torch.ones(0, 4).to(dtype), torch.ones(0, 4).to(dtype))
-    assert not check.same_digests([check.digest(1.5)], [check.digest(2.5)])
+    assert not memory.same_digests([memory.digest(1.5)], [memory.digest(2.5)])
 
 
 @pytest.mark.parametrize(
@@ -86,15 +87,15 @@ def test_digest_of_every_dtype_shape_and_scalar(dtype):
 @pytest.mark.parametrize("shape", [(3, 4), ()])
 def test_poison_of_floats_is_nan(dtype, shape):
     tensor = torch.zeros(shape, dtype=dtype)
-    check.poison([tensor], 0)
+    memory.poison([tensor], 0)
     assert bool(tensor.to(torch.float32).isnan().all())
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.bool])
 def test_poison_of_integers_differs_from_attempt_to_attempt(dtype):
     first, second = torch.zeros(4, dtype=dtype), torch.zeros(4, dtype=dtype)
-    check.poison([first], 0)
-    check.poison([second], 1)
+    memory.poison([first], 0)
+    memory.poison([second], 1)
     assert not bool((first == second).any())
 
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from workers.judge.interval import median_interval
+from workers.judge.timing.interval import median_interval
 
 # n -> (index of the lower end, coverage). Source: Hollander, Wolfe, Chicken, table of binomial sign-test ranks.
 RANKS = {

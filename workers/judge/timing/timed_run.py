@@ -7,8 +7,8 @@ from typing import Any
 
 from workers.devices.device import Device
 from workers.fib import adapter as fib
-from workers.judge import check
-from workers.judge.check import Candidate
+from workers.judge.outputs import memory
+from workers.judge.outputs.check import Candidate
 
 
 class TimedRun:
@@ -24,7 +24,7 @@ class TimedRun:
         self._definition = definition
         self._inputs, self._originals = inputs, inputs
         if candidate.writes:
-            self._inputs = check.copies_of(inputs)
+            self._inputs = memory.copies_of(inputs)
         self._device = device
         self._attempt = 0
         self._result: Any = None
@@ -41,8 +41,8 @@ class TimedRun:
         that the reference writes to are restored."""
         self._attempt += 1
         if self._candidate.writes:
-            check.restore(self._inputs, self._originals)
-        check.poison(self._owned or self._returned(), self._attempt)
+            memory.restore(self._inputs, self._originals)
+        memory.poison(self._owned or self._returned(), self._attempt)
 
     def outputs(self) -> list[Any]:
         """The outputs of the last run, in the order of the definition.

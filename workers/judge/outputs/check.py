@@ -6,21 +6,15 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workers.devices.device import CANDIDATE, Device
 from workers.fib import adapter as fib
-from workers.judge.rules import STEPS_SHARE, Kind
+from workers.judge.outputs import memory
+from workers.judge.outputs.matching import figures
+from workers.judge.outputs.rules import STEPS_SHARE, Kind
+from workers.judge.outputs.truth import Truth
 from workers.records import Status
-
-if TYPE_CHECKING:
-    from workers.judge.truth import Truth
-
-_DIGEST_ROW = 1 << 11
-"""Words (int64) in a row of a digest: 16 KiB."""
-
-_POISON = (0xA5, 0x5A)
-"""Byte patterns for integer outputs, a different one for each run in turn. Floating-point outputs get NaN."""
 
 
 @dataclass(frozen=True)
@@ -66,51 +60,14 @@ def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], devic
         Exception: Whatever the candidate raises.
     """
     outputs: tuple[Any, ...] = ()
-    given = copies_of(inputs) if candidate.writes else inputs
+    given = memory.copies_of(inputs) if candidate.writes else inputs
     if candidate.destination_passing:
         outputs = tuple(fib.allocate_outputs(definition, inputs, device.name))
-        poison(outputs, 0)
+        memory.poison(outputs, 0)
     with device.span(CANDIDATE) if candidate.was_called else contextlib.nullcontext():
         result = candidate.function(*given, *outputs)
     candidate.was_called = True
     return list(outputs) if candidate.destination_passing else fib.normalize(definition, result, device.name)
-
-
-def copies_of(inputs: Sequence[Any]) -> list[Any]:
-    """Copies of inputs, which may be overwritten."""
-    import torch
-
-    return [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
-
-
-def restore(copies: Sequence[Any], originals: Sequence[Any]) -> None:
-    """Make copies equal to their originals again."""
-    import torch
-
-    for copy, original in zip(copies, originals, strict=True):
-        if isinstance(original, torch.Tensor):
-            copy.copy_(original)
-
-
-def poison(outputs: Sequence[Any], attempt: int, finite: bool = False) -> None:
-    """Fill output tensors with what no kernel computes: NaN (or a number, if ``finite``), for integers a byte pattern,
-    for booleans alternating."""
-    import torch
-
-    pattern = _POISON[attempt % len(_POISON)]
-    for tensor in outputs:
-        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-            if stride == 0 and size > 1:  # an expanded result: all elements share one place in memory
-                tensor = tensor.narrow(dim, 0, 1)
-        if tensor.dtype is torch.bool:
-            tensor.fill_(attempt % 2 == 0)
-        elif tensor.dim() and tensor.stride(-1) == 1:
-            # All bits set is a NaN in every floating-point format that has one, fp8 e4m3fn included.
-            tensor.view(torch.uint8).fill_(0xFF if tensor.is_floating_point() and not finite else pattern)
-        elif tensor.is_floating_point():
-            tensor.fill_(pattern if finite else math.nan)
-        else:
-            tensor.fill_(int.from_bytes([pattern] * tensor.element_size(), "little", signed=tensor.dtype.is_signed))
 
 
 @dataclass(frozen=True)
@@ -118,7 +75,7 @@ class Errors:
     """Error figures of all outputs, being computed on the device."""
 
     figures: Any
-    """See :func:`workers.judge.matching.figures`."""
+    """See :func:`workers.judge.outputs.matching.figures`."""
     truths: tuple[Truth, ...]
 
     def verdict(self) -> Verdict:
@@ -185,8 +142,6 @@ class Known:
 
 def begin_compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Errors | Known:
     """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest later."""
-    from workers.judge.matching import figures
-
     for output, truth in zip(outputs, truths, strict=True):
         reference = truth.value
         if tuple(output.shape) != tuple(reference.shape):
@@ -201,55 +156,3 @@ def begin_compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Errors | K
 def compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Verdict:
     """Compare outputs with the reference's: shape, dtype, finiteness, then each by its own rule."""
     return begin_compare(outputs, truths).verdict()
-
-
-def digest(value: Any, thorough: bool = True) -> Any:
-    """Fingerprint of an input that changes when any byte does. Does not wait for the device.
-
-    A tensor is treated as rows of 16 KiB: the digest holds the sums of all rows and, if ``thorough``, of all columns,
-    and the remainder itself. Column sums detect two words that change places, at the cost of a second pass over the
-    memory.
-    """
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        return value
-    data = value.detach().contiguous().reshape(-1).view(torch.uint8) if value.numel() else value.new_empty(0)
-    whole = data.numel() // (8 * _DIGEST_ROW) * (8 * _DIGEST_ROW)
-    parts = [data[whole:].to(torch.int64)]
-    if whole:
-        rows = data[:whole].view(torch.int64).view(-1, _DIGEST_ROW)
-        parts += [rows.sum(1), rows.sum(0)] if thorough else [rows.sum(1)]
-    return torch.cat(parts)
-
-
-def unchanged(values: Sequence[Any], digests: Sequence[Any], thorough: bool = True) -> list[Any]:
-    """For each tensor a boolean on its device that says whether its digest is unchanged. Does not wait."""
-    import torch
-
-    found = []
-    for value, known in zip(values, digests, strict=True):
-        if isinstance(value, torch.Tensor):
-            now = digest(value, thorough)
-            # A candidate may have resized its input.
-            found.append((now == known).all() if now.shape == known.shape else known.new_zeros((), dtype=torch.bool))
-    return found
-
-
-def all_true(found: Sequence[Any]) -> bool:
-    """Whether all booleans on the device are true; waits for them."""
-    import torch
-
-    return bool(torch.stack(list(found)).all()) if found else True
-
-
-def same_digests(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Whether two lists of digests agree."""
-    import torch
-
-    for a, b in zip(first, second, strict=True):
-        if isinstance(a, torch.Tensor) != isinstance(b, torch.Tensor):
-            return False
-        if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b):
-            return False
-    return True

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from workers.judge.rules import DEFAULT, Kind
-from workers.judge.truth import Truth, as_rows
+from workers.judge.outputs.rules import DEFAULT, Kind
+from workers.judge.outputs.truth import Truth, as_rows
 
 FIGURES = 5
 """Number of figures of each output, float64: elements that should be finite and are not, or the reverse; elements that
@@ -187,7 +187,7 @@ def _picked(indices: Any, truth: Truth) -> tuple[Any, Any]:
 
 
 def _drawn(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:
-    """Whether each sample is possible. :mod:`workers.judge.sampling` checks their distribution."""
+    """Whether each sample is possible. :mod:`workers.judge.outputs.sampling` checks their distribution."""
     if truth.possible is None:
         lowest, highest = truth.value.min(), truth.value.max()
         if truth.draws is not None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from workers.judge.interval import median_interval
+from workers.judge.timing.interval import median_interval
 
 TIE_MARGIN = 0.005
 """Variants whose ratio is known to be this close to 1 count as equally fast."""

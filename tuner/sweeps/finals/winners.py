@@ -8,9 +8,9 @@ import numpy as np
 
 from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.store import Store
-from tuner.sweeps.finals import FinalResult
+from tuner.sweeps.finals.final import FinalResult
 from tuner.sweeps.regimes import Regime
-from workers.judge.interval import MedianInterval, median_interval
+from workers.judge.timing.interval import MedianInterval, median_interval
 from workers.records import Environment, Measurement
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from workers.fib import adapter as fib
-from workers.judge import check
-from workers.judge.observed import observe
-from workers.judge.rules import Kind, rules_for
-from workers.judge.truth import truths_of, why_unjudgeable
+from workers.judge.outputs import check
+from workers.judge.outputs.expected import truths_of
+from workers.judge.outputs.observed import observe
+from workers.judge.outputs.rules import Kind, rules_for
+from workers.judge.outputs.truth import why_unjudgeable
 from workers.records import Status
 
 WRONG = Status.INCORRECT_NUMERICAL

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from search_spaces import Config
+from tuner.sweeps.finals.statistics import Ranking, rank
 from tuner.sweeps.regimes import Regime
-from tuner.sweeps.statistics import Ranking, rank
-from workers.judge.interval import measured
+from workers.judge.timing.interval import measured
 from workers.records import BuiltVariant, Comparison, ComparisonJob, Measurement, Method, Status, Variant
 from workers.runner import Runner
 

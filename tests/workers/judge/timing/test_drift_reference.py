@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-from workers.judge import drift_reference as anchor
-from workers.judge.drift_reference import Anchor
+from workers.judge.timing import drift_reference as anchor
+from workers.judge.timing.drift_reference import Anchor
 
 
 class Clock:

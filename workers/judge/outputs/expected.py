@@ -1,22 +1,17 @@
-"""The truth of an output on one workload: the reference's answer, with everything that its rule needs."""
+"""From what the reference was seen to do to what a candidate's outputs are judged by."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from workers.judge.rules import Kind, Rule, rules_for
-from workers.records import Tolerance
-
-if TYPE_CHECKING:
-    from workers.judge.choices import Choice
-    from workers.judge.observed import Observed
-
-ROW = 64
-"""Fewest elements of a row: trailing axes are joined until there are so many, so that its mean magnitude is a scale for
-the errors in it."""
+from workers.judge.outputs import check
+from workers.judge.outputs.choices import Choice
+from workers.judge.outputs.observed import Observed
+from workers.judge.outputs.rules import Kind, Rule, rules_for
+from workers.judge.outputs.truth import Truth, as_rows
+from workers.records import Status, Tolerance
 
 FLOOR = 1e-3
 """Least scale of a row, as a share of the mean magnitude of the output: rows of zeros may have rounding errors."""
@@ -24,47 +19,6 @@ FLOOR = 1e-3
 NEARLY = 0.99
 """A token may be drawn if its weight is at least this share of the least weight that the reference draws, since
 rounding decides where top-p ends in a vocabulary of 100,000."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The truth of one output.
-
-    Args:
-        rule: How it is judged on this workload.
-        value: The reference's output.
-        counted: Elements that the reference wrote, booleans; None if all.
-        finite: Whether all counted elements are finite.
-        atol: CLOSE: absolute tolerance of each row, float32 [rows, 1].
-        choice: SELECTED and DRAWN: what it is chosen from, if that was observed.
-        before: DRAWN: probability of all tokens that are more probable, float64 [rows, vocabulary].
-        possible: DRAWN: tokens that may be drawn, booleans [rows, vocabulary].
-        draws: DRAWN, if the weights were not observed: what the reference drew, [draws, rows].
-        idle: Why the output is no evidence that a candidate is right, None if it is.
-        scale: Largest mean magnitude of a row.
-    """
-
-    rule: Rule
-    value: Any
-    counted: Any = None
-    finite: bool = True
-    atol: Any = None
-    choice: Choice | None = None
-    before: Any = None
-    possible: Any = None
-    draws: Any = None
-    idle: str | None = None
-    scale: float = 0.0
-
-    @property
-    def tensors(self) -> list[Any]:
-        """All that a candidate must not change."""
-        chosen = (None, None) if self.choice is None else (self.choice.scores, self.choice.names)
-        held = (self.value, self.counted, self.atol, *chosen, self.before, self.possible, self.draws)
-        return [tensor for tensor in held if tensor is not None]
-
-    def __str__(self) -> str:
-        return str(self.rule) if self.idle is None else f"{self.rule}; no evidence, since it {self.idle}"
 
 
 def truths_of(rules: Sequence[Rule], seen: Observed, inputs: Sequence[Any]) -> tuple[Truth, ...]:
@@ -86,30 +40,6 @@ def plain(expected: Sequence[Any], tolerance: Tolerance | None = None) -> tuple[
             rule = replace(rule, kind=Kind.CLOSE, tolerance=tolerance)
         truths.append(_truth(rule, value, None, None, False, ()))
     return tuple(truths)
-
-
-def why_unjudgeable(truths: Sequence[Truth]) -> str | None:
-    """Why nothing can be judged by these, since none of them is evidence; None if one is."""
-    if any(truth.idle is None for truth in truths):
-        return None
-    return "; ".join(f"the reference's output {t.rule.output!r} {t.idle}" for t in truths) or "there is no output"
-
-
-def judged_by(truths: Sequence[Truth]) -> dict[str, str]:
-    """Output name -> rule as text, for records."""
-    return {truth.rule.output: str(truth) for truth in truths}
-
-
-def as_rows(tensor: Any) -> Any:
-    """The tensor as [rows, columns], see :data:`ROW`."""
-    if not tensor.numel():
-        return tensor.reshape(0, 1)
-    columns = 1
-    for size in reversed(tensor.shape):
-        if columns >= ROW:
-            break
-        columns *= size
-    return tensor.reshape(-1, columns)
 
 
 def _refined(rule: Rule, choice: Choice | None, random: bool, value: Any) -> Rule:
@@ -206,8 +136,6 @@ def _why_idle(truth: Truth, random: bool) -> str | None:
 
 
 def _zeros_fail(truth: Truth) -> bool:
-    from workers.judge import check
-    from workers.records import Status
 
     zeros = truth.value.clone().zero_()
     import torch
@@ -215,8 +143,3 @@ def _zeros_fail(truth: Truth) -> bool:
     special = ~torch.isfinite(truth.value.to(torch.float32))
     zeros[special] = truth.value[special]
     return check.compare([zeros], [replace(truth, idle=None)]).status is not Status.PASSED
-
-
-def largest_scale(truths: Sequence[Truth]) -> float:
-    """Largest mean magnitude of a row of a float output."""
-    return max((t.scale for t in truths if math.isfinite(t.scale)), default=0.0)

@@ -1,0 +1,26 @@
+"""Figures and configs as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def microseconds(value: float | None) -> str:
+    """A latency as text: three significant digits, in us, ms or s."""
+    if value is None:
+        return "-"
+    for limit, unit, scale in ((1e3, "us", 1.0), (1e6, "ms", 1e3), (float("inf"), "s", 1e6)):
+        if value < limit:
+            return f"{value / scale:.3g} {unit}"
+    raise AssertionError("the last limit is infinite")
+
+
+def ratio(slow_us: float | None, fast_us: float | None) -> str:
+    """``slow / fast`` as the text of a speed-up."""
+    return "-" if not slow_us or not fast_us else f"{slow_us / fast_us:.2f}x"
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A config on one line."""
+    return ", ".join(f"{k}={v}" for k, v in config.items())

@@ -1,0 +1,1 @@
+"""Who won a regime, and how sure that is."""
