@@ -32,9 +32,3 @@ class UnusableEnvironmentError(TunerError):
     """No such GPU here, or the database or the Ray cluster cannot be reached."""
 
     exit_code = EXIT_ENVIRONMENT
-
-
-class InterruptedSweepError(TunerError):
-    """The user stopped the sweep; its state is saved."""
-
-    exit_code = EXIT_INTERRUPTED

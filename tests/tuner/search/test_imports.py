@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "ray", "cutlass", "optuna", "sklearn", "scipy.optimize")
+HEAVY = ("torch", "ray", "cutlass", "optuna", "scipy.optimize")
 
 
 def loaded(code):
