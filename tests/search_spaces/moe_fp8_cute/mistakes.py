@@ -207,7 +207,6 @@ HOPPER = [
         ),
         "the last MMA's K step is the first's": alter(WGMMA, (1,), "sub.s64", "6", which=3),
         "halves of an FP8 pair are exchanged": exchanged(HALVES, (1,), (2,)),
-        "weights of the next expert": alter(WEIGHTS, (1, 2, 2), "add.s32", "1"),
     }),
     *_on("sm_90a", "fused", "routing", {
         "ranks inside a chunk begin at one": alter(begins("st", "global", "b32"), (1,), "add.s32", "1", which=0),
