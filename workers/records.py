@@ -254,6 +254,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What a workload is like, for whoever starts a sweep.
+
+    Args:
+        unjudgeable: Why nothing can be judged by it, None if it can.
+        notes: What is worth knowing, a line each.
+        judged_by: Output -> rule.
+        scale: Largest mean magnitude of a row of a float output.
+        plainly: Whether stock flashinfer-bench judges it as we do: all outputs are floats, finite and written.
+    """
+
+    unjudgeable: str | None = None
+    notes: tuple[str, ...] = ()
+    judged_by: Mapping[str, str] = field(default_factory=dict)
+    scale: float = 0.0
+    plainly: bool = True
+
+
+@dataclass(frozen=True)
 class Environment:
     """Hardware and software that something ran on. ``fingerprint`` is the hash of all other fields."""
 

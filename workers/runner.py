@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from workers.errors import WorkerError
 from workers.fib.official_run import StockJob, StockRun
-from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuildResult,
     Comparison,
@@ -16,6 +15,7 @@ from workers.records import (
     Environment,
     Evaluation,
     EvaluationJob,
+    Prepared,
     Variant,
 )
 

@@ -15,8 +15,7 @@ from tuner.settings import SweepSettings
 from workers.devices.targets import accelerators_of, is_cuda, target_named
 from workers.fib.dataset import Dataset, Problem
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
-from workers.judge.resident_workloads import Prepared
-from workers.records import Deadlines, Method, Tolerance
+from workers.records import Deadlines, Method, Prepared, Tolerance
 from workers.runner import Runner
 
 GPU_MIN_SAMPLES = 10

@@ -20,7 +20,6 @@ from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun, verify
 from workers.judge.evaluator import VariantEvaluator
 from workers.judge.judge import Staged
-from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuildResult,
     Comparison,
@@ -29,6 +28,7 @@ from workers.records import (
     Environment,
     Evaluation,
     EvaluationJob,
+    Prepared,
     Variant,
 )
 

@@ -27,7 +27,6 @@ from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ArtifactMissingError, ClusterError, WorkerError, one_line
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun
-from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuildResult,
     Comparison,
@@ -36,6 +35,7 @@ from workers.records import (
     Environment,
     Evaluation,
     EvaluationJob,
+    Prepared,
     Status,
     Variant,
 )

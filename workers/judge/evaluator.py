@@ -26,7 +26,6 @@ from workers.errors import (
 )
 from workers.fib.dataset import Problem
 from workers.judge.judge import Judgement, Staged
-from workers.judge.resident_workloads import Prepared
 from workers.records import (
     BuiltVariant,
     Comparison,
@@ -36,6 +35,7 @@ from workers.records import (
     Evaluation,
     EvaluationJob,
     Measurement,
+    Prepared,
     Status,
 )
 from workers.sandbox.fork_server import ForkRequest

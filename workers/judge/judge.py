@@ -25,14 +25,14 @@ from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
 from workers.judge.references import ReferenceStore
-from workers.judge.resident_workloads import Prepared, Resident, Residents
+from workers.judge.resident_workloads import Resident, Residents, prepared
 from workers.judge.timing import timer
 from workers.judge.timing.drift_reference import Anchor
 from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed, say, tampered
 from workers.judge.verified_run import VerifiedRun
-from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Status
+from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Prepared, Status
 from workers.sandbox.child import Send
 from workers.sandbox.process_state import ProcessState, Turns, changed
 
@@ -108,9 +108,9 @@ class Judge:
 
     def prepare(self, uuid: str) -> Prepared:
         """Make a workload resident and store what was observed of its reference."""
-        prepared = Prepared.of(self._residents.get(uuid, may_compute=True))
+        found = prepared(self._residents.get(uuid, may_compute=True))
         self._device.usage()
-        return prepared
+        return found
 
     def judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None = None) -> Judgement:
         """Check and time a variant; each Measurement is sent as an event, the failing one last.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from workers.judge.outputs.expected import truths_of
 from workers.judge.outputs.rules import Kind, rules_for
 from workers.judge.outputs.truth import Truth, judged_by, largest_scale, why_unjudgeable
 from workers.judge.references import ReferenceStore
-from workers.records import Status
+from workers.records import Prepared, Status
 
 if TYPE_CHECKING:
     from workers.judge.outputs.observed import Observed
@@ -62,38 +62,19 @@ class Resident:
         return {fib.JUDGED_BY: judged_by(self.truths)}
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a workload is like, for whoever starts a sweep.
-
-    Args:
-        unjudgeable: Why nothing can be judged by it, None if it can.
-        notes: What is worth knowing, a line each.
-        judged_by: Output -> rule.
-        scale: Largest mean magnitude of a row of a float output.
-        plainly: Whether stock flashinfer-bench judges it as we do: all outputs are floats, finite and written.
-    """
-
-    unjudgeable: str | None = None
-    notes: tuple[str, ...] = ()
-    judged_by: Mapping[str, str] = field(default_factory=dict)
-    scale: float = 0.0
-    plainly: bool = True
-
-    @classmethod
-    def of(cls, resident: Resident) -> Prepared:
-        """From a workload in memory."""
-        notes = [f"the reference writes to its input {name!r}; it works on a copy" for name in resident.wrote]
-        for truth in resident.truths:
-            if truth.counted is not None:
-                missing = truth.counted.numel() - int(truth.counted.sum())
-                notes.append(f"{missing} elements of output {truth.rule.output!r} do not count: unwritten or random")
-            if truth.idle is not None:
-                notes.append(f"output {truth.rule.output!r} is no evidence: it {truth.idle}")
-        plainly = all(t.rule.kind is Kind.CLOSE and t.finite and t.counted is None for t in resident.truths)
-        return cls(
-            resident.degenerate, tuple(notes), judged_by(resident.truths), largest_scale(resident.truths), plainly
-        )
+def prepared(resident: Resident) -> Prepared:
+    """What a sweep is told of a workload in memory."""
+    notes = [f"the reference writes to its input {name!r}; it works on a copy" for name in resident.wrote]
+    for truth in resident.truths:
+        if truth.counted is not None:
+            missing = truth.counted.numel() - int(truth.counted.sum())
+            notes.append(f"{missing} elements of output {truth.rule.output!r} do not count: unwritten or random")
+        if truth.idle is not None:
+            notes.append(f"output {truth.rule.output!r} is no evidence: it {truth.idle}")
+    plainly = all(t.rule.kind is Kind.CLOSE and t.finite and t.counted is None for t in resident.truths)
+    return Prepared(
+        resident.degenerate, tuple(notes), judged_by(resident.truths), largest_scale(resident.truths), plainly
+    )
 
 
 class Residents:

@@ -9,8 +9,7 @@ from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve
 from workers.fib import adapter as fib
 from workers.fib.official_run import StockJob, StockRun
-from workers.judge.resident_workloads import Prepared
-from workers.records import Measurement, Status
+from workers.records import Measurement, Prepared, Status
 from workers.runner import Runner
 
 NAME = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"

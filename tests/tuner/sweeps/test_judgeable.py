@@ -7,7 +7,7 @@ import pytest
 from tuner.errors import NothingFoundError, UsageError
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import judgeable, resolve
-from workers.judge.resident_workloads import Prepared
+from workers.records import Prepared
 from workers.runner import Runner
 
 OUTPUTS = {"out": "bfloat16", "lse": "float32"}
