@@ -10,6 +10,9 @@ expert by table look-up, one thread.
 Measured with ``benchmarks/moe_fp8_cpu_spread.py`` (the default and 39 random configs, packaged workloads, geometric
 mean; a virtual machine with 2 AVX2 cores that other work kept busy): best 9.6 ms, default 56 ms, worst 216 ms. A
 config compiles in 1.5 to 2.9 s of CPU.
+
+A sweep of 64 trials with BLAS among its starts (2026-11-29, two quiet cores, 143 s with export) ended 1.1 to 5 times as
+fast as the torch reference on each packaged workload; before BLAS it was half as fast from 250 tokens up.
 """
 
 from __future__ import annotations
