@@ -10,7 +10,7 @@ TRACEBACK = """Traceback (most recent call last):
     import not_there  # error: not found
 ModuleNotFoundError: No module named 'not_there'
 """
-NINJA = """ninja: Entering directory `/root/.cache/x'
+NINJA = """ninja: Entering directory `/home/someone/.cache/x'
 [1/2] c++ -MMD -c main.cpp
 FAILED: main.o
 /bin/sh: 1: c++: not found
