@@ -24,25 +24,25 @@ class DirectoryFamily(SpaceFamily):
     def __init__(self, path: Path) -> None:
         self._file = read_space_file(path / SPACE_FILE)
         self.name = self._file.name
-        self.targets = self._file.targets
+        self.targets = self._file.keys.targets
 
     def why_not(self, definition: Mapping[str, Any]) -> str | None:
-        file = self._file
+        keys = self._file.keys
         name, op_type = definition.get("name"), definition.get("op_type")
-        if file.definitions and name not in file.definitions:
-            return f"definition {name!r} is not one of {', '.join(file.definitions)}"
-        if file.op_types and op_type not in file.op_types:
-            return f"op_type {op_type!r} is not one of {', '.join(file.op_types)}"
-        if file.size_axis is not None:
+        if keys.definition and name not in keys.definition:
+            return f"definition {name!r} is not one of {', '.join(keys.definition)}"
+        if keys.op_type and op_type not in keys.op_type:
+            return f"op_type {op_type!r} is not one of {', '.join(keys.op_type)}"
+        if keys.size_axis is not None:
             variable = [n for n, axis in definition.get("axes", {}).items() if axis.get("type") == "var"]
-            if file.size_axis not in variable:
-                return f"size_axis {file.size_axis!r} is not a variable axis; those are {', '.join(variable)}"
+            if keys.size_axis not in variable:
+                return f"size_axis {keys.size_axis!r} is not a variable axis; those are {', '.join(variable)}"
         return None
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
-        file = self._file
-        if target not in file.targets:
-            raise SpaceError(f"space {file.name!r} has no target {target!r}; it has {', '.join(file.targets)}")
+        file, keys = self._file, self._file.keys
+        if target not in keys.targets:
+            raise SpaceError(f"space {file.name!r} has no target {target!r}; it has {', '.join(keys.targets)}")
         why = self.why_not(definition)
         if why is not None:
             raise SpaceError(f"space {file.name!r} cannot solve {definition.get('name')!r}: {why}")
@@ -54,11 +54,11 @@ class DirectoryFamily(SpaceFamily):
             default=file.default,
             sources=file.sources,
             sizes={n: axis["value"] for n, axis in definition.get("axes", {}).items() if axis.get("type") == "const"},
-            size_axis=file.size_axis,
-            entry_point=file.entry_point,
-            language=file.language,
-            binding=file.binding,
-            dependencies=file.dependencies,
-            destination_passing=file.destination_passing,
+            size_axis=keys.size_axis,
+            entry_point=keys.entry_point,
+            language=keys.language,
+            binding=keys.binding,
+            dependencies=keys.dependencies,
+            destination_passing=keys.destination_passing,
             starts=file.starts,
         )

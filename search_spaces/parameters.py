@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -85,3 +86,32 @@ class Constraint:
                 what = f"{error}" if isinstance(error, SpaceError) else f"{self._failures[0]} for {shown}"
                 _log.warning(f"constraint {self.reason!r} cannot be computed, such configs are invalid: {what}")
             return False
+
+
+def checked_config(what: str, given: Mapping[Any, Any], parameters: Sequence[Parameter]) -> Config:
+    """The config in the order of the parameters, with each value replaced by the declared one that equals it.
+
+    8 and 8.0 are the same value; ``true`` and 1 are not.
+
+    Args:
+        what: Subject of the message, such as ``'default'``.
+
+    Raises:
+        SpaceError: A parameter is unknown or missing, or a value is not among the declared ones.
+    """
+    unknown = [name for name in given if name not in {p.name for p in parameters}]
+    if unknown:
+        known = ", ".join(p.name for p in parameters)
+        raise SpaceError(f"{what} names unknown parameter {reprlib.repr(unknown[0])}; known are {known}")
+    config: Config = {}
+    for parameter in parameters:
+        name, values = parameter.name, parameter.values
+        allowed = f"{list(values)}" if len(values) <= 40 else f"{reprlib.repr(list(values))} ({len(values)} values)"
+        if name not in given:
+            raise SpaceError(f"{what} has no value for parameter {name!r}; allowed are {allowed}")
+        value = given[name]
+        same = [v for v in values if v == value and isinstance(v, bool) == isinstance(value, bool)]
+        if not same:
+            raise SpaceError(f"{what} has {name}={reprlib.repr(value)}; allowed are {allowed}")
+        config[name] = same[0]
+    return config

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.constraint_search import Walk
-from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
 
 if TYPE_CHECKING:
     from search_spaces.emulated_case import EmulatedCase
@@ -124,23 +124,7 @@ class SearchSpace:
         Raises:
             SpaceError: A parameter is unknown or missing, or a value is not among the allowed ones.
         """
-        unknown = sorted(set(config) - set(self.by_name))
-        if unknown:
-            raise SpaceError(f"unknown parameter {unknown[0]!r} in space {self.name!r}; known are {list(self.by_name)}")
-        out: Config = {}
-        for p in self.parameters:
-            if p.name not in config:
-                raise SpaceError(
-                    f"parameter {p.name!r} of space {self.name!r} has no value; allowed are {list(p.values)}"
-                )
-            value = config[p.name]
-            for allowed in p.values:
-                if allowed == value and isinstance(allowed, bool) == isinstance(value, bool):
-                    out[p.name] = allowed
-                    break
-            else:
-                raise SpaceError(f"parameter {p.name!r} cannot be {value!r}; allowed are {list(p.values)}")
-        return out
+        return checked_config(f"a config of space {self.name!r}", config, self.parameters)
 
     def violation(self, config: Mapping[str, Any]) -> str | None:
         """The reason of the first constraint that the complete config breaks, None if it is valid."""
