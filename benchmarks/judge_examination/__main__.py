@@ -26,31 +26,39 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for judge.md and judge.json; default: none are written")
     parser.add_argument("--only", default="", help="regular expression for names of definitions")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--part", default="0/1", help="I/N: every Nth definition from the Ith on, for N processes")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    for root in (PATH, given.dataset):
-        dataset = Dataset(root)
-        for name in sorted(dataset.definitions):
-            done = given.work / f"{name}.{given.device}.json"
-            if done.exists() or not re.search(given.only, name):
-                continue
-            began = time.monotonic()
-            document = _examined(dataset, name, given.device, packaged=root == PATH)
-            document["seconds"] = round(time.monotonic() - began, 1)
-            done.write_text(json.dumps(document))
-            missed = [f["mistake"] for f in document["found"] if f["caught"] == f["mistake"].startswith("none")]
-            print(name, len(document["found"]), f"{document['seconds']} s", document["why"], missed, flush=True)
+    every = [
+        (root, dataset, n) for root in (PATH, given.dataset) for dataset in [Dataset(root)] for n in _names(dataset)
+    ]
+    first, step = map(int, given.part.split("/"))
+    for root, dataset, name in every[first::step]:
+        done = given.work / f"{name}.{given.device}.json"
+        if done.exists() or not re.search(given.only, name):
+            continue
+        began = time.monotonic()
+        document = _examined(dataset, name, given.device, packaged=root == PATH)
+        document["seconds"] = round(time.monotonic() - began, 1)
+        done.write_text(json.dumps(document))
+        missed = [f["mistake"] for f in document["found"] if f["caught"] == f["mistake"].startswith("none")]
+        print(name, len(document["found"]), f"{document['seconds']} s", document["why"], missed, flush=True)
     if given.out is not None:
         publish.write([json.loads(p.read_text()) for p in sorted(given.work.glob("*.json"))], given.out)
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """Those first of which a CPU can only hold a smaller version."""
+    return sorted(dataset.definitions, key=lambda n: (next(candidates(dataset.definition(n), "cpu"))[1] == 1, n))
 
 
 def _examined(dataset: Dataset, name: str, device: str, packaged: bool) -> dict[str, Any]:
     """What the judge said, with how the definition was reduced and why it could not be judged."""
     from benchmarks.judge_examination.examine import examine
 
-    document: dict[str, Any] = {"definition": name, "op_type": dataset.definitions[name]["op_type"]}
+    document: dict[str, Any] = {"definition": name, "op_type": dataset.definitions[name]["op_type"], "on": device}
     with tempfile.TemporaryDirectory() as scratch:
-        for number, (smaller, factor) in enumerate(candidates(dataset.definition(name))):
+        for number, (smaller, factor) in enumerate(candidates(dataset.definition(name), device)):
             if packaged:
                 whole = dataset.problem(name)
                 # The smallest ones: what is examined is the judge and not the reference's speed.

@@ -48,25 +48,35 @@ def write(documents: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 def _summary(documents: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
-    planted = [f for f in found if not _is_right(f)]
-    right = [f for f in found if _is_right(f)]
-    caught = sum(f["caught"] for f in planted)
-    refused = sum(f["caught"] for f in right)
-    examined = [d for d in documents if d["found"]]
-    devices = ", ".join(sorted({f["device"] for f in found}))
-    share = caught / len(planted) if planted else 0.0
-    return (
-        f"{date.today().isoformat()}, on {devices}, measured:\n\n"
-        f"* {len(examined)} of {len(documents)} definitions examined.\n"
-        f"* Right candidates: {len(right)}, wrongly refused: {refused}.\n"
-        f"* Mistakes planted: {len(planted)}, caught: {caught} ({share:.2%}).\n{_older(examined)}\n"
-    )
+    """What was examined and caught, by device."""
+    lines = [
+        f"{date.today().isoformat()}, measured:\n",
+        "| device | definitions examined | right candidates | wrongly refused | mistakes planted | caught |",
+        "|---|---|---|---|---|---|",
+    ]
+    for device in sorted({_on(d) for d in documents}):
+        given = [d for d in documents if _on(d) == device]
+        records = [f for d in given for f in d["found"]]
+        right = [f for f in records if _is_right(f)]
+        planted = [f for f in records if not _is_right(f)]
+        caught = sum(f["caught"] for f in planted)
+        share = f" ({caught / len(planted):.2%})" if planted else ""
+        name = ", ".join(sorted({f["device"] for f in records})) or device
+        lines.append(
+            f"| {name} | {sum(bool(d['found']) for d in given)} of {len(given)} | {len(right)} "
+            f"| {sum(f['caught'] for f in right)} | {len(planted)} | {caught}{share} |"
+        )
+    return "\n".join(lines) + f"\n\n{_older([d for d in documents if d['found']])}"
+
+
+def _on(document: dict[str, Any]) -> str:
+    return str(document.get("on", "cpu"))
 
 
 def _older(examined: Sequence[dict[str, Any]]) -> str:
     """What is said if some definitions were examined before runs on other values belonged to the judge."""
     without = sum(not d.get("other_values") for d in examined)
-    return f"* {without} definitions were examined without the runs on other values.\n" if without else ""
+    return f"{without} definitions were examined without the runs on other values.\n\n" if without else ""
 
 
 def _table(found: Sequence[dict[str, Any]], op_of: dict[str, str]) -> str:
@@ -100,16 +110,20 @@ def _missed(found: Sequence[dict[str, Any]]) -> str:
 
 def _how(documents: Sequence[dict[str, Any]]) -> str:
     """What was made smaller and what could not be judged."""
-    factors = Counter(d["factor"] for d in documents if d["found"])
+    factors = Counter(d["factor"] for d in documents if d["found"] and _on(d) == "cpu")
+    on_gpu = [d for d in documents if d["found"] and _on(d) != "cpu"]
+    whole = sum(d["factor"] == 1 for d in on_gpu)
     lines = [
         "## How",
         "",
         "Workloads are made from the axes, small enough for a CPU, also where the dataset lists some: those are for",
         "GPUs. The second one has other sizes, leaves optional inputs out, and has a sequence without keys. Large",
-        "constant axes (vocabulary, hidden, intermediate size) are divided, in the reference too, by these factors:",
+        "constant axes (vocabulary, hidden, intermediate size) are divided, in the reference too; on a CPU by these",
+        "factors:",
         "",
         *(f"* {factor}: {count} definitions" for factor, count in sorted(factors.items())),
         "",
+        *([f"On a GPU, {whole} of {len(on_gpu)} were examined in their own sizes.", ""] if on_gpu else []),
     ]
     odd = [d for d in documents if d.get("why")]
     if odd:

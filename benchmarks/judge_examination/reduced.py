@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,8 +14,30 @@ LEAST = 128
 """No axis becomes smaller than this: blocks of 128 elements stay whole."""
 
 
-def candidates(definition: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
-    """Smaller definitions to try, each with its factor; the definition as it is comes last."""
+HELD = 3 << 30
+"""Elements of all constant inputs together up to which a GPU examines a definition as it is."""
+
+
+def candidates(definition: Mapping[str, Any], device: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """Definitions to try, each with its factor: the smaller ones first, or on a GPU that can hold it the whole one."""
+    whole = dict(definition), 1
+    if device != "cpu" and _constant_elements(definition) <= HELD:
+        yield whole
+        yield from _reduced(definition)
+    else:
+        yield from _reduced(definition)
+        yield whole
+
+
+def _constant_elements(definition: Mapping[str, Any]) -> int:
+    """Elements of the inputs whose shape no workload changes: the weights."""
+    sizes = {a: int(spec["value"]) for a, spec in definition["axes"].items() if spec["type"] == "const"}
+    shapes = [spec["shape"] for spec in definition["inputs"].values() if spec["shape"]]
+    return sum(math.prod(sizes[a] for a in shape) for shape in shapes if all(a in sizes for a in shape))
+
+
+def _reduced(definition: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Large constant axes divided, with the factor."""
     constants = {a: int(spec["value"]) for a, spec in definition["axes"].items() if spec["type"] == "const"}
     large = {a: v for a, v in constants.items() if v >= LARGE and not a.startswith("head")}
     blocks = {a: v for a, v in constants.items() if "block" in a and v > 1 and a not in large and v != 128}
@@ -26,7 +49,6 @@ def candidates(definition: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], 
     if factor > 1:
         for in_source in (large, {**large, **blocks}):
             yield _smaller(definition, {**large, **blocks}, in_source, factor), factor
-    yield dict(definition), 1
 
 
 def _smaller(

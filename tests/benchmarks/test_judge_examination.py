@@ -120,12 +120,16 @@ def test_smaller_definitions_keep_their_proportions():
     moe = {
         "axes": {a: {"type": "const", "value": v} for a, v in
                  {"hidden_size": 7168, "intermediate_size": 2048, "num_hidden_blocks": 56, "num_experts": 32}.items()},
+        "inputs": {"weights": {"shape": ["num_experts", "hidden_size", "intermediate_size"], "dtype": "bfloat16"}},
         "reference": "def run(x):\n    H, I, BLOCK = 7168, 2048, 128\n    return x\n",
     }  # fmt: skip
-    (smaller, factor), *_, (whole, one) = reduced.candidates(moe)
+    (smaller, factor), *_, (whole, one) = reduced.candidates(moe, "cpu")
     assert (factor, one, whole["axes"]) == (8, 1, moe["axes"])
     assert [spec["value"] for spec in smaller["axes"].values()] == [896, 256, 7, 32]
     assert "H, I, BLOCK = (896, 256, 128)" in smaller["reference"]
+    assert [factor for _, factor in reduced.candidates(moe, "cuda")] == [1, 8, 8], "a GPU holds it as it is"
+    moe["axes"]["num_experts"]["value"] = 500
+    assert [factor for _, factor in reduced.candidates(moe, "cuda")] == [8, 8, 1], "not even a GPU holds it"
 
 
 def test_page_and_records_say_what_was_missed(problem_of, tmp_path):
@@ -136,7 +140,7 @@ def test_page_and_records_say_what_was_missed(problem_of, tmp_path):
     publish.write([document], tmp_path)
     page = (tmp_path / "judge.md").read_text()
     planted = len(records) - 2
-    assert f"Mistakes planted: {planted}, caught: {planted - 1}" in page
+    assert f"| {records[0]['device']} | 1 of 1 | 2 | 0 | {planted} | {planted - 1} " in page
     assert f"* **{records[-1]['mistake']}**: ?" in page
     assert {"definition", "mistake", "verdict", "caught", "device"} <= set(
         json.loads((tmp_path / "judge.json").read_text())[0]

@@ -7,6 +7,7 @@ check and timer are used instead, with flashinfer-bench's functions for inputs, 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -20,6 +21,9 @@ from workers.records import Measurement, Status, Variant
 
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
 """Languages that are imported instead of compiled ahead."""
+
+BY_NAME = "by_name.py"
+"""In a reference's variant: hands the inputs over by name, where the reference takes them in another order."""
 
 JUDGED_BY = "judged_by"
 """Key of a measurement's conditions, and of a trace's figures: output -> rule."""
@@ -131,15 +135,35 @@ def variant_of(document: Document, target: str) -> Variant:
 
 def reference_variant(definition: Document, target: str, key: str = "reference") -> Variant:
     """The definition's reference as a variant, so that it is timed like any other."""
+    sources = {"main.py": str(definition["reference"])}
+    turned = _takes_inputs_otherwise(_parameters(definition["reference"]), list(definition["inputs"]))
+    if turned:
+        names = ", ".join(definition["inputs"])
+        given = ", ".join(f"{name}={name}" for name in definition["inputs"])
+        sources[BY_NAME] = f"from .main import run as reference\n\n\ndef run({names}):\n    return reference({given})\n"
     return Variant(
         key=key,
         definition=str(definition["name"]),
-        sources={"main.py": str(definition["reference"])},
-        entry_point="main.py::run",
+        sources=sources,
+        entry_point=f"{BY_NAME if turned else 'main.py'}::run",
         language="python",
         target=target,
         destination_passing=False,
     )
+
+
+def _parameters(source: str) -> list[str]:
+    """Names of the parameters of a reference's ``run``; empty if it is none that has names alone."""
+    for node in reversed(ast.parse(source).body):
+        if isinstance(node, ast.FunctionDef) and node.name == "run":
+            return [a.arg for a in node.args.args] if not (node.args.posonlyargs or node.args.vararg) else []
+    return []
+
+
+def _takes_inputs_otherwise(parameters: Sequence[str], inputs: Sequence[str]) -> bool:
+    """Whether a reference's parameters are the inputs in another order. Some of flashinfer-trace list an optional input
+    last which the reference takes second; the names say what is meant."""
+    return list(parameters) != list(inputs) and sorted(parameters) == sorted(inputs)
 
 
 def build(variant: Variant, definition: Document) -> Any:
@@ -215,7 +239,10 @@ def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[
     try:
         exec(compile(definition.reference, f"<reference of {definition.name}>", "exec"), space)
         with torch.no_grad():
-            result = space["run"](*inputs)
+            if _takes_inputs_otherwise(_parameters(definition.reference), list(definition.inputs)):
+                result = space["run"](**dict(zip(definition.inputs, inputs, strict=True)))
+            else:
+                result = space["run"](*inputs)
         return list(normalize_result(definition, result, device))
     except Exception as error:
         raise DatasetError(f"the reference of {definition.name!r} fails: {type(error).__name__}: {error}") from error

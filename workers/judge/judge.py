@@ -325,9 +325,10 @@ class Judge:
     def _is_reference(self, staged: Staged) -> bool:
         """Whether a variant is the definition's reference."""
         main = Path(staged.folder) / staged.package / "main.py"
-        if staged.variant.entry_point != "main.py::run" or not main.is_file():
+        reference = fib.reference_variant(self._problem.definition, staged.variant.target)
+        if staged.variant.entry_point != reference.entry_point or not main.is_file():
             return False
-        return main.read_text(encoding="utf-8") == self._problem.definition["reference"]
+        return main.read_text(encoding="utf-8") == reference.sources["main.py"]
 
     def _measure(
         self,

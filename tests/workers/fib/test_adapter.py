@@ -61,6 +61,17 @@ def test_reference(problem):
     assert torch.equal(out, torch.full((2, 64), 3.0))
 
 
+def test_reference_that_takes_its_inputs_in_another_order(problem):
+    """As of four MoE definitions of flashinfer-trace: the names say what is meant, in the check and as a variant."""
+    document = {**problem.definition, "reference": "def run(y, x):\n    return 2 * x + y\n"}
+    x, y = torch.ones(2, 64), torch.zeros(2, 64)
+    (out,) = fib.call_reference(fib.definition_model(document), [x, y], "cpu")
+    assert torch.equal(out, torch.full((2, 64), 2.0))
+    variant = fib.reference_variant(document, "cpu")
+    assert torch.equal(fib.build(variant, document)(x, y), out)
+    assert fib.reference_variant(problem.definition, "cpu").entry_point == "main.py::run"
+
+
 TRACES = {
     Status.PASSED: "PASSED",
     Status.INCORRECT_NUMERICAL: "INCORRECT_NUMERICAL",
