@@ -21,6 +21,11 @@ def ratio(slow_us: float | None, fast_us: float | None) -> str:
     return "-" if not slow_us or not fast_us else f"{slow_us / fast_us:.2f}x"
 
 
+def first_line(message: str) -> str:
+    """The first line of a message or log: what went wrong, before its details."""
+    return next(iter(message.strip().splitlines()), "")
+
+
 def config_text(config: Mapping[str, Any]) -> str:
     """A config on one line."""
     return ", ".join(f"{k}={v}" for k, v in config.items())

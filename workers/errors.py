@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from workers.records import Status
+
 _ESCAPE_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _OF_RAY_ALONE = re.compile(r"\s*(class_name|actor_id|pid|namespace|name|ip|job_id|node_id)\s*[:=]")
 LONGEST = 300
@@ -39,34 +41,23 @@ class ArtifactMissingError(WorkerError):
     """The cache does not hold an artifact, or no longer: the variant has to be built again."""
 
 
-class DeviceLostError(Exception):
-    """Raised in a sandbox: the device does not recover from what a candidate did."""
+class FailureInSandbox(Exception):  # noqa: N818 - which error it is, its status says
+    """Raised in a sandbox; ``status`` is what it means for the candidate."""
+
+    status = Status.RUNTIME_ERROR
 
 
-class ProcessChangedError(Exception):
-    """In a killable process: a candidate changed something of it that cannot be put back. The message names it."""
+class DeviceLostError(FailureInSandbox):
+    """The device does not recover from what a candidate did."""
+
+    status = Status.CRASHED
+
+
+class ProcessChangedError(FailureInSandbox):
+    """A candidate changed something of its process that cannot be put back. The message names it."""
+
+    status = Status.PROCESS_CHANGED
 
 
 class CacheFullError(WorkerError):
     """The disk of the artifact cache is full, so a failure says nothing about the candidate."""
-
-
-class ChildError(Exception):
-    """A sandbox did not answer a call. ``phase`` is where it was, ``log`` what it had printed."""
-
-    def __init__(self, message: str, phase: str, log: str = "") -> None:
-        super().__init__(message)
-        self.phase = phase
-        self.log = log
-
-
-class PhaseTimeoutError(ChildError):
-    """A phase passed its deadline and the process was killed."""
-
-
-class ChildDiedError(ChildError):
-    """The process died: a signal, a call of exit, out of memory."""
-
-
-class ChildRaisedError(ChildError):
-    """The handler raised; the process can still be used. The message is the last line of the traceback."""

@@ -38,6 +38,8 @@ class Status(StrEnum):
     """The reference output is zero, constant or not finite: nothing can be judged by it."""
     RACED_OUT = "RACED_OUT"
     """Correct so far and stopped, since it can no longer beat the incumbent."""
+    SKIPPED = "SKIPPED"
+    """It says itself that it cannot run on this machine."""
     WORKER_LOST = "WORKER_LOST"
     """The machinery failed, not the candidate, on several workers in turn."""
 

@@ -3,8 +3,8 @@
     python benchmarks/baselines/make.py --dataset DIR --definition NAME --out DIR
 
 The Solutions land in OUT/solutions/baseline/moe/NAME/, where flashinfer-bench's TraceSet finds them. They say at run
-time why they cannot run on a machine (RuntimeError "skipped: ..."); ``unavailable()`` in their entry module says so
-beforehand.
+time why they cannot run on a machine (an exception whose class is named Skipped); ``unavailable()`` in their entry
+module says so beforehand.
 """
 
 from __future__ import annotations

@@ -251,7 +251,8 @@ def compile_(
     """Build a sample of a space's configs without running them, and show what they need."""
     results()
     from tuner.cli.steps import StepView
-    from tuner.commands.compile import compile_sample, first_line
+    from tuner.commands.compile import compile_sample
+    from tuner.format import first_line
     from tuner.settings import load
 
     settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})

@@ -12,8 +12,8 @@ from typing import Any
 from db.store import Store
 from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
-from tuner.commands.compile import first_line
 from tuner.errors import UsageError
+from tuner.format import first_line
 from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings

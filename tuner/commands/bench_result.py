@@ -7,12 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner import errors
-from tuner.format import microseconds
+from tuner.format import first_line, microseconds
 from tuner.sweeps.finals.statistics import Ratio, compare
 from workers.records import Evaluation, Measurement, Status
-
-SKIPPED = "skipped: "
-"""Start of the message of the exception with which a Solution says that it cannot run on this machine."""
 
 NOT_REACHED = "not reached"
 
@@ -84,10 +81,9 @@ class BenchResult:
             if why:
                 yield f"{name} is skipped: {why}"
             elif evaluation.status is not Status.PASSED:
-                first_line = next(iter(evaluation.message.splitlines()), "")
                 passed = len(_passed(evaluation))
                 how = f"failed on some workloads ({passed} passed)" if passed else "is left out"
-                yield f"{name} {how}: {evaluation.status.value} {first_line}".rstrip()
+                yield f"{name} {how}: {evaluation.status.value} {first_line(evaluation.message)}".rstrip()
 
     def _where(self, name: str) -> str:
         """A remark for a Solution that was not compared on all workloads."""
@@ -115,9 +111,7 @@ class BenchResult:
 
 def skipped(evaluation: Evaluation) -> str | None:
     """Why a Solution says that it cannot run on this machine; None if it ran or failed."""
-    if evaluation.status is Status.PASSED or SKIPPED not in evaluation.message:
-        return None
-    return evaluation.message.partition(SKIPPED)[2].splitlines()[0].strip()
+    return first_line(evaluation.message) if evaluation.status is Status.SKIPPED else None
 
 
 def _passed(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:

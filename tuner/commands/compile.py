@@ -13,6 +13,7 @@ from search_spaces.registry import family, space_for
 from search_spaces.sample_spread import spread
 from tuner import errors
 from tuner.errors import UsageError
+from tuner.format import first_line
 from tuner.progress import Steps
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import local_target, open_dataset
@@ -113,11 +114,6 @@ def _followed(builds: list[Future[BuildResult]], view: Steps, settings: SweepSet
             if result.status is not Status.BUILT:
                 view.say(f"{result.status.value}: {first_line(result.log)}")
     return [build.result() for build in builds]
-
-
-def first_line(log: str) -> str:
-    """The line of a build's log that says what went wrong."""
-    return next(iter(log.strip().splitlines()), "no output")
 
 
 def _target_for(space: str | None) -> str:

@@ -129,7 +129,5 @@ def _geomean_ms(trial: RecordedTrial, workloads: Sequence[str]) -> float | None:
 
 
 def _recorded_status(status: Status) -> str:
-    for text, known in STATUS_OF.items():
-        if status is known:
-            return text
-    return "incorrect" if status.value.startswith("INCORRECT") else "runtime"
+    known = {Status.INCORRECT_SHAPE: "incorrect", Status.INCORRECT_DTYPE: "incorrect"}
+    return ({status: text for text, status in STATUS_OF.items()} | known).get(status, "runtime")

@@ -26,7 +26,7 @@ from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
-from tuner.sweeps.reuse import other_load, usable
+from tuner.sweeps.reuse import Load, other_load, usable
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.fib.adapter import reference_variant
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
@@ -159,7 +159,7 @@ class Sweep:
         self._raced_out = 0
         self._reused = 0
         self._made_anew = 0
-        self._beside_load: list[str] = []
+        self._beside_load: list[Load] = []
         self._done = 0
         self._next_number = self._earlier.next_number
         self._reference: dict[str, Measurement] = {}

@@ -9,6 +9,7 @@ from typing import Any
 from db.records import WinnerRecord
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals.final import FinalResult, summed
+from tuner.sweeps.reuse import Load
 from workers.records import Measurement
 
 
@@ -26,7 +27,7 @@ class SweepResult:
     """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
     made_anew: int = 0
     """Number of stored measurements that were not reused since they were taken beside other load."""
-    beside_load: Sequence[str] = ()
+    beside_load: Sequence[Load] = ()
     """The other load of each measurement of this process that was taken beside some."""
     reasons: Failures = field(default_factory=Failures)
     """Why trials failed."""

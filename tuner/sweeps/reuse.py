@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from db.records import EarlierMeasurement, StoredMeasurement
 from workers.records import Environment, Measurement, Method, Status
@@ -14,14 +14,25 @@ MOST_OTHER_CORES = 0.25
 MOST_OTHER_GPU_PERCENT = 5.0
 
 
-def other_load(measured: Measurement) -> str | None:
-    """What others used of the device or the cores meanwhile, as text; None if it was little enough."""
+@dataclass(frozen=True, order=True)
+class Load:
+    """What other processes used of a machine."""
+
+    amount: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+def other_load(measured: Measurement) -> Load | None:
+    """What others used of the device or the cores meanwhile; None if it was little enough."""
     names = ("other_cores", "cores", "other_gpu_percent")
     used, cores, percent = (float(measured.conditions.get(name, 0.0)) for name in names)
     # A captured graph runs without the host.
     if measured.method.mode != "cuda_graph" and used > max(0.5, MOST_OTHER_CORES * cores):
-        return f"{used:g} cores"
-    return f"{percent:g} % of the GPU" if percent > MOST_OTHER_GPU_PERCENT else None
+        return Load(used, "cores")
+    return Load(percent, "% of the GPU") if percent > MOST_OTHER_GPU_PERCENT else None
 
 
 def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> tuple[dict[str, StoredMeasurement], int]:

@@ -194,10 +194,9 @@ def _say_what_load_there_was(result: SweepResult, say: Callable[[str], None]) ->
     if result.made_anew:
         say(f"{result.made_anew} figures of earlier sweeps were measured again: other processes had been busy")
     if result.beside_load:
-        worst = max(result.beside_load, key=lambda load: float(load.split()[0]))
         say(
-            f"{len(result.beside_load)} figures were taken beside other load, up to {worst}; the next sweep measures "
-            "them again"
+            f"{len(result.beside_load)} figures were taken beside other load, up to {max(result.beside_load)}; the "
+            "next sweep measures them again"
         )
 
 
@@ -286,8 +285,13 @@ def _guarded(
             view.say(f"interrupted; go on with: tuner sweep --resume {sweep_id}")
         raise
     except BaseException as error:
-        store.sweeps.finish(sweep_id, SweepState.FAILED, {"error": f"{type(error).__name__}: {error}"})
+        store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
         raise
+
+
+def _failure(kind: str, details: str) -> dict[str, str]:
+    """Why a sweep failed, for its summary. The service's pages show the kind alone: details may name files."""
+    return {"error_kind": kind, "error": f"{kind}: {details}"}
 
 
 def _warm_start(
@@ -343,7 +347,7 @@ def _conclude(
         },
     }
     if not result.winners:
-        summary["error"] = "; ".join(["no config passed", *result.reasons.lines()])
+        summary |= _failure("no config passed", "; ".join(result.reasons.lines()))
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)
     exported, failure = None, None
     if out is not None and result.winners:

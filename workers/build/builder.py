@@ -21,16 +21,15 @@ from workers.build.artifact_cache import DISK_FULL, ArtifactCache
 from workers.devices.environment import toolchain
 from workers.devices.libraries import imported_names
 from workers.devices.targets import is_cuda
-from workers.errors import CacheFullError, ChildDiedError, ChildRaisedError, PhaseTimeoutError
+from workers.errors import CacheFullError
 from workers.fib.dataset import Document
 from workers.records import BuildResult, Status, Variant
-from workers.sandbox.child import Send
 from workers.sandbox.fork_server import ForkRequest
+from workers.sandbox.messages import ChildError, Phase, PhaseKind, Send, status_of
 from workers.sandbox.process import ChildProcess
 from workers.sandbox.process_state import ProcessState
 
 BUILD_FILE = "build.py"
-_REJECTED = "Rejected"
 _RECYCLE_AFTER = 100
 """Number of builds after which the process is replaced, since compilers do not free all memory."""
 
@@ -135,16 +134,17 @@ class VariantBuilder:
 
         try:
             (status, figures, message, is_spoiled), log = process.call(
-                "build", variant, str(staged), digest, limits_s={"compile": self._compile_s}, phase="compile"
+                "build",
+                variant,
+                str(staged),
+                digest,
+                limits_s={PhaseKind.COMPILE: self._compile_s},
+                phase=Phase(PhaseKind.COMPILE),
             )
-        except PhaseTimeoutError as error:
-            return failed(Status.TIMEOUT, str(error), error.log)
-        except ChildDiedError as error:
-            self._cache.check_room()
-            return failed(Status.CRASHED, str(error), error.log)
-        except ChildRaisedError as error:
-            self._cache.check_room()  # a full disk is not the candidate's fault
-            return failed(Status.COMPILE_ERROR, str(error), error.log)
+        except ChildError as error:
+            if error.status is not Status.TIMEOUT:
+                self._cache.check_room()  # a full disk is not the candidate's fault
+            return failed(error.status or Status.COMPILE_ERROR, str(error), error.log)
         if status is Status.WORKER_LOST:
             raise CacheFullError(
                 f"a build in {self._cache.root} ran out of disk space ({message}). Free some and resume"
@@ -195,7 +195,7 @@ class BuildHandler:
         except BaseException as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 return Status.WORKER_LOST, {}, str(error)
-            if any(cls.__name__ == _REJECTED for cls in type(error).__mro__):
+            if status_of(error) is Status.REJECTED:
                 return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
             raise
         # Evaluators load a variant faster from bytecode. It is never compared with the sources: the folder's name is a

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.errors import FailureInSandbox
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
-from workers.records import Variant
+from workers.records import Status, Variant
 
 ARTIFACTS = "artifacts"
 """Folder beside a Solution's sources into which its ``build.py`` writes and from which its entry point reads."""
@@ -27,8 +28,12 @@ _SOURCE_MTIME_S = 1_000_000_000
 wherever an artifact is unpacked. Whole seconds survive every archive format."""
 
 
-class LoadError(Exception):
+class LoadError(FailureInSandbox):
     """A variant cannot be loaded; the message says why."""
+
+    def __init__(self, message: str, status: Status = Status.RUNTIME_ERROR) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass

@@ -108,11 +108,11 @@ class CudaDevice(Device):
             except BaseException as error:
                 with contextlib.suppress(Exception):
                     graph.capture_end()
-                raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
+                raise CaptureError(error) from error
             try:
                 graph.capture_end()
             except Exception as error:
-                raise CaptureError(f"it {CaptureError.MARK}: {error}") from error
+                raise CaptureError(error) from error
         current.wait_stream(self._side)
 
         return _Replay(graph, run)

@@ -117,5 +117,5 @@ class Device(ABC):
 class CaptureError(RuntimeError):
     """A candidate's calls cannot be captured in a graph."""
 
-    MARK = "cannot be captured in a CUDA graph"
-    """Part of every message."""
+    def __init__(self, why: object) -> None:
+        super().__init__(f"it cannot be captured in a CUDA graph: {why}")

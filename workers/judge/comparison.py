@@ -18,7 +18,7 @@ from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed
 from workers.judge.verified_run import VerifiedRun
 from workers.records import ComparisonJob, Status
-from workers.sandbox.child import Send
+from workers.sandbox.messages import Phase, PhaseKind, Send
 from workers.sandbox.process_state import Turns
 
 
@@ -66,14 +66,14 @@ class Comparison:
             DeviceLostError: The device does not recover.
         """
         job = self._job
-        self._send("phase", f"prepare {uuid}")
+        self._send("phase", Phase(PhaseKind.PREPARE, uuid))
         resident = self._residents.get(uuid)
         runs: dict[str, TimedRun] = {}
         prepared: dict[str, Run] = {}
         verdicts: dict[str, Verdict] = {}
         for key, candidate in candidates.items():
             take_turn(self._turns, key)
-            self._send("phase", f"check {uuid}")
+            self._send("phase", Phase(PhaseKind.CHECK, uuid))
             with self._settings.first(key):
                 verdicts[key] = (
                     Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
@@ -89,7 +89,7 @@ class Comparison:
                     timer.warm_up(prepared[key], job.method, self._device)
                     self._device.synchronize()
         anchor = self._anchor.conditions()
-        self._send("phase", f"compare {uuid}")
+        self._send("phase", Phase(PhaseKind.COMPARE, uuid))
         looks = {
             key: VerifiedRun(self._verdicts, run, prepared[key], resident, self._device, job.method)
             for key, run in runs.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,7 @@ from workers.devices.environment import memory_bytes
 from workers.devices.targets import is_cuda
 from workers.errors import (
     ArtifactMissingError,
-    ChildDiedError,
-    ChildError,
-    ChildRaisedError,
     DatasetError,
-    DeviceLostError,
-    PhaseTimeoutError,
-    ProcessChangedError,
     WorkerError,
 )
 from workers.fib.dataset import Problem
@@ -39,6 +34,7 @@ from workers.records import (
     Status,
 )
 from workers.sandbox.fork_server import ForkRequest
+from workers.sandbox.messages import ChildError, ChildRaisedError, Phase, PhaseKind
 from workers.sandbox.process import ChildProcess
 
 RECYCLE_AFTER = {"cpu": 64}
@@ -88,11 +84,11 @@ class VariantEvaluator:
         self._scratch = self._cache.stage()
         self._recycle_after = RECYCLE_AFTER.get(target, RECYCLE_GPU_AFTER)
         self._limits_s = {
-            "load": deadlines.check_s,
-            "prepare": _PREPARE_LIMIT_S,
-            "check": deadlines.check_s,
-            "inspect": deadlines.check_s,
-            "measure": deadlines.measure_s,
+            PhaseKind.LOAD: deadlines.check_s,
+            PhaseKind.PREPARE: _PREPARE_LIMIT_S,
+            PhaseKind.CHECK: deadlines.check_s,
+            PhaseKind.INSPECT: deadlines.check_s,
+            PhaseKind.MEASURE: deadlines.measure_s,
         }
         limit = None if is_cuda(target) else int(memory_bytes() * _DATA_SHARE)
         request = ForkRequest(
@@ -107,10 +103,10 @@ class VariantEvaluator:
         self._environment: Environment | None = None
         self._prepared: dict[str, Prepared] = {}
         self._judged = 0
-        self._phase = ""
+        self._phase = Phase(PhaseKind.PREPARE)
         self._idle_since: float | None = None
         self._quiet_jobs = _QUIET_JOBS
-        self._phase_s: dict[str, float] = {}
+        self._phase_s: defaultdict[PhaseKind, float] = defaultdict(float)
 
     def start(self) -> None:
         """Start importing modules."""
@@ -196,11 +192,13 @@ class VariantEvaluator:
     def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
         measurements: list[Measurement] = []
         try:
-            judgement, log = self._call("judge", job, staged, ahead, phase="load", on_event=measurements.append)
+            judgement, log = self._call(
+                "judge", job, staged, ahead, phase=Phase(PhaseKind.LOAD), on_event=measurements.append
+            )
             if judgement.status.is_failure:
                 judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
         except ChildError as failure:
-            if ahead is not None and self._phase == f"load {ahead.variant.key}":
+            if ahead is not None and self._phase == Phase(PhaseKind.LOAD, ahead.variant.key):
                 # The next variant's fault, which will be found in its turn; this one has done nothing wrong so far.
                 self._replace()
                 self._quiet_jobs = 0
@@ -278,11 +276,11 @@ class VariantEvaluator:
         def keep(event: tuple[str, Measurement]) -> None:
             taken[event[0]].append(event[1])
 
-        limits_s = {**self._limits_s, "compare": self._limits_s["measure"] * len(job.variants)}
+        limits_s = {**self._limits_s, PhaseKind.COMPARE: self._limits_s[PhaseKind.MEASURE] * len(job.variants)}
         with tempfile.NamedTemporaryFile(dir=self._scratch) as turns:
             try:
                 busy_s, _ = self._call(
-                    "compare", job, staged, turns.name, phase="load", on_event=keep, limits_s=limits_s
+                    "compare", job, staged, turns.name, phase=Phase(PhaseKind.LOAD), on_event=keep, limits_s=limits_s
                 )
             except ChildError as failure:
                 key = Path(turns.name).read_bytes().partition(b"\n")[0].decode()
@@ -291,7 +289,7 @@ class VariantEvaluator:
                     self._cache.check_room()
                     raise WorkerError(f"a comparison failed before any variant's turn: {failure}") from failure
                 fingerprint = self.environment().fingerprint
-                return Evaluation(key, _status_of(failure), (), 0.0, _text(failure), fingerprint), {}
+                return Evaluation(key, failure.status or Status.RUNTIME_ERROR, (), 0.0, _text(failure), fingerprint), {}
         return None, busy_s
 
     def _compared(self, variant: BuiltVariant, measurements: list[Measurement], seconds: float) -> Evaluation:
@@ -322,30 +320,29 @@ class VariantEvaluator:
             self._replace()
         for uuid in missing:
             try:
-                prepared, _ = self._call("prepare", uuid, phase="prepare")
+                prepared, _ = self._call("prepare", uuid, phase=Phase(PhaseKind.PREPARE, uuid))
             except ChildRaisedError as failure:
                 self._cache.check_room()
-                raise DatasetError(str(failure).partition(": ")[2] or str(failure)) from failure
+                raise DatasetError(failure.raised.text or failure.raised.kind) from failure
             except ChildError as failure:
                 raise WorkerError(f"workload {uuid} cannot be prepared: {failure}\n{failure.log}") from failure
             self._prepared[uuid] = prepared
 
     def _call(
-        self, method: str, *args: Any, phase: str, limits_s: Mapping[str, float] | None = None, **more: Any
+        self, method: str, *args: Any, phase: Phase, limits_s: Mapping[PhaseKind, float] | None = None, **more: Any
     ) -> Any:
         if self._process.pid is None:
             # Opening a GPU takes a second or more, which must not count against a candidate's deadline.
             try:
-                self._process.call("start", limits_s=self._limits_s, phase="prepare")
+                self._process.call("start", limits_s=self._limits_s, phase=Phase(PhaseKind.PREPARE))
             except ChildError as failure:
                 raise WorkerError(f"the evaluator's process cannot start: {_text(failure)}") from failure
         self._phase, since = phase, time.perf_counter()
 
-        def follow(phase: str) -> None:
+        def follow(phase: Phase) -> None:
             nonlocal since
             now = time.perf_counter()
-            kind = self._phase.partition(" ")[0]
-            self._phase_s[kind] = self._phase_s.get(kind, 0.0) + now - since
+            self._phase_s[self._phase.kind] += now - since
             self._phase, since = phase, now
 
         try:
@@ -359,7 +356,7 @@ class VariantEvaluator:
         """How a job used the evaluator's time, see Evaluation."""
         device = {f"{kind}_s": seconds for kind, seconds in busy_s.items()}
         phases = {f"phase_{kind}_s": seconds for kind, seconds in self._phase_s.items()}
-        self._phase_s = {}
+        self._phase_s.clear()
         return {**device, **phases, "evaluate_s": evaluate_s, "idle_s": idle_s}
 
     def _replace(self) -> None:
@@ -368,27 +365,17 @@ class VariantEvaluator:
 
     def _blame(self, failure: ChildError, job: EvaluationJob) -> tuple[Judgement, Measurement | None]:
         """The candidate's status if its process did not answer."""
-        kind, _, uuid = self._phase.partition(" ")
         if isinstance(failure, ChildRaisedError):
             # The judge turns a candidate's exceptions into statuses, so this one is ours, or an earlier candidate
             # has damaged the process unnoticed.
             self._replace()
-            return Judgement(Status.WORKER_LOST, f"evaluator failed in phase {self._phase!r}: {_text(failure)}"), None
+            return Judgement(Status.WORKER_LOST, f"evaluator failed in phase '{self._phase}': {_text(failure)}"), None
         self._judged = self._quiet_jobs = 0
-        status = _status_of(failure)
+        status = failure.status or Status.RUNTIME_ERROR
         message = _text(failure)
-        if kind in ("load", "inspect"):
+        if self._phase.kind in (PhaseKind.LOAD, PhaseKind.INSPECT):
             return Judgement(status, message), None
-        return Judgement(status, message), Measurement(uuid, status, message=message, method=job.method)
-
-
-def _status_of(failure: ChildError) -> Status:
-    if isinstance(failure, PhaseTimeoutError):
-        return Status.TIMEOUT
-    if str(failure).startswith(ProcessChangedError.__name__):
-        return Status.PROCESS_CHANGED
-    lost = isinstance(failure, ChildDiedError) or str(failure).startswith(DeviceLostError.__name__)
-    return Status.CRASHED if lost else Status.RUNTIME_ERROR
+        return Judgement(status, message), Measurement(self._phase.of, status, message=message, method=job.method)
 
 
 def _text(failure: ChildError) -> str:

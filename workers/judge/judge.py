@@ -1,8 +1,4 @@
-"""The evaluator's side inside the sandbox: loads variants, checks them, times them.
-
-Phases reported to the parent: ``load KEY``, ``prepare UUID``, ``check UUID``, ``measure UUID``, ``compare UUID``,
-``inspect KEY``.
-"""
+"""The evaluator's side inside the sandbox: loads variants, checks them, times them."""
 
 from __future__ import annotations
 
@@ -30,10 +26,11 @@ from workers.judge.timing import timer
 from workers.judge.timing.drift_reference import Anchor
 from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
-from workers.judge.verdicts import Verdicts, failed, say, tampered
+from workers.judge.verdicts import Verdicts, failed, failure, tampered
 from workers.judge.verified_run import VerifiedRun
 from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Prepared, Status
-from workers.sandbox.child import Send
+from workers.sandbox.child import raised
+from workers.sandbox.messages import Phase, PhaseKind, Send
 from workers.sandbox.process_state import ProcessState, Turns, changed
 
 
@@ -124,7 +121,7 @@ class Judge:
         self._usage.clear()
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: a module cannot be loaded twice
-        self._send("phase", f"load {job.variant.key}")
+        self._send("phase", Phase(PhaseKind.LOAD, job.variant.key))
         self._unload_compared()
         try:
             self._loaded = self._load(staged)
@@ -135,10 +132,8 @@ class Judge:
             judgement = self._judge(job, candidate, ahead)
             if not judgement.replace:
                 judgement = self._inspect(judgement, job, ahead)
-        except ProcessChangedError as error:
-            judgement = self._spoiled(Status.PROCESS_CHANGED, str(error))
-        except loader.LoadError as error:
-            judgement = self._spoiled(Status.RUNTIME_ERROR, str(error))
+        except (ProcessChangedError, loader.LoadError) as error:
+            judgement = self._spoiled(error.status, str(error))
         finally:
             self._verdicts.forget()
             if self._loaded is not None:
@@ -152,9 +147,14 @@ class Judge:
     def _judge(self, job: EvaluationJob, candidate: Candidate, ahead: Staged | None) -> Judgement:
         """Judge the workloads one after the other, until a failure or a lost race."""
         for uuid, following in zip(job.workloads, (*job.workloads[1:], None), strict=True):
-            measurement = self._one(candidate, uuid, job, following, ahead)
+            is_used_up = False
+            try:
+                measurement = self._one(candidate, uuid, job, following, ahead)
+            except CaptureError as error:
+                is_used_up = True
+                measurement = failed(self._residents.get(uuid), failure(error), job.method)
             if measurement.status is not Status.PASSED:
-                judgement = self._spoiled(measurement.status, measurement.message)
+                judgement = self._spoiled(measurement.status, measurement.message, is_used_up)
                 self._send("event", replace(measurement, status=judgement.status, message=judgement.message))
                 return judgement
             self._send("event", measurement)
@@ -183,7 +183,8 @@ class Judge:
             if loaded.preload is not None:
                 loaded.preload()
         except BaseException as error:
-            raise loader.LoadError(f"loading failed: {say(error)}") from error
+            verdict = failure(error, "loading failed: ")
+            raise loader.LoadError(verdict.message, verdict.status) from error
         else:
             loaded.settings = self._state.own()
         finally:
@@ -227,10 +228,10 @@ class Judge:
         with self._device.span(CHECK):
             found = self._residents.begin_inspection()
         if ahead is not None and not judgement.replace:
-            self._load_ahead(ahead, then=f"load {ahead.variant.key}")
+            self._load_ahead(ahead, then=Phase(PhaseKind.LOAD, ahead.variant.key))
             if self._ahead is not None:
                 self._call_first(ahead, self._ahead[1])
-        self._send("phase", f"inspect {job.variant.key}")
+        self._send("phase", Phase(PhaseKind.INSPECT, job.variant.key))
         if not memory.all_true([part for parts in found.values() for part in parts]):
             where = ", ".join(uuid for uuid, parts in found.items() if not memory.all_true(parts))
             message = f"the candidate wrote into the memory of workload {where}"
@@ -240,14 +241,14 @@ class Judge:
         self._usage.update(self._device.usage())
         return judgement
 
-    def _load_ahead(self, staged: Staged, then: str) -> None:
+    def _load_ahead(self, staged: Staged, then: Phase) -> None:
         """Load the next variant unless that was done; ``then`` is the phase that continues.
 
         Raises:
             DeviceLostError: It has damaged this process or its device; or the present variant has, which will be found
                 when that is judged again without the next one.
         """
-        self._send("phase", f"load {staged.variant.key}")
+        self._send("phase", Phase(PhaseKind.LOAD, staged.variant.key))
         if self._ahead is None or self._ahead[0] != staged.package:
             # If this fails it will fail again when its turn comes, and count as its fault then.
             with contextlib.suppress(loader.LoadError):
@@ -276,7 +277,7 @@ class Judge:
             loaded.settings = self._state.own()
         except BaseException as error:
             if not self._device.is_healthy():
-                raise DeviceLostError(say(error)) from error
+                raise DeviceLostError(str(raised(error))) from error
         finally:
             loaded.stuck = tuple(self._state.give_turn(present))
         if loaded.stuck:
@@ -290,32 +291,31 @@ class Judge:
         Meanwhile the next step is started: the check on the ``following`` workload or, on the last workload, loading
         the variant ``ahead``.
         """
-        self._send("phase", f"prepare {uuid}")
+        self._send("phase", Phase(PhaseKind.PREPARE, uuid))
         resident = self._residents.get(uuid)
         if resident.degenerate:
             return failed(resident, Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate), job.method)
         candidate.writes = candidate.is_reference and bool(resident.wrote)
         verdict = Verdict(Status.PASSED)
         if job.check:
-            self._send("phase", f"check {uuid}")
+            self._send("phase", Phase(PhaseKind.CHECK, uuid))
             verdict = self._verdicts.first_check(candidate, resident)
             if verdict.status is not Status.PASSED:
                 return failed(resident, verdict, job.method)
-        self._send("phase", f"measure {uuid}")
+        measuring = Phase(PhaseKind.MEASURE, uuid)
+        self._send("phase", measuring)
 
         hooks: dict[str, Callable[[], None]] = {}
         if self._device.runs_ahead and following is not None and job.check:
             hooks["behind"] = lambda: self._verdicts.check_ahead(candidate, following)
         if self._device.runs_ahead and following is None and ahead is not None:
-            hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=f"measure {uuid}")
+            hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=measuring)
         try:
             timing, after = self._verdicts.with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
-        except DeviceLostError:
+        except (DeviceLostError, CaptureError):
             raise
-        except CaptureError as error:
-            after = Verdict(Status.RUNTIME_ERROR, say(error))
         except BaseException as error:
-            after = Verdict(Status.RUNTIME_ERROR, f"while measured: {say(error)}")
+            after = failure(error, "while measured: ")
         if after.status is not Status.PASSED:
             return failed(resident, after, job.method)
         errors = (verdict if job.check else after).errors()
@@ -363,7 +363,7 @@ class Judge:
         finally:
             resident.others.undo()
 
-    def _spoiled(self, status: Status, message: str) -> Judgement:
+    def _spoiled(self, status: Status, message: str, replace: bool = False) -> Judgement:
         """End the job after a failure, and find out whether this process is still usable."""
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
@@ -372,7 +372,7 @@ class Judge:
             # The evaluator itself was modified, so this explains any other failure.
             return Judgement(Status.TAMPERED, f"{tampered(part)}\n{message}", replace=True)
         self._usage.update(self._device.usage())
-        return Judgement(status, message, replace=CaptureError.MARK in message)
+        return Judgement(status, message, replace)
 
     def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
         """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.
@@ -390,7 +390,7 @@ class Judge:
             self._unload_compared(except_for=[v.key for v in job.variants])
             for variant in job.variants:
                 take_turn(turns, variant.key)
-                self._send("phase", f"load {variant.key}")
+                self._send("phase", Phase(PhaseKind.LOAD, variant.key))
                 if variant.key not in self._compared:
                     self._compared[variant.key] = self._load(staged[variant.key])
                 loaded = self._compared[variant.key]
@@ -417,7 +417,7 @@ class Judge:
         except Exception as error:
             if isinstance(error, (DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
                 raise
-            raise DeviceLostError(say(error)) from error
+            raise DeviceLostError(str(raised(error))) from error
         finally:
             os.close(turns)
             self._state.put_back()

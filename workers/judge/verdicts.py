@@ -17,7 +17,7 @@ from workers.judge.outputs.truth import Truth
 from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.timing.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
-from workers.sandbox.child import describe
+from workers.sandbox.child import raised
 from workers.sandbox.process_state import ProcessState
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Verdicts:
             if verdict.status is Status.PASSED and resident.is_drawn:
                 verdict = self.with_room(resident.uuid, lambda: self._look_at_draws(candidate, resident))
         except BaseException as error:
-            verdict = Verdict(Status.RUNTIME_ERROR, say(error))
+            verdict = failure(error)
         if verdict.status is Status.PASSED or not self._device.is_healthy():
             # Digests cannot be read on a broken device; the verdict then says why.
             return verdict
@@ -228,10 +228,13 @@ def tampered(part: str) -> str:
     return f"the candidate replaced {part} in the evaluator's process"
 
 
-def say(error: BaseException) -> str:
-    """The candidate's exception in one line; its traceback goes to the log."""
+def failure(error: BaseException, when: str = "") -> Verdict:
+    """The verdict on a candidate that raised; its traceback goes to the log."""
     traceback.print_exc()
-    return describe(error)
+    told = raised(error)
+    if told.status is Status.SKIPPED:
+        return Verdict(Status.SKIPPED, str(told))
+    return Verdict(Status.RUNTIME_ERROR, f"{when}{told}")
 
 
 def _not_repeatable(which: str, verdict: Verdict) -> Verdict:

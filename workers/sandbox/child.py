@@ -1,7 +1,7 @@
 """The loop inside a sandbox: receives a request, calls a method of the handler, sends the outcome.
 
-Messages to the parent are ``(kind, payload)``: ``phase`` when a phase begins (its deadline starts),
-``event`` for a partial result, then exactly one of ``done`` and ``raised``.
+Messages to the parent are ``(kind, payload)``: ``phase`` with a Phase when one begins (its deadline starts), ``event``
+for a partial result, then exactly one of ``done`` and ``raised``, the latter with a Raised.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-Send = Callable[[str, Any], None]
-"""The function with which a handler reports a phase or an event."""
+from workers.sandbox.messages import Raised, status_of
 
 _MAX_MESSAGE_CHARS = 20_000
 
@@ -40,26 +38,25 @@ def serve(channel_fd: int, handler_path: str, arguments: tuple[Any, ...]) -> Non
         try:
             send(kind, payload)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            send("raised", f"the answer of {method} cannot be sent: {error}")
+            send("raised", Raised(type(error).__name__, f"the answer of {method} cannot be sent: {error}"))
 
 
 def _answer(handler: Any, method: str, args: tuple[Any, ...]) -> tuple[str, Any]:
     try:
         return "done", getattr(handler, method)(*args)
     except BaseException as error:
-        # SystemExit and KeyboardInterrupt in a candidate's code are a failure of it and must not end this process. The
-        # exception itself is not sent: it may hold anything, and unpickling it would need the candidate's modules.
+        # SystemExit and KeyboardInterrupt in a candidate's code are a failure of it and must not end this process.
         traceback.print_exc()
-        return "raised", describe(error)
+        return "raised", raised(error)
 
 
-def describe(error: BaseException) -> str:
-    """``Type: text`` of an exception, even if making its text raises."""
+def raised(error: BaseException) -> Raised:
+    """What is told of an exception, even if making its text raises."""
     try:
         text = str(error)
     except Exception as inner:
         text = f"<its text raises {type(inner).__name__}>"
-    return f"{type(error).__name__}: {text}"[:_MAX_MESSAGE_CHARS]
+    return Raised(type(error).__name__, text[:_MAX_MESSAGE_CHARS], status_of(error))
 
 
 def _flush() -> None:

@@ -20,9 +20,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from workers.devices.environment import threads
-from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError, WorkerError
+from workers.errors import WorkerError
 from workers.sandbox import interpreter
 from workers.sandbox.fork_server import STACKS_SIGNAL, ForkRequest
+from workers.sandbox.messages import ChildDiedError, ChildRaisedError, Phase, PhaseKind, PhaseTimeoutError, Raised
 
 _LOG_KEEP_BYTES = 16_384
 _START_LIMIT_S = 180.0
@@ -124,17 +125,17 @@ class ChildProcess:
         self,
         method: str,
         *args: Any,
-        limits_s: Mapping[str, float],
-        phase: str,
+        limits_s: Mapping[PhaseKind, float],
+        phase: Phase,
         on_event: Callable[[Any], None] | None = None,
-        on_phase: Callable[[str], None] | None = None,
+        on_phase: Callable[[Phase], None] | None = None,
     ) -> tuple[Any, str]:
         """Call a method of the handler in the child, which is started if there is none.
 
         Args:
             method: Name of the method.
             args: Its arguments; picklable.
-            limits_s: Deadline of each phase in seconds. The first word of what the child reports is the phase.
+            limits_s: Deadline of each kind of phase in seconds.
             phase: The phase in which the call begins.
             on_event: Called with each partial result as it arrives.
             on_phase: Called with each reported phase.
@@ -162,9 +163,9 @@ class ChildProcess:
             raise self._died(phase) from None
         began = time.monotonic()
         while True:
-            left = began + limits_s[phase.partition(" ")[0]] - time.monotonic()
+            left = began + limits_s[phase.kind] - time.monotonic()
             if left <= 0:
-                raise self._timed_out(phase, limits_s[phase.partition(" ")[0]])
+                raise self._timed_out(phase, limits_s[phase.kind])
             ready = wait([self._connection, self._log.fd], timeout=min(left, 1.0))
             # Each read is bounded, so that a child that never stops printing still meets its deadline.
             if self._log.fd in ready and not self._log.drain():
@@ -176,19 +177,21 @@ class ChildProcess:
             except Exception:
                 # End of file, or bytes that a candidate wrote into the channel: the child is unusable either way.
                 raise self._died(phase) from None
-            if kind == "phase":
-                phase, began = str(payload), time.monotonic()
+            if kind == "phase" and isinstance(payload, Phase):
+                phase, began = payload, time.monotonic()
                 if on_phase:
                     on_phase(phase)
             elif kind == "event":
                 if on_event:
                     on_event(payload)
-            else:
+            elif kind == "done":
                 self._log.drain()
-                log = self._log.take()
-                if kind == "raised":
-                    raise ChildRaisedError(payload, phase, log)
-                return payload, log
+                return payload, self._log.take()
+            elif kind == "raised" and isinstance(payload, Raised):
+                self._log.drain()
+                raise ChildRaisedError(payload, phase, self._log.take())
+            else:
+                raise self._died(phase)
 
     def kill(self) -> int | None:
         """Kill the child and everything it started. Returns the raw wait status, None if there was no child."""
@@ -275,16 +278,16 @@ class ChildProcess:
         self._template = self._control = self._pid = None
         return WorkerError(f"the worker's fork server ended (exit {code}{f', {error}' if error else ''})")
 
-    def _died(self, phase: str) -> ChildDiedError:
+    def _died(self, phase: Phase) -> ChildDiedError:
         status = self.kill()
         log = self._log.take() if self._log else ""
-        return ChildDiedError(f"the process died in phase {phase!r}: {_how(status)}", phase, log)
+        return ChildDiedError(f"the process died in phase '{phase}': {_how(status)}", phase, log)
 
-    def _timed_out(self, phase: str, limit_s: float) -> PhaseTimeoutError:
+    def _timed_out(self, phase: Phase, limit_s: float) -> PhaseTimeoutError:
         self._ask_where_it_hangs()
         self.kill()
         log = self._log.take() if self._log else ""
-        return PhaseTimeoutError(f"phase {phase!r} took longer than {limit_s:g} s", phase, log)
+        return PhaseTimeoutError(f"phase '{phase}' took longer than {limit_s:g} s", phase, log)
 
     def _ask_where_it_hangs(self) -> None:
         """Have the child write its stacks to its log; wait only briefly for it."""

@@ -65,7 +65,7 @@ def test_what_was_taken_beside_other_load_is_measured_again(scene, mode, conditi
         taken = scene(store).measurement("w1")
         taken = replace(taken, conditions=conditions, method=replace(METHOD, mode=mode))
         found, again = usable([taken], ["w1"])
-        assert other_load(taken) == load
+        assert (str(other_load(taken)) if load else other_load(taken)) == load
         assert (list(found), again) == (([], 1) if load else (["w1"], 0))
         said = why_made_anew([EarlierMeasurement(taken, HERE, "c1")], HERE, taken.method, CONTENTS)
         assert said == ([f"other processes had a load of {load}"] if load else [])

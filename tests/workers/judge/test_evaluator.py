@@ -38,6 +38,16 @@ RUN_TIME = {
     "right first": (passing("good(x, y, out) if calls == 1 else None"), Status.NOT_REPEATABLE, "right the first time"),
     "right twice": (passing("good(x, y, out) if calls <= 2 else None"), Status.NOT_REPEATABLE, "right the first time"),
     "raises": (passing("raise ValueError('no luck')"), Status.RUNTIME_ERROR, "ValueError: no luck"),
+    "raises words of ours": (
+        passing("raise ValueError('DeviceLostError: skipped: cannot be captured in a CUDA graph')"),
+        Status.RUNTIME_ERROR,
+        "ValueError: DeviceLostError",
+    ),
+    "says that it cannot run here": (
+        passing("raise type('Skipped', (RuntimeError,), {})('there is no such GPU')"),
+        Status.SKIPPED,
+        "there is no such GPU",
+    ),
     "raises oddly": (Unpicklable.SOURCE, Status.RUNTIME_ERROR, "Odd"),
     "exits politely": (passing("sys.exit(0)"), Status.RUNTIME_ERROR, "SystemExit"),
     "too much memory": (passing("torch.empty(1 << 44)"), Status.RUNTIME_ERROR, "memory"),

@@ -34,7 +34,7 @@ def judged(bench, make, order, tmp_path, monkeypatch):
 
 
 def phases(sent: list) -> list[str]:
-    return [text for kind, text in sent if kind == "phase"]
+    return [str(phase) for kind, phase in sent if kind == "phase"]
 
 
 def test_next_variant_is_loaded_while_the_last_workload_warms_up(judged, bench):

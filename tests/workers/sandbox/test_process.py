@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.errors import ChildDiedError, ChildRaisedError, PhaseTimeoutError
+from workers.errors import DeviceLostError, ProcessChangedError
+from workers.records import Status
 from workers.sandbox.fork_server import ForkRequest
+from workers.sandbox.messages import ChildDiedError, ChildRaisedError, Phase, PhaseKind, PhaseTimeoutError, Raised
 from workers.sandbox.process import ChildProcess
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HANDLER = """
 import os, time
 
+from workers.sandbox.messages import Phase, PhaseKind
 
 class Handler:
     def __init__(self, send, greeting):
@@ -26,12 +29,19 @@ class Handler:
     def greet(self):
         return self.greeting
 
-    def phases(self, names):
-        for name in names:
-            self.send("phase", name)
-            self.send("event", name.upper())
-            if name.startswith("slow"):
+    def phases(self, phases):
+        for phase in phases:
+            self.send("phase", phase)
+            self.send("event", str(phase))
+            if phase.of == "slow":
                 time.sleep(600)
+
+    def forge(self, kind, payload):
+        self.send(kind, payload)
+        time.sleep(600)
+
+    def fail(self, error):
+        raise error
 
     def unsendable(self):
         return lambda: None
@@ -69,8 +79,12 @@ def child(handler_path):
     process.close()
 
 
-def call(child, method, *args, phase="quick", **more):
-    return child.call(method, *args, limits_s={"quick": 30.0, "slow": 0.3, "last": 30.0}, phase=phase, **more)
+LIMITS_S = {PhaseKind.LOAD: 30.0, PhaseKind.CHECK: 0.3, PhaseKind.MEASURE: 30.0}
+LOAD = Phase(PhaseKind.LOAD)
+
+
+def call(child, method, *args, phase=LOAD, **more):
+    return child.call(method, *args, limits_s=LIMITS_S, phase=phase, **more)
 
 
 def test_result_and_reuse(child):
@@ -82,14 +96,39 @@ def test_result_and_reuse(child):
 
 def test_each_phase_has_its_own_limit_and_events_arrive_before_the_end(child):
     events, phases = [], []
-    with pytest.raises(PhaseTimeoutError, match=r"phase 'slow one' took longer than 0.3 s") as caught:
-        call(child, "phases", ["quick a", "slow one", "last"], on_event=events.append, on_phase=phases.append)
-    assert caught.value.phase == "slow one"
+    quick, slow, last = (Phase(kind, of) for kind, of in zip(LIMITS_S, ("quick", "slow", "last"), strict=True))
+    with pytest.raises(PhaseTimeoutError, match=r"phase 'check slow' took longer than 0.3 s") as caught:
+        call(child, "phases", [quick, slow, last], on_event=events.append, on_phase=phases.append)
+    assert caught.value.phase == slow
+    assert caught.value.status is Status.TIMEOUT
     assert "in phases" in caught.value.log, "the log says where it hung"
-    assert events == ["QUICK A", "SLOW ONE"]
-    assert phases == ["quick a", "slow one"]
+    assert events == ["load quick", "check slow"]
+    assert phases == [quick, slow]
     assert call(child, "greet")[0] == "hello"
     assert child.forks == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DeviceLostError("gone"), Status.CRASHED),
+        (ProcessChangedError("umask"), Status.PROCESS_CHANGED),
+        (ValueError("DeviceLostError: gone"), None),
+        (RuntimeError("ProcessChangedError"), None),
+    ],
+)
+def test_what_an_exception_means_is_not_read_from_its_text(child, error, status):
+    with pytest.raises(ChildRaisedError) as caught:
+        call(child, "fail", error)
+    assert caught.value.status is status
+    assert caught.value.raised == Raised(type(error).__name__, str(error), status)
+
+
+@pytest.mark.parametrize("message", [("phase", "load x"), ("phase", None), ("raised", "ValueError: x")])
+def test_message_of_another_form_is_a_death(child, message):
+    with pytest.raises(ChildDiedError):
+        call(child, "forge", *message)
+    assert call(child, "greet")[0] == "hello"
 
 
 def test_answer_that_cannot_be_sent(child):
@@ -149,14 +188,16 @@ def test_close_ends_everything(child):
 
 PARENT = """
 import sys, time
+from workers.sandbox.messages import ChildDiedError, ChildRaisedError, Phase, PhaseKind, PhaseTimeoutError, Raised
 from workers.sandbox.process import ChildProcess
 from workers.sandbox.fork_server import ForkRequest
 
 child = ChildProcess(ForkRequest("toy_handler:Handler", ("hello",)))
-(pid, grandchild), _ = child.call("spawn", limits_s={"quick": 60.0}, phase="quick")
+(pid, grandchild), _ = child.call("spawn", limits_s={PhaseKind.LOAD: 60.0}, phase=Phase(PhaseKind.LOAD))
 print(pid, grandchild, child.template_pid, flush=True)
 if sys.argv[1] == "busy":
-    child.call("phases", ["slow forever"], limits_s={"quick": 600.0, "slow": 600.0}, phase="quick")
+    slow = Phase(PhaseKind.CHECK, "slow")
+child.call("phases", [slow], limits_s=dict.fromkeys(PhaseKind, 600.0), phase=Phase(PhaseKind.LOAD))
 time.sleep(600)
 """
 

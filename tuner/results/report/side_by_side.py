@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.format import microseconds
+from tuner.format import first_line, microseconds
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,4 @@ def _cell(solution: Mapping[str, Any], workload: str) -> str:
 def _why(solution: Mapping[str, Any]) -> str:
     if solution.get("skipped"):
         return f"skipped: {solution['skipped']}"
-    first_line = next(iter(str(solution["message"]).splitlines()), "")
-    return f"{solution['status']} {first_line}".strip()
+    return f"{solution['status']} {first_line(str(solution['message']))}".strip()

@@ -144,7 +144,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         "sweep.html",
         viewer,
         sweep=detail,
-        error=str(record.summary.get("error", "")).partition(":")[0],
+        failure=record.summary.get("error_kind", "unknown") if "error" in record.summary else None,
         winners=winners,
         workloads=[row for w in winners for row in workload_rows(w, reference)],
         floors=floors(store.catalog.definition_body(record.definition_id), winners, record.hardware),

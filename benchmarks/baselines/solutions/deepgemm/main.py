@@ -15,6 +15,10 @@ import torch
 from .sizes import SIZES
 
 
+class Skipped(RuntimeError):  # noqa: N818 - tuner knows it by this name
+    """It cannot run on this machine."""
+
+
 def unavailable() -> str | None:
     """Why this machine cannot run it, None if it can."""
     for package, wheel in (("triton", "triton"), ("deep_gemm", "sgl-deep-gemm==0.1.4")):
@@ -32,11 +36,11 @@ def run(*args) -> None:
     """Inputs in the definition's order, then the output [T, H] bfloat16.
 
     Raises:
-        RuntimeError: It cannot run here; the message says why.
+        Skipped: It cannot run here; the message says why.
     """
     why = unavailable()
     if why is not None:
-        raise RuntimeError(f"skipped: {why}")
+        raise Skipped(why)
     import deep_gemm
 
     from .elementwise import swiglu_quantise, weighted_sum

@@ -12,6 +12,10 @@ RENORMALIZE, DEEPSEEK_V3 = 1, 2
 """flashinfer.fused_moe.RoutingMethodType."""
 
 
+class Skipped(RuntimeError):  # noqa: N818 - tuner knows it by this name
+    """It cannot run on this machine."""
+
+
 def unavailable() -> str | None:
     """Why this machine cannot run it, None if it can."""
     if importlib.util.find_spec("flashinfer") is None:
@@ -28,11 +32,11 @@ def run(*args) -> None:
     """Inputs in the definition's order, then the output [T, H] bfloat16.
 
     Raises:
-        RuntimeError: It cannot run here; the message says why.
+        Skipped: It cannot run here; the message says why.
     """
     why = unavailable()
     if why is not None:
-        raise RuntimeError(f"skipped: {why}")
+        raise Skipped(why)
     from flashinfer.fused_moe import trtllm_fp8_block_scale_moe
 
     bias, offset, scaling = None, 0, None

@@ -13,6 +13,10 @@ import torch
 from .sizes import SIZES
 
 
+class Skipped(RuntimeError):  # noqa: N818 - tuner knows it by this name
+    """It cannot run on this machine."""
+
+
 def unavailable() -> str | None:
     """Why this machine cannot run it, None if it can."""
     if importlib.util.find_spec("triton") is None:
@@ -28,11 +32,11 @@ def run(*args) -> None:
     """Inputs in the definition's order, then the output [T, H] bfloat16.
 
     Raises:
-        RuntimeError: It cannot run here; the message says why.
+        Skipped: It cannot run here; the message says why.
     """
     why = unavailable()
     if why is not None:
-        raise RuntimeError(f"skipped: {why}")
+        raise Skipped(why)
     pipeline(*args)
 
 
