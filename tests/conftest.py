@@ -18,6 +18,19 @@ from db.store import Store
 from workers.records import Environment, Status
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say what stays together when tests run in several processes (pytest-xdist): a file, for its fixtures, and all
+    that start Ray, since their evaluators take turns on this machine's processor. Those come first; they take longest.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.relative_to(config.rootpath)
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server's own database, the server ends with the tests."""

@@ -61,10 +61,23 @@ def _print_sweep(document: dict) -> None:
             f"{w['regime']}: {microseconds(w['median_us'])} ({ratio(w['default_median_us'], w['median_us'])} over the "
             f"default): {config_text(w['config'])}"
         )
-    for f in document["failures"]:
-        console.print(f"trial {f['number']} {f['state']}: {f['reason']}")
+    for line in failure_lines(document["failures"]):
+        console.print(line, markup=False, soft_wrap=True)
     if document["resumable"]:
         console.print(f"go on with: tuner sweep --resume {document['id']}")
+
+
+def failure_lines(failures: list[dict]) -> list[str]:
+    """A line for each reason, with the trials that failed for it."""
+    from tuner.sweeps.failures import kind_of
+
+    alike: dict[tuple[str, str], list[dict]] = {}
+    for failure in failures:
+        alike.setdefault((failure["state"], kind_of(failure["reason"])), []).append(failure)
+    return [
+        f"trial{'' if len(same) == 1 else 's'} {', '.join(str(f['number']) for f in same)} {state}: {same[0]['reason']}"
+        for (state, _), same in alike.items()
+    ]
 
 
 def best(

@@ -8,6 +8,7 @@ from typing import Any
 
 from db.records import SweepRecord, SweepState
 from db.store import Store
+from tuner.sweeps.failures import telling_line
 from tuner.sweeps.run import CLAIM_STALE_S
 from workers.records import Status
 
@@ -43,7 +44,7 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
                 "number": t.number,
                 "state": t.state,
                 "config": dict(t.config),
-                "reason": " ".join(t.reason.split())[-300:],
+                "reason": telling_line(t.reason),
             }
             for t in failed
         ],

@@ -36,6 +36,11 @@ def telling_line(message: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 83]} ... {line[-78:]}"
 
 
+def kind_of(reason: str) -> str:
+    """What reasons have in common that differ in numbers, addresses and paths."""
+    return _VARYING.sub("#", reason)
+
+
 class Failures:
     """Reasons of the trials that failed.
 
@@ -56,7 +61,7 @@ class Failures:
             self._passed = True
             return
         reason = f"{status.value}: {telling_line(message)}".removesuffix(": ")
-        kind = _VARYING.sub("#", reason)
+        kind = kind_of(reason)
         if config_hash == self._default_hash and kind not in self._kinds:
             _log.warning(f"the default config failed: {reason}")
         self._configs.add(config_hash)
