@@ -29,15 +29,17 @@ def export(
 ) -> None:
     """Write the winners of a sweep as one Solution, verified on every workload; refuses one that does not pass."""
     results()
+    from tuner.cli.steps import StepView
     from tuner.errors import UsageError
     from tuner.results.export import export_solution
 
     if None not in (which, sweep) and which != sweep:
         raise UsageError(f"sweep {which} and --sweep {sweep} are two; name one")
-    result = export_solution(
-        sweep if which is None else which, out=out, definition=definition, hardware=hardware, name=name, author=author,
-        dataset=dataset, space=space, ray_address=ray_address, db=db,
-    )  # fmt: skip
+    with StepView() as view:
+        result = export_solution(
+            sweep if which is None else which, out=out, definition=definition, hardware=hardware, name=name,
+            author=author, dataset=dataset, space=space, ray_address=ray_address, db=db, view=view,
+        )  # fmt: skip
     if json:
         print_json(result.document())
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 from tuner.cli.output import stderr
+from tuner.cli.steps import LINE_EVERY_S, Step, Ticking
 from tuner.format import microseconds, ratio
-from tuner.sweeps.loop import Progress
+from tuner.progress import Progress
+from tuner.sweeps.run import View
 
-LINE_EVERY_S = 10.0
 
-
-class SweepView:
-    """Shows :class:`~tuner.sweeps.loop.Progress` snapshots on stderr. A context manager."""
+class SweepView(Ticking, View):
+    """Shows :class:`~tuner.progress.Progress` snapshots and steps on stderr. A context manager."""
 
     def __init__(self, enabled: bool = True) -> None:
         self._console = stderr()
@@ -21,35 +22,75 @@ class SweepView:
         self._live: Any = None
         self._last_line = float("-inf")
         self._last_phase = ""
+        self._progress: Progress | None = None
+        self._step: Step | None = None
 
-    def __enter__(self) -> SweepView:
+    def __enter__(self) -> Self:
         if self._enabled and self._console.is_terminal:
             from rich.live import Live
 
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *given: object) -> None:
+        super().__exit__(*given)
         if self._live is not None:
             self._live.stop()
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
         if self._enabled:
-            self._console.print(text)
+            self._console.print(text, markup=False)
+
+    def step(self, text: str, limit_s: float | None = None) -> None:
+        """Show what is done from now on, beside the sweep's figures."""
+        self._step = Step(text, limit_s)
+        self.tick()
 
     def __call__(self, progress: Progress) -> None:
         """Show a snapshot."""
+        self._progress = progress
+        if progress.phase in ("search", "done"):  # what prepared the search, and the last of the finals, are over
+            self._step = None
+        self.tick()
+
+    def tick(self) -> None:
+        """Update what is shown."""
         if not self._enabled:
             return
         if self._live is not None:
-            self._live.update(_panel(progress))
+            self._live.update(self._picture())
             return
         now = time.monotonic()
-        if now - self._last_line >= LINE_EVERY_S or progress.phase != self._last_phase:
-            self._last_line, self._last_phase = now, progress.phase
-            self._console.print(_line(progress))
+        phase = self._progress.phase if self._progress else ""
+        if now - self._last_line >= LINE_EVERY_S or phase != self._last_phase:
+            self._last_line, self._last_phase = now, phase
+            for line in self._lines():
+                self._console.print(line, markup=False)
+
+    def _lines(self) -> Iterator[str]:
+        """Without a terminal: the search's figures until it is over, then the step."""
+        if self._progress is not None and self._progress.phase != "done":
+            yield _line(self._progress)
+            yield from _slow(self._progress)
+        if self._step is not None:
+            yield self._step.line()
+
+    def _picture(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        parts = [] if self._progress is None else [_panel(self._progress), *map(Text, _slow(self._progress))]
+        return Group(*parts, *([] if self._step is None else [Text(self._step.line())]))
+
+
+def _slow(progress: Progress) -> list[str]:
+    """A line for each trial that takes long."""
+    return [
+        f"trial {slow.trial} has waited {slow.waits_s:.0f} s for its {slow.thing} (limit {slow.limit_s:g} s)"
+        for slow in progress.slow
+    ]
 
 
 def _time_left(progress: Progress) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 from tuner.cli.output import stderr
 from tuner.progress import Steps
@@ -12,23 +13,55 @@ LINE_EVERY_S = 10.0
 """Seconds between two lines of the same step without a terminal."""
 
 
-class StepView(Steps):
-    """Shows steps on stderr. A context manager; used by one thread."""
+class Step:
+    """What is being done since it was made, as text."""
+
+    def __init__(self, text: str, limit_s: float | None) -> None:
+        self._text = text
+        self._limit = f" of at most {limit_s:g}" if limit_s is not None else ""
+        self._since = time.monotonic()
+
+    def line(self) -> str:
+        """The text, for how long, and against which limit."""
+        return f"{self._text} ({time.monotonic() - self._since:.0f}{self._limit} s)"
+
+
+class Ticking(Steps):
+    """Calls its own :meth:`tick` once a second, by a thread, while it is used as a context manager: what a command does
+    may take minutes without coming back to it."""
+
+    def __enter__(self) -> Self:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_ticking, daemon=True, name="progress")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _keep_ticking(self) -> None:
+        while not self._ended.wait(1.0):
+            self.tick()
+
+
+class StepView(Ticking):
+    """Shows steps on stderr. A context manager; commands use it in one thread."""
 
     def __init__(self) -> None:
         self._console = stderr()
         self._status: Any = None
-        self._text = ""
-        self._limit_s: float | None = None
-        self._since = self._last_line = time.monotonic()
+        self._step: Step | None = None
+        self._last_line = time.monotonic()
 
-    def __enter__(self) -> StepView:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._status = self._console.status("")
             self._status.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *given: object) -> None:
+        super().__exit__(*given)
         if self._status is not None:
             self._status.stop()
 
@@ -38,18 +71,18 @@ class StepView(Steps):
 
     def step(self, text: str, limit_s: float | None = None) -> None:
         """Show what is done from now on, and how many seconds it may take at most."""
-        self._text, self._limit_s, self._since = text, limit_s, time.monotonic()
+        self._step = Step(text, limit_s)
         self.tick()
 
     def tick(self) -> None:
-        """Update the line; to be called about once a second."""
+        """Update the line."""
+        if self._step is None:
+            return
         now = time.monotonic()
-        limit = f" of at most {self._limit_s:g}" if self._limit_s is not None else ""
-        line = f"{self._text} ({now - self._since:.0f}{limit} s)"
         if self._status is not None:
             from rich.markup import escape
 
-            self._status.update(escape(line))
+            self._status.update(escape(self._step.line()))
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            self._console.print(line, markup=False)
+            self._console.print(self._step.line(), markup=False)

@@ -17,7 +17,7 @@ from tuner.format import first_line
 from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
+from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, settings_of
 from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
@@ -48,6 +48,7 @@ def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int, vi
     variants = _variants(setup, solutions)
     view = view or Steps()
     with open_runner(setup, view.say) as runner, noted_signals() as checkpoint:
+        view.step(preparing(setup))
         setup = judgeable(setup, runner, view.say)
         return measure(runner, setup, variants, rounds, settings.seed, view, checkpoint)
 

@@ -6,11 +6,12 @@ measurements never meet in one record.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,13 +176,32 @@ def _judged(candidates: list[Candidate], view: Steps) -> Iterator[tuple[Candidat
         except HostError as error:
             raise UsageError(f"nothing can be emulated here: {error}") from error
         for number, candidate in enumerate(candidates):
-            view.step(f"{number} of {len(candidates)} judged")
+            who = f"{number + 1} of {len(candidates)}, {candidate.name}"
+            view.step(f"{who}: building, and emulating on the first of {len(candidate.cases)} inputs")
             folder = root / f"variant_{number}"
-            verdicts = judge_sources(candidate.sources, candidate.cases, folder, mock)
+            verdicts = judge_sources(
+                candidate.sources, candidate.cases, folder, mock, tell=_teller(view, who, candidate)
+            )
             shutil.rmtree(folder, ignore_errors=True)
             if not verdicts[-1].is_passed:
                 view.say(summary_of(_document(candidate, verdicts)))
             yield candidate, verdicts
+
+
+def _teller(view: Steps, who: str, candidate: Candidate) -> Callable[[Verdict], None]:
+    """Says each verdict of a candidate, and which input is emulated next."""
+    names = [case.name for case in candidate.cases]
+    numbers = itertools.count(1)
+
+    def tell(verdict: Verdict) -> None:
+        number = next(numbers)
+        if not verdict.is_passed:
+            return
+        view.say(f"{candidate.name} on {verdict.case}: {verdict.status.value} in {verdict.seconds:.1f} s")
+        if number < len(names):
+            view.step(f"{who}: emulating on {names[number]}, input {number + 1} of {len(names)}")
+
+    return tell
 
 
 def summary_of(variant: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.source_files import why_unfit
 from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
+from tuner.format import microseconds
+from tuner.progress import Steps
 from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
 from tuner.results.trace_folder import TraceFolder
-from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, settings_of
+from tuner.sweeps.failures import telling_line
+from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, settings_of
 from tuner.sweeps.variants import solution_variant
 from workers.devices.targets import is_cuda
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.fib.official_run import StockJob
-from workers.records import Environment, Evaluation, EvaluationJob, Status, Variant
+from workers.records import Environment, Evaluation, EvaluationJob, Measurement, Status, Variant
 from workers.runner import Runner
 
 
@@ -71,6 +74,7 @@ def export_winners(
     *,
     name: str | None = None,
     author: str = "tuner",
+    view: Steps | None = None,
 ) -> Export:
     """Verify and write the Solution of a finished sweep.
 
@@ -94,7 +98,8 @@ def export_winners(
     environment = runner.environment()
     name = name or f"tuner_{space.name}_{_slug(environment.hardware)}_{digest}"
     variant = solution_variant(setup.problem.name, space, table, name)
-    evaluation = _verify(runner, variant, setup)
+    view = view or Steps()
+    evaluation = _verify(runner, variant, setup, view)
     model = fib.solution(variant, name, _description(space, sweep_id, environment.hardware, winners), author)
     verification: dict[str, dict[str, Any]] = {
         m.workload: {
@@ -107,7 +112,7 @@ def export_winners(
     reference = dict(store.sweeps.get(sweep_id).summary.get("reference_by_workload_us", {}))
     traces = _own_traces(setup, name, evaluation, environment, reference)
     if is_cuda(setup.target):
-        documents = {d["workload"]["uuid"]: d for d in _stock_traces(runner, setup, model)}
+        documents = {d["workload"]["uuid"]: d for d in _stock_traces(runner, setup, model, view)}
         for uuid, document in documents.items():
             fib.note_rules(document, verification[uuid]["judged_by"])
             latency_ms = document["evaluation"]["performance"]["latency_ms"]
@@ -150,16 +155,30 @@ def winners_table(
     return dispatch_table(winners, space.default if passes else None)
 
 
-def _verify(runner: Runner, variant: Variant, setup: Setup) -> Evaluation:
-    """Build the very sources that are exported and judge them on all workloads, as any variant."""
-    build = runner.built([variant])[variant.key]
+def _verify(runner: Runner, variant: Variant, setup: Setup, view: Steps) -> Evaluation:
+    """Build the very sources that are exported and judge them as any variant, one workload after the other.
+
+    Raises:
+        ExportRefusedError: It does not build, or does not pass on one of the workloads.
+    """
+    limits = setup.deadlines
+    view.step("building the Solution", limits.compile_s)
+    build = runner.built([variant], view.tick)[variant.key]
     if build.artifact is None:
-        raise ExportRefusedError(f"the Solution does not build ({build.status}): {build.log[-300:]}")
-    uuids = tuple(w["uuid"] for w in setup.problem.workloads)
-    evaluation = runner.evaluated(EvaluationJob(variant.built(build.artifact), uuids, setup.method))
-    if evaluation.status is not Status.PASSED:
-        raise ExportRefusedError(f"the Solution does not pass ({evaluation.status}): {evaluation.message[-300:]}")
-    return evaluation
+        raise ExportRefusedError(f"the Solution does not build ({build.status}): {telling_line(build.log)}")
+    job = EvaluationJob(variant.built(build.artifact), (), setup.method)
+    measurements: list[Measurement] = []
+    for number, workload in enumerate(setup.problem.workloads, 1):
+        sizes = " ".join(f"{k}={v}" for k, v in workload["axes"].items())
+        where = f"workload {number} of {len(setup.problem.workloads)} ({sizes})"
+        view.step(f"checking and timing the Solution on {where}", limits.check_s + limits.measure_s)
+        evaluation = runner.evaluated(replace(job, workloads=(workload["uuid"],)), view.tick)
+        if evaluation.status is not Status.PASSED:
+            why = telling_line(evaluation.message)
+            raise ExportRefusedError(f"the Solution does not pass on {where} ({evaluation.status}): {why}")
+        measurements += evaluation.measurements
+        view.say(f"{where}: PASSED {microseconds(evaluation.measurements[0].median_us)}")
+    return replace(evaluation, measurements=tuple(measurements))
 
 
 def _own_traces(
@@ -175,7 +194,7 @@ def _own_traces(
     ]  # fmt: skip
 
 
-def _stock_traces(runner: Runner, setup: Setup, model: Any) -> list[Document]:
+def _stock_traces(runner: Runner, setup: Setup, model: Any, view: Steps) -> list[Document]:
     """Stock flashinfer-bench's traces of the Solution, each of them PASSED: on all workloads but those that it cannot
     judge and on which it says no more than that numbers differ.
 
@@ -183,7 +202,9 @@ def _stock_traces(runner: Runner, setup: Setup, model: Any) -> list[Document]:
         ExportRefusedError: It does not pass on one, or flashinfer-bench did not get that far.
     """
     document = json.loads(model.model_dump_json(exclude_none=True))
-    run = runner.stock(StockJob((document,), setup.official_rule))
+    job = StockJob((document,), setup.official_rule)
+    view.step(f"stock flashinfer-bench runs the Solution on {len(setup.problem.workloads)} workloads", job.timeout_s)
+    run = runner.stock(job)
     statuses = run.statuses(model.name)
     wanted = [w["uuid"] for w in setup.problem.workloads]
     ours = {uuid for uuid, found in setup.prepared.items() if not found.plainly}
@@ -243,6 +264,7 @@ def export_solution(
     space: str | None = None,
     ray_address: str | None = None,
     db: str | None = None,
+    view: Steps | None = None,
 ) -> Export:
     """Export a finished sweep: the given one, else the newest one that fits definition and hardware.
 
@@ -263,9 +285,13 @@ def export_solution(
         searched = setup.space()
         winners_table(store.winners.of(sweep_id), searched, sweep_id)
         TraceFolder(Path(out), setup.dataset, setup.problem).check()
-        with open_runner(setup) as runner:
-            setup = judgeable(setup, runner)
-            return export_winners(store, sweep_id, setup, searched, runner, Path(out), name=name, author=author)
+        view = view or Steps()
+        with open_runner(setup, view.say) as runner:
+            view.step(preparing(setup))
+            setup = judgeable(setup, runner, view.say)
+            return export_winners(
+                store, sweep_id, setup, searched, runner, Path(out), name=name, author=author, view=view
+            )
     finally:
         store.close()
 

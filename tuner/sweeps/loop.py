@@ -17,6 +17,7 @@ from typing import Any, Literal
 from db.records import StoredBuild, StoredMeasurement, TrialRecord, method_hash
 from db.store import Store
 from search_spaces import Config, SearchSpace
+from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
 from tuner.settings import SweepSettings
 from tuner.sweeps.earlier_trials import EarlierTrials
@@ -103,26 +104,6 @@ class Trial:
         return f"{self.config_hash}@{self.state.regime.name}"
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A snapshot of a running sweep, for display. Latencies are geometric means over a regime's workloads."""
-
-    phase: Literal["start", "search", "finals", "done"]
-    done: int
-    max_trials: int | None
-    elapsed_s: float
-    budget_s: float | None
-    building: int
-    evaluating: int
-    failures: Mapping[str, int]
-    raced_out: int
-    reused: int
-    best_us: Mapping[str, float | None]
-    default_us: Mapping[str, float | None]
-    reference_us: Mapping[str, float | None]
-    message: str = ""
-
-
 def sweep_seed(seed: int, regime: int) -> int:
     """Seed of a regime's search: regimes of one sweep must not draw the same random numbers."""
     return seed * 1009 + regime
@@ -139,6 +120,7 @@ class Sweep:
         sweep_id: int,
         *,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        steps: Steps | None = None,
         checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
@@ -148,6 +130,7 @@ class Sweep:
         self.sweep_id = sweep_id
         self._record = store.sweeps.get(sweep_id)
         self._on_progress = on_progress
+        self._steps = steps or Steps()
         self._checkpoint = checkpoint
         self._earlier = EarlierTrials.of(store.trials.of(sweep_id), plan.retry_failed)
         self._builds: dict[str, BuildResult] = {}
@@ -426,6 +409,7 @@ class Sweep:
                 deadline=deadline,
                 seed=self.settings.seed,
                 tick=self._tick,
+                steps=self._steps,
             )
             if result is None:
                 continue
@@ -458,7 +442,16 @@ class Sweep:
             self.store.sweeps.heartbeat(self.sweep_id)
             self._last_beat = now
 
-    def _emit(self, message: str = "") -> None:
+    def _slow(self) -> tuple[Slow, ...]:
+        """What takes long: trials that wait for a build or an evaluation."""
+        now, limits = time.time(), self.settings
+        to_judge = limits.check_s + limits.measure_s
+        building = (t for waiting in self._waiting_for_build.values() for t in waiting)
+        found = [Slow(t.number, "build", now - t.started, limits.compile_s) for t in building]
+        found += [Slow(t.number, "check and times", now - t.started, to_judge) for t in self._evaluating.values()]
+        return tuple(slow for slow in found if slow.waits_s > SLOW_S)
+
+    def _emit(self) -> None:
         reference = {s.regime.name: Objective(s.regime.workloads).geomean_us(self._reference) for s in self._states}
         self._on_progress(
             Progress(
@@ -477,6 +470,6 @@ class Sweep:
                     s.regime.name: None if s.default is None else math.exp(s.default.value) for s in self._states
                 },
                 reference_us=reference,
-                message=message,
+                slow=self._slow(),
             )
         )

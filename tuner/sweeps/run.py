@@ -9,22 +9,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from db.records import SweepRecord, SweepState, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner import errors
 from tuner.errors import UsageError
+from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners
 from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Plan, Progress, Sweep
+from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime, split
 from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
-from tuner.sweeps.setup import Setup, judgeable, open_runner, resolve, resumed_settings
+from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
 from workers.devices.libraries import imported_names
 from workers.runner import Runner
@@ -33,11 +34,11 @@ CLAIM_STALE_S = 30.0
 """A sweep may be taken over if its owner has shown no sign of life for this long."""
 
 
-class View(Protocol):
-    """Shows the progress of a sweep."""
+class View(Steps):
+    """Is told how a sweep goes on, and shows nothing."""
 
-    def say(self, text: str) -> None: ...
-    def __call__(self, progress: Progress) -> None: ...
+    def __call__(self, progress: Progress) -> None:
+        """Show a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def run_sweep(
     """
     if retry_failed and resume is None:
         raise UsageError("--retry-failed goes on with a sweep: give its ID with --resume")
+    view = view or View()
     store = Store.open(settings.db)
     try:
         if resume is not None:
@@ -136,9 +138,10 @@ def run_sweep(
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()
-        say = (lambda _: None) if view is None else view.say
+        say = view.say
         _prove(setup, say)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
+            view.step(preparing(setup))
             setup = judgeable(setup, runner, say)
             sizes = setup.sizes(space.size_axis)
             regimes = tuple(split(sizes, settings.regimes))
@@ -150,7 +153,7 @@ def run_sweep(
             result = _guarded(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
             _say_what_load_there_was(result, say)
             try:
-                return _conclude(store, setup, space, regimes, runner, result, out)
+                return _conclude(store, setup, space, regimes, runner, result, out, view)
             except KeyboardInterrupt:
                 say(f"the winners are kept; go on with: {export_command(sweep_id, out)}")
                 raise
@@ -260,7 +263,7 @@ def _guarded(
     space: SearchSpace,
     regimes: tuple[Regime, ...],
     runner: Runner,
-    view: View | None,
+    view: View,
     retry_failed: bool,
 ) -> SweepResult:
     """Run the loop and record in the sweep's state how it ended."""
@@ -277,12 +280,10 @@ def _guarded(
     )
     try:
         with stoppable(store, sweep_id) as checkpoint:
-            watch = view or (lambda _: None)
-            return Sweep(plan, runner, store, sweep_id, on_progress=watch, checkpoint=checkpoint).run()
+            return Sweep(plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint).run()
     except KeyboardInterrupt:
         store.sweeps.finish(sweep_id, SweepState.INTERRUPTED, {})
-        if view is not None:
-            view.say(f"interrupted; go on with: tuner sweep --resume {sweep_id}")
+        view.say(f"interrupted; go on with: tuner sweep --resume {sweep_id}")
         raise
     except BaseException as error:
         store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
@@ -326,6 +327,7 @@ def _conclude(
     runner: Runner,
     result: SweepResult,
     out: Path | None,
+    view: View,
 ) -> SweepReport:
     """Mark the sweep as done and export its winners."""
     by_regime = {r.name: Objective(r.workloads).geomean_us(result.reference) for r in regimes}
@@ -352,7 +354,7 @@ def _conclude(
     exported, failure = None, None
     if out is not None and result.winners:
         try:
-            exported = export_winners(store, result.sweep_id, setup, space, runner, out)
+            exported = export_winners(store, result.sweep_id, setup, space, runner, out, view=view)
         except Exception as error:  # whatever went wrong, the winners must reach the user
             failure = error
     first = setup.problem.workloads[0]["axes"]

@@ -221,6 +221,11 @@ def open_runner(
         runner.close()
 
 
+def preparing(setup: Setup) -> str:
+    """What a command does before :func:`judgeable` answers, for those who watch."""
+    return f"making inputs and reference outputs of {len(setup.problem.workloads)} workloads"
+
+
 def judgeable(setup: Setup, runner: Runner, say: Callable[[str], None] = lambda _: None) -> Setup:
     """The setup without the workloads that cannot be judged; each is named once, with what else is worth knowing.
 

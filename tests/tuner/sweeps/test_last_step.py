@@ -68,6 +68,10 @@ def test_an_export_that_fails_at_the_end_leaves_the_winners_and_names_the_way_on
     done = place.run("export", "1", "--out", "out", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0, done.stderr
     assert "PASSED on 2 of 2 workloads" in done.stdout
+    assert [line.partition(" PASSED ")[0] for line in done.stderr.splitlines() if " PASSED " in line] == [
+        "workload 1 of 2 (n=8 heads=2):",
+        "workload 2 of 2 (n=300 heads=2):",
+    ]
     (solution,) = (place.folder / "out" / "solutions").rglob("*.json")
     assert "Größe" in solution.read_text(encoding="utf-8")
     sources = {s["path"]: s["content"] for s in json.loads(solution.read_text(encoding="utf-8"))["sources"]}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces import Config
+from tuner.progress import Steps
 from tuner.sweeps.finals.statistics import Ranking, rank
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import measured
@@ -61,6 +62,7 @@ def run_final(
     deadline: float,
     seed: int,
     tick: Callable[[], None] = lambda: None,
+    steps: Steps | None = None,
 ) -> FinalResult | None:
     """Measure the finalists against each other.
 
@@ -70,6 +72,8 @@ def run_final(
     Returns:
         None if no finalist survives.
     """
+    steps = steps or Steps()
+    steps.step(f"final of {regime.name}: building {len(finalists)} configs")
     built = _built(runner, finalists, tick)
     dropped = {k: "could not be built again" for k in finalists if k not in built}
     alive = list(built)
@@ -83,6 +87,10 @@ def run_final(
         if ranking is not None and (ranking.settled or time.monotonic() > deadline):
             break
         variants = tuple(built[k] for k in alive)
+        what = (
+            f"{len(alive)} configs on {len(regime.workloads)} workloads, rounds {done + 1} to {done + ROUNDS_PER_LOOK}"
+        )
+        steps.step(f"final of {regime.name}: {what} of at most {looks * ROUNDS_PER_LOOK}")
         job = ComparisonJob(variants, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
         comparison = runner.compared(job, tick)
         samples, failed = _samples_and_failures(comparison)

@@ -1,0 +1,53 @@
+"""What a command says while it works: by whom it is told does not matter, nor whether it comes back in between."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from tuner.cli import progress, steps
+from tuner.cli.progress import SweepView
+from tuner.cli.steps import StepView
+from tuner.progress import Progress, Slow
+
+REGIMES = {"all": 20.0}
+SEARCH = Progress("search", 3, 8, 12.0, None, 1, 1, {}, 0, 0, REGIMES, REGIMES, REGIMES)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What goes to a stderr that is no terminal, each line at once."""
+    text = io.StringIO()
+    for module in (steps, progress):
+        monkeypatch.setattr(module, "stderr", lambda: Console(file=text, soft_wrap=True, highlight=False))
+        monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
+    return text
+
+
+def wait_for(text, what):
+    deadline = time.monotonic() + 30
+    while what not in text.getvalue():
+        assert time.monotonic() < deadline, text.getvalue()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("view", [StepView, SweepView])
+def test_a_step_that_takes_long_goes_on_showing_its_time_and_limit(written, view):
+    """Catches a command that is silent while it waits for something else, such as a reference that takes minutes."""
+    with view() as shown:
+        shown.step("building [k]", 60)
+        wait_for(written, "building [k] (1 of at most 60 s)")
+    lines = written.getvalue().count("\n")
+    time.sleep(1.2)
+    assert written.getvalue().count("\n") == lines, "it went on after the command's end"
+
+
+def test_a_build_that_takes_long_is_named_beside_the_search(written):
+    with SweepView() as shown:
+        shown.step("making inputs")
+        shown(SEARCH)
+        assert "making inputs (" not in written.getvalue().splitlines()[-1]
+        shown(Progress(**{**vars(SEARCH), "slow": (Slow(7, "build", 42.0, 300.0),)}))
+        wait_for(written, "trial 7 has waited 42 s for its build (limit 300 s)")
+        assert "search: 3/8 trials in 12 s" in written.getvalue()
