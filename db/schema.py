@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from db.records import FIGURES, RESOURCES, canonical
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
@@ -123,6 +123,8 @@ environment = Table(
     _text("driver"),
     _json("versions"),
     _json("variables"),
+    # Not part of the fingerprint: measured once, and of two machines of one kind the first one's.
+    Column("rates", JsonText, nullable=False, server_default="{}"),
 )
 
 definition = Table(

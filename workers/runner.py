@@ -46,6 +46,11 @@ class Runner(ABC):
         """What is known of each workload, by uuid; waits until they are made. Workloads may be missing."""
         return {}
 
+    def rates(self) -> Mapping[str, float]:
+        """What the device does at most, measured now, see :meth:`workers.devices.device.Device.rates`; empty where it
+        is not measured. Nothing may be in flight."""
+        return {}
+
     @abstractmethod
     def submit_build(self, variant: Variant) -> None:
         """Queue a build; its BuildResult has the variant's key."""

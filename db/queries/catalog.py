@@ -83,6 +83,19 @@ class Catalog:
         columns = [table.c[field.name] for field in fields(Environment)]
         return [Environment(**row._mapping) for row in self._db.rows(select(*columns).order_by(table.c.id))]
 
+    def rates(self, environment_id: int) -> Mapping[str, float]:
+        """What the machine of an environment does at most, as measured; empty if that was not done. Units are in the
+        names: ``copy_bytes_per_us``, ``multiply_add_flop_per_us``."""
+        table = schema.environment
+        (row,) = self._db.rows(select(table.c.rates).where(table.c.id == environment_id))
+        return dict(row.rates)
+
+    def set_rates(self, environment_id: int, rates: Mapping[str, float]) -> None:
+        """Keep measured rates with an environment."""
+        table = schema.environment
+        query = update(table).where(table.c.id == environment_id).values(rates=dict(rates))
+        self._db.write(lambda c: c.execute(query) and None)
+
     def environment_id(self, fingerprint: str) -> int:
         """ID of a registered environment.
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
@@ -58,6 +58,10 @@ class Bench(Runner):
     def environment(self) -> Environment:
         """This machine."""
         return self._evaluator.environment()
+
+    def rates(self) -> Mapping[str, float]:
+        """This machine's."""
+        return self._evaluator.rates()
 
     def submit_build(self, variant: Variant) -> None:
         """Queue."""

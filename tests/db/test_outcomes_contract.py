@@ -32,6 +32,15 @@ def test_a_comparison_keeps_its_samples_with_the_sweep(store: Store, scene: Any)
     assert [m.samples_us for m in store.trials.of(sweep_id, details=True)[0].measurements] == [(2.5, 1.5, 2.0)] * 2
 
 
+def test_measured_rates_are_kept_with_their_environment(store: Store, scene: Any) -> None:
+    one, other = scene(store), scene(store, hardware="AMD EPYC", target="cpu")
+    assert store.catalog.rates(other.environment_id) == {}
+    store.catalog.set_rates(other.environment_id, {"copy_bytes_per_us": 12e3})
+    assert store.catalog.rates(other.environment_id) == {"copy_bytes_per_us": 12e3}
+    assert store.catalog.rates(one.environment_id) == {}
+    assert scene(store, hardware="AMD EPYC", target="cpu").environment_id == other.environment_id
+
+
 def test_a_finalist_is_a_config_with_a_trial(store: Store, scene: Any) -> None:
     scene = scene(store)
     sweep_id = scene.sweep()

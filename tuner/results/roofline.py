@@ -1,24 +1,26 @@
-"""The roofline of a workload: the least time that the data sheet's bandwidth and arithmetic rate allow.
+"""The roofline of a workload: the least time that the bandwidth and the arithmetic rate of the hardware allow.
 
-A model, not a measurement. It assumes that each byte that a kernel needs is moved once, that intermediate results stay
-on the chip, and that arithmetic overlaps with memory. A router's choices are assumed to be even; with a real router
-that prefers few experts a kernel can be faster than this.
+A model, not a measurement. A GPU's rates are those of its data sheet, a CPU's were measured on the machine. The model
+assumes that each byte that a kernel needs is moved once, that intermediate results stay on the chip, and that
+arithmetic overlaps with memory. A router's choices are assumed to be even; with a real router that prefers few experts
+a kernel can be faster than this.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from db.records import WinnerRecord
 from workers.devices.targets import TARGETS
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak rates of a GPU's data sheet, without sparsity."""
+    """Peak rates: of a GPU's data sheet, without sparsity, or measured."""
 
     bytes_per_us: float
     flop_per_us: Mapping[str, float]
@@ -53,15 +55,38 @@ class Work:
     dtype: str
 
 
-def floor_us(definition: Mapping[str, Any], axes: Mapping[str, int], hardware: str) -> float | None:
-    """The roofline's time for one workload; None where the GPU's peaks or the definition's work are not known.
+def floors(
+    definition: Mapping[str, Any], winners: Sequence[WinnerRecord], hardware: str, rates: Mapping[str, float]
+) -> dict[str, float]:
+    """Workload -> roofline in microseconds, for workloads that have one; see :func:`floor_us`."""
+    if not definition:
+        return {}
+    found = {w.workload: floor_us(definition, w.axes, hardware, rates) for r in winners for w in r.workloads}
+    return {workload: us for workload, us in found.items() if us is not None}
+
+
+def source(hardware: str, rates: Mapping[str, float]) -> str:
+    """Where the rates come from, for a caption."""
+    if not rates:
+        return f"the data sheet of {hardware}"
+    copy, flop = rates["copy_bytes_per_us"] / 1e3, rates["multiply_add_flop_per_us"] / 1e3
+    return f"rates measured on this {hardware}: {copy:.3g} GB/s copied, {flop:.3g} Gflop/s multiplied and added"
+
+
+def floor_us(
+    definition: Mapping[str, Any], axes: Mapping[str, int], hardware: str, rates: Mapping[str, float] | None = None
+) -> float | None:
+    """The roofline's time for one workload; None where the hardware's peaks or the definition's work are not known.
 
     Args:
         definition: Document of the definition.
         axes: The workload's variable axes.
         hardware: Name of the GPU as the environment records it.
+        rates: Measured rates as :meth:`db.queries.catalog.Catalog.rates` gives them, where there is no data sheet.
     """
     peak = next((p for pattern, p in PEAKS if re.search(pattern, hardware)), None)
+    if rates:  # of whatever type the operands are: they can be converted on the way
+        peak = Peak(rates["copy_bytes_per_us"], dict.fromkeys(_BYTES, rates["multiply_add_flop_per_us"]))
     try:
         work = _work(definition, axes)
     except (KeyError, TypeError):  # an axis or a data type that is unknown here

@@ -28,6 +28,7 @@ from tuner.sweeps.reuse import why_made_anew
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
 from workers.devices.libraries import imported_names
+from workers.devices.targets import is_cuda
 from workers.runner import Runner
 
 CLAIM_STALE_S = 30.0
@@ -146,6 +147,7 @@ def run_sweep(
             sizes = setup.sizes(space.size_axis)
             regimes = tuple(split(sizes, settings.regimes))
             sweep_id = _register(store, setup, space, runner, resume, ticket)
+            _measure_rates(store, sweep_id, runner, view)
             shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
             say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
             if settings.reuse:
@@ -159,6 +161,16 @@ def run_sweep(
                 raise
     finally:
         store.close()
+
+
+def _measure_rates(store: Store, sweep_id: int, runner: Runner, view: View) -> None:
+    """Measure what the machine does at most, once for each environment, where no data sheet says it."""
+    sweep = store.sweeps.get(sweep_id)
+    if is_cuda(sweep.target) or store.catalog.rates(sweep.environment_id):
+        return
+    view.step("measuring how fast this machine copies, multiplies and adds")
+    if rates := runner.rates():
+        store.catalog.set_rates(sweep.environment_id, rates)
 
 
 def _say_what_is_not_reused(

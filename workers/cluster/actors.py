@@ -143,6 +143,11 @@ class EvaluatorActor:
         with self._line.turn(), self._lock.held():
             return self._evaluator.warm()
 
+    def rates(self) -> Mapping[str, float]:
+        """What the device does at most, see :meth:`workers.judge.evaluator.VariantEvaluator.rates`."""
+        with self._line.turn(), self._lock.held():
+            return self._evaluator.rates()
+
     def evaluate(self, job: EvaluationJob, packed: Packed) -> Evaluation:
         """Check and time a variant; see :meth:`workers.judge.evaluator.VariantEvaluator.evaluate`."""
         staged = self._evaluator.stage(job.variant, packed, next(iter(job.workloads), ""))

@@ -214,6 +214,21 @@ class RayRunner(Runner):
             found.update({u: p for u, p in answer.items() if u not in found or p.unjudgeable is not None})
         return found
 
+    def rates(self) -> Mapping[str, float]:
+        """The rates of the first evaluator's device.
+
+        Raises:
+            WorkerError: They cannot be measured.
+        """
+        import ray
+
+        try:
+            return dict(ray.get(self._evaluation_pool.workers[0].actor.rates.remote()))
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from error
+        except ray.exceptions.RayActorError:
+            return {}  # it is replaced when jobs are sent
+
     def submit_build(self, variant: Variant) -> None:
         """Queue a build."""
         self._submit(self._build_pool, variant)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.devices import host_rates
 from workers.devices.device import CANDIDATE, Device, Run, Sample
 from workers.devices.environment import cpu_model, memory_bytes
 from workers.devices.other_load import OtherLoad
@@ -95,6 +96,10 @@ class HostDevice(Device):
     def watch_load(self) -> Callable[[], Mapping[str, Any]]:
         """Watch the cores that other processes use."""
         return self._load.watch()
+
+    def rates(self) -> Mapping[str, float]:
+        """Rates of copying and of multiplying and adding."""
+        return host_rates.measure(last_level_cache_bytes())
 
     def is_healthy(self) -> bool:
         """Always true: a broken host would not answer."""

@@ -89,6 +89,11 @@ class Device(ABC):
         cores since: ``other_cores`` and ``other_gpu_percent``, as far as they can be read."""
         return dict
 
+    def rates(self) -> Mapping[str, float]:
+        """What the device does at most, measured: ``copy_bytes_per_us`` (read and written), and
+        ``multiply_add_flop_per_us``. Empty where a data sheet says it."""
+        return {}
+
     def is_throttled(self, conditions: Mapping[str, Any]) -> bool:
         """Whether a measurement under these conditions should be taken again."""
         return False

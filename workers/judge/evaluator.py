@@ -138,6 +138,21 @@ class VariantEvaluator:
             self._environment = environment.describe(self._target, self._imports, self._variables)
         return self._environment
 
+    def rates(self) -> Mapping[str, float]:
+        """What this device does at most, see :meth:`workers.devices.device.Device.rates`; measured in a process in
+        which no candidate has run.
+
+        Raises:
+            WorkerError: The process failed.
+        """
+        if self._judged:
+            self._replace()
+        try:
+            found, _ = self._call("rates", phase=Phase(PhaseKind.PREPARE))
+        except ChildError as failure:
+            raise WorkerError(f"the machine's rates cannot be measured: {_text(failure)}") from failure
+        return dict(found)
+
     def stage(self, variant: BuiltVariant, packed: bytes | None = None, first: str = "") -> Staged:
         """A built variant's folder on this machine. May be called by another thread than the one that evaluates.
 

@@ -103,6 +103,10 @@ class Judge:
         self._anchor.conditions()
         self._device.usage()
 
+    def rates(self) -> Mapping[str, float]:
+        """What the device does at most, see :meth:`workers.devices.device.Device.rates`."""
+        return self._device.rates()
+
     def prepare(self, uuid: str) -> Prepared:
         """Make a workload resident and store what was observed of its reference."""
         found = prepared(self._residents.get(uuid, may_compute=True))

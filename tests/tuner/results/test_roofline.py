@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tuner.results.roofline import floor_us
+from tuner.results.roofline import floor_us, source
 from tuner.sweeps.setup import open_dataset
 
 H200 = "NVIDIA H200"
@@ -62,3 +62,18 @@ def test_gpus_are_told_apart(moe: dict[str, Any]) -> None:
     times = [floor_us(moe, {"seq_len": 1}, name) for name in names]
     assert times == sorted(times, reverse=True)  # type: ignore[type-var]
     assert len(set(times)) == 4
+
+
+def test_a_machine_without_a_data_sheet_has_the_floor_of_its_measured_rates(moe: dict[str, Any]) -> None:
+    """Operands of any type are multiplied at the measured rate: a CPU converts them on the way."""
+    rates = {"copy_bytes_per_us": 12_000.0, "multiply_add_flop_per_us": 150_000.0}
+    assert floor_us(moe, {"seq_len": 1}, "AMD EPYC", {}) is None
+    expected = (TOKEN_BYTES + 512 + 8 + 32 * 8 / 256 * EXPERT_BYTES) / 12_000
+    assert floor_us(moe, {"seq_len": 1}, "AMD EPYC", rates) == pytest.approx(expected, rel=1e-9)
+    rows = 16384 * 8 * 32 / 256
+    by_arithmetic = rows * 6 * 7168 * 2048 / 150_000
+    assert floor_us(moe, {"seq_len": 16384}, "AMD EPYC", rates) == pytest.approx(by_arithmetic, rel=1e-9)
+    assert source("AMD EPYC", rates) == (
+        "rates measured on this AMD EPYC: 12 GB/s copied, 150 Gflop/s multiplied and added"
+    )
+    assert source(H200, {}) == "the data sheet of NVIDIA H200"

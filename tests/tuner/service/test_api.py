@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import pytest
 
 from db.records import ExportRecord
 from db.store import Store
+from tuner.results.report import write_report
 from tuner.sweeps.setup import open_dataset
 
 PROBLEM = "application/problem+json"
@@ -313,4 +315,26 @@ def test_the_workloads_of_known_work_are_held_against_the_roofline(
     page = client.get(f"/sweeps/{known.finished()}").text
     assert "of roofline" in page
     assert ">22 %<" in page  # 0.219 us of 1 us: 1 MB at 4.8 TB/s
+    assert "from the data sheet of NVIDIA H200" in page
     assert "No roofline" in client.get(f"/sweeps/{stage.sweep_id}").text
+
+
+def test_a_cpu_is_held_against_its_measured_rates_and_the_page_and_the_report_say_so(
+    client: httpx.Client, stage: Any, scene: Any, tmp_path: Path
+) -> None:
+    body = open_dataset(None).definition("gemm_n512_k1024")
+    (size,) = (name for name, axis in body["axes"].items() if axis["type"] == "var")
+    known = scene(stage.store, definition="gemm_n512_k1024", hardware="AMD EPYC", target="cpu")
+    known.definition_id = stage.store.catalog.register_definition("gemm_n512_k1024", "gemm", body)
+    for uuid in ("w1", "w2"):
+        stage.store.catalog.register_workload(known.definition_id, uuid, {size: 1}, "shipped")
+    sweep_id = known.finished()
+    said = "rates measured on this AMD EPYC: 4.8e+03 GB/s copied, 150 Gflop/s multiplied and added"
+    assert said not in client.get(f"/sweeps/{sweep_id}").text
+    rates = {"copy_bytes_per_us": 4.8e6, "multiply_add_flop_per_us": 150e3}
+    stage.store.catalog.set_rates(known.environment_id, rates)
+    report = write_report(stage.store, sweep_id, tmp_path / "page.html")
+    # 7 us of 1 us: by arithmetic, a megaflop.
+    for text in (client.get(f"/sweeps/{sweep_id}").text, report.read_text()):
+        assert said in text
+        assert ">699 %<" in text

@@ -57,6 +57,9 @@ def test_an_export_that_fails_at_the_end_leaves_the_winners_and_names_the_way_on
     assert "over default" in done.stdout
     assert "go on with: tuner export 1 --out out" in done.stdout
     assert place.state() == ("DONE", 2)
+    with Store.open(place.database) as store:
+        measured = store.catalog.rates(store.sweeps.get(1).environment_id)
+    assert set(measured) == {"copy_bytes_per_us", "multiply_add_flop_per_us"}
 
     (ask,) = [line for line in done.stdout.splitlines() if line.startswith("ask for it: tuner ")]
     told = place.run(*shlex.split(ask.removeprefix("ask for it: tuner ")))

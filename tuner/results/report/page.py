@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
 from db.store import Store
 from tuner.errors import NothingFoundError, UnusableEnvironmentError
 from tuner.format import config_text, microseconds, ratio
+from tuner.results import roofline
 from tuner.results.report import figures
 from tuner.results.report.side_by_side import Beside, read
 from tuner.results.status import NOT_FAILURES, moment
@@ -27,6 +28,9 @@ class Material:
     trials: list[TrialPoint]
     failed: list[FailureCount]
     winners: list[WinnerRecord]
+    floors: Mapping[str, float]
+    """Roofline of each workload that has one, in microseconds."""
+    floors_from: str
     beside: Beside | None = None
 
 
@@ -51,7 +55,11 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
     failed = store.trials.failures(sweep_id, not_failures=NOT_FAILURES)
     record = store.sweeps.get(sweep_id)
     beside = None if bench is None else read(bench, record.definition)
-    material = Material(record, store.trials.points(sweep_id), failed, store.winners.of(sweep_id), beside)
+    winners = store.winners.of(sweep_id)
+    rates = store.catalog.rates(record.environment_id)
+    floors = roofline.floors(store.catalog.definition_body(record.definition_id), winners, record.hardware, rates)
+    where = roofline.source(record.hardware, rates)
+    material = Material(record, store.trials.points(sweep_id), failed, winners, floors, where, beside)
     if not material.trials:
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")
@@ -90,6 +98,8 @@ def render(material: Material) -> str:
         progress=figures.html(figures.best_so_far(material.trials)),
         importance=figures.html(figures.importance(material.trials)),
         speedups=figures.html(figures.speedups(material.winners, reference)),
+        floors=material.floors,
+        floors_from=material.floors_from,
         beside=material.beside,
         plotly=get_plotlyjs(),
         ratio=ratio,

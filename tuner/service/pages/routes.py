@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from db.store import Store
 from tuner.format import config_text, microseconds, ratio
+from tuner.results import roofline
 from tuner.results.report.figures import samples
 from tuner.results.status import NOT_FAILURES
 from tuner.service import views
@@ -24,7 +25,7 @@ from tuner.service.middleware.auth import COOKIE, Caller, Reader, presented
 from tuner.service.middleware.problems import ProblemError, answer
 from tuner.service.models import HARDWARE, MAX_ID, NAME, Id
 from tuner.service.pages.parallel_coordinates import parallel_coordinates
-from tuner.service.pages.tables import best_table, comparison, failures, floors, size_range, workload_rows
+from tuner.service.pages.tables import best_table, comparison, failures, size_range, workload_rows
 from tuner.service.start_sweep.start import choices
 
 router = APIRouter(include_in_schema=False)
@@ -140,6 +141,8 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     failed = failures(trials, store.trials.failures(sweep_id, not_failures=NOT_FAILURES))
     winners = store.winners.of(sweep_id)
     reference = dict(record.summary.get("reference_by_workload_us", {}))
+    rates = store.catalog.rates(record.environment_id)
+    definition = store.catalog.definition_body(record.definition_id)
     return _page(
         "sweep.html",
         viewer,
@@ -147,7 +150,8 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         failure=record.summary.get("error_kind", "unknown") if "error" in record.summary else None,
         winners=winners,
         workloads=[row for w in winners for row in workload_rows(w, reference)],
-        floors=floors(store.catalog.definition_body(record.definition_id), winners, record.hardware),
+        floors=roofline.floors(definition, winners, record.hardware, rates),
+        floors_from=roofline.source(record.hardware, rates),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
         drawing=parallel_coordinates(trials),

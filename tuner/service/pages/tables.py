@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from db.records import BestRow, SweepRecord, WinnerRecord
+from db.records import BestRow, SweepRecord
 from db.store import Store
 from tuner.results.report.page import failures, workload_rows
-from tuner.results.roofline import floor_us
 from tuner.results.status import moment
 
-__all__ = ["best_table", "comparison", "failures", "floors", "size_range", "workload_rows"]
+__all__ = ["best_table", "comparison", "failures", "size_range", "workload_rows"]
 
 
 def best_table(rows: list[BestRow]) -> list[dict[str, Any]]:
@@ -39,14 +37,6 @@ def size_range(axis: str | None, low: int | None, high: int | None) -> str:
     if low is None or low <= 1:
         return f"all {axis}" if high is None else f"{axis} up to {high}"
     return f"{axis} from {low}" if high is None else f"{axis} {low} to {high}"
-
-
-def floors(definition: Mapping[str, Any], winners: Sequence[WinnerRecord], hardware: str) -> dict[str, float]:
-    """Workload -> roofline in microseconds, for workloads that have one."""
-    found = (
-        {w.workload: floor_us(definition, w.axes, hardware) for r in winners for w in r.workloads} if definition else {}
-    )
-    return {workload: us for workload, us in found.items() if us is not None}
 
 
 def comparison(store: Store, first: SweepRecord, second: SweepRecord) -> dict[str, Any]:
