@@ -105,7 +105,9 @@ class SweepSettings(BaseModel):
     atol: dict[str, Positive] = Field({}, description="absolute tolerance: a number, or one by output")
     required_matched_ratio: dict[str, Share] = Field({}, description="share of elements that must match")
     judge: dict[str, str] = Field({}, description="by output: close, exact, steps, selected or drawn")
-    mode: Literal["host", "eager", "cuda_graph"] | None = Field(None, description="execution mode that is timed")
+    mode: Literal["auto", "host", "eager", "cuda_graph"] | None = Field(
+        None, description="execution mode that is timed on a GPU: auto (a graph where it can be captured), eager, graph"
+    )
     max_samples: int = Field(60, ge=5, description="most samples of one measurement")
     target_rel_ci: float = Field(0.02, gt=0, description="stop sampling at this relative interval of the median")
     sample_budget_s: float = Field(0.4, gt=0, description="stop sampling after this many seconds")
@@ -133,6 +135,11 @@ class SweepSettings(BaseModel):
     def _by_output(cls, value: object) -> object:
         """One number is for all outputs."""
         return {"": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _short_name(cls, value: object) -> object:
+        return "cuda_graph" if value == "graph" else value
 
     @field_validator("max_trials")
     @classmethod

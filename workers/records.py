@@ -75,6 +75,10 @@ class Tolerance:
     by_scale: bool = False
 
 
+AUTO = "auto"
+"""The mode of a job whose variants are timed in whatever mode each works in: as a captured graph, else eagerly. A
+measurement never has it: its method says how it was taken."""
+
 METHOD_REVISION = 3
 """To be raised with every change of what a figure means: of the timer, the flush or a check. Figures of another
 revision are not reused. Those stored before there were revisions count as 0."""
@@ -85,7 +89,7 @@ class Method:
     """How a measurement is taken. Measurements of different methods are never mixed.
 
     Args:
-        mode: ``host`` on CPU; ``eager`` or ``cuda_graph`` on a GPU.
+        mode: ``host`` on CPU; ``eager`` or ``cuda_graph`` on a GPU; ``auto`` only in a job.
         warmup_s: Seconds of runs before the first sample.
         min_samples: Samples that are always taken.
         max_samples: Samples at which it stops in any case.
@@ -234,7 +238,8 @@ class ComparisonJob:
     """Measure several built variants interleaved on the same evaluator: round after round, order shuffled by seed.
 
     Every variant gets ``rounds`` samples of each workload, in one process at the same clocks, so differences are
-    paired.
+    paired. In mode ``auto`` it gets them eagerly, and as a graph as well where it can be captured: two measurements of
+    the workload.
     ``keep_loaded``: whether another job with these variants follows, for which they stay loaded.
     """
 

@@ -97,12 +97,13 @@ def measure(
             for evaluation in runner.compared(part, tick).evaluations:
                 # Without an evaluation, when its process died or it did not load, there is only a status.
                 lost[evaluation.key] += not evaluation.measurements
-                measurement = next(iter(evaluation.measurements), None) or Measurement(
-                    uuid, evaluation.status, message=evaluation.message
+                measurements = evaluation.measurements or (
+                    Measurement(uuid, evaluation.status, message=evaluation.message),
                 )
-                found[evaluation.key].append(measurement)
-                if measurement.status is not Status.PASSED:
-                    failures.setdefault(evaluation.key, (measurement.status, measurement.message))
+                found[evaluation.key] += measurements
+                for measurement in measurements:
+                    if measurement.status is not Status.PASSED:
+                        failures.setdefault(evaluation.key, (measurement.status, measurement.message))
             so_far = result(False)
             view.say(f"{axes[uuid]}: " + ", ".join(f"{n} {so_far.cell(n, uuid)}" for n in names if n in found))
     except KeyboardInterrupt:

@@ -20,17 +20,21 @@ from search_spaces import Config, SearchSpace
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
 from tuner.settings import SweepSettings
+from tuner.sweeps.eager_trials import EagerTrials
 from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
 from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
+from tuner.sweeps.modes import EAGER, RegimeMode, final_method, remarks
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
 from tuner.sweeps.reuse import Load, other_load, usable
+from tuner.sweeps.trial import Leader, RegimeState, Trial
 from tuner.sweeps.variants import config_variant, toolchain
+from workers.devices.targets import target_named
 from workers.fib.adapter import reference_variant
-from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
+from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 from workers.runner import Runner
 
 REFERENCE_KEY = "reference"
@@ -56,52 +60,6 @@ class Plan:
     """Regime name -> configs to try right after the default."""
     prior: Mapping[str, tuple[tuple[Config, float | None], ...]] = field(default_factory=dict)
     """Regime name -> finished trials of a related sweep, for the search to learn from."""
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A config that passed and may reach the final."""
-
-    value: float
-    config_hash: str
-    config: Config
-    artifact: str | None
-    """None if this process did not build it."""
-
-
-@dataclass
-class RegimeState:
-    """The search of one regime and what it has found."""
-
-    regime: Regime
-    search: Search
-    objective: Objective
-    asked: int = 0
-    exhausted: bool = False
-    default_hash: str = ""
-    default: Leader | None = None
-    """The default config, None until it has passed."""
-    leaders: list[Leader] = field(default_factory=list)
-    """The best trials that passed, best first; only as many as the final takes, since a sweep may have a million."""
-
-
-@dataclass
-class Trial:
-    """A trial in flight."""
-
-    number: int
-    state: RegimeState
-    proposal: Proposal
-    config_hash: str
-    variant: Variant
-    started: float
-    known: dict[str, StoredMeasurement] = field(default_factory=dict)
-    build: BuildResult | None = None
-
-    @property
-    def key(self) -> str:
-        """Key of this trial's evaluation. It names the regime, since a config may run in two regimes at once."""
-        return f"{self.config_hash}@{self.state.regime.name}"
 
 
 def sweep_seed(seed: int, regime: int) -> int:
@@ -136,6 +94,7 @@ class Sweep:
         self._builds: dict[str, BuildResult] = {}
         self._waiting_for_build: dict[str, list[Trial]] = {}
         self._evaluating: dict[str, Trial] = {}
+        self._eager = EagerTrials(plan.definition["name"], plan.space, plan.method, runner, self._finish)
         self._failures: Counter[str] = Counter()
         self._reasons = Failures(plan.space.config_hash(plan.space.default))
         self._usage: dict[str, float] = {}
@@ -178,6 +137,7 @@ class Sweep:
             self._made_anew,
             tuple(self._beside_load),
             self._reasons,
+            remarks({s.regime.name: s.mode for s in self._states}, {n: f.mode for n, f in finals.items()}),
         )
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -193,15 +153,19 @@ class Sweep:
             prior=self.plan.prior.get(regime.name, ()),
         )
         default_hash = space.config_hash(space.default)
-        return RegimeState(regime, search, Objective(regime.workloads), default_hash=default_hash)
+        objective, mode = Objective(regime.workloads), RegimeMode[Trial](self.plan.method)
+        return RegimeState(regime, search, objective, mode, default_hash=default_hash)
 
     def _restore(self) -> None:
         """Take over the trials that are committed, so that none is lost or repeated."""
         by_name = {s.regime.name: s for s in self._states}
         for record in self._earlier.done:
-            state = by_name[record.regime]
-            self._note(state, record.config_hash, dict(record.config), Status(record.state), record.measurements, None)
-            self._reasons.note(record.config_hash, Status(record.state), record.reason)
+            state, status = by_name[record.regime], Status(record.state)
+            state.mode.note(status, record.measurements)
+            self._note(
+                state, record.config_hash, dict(record.config), status, record.measurements, None, record.objective
+            )
+            self._reasons.note(record.config_hash, status, record.reason)
             state.search.observe(dict(record.config), record.objective)
             state.asked += 1
 
@@ -224,7 +188,9 @@ class Sweep:
             self._emit()
 
     def _in_flight(self) -> int:
-        return sum(map(len, self._waiting_for_build.values())) + len(self._evaluating)
+        building = sum(map(len, self._waiting_for_build.values()))
+        held = sum(len(s.mode.held) for s in self._states)
+        return building + held + len(self._evaluating) + self._eager.in_flight
 
     def _fill(self) -> None:
         """Keep every builder and evaluator busy, but ask for no more: later proposals are based on more results."""
@@ -265,8 +231,9 @@ class Sweep:
         trial = Trial(self._next_number, state, proposal, config_hash, variant, time.time())
         self._next_number += 1
         if self.settings.reuse:
-            trial.known = self._known(config_hash, state.regime)
+            trial.known = self._known(config_hash, state)
         if len(trial.known) == len(state.regime.workloads):
+            state.mode.note(Status.PASSED, tuple(trial.known.values()))
             self._reused += 1
             self._finish(trial, Status.PASSED, (), "measured by an earlier sweep")
         elif config_hash in self._builds:
@@ -277,17 +244,21 @@ class Sweep:
             self._waiting_for_build[config_hash] = [trial]
             self.runner.submit_build(variant)
 
-    def _known(self, config_hash: str, regime: Regime) -> dict[str, StoredMeasurement]:
-        records = self.store.measurements.known(
-            definition_id=self._record.definition_id,
-            space_id=self._record.space_id,
-            config_hash=config_hash,
-            environment=self._environment.fingerprint,
-            method=method_hash(self.plan.method),
-        )
-        found, loaded = usable(records, regime.workloads)
-        self._made_anew += loaded
-        return found
+    def _known(self, config_hash: str, state: RegimeState) -> dict[str, StoredMeasurement]:
+        """Stored measurements of a config, all of one mode; as long as the mode is open, only if none is missing."""
+        for method in state.mode.stored(target_named(self.plan.space.target).modes[0]):
+            records = self.store.measurements.known(
+                definition_id=self._record.definition_id,
+                space_id=self._record.space_id,
+                config_hash=config_hash,
+                environment=self._environment.fingerprint,
+                method=method_hash(method),
+            )
+            found, loaded = usable(records, state.regime.workloads)
+            self._made_anew += loaded
+            if state.mode.decided is not None or len(found) == len(state.regime.workloads):
+                return found
+        return {}
 
     def _on_build(self, build: BuildResult) -> None:
         if build.key == REFERENCE_KEY:
@@ -312,10 +283,12 @@ class Sweep:
         assert trial.build.artifact is not None
         variant = replace(trial.variant.built(trial.build.artifact), key=trial.key)
         state = trial.state
+        if state.mode.holds(trial):
+            return
         todo = tuple(w for w in state.regime.workloads if w not in trial.known)
         limits = {} if trial.config_hash == state.default_hash else state.objective.limits_us(self.settings.race_factor)
         self._evaluating[trial.key] = trial
-        self.runner.submit_evaluation(EvaluationJob(variant, todo, self.plan.method, limits))
+        self.runner.submit_evaluation(EvaluationJob(variant, todo, state.mode.asked(), limits))
 
     def _on_evaluation(self, evaluation: Evaluation) -> None:
         self._usage = summed((self._usage, evaluation.usage))
@@ -323,15 +296,31 @@ class Sweep:
             self._reference_waits = False
             self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
             return
+        if self._eager.took(evaluation):
+            return
         trial = self._evaluating.pop(evaluation.key)
+        mode = trial.state.mode
+        for freed in mode.note(evaluation.status, evaluation.measurements):
+            self._evaluate(freed)
+        if evaluation.status is Status.PASSED and mode.is_other(evaluation.measurements):
+            if trial.known:
+                # Some of its figures are of graphs, and this workload cannot be captured: all are taken eagerly.
+                trial.known = {}
+                self._evaluate(trial)
+                return
+            self._eager.rank(trial, evaluation)
+            return
         self._finish(trial, evaluation.status, evaluation.measurements, evaluation.message)
 
-    def _finish(self, trial: Trial, status: Status, fresh: tuple[Measurement, ...], message: str) -> None:
-        """Commit the trial with its new and its reused measurements, then tell the search."""
+    def _finish(
+        self, trial: Trial, status: Status, fresh: tuple[Measurement, ...], message: str, ranked: float | None = None
+    ) -> None:
+        """Commit the trial with its new and its reused measurements, then tell the search. ``ranked`` is its value if
+        it was timed in another mode than the regime's other trials."""
         state = trial.state
         here = self._environment.fingerprint
         measured = (*trial.known.values(), *(StoredMeasurement.of(m, environment=here) for m in fresh))
-        value = state.objective.value(status, measured)
+        value = ranked if state.mode.is_other(measured) else state.objective.value(status, measured)
         record = TrialRecord(
             sweep_id=self.sweep_id,
             number=trial.number,
@@ -349,7 +338,7 @@ class Sweep:
         self._beside_load += [load for m in fresh if (load := other_load(m)) is not None]
         self.store.trials.commit(record)
         self._reasons.note(trial.config_hash, status, message)
-        self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build)
+        self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build, value)
         state.search.tell(trial.proposal.number, value, detail=status.value)
 
     def _note(
@@ -360,19 +349,21 @@ class Sweep:
         status: Status,
         measured: Sequence[Measurement],
         build: BuildResult | None,
+        value: float | None,
     ) -> None:
         self._done += 1
-        if status is Status.PASSED:
+        if status is Status.PASSED and value is not None:
             artifact = None if build is None else build.artifact
-            leader = Leader(state.objective.of_passed(measured), config_hash, config, artifact)
+            leader = Leader(value, config_hash, config, artifact, measured[0].method.mode)
             if config_hash == state.default_hash:
                 state.default = leader
             bisect.insort(state.leaders, leader, key=lambda known: known.value)
             del state.leaders[self.settings.finalists :]
-            state.objective.note(measured)
+            if not state.mode.is_other(measured):
+                state.objective.note(measured)
         elif status is Status.RACED_OUT:
             self._raced_out += 1
-        else:
+        elif status is not Status.PASSED:
             self._failures[status.value] += 1
 
     def _on_reference_build(self, build: BuildResult) -> None:
@@ -382,7 +373,8 @@ class Sweep:
             return
         workloads = tuple(w for r in self.plan.regimes for w in r.workloads)
         # It waits for the device while it runs, so it cannot be captured as a graph.
-        mode = "eager" if self.plan.method.mode == "cuda_graph" else self.plan.method.mode
+        modes = target_named(self.plan.space.target).modes
+        mode = EAGER if EAGER in modes else self.plan.method.mode
         few = REFERENCE_SAMPLES
         method = replace(self.plan.method, mode=mode, min_samples=few, max_samples=few, budget_s=0.0)
         variant = reference_variant(self.plan.definition, self.plan.space.target).built(build.artifact)
@@ -404,7 +396,7 @@ class Sweep:
                 finalists,
                 state.regime,
                 default=state.default_hash,
-                method=self.plan.method,
+                method=final_method(self.plan.method, {key: f.mode for key, f in finalists.items()}),
                 max_rounds=self.settings.final_rounds,
                 deadline=deadline,
                 seed=self.settings.seed,
@@ -426,7 +418,7 @@ class Sweep:
             variant = config_variant(self.plan.definition["name"], space, leader.config)
             variant = variant if leader.artifact is None else variant.built(leader.artifact)
             changed = sum(leader.config[p.name] != space.default[p.name] for p in space.parameters)
-            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash))
+            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash), leader.mode)
         return finalists
 
     # -- upkeep ------------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class SweepResult:
     """The other load of each measurement of this process that was taken beside some."""
     reasons: Failures = field(default_factory=Failures)
     """Why trials failed."""
+    timed_eagerly: Sequence[str] = ()
+    """What was timed eagerly though graphs were tried, a line each."""
 
 
 def evaluator_usage(search: Mapping[str, float], finals: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from db.records import EarlierMeasurement, StoredMeasurement
-from workers.records import Environment, Measurement, Method, Status
+from workers.records import AUTO, Environment, Measurement, Method, Status
 
 MOST_OTHER_CORES = 0.25
 """Share of the cores (at least half a core) that others may use before a figure is doubtful."""
@@ -76,6 +76,8 @@ def _differences(known: EarlierMeasurement, here: Environment, method: Method) -
         if getattr(then, name) != getattr(here, name):
             found.append(f"{name} was {getattr(then, name)}, is {getattr(here, name)}")
     old, new = asdict(known.measurement.method), asdict(method)
+    if new["mode"] == AUTO:
+        new["mode"] = old["mode"]
     if old["interleaved"] == new["interleaved"]:
         names = {"revision": "the method's revision", "rules": "the rules for outputs"}
         found += [f"{names.get(n, n)} was {a}, is {b}" for n, a, b in _changed(old, new)]

@@ -154,6 +154,8 @@ def run_sweep(
                 _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
             result = _guarded(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
             _say_what_load_there_was(result, say)
+            for line in result.timed_eagerly:
+                say(line)
             try:
                 return _conclude(store, setup, space, regimes, runner, result, out, view)
             except KeyboardInterrupt:
@@ -350,8 +352,10 @@ def _conclude(
         "failures": dict(result.failures),
         "trials": result.trials,
         "evaluator": result.usage,
+        "timed_eagerly": list(result.timed_eagerly),
         "finals": {
             name: {
+                "mode": f.mode,
                 "settled": f.ranking.settled,
                 "reason": f.ranking.reason,
                 "rounds": f.rounds,

@@ -15,7 +15,7 @@ from tuner.settings import SweepSettings
 from workers.devices.targets import accelerators_of, is_cuda, target_named
 from workers.fib.dataset import Dataset, Problem
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
-from workers.records import Deadlines, Method, Prepared, Tolerance
+from workers.records import AUTO, Deadlines, Method, Prepared, Tolerance
 from workers.runner import Runner
 
 GPU_MIN_SAMPLES = 10
@@ -96,8 +96,10 @@ class Setup:
     def method(self) -> Method:
         """How measurements are taken."""
         s = self.settings
+        modes = target_named(self.target).modes
+        mode = s.mode or AUTO
         return Method(
-            mode=s.mode or target_named(self.target).modes[0],
+            mode=modes[0] if mode == AUTO and len(modes) == 1 else mode,
             # GPU samples are cheap next to what surrounds them, and six are needed for 95 % at all.
             min_samples=min(GPU_MIN_SAMPLES, s.max_samples) if is_cuda(self.target) else Method.min_samples,
             max_samples=s.max_samples,
@@ -131,8 +133,9 @@ def resolve(settings: SweepSettings) -> Setup:
     problem = replace(dataset.problem(name, chosen), asked=asked)
     target = _target(settings)
     allowed = target_named(target).modes
-    if settings.mode is not None and settings.mode not in allowed:
-        raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {', '.join(allowed)}")
+    if settings.mode not in (None, AUTO, *allowed):
+        listed = ", ".join((AUTO, *allowed))
+        raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {listed}")
     return Setup(settings, dataset, problem, target, rules)
 
 

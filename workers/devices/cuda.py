@@ -58,6 +58,7 @@ class CudaDevice(Device):
 
     name = "cuda:0"
     modes = ("eager", "cuda_graph")
+    graph_mode = "cuda_graph"
     runs_ahead = True
     retakes = 2
 
@@ -98,24 +99,48 @@ class CudaDevice(Device):
         torch = self._torch
         current = torch.cuda.current_stream()
         self._side.wait_stream(current)
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._side):
             with self.span(CANDIDATE):
                 run()
-            graph.capture_begin(capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 run()
-            except BaseException as error:
-                with contextlib.suppress(Exception):
-                    graph.capture_end()
-                raise CaptureError(error) from error
-            try:
                 graph.capture_end()
-            except Exception as error:
-                raise CaptureError(error) from error
+            except BaseException as error:
+                raise CaptureError(error, self._undo_capture(graph, pool)) from error
         current.wait_stream(self._side)
 
         return _Replay(graph, run)
+
+    def _undo_capture(self, graph: Any, pool: Any) -> bool:
+        """End a failed capture, and say whether this process works as before.
+
+        torch leaves its allocator in the capture's pool and its generator in capture mode if a capture fails. The
+        allocator can be told; the generator leaves that mode at the end of the next capture that works.
+        """
+        torch = self._torch
+        try:
+            graph.capture_end()
+        except Exception:
+            with contextlib.suppress(Exception):
+                torch._C._cuda_endAllocateToPool(0, pool)
+                torch._C._cuda_releasePool(0, pool)
+        self._side = torch.cuda.Stream()
+        try:
+            small = torch.zeros(8, device=self.name)
+            torch.cuda.synchronize()
+            with torch.cuda.stream(self._side):
+                again = torch.cuda.CUDAGraph()
+                again.capture_begin(capture_error_mode="thread_local")
+                small.add_(1)
+                again.capture_end()
+                again.replay()
+            torch.cuda.synchronize()
+            drawn = torch.rand(8, device=self.name)
+            return bool((small == 1).all()) and bool((drawn < 1).all()) and self.is_healthy()
+        except Exception:
+            return False
 
     def ready(self, mode: str, cold_cache: bool) -> None:
         """Read the flush buffer, then spin."""

@@ -36,6 +36,8 @@ class Device(ABC):
     model: str
     modes: tuple[str, ...]
     """Modes (:class:`workers.records.Method`) that it can time."""
+    graph_mode: str | None = None
+    """The mode in which calls are captured in a graph, None for a device without graphs."""
     runs_ahead: bool = False
     """Whether the device works on its own while the host does something else."""
     retakes: int = 0
@@ -50,7 +52,7 @@ class Device(ABC):
         """What is timed in a mode: ``run`` itself, or a captured graph of it.
 
         Raises:
-            CaptureError: It cannot be captured as a graph; the process has to be replaced.
+            CaptureError: It cannot be captured as a graph.
         """
 
     @abstractmethod
@@ -120,7 +122,13 @@ class Device(ABC):
 
 
 class CaptureError(RuntimeError):
-    """A candidate's calls cannot be captured in a graph."""
+    """A candidate's calls cannot be captured in a graph.
 
-    def __init__(self, why: object) -> None:
+    Args:
+        why: What was in the way.
+        is_undone: Whether the process is as it was before. If not, it has to be replaced.
+    """
+
+    def __init__(self, why: object, is_undone: bool = False) -> None:
         super().__init__(f"it cannot be captured in a CUDA graph: {why}")
+        self.is_undone = is_undone

@@ -12,8 +12,9 @@ from typing import Any
 
 from workers.build.artifact_cache import ArtifactCache
 from workers.devices import environment
+from workers.devices.device import CaptureError
 from workers.devices.environment import memory_bytes
-from workers.devices.targets import is_cuda
+from workers.devices.targets import is_cuda, target_named
 from workers.errors import (
     ArtifactMissingError,
     DatasetError,
@@ -22,6 +23,7 @@ from workers.errors import (
 from workers.fib.dataset import Problem
 from workers.judge.judge import Judgement, Staged
 from workers.records import (
+    AUTO,
     BuiltVariant,
     Comparison,
     ComparisonJob,
@@ -107,6 +109,8 @@ class VariantEvaluator:
         self._idle_since: float | None = None
         self._quiet_jobs = _QUIET_JOBS
         self._phase_s: defaultdict[PhaseKind, float] = defaultdict(float)
+        self._uncaptured: dict[str, str] = {}
+        """Artifact -> why it cannot be captured in a graph."""
 
     def start(self) -> None:
         """Start importing modules."""
@@ -169,6 +173,9 @@ class VariantEvaluator:
     def evaluate(self, job: EvaluationJob, staged: Staged | None = None, ahead: Staged | None = None) -> Evaluation:
         """Judge a variant. Its failures are in the Evaluation.
 
+        In mode ``auto`` all its measurements are of one mode, which their method names. One that cannot be captured in
+        a graph is judged again eagerly, without limits of the race, which are those of graphs; the message says why.
+
         Args:
             job: The job.
             staged: Its variant, if :meth:`stage` was called already.
@@ -186,7 +193,10 @@ class VariantEvaluator:
         if ahead is not None and self._quiet_jobs < _QUIET_JOBS:
             ahead = replace(ahead, first="")
         self._quiet_jobs += 1
-        judgement, measurements = self._judge(job, staged, ahead)
+        if job.method.mode == AUTO:
+            judgement, measurements = self._judge_as_it_works(job, staged, ahead)
+        else:
+            judgement, measurements = self._judge(job, staged, ahead)
         if judgement.replace:
             self._quiet_jobs = 0
         if judgement.replace or self._judged >= self._recycle_after:
@@ -203,6 +213,24 @@ class VariantEvaluator:
             self.environment().fingerprint,
             usage,
         )
+
+    def _judge_as_it_works(
+        self, job: EvaluationJob, staged: Staged, ahead: Staged | None
+    ) -> tuple[Judgement, list[Measurement]]:
+        """Judge in the first of the target's modes that the variant can be timed in."""
+        first, *others = target_named(self._target).modes
+        why = self._uncaptured.get(job.variant.artifact, "")
+        if not why:
+            judgement, measurements = self._judge(_in_mode(job, first), staged, ahead)
+            if not judgement.uncaptured:
+                return judgement, measurements
+            why = self._uncaptured[job.variant.artifact] = judgement.uncaptured
+            if judgement.replace:
+                self._replace()
+        eagerly = replace(_in_mode(job, others[0]), stop_above_us={})
+        judgement, measurements = self._judge(eagerly, staged, ahead)
+        measurements = [replace(m, conditions={**m.conditions, "uncaptured": why}) for m in measurements]
+        return replace(judgement, message=f"{judgement.message}\ntimed eagerly: {why}".strip()), measurements
 
     def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
         measurements: list[Measurement] = []
@@ -255,10 +283,14 @@ class VariantEvaluator:
         left = list(job.variants)
         while left:
             taken = {variant.key: [] for variant in left}
+            known = set(self._uncaptured)
             culprit, busy_s = self._compare(replace(job, variants=tuple(left)), staged, taken)
             if culprit is None:
                 break
-            self._check_intact({v.key: v.artifact for v in left}[culprit.key])
+            artifact = {v.key: v.artifact for v in left}[culprit.key]
+            if job.method.mode == AUTO and artifact in self._uncaptured and artifact not in known:
+                continue  # its process had to end for that; this time nobody tries to capture it
+            self._check_intact(artifact)
             failed[culprit.key] = culprit
             left = [v for v in left if v.key != culprit.key]
         self._judged += len(job.variants)
@@ -291,11 +323,15 @@ class VariantEvaluator:
         def keep(event: tuple[str, Measurement]) -> None:
             taken[event[0]].append(event[1])
 
-        limits_s = {**self._limits_s, PhaseKind.COMPARE: self._limits_s[PhaseKind.MEASURE] * len(job.variants)}
+        modes = len(target_named(self._target).modes) if job.method.mode == AUTO else 1
+        seconds = self._limits_s[PhaseKind.MEASURE] * len(job.variants) * modes
+        limits_s = {**self._limits_s, PhaseKind.COMPARE: seconds}
+        uncaptured = {v.key: why for v in job.variants if (why := self._uncaptured.get(v.artifact))}
+        phase = Phase(PhaseKind.LOAD)
         with tempfile.NamedTemporaryFile(dir=self._scratch) as turns:
             try:
                 busy_s, _ = self._call(
-                    "compare", job, staged, turns.name, phase=Phase(PhaseKind.LOAD), on_event=keep, limits_s=limits_s
+                    "compare", job, staged, turns.name, uncaptured, phase=phase, on_event=keep, limits_s=limits_s
                 )
             except ChildError as failure:
                 key = Path(turns.name).read_bytes().partition(b"\n")[0].decode()
@@ -304,7 +340,14 @@ class VariantEvaluator:
                     self._cache.check_room()
                     raise WorkerError(f"a comparison failed before any variant's turn: {failure}") from failure
                 fingerprint = self.environment().fingerprint
+                if isinstance(failure, ChildRaisedError) and failure.raised.kind == CaptureError.__name__:
+                    artifact = next(v.artifact for v in job.variants if v.key == key)
+                    self._uncaptured[artifact] = failure.raised.text
                 return Evaluation(key, failure.status or Status.RUNTIME_ERROR, (), 0.0, _text(failure), fingerprint), {}
+        for variant in job.variants:
+            for measurement in taken[variant.key]:
+                if "uncaptured" in measurement.conditions:
+                    self._uncaptured[variant.artifact] = str(measurement.conditions["uncaptured"])
         return None, busy_s
 
     def _compared(self, variant: BuiltVariant, measurements: list[Measurement], seconds: float) -> Evaluation:
@@ -391,6 +434,10 @@ class VariantEvaluator:
         if self._phase.kind in (PhaseKind.LOAD, PhaseKind.INSPECT):
             return Judgement(status, message), None
         return Judgement(status, message), Measurement(self._phase.of, status, message=message, method=job.method)
+
+
+def _in_mode(job: EvaluationJob, mode: str) -> EvaluationJob:
+    return replace(job, method=replace(job.method, mode=mode))
 
 
 def _text(failure: ChildError) -> str:

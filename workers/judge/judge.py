@@ -36,13 +36,21 @@ from workers.sandbox.process_state import ProcessState, Turns, changed
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a job ended in the sandbox. ``replace`` asks the parent to replace this process; ``usage`` is how long the
-    device was busy, in seconds by kind of work."""
+    """How a job ended in the sandbox.
+
+    Args:
+        status: Of the variant.
+        message: What happened.
+        replace: Whether the parent is to replace this process.
+        usage: How long the device was busy, in seconds by kind of work.
+        uncaptured: Why the variant cannot be captured in a graph, if that is what ended the job.
+    """
 
     status: Status
     message: str = ""
     replace: bool = False
     usage: Mapping[str, float] = field(default_factory=dict)
+    uncaptured: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class Judge:
         self._ahead: tuple[str, loader.Loaded] | None = None
         self._compared: dict[str, loader.Loaded] = {}
         self._usage: Counter[str] = Counter()
+        self._uncaptured: CaptureError | None = None
         torch.set_grad_enabled(False)
         self._state = ProcessState(cuda=is_cuda(target))
         self._verdicts = Verdicts(self._device, self._definition, self._residents, self._state)
@@ -123,6 +132,7 @@ class Judge:
                 names a first workload it is called once, after the last measurement, while memory is inspected.
         """
         self._usage.clear()
+        self._uncaptured = None
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: a module cannot be loaded twice
         self._send("phase", Phase(PhaseKind.LOAD, job.variant.key))
@@ -146,19 +156,15 @@ class Judge:
         judgement = self._put_back(judgement)
         if not judgement.replace:
             self._device.tidy()
-        return Judgement(judgement.status, judgement.message, judgement.replace, dict(self._usage))
+        why = "" if self._uncaptured is None else str(self._uncaptured)
+        return replace(judgement, usage=dict(self._usage), uncaptured=why)
 
     def _judge(self, job: EvaluationJob, candidate: Candidate, ahead: Staged | None) -> Judgement:
         """Judge the workloads one after the other, until a failure or a lost race."""
         for uuid, following in zip(job.workloads, (*job.workloads[1:], None), strict=True):
-            is_used_up = False
-            try:
-                measurement = self._one(candidate, uuid, job, following, ahead)
-            except CaptureError as error:
-                is_used_up = True
-                measurement = failed(self._residents.get(uuid), failure(error), job.method)
+            measurement = self._one(candidate, uuid, job, following, ahead)
             if measurement.status is not Status.PASSED:
-                judgement = self._spoiled(measurement.status, measurement.message, is_used_up)
+                judgement = self._spoiled(measurement.status, measurement.message)
                 self._send("event", replace(measurement, status=judgement.status, message=judgement.message))
                 return judgement
             self._send("event", measurement)
@@ -316,8 +322,11 @@ class Judge:
             hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=measuring)
         try:
             timing, after = self._verdicts.with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
-        except (DeviceLostError, CaptureError):
+        except DeviceLostError:
             raise
+        except CaptureError as error:
+            self._uncaptured = error
+            after = failure(error)
         except BaseException as error:
             after = failure(error, "while measured: ")
         if after.status is not Status.PASSED:
@@ -367,8 +376,10 @@ class Judge:
         finally:
             resident.others.undo()
 
-    def _spoiled(self, status: Status, message: str, replace: bool = False) -> Judgement:
+    def _spoiled(self, status: Status, message: str) -> Judgement:
         """End the job after a failure, and find out whether this process is still usable."""
+        if self._uncaptured is not None and not self._uncaptured.is_undone:
+            return Judgement(status, message, replace=True)
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
         part = self._verdicts.replaced()
@@ -376,13 +387,16 @@ class Judge:
             # The evaluator itself was modified, so this explains any other failure.
             return Judgement(Status.TAMPERED, f"{tampered(part)}\n{message}", replace=True)
         self._usage.update(self._device.usage())
-        return Judgement(status, message, replace)
+        return Judgement(status, message)
 
-    def compare(self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str) -> dict[str, float]:
-        """Interleave the variants' samples; one Measurement for each variant and workload is sent as ``(key, m)``.
+    def compare(
+        self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str, uncaptured: Mapping[str, str]
+    ) -> dict[str, float]:
+        """Interleave the variants' samples; each Measurement is sent as ``(key, m)``.
 
         The key of the variant whose turn it is is written to ``turn_file``, so that the parent knows which one to
-        blame. A message for each sample would wake the parent while a candidate is being timed.
+        blame. A message for each sample would wake the parent while a candidate is being timed. ``uncaptured`` says of
+        variants why they cannot be captured in a graph.
 
         Returns:
             How long the device was busy, in seconds by kind of work.
@@ -402,6 +416,12 @@ class Judge:
                     raise ProcessChangedError(changed(loaded.stuck))
                 candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
                 candidates[variant.key].is_reference = self._is_reference(staged[variant.key])
+
+            def renew(key: str) -> None:
+                self._compared[key].unload()
+                self._compared[key] = self._load(staged[key])
+                candidates[key].function, candidates[key].was_called = self._compared[key].function, False
+
             comparison = Comparison(
                 self._send,
                 self._device,
@@ -412,6 +432,8 @@ class Judge:
                 job,
                 turns,
                 Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()}),
+                renew,
+                uncaptured,
             )
             for index, uuid in enumerate(job.workloads):
                 for candidate in candidates.values():
@@ -419,7 +441,7 @@ class Judge:
                 comparison.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:
-            if isinstance(error, (DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
+            if isinstance(error, (CaptureError, DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
                 raise
             raise DeviceLostError(str(raised(error))) from error
         finally:

@@ -10,7 +10,7 @@ from tuner.commands.bench_result import BenchResult, skipped
 from tuner.errors import UsageError
 from tuner.results.report import write_report
 from tuner.results.report.side_by_side import read
-from workers.records import Evaluation, Measurement, Status
+from workers.records import Evaluation, Measurement, Method, Status
 
 DEFINITION = "gemm"
 
@@ -59,6 +59,44 @@ def test_the_report_shows_a_bench_run(result, scene, store, tmp_path):
     assert "deepgemm: skipped: there is no CUDA device." in page
     assert "1.500 [" in page
     assert "Beside other Solutions" not in write_report(store, sweep_id, tmp_path / "plain.html").read_text()
+
+
+def timed(name: str, **us: float) -> Evaluation:
+    """Timed on two workloads, in each of the modes."""
+    conditions = {} if "cuda_graph" in us else {"uncaptured": "it cannot be captured in a CUDA graph: it syncs\nmore"}
+    measurements = tuple(
+        Measurement(
+            w, Status.PASSED, tuple(t + 0.01 * (i % 3) for i in range(12)), t, t - 1, t + 1,
+            conditions=conditions, method=Method(mode=mode),
+        )
+        for w in ("w1", "w2") for mode, t in us.items()
+    )  # fmt: skip
+    return Evaluation(name, Status.PASSED, measurements)
+
+
+def test_graphs_are_compared_with_graphs_and_eager_figures_with_eager_ones():
+    """The second one would look five times as slow beside graphs: the host's part is in its figures alone."""
+    evaluations = {
+        "ours": timed("ours", cuda_graph=20.0, eager=100.0),
+        "syncs": timed("syncs", eager=90.0),
+        "other": timed("other", cuda_graph=30.0, eager=95.0),
+    }
+    result = BenchResult(DEFINITION, "GPU", tuple(evaluations), {"w1": "n=1", "w2": "n=2"}, evaluations)
+    ratios = result.against_first()
+    assert ratios["syncs"].ratio == pytest.approx(0.9, rel=1e-2)
+    assert ratios["other"].ratio == pytest.approx(1.5, rel=1e-2)
+    rows = dict(result.rows())
+    assert list(rows) == ["n=1 (as graphs)", "n=1 (eagerly)", "n=2 (as graphs)", "n=2 (eagerly)"]
+    assert rows["n=1 (as graphs)"][1] == "-"
+    assert [cell.split()[0] for cell in rows["n=1 (eagerly)"]] == ["100", "90", "95"]
+    said = list(result.verdicts())
+    assert said[0].endswith("both timed eagerly")
+    assert said[1].endswith("both timed as graphs")
+    assert "syncs is timed eagerly: it cannot be captured in a CUDA graph: it syncs more" in said
+    document = result.document()
+    assert document["ratio_to_first"]["syncs"]["mode"] == "eager"
+    figures = document["solutions"]["ours"]["workloads"]["w1"]
+    assert (figures["mode"], figures["median_us"], figures["eager"]["median_us"]) == ("cuda_graph", 20.0, 100.0)
 
 
 @pytest.mark.parametrize(

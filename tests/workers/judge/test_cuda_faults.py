@@ -4,7 +4,7 @@ has the blame. Needs an NVIDIA GPU."""
 import pytest
 
 from benchmarks.gpu_sweep.faults import EXPECTED, WRONG_LATER, faulty
-from workers.records import BuildResult, ComparisonJob, Deadlines, Evaluation, EvaluationJob, Method, Status
+from workers.records import AUTO, BuildResult, ComparisonJob, Deadlines, Evaluation, EvaluationJob, Method, Status
 
 pytestmark = pytest.mark.gpu
 
@@ -15,7 +15,7 @@ pytest.importorskip("flashinfer_bench")
 
 METHODS = {
     mode: Method(mode=mode, warmup_s=0.005, min_samples=5, max_samples=20, budget_s=0.2)
-    for mode in ("eager", "cuda_graph")
+    for mode in ("eager", "cuda_graph", AUTO)
 }
 HASTY = Deadlines(60.0, 5.0, 5.0)
 TRITON = """
@@ -127,6 +127,29 @@ def test_what_cannot_be_captured_is_told_and_runs_in_eager_mode(judged, make):
     assert "cannot be captured in a CUDA graph" in refused.message
     assert_passes(judge(make(), "cuda_graph"), uuids)
     assert_passes(judge(make(WAITS, key="waits"), "eager"), uuids)
+
+
+def test_what_cannot_be_captured_is_timed_eagerly_and_says_so(judged, make):
+    judge, _, evaluator, uuids = judged
+    child = evaluator.processes()["child"]
+    timed = judge(make(WAITS, key="waits", note="# once more"), AUTO)
+    assert_passes(timed, uuids)
+    assert {m.method.mode for m in timed.measurements} == {"eager"}
+    assert "timed eagerly: it cannot be captured in a CUDA graph" in timed.message
+    good = judge(make(), AUTO)
+    assert_passes(good, uuids)
+    assert {m.method.mode for m in good.measurements} == {"cuda_graph"}
+    assert evaluator.processes()["child"] == child, "a failed capture need not cost the process"
+
+
+def test_one_that_cannot_be_captured_costs_the_others_of_a_comparison_nothing(judged, make):
+    _, builder, evaluator, uuids = judged
+    sources = {"a": make(key="a", note="# a"), "waits": make(WAITS, key="waits"), "triton": make(TRITON, key="triton")}
+    built = tuple(v.built(builder.build(v).artifact) for v in sources.values())
+    comparison = evaluator.compare(ComparisonJob(built, uuids, METHODS[AUTO], rounds=12))
+    assert [e.status for e in comparison.evaluations] == [Status.PASSED] * 3, comparison.evaluations[1].message
+    modes = [[m.method.mode for m in e.measurements] for e in comparison.evaluations]
+    assert modes == [["cuda_graph", "eager"] * 2, ["eager"] * 2, ["cuda_graph", "eager"] * 2]
 
 
 def test_candidate_may_have_nearly_all_of_the_memory_and_gives_it_back(judged, make):

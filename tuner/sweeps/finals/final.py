@@ -30,6 +30,8 @@ class Finalist:
     variant: Variant
     config: Config
     simplicity: tuple
+    mode: str = ""
+    """The mode that it was timed in."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class FinalResult:
     dropped: Mapping[str, str] = field(default_factory=dict)
     usage: Mapping[str, float] = field(default_factory=dict)
     """Where the evaluator's time went, as in :class:`workers.records.Comparison`."""
+
+    @property
+    def mode(self) -> str:
+        """The mode in which all finalists were timed."""
+        return next(m.method.mode for m in self.measurements[self.winner].values())
 
 
 def run_final(

@@ -1,0 +1,62 @@
+"""What a sweep keeps of a regime while it runs: its search, its trials in flight, its leaders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from db.records import StoredMeasurement
+from search_spaces import Config
+from tuner.search import Proposal, Search
+from tuner.sweeps.modes import RegimeMode
+from tuner.sweeps.objective import Objective
+from tuner.sweeps.regimes import Regime
+from workers.records import BuildResult, Variant
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A config that passed and may reach the final."""
+
+    value: float
+    config_hash: str
+    config: Config
+    artifact: str | None
+    """None if this process did not build it."""
+    mode: str = ""
+    """The mode that it was timed in."""
+
+
+@dataclass
+class RegimeState:
+    """The search of one regime and what it has found."""
+
+    regime: Regime
+    search: Search
+    objective: Objective
+    mode: RegimeMode[Trial]
+    asked: int = 0
+    exhausted: bool = False
+    default_hash: str = ""
+    default: Leader | None = None
+    """The default config, None until it has passed."""
+    leaders: list[Leader] = field(default_factory=list)
+    """The best trials that passed, best first; only as many as the final takes, since a sweep may have a million."""
+
+
+@dataclass
+class Trial:
+    """A trial in flight."""
+
+    number: int
+    state: RegimeState
+    proposal: Proposal
+    config_hash: str
+    variant: Variant
+    started: float
+    known: dict[str, StoredMeasurement] = field(default_factory=dict)
+    build: BuildResult | None = None
+
+    @property
+    def key(self) -> str:
+        """Key of this trial's evaluation. It names the regime, since a config may run in two regimes at once."""
+        return f"{self.config_hash}@{self.state.regime.name}"
