@@ -61,4 +61,5 @@ class DirectoryFamily(SpaceFamily):
             dependencies=keys.dependencies,
             destination_passing=keys.destination_passing,
             starts=file.starts,
+            mode=keys.mode,
         )

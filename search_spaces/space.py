@@ -72,6 +72,7 @@ class SearchSpace:
         destination_passing: Whether the entry point takes its outputs as last arguments.
         binding: flashinfer-bench's binding, for C++ and CUDA sources.
         starts: Valid configs to try early.
+        mode: How variants are timed on a GPU unless a sweep says otherwise: ``auto``, ``graph`` or ``eager``.
     """
 
     name: str
@@ -88,6 +89,7 @@ class SearchSpace:
     destination_passing: bool = True
     binding: str | None = None
     starts: tuple[Start, ...] = ()
+    mode: str = "auto"
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]

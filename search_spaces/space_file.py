@@ -118,6 +118,7 @@ class SpaceKeys(_Keys):
     sources: Texts = Field((), description="a pattern or a list of patterns")
     size_axis: Text | None = Field(None, description="a text")
     starts: Annotated[tuple[StartKeys, ...], AsList] = Field((), description="a list of {config, sizes}")
+    mode: Literal["auto", "graph", "eager"] = "auto"
 
     @model_validator(mode="after")
     def _fit_together(self) -> SpaceKeys:

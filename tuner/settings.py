@@ -37,6 +37,9 @@ def default_database_url() -> str:
     return f"sqlite:///{folder / 'tuner.db'}"
 
 
+GRAPH_MODES = {"graph": "cuda_graph", "eager": "eager"}
+"""How modes are called by users -> by records."""
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -139,7 +142,7 @@ class SweepSettings(BaseModel):
     @field_validator("mode", mode="before")
     @classmethod
     def _short_name(cls, value: object) -> object:
-        return "cuda_graph" if value == "graph" else value
+        return GRAPH_MODES.get(value, value) if isinstance(value, str) else value
 
     @field_validator("max_trials")
     @classmethod

@@ -77,7 +77,7 @@ def test_max_trials_auto():
 
 
 @pytest.mark.parametrize(
-    ("target", "mode", "allowed"), [("cpu", "eager", "host"), ("sm_90a", "host", "cuda_graph, eager")]
+    ("target", "mode", "allowed"), [("cpu", "eager", "auto, host"), ("sm_90a", "host", "auto, cuda_graph, eager")]
 )
 def test_mode_that_the_target_cannot_time_is_told(target, mode, allowed):
     from tuner.sweeps.setup import resolve
@@ -86,14 +86,14 @@ def test_mode_that_the_target_cannot_time_is_told(target, mode, allowed):
         resolve(load({"target": target, "mode": mode}))
 
 
-def test_mode_of_a_gpu_is_its_graphs_unless_said():
+def test_mode_of_a_gpu_is_auto_unless_said():
     from tuner.sweeps.setup import resolve
 
     methods = [
         resolve(load({"target": t, "mode": m})).method
         for t, m in (("sm_90a", None), ("sm_90a", "eager"), ("cpu", None))
     ]
-    assert [m.mode for m in methods] == ["cuda_graph", "eager", "host"]
+    assert [m.mode for m in methods] == ["auto", "eager", "host"]
     assert [m.min_samples for m in methods] == [10, 10, 5]
 
 

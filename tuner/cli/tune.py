@@ -11,6 +11,7 @@ import typer
 from tuner.cli import options
 from tuner.cli.output import print_json, results, stderr, stdout
 from tuner.format import config_text, microseconds, ratio
+from workers.devices.targets import is_cuda
 
 if TYPE_CHECKING:
     from tuner.settings import SweepSettings
@@ -169,6 +170,8 @@ def _print_sweep(report: Any) -> None:
             ratio(report.reference_us.get(w.regime), w.median_us),
         )
     console.print(table)
+    if report.reference_us and is_cuda(report.target):
+        console.print("the reference is timed eagerly: its figure holds its host time")
     console.print("best config of each regime, where it differs from the default:")
     for w in report.winners:
         changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}

@@ -20,17 +20,17 @@ from search_spaces import Config, SearchSpace
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
 from tuner.settings import SweepSettings
-from tuner.sweeps.eager_trials import EagerTrials
 from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
 from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
-from tuner.sweeps.modes import EAGER, RegimeMode, final_method, remarks
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
 from tuner.sweeps.reuse import Load, other_load, usable
-from tuner.sweeps.trial import Leader, RegimeState, Trial
+from tuner.sweeps.trials.eager import EagerTrials
+from tuner.sweeps.trials.modes import EAGER, RegimeMode, final_method, remarks
+from tuner.sweeps.trials.trial import Leader, RegimeState, Trial
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.devices.targets import target_named
 from workers.fib.adapter import reference_variant

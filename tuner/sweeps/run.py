@@ -133,6 +133,7 @@ def run_sweep(
             settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)
         space = setup.space()
+        setup = setup.timed_as(space)
         if resume is not None:
             space = replace(space, name=store.sweeps.get(resume).space)  # the folder may have been renamed
         split(setup.sizes(space.size_axis), settings.regimes)  # refuses bad values before anything starts

@@ -11,7 +11,7 @@ from db.store import Store
 from search_spaces import SearchSpace, SpaceFamily
 from search_spaces.source_files import selects_without_a_size
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
-from tuner.settings import SweepSettings
+from tuner.settings import GRAPH_MODES, SweepSettings
 from workers.devices.targets import accelerators_of, is_cuda, target_named
 from workers.fib.dataset import Dataset, Problem
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
@@ -81,6 +81,12 @@ class Setup:
         if len(space.generated_files) > 1:
             raise UsageError(f"size axis {axis!r}: a Solution in {space.language} holds one config for all sizes")
         return replace(space, size_axis=axis)
+
+    def timed_as(self, space: SearchSpace) -> Setup:
+        """This setup with the mode that the space asks for, unless the settings name one."""
+        if self.settings.mode is not None or space.mode == AUTO or not is_cuda(self.target):
+            return self
+        return replace(self, settings=self.settings.model_copy(update={"mode": GRAPH_MODES[space.mode]}))
 
     @property
     def deadlines(self) -> Deadlines:

@@ -129,6 +129,8 @@ class CaptureError(RuntimeError):
         is_undone: Whether the process is as it was before. If not, it has to be replaced.
     """
 
+    CURE = "; mode auto or eager times it without a graph"
+
     def __init__(self, why: object, is_undone: bool = False) -> None:
         super().__init__(f"it cannot be captured in a CUDA graph: {why}")
         self.is_undone = is_undone

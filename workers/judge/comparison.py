@@ -155,7 +155,8 @@ class Comparison:
                 if not error.is_undone:
                     raise
                 if asked != AUTO:
-                    return failure(error), {}
+                    told = failure(error)
+                    return replace(told, message=told.message + CaptureError.CURE), {}
                 self._uncaptured[key] = str(error)
                 self._renew(key)
                 verdict = self._check(candidate, resident)

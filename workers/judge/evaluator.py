@@ -197,6 +197,9 @@ class VariantEvaluator:
             judgement, measurements = self._judge_as_it_works(job, staged, ahead)
         else:
             judgement, measurements = self._judge(job, staged, ahead)
+            if judgement.uncaptured:
+                first, *more = judgement.message.splitlines()
+                judgement = replace(judgement, message="\n".join([first + CaptureError.CURE, *more]))
         if judgement.replace:
             self._quiet_jobs = 0
         if judgement.replace or self._judged >= self._recycle_after:

@@ -62,7 +62,7 @@ def test_limits_of_the_race_are_those_of_graphs_and_do_not_stop_what_is_timed_ea
 def test_where_graphs_are_asked_for_one_that_cannot_be_captured_fails(graphs, make):
     evaluation = graphs.judge(make(SYNCS + "# strictly\n"), method=replace(METHOD, mode="cuda_graph"))
     assert evaluation.status is Status.RUNTIME_ERROR
-    assert "cannot be captured in a CUDA graph" in evaluation.message
+    assert "cannot be captured in a CUDA graph: it synchronises; mode auto or eager times it" in evaluation.message
 
 
 def test_a_wrong_variant_is_wrong_in_either_mode(graphs, make):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from db.records import StoredMeasurement
 from search_spaces import Config
 from tuner.search import Proposal, Search
-from tuner.sweeps.modes import RegimeMode
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.trials.modes import RegimeMode
 from workers.records import BuildResult, Variant
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from search_spaces import SearchSpace
-from tuner.sweeps.modes import EAGER
-from tuner.sweeps.trial import RegimeState, Trial
+from tuner.sweeps.trials.modes import EAGER
+from tuner.sweeps.trials.trial import RegimeState, Trial
 from tuner.sweeps.variants import config_variant
 from workers.records import Evaluation, EvaluationJob, Measurement, Method, Status
 from workers.runner import Runner

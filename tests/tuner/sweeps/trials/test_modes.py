@@ -11,13 +11,15 @@ import pytest
 
 from db.records import SweepRecord
 from db.store import Store
-from search_spaces import Parameter
+from search_spaces import Parameter, SpaceError
+from tests.tuner import toy
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of
-from tuner.settings import SweepSettings
+from tuner.settings import SweepSettings, load
 from tuner.sweeps import loop
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.setup import resolve
 from workers.devices.targets import target_named
 from workers.records import AUTO, EvaluationJob, Method
 
@@ -140,3 +142,18 @@ def test_one_that_cannot_be_captured_on_one_workload_is_timed_eagerly_on_all(sto
     sweep.run()
     for (_, syncs), trial in trials_of(store, sweep).items():
         assert [m.method.mode for m in trial.measurements] == ["eager" if syncs else "cuda_graph"] * 2
+
+
+def test_a_space_says_how_it_is_timed_and_a_flag_overrules_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("tuner.sweeps.setup.is_cuda", lambda _: True)
+    monkeypatch.setattr(
+        "tuner.sweeps.setup.target_named", lambda _: replace(target_named("cpu"), modes=("cuda_graph", "eager"))
+    )
+    data = toy.dataset(tmp_path / "data", [{"n": 4}])
+    for said, flag, mode in (("auto", None, "auto"), ("eager", None, "eager"), ("graph", "eager", "eager")):
+        folder = toy.kernel(tmp_path / f"{said}{flag}", mode=said)
+        setup = resolve(load({"dataset": data, "space": str(folder), "target": "cpu", "mode": flag}))
+        assert setup.timed_as(setup.space()).method.mode == mode
+    wrong = toy.kernel(tmp_path / "wrong", mode="host")
+    with pytest.raises(SpaceError, match="'mode' is 'host'; allowed are auto, graph, eager"):
+        resolve(load({"dataset": data, "space": str(wrong), "target": "cpu"}))
