@@ -26,6 +26,8 @@ SWAP_PITCH = 48
 class GemmPlan:
     """One grouped GEMM ``out[row, :] = x[row, :] @ w[expert(row)].T`` with block scales.
 
+    A field that has the name of a parameter of the space, less ``_1``, ``_2`` or ``many_``, holds its value.
+
     Args:
         role: ``gate_up`` (first GEMM, SwiGLU follows) or ``down``.
         experts: Local experts.
@@ -36,16 +38,16 @@ class GemmPlan:
         tile_w: Weight rows of a CTA tile; in ``gate_up`` half of them are up rows, half gate rows.
         groups: Consumer warpgroups.
         stages: Pipeline stages of 128 along K.
-        out: ``act`` (SwiGLU and requantisation in the epilogue), ``partial`` (float32 sums of each K split),
-            ``rows`` (bfloat16 row per token and expert), ``atomic_f32`` or ``atomic_bf16`` (weighted reduction into
-            the token's row).
+        out: What the epilogue writes. First GEMM: ``act`` (requant fused: SwiGLU and requantisation) or ``partial``
+            (float32 sums of each K split). Second GEMM, the name of the combine: ``finalize`` (bfloat16 row per token
+            and expert, for the finalize kernel), ``atomic_f32`` or ``atomic_bf16`` (weighted sum into the token's row).
         gather: Token rows are gathered by index with cp.async; otherwise rows are contiguous and come by TMA.
         overlap: Two sets of temporary accumulators, so that promotion runs under the next K block's MMAs.
         alternate: The two consumer warpgroups take turns on the tensor cores instead of running freely.
-        occupancy: CTAs per SM that the plan must leave room for.
+        ctas_per_sm: CTAs per SM that the plan must leave room for.
         ctas: Persistent CTAs.
         split_k: Parts that K is cut into; each is a tile of its own.
-        shared: What two CTAs of a cluster share by TMA multicast: ``none``; ``tokens``: neighbours along the weights
+        multicast: What two CTAs of a cluster share by TMA multicast: ``none``; ``tokens``: neighbours along the weights
             share a token tile; ``weights``: neighbours along the tokens share a weight tile, where an expert has pairs.
         order: Which tile index runs fastest inside an expert: ``weights`` or ``tokens``; ``mixed`` is ``tokens`` with
             experts of a single token tile spread among the others.
@@ -71,10 +73,10 @@ class GemmPlan:
     gather: bool = False
     overlap: bool = True
     alternate: bool = False
-    occupancy: int = 1
+    ctas_per_sm: int = 1
     ctas: int = 132
     split_k: int = 1
-    shared: str = "none"
+    multicast: str = "none"
     order: str = "weights"
     pdl: bool = True
     early_weights: bool = False
@@ -94,14 +96,14 @@ class GemmPlan:
         return self.role == "gate_up"
 
     @property
-    def mma_m(self) -> int:
-        """M extent that the consumer warpgroups cover with one MMA each."""
+    def cta_m(self) -> int:
+        """M extent that the consumer warpgroups of a CTA cover with one MMA each."""
         return 64 * self.groups
 
     @property
     def sub_w(self) -> int:
         """Weight rows of one accumulator: a slice of M (swap) or of N."""
-        return self.mma_m if self.swap else min(self.tile_w, BLOCK)
+        return self.cta_m if self.swap else min(self.tile_w, BLOCK)
 
     @property
     def weight_subs(self) -> int:
@@ -111,7 +113,7 @@ class GemmPlan:
     @property
     def token_subs(self) -> int:
         """Accumulators along the tokens per consumer warpgroup: 64 rows each, those of the warpgroups alternate."""
-        return 1 if self.swap else self.tile_t // self.mma_m
+        return 1 if self.swap else self.tile_t // self.cta_m
 
     @property
     def box_t(self) -> int:
@@ -149,14 +151,14 @@ class GemmPlan:
         return self.k // BLOCK // self.split_k
 
     @property
-    def multicast(self) -> int:
+    def multicast_ctas(self) -> int:
         """CTAs that a shared tile is delivered to."""
-        return 1 if self.shared == "none" else 2
+        return 1 if self.multicast == "none" else 2
 
     @property
     def cluster(self) -> int:
         """CTAs per cluster: those that share an amax block or a token tile."""
-        return max(self.amax_ctas, self.multicast)
+        return max(self.amax_ctas, self.multicast_ctas)
 
     @property
     def amax_ctas(self) -> int:
@@ -213,7 +215,7 @@ class GemmPlan:
     @property
     def registers(self) -> tuple[int, int]:
         """Registers per producer and per consumer thread after the split; equal when there is no split."""
-        share = REGISTERS_PER_SM // self.occupancy // self.threads // 8 * 8
+        share = REGISTERS_PER_SM // self.ctas_per_sm // self.threads // 8 * 8
         if share >= 255:
             return 248, 248
         low = self.producer_registers
@@ -230,7 +232,7 @@ class GemmPlan:
     def epilogue_bytes(self) -> int:
         """Shared memory of the epilogue: amax exchange and the transposition buffer."""
         if self.swap:
-            if self.out in ("rows", "atomic_bf16"):
+            if self.out in ("finalize", "atomic_bf16"):
                 return 4 * self.groups * self.tile_t * SWAP_PITCH
             if self.out != "act":
                 return 0
@@ -256,19 +258,19 @@ class GemmPlan:
 
     def problem(self) -> str | None:
         """Why the plan cannot be built, None if it can."""
-        limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.occupancy - SMEM_RESERVED)
+        limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.ctas_per_sm - SMEM_RESERVED)
         if self.smem_bytes > limit:
             return f"{self.role}: {self.stages} stages need {self.smem_bytes} bytes of shared memory, {limit} are there"
         spare = self.registers[1] - self.accumulator_registers
         if spare < 24:
             return f"{self.role}: accumulators take {self.accumulator_registers} of {self.registers[1]} registers"
-        if self.shared == "weights" and self.out == "act" and self.columns < BLOCK:
+        if self.multicast == "weights" and self.out == "act" and self.columns < BLOCK:
             return f"{self.role}: a cluster exchanges maxima along the weights or shares weights, not both"
         if self.gather and self.tile_t > 128:
             return f"{self.role}: {self.tile_t} row indices do not fit into the registers of the gathering warps"
         # Clusters of 4 do not cover all SMs of a GPC: an H200 holds fewer than 32 of them (2026-11-23: grids of 132 and
         # of 128 CTAs took about twice the time), and a cluster that has to wait doubles a persistent grid's time.
-        if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 120 * self.occupancy):
+        if self.ctas % self.cluster or (self.cluster > 2 and self.ctas > 120 * self.ctas_per_sm):
             return f"{self.role}: {self.ctas} CTAs are not whole resident clusters of {self.cluster}"
         if self.n % self.tile_w or (self.paired and (self.n // 2) % self.columns):
             return f"{self.role}: weight tile {self.tile_w} does not divide {self.n}"

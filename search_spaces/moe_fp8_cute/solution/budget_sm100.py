@@ -23,15 +23,15 @@ class BlackwellPlan(GemmPlan):
     """A :class:`GemmPlan` for tcgen05. ``tile_t`` and ``tile_w`` are what one CTA's accumulators cover.
 
     ``groups`` promotion warpgroups read an accumulator of ``64 * groups`` rows. With ``pair`` two CTAs issue one MMA of
-    twice the rows: each holds its own rows of the M side and half of the N side. A cluster covers ``along_w`` weight
-    tiles and ``along_t`` token tiles of one expert; what several of its CTAs need comes once, by multicast.
+    twice the rows: each holds its own rows of the M side and half of the N side. A cluster covers ``cluster_w`` weight
+    tiles and ``cluster_t`` token tiles of one expert; what several of its CTAs need comes once, by multicast.
 
     Args:
         k_tile: K extent of a pipeline stage, a multiple of 128.
         acc_stages: Accumulators in tensor memory that the MMA warp may be ahead of promotion.
         pair: Two CTAs share each MMA (``cta_group::2``).
-        along_w: CTAs of a cluster along the weights.
-        along_t: CTAs of a cluster along the tokens.
+        cluster_w: CTAs of a cluster along the weights.
+        cluster_t: CTAs of a cluster along the tokens.
         gather4: Gathered rows come by TMA, four indices an instruction; otherwise by cp.async.
         zeroes: A producer warp clears the output meanwhile.
     """
@@ -39,8 +39,8 @@ class BlackwellPlan(GemmPlan):
     k_tile: int = BLOCK
     acc_stages: int = 2
     pair: bool = False
-    along_w: int = 1
-    along_t: int = 1
+    cluster_w: int = 1
+    cluster_t: int = 1
     gather4: bool = False
     zeroes: bool = False
 
@@ -58,21 +58,13 @@ class BlackwellPlan(GemmPlan):
 
     @property
     def cluster(self) -> int:
-        return self.along_w * self.along_t
-
-    @property
-    def cluster_w(self) -> int:
-        return self.along_w
-
-    @property
-    def cluster_t(self) -> int:
-        return self.along_t
+        return self.cluster_w * self.cluster_t
 
     def place(self, rank: Any) -> tuple[Any, Any]:
         """(weight tile, token tile) inside the cluster's of a CTA; integers or run-time values."""
         if self.swap:
-            return rank % self.along_w, rank // self.along_w
-        return rank // self.along_t, rank % self.along_t
+            return rank % self.cluster_w, rank // self.cluster_w
+        return rank // self.cluster_t, rank % self.cluster_t
 
     @property
     def weight_halves(self) -> int:
@@ -283,11 +275,13 @@ class BlackwellPlan(GemmPlan):
 
     def cluster_problem(self) -> str | None:
         """Why the CTAs do not form clusters that share their operands, None if they do."""
-        if self.n % self.tile_w or (self.n // self.tile_w) % self.along_w:
-            return f"{self.along_w} weight tiles of {self.tile_w} do not divide {self.n}"
-        if self.along_w % self.amax_ctas:
-            return f"{self.amax_ctas} CTAs share a block of 128 columns, a cluster has {self.along_w} along the weights"
-        if self.pair and (self.along_w if self.swap else self.along_t) % 2:
+        if self.n % self.tile_w or (self.n // self.tile_w) % self.cluster_w:
+            return f"{self.cluster_w} weight tiles of {self.tile_w} do not divide {self.n}"
+        if self.cluster_w % self.amax_ctas:
+            return (
+                f"{self.amax_ctas} CTAs share a block of 128 columns, a cluster has {self.cluster_w} along the weights"
+            )
+        if self.pair and (self.cluster_w if self.swap else self.cluster_t) % 2:
             return "a pair of CTAs is a cluster of two along the M side"
         if self.ctas % self.cluster:
             return f"{self.ctas} CTAs are not whole clusters of {self.cluster}"
@@ -299,11 +293,11 @@ class BlackwellPlan(GemmPlan):
 
     def memory_problem(self) -> str | None:
         """Why shared or tensor memory does not suffice, None if both do."""
-        limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.occupancy - SMEM_RESERVED)
+        limit = min(SMEM_PER_CTA, SMEM_PER_SM // self.ctas_per_sm - SMEM_RESERVED)
         if self.smem_bytes > limit:
             return f"{self.stages} stages need {self.smem_bytes} bytes of shared memory, {limit} are there"
-        if self.tmem_columns * self.occupancy > TMEM_COLUMNS:
-            return f"{self.occupancy} CTAs want {self.tmem_columns} of {TMEM_COLUMNS} tensor memory columns each"
+        if self.tmem_columns * self.ctas_per_sm > TMEM_COLUMNS:
+            return f"{self.ctas_per_sm} CTAs want {self.tmem_columns} of {TMEM_COLUMNS} tensor memory columns each"
         return None
 
     def register_problem(self) -> str | None:

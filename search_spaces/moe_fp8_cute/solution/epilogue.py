@@ -48,7 +48,7 @@ class Epilogue:
     @cute.jit
     def put(self, pointer, four, valid):
         """Store or, where ``valid``, add eight bfloat16."""
-        if cutlass.const_expr(self.plan.out == "rows"):
+        if cutlass.const_expr(self.plan.out == "finalize"):
             target = cute.recast_ptr(pointer.align(16), dtype=Int32)
             cute.autovec_copy(four, cute.make_tensor(target, cute.make_layout(4)))
         else:
@@ -193,12 +193,12 @@ class RowAct(Epilogue):
         p = self.plan
         top = cute.make_rmem_tensor((2 * p.token_subs,), Float32)
         for t in cutlass.range_constexpr(p.token_subs):
-            if left > p.mma_m * t:
+            if left > p.cta_m * t:
                 self.activate(acc, top, t)
         if cutlass.const_expr(p.joined):
             self.exchange(shared, top, done, left)
         for t in cutlass.range_constexpr(p.token_subs):
-            if left > p.mma_m * t:
+            if left > p.cta_m * t:
                 self.write(acc, top, shared, operands, row0, weight_tile, t)
 
     def halves(self, acc, t: int) -> tuple:
@@ -236,12 +236,12 @@ class RowAct(Epilogue):
         if cute.arch.thread_idx()[0] % 128 == 0:
             rows = Int32(64)
             for t in cutlass.range_constexpr(1, p.token_subs):
-                rows = rows + (64 if left > p.mma_m * t else 0)
+                rows = rows + (64 if left > p.cta_m * t else 0)
             cute.arch.mbarrier_arrive_and_expect_tx(barrier, 4 * p.amax_ctas * rows)
         for t in cutlass.range_constexpr(p.token_subs):
-            if left > p.mma_m * t and quad == 0:
+            if left > p.cta_m * t and quad == 0:
                 for h in cutlass.range_constexpr(2):
-                    offset = p.mma_m * t + 16 * warp + high + 8 * h + p.tile_t * (rank + p.amax_ctas * buffer)
+                    offset = p.cta_m * t + 16 * warp + high + 8 * h + p.tile_t * (rank + p.amax_ctas * buffer)
                     bits = cute.arch.inline_ptx(
                         "mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[top[2 * t + h]]
                     )
@@ -249,10 +249,10 @@ class RowAct(Epilogue):
                         cute.arch.store_async_dsmem(amax.iterator + offset, bits, barrier, Int32(peer))
         cute.arch.mbarrier_wait(barrier, (done >> 1) & 1)
         for t in cutlass.range_constexpr(p.token_subs):
-            if left > p.mma_m * t:
+            if left > p.cta_m * t:
                 for h in cutlass.range_constexpr(2):
                     for peer in cutlass.range_constexpr(p.amax_ctas):
-                        theirs = amax[p.mma_m * t + 16 * warp + high + 8 * h, peer, buffer]
+                        theirs = amax[p.cta_m * t + 16 * warp + high + 8 * h, peer, buffer]
                         top[2 * t + h] = cute.arch.fmax(top[2 * t + h], theirs)
 
     @cute.jit
@@ -262,7 +262,7 @@ class RowAct(Epilogue):
         warp, high, quad = self.place()
         up, _gate, _offset = self.halves(acc, t)
         slab = shared[0].iterator + warp * (16 * 144)
-        first = row0 + p.mma_m * t + 16 * warp
+        first = row0 + p.cta_m * t + 16 * warp
         for h in cutlass.range_constexpr(2):
             largest = top[2 * t + h]
             inverse = FP8_MAX * cute.arch.rcp_approx(largest)
@@ -308,7 +308,7 @@ class RowStore(Epilogue):
     ):
         """Write [P, N] bfloat16 or add to [T, N] bfloat16."""
         for t in cutlass.range_constexpr(self.plan.token_subs):
-            if left > self.plan.mma_m * t:
+            if left > self.plan.cta_m * t:
                 self.rows(acc, shared, operands, row0, weight_tile, t)
 
     @cute.jit
@@ -318,7 +318,7 @@ class RowStore(Epilogue):
         warp, high, quad = self.place()
         lane = cute.arch.lane_idx()
         slab = shared[0].iterator + warp * (16 * 144)
-        first = row0 + p.mma_m * t + 16 * warp
+        first = row0 + p.cta_m * t + 16 * warp
         weight = cute.make_rmem_tensor((2,), Float32)
         weight.fill(1.0)
         target_row = cute.make_rmem_tensor((4,), Int32)
@@ -431,13 +431,13 @@ class Plain(Epilogue):
         for n in cutlass.range_constexpr(self.tokens(acc) // 4 if p.swap else 2 * p.token_subs):
             token = 8 * (n // 2) + 2 * quad + n % 2
             if cutlass.const_expr(not p.swap):
-                token = p.mma_m * (n // 2) + 16 * warp + high + 8 * (n % 2)
+                token = p.cta_m * (n // 2) + 16 * warp + high + 8 * (n % 2)
             row = row0 + token
             weight = Float32(1.0)
             target_row = Int64(row)
             valid = cutlass.Boolean(True)
             if cutlass.const_expr(not p.swap):
-                valid = left > p.mma_m * (n // 2)
+                valid = left > p.cta_m * (n // 2)
             if cutlass.const_expr(atomic):
                 index = operands.row_token[row]
                 weight = operands.row_weight[row]
@@ -473,7 +473,7 @@ class Plain(Epilogue):
 
 def make_epilogue(plan: GemmPlan) -> Epilogue:
     """The epilogue that a plan asks for."""
-    if plan.out in ("rows", "atomic_bf16"):
+    if plan.out in ("finalize", "atomic_bf16"):
         return SwapRows(plan) if plan.swap else RowStore(plan)
     if plan.out != "act":
         return Plain(plan)

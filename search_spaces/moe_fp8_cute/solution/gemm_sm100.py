@@ -119,7 +119,7 @@ class GroupedGemmSm100:
             grid=(p.ctas, 1, 1),
             block=(p.threads, 1, 1),
             cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
-            min_blocks_per_mp=p.occupancy,
+            min_blocks_per_mp=p.ctas_per_sm,
             preferred_smem_carveout=100,
             stream=stream,
             use_pdl=p.pdl,
@@ -308,10 +308,10 @@ class GroupedGemmSm100:
         rings = (Int32(0), Int32(0), Int32(0), Int32(0))
         done = Int32(0)
         expert, token_tile, group, part = self.table.find(cum, tile)
-        weight_tile = group * p.along_w + across_w
+        weight_tile = group * p.cluster_w + across_w
         self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
-            row0 = operands.m_indptr[expert] + (token_tile * p.along_t + across_t) * p.tile_t
+            row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across_t) * p.tile_t
             for s in cutlass.range_constexpr(p.subs):
                 acc[s].fill(0.0)
             rings = self.sum_tile(
@@ -321,7 +321,7 @@ class GroupedGemmSm100:
             this_weight_tile, this_part = weight_tile, part
             tile = tile + p.ctas // p.cluster
             expert, token_tile, group, part = self.table.find(cum, tile)
-            weight_tile = group * p.along_w + across_w
+            weight_tile = group * p.cluster_w + across_w
             self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
             self.epilogue.store(acc, shared, operands, row0, this_weight_tile, this_part, done, Int32(p.tile_t))
             done = done + 1

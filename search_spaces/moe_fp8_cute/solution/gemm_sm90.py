@@ -105,16 +105,16 @@ class GroupedGemm:
         load = cpasync.CopyBulkTensorTileG2SOp()
         multicast = cpasync.CopyBulkTensorTileG2SMulticastOp()
         info_w = cpasync.make_tiled_tma_atom(
-            multicast if p.shared == "weights" else load,
+            multicast if p.multicast == "weights" else load,
             cute.make_tensor(w.iterator, view),
             cute.slice_(w_layout, (None, None, 0)),
             tiler,
-            p.multicast if p.shared == "weights" else 1,
+            p.multicast_ctas if p.multicast == "weights" else 1,
         )
         atom_w, tma_w = info_w[0], info_w[1]
         atom_x, tma_x = None, None
         if cutlass.const_expr(not p.gather):
-            shares = p.multicast if p.shared == "tokens" else 1
+            shares = p.multicast_ctas if p.multicast == "tokens" else 1
             box = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (p.box_t, p.box_t, BLOCK), F8, 1)
             box = cute.slice_(box, (None, None, 0))
             info_x = cpasync.make_tiled_tma_atom(
@@ -136,7 +136,7 @@ class GroupedGemm:
             grid=(clusters * p.cluster, 1, 1),
             block=(p.threads, 1, 1),
             cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
-            min_blocks_per_mp=p.occupancy,
+            min_blocks_per_mp=p.ctas_per_sm,
             preferred_smem_carveout=100,
             stream=stream,
             use_pdl=p.pdl,
@@ -168,7 +168,7 @@ class GroupedGemm:
             with cute.arch.elect_one():
                 for s in cutlass.range_constexpr(p.stages):
                     cute.arch.mbarrier_init(full + s, 1 + (p.gather_threads if p.gather else 1))
-                    cute.arch.mbarrier_init(empty + s, 128 * p.groups * p.multicast)
+                    cute.arch.mbarrier_init(empty + s, 128 * p.groups * p.multicast_ctas)
                 self.epilogue.init_barriers(shared)
         cute.arch.mbarrier_init_fence()
         if cutlass.const_expr(p.cluster > 1):
@@ -233,7 +233,7 @@ class GroupedGemm:
             if cutlass.const_expr(p.narrow > 0):
                 left = operands.counts[expert] - token_tile * p.tile_t
             both = left > 64 * (1 - warp // 4)
-            full_tile = left > max(p.mma_m * (p.token_subs - 1), p.narrow)
+            full_tile = left > max(p.cta_m * (p.token_subs - 1), p.narrow)
             if cutlass.const_expr(p.narrow > 0):
                 if not full_tile:
                     stage, phase = self.loop(p.subs, slim, stage, phase, both)
@@ -264,7 +264,7 @@ class GroupedGemm:
         p = self.plan
         mma = (self._tiled_mma(False, width), self._tiled_mma(True, width))
         frags_w, frags_x = self._fragments(mma[0], sW, sX, group, width)
-        shape = mma[0].partition_shape_C((p.mma_m, width))
+        shape = mma[0].partition_shape_C((p.cta_m, width))
         acc = [cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)]
         if p.overlap:
             tmp = [[cute.make_rmem_tensor(shape, Float32) for _ in range(p.subs)] for _ in range(2)]
@@ -283,7 +283,7 @@ class GroupedGemm:
             columns = sX if width == p.tile_t else cute.local_tile(sX, (width, BLOCK, p.stages), (0, 0, 0))
             rows = mma.make_fragment_B(thread.partition_B(columns))
             return [mma.make_fragment_A(thread.partition_A(t)) for t in weights], [rows]
-        rows = [cute.local_tile(sX, (p.mma_m, BLOCK, p.stages), (t, 0, 0)) for t in range(p.token_subs)]
+        rows = [cute.local_tile(sX, (p.cta_m, BLOCK, p.stages), (t, 0, 0)) for t in range(p.token_subs)]
         return (
             [mma.make_fragment_B(thread.partition_B(t)) for t in weights],
             [mma.make_fragment_A(thread.partition_A(t)) for t in rows],
@@ -318,8 +318,8 @@ class GroupedGemm:
         Every thread arrives for itself. One lane in the name of its warp would do after a warp barrier, and be up to
         0.9 % faster (one token), but racecheck does not follow such an arrival and could then not tell a real race.
         """
-        if cutlass.const_expr(self.plan.multicast > 1):
-            for peer in cutlass.range_constexpr(self.plan.multicast):
+        if cutlass.const_expr(self.plan.multicast_ctas > 1):
+            for peer in cutlass.range_constexpr(self.plan.multicast_ctas):
                 cute.arch.mbarrier_arrive(empty + stage, peer)
         else:
             cute.arch.mbarrier_arrive(empty + stage)

@@ -59,7 +59,7 @@ class Moe:
             ctas = 4 * sm_count(config)
             self.act = ActQuant(sizes["intermediate"], experts, align, batched, first.split_k, ctas, pdl)
         self.finalize = None
-        if second.out == "rows":
+        if second.out == "finalize":
             self.finalize = Finalize(hidden, sizes["top_k"], use_pdl=pdl, all_local=experts == sizes["experts"])
         self.zero = Zero(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None
         self.cast = Cast(hidden, use_pdl=pdl) if second.out == "atomic_f32" else None

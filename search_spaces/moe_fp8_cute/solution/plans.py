@@ -60,11 +60,11 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         groups=config["groups_1"],
         stages=config["stages_1"],
         overlap=config["swap_1"],
-        occupancy=config["ctas_per_sm_1"],
+        ctas_per_sm=config["ctas_per_sm_1"],
         alternate=config["alternate"] and takes_turns(config, 1),
         ctas=config["sms"] * config["ctas_per_sm_1"],
         split_k=config["split_k_1"],
-        shared=config["multicast_1"],
+        multicast=config["multicast_1"],
         narrow=_narrow(config, 1),
         upto=config["split_rows"],
         chained=config["split_rows"] > 0,
@@ -78,11 +78,11 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         groups=config["groups_2"],
         stages=config["stages_2"],
         overlap=config["swap_2"],
-        occupancy=config["ctas_per_sm_2"],
+        ctas_per_sm=config["ctas_per_sm_2"],
         alternate=config["alternate"] and takes_turns(config, 2),
         ctas=config["sms"] * config["ctas_per_sm_2"],
         split_k=config["split_k_2"],
-        shared=config["multicast_2"],
+        multicast=config["multicast_2"],
         narrow=_narrow(config, 2),
         early_weights=config["early_weights"],
         upto=config["split_rows"],
@@ -109,8 +109,7 @@ def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
 
 def _second(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What all plans of GEMM 2 have in common."""
-    out = "rows" if config["combine"] == "finalize" else config["combine"]
-    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": out}
+    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": config["combine"]}
 
 
 def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
@@ -118,7 +117,7 @@ def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Gem
     plans = []
     for i, gemm in ((1, _first(config, sizes)), (2, _second(config, sizes))):
         # Two small CTAs of one warpgroup each fill an SM like one of two.
-        occupancy = 2 if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
+        ctas_per_sm = 2 if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
         plan = GemmPlan(
             **gemm,
             swap=False,
@@ -127,9 +126,9 @@ def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Gem
             groups=1 if tile_t == 64 else 2,
             stages=MANY_STAGES,
             overlap=False,
-            occupancy=occupancy,
-            ctas=config["sms"] * occupancy,
-            shared=config["many_multicast"],
+            ctas_per_sm=ctas_per_sm,
+            ctas=config["sms"] * ctas_per_sm,
+            multicast=config["many_multicast"],
             gather=i == 1 and config["gather"] == "fused",
             above=config["split_rows"],
             chained=i == 2,

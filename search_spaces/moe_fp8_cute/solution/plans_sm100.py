@@ -36,8 +36,8 @@ def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tup
     """Both GEMMs over the experts with more than ``split_rows`` rows: tokens as M, 256 weight rows."""
     pair = config["many_mma_m"] == 256
     tile: dict[str, Any] = {"swap": False, "tile_t": 128, "tile_w": 256, "groups": 2, "pair": pair}
-    tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "along_t": 2 if pair else 1, "overlap": False}
-    tile |= {"along_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
+    tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "cluster_t": 2 if pair else 1, "overlap": False}
+    tile |= {"cluster_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
     first = BlackwellPlan(**_first(config, sizes), **tile, **_common(config, sizes))
     second = BlackwellPlan(**_second(config, sizes), **tile, chained=True, **_common(config, sizes))
     return first, second
@@ -63,8 +63,7 @@ def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
 
 def _second(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What all plans of GEMM 2 have in common."""
-    out = "rows" if config["combine"] == "finalize" else config["combine"]
-    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": out}
+    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": config["combine"]}
 
 
 def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, An
 
 def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
     """What both plans read from parameters of the same form."""
-    mma_m, occupancy = config[f"mma_m_{i}"], config[f"ctas_per_sm_{i}"]
+    mma_m, ctas_per_sm = config[f"mma_m_{i}"], config[f"ctas_per_sm_{i}"]
     return {
         "swap": config[f"swap_{i}"],
         "tile_t": config[f"tile_t_{i}"],
@@ -84,10 +83,10 @@ def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
         "stages": config[f"stages_{i}"],
         "k_tile": config[f"k_tile_{i}"],
         "acc_stages": config[f"acc_stages_{i}"],
-        "along_w": config[f"cluster_w_{i}"],
-        "along_t": config[f"cluster_t_{i}"],
+        "cluster_w": config[f"cluster_w_{i}"],
+        "cluster_t": config[f"cluster_t_{i}"],
         "overlap": False,
-        "occupancy": occupancy,
-        "ctas": config["sms"] * occupancy,
+        "ctas_per_sm": ctas_per_sm,
+        "ctas": config["sms"] * ctas_per_sm,
         "split_k": config[f"split_k_{i}"],
     }

@@ -50,7 +50,7 @@ class Producer:
         parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(counts, cum)
-        shares = 2 if p.shared == "weights" else 1
+        shares = 2 if p.multicast == "weights" else 1
         own = rank if cutlass.const_expr(shares == 2) else 0
         tWs, tWg = cpasync.tma_partition(atom, own, cute.make_layout(shares), cute.group_modes(sW, 0, 2), parts)
         oWs, oWg = cpasync.tma_partition(
@@ -87,7 +87,7 @@ class Producer:
             cute.arch.griddepcontrol_wait()
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)
-        shares = p.multicast if p.shared == "tokens" else 1
+        shares = p.multicast_ctas if p.multicast == "tokens" else 1
         mask = cutlass.Int16((1 << shares) - 1)
         stage, phase = Int32(0), Int32(1)
         while tile < total:

@@ -87,7 +87,7 @@ class ProducerSm100(Producer):
         while tile < total:
             expert, _token_tile, group, part = self.table.find(cum, tile)
             piece = (half * peers + share) * p.weight_copies
-            first = [p.weight_box(group * p.along_w + across, piece + i) for i in range(p.weight_copies)]
+            first = [p.weight_box(group * p.cluster_w + across, piece + i) for i in range(p.weight_copies)]
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 self.expect(full + stage, p.weight_bytes, leads)
@@ -123,7 +123,7 @@ class ProducerSm100(Producer):
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
-            row0 = operands.m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
+            row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across) * p.tile_t
             first = row0 + (half * peers + share) * rows
             gX = cute.local_tile(cute.domain_offset((first, 0), tma_x), (rows, BLOCK), (0, None))
             tXs, tXg = cpasync.tma_partition(atom, 0, cute.make_layout(1), box, cute.group_modes(gX, 0, 2))
@@ -162,7 +162,7 @@ class ProducerSm100(Producer):
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
-            row0 = operands.m_indptr[expert] + (token_tile * p.along_t + across) * p.tile_t
+            row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across) * p.tile_t
             for i in cutlass.range_constexpr(scale_copies):
                 scale_token[i] = Int32(-1)
                 if thread + i * p.gather_threads < p.tile_t:

@@ -68,8 +68,8 @@ class Scales:
                 values[2 * j + 1] = sS[first + 8 * j + column + 1, stage]
         else:
             for t in cutlass.range_constexpr(self.plan.token_subs):
-                values[2 * t] = sS[row + self.plan.mma_m * t, stage]
-                values[2 * t + 1] = sS[row + self.plan.mma_m * t + 8, stage]
+                values[2 * t] = sS[row + self.plan.cta_m * t, stage]
+                values[2 * t + 1] = sS[row + self.plan.cta_m * t + 8, stage]
 
     @cute.jit
     def promote(

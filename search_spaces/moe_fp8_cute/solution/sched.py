@@ -19,7 +19,7 @@ class TileTable:
 
     Tile index ``t``: K part fastest, then weight tile and token tile as ``plan.order`` says, then expert. Clusters take
     ``plan.cluster_w`` neighbouring weight tiles and ``plan.cluster_t`` token tiles of one expert, so the index counts
-    groups of both. Where two CTAs share weights (``plan.shared``), :meth:`place` pairs token tiles instead.
+    groups of both. Where two CTAs share weights (``plan.multicast``), :meth:`place` pairs token tiles instead.
 
     ``mixed`` order: experts with a single token tile only wait for their weights, those with several wait for the
     tensor cores. The tiles of the former are spread evenly among those of the latter, so that memory and tensor cores
@@ -81,7 +81,7 @@ class TileTable:
         """
         expert, token_tile, group, part, tiles = self.locate(cum, tile)
         weight_tile, together = group * self.plan.cluster_w + rank, cutlass.Boolean(False)
-        if cutlass.const_expr(self.plan.shared == "weights"):
+        if cutlass.const_expr(self.plan.multicast == "weights"):
             together = (token_tile | 1) < tiles
             if together:
                 weight_tile = 2 * group + (token_tile & 1)
@@ -109,7 +109,7 @@ class TileTable:
         part = rest % self.plan.split_k
         rest = rest // self.plan.split_k
         tiles = Int32(0)
-        if cutlass.const_expr(self.plan.order != "weights" or self.plan.shared == "weights"):
+        if cutlass.const_expr(self.plan.order != "weights" or self.plan.multicast == "weights"):
             tiles = self.upto(table, expert) - before
         if cutlass.const_expr(self.plan.order == "weights"):
             token_tile = rest // self.groups

@@ -147,8 +147,8 @@ def check_smem(launch: dict, e: Expected, plan, sizes: dict, tokens: int) -> Non
         assert smem <= plan.smem_bytes
         # Beyond stages and epilogue: barriers (8 bytes each) and gaps of alignment.
         assert 0 <= smem - plan.stages * plan.stage_bytes - 16 * plan.stages <= plan.epilogue_bytes + 512
-        assert plan.occupancy * (smem + SMEM_RESERVED) <= SMEM_PER_SM
-        assert plan.occupancy * e.threads <= 2048
+        assert plan.ctas_per_sm * (smem + SMEM_RESERVED) <= SMEM_PER_SM
+        assert plan.ctas_per_sm * e.threads <= 2048
     else:
         assert smem == (routing_smem(sizes, tokens) if e.kernel == "routing" else 0), e.kernel
 

@@ -28,7 +28,7 @@ def sample(space):
     for _ in range(400):
         config = space.sample(rng)
         for plan in plans(config, SIZES):
-            key = (plan.role, plan.swap, plan.mma_shape[0], plan.along_w, plan.along_t, plan.gather, plan.gather4)
+            key = (plan.role, plan.swap, plan.mma_shape[0], plan.cluster_w, plan.cluster_t, plan.gather, plan.gather4)
             found.setdefault(key, plan)
     return list(found.values())
 
@@ -88,20 +88,29 @@ def test_plans_fit_the_hardware(sample):
     for plan in sample:
         assert plan.problem() is None
         assert plan.smem_bytes <= SMEM_PER_CTA
-        assert plan.occupancy * (plan.smem_bytes + 1024) <= SMEM_PER_SM
+        assert plan.ctas_per_sm * (plan.smem_bytes + 1024) <= SMEM_PER_SM
         assert plan.tmem_columns in (32, 64, 128, 256, 512)
         assert plan.acc_stages * plan.acc_columns <= plan.tmem_columns
-        assert plan.occupancy * plan.tmem_columns <= TMEM_COLUMNS
+        assert plan.ctas_per_sm * plan.tmem_columns <= TMEM_COLUMNS
         assert plan.cluster <= 8
         assert plan.ctas % plan.cluster == 0
         low, high = plan.registers
-        launch = min(255, REGISTERS_PER_SM // plan.occupancy // plan.threads // 8 * 8)
+        launch = min(255, REGISTERS_PER_SM // plan.ctas_per_sm // plan.threads // 8 * 8)
         assert low == high or 128 * low + 128 * plan.groups * high <= launch * plan.threads
 
 
 def test_sample_covers_pairs_clusters_and_ways_to_gather(sample):
     assert {p.mma_shape[0] for p in sample} == {64, 128, 256}
-    assert {(p.along_w, p.along_t) for p in sample} >= {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (4, 2), (2, 4)}
+    assert {(p.cluster_w, p.cluster_t) for p in sample} >= {
+        (1, 1),
+        (2, 1),
+        (1, 2),
+        (2, 2),
+        (4, 1),
+        (1, 4),
+        (4, 2),
+        (2, 4),
+    }
     assert {(p.gather, p.gather4) for p in sample} == {(False, False), (True, False), (True, True)}
 
 
@@ -223,8 +232,8 @@ def test_every_tile_of_every_segment_is_computed_by_one_cta(sample):
                 for weight_group in range(plan.weight_tiles // plan.cluster_w):
                     for rank in range(plan.cluster):
                         w, t = plan.place(rank)
-                        token_tile = token_group * plan.along_t + t
-                        cover[expert, token_tile, weight_group * plan.along_w + w] += 1
+                        token_tile = token_group * plan.cluster_t + t
+                        cover[expert, token_tile, weight_group * plan.cluster_w + w] += 1
         assert set(cover.values()) <= {1}
         for expert, count in enumerate(counts):
             tiles = {t for e, t, _ in cover if e == expert}

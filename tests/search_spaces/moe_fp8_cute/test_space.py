@@ -148,10 +148,10 @@ def test_plans_of_valid_configs_fit_the_hardware(space):
     for _ in range(300):
         config = space.sample(rng)
         for plan in plans(config, space.sizes):
-            assert plan.occupancy * (plan.smem_bytes + 1024) <= SMEM_PER_SM
+            assert plan.ctas_per_sm * (plan.smem_bytes + 1024) <= SMEM_PER_SM
             low, high = plan.registers
             # The warpgroups can only trade what the CTA was launched with; more would hang in setmaxnreg.
-            launch = min(255, REGISTERS_PER_SM // plan.occupancy // plan.threads // 8 * 8)
+            launch = min(255, REGISTERS_PER_SM // plan.ctas_per_sm // plan.threads // 8 * 8)
             if low != high:
                 assert 128 * low + 128 * plan.groups * high <= launch * plan.threads
             assert high % 8 == 0

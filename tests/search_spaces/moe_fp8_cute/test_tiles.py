@@ -34,20 +34,20 @@ BLACKWELL = {f.name: getattr(PLAN, f.name) for f in dataclasses.fields(PLAN)}
 PLANS = {
     "32 experts, weights first": dataclasses.replace(PLAN, order="weights"),
     "32 experts, tokens first, parts of K": dataclasses.replace(PLAN, order="tokens", split_k=4),
-    "5 experts, clusters along the weights": dataclasses.replace(PLAN, experts=5, shared="tokens", order="tokens"),
+    "5 experts, clusters along the weights": dataclasses.replace(PLAN, experts=5, multicast="tokens", order="tokens"),
     "48 experts, weights first, parts of K": dataclasses.replace(PLAN, experts=48, order="weights", split_k=2),
     "384 experts, tokens first": dataclasses.replace(PLAN, experts=384, order="tokens"),
     "pairs of token tiles share weights": dataclasses.replace(
-        PLAN, swap=False, tile_t=64, groups=1, shared="weights", out="rows"
+        PLAN, swap=False, tile_t=64, groups=1, multicast="weights", out="finalize"
     ),
     "32 experts, mixed, parts of K": dataclasses.replace(PLAN, order="mixed", split_k=2),
     "384 experts, mixed": dataclasses.replace(PLAN, experts=384, order="mixed"),
     "pairs of token tiles share weights, mixed": dataclasses.replace(
-        PLAN, swap=False, tile_t=64, groups=1, shared="weights", order="mixed", out="rows"
+        PLAN, swap=False, tile_t=64, groups=1, multicast="weights", order="mixed", out="finalize"
     ),
     "32 experts, those of few rows": dataclasses.replace(PLAN, upto=16),
     "48 experts, those of many rows, mixed": dataclasses.replace(PLAN, experts=48, above=16, order="mixed"),
-    "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "along_w": 2, "along_t": 2, "order": "tokens"}),
+    "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "cluster_w": 2, "cluster_t": 2, "order": "tokens"}),
 }
 
 
@@ -129,7 +129,7 @@ def test_every_tile_is_taken_once_and_in_order(table):
     totals = steps.sum(axis=1) * groups * plan.split_k
     owner = np.repeat(np.arange(len(counts)), totals)
     tiles = np.concatenate([np.arange(t) for t in totals])
-    for rank in range(2 if plan.shared == "weights" else 1):
+    for rank in range(2 if plan.multicast == "weights" else 1):
         found = ask(kernel, counts[owner], tiles, rank)
         assert (found[:, 0] == totals[owner]).all()
         for vector, (step, begin) in enumerate(zip(steps, np.cumsum(totals) - totals, strict=True)):
@@ -158,7 +158,7 @@ def inside(plan: GemmPlan, expert: int, n: int, groups: int, rank: int) -> list[
         pairs = [(t, g) for g in range(groups) for t in range(n)]
     for t, g in pairs:
         weight_tile, together = g * plan.cluster_w + rank, False
-        if plan.shared == "weights" and (t | 1) < n:
+        if plan.multicast == "weights" and (t | 1) < n:
             t, weight_tile, together = (t & ~1) + rank, 2 * g + (t & 1), True
         order += [(expert, t, weight_tile, part, int(together)) for part in range(plan.split_k)]
     return order
