@@ -184,7 +184,6 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="time only these token counts")
     parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--flush", choices=("read", "write"), default="read")
     parser.add_argument("--profile", action="store_true", help="add mean times per kernel")
     parser.add_argument("--no-public", action="store_true", help="check random cases alone")
     parser.add_argument("--sanitizer", choices=("memcheck", "racecheck", "initcheck", "synccheck"))
@@ -196,7 +195,7 @@ def main() -> int:
     if not folders:
         parser.error(f"{args.variants} holds no folder with a main.py")
     options = {"random_cases": args.random_cases, "seed": args.seed, "largest": args.largest, "time": not args.no_time}
-    options |= {"samples": args.samples, "graph": not args.eager, "flush": args.flush, "profile": args.profile}
+    options |= {"samples": args.samples, "graph": not args.eager, "profile": args.profile}
     options |= {"sizes": args.sizes, "public": not args.no_public}
     args.out.mkdir(parents=True, exist_ok=True)
     results = []

@@ -14,23 +14,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import product  # noqa: F401
+from emulator_pack import small_space
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-
-from search_spaces.moe_fp8_cute.solution.plans import row_capacity  # noqa: E402
-from search_spaces.moe_fp8_cute.solution.workspace import sections  # noqa: E402
-from search_spaces.moe_fp8_cute.stages import Problem, bfloat, real_rows  # noqa: E402
-from workers.emulator.host.launches import Host, compile_mock, opened  # noqa: E402
-from workers.emulator.pipeline import Module, fresh_memory, short_name, steps  # noqa: E402
-
-from emulator_pack import small_space  # noqa: E402 isort: skip
+from search_spaces.moe_fp8_cute.solution.plans import row_capacity
+from search_spaces.moe_fp8_cute.solution.workspace import sections
+from search_spaces.moe_fp8_cute.stages import Problem, bfloat, real_rows
+from workers.emulator.host.launches import Host, compile_mock, opened
+from workers.emulator.pipeline import Module, fresh_memory, short_name, steps
 
 LEFT = {
     "combineZero": (),

@@ -11,23 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
+from product import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
+from search_spaces.moe_fp8_cute.routings import weights
+from search_spaces.moe_fp8_cute.space import FAMILY
+from search_spaces.parameters import Config
+from search_spaces.sample_spread import spread
+from search_spaces.space import SearchSpace
+from workers.emulator.host.launches import HostError, build_with_ptx
+from workers.emulator.judge import stage
 
-from search_spaces.moe_fp8_cute.routings import weights  # noqa: E402
-from search_spaces.moe_fp8_cute.space import FAMILY  # noqa: E402
-from search_spaces.parameters import Config  # noqa: E402
-from search_spaces.sample_spread import spread  # noqa: E402
-from search_spaces.space import SearchSpace  # noqa: E402
-from workers.emulator.host.launches import HostError, build_with_ptx  # noqa: E402
-from workers.emulator.judge import stage  # noqa: E402
-
-DATASET = REPOSITORY / "search_spaces" / "dataset" / "definitions" / "moe"
+DATASET = ROOT / "search_spaces" / "dataset" / "definitions" / "moe"
 
 
 def small_space(target: str) -> SearchSpace:

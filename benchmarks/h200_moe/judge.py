@@ -1,23 +1,26 @@
-"""The verdict on one output: flashinfer-bench's tolerance rule and the relative Frobenius error."""
+"""The product's verdict on one output, by flashinfer-bench's low-bit tolerance, and a stricter one on the whole."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import product  # noqa: F401
 import torch
 from reference import Answer
 
-RTOL = 0.2
-ATOL = 0.1
-REQUIRED_RATIO = 0.85
+from workers.judge.outputs.check import compare
+from workers.judge.outputs.rules import Kind, Rule
+from workers.judge.outputs.truth import Truth
+from workers.records import Status, Tolerance
+
+RULE = Rule("output", Kind.CLOSE, Tolerance(rtol=0.2, atol=0.1, required_matched_ratio=0.85), "as the public workloads")
 MAX_FROBENIUS = 0.03
-CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``frobenius`` is relative to the reference with the same FP8 requantisation, ``frobenius_exact`` to the float32
-    one."""
+    """``frobenius`` is the relative error against the reference with the same FP8 requantisation, ``frobenius_exact``
+    that against the float32 one."""
 
     passed: bool
     matched_ratio: float
@@ -27,27 +30,21 @@ class Verdict:
 
 
 def judge(out: torch.Tensor, answer: Answer) -> Verdict:
-    """Compare [T, H] ``out`` with both references, in pieces of rows to bound memory."""
-    if out.shape != answer.exact.shape or out.dtype != torch.bfloat16:
-        return Verdict(False, 0.0, float("inf"), float("inf"), f"output is {out.dtype} {list(out.shape)}")
+    """Compare [T, H] ``out`` with both references."""
+    exact = answer.exact.to(torch.bfloat16)
+    atol = torch.full((len(exact), 1), RULE.tolerance.atol, device=exact.device)
+    found = compare([out], [Truth(RULE, exact, atol=atol)])
+    if found.status in (Status.INCORRECT_SHAPE, Status.INCORRECT_DTYPE):
+        return Verdict(False, 0.0, float("inf"), float("inf"), found.message)
+    rounded, full = (relative_error(out, wanted) for wanted in (answer.requantised, answer.exact))
+    passed = found.status is Status.PASSED and rounded < MAX_FROBENIUS
+    message = "" if passed else found.message or f"Frobenius error {rounded:.4f}"
+    return Verdict(passed, found.matched_ratio or 0.0, rounded, full, message)
+
+
+def relative_error(out: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Frobenius norm of the difference over that of what was wanted."""
     if not out.numel():
-        return Verdict(True, 1.0, 0.0, 0.0)
-    if not bool(torch.isfinite(out).all()):
-        bad = int((~torch.isfinite(out)).any(dim=1).sum())
-        return Verdict(False, 0.0, float("inf"), float("inf"), f"{bad} rows are not finite")
-    sums = torch.zeros(5, dtype=torch.float64, device=out.device)
-    for start in range(0, len(out), CHUNK):
-        got = out[start : start + CHUNK].float()
-        exact = answer.exact[start : start + CHUNK]
-        rounded = answer.requantised[start : start + CHUNK]
-        error = (got - exact).abs()
-        failed = (error > ATOL) & (error > RTOL * exact.abs())
-        parts = (failed, (got - rounded) ** 2, rounded**2, error**2, exact**2)
-        sums += torch.stack([p.sum(dtype=torch.float64) for p in parts])
-    failed, d_rounded, n_rounded, d_exact, n_exact = sums.tolist()
-    ratio = 1.0 - failed / out.numel()
-    frobenius = (d_rounded / n_rounded) ** 0.5 if n_rounded else (0.0 if d_rounded == 0 else float("inf"))
-    frobenius_exact = (d_exact / n_exact) ** 0.5 if n_exact else (0.0 if d_exact == 0 else float("inf"))
-    passed = ratio >= REQUIRED_RATIO and frobenius < MAX_FROBENIUS
-    message = "" if passed else f"matched ratio {ratio:.4f}, Frobenius error {frobenius:.4f}"
-    return Verdict(passed, ratio, frobenius, frobenius_exact, message)
+        return 0.0
+    size, error = float(wanted.norm()), float((out - wanted).norm())
+    return error / size if size else (0.0 if error == 0 else float("inf"))

@@ -121,4 +121,6 @@ def run(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in ("build", "run"):
+        sys.exit(__doc__)
     sys.exit({"build": build, "run": run}[sys.argv[1]](Path(sys.argv[2])))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import product  # noqa: F401
 import torch
 from problems import BLOCK, SCALING, Case, Problem, routing_logits
+
+from search_spaces.moe_fp8.model import dequantise, route
+from search_spaces.moe_fp8.reading import Reading
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -78,35 +82,10 @@ def make_inputs(problem: Problem, case: Case, weights: Weights, device: str) -> 
     return Inputs(logits, bias, _fp8((case.seq_len, problem.hidden), g), scale, weights, case.offset, SCALING)
 
 
-def route(problem: Problem, logits: torch.Tensor, bias: torch.Tensor | None, scaling: float):
-    """Chosen experts [T, top_k] int64 by falling score, and their weights [T, top_k] float32.
-
-    DeepSeek-V3 selection without auxiliary loss, or top-k followed by a softmax over the chosen logits.
-    """
-    x = logits.float()
-    if problem.renorm:
-        best, chosen = torch.topk(x, problem.top_k, dim=1)
-        return chosen, torch.softmax(best, dim=1)
-    s = 1.0 / (1.0 + torch.exp(-x))
-    biased = s + bias.float()
-    if problem.n_group > 1:
-        groups = biased.view(len(x), problem.n_group, problem.experts // problem.n_group)
-        score = groups.topk(2, dim=2).values.sum(dim=2)
-        kept = torch.zeros_like(score).scatter_(1, score.topk(problem.topk_group, dim=1).indices, 1.0)
-        dropped = (kept == 0).repeat_interleave(groups.shape[2], dim=1)
-        biased = biased.masked_fill(dropped, torch.finfo(torch.float32).min)
-    chosen = biased.topk(problem.top_k, dim=1).indices
-    picked = s.gather(1, chosen)
-    total = picked.sum(dim=1, keepdim=True)
-    total = total + 1e-20 if problem.n_group > 1 else total.clamp(min=1e-20)
-    return chosen, picked / total * scaling
-
-
-def dequantise(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """float32 [R, C] from FP8 values and a scale per 128 x 128 block."""
-    r, c = values.shape
-    blocks = values.float().view(r // BLOCK, BLOCK, c // BLOCK, BLOCK)
-    return (blocks * scales[:, None, :, None]).view(r, c)
+def reading(problem: Problem) -> Reading:
+    """The sizes as the product's families read them from a definition."""
+    sizes = problem.hidden, problem.intermediate, problem.experts, problem.local, problem.top_k
+    return Reading(*sizes, "renorm" if problem.renorm else "deepseek", problem.n_group, problem.topk_group)
 
 
 def requantise(x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +109,7 @@ class Answer:
 def answer(problem: Problem, inputs: Inputs) -> Answer:
     """Both references; matrix products in full float32 (the caller leaves TF32 off)."""
     tokens = inputs.hidden.shape[0]
-    chosen, weight = route(problem, inputs.logits, inputs.bias, inputs.scaling)
+    chosen, weight = route(reading(problem), inputs.logits, inputs.bias, inputs.scaling)
     exact = torch.zeros(tokens, problem.hidden, device=inputs.hidden.device)
     rounded = torch.zeros_like(exact)
     rows = active = 0

@@ -26,7 +26,7 @@ from judge import judge
 from load import load_variant
 from problems import MAIN, PROFILES, Case
 from reference import answer, make_inputs, make_weights
-from timing import Conditions, Timer, capture, kernel_times
+from timing import Timer, kernel_times
 from worker import KEPT_WORKSPACE_BYTES, check_case, checksum, poison, shrink
 
 SIZES = (1, 7, 14, 16, 32, 57, 80, 128, 256, 512, 901, 2048, 4096, 8192, 11948, 14107)
@@ -50,7 +50,7 @@ def fix_rows(module, arguments: list) -> None:
     routing.sorted_rows = lambda *args: replace(original(*args), capacity=capacity)
 
 
-def prepare(module, name: str, inputs, want, full: bool) -> tuple[Callable[[], None] | None, str]:
+def prepare(module, name: str, inputs, want, timer: Timer, full: bool) -> tuple[Callable[[], None] | None, str]:
     """(replay of a captured call, "") of a variant that is right at this point, else (None, why)."""
     unavailable = getattr(module, "unavailable", lambda: None)()
     if unavailable is not None:
@@ -65,17 +65,16 @@ def prepare(module, name: str, inputs, want, full: bool) -> tuple[Callable[[], N
         if "deepgemm" in name:
             fix_rows(module, arguments)
         poison(module)
-        graph = capture(lambda: module.run(*arguments))
+        replay = timer.capture(lambda: module.run(*arguments))
         out.fill_(float("nan"))
-        graph.replay()
+        replay()
         torch.cuda.synchronize()
         verdict = judge(out, want)
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"[:300]
     if not verdict.passed:
         return None, f"in a graph: {verdict.message}"
-    # The graph writes to ``out``: whoever has the replay must keep it.
-    return lambda kept=arguments: graph.replay(), ""
+    return replay, ""
 
 
 def point(modules: dict, case: Case, weights, timer: Timer, options) -> dict:
@@ -84,7 +83,7 @@ def point(modules: dict, case: Case, weights, timer: Timer, options) -> dict:
     want, before = answer(MAIN, inputs), checksum(inputs)
     replays, problems = {}, {}
     for name, module in modules.items():
-        replay, why = prepare(module, name, inputs, want, not options.quick)
+        replay, why = prepare(module, name, inputs, want, timer, not options.quick)
         if replay is None:
             problems[name] = why
         else:
@@ -131,7 +130,7 @@ def main() -> int:
     begin = time.monotonic()
     found = sorted(path.parent for folder in options.folders for path in folder.glob("*/main.py"))
     modules = {path.name: load_variant(path) for path in found}
-    weights, timer, conditions, records = make_weights(MAIN, 7, "cuda"), Timer(), Conditions(), []
+    weights, timer, records = make_weights(MAIN, 7, "cuda"), Timer(), []
     for size in options.sizes:
         for profile in options.profiles:
             if time.monotonic() - begin > options.total_s:
@@ -139,7 +138,7 @@ def main() -> int:
                 return 1
             case = Case(size, options.offset, PROFILES[profile], seed=options.seed)
             record = {"profile": profile, **point(modules, case, weights, timer, options)}
-            records.append(record | {"conditions": conditions.read(), "device": torch.cuda.get_device_name()})
+            records.append(record | {"conditions": timer.device.conditions(), "device": torch.cuda.get_device_name()})
             options.out.write_text(json.dumps(records, indent=1))
             best = sorted(record["times_us"].items(), key=lambda item: item[1])[:4]
             print(

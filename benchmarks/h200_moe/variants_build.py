@@ -20,12 +20,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import product  # noqa: F401
 from problems import MAIN
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-
-from search_spaces.registry import space_for  # noqa: E402
+from search_spaces.registry import space_for
 
 TIMEOUT_S = 300
 _BUILD = """

@@ -22,7 +22,7 @@ from judge import judge
 from load import load_variant
 from problems import MAIN, PROBLEMS, Case, Problem, public_cases, random_cases
 from reference import Answer, Inputs, Weights, answer, make_inputs, make_weights
-from timing import Conditions, Timer, kernel_times
+from timing import Timer, kernel_times
 
 STICKY_EXIT = 3
 KEPT_ZERO_BYTES = 1024
@@ -44,7 +44,6 @@ class Options:
         time: Whether to time correct variants.
         samples: Samples per workload.
         graph: CUDA-graph replay, else eager calls.
-        flush: ``read`` or ``write``, see :class:`timing.Timer`.
         profile: Whether to add mean times per kernel.
         sizes: Time only workloads of these token counts; empty for all.
         public: Whether to check the public workloads.
@@ -56,7 +55,6 @@ class Options:
     time: bool = True
     samples: int = 50
     graph: bool = True
-    flush: str = "read"
     profile: bool = False
     sizes: tuple[int, ...] = ()
     public: bool = True
@@ -155,8 +153,7 @@ class Worker:
 
     def __init__(self, options: Options):
         self.options = options
-        self.timer = Timer(options.flush)
-        self.conditions = Conditions()
+        self.timer = Timer()
         self.resident: dict[str, Resident] = {}
 
     def emit(self, event: str, **fields) -> None:
@@ -229,11 +226,11 @@ class Worker:
             "rows": want.rows,
             "active_experts": want.active_experts,
             "floor_us": problem.floor_us(want.active_experts, want.rows),
-            "median_us": t.median_us,
-            "low_us": t.low_us,
-            "high_us": t.high_us,
+            "median_us": t.interval.median,
+            "low_us": t.interval.low,
+            "high_us": t.interval.high,
             "config": select(case.seq_len),
-            "conditions": self.conditions.read(),
+            "conditions": t.conditions,
         }
         if o.profile:
             figures["kernels_us"] = kernel_times(lambda: module.run(*arguments), self.timer)
@@ -244,7 +241,7 @@ def copy_tb_s(timer: Timer) -> float:
     """Bytes read and written by a large device-to-device copy, in TB/s: the memory ceiling of this card."""
     source = torch.empty(1 << 29, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() / timer.time(lambda: target.copy_(source), 10).median_us / 1e6
+    return 2 * source.numel() / timer.time(lambda: target.copy_(source), 10).interval.median / 1e6
 
 
 def main() -> int:
@@ -254,7 +251,7 @@ def main() -> int:
     tiny = torch.zeros(32, device="cuda")
     empty = worker.timer.time(lambda: tiny.zero_())
     found = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_s": copy_tb_s(worker.timer)}
-    worker.emit("start", **found, one_tiny_kernel_us=empty.median_us, options=options)
+    worker.emit("start", **found, one_tiny_kernel_us=empty.interval.median, options=options)
     for name in sys.argv[2:]:
         folder = Path(name)
         try:

@@ -29,7 +29,7 @@ def route(
     scores = 1.0 / (1.0 + torch.exp(-x))
     biased = scores + bias.float()
     if reading.groups > 1:
-        grouped = biased.view(len(x), reading.groups, -1)
+        grouped = biased.view(len(x), reading.groups, reading.experts // reading.groups)
         group_scores = grouped.topk(2, dim=2).values.sum(dim=2)
         kept = group_scores.topk(reading.topk_groups, dim=1).indices
         dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, kept, False)
@@ -55,7 +55,9 @@ def moe(reading: Reading, *inputs: Any) -> torch.Tensor:
         (logits, x, x_scale, w1, s1, w2, s2), bias, offset, scaling = inputs, None, 0, 1.0
     tokens = len(x)
     chosen, weights = route(reading, logits, bias, float(scaling))
-    rows = (x.float().view(tokens, -1, BLOCK) * x_scale.float().t()[:, :, None]).view(tokens, reading.hidden)
+    rows = (x.float().view(tokens, reading.hidden // BLOCK, BLOCK) * x_scale.float().t()[:, :, None]).view(
+        tokens, reading.hidden
+    )
     out = torch.zeros(tokens, reading.hidden, dtype=torch.float32, device=x.device)
     for expert in range(reading.local_experts):
         token, slot = torch.nonzero(chosen == int(offset) + expert, as_tuple=True)

@@ -1,6 +1,6 @@
 """Finalize, zero, cast and permute: sizes, and what the compiler makes of them.
 
-Their values are checked on a GPU by benchmarks/h200_moe/parts_check.py.
+Their values are checked by emulation (test_emulated.py) and on a GPU within the whole pipeline.
 """
 
 from __future__ import annotations

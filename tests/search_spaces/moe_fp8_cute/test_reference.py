@@ -28,6 +28,7 @@ def load(name: str):
         sys.path.pop(0)
 
 
+load("product")
 problems, reference, judge = load("problems"), load("reference"), load("judge")
 
 
@@ -82,6 +83,14 @@ def test_judge_sees_one_wrong_expert():
     assert not judge.judge(right.float(), answer).passed
 
 
+def test_no_tokens_are_a_case_too():
+    problem = small(problems.MAIN)
+    weights = reference.make_weights(problem, 1, "cpu")
+    answer = reference.answer(problem, reference.make_inputs(problem, problems.Case(0, 0), weights, "cpu"))
+    assert (answer.rows, answer.exact.shape) == (0, (0, 128))
+    assert judge.judge(answer.exact.bfloat16(), answer).passed
+
+
 def test_random_cases_reach_the_corners():
     cases = problems.random_cases(problems.MAIN, 200, seed=1)
     main = problems.MAIN
@@ -105,7 +114,7 @@ def test_shapes_route_as_they_say():
     main = problems.MAIN
     for shape, per_token in (("one_expert", 1), ("not_local", 0)):
         case = problems.Case(64, 96, shape, seed=11)
-        chosen, _ = reference.route(main, *problems.routing_logits(main, case, "cpu"), 2.5)
+        chosen, _ = reference.route(reference.reading(main), *problems.routing_logits(main, case, "cpu"), 2.5)
         local = (chosen >= case.offset) & (chosen < case.offset + main.local)
         assert int(local.sum()) == 64 * per_token
         assert chosen[local].unique().numel() <= 1

@@ -1,6 +1,6 @@
 """Routing: sizes that it accepts, room that it asks for, what the compiler makes of it, and its integer arithmetic.
 
-The kernel itself runs in benchmarks/h200_moe/parts_check.py, on a GPU.
+The kernel itself runs in the emulator (test_emulated.py) and on a GPU within the whole pipeline.
 """
 
 from __future__ import annotations
