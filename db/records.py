@@ -115,12 +115,14 @@ class StoredMeasurement(Measurement):
     Args:
         environment: Fingerprint of a registered environment.
         config_hash: The variant; needed only in a comparison, which has records of several variants.
+        profile: What the workload's inputs look like; filled when read.
     """
 
     environment: str
     config_hash: str = ""
     measured_at: float = 0.0
     id: int = 0
+    profile: str = "recorded"
 
     @classmethod
     def of(cls, measurement: Measurement, **kept: Any) -> Self:
@@ -204,7 +206,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class WinnerWorkload:
-    """A winner on one workload, from the comparison of the finalists; ``axes`` is filled when read."""
+    """A winner on one workload, from the comparison of the finalists; ``axes`` and ``profile`` are filled when read."""
 
     workload: str
     median_us: float
@@ -212,6 +214,7 @@ class WinnerWorkload:
     high_us: float
     default_median_us: float | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
+    profile: str = "recorded"
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ class WinnerRecord:
         min_size: Smallest size of the regime (inclusive), None for no bound.
         max_size: Largest size of the regime (inclusive), None for no bound.
         config: Filled when read.
+        profile: "" for the winner over all workloads, else the profile that it is the winner for.
     """
 
     regime: str
@@ -244,6 +248,7 @@ class WinnerRecord:
     min_size: int | None = None
     max_size: int | None = None
     config: Json = field(default_factory=dict)
+    profile: str = ""
 
 
 @dataclass(frozen=True)

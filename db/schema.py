@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from db.records import FIGURES, RESOURCES, canonical
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
@@ -149,6 +149,8 @@ workload = Table(
     _text("dataset"),
     # A digest of the given inputs: with another digest the same uuid is another workload.
     _text("content"),
+    # What the inputs look like; "recorded" for those of the dataset.
+    Column("profile", PlainText, nullable=False, server_default="recorded"),
     UniqueConstraint("definition_id", "uuid", "content"),
 )
 
@@ -302,7 +304,9 @@ winner = Table(
     Column("size_axis", PlainText),
     Column("min_size", BigInteger),
     Column("max_size", BigInteger),
-    UniqueConstraint("sweep_id", "regime"),
+    # "" for the winner over all workloads, else for those of one profile.
+    Column("profile", PlainText, nullable=False, server_default=""),
+    UniqueConstraint("sweep_id", "regime", "profile"),
 )
 
 winner_workload = Table(

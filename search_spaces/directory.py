@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from search_spaces.inputs.generator import InputGenerator
 from search_spaces.parameters import SpaceError
 from search_spaces.space import SearchSpace, SpaceFamily
 from search_spaces.space_file import SPACE_FILE, read_space_file
@@ -38,6 +39,9 @@ class DirectoryFamily(SpaceFamily):
             if keys.size_axis not in variable:
                 return f"size_axis {keys.size_axis!r} is not a variable axis; those are {', '.join(variable)}"
         return None
+
+    def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
+        return self._file.inputs
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         file, keys = self._file, self._file.keys

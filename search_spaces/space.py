@@ -24,6 +24,7 @@ from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, 
 
 if TYPE_CHECKING:
     from search_spaces.emulated_case import EmulatedCase
+    from search_spaces.inputs.generator import InputGenerator
 
 _log = logging.getLogger(__name__)
 
@@ -278,6 +279,14 @@ class SpaceFamily(ABC):
         A family that takes only the sizes of axes from a definition has nothing to check.
         """
         return Proof(True, "the space reads nothing but the sizes of axes")
+
+    def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
+        """What makes inputs by named profiles (``--profiles``), None if only recorded inputs make sense.
+
+        Raises:
+            SpaceError: The generator is not usable.
+        """
+        return None
 
     def emulated_cases(self, space: SearchSpace, config: Mapping[str, Any]) -> list[EmulatedCase]:
         """Inputs on which a config can be judged without a GPU.

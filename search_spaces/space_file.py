@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from search_spaces import yaml_text
 from search_spaces.expression import compile_expression
+from search_spaces.inputs.generator import InputGenerator
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
 from search_spaces.source_files import ANY, python_names, read_sources, why_unfit
 from search_spaces.space import CONFIG_FILE, HEADER_FILE, HEADER_LANGUAGES, Start, macro_name
@@ -119,6 +120,7 @@ class SpaceKeys(_Keys):
     size_axis: Text | None = Field(None, description="a text")
     starts: Annotated[tuple[StartKeys, ...], AsList] = Field((), description="a list of {config, sizes}")
     mode: Literal["auto", "graph", "eager"] = "auto"
+    inputs: Text | None = Field(None, description="a file that makes inputs by profile")
 
     @model_validator(mode="after")
     def _fit_together(self) -> SpaceKeys:
@@ -152,6 +154,7 @@ class SpaceFile:
         keys: What the file says.
         name: The name in the file, else the folder's.
         sources: Path -> text of the files that belong to the Solution.
+        inputs: Makes inputs by profile; its file does not belong to the Solution.
     """
 
     keys: SpaceKeys
@@ -161,6 +164,7 @@ class SpaceFile:
     default: Config
     starts: tuple[Start, ...]
     sources: Mapping[str, str]
+    inputs: InputGenerator | None = None
 
 
 def read_space_file(path: Path) -> SpaceFile:
@@ -185,6 +189,7 @@ def read_space_file(path: Path) -> SpaceFile:
                 for i, s in enumerate(keys.starts, 1)
             ),
             sources=_sources(path, keys),
+            inputs=None if keys.inputs is None else _input_generator(path.parent, keys.inputs),
         )
     except SpaceError as error:
         raise SpaceError(f"{path}: {' '.join(str(error).split())}") from error
@@ -317,8 +322,17 @@ def _sources(path: Path, keys: SpaceKeys) -> dict[str, str]:
     if left_out:
         listed = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more" if len(left_out) > 3 else "")
         _log.warning(f"{path}: {listed} left out; name in 'sources' what the kernel needs of that")
+    sources.pop(keys.inputs or "", None)
     _check_entry_point(keys.entry_point, sources)
     return sources
+
+
+def _input_generator(folder: Path, name: str) -> InputGenerator:
+    try:
+        return InputGenerator(name, (folder / name).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpaceError(f"'inputs' names {_show(name)}, which cannot be read: {reason}") from error
 
 
 def _check_entry_point(entry: str, sources: Mapping[str, str]) -> None:

@@ -65,7 +65,12 @@ def export_solution(sweep: int | None = None, *, out: Path | str, **options: Any
 
 
 def best_config(
-    definition: str, axes: Mapping[str, int] | None = None, *, hardware: str | None = None, db: str | None = None
+    definition: str,
+    axes: Mapping[str, int] | None = None,
+    *,
+    hardware: str | None = None,
+    profile: str | None = None,
+    db: str | None = None,
 ) -> BestConfig | None:
     """The best known config for a problem size; never measures and never needs a GPU.
 
@@ -74,6 +79,7 @@ def best_config(
         axes: Values of the variable axes, such as ``{"seq_len": 57}``.
         hardware: A GPU or CPU name as recorded; ``auto`` for this machine's. None if all records are of
             one kind of hardware.
+        profile: What the inputs look like, such as ``hot:3``; None for the mix that was tuned for.
         db: Database URL.
 
     Returns:
@@ -89,6 +95,6 @@ def best_config(
         hardware = gpu_name() or cpu_model()
     store = Store.open(load({"db": db}).db)
     try:
-        return look_up(store.best, definition, dict(axes or {}), hardware=hardware)
+        return look_up(store.best, definition, dict(axes or {}), hardware=hardware, profile=profile)
     finally:
         store.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from search_spaces.inputs.generator import RECORDED
+
 
 def microseconds(value: float | None) -> str:
     """A latency as text: three significant digits, in us, ms or s."""
@@ -24,6 +26,12 @@ def ratio(slow_us: float | None, fast_us: float | None) -> str:
 def first_line(message: str) -> str:
     """The first line of a message or log: what went wrong, before its details."""
     return next(iter(message.strip().splitlines()), "")
+
+
+def workload_text(axes: Mapping[str, int], profile: str = RECORDED) -> str:
+    """A workload as text: its sizes, and what its inputs look like unless they are the dataset's."""
+    sizes = " ".join(f"{k}={v}" for k, v in axes.items())
+    return sizes if profile in ("", RECORDED) else f"{sizes} {profile}".strip()
 
 
 def config_text(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
+from search_spaces.inputs.generator import RECORDED
 from tuner.errors import UsageError
 from tuner.sweeps.regimes import DEFAULT_BOUNDS
 from workers.devices.targets import NAMES as TARGETS
@@ -57,6 +58,7 @@ def log_level(default: str) -> str:
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -91,6 +93,17 @@ class SweepSettings(BaseModel):
     )
     regimes: tuple[int, ...] = Field(DEFAULT_BOUNDS, description="largest size of each regime but the last")
     workloads: tuple[str, ...] = Field((), description="only these workload uuids (or prefixes)")
+    profiles: dict[str, Positive] = Field(
+        {RECORDED: 1.0}, description="what inputs look like, each with its weight in the objective: recorded, or others"
+    )
+    sizes: Literal["listed", "auto"] | tuple[Size, ...] = Field(
+        "listed", description="sizes beside the listed ones: auto for some between and around them, or numbers"
+    )
+    worst_factor: float = Field(
+        1.5,
+        gt=1,
+        description="a config is no winner if it is this many times slower than the best known on any workload",
+    )
     builders: int | None = Field(None, ge=1, description="builds at once; default: by the cluster's free CPUs")
     evaluators: int | None = Field(None, ge=1, description="evaluations at once; default: one per GPU, one on CPU")
     race_factor: float = Field(1.3, gt=1, description="stop a trial this many times slower than the incumbent")
@@ -143,6 +156,32 @@ class SweepSettings(BaseModel):
     @classmethod
     def _short_name(cls, value: object) -> object:
         return GRAPH_MODES.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _weighted(cls, value: object) -> object:
+        """Names alone count alike."""
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        return {name.strip() if isinstance(name, str) else name: 1.0 for name in names}
+
+    @field_validator("profiles")
+    @classmethod
+    def _named(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value or not all(value):
+            raise ValueError("name at least one profile, such as recorded,uniform")
+        return value
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        if not isinstance(value, str) or value in ("listed", "auto"):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdigit() for part in parts):
+            raise ValueError("must be listed, auto, or numbers with commas between, such as 1,2,4")
+        return tuple(map(int, parts))
 
     @field_validator("max_trials")
     @classmethod

@@ -37,7 +37,13 @@ class Catalog:
         return self._db.write(lambda c: self._db.ensure(c, schema.definition, key, values))
 
     def register_workload(
-        self, definition_id: int, uuid: str, axes: Mapping[str, int], dataset: str, content: str = ""
+        self,
+        definition_id: int,
+        uuid: str,
+        axes: Mapping[str, int],
+        dataset: str,
+        content: str = "",
+        profile: str = "recorded",
     ) -> int:
         """ID of the workload with this uuid and content (a digest of its inputs).
 
@@ -47,7 +53,7 @@ class Catalog:
             StoreError: The uuid is registered with other axes, so results of two shapes would be mixed.
         """
         key = {"definition_id": definition_id, "uuid": uuid, "content": content}
-        values = {"axes": dict(axes), "dataset": dataset}
+        values = {"axes": dict(axes), "dataset": dataset, "profile": profile}
         workload_id = self._db.write(lambda c: self._db.ensure(c, schema.workload, key, values))
         (known,) = self._db.rows(select(schema.workload).where(schema.workload.c.id == workload_id))
         if known.axes != dict(axes):

@@ -28,7 +28,7 @@ class Lookups:
         self._exports = exports
 
     def rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
-        """The winner of the newest finished sweep for each (hardware, target, regime), newest first.
+        """The winner of the newest finished sweep for each (hardware, target, regime, profile), newest first.
 
         Args:
             definition: Name of the definition.
@@ -156,7 +156,7 @@ def _stamp_query() -> Select[Any]:
 def _best_query(*, by_hardware: bool, by_target: bool) -> Select[Any]:
     """The query for the best winners. They are ranked on IDs alone, and details are read for the first ones only."""
     place = func.row_number().over(
-        partition_by=(schema.environment.c.hardware, schema.search_space.c.target, _winner.c.regime),
+        partition_by=(schema.environment.c.hardware, schema.search_space.c.target, _winner.c.regime, _winner.c.profile),
         order_by=(_sweep.c.finished_at.desc(), _sweep.c.id.desc()),
     )
     placed = (

@@ -155,6 +155,7 @@ def measured(table: Table, *, details: bool) -> Select[Any]:
         columns.append(table.c.samples)
     names = [
         schema.workload.c.uuid.label("workload"),
+        schema.workload.c.profile,
         schema.environment.c.fingerprint.label("environment"),
         schema.method.c.body.label("method"),
     ]
@@ -172,7 +173,10 @@ def measurement_record(row: Any, config_hash: str) -> StoredMeasurement:
     values = row._mapping
     body = values["method"]
     return StoredMeasurement(
-        **{name: values[name] for name in ("id", "workload", "environment", *FIGURES, "conditions", "message")},
+        **{
+            name: values[name]
+            for name in ("id", "workload", "profile", "environment", *FIGURES, "conditions", "message")
+        },
         status=Status(row.status),
         samples_us=values.get("samples") or (),
         # A method stored before there were revisions has none; it must not get today's.

@@ -25,7 +25,7 @@ _sweep, _winner, _finalist, _variant, _export = (
 )
 
 _OWN = ("median_us", "low_us", "high_us", "default_median_us")
-_WINNER = ("regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "min_size", "max_size")
+_WINNER = ("regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "min_size", "max_size", "profile")
 
 
 class Winners:
@@ -80,7 +80,7 @@ class Winners:
         return [measurement_record(row, row.config_hash) for row in self._db.rows(query)]
 
     def set(self, sweep_id: int, winners: Sequence[WinnerRecord]) -> None:
-        """Make these the sweep's winners, one per regime, replacing earlier ones.
+        """Make these the sweep's winners, one per regime and profile, replacing earlier ones.
 
         Raises:
             SweepBusy: Another process holds the sweep.
@@ -113,9 +113,13 @@ class Winners:
 
         self._db.write(put)
 
-    def of(self, sweep_id: int) -> list[WinnerRecord]:
-        """The winners of a sweep, by regime in the order in which they were set."""
-        query = select(*winner_columns()).join(_variant).where(_winner.c.sweep_id == sweep_id).order_by(_winner.c.id)
+    def of(self, sweep_id: int, *, alone: bool = False) -> list[WinnerRecord]:
+        """The winners of a sweep over all workloads, by regime in the order in which they were set; with ``alone``
+        those of single profiles instead."""
+        which = _winner.c.profile != "" if alone else _winner.c.profile == ""
+        query = (
+            select(*winner_columns()).join(_variant).where(_winner.c.sweep_id == sweep_id, which).order_by(_winner.c.id)
+        )
 
         def read(connection: Connection) -> list[WinnerRecord]:
             rows = connection.execute(query).all()
@@ -131,7 +135,11 @@ class Winners:
             "winner workloads",
             lambda: (
                 select(
-                    table.c.winner_id, schema.workload.c.uuid, schema.workload.c.axes, *(table.c[name] for name in _OWN)
+                    table.c.winner_id,
+                    schema.workload.c.uuid,
+                    schema.workload.c.axes,
+                    schema.workload.c.profile,
+                    *(table.c[name] for name in _OWN),
                 )
                 .join(schema.workload, schema.workload.c.id == table.c.workload_id)
                 .where(table.c.winner_id.in_(bindparam("winners", expanding=True)))
@@ -141,7 +149,9 @@ class Winners:
         found: dict[int, list[WinnerWorkload]] = defaultdict(list)
         for row in connection.execute(query, {"winners": winner_ids}):
             figures = {name: row._mapping[name] for name in _OWN}
-            found[row.winner_id].append(WinnerWorkload(workload=row.uuid, axes=row.axes, **figures))
+            found[row.winner_id].append(
+                WinnerWorkload(workload=row.uuid, axes=row.axes, profile=row.profile, **figures)
+            )
         return {winner_id: tuple(found[winner_id]) for winner_id in winner_ids}
 
     def _variant_ids(self, connection: Connection, space_id: int, hashes: Iterable[str]) -> dict[str, int]:

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from search_spaces.inputs.generator import InputGenerator
+from search_spaces.moe_fp8.profiles import routing_profiles
 from search_spaces.moe_fp8.proof import prove
 from search_spaces.moe_fp8.reading import read
 from search_spaces.parameters import Config, Constraint, Parameter, Scalar, SpaceError
@@ -145,6 +147,9 @@ class MoeFp8Cpu(SpaceFamily):
 
     def prove(self, definition: Mapping[str, Any]) -> Proof:
         return prove(definition)
+
+    def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
+        return routing_profiles()
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         if target not in self.targets:

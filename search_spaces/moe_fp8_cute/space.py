@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.emulated_case import EmulatedCase
+from search_spaces.inputs.generator import InputGenerator
+from search_spaces.moe_fp8.profiles import routing_profiles
 from search_spaces.moe_fp8.proof import prove
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
@@ -282,6 +284,9 @@ class MoeFp8Cute(SpaceFamily):
 
     def prove(self, definition: Mapping[str, Any]) -> Proof:
         return prove(definition)
+
+    def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
+        return routing_profiles()
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         if target not in TARGETS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from sqlalchemy import text
 from db.records import SweepState, TrialRecord, WinnerRecord
 from db.store import Store
 from tests.chaos.ground import STATUS_OF
-from tuner.sweeps.finals.statistics import rank
+from tuner.settings import SweepSettings
+from tuner.sweeps.finals.statistics import Guard, rank
 from workers.judge.timing.interval import median_interval
 
 TERMINAL = {
@@ -161,7 +163,13 @@ def _winner(
     configs = {t.config_hash: t.config for t in trials}
     default = next((h for h, c in configs.items() if _key(c) == _key(expected.default)), None)
     simplicity = {h: (sum(configs[h][n] != v for n, v in expected.default.items()), h) for h in rounds}
-    ranking = rank(rounds, simplicity, default if default in rounds else None, looks=1)
+    least: dict[str, float] = {}
+    for trial in trials:
+        if trial.regime == winner.regime and trial.state == "PASSED":
+            for m in trial.measurements:
+                least[m.workload] = min(m.median_us or math.inf, least.get(m.workload, math.inf))
+    guard = Guard(SweepSettings.model_fields["worst_factor"].default, least)
+    ranking = rank(rounds, simplicity, default if default in rounds else None, looks=1, guard=guard)
     if ranking.winner != winner.config_hash:
         yield f"winner {winner.config_hash}, from the samples {ranking.winner} ({ranking.reason})"
     logs = np.mean([np.log(v) for v in rounds[winner.config_hash].values()], axis=0)

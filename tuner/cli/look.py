@@ -86,6 +86,9 @@ def best(
         list[str] | None, typer.Option("--axes", help="NAME=NUMBER, such as seq_len=57; repeatable")
     ] = None,
     hardware: options.Hardware = None,
+    profile: Annotated[
+        str | None, typer.Option(help="what the inputs look like, such as hot:3; default: the mix that was tuned for")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="ask this service instead of a database; token from TUNER_TOKEN")
     ] = None,
@@ -100,9 +103,9 @@ def best(
     sizes = options.parse_axes(axes or [])
     found: BestConfig | BestAnswer | None
     if url is None:
-        found = best_config(definition, sizes, hardware=hardware, db=db)
+        found = best_config(definition, sizes, hardware=hardware, profile=profile, db=db)
     else:
-        found = Client(url).best_config(definition, sizes, hardware=hardware)
+        found = Client(url).best_config(definition, sizes, hardware=hardware, profile=profile)
     if found is None:
         raise NothingFoundError(
             f"no record for {definition!r} with {' '.join(axes or []) or 'any size'} on {hardware or 'any hardware'}; "
@@ -116,6 +119,7 @@ def best(
     console.print(f"config: {config_text(found.config)}")
     console.print(f"found: {found.found} ({found.detail})")
     console.print(f"decided by: {found.size_axis or 'nothing, one config serves all sizes'}")
+    console.print(f"for: {found.profile or 'a mix of'} inputs")
     console.print(f"on: {found.hardware}, sweep {found.sweep_id}, {found.age_s / 3600:.1f} h ago")
     if found.solution:
         console.print(f"Solution: {found.solution}")

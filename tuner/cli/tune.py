@@ -38,6 +38,10 @@ def sweep(
     ] = None,
     regimes: Annotated[str | None, typer.Option(help="largest size of each regime but the last: 16,256,2048")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
+    profiles: Annotated[
+        str | None, typer.Option(help="what inputs look like: recorded,uniform,zipf:0.8,hot:3; weights in YAML")
+    ] = None,
+    sizes: Annotated[str | None, typer.Option(help="sizes beside the listed ones: auto, listed, or 1,2,4")] = None,
     mode: Annotated[str | None, typer.Option(help="on a GPU: auto, graph or eager")] = None,
     rtol: options.Rtol = None,
     atol: options.Atol = None,
@@ -76,7 +80,7 @@ def sweep(
         "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
         "keep_going": keep_going or None,
         "regimes": _bounds(regimes), "size_axis": size_axis, "workloads": tuple(workload) if workload else None,
-        "accelerators": _kinds(accelerators),
+        "accelerators": _kinds(accelerators), "profiles": profiles, "sizes": sizes,
         **options.tolerances(rtol, atol, required_matched_ratio, judge),
     }  # fmt: skip
     settings = load(given, config)
@@ -176,6 +180,9 @@ def _print_sweep(report: Any) -> None:
     for w in report.winners:
         changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
         console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
+    for regime, refused in report.refused.items():
+        for config_hash, why in refused.items():
+            console.print(f"  {regime}: the guard refused {config_hash}: {why}", markup=False)
     if report.export is not None:
         console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")
     if report.export_failure is not None:

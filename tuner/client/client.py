@@ -88,7 +88,12 @@ class Client:
         self._opener = urllib.request.build_opener(_NoRedirect, *direct)
 
     def best_config(
-        self, definition: str, axes: Mapping[str, int] | None = None, *, hardware: str | None = None
+        self,
+        definition: str,
+        axes: Mapping[str, int] | None = None,
+        *,
+        hardware: str | None = None,
+        profile: str | None = None,
     ) -> BestAnswer | None:
         """The best known config for a problem size; None if the service has no record.
 
@@ -99,6 +104,7 @@ class Client:
             definition: Name of the definition.
             axes: Values of the variable axes, such as ``{"seq_len": 57}``.
             hardware: A GPU or CPU name as recorded; ``auto`` for this machine's.
+            profile: What the inputs look like, such as ``hot:3``; None for the mix that was tuned for.
 
         Raises:
             ServiceError: The service refused the question or the token.
@@ -107,6 +113,8 @@ class Client:
         query = [("definition", definition), *(("axes", f"{k}={v}") for k, v in sorted((axes or {}).items()))]
         if hardware is not None:
             query.append(("hardware", hardware))
+        if profile is not None:
+            query.append(("profile", profile))
         own = _own_hardware() if hardware == "auto" else ""
         key = hashlib.sha256(json.dumps([self._url, query, own]).encode()).hexdigest()[:32]
         kept = self._cache.read(key)

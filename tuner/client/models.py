@@ -24,6 +24,7 @@ class BestAnswer:
         age_s: Seconds between the end of the sweep and the answer.
         size_axis: The axis that decided, None where one config serves all sizes.
         export_id: ID of the exported Solution, None if there is none; ``solution`` is its name.
+        profile: What the inputs looked like, "" for a mix.
         stale: The service could not be reached, and this is its last answer.
         raw: The answer as the service sent it.
     """
@@ -41,6 +42,7 @@ class BestAnswer:
     solution: str | None
     export_id: int | None
     size_axis: str | None = None
+    profile: str = ""
     stale: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -53,7 +55,8 @@ class BestAnswer:
         """From the service's JSON."""
         names = ("definition", "config", "found", "detail", "median_us", "low_us", "high_us", "hardware", "age_s",
                  "sweep_id", "solution", "export_id", "size_axis")  # fmt: skip
-        return BestAnswer(**{n: document.get(n) for n in names}, stale=stale, raw=document)  # type: ignore[arg-type]
+        profile = document.get("profile") or ""
+        return BestAnswer(**{n: document.get(n) for n in names}, profile=profile, stale=stale, raw=document)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from db.store import Store
 from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
 from tuner.errors import UsageError
-from tuner.format import first_line
+from tuner.format import first_line, workload_text
 from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings
@@ -21,7 +21,7 @@ from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve
 from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
 from workers.fib import adapter as fib
-from workers.fib.dataset import unknown
+from workers.fib.dataset import profile_of, unknown
 from workers.records import BuildResult, BuiltVariant, ComparisonJob, Evaluation, Measurement, Status, Variant
 from workers.runner import Outcome, Runner
 
@@ -69,7 +69,7 @@ def measure(
     """
     view = view or Steps()
     names = tuple(v.key for v in variants)
-    axes = {w["uuid"]: " ".join(f"{k}={v}" for k, v in w["axes"].items()) for w in setup.problem.workloads}
+    axes = {w["uuid"]: workload_text(w["axes"], profile_of(w)) for w in setup.problem.workloads}
     found: dict[str, list[Measurement]] = {name: [] for name in names}
     failures: dict[str, tuple[Status, str]] = {}
 

@@ -7,7 +7,7 @@ it returns None, never a guess and never the config of another GPU model.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -45,6 +45,7 @@ class BestConfig:
         environment: Where it was measured; ``hardware`` is the model.
         age_s: Seconds since the sweep ended.
         solution: Name of the Solution exported from the sweep, None if there is none; ``export_id`` is its ID.
+        profile: What the inputs looked like; "" for a mix of several profiles.
     """
 
     found: Found
@@ -68,6 +69,7 @@ class BestConfig:
     sweep_id: int
     solution: str | None
     export_id: int | None
+    profile: str = ""
 
     def document(self) -> dict[str, Any]:
         """The answer as JSON values, the same on the command line and over HTTP."""
@@ -93,6 +95,7 @@ def best_config(
     axes: Mapping[str, int],
     *,
     hardware: str | None = None,
+    profile: str | None = None,
     objective: str = "latency",
     now: float | None = None,
 ) -> BestConfig | None:
@@ -103,6 +106,8 @@ def best_config(
         definition: Name of the definition.
         axes: Values of the variable axes, such as ``{"seq_len": 57}``.
         hardware: A GPU or CPU model as recorded, in upper or lower case; None if all records are of one model.
+        profile: What the inputs look like, such as ``hot:3``: the config that is best there. None for the mix that
+            sweeps weighed.
         objective: What to minimise; only ``latency`` so far.
         now: Unix time, from which the age is computed.
 
@@ -114,12 +119,12 @@ def best_config(
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"objective {objective!r} is not known; allowed are {', '.join(OBJECTIVES)}")
-    match = find(known.rows(definition, hardware=hardware), definition, axes)
+    match = find(known.rows(definition, hardware=hardware), definition, axes, profile)
     return None if match is None else answer(match, time.time() if now is None else now)
 
 
-def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int]) -> Match | None:
-    """The row of a definition, on the given hardware, that answers for this size; None if there is none.
+def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int], profile: str | None = None) -> Match | None:
+    """The row of a definition, on the given hardware, that answers for this size and profile; None if there is none.
 
     Raises:
         UsageError: As for :func:`best_config`.
@@ -129,8 +134,28 @@ def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int]) -> M
     models = sorted({row.environment.hardware for row in rows})
     if len(models) > 1:
         raise UsageError(f"{definition!r} was tuned on {', '.join(models)}; say which one is meant with --hardware")
+    rows = _of_profile(definition, rows, profile)
     _check_axes(definition, rows, axes)
     return _exact(rows, axes) or _regime(rows, axes) or _nearest(rows, axes)
+
+
+def _of_profile(definition: str, rows: Sequence[BestRow], profile: str | None) -> list[BestRow]:
+    """The rows of a profile; those of the mix for None.
+
+    A sweep over one profile has no rows of its own for it: its mix is that profile.
+
+    Raises:
+        UsageError: Nothing was measured with inputs of this profile.
+    """
+    mix = [row for row in rows if not row.winner.profile]
+    if profile is None:
+        return mix
+    pure = [row for row in mix if {w.profile for w in row.winner.workloads} == {profile}]
+    found = [row for row in rows if row in pure or row.winner.profile == profile]
+    if not found:
+        known = sorted({w.profile for row in rows for w in row.winner.workloads})
+        raise UsageError(f"{definition!r} was not tuned for profile {profile!r}; measured were {', '.join(known)}")
+    return found
 
 
 def _check_axes(definition: str, rows: Sequence[BestRow], axes: Mapping[str, int]) -> None:
@@ -229,4 +254,10 @@ def answer(match: Match, now: float) -> BestConfig:
         sweep_id=row.sweep_id,
         solution=row.solution,
         export_id=row.export_id,
+        profile=figures.profile or _one({w.profile for w in winner.workloads}),
     )
+
+
+def _one(names: Collection[str]) -> str:
+    """The only name, "" if there are several."""
+    return next(iter(names)) if len(names) == 1 else ""

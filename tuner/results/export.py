@@ -184,13 +184,14 @@ def _verify(runner: Runner, variant: Variant, setup: Setup, view: Steps) -> Eval
 def _own_traces(
     setup: Setup, name: str, evaluation: Evaluation, environment: Environment, reference: Mapping[str, float]
 ) -> list[Any]:
-    """What our workers measured, as flashinfer-bench's traces."""
+    """What our workers measured on the dataset's workloads, as flashinfer-bench's traces."""
+    listed = {w["uuid"] for w in setup.problem.listed}
     return [
         fib.trace(
             setup.problem.name, setup.problem.workload(m.workload), name, m, environment.hardware,
             dict(environment.versions), reference.get(m.workload),
         )
-        for m in evaluation.measurements
+        for m in evaluation.measurements if m.workload in listed
     ]  # fmt: skip
 
 
@@ -206,7 +207,7 @@ def _stock_traces(runner: Runner, setup: Setup, model: Any, view: Steps) -> list
     view.step(f"stock flashinfer-bench runs the Solution on {len(setup.problem.workloads)} workloads", job.timeout_s)
     run = runner.stock(job)
     statuses = run.statuses(model.name)
-    wanted = [w["uuid"] for w in setup.problem.workloads]
+    wanted = [w["uuid"] for w in setup.problem.listed]
     ours = {uuid for uuid, found in setup.prepared.items() if not found.plainly}
     excused = {uuid for uuid in ours if statuses.get(uuid) == Status.INCORRECT_NUMERICAL}
     failed = [

@@ -105,7 +105,7 @@ class TraceFolder:
         there = known.definitions.get(name) if known is not None else None
         if known is None or there is None:
             self._refuse_other_blobs()
-            return list(self._problem.workloads)
+            return list(self._problem.listed)
         if there != self._problem.definition:
             keys = [k for k in {**there, **self._problem.definition} if there.get(k) != self._problem.definition.get(k)]
             raise UsageError(
@@ -113,17 +113,17 @@ class TraceFolder:
                 f"give another --out, or remove {known.definition_file(name)} with what belongs to it"
             )
         listed = {w["uuid"]: w for w in known.workloads(name)}
-        for workload in self._problem.workloads:
+        for workload in self._problem.listed:
             if listed.get(workload["uuid"], workload) != workload:
                 raise UsageError(
                     f"{self.path} has another workload {workload['uuid']} of {name!r}: it differs from the dataset's; "
                     f"give another --out"
                 )
         self._refuse_other_blobs()
-        return [w for w in self._problem.workloads if w["uuid"] not in listed]
+        return [w for w in self._problem.listed if w["uuid"] not in listed]
 
     def _refuse_other_blobs(self) -> None:
-        for path in self._blobs(self._problem.workloads):
+        for path in self._blobs(self._problem.listed):
             there, ours = self.path / path, Path(self._problem.root) / path
             if there.exists() and not filecmp.cmp(there, ours, shallow=False):
                 raise UsageError(f"{there} differs from {ours}; give another --out")

@@ -25,6 +25,7 @@ from tuner.service.models import (
     MAX_ETAGS,
     MAX_ID,
     NAME,
+    PROFILE,
     Choices,
     Id,
     Name,
@@ -59,6 +60,9 @@ async def best_config(
     hardware: Annotated[
         str | None, Query(pattern=HARDWARE, description="as recorded, or auto: from the header Tuner-Hardware")
     ] = None,
+    profile: Annotated[
+        str | None, Query(pattern=PROFILE, description="what the inputs look like; default: the mix that was tuned for")
+    ] = None,
     objective: Annotated[Literal["latency"], Query(description="what is best")] = "latency",
     tuner_hardware: Annotated[str | None, Header(pattern=HARDWARE)] = None,
     if_none_match: Annotated[str | None, Header(max_length=MAX_ETAGS)] = None,
@@ -74,7 +78,7 @@ async def best_config(
         hardware = tuner_hardware
     sizes = {name: int(value) for name, _, value in (a.partition("=") for a in axes)}
     try:
-        answer, age_s = await request.app.state.best.answer(definition, sizes, hardware)
+        answer, age_s = await request.app.state.best.answer(definition, sizes, hardware, profile)
     except UsageError as error:
         raise ProblemError(422, str(error)) from None
     LOOKUPS.labels(answer.found).inc()

@@ -28,8 +28,8 @@ MAX_AGE_S = 5
 """How old an answer may become, in this server's memory and the client's cache together."""
 HARDWARE_HEADER = "Tuner-Hardware"
 
-Question = tuple[tuple[tuple[str, int], ...], str | None]
-"""Sizes by axis, in order, and hardware."""
+Question = tuple[tuple[tuple[str, int], ...], str | None, str | None]
+"""Sizes by axis, in order, hardware and profile."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Records:
         """
         known = self.answers.get(question)
         if known is None:
-            sizes, hardware = question
-            match = find(self.on(hardware), definition, dict(sizes))
+            sizes, hardware, profile = question
+            match = find(self.on(hardware), definition, dict(sizes), profile)
             known = NOTHING if match is None else self._text(match)
             if len(self.answers) < ANSWERS:
                 self.answers[question] = known
@@ -118,15 +118,18 @@ class BestConfigs:
         self._kept: OrderedDict[str, Records] = OrderedDict()
         self._reading: dict[str, asyncio.Task[Records]] = {}
 
-    async def answer(self, definition: str, axes: Mapping[str, int], hardware: str | None) -> tuple[Answer, int]:
-        """The answer for a problem size, :data:`NOTHING` if there is no record; and how many seconds old it may be.
+    async def answer(
+        self, definition: str, axes: Mapping[str, int], hardware: str | None, profile: str | None = None
+    ) -> tuple[Answer, int]:
+        """The answer for a problem size and profile, :data:`NOTHING` if there is no record; and how many seconds old it
+        may be.
 
         Raises:
             StoreError: The database does not answer.
             UsageError: The question is incomplete or ambiguous.
         """
         records = await self._records(definition)
-        answer = records.answer(definition, (tuple(sorted(axes.items())), hardware))
+        answer = records.answer(definition, (tuple(sorted(axes.items())), hardware, profile))
         return answer, math.ceil(self._clock() - records.read_at)
 
     async def _records(self, definition: str) -> Records:

@@ -13,6 +13,7 @@ MAX_ID = 2**63 - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
 """Names of definitions, spaces and workloads: no slash and no leading dot, so that no name is a path."""
 HARDWARE = r"^[\x20-\x7E]{1,200}$"
+PROFILE = r"^[A-Za-z0-9_.:\-]{1,60}$"
 AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
 MAX_AXES = 16
 MAX_ETAGS = 200
@@ -75,6 +76,7 @@ class Winner(BaseModel):
     min_size: int | None
     max_size: int | None
     workloads: list[dict[str, Any]]
+    profile: str = Field("", description="the input profile that it is the winner for; empty for the whole mix")
 
 
 class SweepDetail(SweepHead):

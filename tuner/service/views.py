@@ -110,6 +110,7 @@ def measurement(m: StoredMeasurement) -> dict[str, Any]:
     """A measurement with its samples."""
     return {
         "workload": m.workload,
+        "profile": m.profile,
         "status": m.status,
         **{name: finite(getattr(m, name)) for name in FIGURES},
         "samples_us": [s for s in m.samples_us if math.isfinite(s)],

@@ -24,6 +24,7 @@ from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
 from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
+from tuner.sweeps.finals.statistics import Guard
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
@@ -153,7 +154,7 @@ class Sweep:
             prior=self.plan.prior.get(regime.name, ()),
         )
         default_hash = space.config_hash(space.default)
-        objective, mode = Objective(regime.workloads), RegimeMode[Trial](self.plan.method)
+        objective, mode = Objective(regime.workloads, regime.weights), RegimeMode[Trial](self.plan.method)
         return RegimeState(regime, search, objective, mode, default_hash=default_hash)
 
     def _restore(self) -> None:
@@ -361,6 +362,7 @@ class Sweep:
             del state.leaders[self.settings.finalists :]
             if not state.mode.is_other(measured):
                 state.objective.note(measured)
+                state.note_specialists(leader, measured)
         elif status is Status.RACED_OUT:
             self._raced_out += 1
         elif status is not Status.PASSED:
@@ -391,15 +393,18 @@ class Sweep:
             deadline = time.monotonic() + self.settings.final_s
             if self.settings.budget_s is not None:
                 deadline = min(deadline, self._started + self.settings.budget_s)
+            method = final_method(self.plan.method, {key: f.mode for key, f in finalists.items()})
+            same_mode = all(f.mode == method.mode for f in finalists.values())
             result = run_final(
                 self.runner,
                 finalists,
                 state.regime,
                 default=state.default_hash,
-                method=final_method(self.plan.method, {key: f.mode for key, f in finalists.items()}),
+                method=method,
                 max_rounds=self.settings.final_rounds,
                 deadline=deadline,
                 seed=self.settings.seed,
+                guard=Guard(self.settings.worst_factor, state.objective.least_us if same_mode else {}),
                 tick=self._tick,
                 steps=self._steps,
             )
@@ -410,6 +415,8 @@ class Sweep:
 
     def _finalists(self, state: RegimeState) -> dict[str, Finalist]:
         chosen = {leader.config_hash: leader for leader in state.leaders}
+        for specialist in state.specialists.values():
+            chosen.setdefault(specialist.config_hash, specialist)
         if state.default is not None:
             chosen.setdefault(state.default_hash, state.default)
         space = self.plan.space
@@ -444,7 +451,7 @@ class Sweep:
         return tuple(slow for slow in found if slow.waits_s > SLOW_S)
 
     def _emit(self) -> None:
-        reference = {s.regime.name: Objective(s.regime.workloads).geomean_us(self._reference) for s in self._states}
+        reference = {s.regime.name: s.objective.geomean_us(self._reference) for s in self._states}
         self._on_progress(
             Progress(
                 phase=self._phase,

@@ -1,4 +1,5 @@
-"""What a sweep minimises: the mean logarithm of the median latency over a regime's workloads, corrected for drift."""
+"""What a sweep minimises: the weighted mean logarithm of the median latency over a regime's workloads, corrected for
+drift."""
 
 from __future__ import annotations
 
@@ -16,13 +17,22 @@ class Objective:
 
     Args:
         workloads: The regime's workload uuids.
+        weights: Uuid -> what the workload counts, 1 for those that are not named; 0 for one that only the guard of the
+            finals looks at.
     """
 
-    def __init__(self, workloads: Sequence[str]) -> None:
+    def __init__(self, workloads: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
         self._workloads = tuple(workloads)
+        self._weights = {w: (weights or {}).get(w, 1.0) for w in self._workloads}
         self._best: float | None = None
         self._best_log_us: dict[str, float] = {}
+        self._least_us: dict[str, float] = {}
         self._anchor_us: float | None = None
+
+    @property
+    def least_us(self) -> Mapping[str, float]:
+        """Workload -> the smallest median, in microseconds, of all that passed everywhere."""
+        return self._least_us
 
     @property
     def best_us(self) -> float | None:
@@ -31,11 +41,13 @@ class Objective:
 
     def of_passed(self, measured: Sequence[Measurement]) -> float:
         """Objective of a trial that passed on all workloads."""
-        return sum(math.log(self._steady_us(m)) for m in measured) / len(measured)
+        return self._mean({m.workload: math.log(self._steady_us(m)) for m in measured})
 
     def note(self, measured: Sequence[Measurement]) -> None:
         """Record a trial that passed on all workloads; it becomes the incumbent if it is the best so far."""
         value = self.of_passed(measured)
+        for m in measured:
+            self._least_us[m.workload] = min(_median(m), self._least_us.get(m.workload, math.inf))
         if self._best is None or value < self._best:
             self._best = value
             self._best_log_us = {m.workload: math.log(self._steady_us(m)) for m in measured}
@@ -51,8 +63,8 @@ class Objective:
         timed = [m for m in measured if m.median_us is not None and m.workload in self._best_log_us]
         if status is not Status.RACED_OUT or self._best is None or not timed:
             return None
-        ratios = [math.log(self._steady_us(m)) - self._best_log_us[m.workload] for m in timed]
-        return self._best + sum(ratios) / len(ratios)
+        ratios = {m.workload: math.log(self._steady_us(m)) - self._best_log_us[m.workload] for m in timed}
+        return self._best + self._mean(ratios)
 
     def limits_us(self, factor: float) -> dict[str, float]:
         """Workload -> median in microseconds above which a trial cannot plausibly become the incumbent.
@@ -62,13 +74,20 @@ class Objective:
         for it on the others.
         """
         last = self._workloads[-1] if len(self._workloads) > 1 else None
-        return {w: math.exp(v) * factor for w, v in self._best_log_us.items() if w != last}
+        return {w: math.exp(v) * factor for w, v in self._best_log_us.items() if w != last and self._weights[w]}
 
     def geomean_us(self, measured: Mapping[str, Measurement]) -> float | None:
         """Geometric mean over the regime's workloads of the medians as measured, None if one is missing."""
         if any(w not in measured for w in self._workloads):
             return None
-        return math.exp(sum(math.log(_median(measured[w])) for w in self._workloads) / len(self._workloads))
+        return math.exp(self._mean({w: math.log(_median(measured[w])) for w in self._workloads}))
+
+    def _mean(self, values: Mapping[str, float]) -> float:
+        """Weighted mean over workloads; the plain one where none of them counts."""
+        total = sum(self._weights[w] for w in values)
+        if total == 0:
+            return sum(values.values()) / len(values)
+        return sum(self._weights[w] * value for w, value in values.items()) / total
 
     def _steady_us(self, measurement: Measurement) -> float:
         """The median at the device's speed of the first measurement; as measured without a drift reference."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from search_spaces.inputs.generator import RECORDED
 from tuner.errors import UsageError
 
 DEFAULT_BOUNDS = (16, 256, 2048)
@@ -20,12 +21,20 @@ class Regime:
         low: Smallest size in it, None if the definition has no size axis.
         bound: Largest size in it, None for the last regime.
         workloads: Workload uuids, the representative one first, then from the middle size outwards.
+        weights: Uuid -> what the workload counts in the objective; 1 for those that are not named.
+        profiles: Uuid -> profile of its inputs, for those that have one of their own.
     """
 
     name: str
     low: int | None
     bound: int | None
     workloads: tuple[str, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    profiles: Mapping[str, str] = field(default_factory=dict)
+
+    def of_profile(self, profile: str) -> tuple[str, ...]:
+        """The workloads with inputs of one profile."""
+        return tuple(w for w in self.workloads if self.profiles.get(w, RECORDED) == profile)
 
 
 def split(sizes: Mapping[str, int | None], bounds: Sequence[int] = DEFAULT_BOUNDS) -> list[Regime]:

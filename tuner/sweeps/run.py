@@ -22,13 +22,14 @@ from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.objective import Objective
-from tuner.sweeps.regimes import Regime, split
+from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
 from workers.devices.libraries import imported_names
 from workers.devices.targets import is_cuda
+from workers.fib.dataset import profile_of
 from workers.runner import Runner
 
 CLAIM_STALE_S = 30.0
@@ -60,6 +61,8 @@ class SweepReport:
     winners: list[WinnerRecord]
     reference_us: Mapping[str, float]
     example_axes: str
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Regime -> hash of each finalist that the guard refused -> why."""
     left_out: tuple[str, ...] = ()
     """One line for each workload that has no inputs or cannot be judged, saying why."""
     reasons: tuple[str, ...] = ()
@@ -83,6 +86,7 @@ class SweepReport:
             "failures": dict(self.failures),
             "default_config": self.default_config,
             "winners": [asdict(w) for w in self.winners],
+            "refused": {regime: dict(why) for regime, why in self.refused.items()},
             "reference_us": dict(self.reference_us),
             "left_out": list(self.left_out),
             "reasons": list(self.reasons),
@@ -136,7 +140,7 @@ def run_sweep(
         setup = setup.timed_as(space)
         if resume is not None:
             space = replace(space, name=store.sweeps.get(resume).space)  # the folder may have been renamed
-        split(setup.sizes(space.size_axis), settings.regimes)  # refuses bad values before anything starts
+        setup.regimes(space.size_axis)  # refuses bad values before anything starts
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()
@@ -146,7 +150,7 @@ def run_sweep(
             view.step(preparing(setup))
             setup = judgeable(setup, runner, say)
             sizes = setup.sizes(space.size_axis)
-            regimes = tuple(split(sizes, settings.regimes))
+            regimes = setup.regimes(space.size_axis)
             sweep_id = _register(store, setup, space, runner, resume, ticket)
             _measure_rates(store, sweep_id, runner, view)
             shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
@@ -234,7 +238,8 @@ def _register(
     definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
     for workload in setup.problem.workloads:
         uuid, root = workload["uuid"], str(setup.dataset.root)
-        store.catalog.register_workload(definition_id, uuid, workload["axes"], root, setup.problem.content(uuid))
+        content, profile = setup.problem.content(uuid), profile_of(workload)
+        store.catalog.register_workload(definition_id, uuid, workload["axes"], root, content, profile)
     space_id = store.catalog.register_space(space.name, space.target, space.fingerprint)
     if resume is not None:
         known = store.sweeps.get(resume)
@@ -345,7 +350,7 @@ def _conclude(
     view: View,
 ) -> SweepReport:
     """Mark the sweep as done and export its winners."""
-    by_regime = {r.name: Objective(r.workloads).geomean_us(result.reference) for r in regimes}
+    by_regime = {r.name: Objective(r.workloads, r.weights).geomean_us(result.reference) for r in regimes}
     reference = {k: v for k, v in by_regime.items() if v is not None}
     summary = {
         "reference_us": reference,
@@ -361,6 +366,7 @@ def _conclude(
                 "reason": f.ranking.reason,
                 "rounds": f.rounds,
                 "dropped": dict(f.dropped),
+                "refused": dict(f.ranking.refused),
             }
             for name, f in result.finals.items()
         },
@@ -385,6 +391,7 @@ def _conclude(
         failures=result.failures,
         default_config=space.default,
         winners=result.winners,
+        refused={name: f.ranking.refused for name, f in result.finals.items()},
         reference_us=reference,
         example_axes=" ".join(f"--axes {k}={v}" for k, v in first.items()),
         left_out=setup.problem.left_out,

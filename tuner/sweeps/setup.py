@@ -9,11 +9,14 @@ from pathlib import Path
 
 from db.store import Store
 from search_spaces import SearchSpace, SpaceFamily
+from search_spaces.inputs.generator import RECORDED
 from search_spaces.source_files import selects_without_a_size
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import GRAPH_MODES, SweepSettings
+from tuner.sweeps.regimes import Regime, split
 from workers.devices.targets import accelerators_of, is_cuda, target_named
-from workers.fib.dataset import Dataset, Problem
+from workers.fib.dataset import Dataset, Problem, profile_of
+from workers.fib.made_workloads import mixed, weights
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
 from workers.records import AUTO, Deadlines, Method, Prepared, Tolerance
 from workers.runner import Runner
@@ -44,6 +47,19 @@ class Setup:
             if axis is not None and axis not in workload["axes"]:
                 raise UsageError(f"workload {workload['uuid']} of {self.problem.name} has no value for axis {axis!r}")
         return {w["uuid"]: w["axes"][axis] if axis is not None else None for w in self.problem.workloads}
+
+    def regimes(self, axis: str | None) -> tuple[Regime, ...]:
+        """The size ranges of the workloads, with what each workload counts.
+
+        Raises:
+            UsageError: The bounds do not rise, or there is no workload.
+        """
+        counts = weights(self.problem.workloads, self.settings.profiles)
+        profiles = {w["uuid"]: profile_of(w) for w in self.problem.workloads}
+        return tuple(
+            replace(r, weights={w: counts[w] for w in r.workloads}, profiles={w: profiles[w] for w in r.workloads})
+            for r in split(self.sizes(axis), self.settings.regimes)
+        )
 
     def family(self) -> SpaceFamily:
         """The family that is named, else the one that solves the definition on the target.
@@ -142,7 +158,17 @@ def resolve(settings: SweepSettings) -> Setup:
     if settings.mode not in (None, AUTO, *allowed):
         listed = ", ".join((AUTO, *allowed))
         raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {listed}")
-    return Setup(settings, dataset, problem, target, rules)
+    return _mixed(Setup(settings, dataset, problem, target, rules))
+
+
+def _mixed(setup: Setup) -> Setup:
+    """The setup with the workloads of other profiles and sizes that the settings ask for."""
+    s = setup.settings
+    if set(s.profiles) == {RECORDED} and s.sizes == "listed":
+        return setup
+    space = setup.space()
+    generator = setup.family().input_generator(setup.problem.definition)
+    return replace(setup, problem=mixed(setup.problem, s.profiles, s.sizes, space.size_axis, generator))
 
 
 def _target(settings: SweepSettings) -> str:

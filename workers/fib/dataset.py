@@ -14,12 +14,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from search_spaces.inputs.generator import RECORDED, InputGenerator
 from search_spaces.source_files import why_unfit
 from workers.errors import DatasetError
 from workers.fib.dataset_files import Document, blob_fault, documents_below, parse, read_lines, read_text
 from workers.judge.outputs.rules import Asked
 
 _log = logging.getLogger(__name__)
+
+PROFILE = "profile"
+"""Key of a workload that the dataset does not list: its profile (:mod:`search_spaces.inputs.generator`)."""
+LIKE = "like"
+"""Key of such a workload: uuid and axes of the listed one that it is made after."""
 
 INPUT_TYPES = ("random", "scalar", "safetensors")
 """Kinds of workload inputs that are supported."""
@@ -35,6 +41,7 @@ class Problem:
         workloads: The workload documents (``uuid``, ``axes``, ``inputs``), in dataset order.
         left_out: One line for each workload without inputs, or that cannot be judged, that says why.
         asked: The user's settings for judging outputs.
+        generator: Makes the inputs of workloads that have a ``profile`` (:mod:`workers.fib.made_inputs`).
     """
 
     root: str
@@ -42,6 +49,12 @@ class Problem:
     workloads: tuple[Document, ...] = field(repr=False)
     left_out: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
+    generator: InputGenerator | None = None
+
+    @property
+    def listed(self) -> tuple[Document, ...]:
+        """The workloads that the dataset lists, which stock flashinfer-bench knows too."""
+        return tuple(w for w in self.workloads if PROFILE not in w)
 
     @property
     def name(self) -> str:
@@ -60,7 +73,7 @@ class Problem:
         raise DatasetError(unknown("workload", uuid, [w["uuid"] for w in self.workloads]))
 
     def content(self, uuid: str) -> str:
-        """Digest of a workload's axes and inputs, including those in files, as 16 hex digits.
+        """Digest of a workload's axes and inputs, including those in files and how they are made, as 16 hex digits.
 
         Raises:
             DatasetError: There is no such workload, or a file cannot be read.
@@ -73,7 +86,10 @@ class Problem:
                     spec["path"] = _file_digest(Path(self.root) / spec["path"])
                 except OSError as error:
                     raise DatasetError(f"workload {uuid}: input {name!r}: {error}") from None
-        text = json.dumps([document["axes"], inputs], sort_keys=True)
+        made = []
+        if PROFILE in document:
+            made = [document[PROFILE], document[LIKE], None if self.generator is None else self.generator.digest]
+        text = json.dumps([document["axes"], inputs, *made], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -251,6 +267,11 @@ class Dataset:
             if name not in files or self._counts("Solution", name, name, files[name], path, same) == path:
                 found[name], files[name] = document, path
         return found
+
+
+def profile_of(workload: Document) -> str:
+    """What a workload's inputs look like; ``recorded`` for one of the dataset."""
+    return str(workload.get(PROFILE, RECORDED))
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -79,12 +79,12 @@ class StockRun:
 
 
 def stage(problem: Problem, solutions: Sequence[Document], folder: Path) -> None:
-    """Write a flashinfer-trace folder with the problem and the Solutions; blobs are links into the dataset."""
+    """Write a flashinfer-trace folder with the dataset's workloads and the Solutions; blobs are links into it."""
     name, op_type = problem.name, str(problem.definition["op_type"])
     _write(folder / "definitions" / op_type / f"{name}.json", json.dumps(problem.definition))
-    lines = [{"definition": name, "solution": None, "workload": w, "evaluation": None} for w in problem.workloads]
+    lines = [{"definition": name, "solution": None, "workload": w, "evaluation": None} for w in problem.listed]
     _write(folder / "workloads" / op_type / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    for workload in problem.workloads:
+    for workload in problem.listed:
         for spec in workload["inputs"].values():
             if spec.get("type") == "safetensors" and not Path(spec["path"]).is_absolute():
                 link = folder / spec["path"]

@@ -13,6 +13,7 @@ from workers.devices.device import Device
 from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
+from workers.fib.made_inputs import inputs_of
 from workers.judge.other_values import SHARES, Alteration, OtherValues, choose
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.expected import truths_of
@@ -149,9 +150,8 @@ class Residents:
         from workers.judge.outputs.observed import Observed, observe
 
         document = self._problem.workload(uuid)
-        absent = fib.absent_inputs(self._problem.definition, document)
-        workload, device = fib.workload_model(document), self._device.name
-        inputs = fib.make_inputs(self._definition, workload, self._problem.root, device, absent)
+        device = self._device.name
+        inputs = inputs_of(self._problem, document, device)
         digests = tuple(memory.digest(value) for value in inputs)
         stored = self._store.load(uuid, device)
         if stored is not None and memory.same_digests(digests, stored["digests"]):

@@ -65,8 +65,9 @@ def _sweep(
     definition_id = store.catalog.register_definition(definition, "moe", {"name": definition})
     space_id = store.catalog.register_space("moe_fp8_cute", "sm_90a", "src")
     for workload in {w.workload for winner in winners for w in winner.workloads}:
-        size = (axes or {}).get(workload, {"seq_len": int(workload[1:])})
-        store.catalog.register_workload(definition_id, workload, size, "")
+        name, _, profile = workload.partition("~")
+        size = (axes or {}).get(workload, {"seq_len": int(name[1:])})
+        store.catalog.register_workload(definition_id, workload, size, "", profile=profile or "recorded")
     sweep_id = store.sweeps.create(
         SweepRecord(definition_id, space_id, store.catalog.register_environment(environment), owner="test")
     )
@@ -275,3 +276,32 @@ def test_a_lookup_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_profile_has_a_winner_of_its_own_and_the_mix_keeps_its_own(store: Store) -> None:
+    mix = _winner(1, 0, 64, 7, 20)
+    hot = WinnerWorkload("w20~hot:3", 5.0, 4.0, 6.0, 9.0)
+    mix = replace(mix, workloads=(*mix.workloads, hot))
+    alone = replace(mix, config_hash="hash2", profile="hot:3", workloads=(hot,), median_us=5.0)
+    sweep_id = _sweep(store, mix, alone)
+
+    def tile(seq_len: int, profile: str | None = None) -> tuple[int, str]:
+        found = best_config(store.best, "moe", {"seq_len": seq_len}, profile=profile)
+        assert found is not None
+        return found.config["tile"], found.profile
+
+    assert tile(20) == (1, "recorded")
+    assert tile(30) == (1, "")
+    assert tile(20, "hot:3") == (2, "hot:3")
+    assert tile(15, "hot:3") == (2, "hot:3")
+    assert [w.config_hash for w in store.winners.of(sweep_id)] == ["hash1"]
+    assert [w.profile for w in store.winners.of(sweep_id, alone=True)] == ["hot:3"]
+    with pytest.raises(UsageError, match="not tuned for profile 'uniform'; measured were hot:3, recorded"):
+        best_config(store.best, "moe", {"seq_len": 20}, profile="uniform")
+
+
+def test_a_sweep_over_one_profile_answers_for_it(store: Store) -> None:
+    _sweep(store, _winner(1, 0, 64, 7, 20))
+    found = best_config(store.best, "moe", {"seq_len": 20}, profile="recorded")
+    assert found is not None
+    assert found.profile == "recorded"

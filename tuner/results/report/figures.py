@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from db.records import TrialPoint, WinnerRecord
+from tuner.format import workload_text
 
 Figure = dict[str, Any]
 """A figure as Plotly's script takes it: ``data`` and ``layout``."""
@@ -137,7 +138,7 @@ def _squares(values: Iterable[float | None]) -> float:
 def speedups(winners: Sequence[WinnerRecord], reference: Mapping[str, float]) -> Figure | None:
     """How much faster the winner is than default and reference, per workload; None without winners."""
     rows = sorted(
-        ((tuple(w.axes.values()), " ".join(f"{k}={v}" for k, v in w.axes.items()), w)
+        ((tuple(w.axes.values()), workload_text(w.axes, w.profile), w)
          for r in winners for w in r.workloads),
         key=lambda row: row[:2],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
 from db.store import Store
 from tuner.errors import NothingFoundError, UnusableEnvironmentError
-from tuner.format import config_text, microseconds, ratio
+from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report import figures
 from tuner.results.report.side_by_side import Beside, read
@@ -114,6 +114,7 @@ def _winner_row(winner: WinnerRecord, material: Material) -> dict[str, Any]:
         "speedup": ratio(winner.default_median_us, winner.median_us),
         "settled": final.get("settled"),
         "reason": final.get("reason", ""),
+        "refused": [f"config {key}: {why}" for key, why in dict(final.get("refused", {})).items()],
         "rounds": final.get("rounds"),
     }
 
@@ -122,12 +123,12 @@ def workload_rows(winner: WinnerRecord, reference: dict[str, float]) -> list[dic
     """A winner's workloads by size, each with the time of the reference if it is known."""
     return [
         {
-            "axes": " ".join(f"{k}={v}" for k, v in w.axes.items()),
+            "axes": workload_text(w.axes, w.profile),
             "regime": winner.regime,
             "record": w,
             "reference_us": reference.get(w.workload),
         }
-        for w in sorted(winner.workloads, key=lambda w: tuple(w.axes.values()))
+        for w in sorted(winner.workloads, key=lambda w: (tuple(w.axes.values()), w.profile))
     ]
 
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from db.store import Store
-from tuner.format import config_text, microseconds, ratio
+from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report.figures import samples
 from tuner.results.status import NOT_FAILURES
@@ -173,7 +173,7 @@ def trial(request: Request, viewer: SignedIn, sweep_id: Id, number: int) -> HTML
     store = _store(request)
     record = find_trial(store, sweep_id, number)
     sizes = store.catalog.workload_axes([m.workload for m in record.measurements])
-    labels = {uuid: " ".join(f"{k}={v}" for k, v in axes.items()) for uuid, axes in sizes.items()}
+    labels = {m.workload: workload_text(sizes[m.workload], m.profile) for m in record.measurements}
     return _page(
         "trial.html",
         viewer,

@@ -6,6 +6,7 @@ from typing import Any
 
 from db.records import BestRow, SweepRecord
 from db.store import Store
+from tuner.format import workload_text
 from tuner.results.report.page import failures, workload_rows
 from tuner.results.status import moment
 
@@ -14,7 +15,8 @@ __all__ = ["best_table", "comparison", "failures", "size_range", "workload_rows"
 
 def best_table(rows: list[BestRow]) -> list[dict[str, Any]]:
     """The winners of a definition, grouped by hardware, small sizes first."""
-    ordered = sorted(rows, key=lambda r: (r.environment.hardware, r.target, r.winner.min_size or 0))
+    mix = [row for row in rows if not row.winner.profile]
+    ordered = sorted(mix, key=lambda r: (r.environment.hardware, r.target, r.winner.min_size or 0))
     return [
         {
             "hardware": row.environment.hardware,
@@ -44,12 +46,12 @@ def comparison(store: Store, first: SweepRecord, second: SweepRecord) -> dict[st
     sides = [store.winners.of(s.id) for s in (first, second)]
     regimes = [{w.regime: w for w in side} for side in sides]
     names = [*regimes[0], *(n for n in regimes[1] if n not in regimes[0])]
-    by_axes = [{tuple(sorted(w.axes.items())): w for r in side for w in r.workloads} for side in sides]
-    shared = sorted(set(by_axes[0]) & set(by_axes[1]), key=lambda axes: tuple(v for _, v in axes))
+    by_axes = [{(tuple(sorted(w.axes.items())), w.profile): w for r in side for w in r.workloads} for side in sides]
+    shared = sorted(set(by_axes[0]) & set(by_axes[1]), key=lambda key: (tuple(v for _, v in key[0]), key[1]))
     return {
         "regimes": [{"name": n, "pair": [r.get(n) for r in regimes], "differs": _differs(n, regimes)} for n in names],
         "workloads": [
-            {"axes": " ".join(f"{k}={v}" for k, v in axes), "pair": [side[axes] for side in by_axes]} for axes in shared
+            {"axes": workload_text(dict(key[0]), key[1]), "pair": [side[key] for side in by_axes]} for key in shared
         ],
     }
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from search_spaces import Config
+from search_spaces.inputs.generator import RECORDED
 from tuner.progress import Steps
-from tuner.sweeps.finals.statistics import Ranking, rank
+from tuner.sweeps.finals.statistics import Guard, Ranking, rank
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import measured
 from workers.records import BuiltVariant, Comparison, ComparisonJob, Measurement, Method, Status, Variant
@@ -51,6 +52,8 @@ class FinalResult:
     dropped: Mapping[str, str] = field(default_factory=dict)
     usage: Mapping[str, float] = field(default_factory=dict)
     """Where the evaluator's time went, as in :class:`workers.records.Comparison`."""
+    by_profile: Mapping[str, Ranking] = field(default_factory=dict)
+    """Profile -> who would win on its workloads alone; empty where all workloads have the same profile."""
 
     @property
     def mode(self) -> str:
@@ -68,6 +71,7 @@ def run_final(
     max_rounds: int,
     deadline: float,
     seed: int,
+    guard: Guard | None = None,
     tick: Callable[[], None] = lambda: None,
     steps: Steps | None = None,
 ) -> FinalResult | None:
@@ -115,7 +119,7 @@ def run_final(
                 rounds.setdefault(key, {}).setdefault(workload, []).extend(values)
         done += ROUNDS_PER_LOOK
         simplicity = {k: finalists[k].simplicity for k in alive}
-        ranking = rank(rounds, simplicity, default if default in alive else None, looks)
+        ranking = rank(rounds, simplicity, default if default in alive else None, looks, regime.weights, guard)
     if ranking is None:
         return None
     return FinalResult(
@@ -131,7 +135,24 @@ def run_final(
         rounds=done,
         dropped=dropped,
         usage=summed(usage),
+        by_profile=_by_profile(rounds, regime, {k: finalists[k].simplicity for k in alive}, default, guard),
     )
+
+
+def _by_profile(
+    rounds: Mapping[str, Mapping[str, list[float]]],
+    regime: Regime,
+    simplicity: Mapping[str, tuple],
+    default: str,
+    guard: Guard | None,
+) -> dict[str, Ranking]:
+    """The ranking over the workloads of each profile."""
+    profiles = dict.fromkeys(regime.profiles.get(w, RECORDED) for w in regime.workloads)
+    found = {}
+    for profile in profiles if len(profiles) > 1 else ():
+        part = {k: {w: by[w] for w in regime.of_profile(profile)} for k, by in rounds.items()}
+        found[profile] = rank(part, simplicity, default if default in part else None, guard=guard)
+    return found
 
 
 def _built(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, BuiltVariant]:

@@ -9,26 +9,31 @@ import numpy as np
 from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.store import Store
 from tuner.sweeps.finals.final import FinalResult
+from tuner.sweeps.finals.statistics import weighted_mean
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import MedianInterval, median_interval
 from workers.records import Environment, Measurement
 
 
-def overall(measured: Mapping[str, Measurement]) -> MedianInterval:
-    """Median and interval, in microseconds, of the per-round geometric mean over workloads of paired measurements."""
-    logs = np.mean([np.log(m.samples_us) for m in measured.values()], axis=0)
+def overall(measured: Mapping[str, Measurement], weights: Mapping[str, float] | None = None) -> MedianInterval:
+    """Median and interval, in microseconds, of the per-round weighted geometric mean over workloads of paired
+    measurements."""
+    logs = weighted_mean({w: np.log(m.samples_us) for w, m in measured.items()}, weights)
     return median_interval(np.exp(logs).tolist())
 
 
-def winner_record(regime: Regime, final: FinalResult, size_axis: str | None) -> WinnerRecord:
-    """The winner of one regime with its figures from the final, beside the default's."""
-    won = final.measurements[final.winner]
-    default = final.measurements.get(final.default) if final.default else None
-    ours = overall(won)
-    theirs = overall(default) if default else None
+def winner_record(regime: Regime, final: FinalResult, size_axis: str | None, profile: str = "") -> WinnerRecord:
+    """The winner of one regime with its figures from the final, beside the default's; with ``profile``, the winner on
+    the workloads of that profile alone."""
+    winner = final.by_profile[profile].winner if profile else final.winner
+    chosen = regime.of_profile(profile) if profile else tuple(final.measurements[winner])
+    won = {w: final.measurements[winner][w] for w in chosen}
+    default = {w: final.measurements[final.default][w] for w in chosen} if final.default else None
+    ours = overall(won, regime.weights)
+    theirs = overall(default, regime.weights) if default else None
     return WinnerRecord(
         regime=regime.name,
-        config_hash=final.winner,
+        config_hash=winner,
         median_us=ours.median,
         low_us=ours.low,
         high_us=ours.high,
@@ -48,7 +53,8 @@ def winner_record(regime: Regime, final: FinalResult, size_axis: str | None) -> 
         size_axis=size_axis if regime.low is not None else None,
         min_size=regime.low,
         max_size=regime.bound,
-        config=dict(final.configs[final.winner]),
+        config=dict(final.configs[winner]),
+        profile=profile,
     )
 
 
@@ -65,7 +71,8 @@ def commit(
     environment: Environment,
     size_axis: str | None,
 ) -> list[WinnerRecord]:
-    """Store the finals' samples and the winners, replacing those of an earlier process of the sweep."""
+    """Store the finals' samples and the winners, replacing those of an earlier process of the sweep; the winners of
+    single profiles are stored too, and not returned."""
     records = []
     for name, final in finals.items():
         measurements = [
@@ -75,5 +82,10 @@ def commit(
         ]
         store.winners.commit_comparison(sweep_id, measurements)
         records.append(winner_record(regimes[name], final, size_axis))
-    store.winners.set(sweep_id, records)
+    alone = [
+        winner_record(regimes[name], final, size_axis, profile)
+        for name, final in finals.items()
+        for profile in final.by_profile
+    ]
+    store.winners.set(sweep_id, [*records, *alone])
     return records

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from db.records import StoredMeasurement
 from search_spaces import Config
@@ -10,7 +11,7 @@ from tuner.search import Proposal, Search
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.trials.modes import RegimeMode
-from workers.records import BuildResult, Variant
+from workers.records import BuildResult, Measurement, Variant
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ class RegimeState:
     """The default config, None until it has passed."""
     leaders: list[Leader] = field(default_factory=list)
     """The best trials that passed, best first; only as many as the final takes, since a sweep may have a million."""
+    specialists: dict[str, Leader] = field(default_factory=dict)
+    """Profile -> the best trial on its workloads alone, where the regime's workloads have several profiles."""
+
+    def note_specialists(self, leader: Leader, measured: Sequence[Measurement]) -> None:
+        """Remember a trial that passed where it is the best so far on the workloads of a profile."""
+        profiles = set(self.regime.profiles.values())
+        for profile in sorted(profiles) if len(profiles) > 1 else ():
+            part = self.regime.of_profile(profile)
+            value = self.objective.of_passed([m for m in measured if m.workload in part])
+            if profile not in self.specialists or value < self.specialists[profile].value:
+                self.specialists[profile] = replace(leader, value=value)
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Inputs of workloads that are made, not recorded."""

@@ -1,0 +1,103 @@
+"""Inputs of workloads that no dataset lists: of other sizes, or with inputs after a named profile.
+
+A made workload has the keys of a listed one, and ``profile`` and ``like``. Inputs that its profile fills come from the
+problem's generator; files are read as those of the workload it is made after, and where the size differs, rows are
+drawn from them; all others are made by flashinfer-bench, as always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from search_spaces import SpaceError
+from search_spaces.inputs.generator import RECORDED
+from workers.errors import DatasetError
+from workers.fib import adapter as fib
+from workers.fib.dataset import LIKE, PROFILE, Document, Problem
+
+
+def inputs_of(problem: Problem, document: Document, device: str) -> fib.Inputs:
+    """The inputs of any workload of a problem, in the order of the definition, equal on every call.
+
+    Raises:
+        DatasetError: A blob is missing or of the wrong shape, or the generator fails.
+    """
+    definition = fib.definition_model(problem.definition)
+    absent = fib.absent_inputs(problem.definition, document)
+    if PROFILE not in document:
+        return fib.make_inputs(definition, fib.workload_model(document), problem.root, device, absent)
+    random = {"type": "random"}
+    specs = {n: random if spec["type"] == "safetensors" else spec for n, spec in document["inputs"].items()}
+    plain = fib.workload_model({"uuid": document["uuid"], "axes": document["axes"], "inputs": specs})
+    made = fib.make_inputs(definition, plain, problem.root, device, absent)
+    other = {**_filled(problem, document, device), **_rows_of_files(problem, document, definition, device)}
+    inputs = fib.Inputs(other.get(name, value) for name, value in zip(definition.inputs, made, strict=True))
+    inputs.axes = made.axes
+    return inputs
+
+
+def seed_of(document: Document) -> int:
+    """The seed of what a profile fills and of rows that are drawn."""
+    return int.from_bytes(hashlib.sha256(str(document["uuid"]).encode()).digest()[:4], "little")
+
+
+def _filled(problem: Problem, document: Document, device: str) -> dict[str, Any]:
+    import torch
+
+    profile = document[PROFILE]
+    if profile == RECORDED:
+        return {}
+    if problem.generator is None:
+        raise DatasetError(f"workload {document['uuid']}: nothing here makes inputs of profile {profile!r}")
+    try:
+        found = problem.generator.fill(profile, problem.definition, document, seed_of(document))
+    except SpaceError as error:
+        raise DatasetError(f"workload {document['uuid']}: {error}") from None
+    model = fib.definition_model(problem.definition)
+    sizes = model.get_input_shapes(document["axes"])
+    shapes = {name: tuple(shape or ()) for name, shape in zip(model.inputs, sizes, strict=True)}
+    dtypes = dict(zip(model.inputs, model.torch_input_dtypes, strict=True))
+    tensors = {}
+    for name, array in found.items():
+        if name not in shapes:
+            raise DatasetError(f"{problem.generator.where}: {name!r} is no input of {problem.name}")
+        if tuple(array.shape) != shapes[name]:
+            shape = f"{list(array.shape)}, needed is {list(shapes[name])}"
+            raise DatasetError(f"{problem.generator.where}: {name!r} has shape {shape}")
+        tensors[name] = torch.as_tensor(array).to(dtype=dtypes[name], device=device)
+    return tensors
+
+
+def _rows_of_files(problem: Problem, document: Document, definition: Any, device: str) -> dict[str, Any]:
+    """Inputs from files, as many along each axis as the workload wants."""
+    import torch
+    from flashinfer_bench.bench.utils import load_safetensors
+
+    files = {name: spec for name, spec in document["inputs"].items() if spec["type"] == "safetensors"}
+    if not files:
+        return {}
+    axes = document[LIKE]["axes"]
+    model = fib.workload_model({"uuid": document["uuid"], "axes": axes, "inputs": document["inputs"]})
+    try:
+        found = load_safetensors(definition, model, Path(problem.root))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DatasetError(f"workload {document['uuid']}: a blob cannot be loaded: {error}") from error
+    drawn = {}
+    random = torch.Generator().manual_seed(seed_of(document))
+    picks: dict[str, Any] = {}
+    for axis, size in document["axes"].items():
+        if axes[axis] != size:
+            # The same rows of every input: what belongs together stays together.
+            fewer = size <= axes[axis]
+            everything = torch.randperm(axes[axis], generator=random)
+            drawn_rows = everything[:size] if fewer else torch.randint(axes[axis], (size,), generator=random)
+            picks[axis] = drawn_rows.sort().values
+    for name in files:
+        value = found[name]
+        for dim, axis in enumerate(problem.definition["inputs"][name]["shape"] or ()):
+            if axis in picks:
+                value = value.index_select(dim, picks[axis].to(value.device))
+        drawn[name] = value.to(device)
+    return drawn
