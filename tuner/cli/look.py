@@ -97,11 +97,11 @@ def best(
 ) -> None:
     """Show the best known config for a problem size, how it was found, on which hardware, and its interval."""
     from tuner import Client, best_config
-    from tuner.client.models import BestAnswer
+    from tuner.client.answer_cache import BestAnswer
     from tuner.results.best_config import BestConfig
 
     sizes = options.parse_axes(axes or [])
-    found: BestConfig | BestAnswer | None
+    found: BestConfig | None
     if url is None:
         found = best_config(definition, sizes, hardware=hardware, profile=profile, db=db)
     else:

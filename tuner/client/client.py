@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import ipaddress
@@ -23,8 +24,10 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from tuner.client.models import AnswerCache, BestAnswer, Kept, SweepStatus
+from tuner.client.answer_cache import AnswerCache, BestAnswer, Kept
 from tuner.errors import EXIT_USAGE, TunerError, UnusableEnvironmentError, UsageError
+from tuner.results import documents
+from tuner.results.documents import SweepDetail, SweepHead
 
 HARDWARE_HEADER = "Tuner-Hardware"
 _MAX_AGE = re.compile(r"max-age=(\d+)")
@@ -119,14 +122,14 @@ class Client:
         key = hashlib.sha256(json.dumps([self._url, query, own]).encode()).hexdigest()[:32]
         kept = self._cache.read(key)
         if kept is not None and 0 <= time.time() - kept.fetched_at < kept.max_age_s:
-            return BestAnswer.read(kept.document, stale=False)
+            return kept.answer()
         headers = ({HARDWARE_HEADER: own} if own else {}) | ({"If-None-Match": kept.etag} if kept else {})
         try:
             status, reply_headers, body = self._read(f"/api/v1/best-config?{urllib.parse.urlencode(query)}", headers)
         except UnusableEnvironmentError:
             if kept is None:
                 raise
-            return BestAnswer.read(kept.document, stale=True)
+            return kept.answer(stale=True)
         if status == 404:
             self._cache.drop(key)
             return None
@@ -134,24 +137,29 @@ class Client:
         max_age = _MAX_AGE.search(reply_headers.get("cache-control", ""))
         age = reply_headers.get("age", "0")
         max_age_s = float(max_age[1]) - float(age if age.isdecimal() else 0) if max_age else 0.0
-        self._cache.write(key, Kept(reply_headers.get("etag", ""), time.time(), max_age_s, document))
-        return BestAnswer.read(document, stale=False)
+        with self._readable():
+            kept = Kept(reply_headers.get("etag", ""), time.time(), max_age_s, document)
+        self._cache.write(key, kept)
+        return kept.answer()
 
     def solution(self, solution_id: int) -> dict[str, Any]:
         """An exported Solution as flashinfer-bench's document."""
         return self._document(f"/api/v1/solutions/{solution_id}")
 
-    def sweeps(self, *, limit: int = 50, definition: str | None = None) -> list[SweepStatus]:
+    def sweeps(self, *, limit: int = 50, definition: str | None = None) -> list[SweepHead]:
         """The newest sweeps first."""
         query = {"limit": limit} | ({"definition": definition} if definition else {})
         document = self._document(f"/api/v1/sweeps?{urllib.parse.urlencode(query)}")
-        return [SweepStatus.read(s) for s in document["sweeps"]]
+        with self._readable():
+            return [documents.read(SweepHead, s) for s in document["sweeps"]]
 
-    def sweep(self, sweep_id: int) -> SweepStatus:
+    def sweep(self, sweep_id: int) -> SweepDetail:
         """One sweep with its winners."""
-        return SweepStatus.read(self._document(f"/api/v1/sweeps/{sweep_id}"))
+        document = self._document(f"/api/v1/sweeps/{sweep_id}")
+        with self._readable():
+            return documents.read(SweepDetail, document)
 
-    def start_sweep(self, definition: str, **settings: Any) -> SweepStatus:
+    def start_sweep(self, definition: str, **settings: Any) -> SweepDetail:
         """Start a sweep; waits until its process has registered it, which takes seconds.
 
         Args:
@@ -162,12 +170,12 @@ class Client:
         started = self._once("POST", "/api/v1/sweeps", body, timeout_s=180)
         return self.sweep(started["id"])
 
-    def resume_sweep(self, sweep_id: int) -> SweepStatus:
+    def resume_sweep(self, sweep_id: int) -> SweepDetail:
         """Continue a sweep that was stopped or whose process died."""
         self._once("POST", f"/api/v1/sweeps/{sweep_id}/resume", b"", timeout_s=180)
         return self.sweep(sweep_id)
 
-    def stop_sweep(self, sweep_id: int) -> SweepStatus:
+    def stop_sweep(self, sweep_id: int) -> SweepDetail:
         """Ask a sweep to stop; what it finished is kept."""
         self._once("DELETE", f"/api/v1/sweeps/{sweep_id}", None, timeout_s=self._timeout_s)
         return self.sweep(sweep_id)
@@ -201,6 +209,21 @@ class Client:
         if status == 404:
             raise ServiceError(404, str(document.get("detail", "not found")))
         return document
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turn the error of a document that cannot be read into one line.
+
+        Raises:
+            UnusableEnvironmentError: It cannot be read.
+        """
+        try:
+            yield
+        except (ValueError, KeyError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise UnusableEnvironmentError(
+                f"service {self._url} answers what this version cannot read: {why}"
+            ) from None
 
     def _read(self, path: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         """Status, lower-case headers and body of a GET, repeated with growing pauses; 304 and 404 are answers.

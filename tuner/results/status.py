@@ -1,13 +1,15 @@
-"""The documents that ``tuner status`` shows, made from the store."""
+"""Where sweeps stand, read from the store."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from db.records import SweepRecord, SweepState
 from db.store import Store
+from tuner.results.documents import SweepDetail, SweepHead
 from tuner.sweeps.failures import telling_line
 from tuner.sweeps.run import CLAIM_STALE_S
 from workers.records import Status
@@ -25,8 +27,7 @@ def moment(seconds: float | None) -> str | None:
 def overview(store: Store, limit: int, definition: str | None = None) -> dict[str, Any]:
     """One entry for each of the newest sweeps."""
     sweeps = store.sweeps.newest(limit=limit, definition=definition)
-    counts = store.trials.counts([s.id for s in sweeps])
-    return {"sweeps": [{**_head(s), "trials": sum(counts.get(s.id, {}).values())} for s in sweeps]}
+    return {"sweeps": [asdict(h) | {"host": s.host} for s, h in zip(sweeps, heads(store, sweeps), strict=True)]}
 
 
 def describe(store: Store, sweep_id: int) -> dict[str, Any]:
@@ -34,11 +35,10 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
     sweep = store.sweeps.get(sweep_id)
     failed = store.trials.last(sweep_id, limit=FAILURES_SHOWN, but=NOT_FAILURES)
     return {
-        **_head(sweep),
+        **asdict(detail(store, sweep)),
+        "host": sweep.host,
         "settings": dict(sweep.settings),
         "summary": dict(sweep.summary),
-        "trials_by_state": store.trials.count(sweep_id),
-        "winners": [asdict(w) for w in store.winners.of(sweep_id)],
         "failures": [
             {
                 "number": t.number,
@@ -48,8 +48,26 @@ def describe(store: Store, sweep_id: int) -> dict[str, Any]:
             }
             for t in failed
         ],
-        "resumable": state_now(sweep) in RESUMABLE,
     }
+
+
+def heads(store: Store, sweeps: Sequence[SweepRecord]) -> list[SweepHead]:
+    """Several sweeps; their trials are counted in one query."""
+    counts = store.trials.counts([s.id for s in sweeps])
+    return [SweepHead(**_head(s, counts.get(s.id, {}))) for s in sweeps]
+
+
+def detail(store: Store, sweep: SweepRecord) -> SweepDetail:
+    """A sweep with its outcome so far."""
+    by_state = store.trials.count(sweep.id)
+    return SweepDetail(
+        **_head(sweep, by_state),
+        seed=sweep.seed,
+        stop_requested=sweep.stop_requested_at is not None,
+        resumable=state_now(sweep) in RESUMABLE,
+        trials_by_state=by_state,
+        winners=store.winners.of(sweep.id),
+    )
 
 
 def state_now(sweep: SweepRecord) -> str:
@@ -59,15 +77,12 @@ def state_now(sweep: SweepRecord) -> str:
     return "LOST" if sweep.state == SweepState.RUNNING and silent else str(sweep.state)
 
 
-def _head(sweep: SweepRecord) -> dict[str, Any]:
+def _head(sweep: SweepRecord, by_state: Mapping[str, int]) -> dict[str, Any]:
+    same = ("id", "definition", "space", "target", "hardware", "max_trials", "budget_s")
     return {
-        "id": sweep.id,
+        **{name: getattr(sweep, name) for name in same},
         "state": state_now(sweep),
-        "definition": sweep.definition,
-        "space": sweep.space,
-        "target": sweep.target,
-        "hardware": sweep.hardware,
-        "host": sweep.host,
         "started_at": moment(sweep.started_at),
         "finished_at": moment(sweep.finished_at),
+        "trials": sum(by_state.values()),
     }

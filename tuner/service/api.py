@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from db.records import SweepState
+from db.records import SweepState, TrialRecord
 from db.store import Store
 from tuner.errors import UsageError
-from tuner.results.status import state_now
+from tuner.results.documents import SweepDetail, TrialDetail
+from tuner.results.status import detail, heads, state_now
 from tuner.service import views
 from tuner.service.best import HARDWARE_HEADER, NOTHING, reply
 from tuner.service.events import stream
@@ -32,9 +33,7 @@ from tuner.service.models import (
     SolutionList,
     Started,
     StartSweep,
-    SweepDetail,
     SweepList,
-    TrialDetail,
     TrialList,
 )
 from tuner.service.start_sweep.start import Starter, choices
@@ -96,7 +95,7 @@ async def best_config(
 @router.get("/definitions", tags=["sweeps"])
 def definitions(request: Request, caller: Reader) -> Choices:
     """What a sweep can be started for."""
-    return Choices(**choices(request.app.state.settings.dataset))
+    return choices(request.app.state.settings.dataset)
 
 
 @router.get("/sweeps", tags=["sweeps"])
@@ -111,7 +110,7 @@ def sweeps(
     store = _store(request)
     found = store.sweeps.newest(limit, definition=definition, before=before)
     more = found[-1].id if len(found) == limit else None
-    return SweepList.model_validate({"sweeps": views.heads(store, found), "next_before": more})
+    return SweepList(heads(store, found), more)
 
 
 @router.post("/sweeps", tags=["sweeps"], status_code=201, responses=responses(415, 502, 504))
@@ -125,7 +124,8 @@ def start(request: Request, caller: Runner, wanted: StartSweep, response: Respon
 @router.get("/sweeps/{sweep_id}", tags=["sweeps"], responses=responses(404))
 def sweep(request: Request, caller: Reader, sweep_id: Id) -> SweepDetail:
     """One sweep with its winners."""
-    return SweepDetail.model_validate(views.sweep_detail(_store(request), sweep_id))
+    store = _store(request)
+    return detail(store, store.sweeps.get(sweep_id))
 
 
 @router.post("/sweeps/{sweep_id}/resume", tags=["sweeps"], status_code=202, responses=responses(404, 409, 502, 504))
@@ -157,16 +157,16 @@ def trials(
     store.sweeps.get(sweep_id)
     found = store.trials.of(sweep_id, measurements=False, after_id=after, limit=limit)
     more = found[-1].id if len(found) == limit else None
-    return TrialList.model_validate({"trials": [views.trial_row(t) for t in found], "next_after": more})
+    return TrialList([views.trial_row(t) for t in found], more)
 
 
 @router.get("/sweeps/{sweep_id}/trials/{number}", tags=["sweeps"], responses=responses(404))
 def trial(request: Request, caller: Reader, sweep_id: Id, number: int) -> TrialDetail:
     """One trial with its build, samples and clocks."""
-    return TrialDetail.model_validate(views.trial_detail(find_trial(_store(request), sweep_id, number)))
+    return views.trial_detail(find_trial(_store(request), sweep_id, number))
 
 
-def find_trial(store: Store, sweep_id: int, number: int) -> Any:
+def find_trial(store: Store, sweep_id: int, number: int) -> TrialRecord:
     """A trial by its number, with details.
 
     Raises:
@@ -230,7 +230,7 @@ def solutions(
 ) -> SolutionList:
     """Exported Solutions, newest first."""
     found = _store(request).exports.newest(definition)
-    return SolutionList.model_validate({"solutions": [views.solution_head(e) for e in found]})
+    return SolutionList([views.solution_head(e) for e in found])
 
 
 @router.get(

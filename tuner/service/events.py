@@ -6,11 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from dataclasses import asdict
 
 from db.records import SweepState
 from db.store import Store
-from tuner.service.views import sweep_head, trial_row
+from tuner.results.documents import SweepHead, TrialRow
+from tuner.results.status import heads
+from tuner.service.views import trial_row
 
 POLL_S = 0.5
 KEEP_ALIVE_S = 15.0
@@ -30,11 +32,11 @@ async def stream(
             can continue after a lost connection.
         allowed: Whether the client may still listen; asked before each look at the database.
     """
-    shown: dict[str, Any] | None = None
+    shown: SweepHead | None = None
     spoke_at = time.monotonic()
     while await allowed():
         # The state is read first: if the sweep has ended, the trials read after it are complete.
-        state = await asyncio.to_thread(sweep_head, store, sweep_id)
+        state = await asyncio.to_thread(lambda: heads(store, [store.sweeps.get(sweep_id)])[0])
         trials = await asyncio.to_thread(store.trials.of, sweep_id, measurements=False, after_id=after, limit=BATCH)
         for trial in trials:
             after = trial.id
@@ -49,12 +51,12 @@ async def stream(
         shown = state
         if len(trials) == BATCH:
             continue
-        if state["state"] != SweepState.RUNNING:
+        if state.state != SweepState.RUNNING:
             yield event("end", state, after)
             return
         await asyncio.sleep(POLL_S)
 
 
-def event(kind: str, data: dict[str, Any], last_id: int) -> bytes:
+def event(kind: str, data: SweepHead | TrialRow, last_id: int) -> bytes:
     """The bytes of one event."""
-    return f"id: {last_id}\nevent: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+    return f"id: {last_id}\nevent: {kind}\ndata: {json.dumps(asdict(data), separators=(',', ':'))}\n\n".encode()

@@ -1,12 +1,14 @@
-"""The API's documents. Keys carry units; fields are added, never renamed."""
+"""What the API takes and answers. Keys carry units; fields are added, never renamed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner.results.documents import SolutionHead, SweepHead, TrialRow
 from tuner.settings import TargetName
 
 MAX_ID = 2**63 - 1
@@ -39,86 +41,24 @@ class StartSweep(BaseModel):
     reuse: bool = Field(True, description="take measurements that the database already has")
 
 
-class SweepHead(BaseModel):
-    """A sweep in a list."""
-
-    id: int
-    state: str = Field(description="RUNNING, DONE, INTERRUPTED, FAILED, or LOST: its process died, resume it")
-    definition: str
-    space: str
-    target: str
-    hardware: str
-    started_at: str | None
-    finished_at: str | None
-    trials: int
-    max_trials: int | None = None
-    budget_s: float | None = None
-
-
-class SweepList(BaseModel):
+@dataclass(frozen=True)
+class SweepList:
     """Sweeps, newest first; ``next_before`` is the ``before`` of the next page."""
 
     sweeps: list[SweepHead]
     next_before: int | None = None
 
 
-class Winner(BaseModel):
-    """The best config of a regime. Latencies are geometric means over its workloads with a 95 % interval."""
-
-    regime: str
-    config: dict[str, Any]
-    config_hash: str
-    median_us: float
-    low_us: float
-    high_us: float
-    default_median_us: float | None
-    size_axis: str | None
-    min_size: int | None
-    max_size: int | None
-    workloads: list[dict[str, Any]]
-    profile: str = Field("", description="the input profile that it is the winner for; empty for the whole mix")
-
-
-class SweepDetail(SweepHead):
-    """A sweep with its outcome so far."""
-
-    seed: int
-    stop_requested: bool
-    resumable: bool
-    trials_by_state: dict[str, int]
-    winners: list[Winner]
-
-
-class TrialRow(BaseModel):
-    """A finished trial."""
-
-    id: int
-    number: int
-    regime: str
-    state: str
-    latency_us: float | None = Field(description="geometric mean over the workloads that were measured")
-    config: dict[str, Any]
-    origin: str
-    reason: str
-    started_at: str | None
-    finished_at: str | None
-
-
-class TrialList(BaseModel):
+@dataclass(frozen=True)
+class TrialList:
     """Trials in the order in which they were committed; ``next_after`` is the ``after`` of the next page."""
 
     trials: list[TrialRow]
     next_after: int | None = None
 
 
-class TrialDetail(TrialRow):
-    """A trial with its build and its measurements."""
-
-    build: dict[str, Any] | None
-    measurements: list[dict[str, Any]]
-
-
-class Started(BaseModel):
+@dataclass(frozen=True)
+class Started:
     """The sweep that was started or resumed."""
 
     id: int
@@ -126,24 +66,15 @@ class Started(BaseModel):
     url: str
 
 
-class SolutionHead(BaseModel):
-    """An exported Solution."""
-
-    id: int
-    name: str
-    definition: str
-    sweep_id: int
-    digest: str
-    exported_at: str | None
-
-
-class SolutionList(BaseModel):
+@dataclass(frozen=True)
+class SolutionList:
     """Solutions, newest first."""
 
     solutions: list[SolutionHead]
 
 
-class Choice(BaseModel):
+@dataclass(frozen=True)
+class Choice:
     """What a sweep can be started for."""
 
     name: str
@@ -152,7 +83,8 @@ class Choice(BaseModel):
     spaces: list[str]
 
 
-class Choices(BaseModel):
+@dataclass(frozen=True)
+class Choices:
     """Definitions of the server's dataset, each with the installed search spaces that solve it."""
 
     definitions: list[Choice]

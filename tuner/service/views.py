@@ -1,16 +1,15 @@
-"""Turns the store's records into the documents of :mod:`tuner.service.models`."""
+"""What the service tells of trials and Solutions: nothing about the machine, and no number that JSON does not have."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
-from db.records import FIGURES, ExportRecord, StoredMeasurement, SweepRecord, SweepState, TrialRecord
-from db.store import Store
-from tuner.results.status import moment, state_now
+from db.records import FIGURES, ExportRecord, StoredMeasurement, TrialRecord
+from tuner.results.documents import SolutionHead, TrialDetail, TrialRow
+from tuner.results.status import moment
 
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.+@~-]+/)+")
 
@@ -25,74 +24,12 @@ def latency_us(objective: float | None) -> float | None:
     return None if objective is None else math.exp(objective)
 
 
-def head(sweep: SweepRecord, trials: int) -> dict[str, Any]:
-    """A sweep as in a list."""
-    return {
-        "id": sweep.id,
-        "state": str(state_now(sweep)),
-        "definition": sweep.definition,
-        "space": sweep.space,
-        "target": sweep.target,
-        "hardware": sweep.hardware,
-        "started_at": moment(sweep.started_at),
-        "finished_at": moment(sweep.finished_at),
-        "trials": trials,
-        "max_trials": sweep.max_trials,
-        "budget_s": sweep.budget_s,
-    }
-
-
-def heads(store: Store, sweeps: Sequence[SweepRecord]) -> list[dict[str, Any]]:
-    """Several sweeps; their trials are counted in one query."""
-    counts = store.trials.counts([s.id for s in sweeps])
-    return [head(s, sum(counts[s.id].values())) for s in sweeps]
-
-
-def sweep_head(store: Store, sweep_id: int) -> dict[str, Any]:
-    """One sweep by ID.
-
-    Raises:
-        NoSuchSweep: There is none.
-    """
-    return heads(store, [store.sweeps.get(sweep_id)])[0]
-
-
-def sweep_detail(store: Store, sweep_id: int) -> dict[str, Any]:
-    """A sweep with its outcome so far.
-
-    Raises:
-        NoSuchSweep: There is none.
-    """
-    sweep = store.sweeps.get(sweep_id)
-    by_state = dict(store.trials.counts([sweep_id])[sweep_id])
-    state = state_now(sweep)
-    return {
-        **head(sweep, sum(by_state.values())),
-        "seed": sweep.seed,
-        "stop_requested": sweep.stop_requested_at is not None,
-        "resumable": state not in (SweepState.RUNNING, SweepState.DONE),
-        "trials_by_state": by_state,
-        "winners": [asdict(w) for w in store.winners.of(sweep_id)],
-    }
-
-
-def trial_row(trial: TrialRecord) -> dict[str, Any]:
+def trial_row(trial: TrialRecord) -> TrialRow:
     """A finished trial."""
-    return {
-        "id": trial.id,
-        "number": trial.number,
-        "regime": trial.regime,
-        "state": trial.state,
-        "latency_us": latency_us(trial.objective),
-        "config": dict(trial.config),
-        "origin": trial.origin,
-        "reason": last_line(trial.reason),
-        "started_at": moment(trial.started_at),
-        "finished_at": moment(trial.finished_at),
-    }
+    return TrialRow(**_row(trial))
 
 
-def trial_detail(trial: TrialRecord) -> dict[str, Any]:
+def trial_detail(trial: TrialRecord) -> TrialDetail:
     """A trial with its build and its measurements."""
     build = trial.build
     built = None
@@ -103,7 +40,7 @@ def trial_detail(trial: TrialRecord) -> dict[str, Any]:
             "build_s": build.build_s,
             "figures": _numbers(build.figures),
         }
-    return {**trial_row(trial), "build": built, "measurements": [measurement(m) for m in trial.measurements]}
+    return TrialDetail(**_row(trial), build=built, measurements=[measurement(m) for m in trial.measurements])
 
 
 def measurement(m: StoredMeasurement) -> dict[str, Any]:
@@ -119,16 +56,16 @@ def measurement(m: StoredMeasurement) -> dict[str, Any]:
     }
 
 
-def solution_head(export: ExportRecord) -> dict[str, Any]:
+def solution_head(export: ExportRecord) -> SolutionHead:
     """An exported Solution, without the folder that it was written to."""
-    return {
-        "id": export.id,
-        "name": export.solution,
-        "definition": export.definition,
-        "sweep_id": export.sweep_id,
-        "digest": export.digest,
-        "exported_at": moment(export.exported_at),
-    }
+    return SolutionHead(
+        id=export.id,
+        name=export.solution,
+        definition=export.definition,
+        sweep_id=export.sweep_id,
+        digest=export.digest,
+        exported_at=moment(export.exported_at),
+    )
 
 
 def last_line(text: str) -> str:
@@ -144,3 +81,14 @@ def without_paths(text: str) -> str:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: (finite(v) if isinstance(v, float) else v) for k, v in values.items()}
+
+
+def _row(trial: TrialRecord) -> dict[str, Any]:
+    same = ("id", "number", "regime", "state", "config", "origin")
+    return {
+        **{name: getattr(trial, name) for name in same},
+        "latency_us": latency_us(trial.objective),
+        "reason": last_line(trial.reason),
+        "started_at": moment(trial.started_at),
+        "finished_at": moment(trial.finished_at),
+    }

@@ -14,6 +14,8 @@ from db.store import Store
 from tuner import Client
 from tuner.client.client import ServiceError
 from tuner.errors import UnusableEnvironmentError, UsageError
+from tuner.results.best_config import best_config
+from tuner.results.status import detail
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,25 @@ def test_an_answer_is_typed(client: Client, stage: Any) -> None:
     assert best is not None
     assert (best.config, best.found, best.median_us, best.stale) == ({"tile": 2}, "exact", 3.0, False)
     assert client.solution(best.export_id or 0) == {"name": "fast"}
+
+
+def test_records_are_those_of_a_local_lookup(client: Client, stage: Any) -> None:
+    here = best_config(stage.store.best, "gemm", {"seq_len": 10})
+    there = client.best_config("gemm", {"seq_len": 10})
+    assert here is not None
+    assert there is not None
+    assert {**there.document(), "age_s": here.age_s} == {**here.document(), "stale": False}
+    assert there.environment == here.environment
+    assert client.sweep(stage.sweep_id) == detail(stage.store, stage.store.sweeps.get(stage.sweep_id))
+
+
+def test_a_kept_answer_of_another_form_counts_as_missing(client: Client, tmp_path: Path) -> None:
+    client.best_config("gemm", {"seq_len": 10})
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "document": {"config": {"tile": 99}}}))
+    best = client.best_config("gemm", {"seq_len": 10})
+    assert best is not None
+    assert best.config == {"tile": 2}
 
 
 def test_nothing_known_is_none(client: Client) -> None:

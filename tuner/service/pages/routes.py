@@ -18,7 +18,7 @@ from db.store import Store
 from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report.figures import samples
-from tuner.results.status import NOT_FAILURES
+from tuner.results.status import NOT_FAILURES, detail, heads
 from tuner.service import views
 from tuner.service.api import find_trial
 from tuner.service.middleware.auth import COOKIE, Caller, Reader, presented
@@ -124,7 +124,7 @@ def sweeps(
     return _page(
         "sweeps.html",
         viewer,
-        sweeps=views.heads(store, found),
+        sweeps=heads(store, found),
         older=found[-1].id if len(found) == LISTED else None,
         newest=before is None,
         choices=choices(request.app.state.settings.dataset),
@@ -135,22 +135,21 @@ def sweeps(
 def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     """The page of one sweep."""
     store = _store(request)
-    detail = views.sweep_detail(store, sweep_id)
     record = store.sweeps.get(sweep_id)
     trials = store.trials.points(sweep_id)
     failed = failures(trials, store.trials.failures(sweep_id, not_failures=NOT_FAILURES))
-    winners = store.winners.of(sweep_id)
+    shown = detail(store, record)
     reference = dict(record.summary.get("reference_by_workload_us", {}))
     rates = store.catalog.rates(record.environment_id)
     definition = store.catalog.definition_body(record.definition_id)
     return _page(
         "sweep.html",
         viewer,
-        sweep=detail,
+        sweep=shown,
         failure=record.summary.get("error_kind", "unknown") if "error" in record.summary else None,
-        winners=winners,
-        workloads=[row for w in winners for row in workload_rows(w, reference)],
-        floors=roofline.floors(definition, winners, record.hardware, rates),
+        winners=shown.winners,
+        workloads=[row for w in shown.winners for row in workload_rows(w, reference)],
+        floors=roofline.floors(definition, shown.winners, record.hardware, rates),
         floors_from=roofline.source(record.hardware, rates),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
@@ -177,7 +176,7 @@ def trial(request: Request, viewer: SignedIn, sweep_id: Id, number: int) -> HTML
     return _page(
         "trial.html",
         viewer,
-        sweep=views.sweep_head(store, sweep_id),
+        sweep=heads(store, [store.sweeps.get(sweep_id)])[0],
         trial=views.trial_detail(record),
         log=views.without_paths((record.build.log if record.build else "").strip()[-20_000:]),
         reason=views.without_paths(record.reason.strip()[-20_000:]),
@@ -202,7 +201,7 @@ def compare(
         viewer,
         listed=listed,
         chosen=(a, b),
-        pair=None if pair is None else views.heads(store, pair),
+        pair=None if pair is None else heads(store, pair),
         table=None if pair is None else comparison(store, pair[0], pair[1]),
     )
 

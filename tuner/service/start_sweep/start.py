@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from db.records import SweepState
 from db.store import Store
@@ -19,7 +18,7 @@ from tuner.results.status import state_now
 from tuner.search import sampler_names
 from tuner.service.metrics import STARTED
 from tuner.service.middleware.problems import ProblemError
-from tuner.service.models import StartSweep
+from tuner.service.models import Choice, Choices, StartSweep
 from tuner.service.settings import ServiceSettings
 from tuner.service.start_sweep.launchers import Launched, Launcher
 from tuner.sweeps.setup import local_target, open_dataset
@@ -164,8 +163,8 @@ def served(folder: Path | None) -> Dataset:
 
 
 @functools.lru_cache(maxsize=4)
-def choices(folder: Path | None) -> dict[str, Any]:
-    """Everything a sweep can be started for; see :class:`tuner.service.models.Choices`.
+def choices(folder: Path | None) -> Choices:
+    """Everything a sweep can be started for.
 
     Raises:
         DatasetError: The dataset cannot be read.
@@ -181,6 +180,6 @@ def choices(folder: Path | None) -> dict[str, Any]:
             logger.warning("definition %s is left out: %s", name, error)
             continue
         if spaces and workloads:
-            found.append({"name": name, "op_type": definition["op_type"], "workloads": workloads, "spaces": spaces})
+            found.append(Choice(name, definition["op_type"], workloads, spaces))
     targets = sorted({t for f in families for t in f.targets})
-    return {"definitions": found, "targets": targets, "samplers": list(sampler_names())}
+    return Choices(found, targets, list(sampler_names()))
