@@ -8,6 +8,7 @@ from typing import Any
 
 from search_spaces.inputs.generator import InputGenerator
 from search_spaces.parameters import SpaceError
+from search_spaces.prediction.file_model import MODEL_FILE, model_beside
 from search_spaces.space import SearchSpace, SpaceFamily
 from search_spaces.space_file import SPACE_FILE, read_space_file
 
@@ -24,6 +25,7 @@ class DirectoryFamily(SpaceFamily):
 
     def __init__(self, path: Path) -> None:
         self._file = read_space_file(path / SPACE_FILE)
+        self._model = model_beside(path)
         self.name = self._file.name
         self.targets = self._file.keys.targets
 
@@ -56,7 +58,7 @@ class DirectoryFamily(SpaceFamily):
             parameters=file.parameters,
             constraints=file.constraints,
             default=file.default,
-            sources=file.sources,
+            sources={n: text for n, text in file.sources.items() if self._model is None or n != MODEL_FILE},
             sizes={n: axis["value"] for n, axis in definition.get("axes", {}).items() if axis.get("type") == "const"},
             size_axis=keys.size_axis,
             entry_point=keys.entry_point,
@@ -66,4 +68,5 @@ class DirectoryFamily(SpaceFamily):
             destination_passing=keys.destination_passing,
             starts=file.starts,
             mode=keys.mode,
+            model=self._model,
         )

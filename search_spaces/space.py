@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.constraint_search import Walk
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
+from search_spaces.prediction.model import Model
 
 if TYPE_CHECKING:
     from search_spaces.emulated_case import EmulatedCase
@@ -74,6 +75,7 @@ class SearchSpace:
         binding: flashinfer-bench's binding, for C++ and CUDA sources.
         starts: Valid configs to try early.
         mode: How variants are timed on a GPU unless a sweep says otherwise: ``auto``, ``graph`` or ``eager``.
+        model: What the family expects of a config ahead of any measurement, None if it says nothing.
     """
 
     name: str
@@ -91,6 +93,7 @@ class SearchSpace:
     binding: str | None = None
     starts: tuple[Start, ...] = ()
     mode: str = "auto"
+    model: Model | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]

@@ -14,6 +14,7 @@ from search_spaces.moe_fp8.profiles import routing_profiles
 from search_spaces.moe_fp8.proof import prove
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
+from search_spaces.moe_fp8_cute.model import MoeModel
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_turns
 from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
 from search_spaces.moe_fp8_cute.stages import cases
@@ -310,6 +311,7 @@ class MoeFp8Cute(SpaceFamily):
             dependencies=("nvidia-cutlass-dsl", "apache-tvm-ffi", "torch"),
             # Made for the main definition; not all are valid for the sizes of others.
             starts=tuple(s for s in starts if all(c.holds(s.config) for c in constraints)),
+            model=MoeModel(sizes),
         )
 
     def emulated_cases(self, space: SearchSpace, config: Mapping[str, Any]) -> list[EmulatedCase]:

@@ -1,0 +1,134 @@
+"""How long a config of the pipeline takes: what each kernel waits for, from the rows of each expert.
+
+Docs: docs/results/search-physics.md says how well it does on recordings it was not fitted to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any
+
+from search_spaces.moe_fp8.reading import Reading
+from search_spaces.moe_fp8_cute.model_gemm import Constants, Rows, gemm
+from search_spaces.moe_fp8_cute.solution.plans import launches, row_align
+from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, Read, WorkloadFeatures
+
+FITTED = Constants()
+ROUTING_US_PER_TOKEN = 1.25e-3
+"""25.1 us at 14,107 tokens, 7.5 at one (H200, docs/kernels.md)."""
+GRID_BARRIER_US = 1.0
+"""Above 128 tokens routing counts through a grid barrier instead of a cluster (H200, docs/kernels.md)."""
+
+
+def predict(
+    config: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    features: WorkloadFeatures,
+    hw: Hardware,
+    constants: Constants = FITTED,
+) -> Prediction:
+    """What a config should take on a workload.
+
+    Args:
+        config: A valid config of the space for ``hw``.
+        sizes: The definition's constants.
+        features: ``seq_len``, and the rows of each local expert as ``rows``; even routing where they are unknown.
+        hw: The GPU.
+        constants: Of the kernels.
+    """
+    tokens = int(features.axes["seq_len"])
+    rows = features.counts.get("rows") or even_rows(tokens, sizes)
+    return Prediction(tuple(_kernels(config, sizes, tokens, rows, hw, constants)), fixed_us=hw.launch_us)
+
+
+@lru_cache(maxsize=1024)
+def _even(tokens: int, top_k: int, experts: int, local: int) -> Rows:
+    mean = tokens * top_k / experts
+    out = []
+    for i in range(local):
+        # Quantiles of a Poisson distribution: evenly routed experts do not get equally many rows.
+        wanted, count, chance = (i + 0.5) / local, 0, math.exp(-mean) if mean < 700 else 0.0
+        if not chance or mean > 100:
+            out.append(round(mean + math.sqrt(mean) * NormalDist().inv_cdf(wanted)))
+            continue
+        total = chance
+        while total < wanted:
+            count += 1
+            chance *= mean / count
+            total += chance
+        out.append(count)
+    return tuple(out)
+
+
+def even_rows(tokens: int, sizes: Mapping[str, Any]) -> Rows:
+    """Rows of each local expert where every expert is as likely as any other."""
+    return _even(tokens, sizes["top_k"], sizes["experts"], sizes["local_experts"])
+
+
+class MoeModel(Model):
+    """The model of one definition on one target.
+
+    Args:
+        sizes: The definition's constants.
+    """
+
+    def __init__(self, sizes: Mapping[str, Any]) -> None:
+        self._sizes = dict(sizes)
+
+    def predict(self, config: Mapping[str, Any], features: WorkloadFeatures, hardware: Hardware) -> Prediction:
+        return predict(config, self._sizes, features, hardware)
+
+    def counts(self, axes: Mapping[str, int], read: Read) -> Mapping[str, Rows]:
+        logits = read("routing_logits")
+        if logits is None:
+            return {}
+        # Loaded when a sweep asks, not with every lookup of a config.
+        import torch
+
+        from search_spaces.moe_fp8.model import route
+
+        reading, bias = Reading(**self._sizes), None
+        if reading.routing == "deepseek":
+            bias = torch.as_tensor(read("routing_bias"))
+        first = int(read("local_expert_offset") or 0) if reading.routing == "deepseek" else 0
+        chosen, _ = route(reading, torch.as_tensor(logits), bias, 1.0)
+        counts = torch.bincount(chosen.flatten(), minlength=reading.experts)
+        return {"rows": tuple(counts[first : first + reading.local_experts].tolist())}
+
+
+def _kernels(
+    config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: Constants
+) -> list[KernelPrediction]:
+    hidden, inter = sizes["hidden"], sizes["intermediate"]
+    step = hw.programmatic_us if config["pdl"] else hw.dependency_us
+    local, combine = sum(rows), config["combine"]
+
+    def mover(name: str, moved: float) -> KernelPrediction:
+        bytes_us = moved / (hw.hbm_bytes_per_us * k.small_share)
+        return KernelPrediction(name, step + k.small_us + bytes_us, {"hbm": bytes_us, "launch": step + k.small_us})
+
+    out = [mover("zero", tokens * hidden * 4)] if combine == "atomic_f32" else []
+    routing = k.routing_us + tokens * ROUTING_US_PER_TOKEN + (GRID_BARRIER_US if tokens > 128 else 0.0)
+    out.append(KernelPrediction("routing", routing, {"dependent steps": routing}))
+    if config["gather"] in ("kernel", "many"):
+        above = config["split_rows"] if config["gather"] == "many" else 0
+        out.append(mover("permute", sum(count for count in rows if count > above) * hidden * 2))
+    cleared = tokens * hidden * 2 if combine == "atomic_bf16" else 0
+    for name, plan in launches(config, sizes):
+        one = gemm(name, plan, rows, hw, k, cleared if name == "moe_gemm_1" else 0)
+        waited = 0.0 if plan.chained else step
+        if plan.early_weights and config["requant"] == "fused":
+            waited -= k.early_us
+        out.append(KernelPrediction(name, max(one.us + waited, 0.0), one.resources_us, one.losses_us))
+        if name == "moe_gemm_1" and plan.out == "partial":
+            align = row_align(config)
+            filled = sum(math.ceil(count / align) * align for count in rows)
+            out.append(mover("act_quant", filled * inter * (8 * plan.split_k + 1)))
+    if combine == "finalize":
+        out.append(mover("finalize", (local + tokens) * hidden * 2))
+    if combine == "atomic_f32":
+        out.append(mover("cast", tokens * hidden * 6))
+    return out

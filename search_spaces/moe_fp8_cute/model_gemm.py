@@ -1,0 +1,279 @@
+"""How long one launch of a grouped GEMM takes, by what holds it up: of Hopper, and as a forecast of Blackwell.
+
+A launch is waves of tiles. A wave takes as long as the slowest of: its bytes from device memory, its bytes through the
+L2, the loads that one CTA can have in flight, and its K blocks in the SM. A K block takes as long as the slowest of
+tensor core, shared memory port, promotion (and, on Blackwell, tensor memory), or the chain of one warpgroup that waits
+for its own MMAs before it promotes them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from search_spaces.moe_fp8_cute.solution.budget import BLOCK, GemmPlan
+from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
+from search_spaces.prediction.model import Hardware, KernelPrediction
+
+Rows = tuple[int, ...]
+"""Rows of each local expert."""
+
+WAIT_CYCLES = 30.0
+"""From a full stage to its first MMA, and from the last MMA to its promotion: a barrier's latency (H100, 2026-11)."""
+STORE_CYCLES = 4.0
+"""Of the epilogue for each element of a consumer thread: scale, convert, shared memory, store; counted in SASS."""
+TMEM_LOAD_CYCLES = 40.0
+"""Latency of one load from tensor memory. Unknown: 26 would be hidden, 60 would cost a third (docs/b200.md)."""
+DRAIN_CYCLES = 2.4
+"""A promotion warp on Blackwell for each accumulator register: stall counts in SASS, 305 for 128."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What no data sheet says about these kernels: fitted by ``benchmarks.search_physics`` on five sizes of two sweeps.
+
+    Args:
+        fma_cycles: Cycles of an SM for 128 multiply-adds of promotion, tokens as M: register moves included.
+        swapped_fma_cycles: The same with swapped operands, where each element has a token's and a weight's factor.
+        tile_cycles: Between two tiles of a CTA: the last K block's latency, maxima exchanged, the ring's refill.
+        fill_us: From a launch to its first full stage, and its end.
+        lag: How far the slowest CTA is behind the others at the end, in tiles.
+        sharpness: How sharply the slowest resource decides: exponent of the norm over memory and SM.
+        atomic: Bytes of device memory that adding one byte to the output costs.
+        early_us: What GEMM 2 gains by streaming weights before GEMM 1 has ended.
+        power: How far the clock falls to the sustained one when the tensor cores never idle.
+        cluster: Slowdown of clusters of more than two CTAs, of which a Hopper GPC holds few.
+        routing_us: The routing kernel without its tokens.
+        small_us: A kernel that only moves bytes, without its bytes.
+        small_share: Part of the memory's rate that such a kernel reaches.
+        clearing: Bytes of device memory that clearing one byte of the output costs beside GEMM 1.
+    """
+
+    fma_cycles: float = 1.9
+    swapped_fma_cycles: float = 9.3
+    tile_cycles: float = 1690.0
+    fill_us: float = 0.8
+    lag: float = 0.27
+    sharpness: float = 3.4
+    atomic: float = 5.3
+    early_us: float = 2.9
+    power: float = 0.86
+    cluster: float = 0.14
+    routing_us: float = 1.2
+    small_us: float = 1.0
+    small_share: float = 0.49
+    clearing: float = 1.1
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The token tiles of a launch.
+
+    Args:
+        experts: Experts that have any.
+        count: Token tiles (of whole clusters) of all of them.
+        rows: Rows of these experts.
+        multiplied: Rows that are multiplied, filling rows included.
+    """
+
+    experts: int
+    count: int
+    rows: int
+    multiplied: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """One K block of one CTA's tile.
+
+    Args:
+        tensor, smem, fma, tmem: Cycles that it keeps a unit of the SM busy.
+        chain: Cycles of the warpgroup that does it, one step after the other.
+        l2_bytes: Weights and token rows that come through the SM's port to the L2.
+    """
+
+    tensor: float
+    smem: float
+    fma: float
+    tmem: float
+    chain: float
+    l2_bytes: float
+
+
+@dataclass(frozen=True)
+class Wave:
+    """One tile in each of many CTAs.
+
+    Args:
+        block: A K block of it.
+        between: Cycles between two tiles.
+        latency_us: Of a tile's weights, as fast as the stages let a CTA ask for them.
+        hbm_bytes: From and to device memory, over all tiles on average.
+        l2_bytes: Through the SM's port to the L2.
+    """
+
+    block: Block
+    between: float
+    latency_us: float
+    hbm_bytes: float
+    l2_bytes: float
+
+
+@lru_cache(maxsize=1 << 14)
+def tiles_of(rows: Rows, above: int, upto: int, tile: int, step: int, narrow: int) -> Tiles:
+    """The tiles of the experts with more than ``above`` and at most ``upto`` rows (0: no bound).
+
+    Args:
+        rows: Rows of each expert.
+        above: See there.
+        upto: See there.
+        tile: Token rows of a tile.
+        step: Rows that are multiplied or left out together.
+        narrow: A tile with at most so many rows is multiplied with as many; 0: none is.
+    """
+    mine = [count for count in rows if count > above and (not upto or count <= upto)]
+    multiplied = 0
+    for count in mine:
+        whole, rest = divmod(count, tile)
+        multiplied += whole * tile
+        if rest:
+            multiplied += narrow if rest <= narrow else -(-rest // step) * step
+    return Tiles(len(mine), sum(-(-count // tile) for count in mine), sum(mine), multiplied)
+
+
+def gemm(name: str, plan: GemmPlan, rows: Rows, hw: Hardware, k: Constants, cleared_bytes: float) -> KernelPrediction:
+    """One launch, alone.
+
+    Args:
+        name: Of the kernel.
+        plan: Its plan.
+        rows: Rows of each local expert.
+        hw: The GPU.
+        k: Constants.
+        cleared_bytes: Output that it clears meanwhile.
+    """
+    tile = plan.tile_t * plan.cluster_t
+    tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
+    t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else plan.tile_t, plan.narrow)
+    if not t.count:
+        return KernelPrediction(name, k.fill_us, {"launch": k.fill_us})
+    tiles = t.count * plan.cluster_t * plan.weight_tiles * plan.split_k
+    ctas = min(plan.ctas, hw.sms * plan.ctas_per_sm)
+    w = _wave(plan, t, tiles, hw, k)
+    full, last = divmod(tiles, ctas)
+    tensor_us = tiles * plan.k_blocks * w.block.tensor / hw.sms / hw.boost_mhz
+    clock = hw.boost_mhz
+    for _ in range(2):
+        whole_wave = _wave_us(plan, w, min(tiles, ctas), clock, hw, k)
+        us = full * whole_wave + (_wave_us(plan, w, last, clock, hw, k) if last else 0.0)
+        us += k.lag * whole_wave
+        # A busy tensor core draws the power that the clock needs.
+        clock = hw.boost_mhz - (hw.boost_mhz - hw.sustained_mhz) * min(1.0, k.power * tensor_us / us)
+    if plan.cluster > 2 and not isinstance(plan, BlackwellPlan):
+        us *= 1 + k.cluster
+    us += k.fill_us + k.clearing * cleared_bytes / hw.hbm_bytes_per_us
+    losses = {
+        "tail": us - k.fill_us - tiles / ctas * whole_wave,
+        "filling rows": (1 - t.rows / t.multiplied) * tensor_us * hw.boost_mhz / clock,
+        "launch": k.fill_us,
+    }
+    return KernelPrediction(name, us, _resources(plan, w, tiles, ctas, clock, hw), losses)
+
+
+def _resources(plan: GemmPlan, w: Wave, tiles: int, ctas: int, clock: float, hw: Hardware) -> dict[str, float]:
+    """Microseconds of each resource, were it alone."""
+    blocks_us, b = tiles * plan.k_blocks / clock, w.block
+    out = {
+        "hbm": tiles * w.hbm_bytes / hw.hbm_bytes_per_us,
+        "l2": tiles * w.l2_bytes / hw.l2_bytes_per_us,
+        "loads in flight": tiles / ctas * w.latency_us,
+        "shared memory": blocks_us * b.smem / hw.sms,
+        "tensor core": blocks_us * b.tensor / hw.sms,
+        "promotion": blocks_us * b.fma / hw.sms,
+        "dependent steps": (blocks_us * b.chain + tiles * w.between / clock) / ctas,
+    }
+    return {**out, "tensor memory": blocks_us * b.tmem / hw.sms} if b.tmem else out
+
+
+def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: Constants) -> Wave:
+    rows = t.multiplied / (t.count * plan.cluster_t)
+    block = _blackwell(plan, rows, hw) if isinstance(plan, BlackwellPlan) else _hopper(plan, rows, hw, k)
+    # Filling rows are stored too, but not added.
+    out = {
+        "act": t.multiplied * plan.n // 2,
+        "partial": t.multiplied * plan.n * 4 * plan.split_k,
+        "finalize": t.multiplied * plan.n * 2,
+        "atomic_bf16": t.rows * plan.n * 2 * k.atomic,
+        "atomic_f32": t.rows * plan.n * 4 * plan.split_k * k.atomic,
+    }[plan.out]
+    hbm = t.experts * plan.n * plan.k + t.rows * plan.k + out
+    ahead = plan.stages * (plan.k_per_stage if isinstance(plan, BlackwellPlan) else 1)
+    return Wave(
+        block=block,
+        between=k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups),
+        latency_us=plan.k_blocks / ahead * hw.load_latency_us,
+        hbm_bytes=hbm / tiles,
+        l2_bytes=plan.k_blocks * block.l2_bytes + out / tiles,
+    )
+
+
+def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: Constants) -> Block:
+    """``rows``: token rows of a tile that are multiplied, on average."""
+    weights = plan.tile_w
+    tensor = rows * weights * BLOCK * 2 / hw.tensor_flop_per_cycle
+    fma = rows * weights / hw.fma_per_cycle * (k.swapped_fma_cycles if plan.swap else k.fma_cycles)
+    stored = (weights + plan.tile_t) * BLOCK
+    # An MMA reads both operands from shared memory, and 64 rows of its M side at a time.
+    if plan.swap:
+        read = (weights + weights / 64 * rows) * BLOCK
+        chain = WAIT_CYCLES + max(tensor, read / hw.smem_bytes_per_cycle, fma)
+        token_bytes = rows * BLOCK
+    else:
+        read = (rows * plan.weight_subs + rows / 64 * weights) * BLOCK
+        one = 64 * plan.sub_w
+        steps = one * 2 * BLOCK / hw.tensor_flop_per_cycle + one / 128 * k.fma_cycles + WAIT_CYCLES / 2
+        accumulators = plan.weight_subs * max(1.0, plan.token_subs * rows / plan.tile_t)
+        chain = WAIT_CYCLES + accumulators * steps
+        token_bytes = plan.tile_t * BLOCK
+    l2 = weights * BLOCK / (2 if plan.multicast == "weights" else 1)
+    l2 += token_bytes / (2 if plan.multicast == "tokens" else 1)
+    return Block(tensor, (stored + read) / hw.smem_bytes_per_cycle, fma, 0.0, chain, l2)
+
+
+def _blackwell(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
+    """``rows``: token rows of a tile that are multiplied, on average."""
+    weights = plan.tile_w
+    elements = rows * weights
+    # A pair's MMA reads half of the N side from each CTA. What several CTAs need comes once, by multicast.
+    stored = plan.weight_rows + plan.token_rows
+    read = weights + plan.token_rows * plan.mmas if plan.swap else stored
+    registers = elements / (128 * plan.groups)
+    chain = registers * DRAIN_CYCLES + registers / max(1, plan.load_columns // 2) * TMEM_LOAD_CYCLES
+    return Block(
+        tensor=elements * BLOCK * 2 / hw.tensor_flop_per_cycle,
+        smem=(stored + read) * BLOCK / hw.smem_bytes_per_cycle,
+        fma=elements / hw.fma_per_cycle * (2.0 if plan.swap else 1.0),
+        tmem=elements * 4 / hw.tmem_bytes_per_cycle,
+        chain=chain,
+        l2_bytes=BLOCK * (plan.weight_rows / len(plan.weight_peers(0)) + plan.token_rows / len(plan.token_peers(0))),
+    )
+
+
+def _wave_us(plan: GemmPlan, w: Wave, ctas: int, clock: float, hw: Hardware, k: Constants) -> float:
+    """Microseconds of one tile in each of ``ctas`` CTAs side by side."""
+    together = min(plan.ctas_per_sm, math.ceil(ctas / hw.sms))
+    b = w.block
+    block = max(b.chain, together * max(b.tensor, b.smem, b.fma, b.tmem))
+    return _norm(
+        k.sharpness,
+        ctas * w.hbm_bytes / hw.hbm_bytes_per_us,
+        together * w.l2_bytes * hw.sms / hw.l2_bytes_per_us,
+        w.latency_us,
+        (plan.k_blocks * block + w.between) / clock,
+    )
+
+
+def _norm(exponent: float, *us: float) -> float:
+    top = max(us)
+    return float(top * sum((u / top) ** exponent for u in us) ** (1 / exponent))

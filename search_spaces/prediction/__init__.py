@@ -1,0 +1,1 @@
+"""What a family expects of a config ahead of any measurement."""

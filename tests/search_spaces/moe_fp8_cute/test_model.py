@@ -1,0 +1,151 @@
+"""The model of the MoE kernels: arithmetic that can be checked by hand, and every config of both targets."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from search_spaces.dataset.make import MoeSizes
+from search_spaces.moe_fp8.model import route
+from search_spaces.moe_fp8.reading import Reading
+from search_spaces.moe_fp8_cute.model import even_rows
+from search_spaces.moe_fp8_cute.model_gemm import Constants, _blackwell, _hopper, gemm, tiles_of
+from search_spaces.moe_fp8_cute.solution.plans import SMS, many_plans, plans
+from search_spaces.moe_fp8_cute.solution.plans_sm100 import SMS_BLACKWELL
+from search_spaces.moe_fp8_cute.space import FAMILY
+from search_spaces.prediction.model import Hardware, WorkloadFeatures
+from tests.search_spaces.moe_fp8 import definitions as moe
+from workers.devices.hardware import hardware_of
+
+DEFINITION = moe.definition(MoeSizes(7168, 2048, 256, 32, 8, 8, 4), moe.as_tuple)
+GPUS = {"sm_90a": "NVIDIA H200", "sm_100a": "NVIDIA B200"}
+
+
+def gpu(target: str) -> Hardware:
+    found = hardware_of(GPUS[target])
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module", params=sorted(GPUS))
+def space(request):
+    return FAMILY.space(DEFINITION, request.param)
+
+
+def predicted(space, config, tokens, rows=None) -> float:
+    features = WorkloadFeatures({"seq_len": tokens}, {} if rows is None else {"rows": rows})
+    return space.model.predict(config, features, gpu(space.target)).us
+
+
+def test_every_config_has_a_finite_prediction_above_what_the_memory_allows(space):
+    rng = random.Random(3)
+    for _ in range(60):
+        config = space.sample(rng)
+        for tokens, rows in ((1, (1, 1, 1) + (0,) * 29), (57, None), (4096, None)):
+            used = sum(1 for r in rows or even_rows(tokens, space.sizes) if r)
+            floor = used * 3 * 7168 * 2048 / gpu(space.target).hbm_bytes_per_us
+            assert floor < predicted(space, config, tokens, rows) < math.inf
+
+
+def test_more_rows_never_take_less(space):
+    rng = random.Random(4)
+    for _ in range(40):
+        config = space.sample(rng)
+        if config["split_rows"]:
+            continue  # more rows may change the launch, and the other one may be faster
+        times = [predicted(space, config, 512, (r,) * 32) for r in (16, 64, 256, 2048)]
+        assert times == sorted(times), config
+
+
+def test_no_rows_at_all_cost_only_launches(space):
+    assert predicted(space, space.default, 16, (0,) * 32) < 20
+
+
+@pytest.mark.parametrize("rows", [(), (0,), (1,), (8, 9, 64, 65, 130), (256,) * 3])
+@pytest.mark.parametrize(("tile", "step", "narrow"), [(8, 8, 0), (64, 64, 0), (128, 64, 0), (32, 32, 8)])
+def test_tiles_are_those_of_the_kernels(rows, tile, step, narrow):
+    """Beside the plain count of a kernel's tiles; narrow and half-empty ones multiply fewer rows."""
+    found = tiles_of(rows, 0, 0, tile, step, narrow)
+    count = multiplied = 0
+    for r in rows:
+        for start in range(0, r, tile):
+            left = min(tile, r - start)
+            count += 1
+            multiplied += narrow if left <= narrow else next(m for m in range(step, tile + 1, step) if m >= left)
+    assert (found.experts, found.count, found.rows) == (sum(r > 0 for r in rows), count, sum(rows))
+    assert found.multiplied == multiplied
+
+
+def test_experts_are_divided_between_the_launches():
+    rows = (3, 16, 17, 200)
+    few, many = tiles_of(rows, 0, 16, 8, 8, 0), tiles_of(rows, 16, 0, 64, 64, 0)
+    assert (few.rows, many.rows) == (19, 217)
+
+
+def cap(block) -> int:
+    """Per cent of the tensor core's peak that the shared memory port allows."""
+    return round(100 * min(1.0, block.tensor / block.smem))
+
+
+def test_shared_memory_port_allows_what_its_bytes_say():
+    """Hopper: 128 x 128 is held at 80 % of the tensor peak, 128 x 256 at 89; Blackwell: 67 % alone, 100 % in a pair.
+
+    By hand, 128 bytes a cycle: a 128 x 256 K block of two warpgroups writes 48 KB, reads 32 KB of tokens and 64 KB of
+    weights, in 1,152 cycles; its MMAs take 1,024.
+    """
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    base = {**hopper.default, "tile_t_1": 128, "groups_1": 2, "tile_w_1": 256, "stages_1": 4}
+    plan = plans(base, hopper.sizes)[0]
+    assert cap(_hopper(plan, 128, gpu("sm_90a"), Constants())) == 89
+    assert cap(_hopper(replace(plan, tile_w=128), 128, gpu("sm_90a"), Constants())) == 80
+    blackwell = FAMILY.space(DEFINITION, "sm_100a")
+    alone = plans(blackwell.default, blackwell.sizes)[0]
+    pair = many_plans({**blackwell.default, "split_rows": 32, "many_mma_m": 256}, blackwell.sizes)[0]
+    assert cap(_blackwell(alone, 128, gpu("sm_100a"))) == 67
+    assert cap(_blackwell(pair, 128, gpu("sm_100a"))) == 100
+
+
+def test_a_last_wave_of_few_tiles_is_a_tail():
+    """132 CTAs: 33 experts of one token tile and 4 weight tiles fill one wave, one more expert starts another."""
+    space = FAMILY.space(DEFINITION, "sm_90a")
+    plan = replace(plans(space.default, space.sizes)[0], n=4 * 256)
+    whole = gemm("g", plan, (64,) * 33, gpu("sm_90a"), Constants(), 0)
+    more = gemm("g", plan, (64,) * 34, gpu("sm_90a"), Constants(), 0)
+    assert more.us > 1.3 * whole.us
+    assert more.losses_us["tail"] > whole.losses_us["tail"]
+
+
+def test_counts_are_those_of_the_definitions_routing():
+    space = FAMILY.space(DEFINITION, "sm_90a")
+    torch.manual_seed(0)
+    logits, bias = torch.randn(40, 256), torch.randn(256).bfloat16()
+    given = {"routing_logits": logits.numpy(), "routing_bias": bias.float().numpy(), "local_expert_offset": 64}
+    rows = space.model.counts({"seq_len": 40}, given.get)["rows"]
+    chosen, _ = route(Reading(**space.sizes), logits, bias, 1.0)
+    assert rows == tuple(int((chosen == 64 + e).sum()) for e in range(32))
+
+
+def test_random_logits_have_no_counts():
+    space = FAMILY.space(DEFINITION, "sm_90a")
+    assert space.model.counts({"seq_len": 40}, lambda _: None) == {}
+
+
+def test_even_rows_add_up_to_the_expected_number():
+    for tokens in (1, 57, 901, 14107):
+        rows = even_rows(tokens, {"top_k": 8, "experts": 256, "local_experts": 32})
+        assert sum(rows) == pytest.approx(tokens, rel=0.05, abs=2)
+
+
+def test_hardware_has_as_many_sms_as_the_kernels_are_made_for():
+    assert gpu("sm_90a").sms == SMS
+    assert gpu("sm_100a").sms == SMS_BLACKWELL
+    assert not gpu("sm_100a").measured
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GB200", "AMD EPYC", ""])
+def test_hardware_that_nobody_filled_in_is_unknown(name):
+    assert hardware_of(name) is None
