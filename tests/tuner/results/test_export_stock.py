@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tuner.progress import Steps
 from tuner.results.export import ExportRefusedError, _stock_traces
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve
@@ -45,7 +46,7 @@ class Answers(Runner):
 
 def test_traces_of_a_solution_that_passes_everywhere_are_kept(setup, model):
     runner = Answers(setup, [Status.PASSED] * len(setup.problem.workloads))
-    traces = _stock_traces(runner, setup, model)
+    traces = _stock_traces(runner, setup, model, Steps())
     assert [t["workload"]["uuid"] for t in traces] == [w["uuid"] for w in setup.problem.workloads]
     assert runner.job.rule == setup.official_rule
     assert [s["name"] for s in runner.job.solutions] == ["tuned"]
@@ -56,11 +57,11 @@ def test_where_flashinfer_bench_cannot_judge_our_verdict_stands(setup, model):
     uuids = [w["uuid"] for w in setup.problem.workloads]
     cannot = replace(setup, prepared={uuids[0]: Prepared(plainly=False), uuids[1]: Prepared()})
     passed = [Status.PASSED] * (len(uuids) - 1)
-    traces = _stock_traces(Answers(setup, [Status.INCORRECT_NUMERICAL, *passed]), cannot, model)
+    traces = _stock_traces(Answers(setup, [Status.INCORRECT_NUMERICAL, *passed]), cannot, model, Steps())
     assert [t["workload"]["uuid"] for t in traces] == uuids[1:]
     for wrong in ([Status.RUNTIME_ERROR, *passed], [Status.PASSED, Status.INCORRECT_NUMERICAL, *passed[1:]]):
         with pytest.raises(ExportRefusedError, match="1 of 6"):
-            _stock_traces(Answers(setup, wrong), cannot, model)
+            _stock_traces(Answers(setup, wrong), cannot, model, Steps())
 
 
 @pytest.mark.parametrize(
@@ -72,4 +73,4 @@ def test_where_flashinfer_bench_cannot_judge_our_verdict_stands(setup, model):
 )
 def test_anything_less_is_refused_with_where_and_why(setup, model, statuses, said):
     with pytest.raises(ExportRefusedError, match=said):
-        _stock_traces(Answers(setup, statuses), setup, model)
+        _stock_traces(Answers(setup, statuses), setup, model, Steps())
