@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class EmulatorError(Exception):
-    """Root of what a run can end with."""
+    """Base class of the errors that end an emulated run."""
 
 
 class UnknownInstructionError(EmulatorError):
@@ -12,12 +12,12 @@ class UnknownInstructionError(EmulatorError):
 
 
 class DeadlockError(EmulatorError):
-    """No warp can go on and nothing is on its way."""
+    """No warp can proceed and no asynchronous work is pending."""
 
 
 class FaultError(EmulatorError):
-    """Something that corrupts data, hangs, or is not allowed on the device."""
+    """The kernel does something that corrupts data, hangs, or is not allowed on the device."""
 
 
 class Blocked(Exception):  # noqa: N818 - not an error: the warp waits
-    """The warp cannot go on now; the same instruction is tried again later."""
+    """The warp cannot proceed now; the same instruction is tried again later."""

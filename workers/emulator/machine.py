@@ -1,10 +1,10 @@
 """A cluster of CTAs that execute a kernel: memory, mbarriers, asynchronous copies, tensor cores, a random scheduler.
 
-What is checked while it runs: every phase of every barrier completes (else :class:`DeadlockError` tells who waits for
-what), no more arrivals than a phase has, all accesses inside their tensors and inside shared memory, nothing is read
-from shared memory while a copy is still writing it and nothing overwritten while it is still read, ordinary stores
-reach the tensor cores through a proxy fence, results of asynchronous work are poison until they are waited for, and
-nothing that an earlier kernel makes is touched before ``griddepcontrol.wait``.
+What is checked while it runs: every phase of every barrier completes (else :class:`DeadlockError` says which warp
+waits for what), no more arrivals than a phase has, all accesses inside their tensors and inside shared memory, nothing
+is read from shared memory while a copy is still writing it and nothing overwritten while it is still read, ordinary
+stores reach the tensor cores through a proxy fence, results of asynchronous work are poison until they are waited for,
+and nothing that an earlier kernel writes is touched before ``griddepcontrol.wait``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .shared import INSIDE, RANK_SHIFT, Barrier, Cta
 from .warp import Warp
 
 TURNS = 400_000
-"""Turns of warps and copies after which a run is taken for endless."""
+"""Number of scheduler turns after which a run counts as endless."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Launch:
         threads: Threads of a CTA.
         cluster: CTAs of a cluster.
         smem: Bytes of dynamic shared memory.
-        pdl: Launched programmatically: what earlier kernels make is there after ``griddepcontrol.wait`` only.
+        pdl: Launched programmatically: results of earlier kernels may be used only after ``griddepcontrol.wait``.
     """
 
     kernel: str
@@ -104,7 +104,7 @@ class Cluster:
     # Running.
 
     def turn(self) -> bool:
-        """Let a warp go on for a while, or complete some asynchronous work; False when nothing can be done now."""
+        """Let a warp run for some steps, or complete some asynchronous work; False when neither is possible now."""
         if self._blocked and self._blocked[0][0] != self.version:
             self.left += [w for at, w in self._blocked]
             self._blocked.clear()
@@ -143,10 +143,10 @@ class Cluster:
         return not self.left and not self._blocked
 
     def finish(self) -> None:
-        """After the last warp: asynchronous work completes, and nothing may be left over.
+        """Complete the remaining asynchronous work after the last warp, and check that nothing is left over.
 
         Raises:
-            FaultError: A later tile or CTA would suffer from what is left.
+            FaultError: Something is left that would break a later tile or CTA.
         """
         while self.pending:
             self.pending.pop()()
@@ -159,7 +159,7 @@ class Cluster:
                 self._check_barrier(cta, address, barrier)
 
     def _check_barrier(self, cta: Cta, address: int, barrier: Barrier) -> None:
-        """Half a phase of arrivals at the end would be taken for the next tile's."""
+        """Check that no barrier ends inside a phase: its arrivals would count for the next tile."""
         if barrier.bytes or barrier.pending != barrier.count:
             raise FaultError(f"the barrier at {cta.named_place(address)} ends inside a phase: {barrier}")
         for w in self.warps:
@@ -171,7 +171,7 @@ class Cluster:
                 )
 
     def explain(self) -> str:
-        """Who waits where."""
+        """One line for each waiting warp: the instruction and the barrier that it waits at."""
         lines = []
         for w in [*self.left, *(w for _, w in self._blocked)]:
             i = w.program.steps[w.here].first
@@ -194,27 +194,31 @@ class Cluster:
         return self.ctas[rank], address & INSIDE
 
     def barrier(self, cta: Cta, address: int) -> Barrier:
-        """The mbarrier there."""
+        """The mbarrier at an address.
+
+        Raises:
+            FaultError: There is none.
+        """
         if address not in cta.barriers:
             raise FaultError(f"no mbarrier at {cta.named_place(address)}")
         return cta.barriers[address]
 
     def later(self, action: Callable[[], None]) -> None:
-        """Something that happens at some time from now on."""
+        """Queue an action that the scheduler performs at some later time."""
         self.pending.append(action)
 
     def note_change(self) -> None:
-        """Warps that wait may go on."""
+        """Let waiting warps try again."""
         self.version += 1
 
     def released(self, w: Warp) -> np.ndarray:
-        """What a warp has seen, its own past included; its future is not part of it."""
+        """The warp's vector clock, for whoever waits for what it releases now; its later work is not included."""
         seen = w.clock.copy()
         w.clock[w.index] += 1
         return seen
 
     def publish(self, w: Warp) -> None:
-        """Ordinary stores that a warp has seen become visible to the asynchronous proxy."""
+        """Make the ordinary stores that a warp has seen visible to the asynchronous proxy."""
         writer = w.cta.writer
         dirty = np.nonzero(writer >= 0)[0]
         seen = w.clock.copy()
@@ -237,7 +241,9 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
             _run([Cluster(program, launch, memory, first, seed + first)], seed)
     if memory.must_wait and len(memory.waited_ctas) < launch.grid:
         early = launch.grid - len(memory.waited_ctas)
-        raise FaultError(f"{early} CTAs end without griddepcontrol.wait: nobody waits for the kernel that runs beside")
+        raise FaultError(
+            f"{early} CTAs end without griddepcontrol.wait: nothing waits for the kernel that runs beside this one"
+        )
 
 
 def _run(clusters: list[Cluster], seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Global memory: tensors as bytes, who touched them, and which are there before the previous kernel has ended."""
+"""Global memory: tensors as bytes, which kernels touched them, and which may be used before an earlier kernel ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Region:
         return count
 
     def words(self, dtype: str) -> np.ndarray:
-        """The bytes as numbers; what is behind the last whole one is left out."""
+        """The bytes as numbers; an incomplete one at the end is left out."""
         size = np.dtype(dtype).itemsize
         return self.data[: self.data.size // size * size].view(dtype)
 
@@ -65,10 +65,10 @@ class GlobalMemory:
 
     @classmethod
     def of(cls, memory: dict[str, tuple[int, int]], contents: dict[str, np.ndarray]) -> GlobalMemory:
-        """Tensors at (address, bytes); what has no contents is poisoned.
+        """Memory with tensors at (address, bytes); those without contents are filled with poison.
 
         Raises:
-            ValueError: Contents have another size.
+            ValueError: Contents are larger than their tensor.
         """
         regions = []
         for name, (base, size) in memory.items():
@@ -113,11 +113,11 @@ class GlobalMemory:
         return region, offsets
 
     def next_kernel(self, is_programmatic: bool, is_beside: bool = False) -> None:
-        """What the kernel that starts now must not touch before it has waited.
+        """Note that a kernel starts, and what it must not touch before it has waited.
 
         Args:
             is_programmatic: Launched programmatically.
-            is_beside: It shares its work with the kernel before, other rows of the same tensors: the two count as one.
+            is_beside: It shares its work with the previous kernel (other rows of the same tensors): both count as one.
         """
         self.waited_ctas, self.must_wait = set(), is_programmatic and is_beside
         if self.must_wait:

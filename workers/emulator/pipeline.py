@@ -17,7 +17,7 @@ from .ptx import Kernel, read
 
 Change = Callable[[Kernel], Kernel]
 _programs: dict[str, Program] = {}
-"""Kernels by their text: those of the routing are the same in many configs."""
+"""Prepared kernels by a hash of their text: many configs have the same routing kernel."""
 _KEPT = 24
 
 
@@ -34,7 +34,7 @@ class Module:
 
     Args:
         path: Its PTX.
-        changes: Kernel name's beginning -> change of its code; for planted mistakes.
+        changes: Prefix of a kernel's name -> change of its code; for planted mistakes.
     """
 
     def __init__(self, path: Path, changes: dict[str, Change] | None = None):
@@ -44,7 +44,7 @@ class Module:
                 self.kernels[name] = change(self.kernels[name])
 
     def program(self, name: str) -> Program:
-        """A kernel, ready to run."""
+        """The kernel in executable form, from a cache of recently used ones."""
         kernel = self.kernels[name]
         text = repr((kernel.parameters, kernel.labels, [(i.opcode, i.operands, i.guard) for i in kernel.code]))
         key = hashlib.sha256(text.encode()).hexdigest()
@@ -58,9 +58,9 @@ class Module:
 def steps(
     module: Module, call: Call, memory: GlobalMemory, seed: int = 0, beside: frozenset[str] = frozenset()
 ) -> Iterator[Launch]:
-    """Execute the kernels of a call in order; each launch is given out when it has ended.
+    """Execute the kernels of a call in order and yield each launch once it has ended.
 
-    Kernels named in ``beside`` share their work with the one before (EmulatedCase).
+    Kernels named in ``beside`` share their work with the previous one (EmulatedCase).
 
     Raises:
         KernelError: A kernel hangs, corrupts something or has an unknown instruction.
@@ -88,6 +88,6 @@ def short_name(kernel: str) -> str:
 
 
 def fresh_memory(call: Call, contents: dict[str, np.ndarray]) -> GlobalMemory:
-    """Inputs as given, everything else poisoned but what must start as zeros."""
+    """Memory with the given inputs; all else is poison, except for what must start as zeros."""
     zeros = {"barrier": np.zeros(4, np.uint8)} if "barrier" in call.memory else {}
     return GlobalMemory.of(call.memory, {**zeros, **contents})

@@ -17,22 +17,22 @@ from .ptx import Instruction, Kernel
 from .registers import WARP, Registers, _names
 
 LONGEST = 600
-"""Instructions of a segment: longer ones take the compiler long."""
+"""Most instructions of a segment; compile time grows faster than the length."""
 SEGMENT, OPERATION, BRANCH, EXIT = range(4)
 _NOTHING = {"prefetch", "nanosleep", "setmaxnreg", "membar", "createpolicy"}
-"""No effect on data or order."""
+"""Instructions without an effect on data or order."""
 
 
 @dataclass(slots=True)
 class Step:
-    """One thing that a warp does.
+    """One step of a warp: a compiled segment, or a single instruction.
 
     Args:
         kind: ``SEGMENT``, ``OPERATION``, ``BRANCH`` or ``EXIT``.
         first: Its (first) instruction, for messages.
-        run: Of a segment: takes the address of a warp's block.
-        handler: Of an operation.
-        target: Of a branch: index of a step.
+        run: Function of a segment; takes the address of the warp's register block.
+        handler: Function of an operation.
+        target: Index of the step that a branch goes to.
         guard: (index of a predicate, wanted value) where there is one.
     """
 
@@ -143,7 +143,7 @@ class Program:
 
 
 def edited(kernel: Kernel, change: Callable[[list[Instruction]], Any]) -> Kernel:
-    """A copy of a kernel whose instructions a function has changed in place."""
+    """A copy of a kernel, after a function has changed its instructions in place."""
     code = [replace(i, operands=list(i.operands)) for i in kernel.code]
     change(code)
     return replace(kernel, code=code)

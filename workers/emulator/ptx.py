@@ -20,7 +20,7 @@ class Instruction:
     guard: tuple[str, bool] | None = None
     parts: tuple[str, ...] = ()
     line: int = 0
-    """Line of the module in which it stands."""
+    """Its line in the module."""
 
     def __post_init__(self) -> None:
         self.parts = tuple(p for p in self.opcode.split(".") if p)
@@ -31,7 +31,7 @@ class Instruction:
 
 
 def _shown(operand: Any) -> str:
-    """An operand as it is written."""
+    """An operand in PTX notation."""
     if not isinstance(operand, tuple):
         return str(operand)
     if operand and operand[0] == "[]":
@@ -52,7 +52,7 @@ class Kernel:
 
 
 def read(text: str) -> dict[str, Kernel]:
-    """Kernels of a PTX module by name."""
+    """Parse a PTX module; returns its kernels by name."""
     text = re.sub(r"//[^\n]*", "", text)
     starts = [m.start() for m in re.finditer("\n", text)]
     found = {}
@@ -140,7 +140,7 @@ def _instruction(statement: str, scopes: _Scopes) -> Instruction:
 
 
 def _split(text: str) -> list[str]:
-    """At commas outside brackets and braces."""
+    """Split a text at the commas outside brackets and braces."""
     out, depth, current = [], 0, ""
     for c in text:
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(c, 0)

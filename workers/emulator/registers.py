@@ -1,4 +1,4 @@
-"""Where the registers of a kernel lie in a warp's memory, and what its other operands mean.
+"""The layout of a kernel's registers in a warp's memory, and the values of its other operands.
 
 A warp has one block of bytes: the mask of active lanes, then 32 lanes of every register, sorted by class. Compiled
 segments and the instructions in NumPy work on the same block.
@@ -22,7 +22,7 @@ PARAMETERS = 0x1000_0000_0000
 PARAMETER_RANGE = 4096
 """Generic addresses of the kernel's parameters: one range for each."""
 POISON = 0xFF
-"""What registers and memory hold that nobody wrote: NaN as FP8, bfloat16 and float32, -1 as an integer."""
+"""Byte in all unwritten registers and memory: NaN as FP8, bfloat16 and float32, -1 as an integer."""
 _SPECIAL = re.compile(r"%(tid|ntid|ctaid|nctaid|cluster_ctaid|cluster_nctaid|clusterid|nclusterid)\.[xyz]|%(laneid|"
                       r"warpid|cluster_ctarank|cluster_nctarank|is_explicit_cluster|lanemask_\w+|smid)")  # fmt: skip
 SHARED = "%shared"
@@ -82,7 +82,7 @@ class Registers:
         """Value of an operand that is no register.
 
         Raises:
-            UnknownInstructionError: It is nothing known.
+            UnknownInstructionError: The operand is of no known form.
         """
         if re.fullmatch(r"-?\d+", operand):
             return int(operand)
@@ -121,5 +121,5 @@ def _names(i: Instruction) -> list[str]:
 
 
 def float_bits(value: float) -> int:
-    """A float32 as its bits."""
+    """The bits of a float32."""
     return int(struct.unpack("<I", struct.pack("<f", value))[0])

@@ -1,4 +1,4 @@
-"""What a CTA has of its own: shared memory, mbarriers, named barriers and tensor memory."""
+"""The state of a CTA: shared memory, mbarriers, named barriers and tensor memory."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Barrier:
     bytes: int = 0
     phase: int = 0
     clock: np.ndarray = field(init=False, repr=False)
-    """What whoever sees the barrier complete has seen of each warp."""
+    """Vector clock that a waiter takes over when the barrier completes."""
 
     def __post_init__(self) -> None:
         self.pending = self.count
         self.clock = np.zeros(self.warps, np.int64)
 
     def arrive(self, number: int = 1) -> None:
-        """Arrivals.
+        """Count arrivals.
 
         Raises:
-            FaultError: There are more than a phase has.
+            FaultError: The phase expects fewer.
         """
         self.pending -= number
         if self.pending < 0:
@@ -82,7 +82,7 @@ class Cta:
         self.named: dict[int, list[int]] = defaultdict(lambda: [0, 0])
         """Named barriers: threads that have arrived, generation."""
         self.clocks: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(warps, np.int64))
-        """What the warps that meet at a named barrier have seen."""
+        """Merged vector clocks of the warps that meet at a named barrier."""
         granules = smem // GRANULE + 4
         self.writing, self.reading = np.zeros(granules, np.int32), np.zeros(granules, np.int32)
         self.writer = np.full(granules, -1, np.int16)
@@ -90,7 +90,7 @@ class Cta:
         self.stamp = np.zeros(granules, np.int64)
         """When it stored, by its own clock."""
         self.told_rank = np.full(granules, -1, np.int64)
-        """Rank of the CTA whose mbarrier tells of the last asynchronous copy, -1 for none."""
+        """Rank of the CTA whose mbarrier signals the last asynchronous copy, -1 for none."""
         self.told_at, self.told_phase = np.zeros(granules, np.int64), np.zeros(granules, np.int64)
         """The mbarrier's address and the phase that the copy completes."""
         self.has_permit = True
@@ -98,9 +98,9 @@ class Cta:
         """Tensor memory: first column -> columns."""
         self._tensor_memory: np.ndarray | None = None
         self.accumulating = np.zeros(TMEM_COLUMNS, np.int32)
-        """MMAs under way into each column."""
+        """Number of unfinished MMAs that write each column."""
         self.commits: list[tuple[int, int, int] | None] = [None] * TMEM_COLUMNS
-        """(rank, address, phase) of the mbarrier that told that a column is complete."""
+        """(rank, address, phase) of the mbarrier that signalled that a column is complete."""
         self.drains: list[dict[int, int]] = [{} for _ in range(TMEM_COLUMNS)]
         """Warps that have loaded each column since it was overwritten, and their clocks then."""
 
@@ -125,24 +125,24 @@ class Cta:
         return out
 
     def granules(self, address: int, size: int) -> slice:
-        """Conflict counters of a range."""
+        """The conflict counters that cover a range of bytes."""
         first = int(self.offsets(np.array([address]), 1)[0])
         self.offsets(np.array([address + size - 1]), 1)
         return slice(first // GRANULE, -(-(first + size) // GRANULE))
 
     def told(self, part: np.ndarray | slice, rank: int, address: int, phase: int) -> None:
-        """A copy has arrived in granules, of which an mbarrier tells."""
+        """Note that a copy has arrived in granules, and which mbarrier signals it."""
         self.told_rank[part], self.told_at[part], self.told_phase[part] = rank, address, phase
 
     def check_waited(self, waits: Mapping[tuple[int, int], int], part: np.ndarray) -> None:
-        """Whoever reads what a copy brought must have waited for it.
+        """Check that a reader of copied data has waited for the copy.
 
         Args:
             waits: Phases that the reader has seen complete, by (rank, address) of an mbarrier.
             part: Granules that are read.
 
         Raises:
-            FaultError: It has not.
+            FaultError: The reader has not waited.
         """
         part = part[self.told_rank[part] >= 0]
         if not part.size:

@@ -1,4 +1,4 @@
-"""Warps: registers of 32 lanes, the place in the code, and what of their asynchronous work is under way."""
+"""Warps: registers of 32 lanes, the position in the code, and unfinished asynchronous work."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Warp:
         self.waits: dict[tuple[int, int], int] = defaultdict(int)
         """Phases of mbarriers that this warp has seen complete."""
         self.copying: list[tuple[Any, ...]] = []
-        """cp.async under way, without an arrival so far."""
+        """Unfinished cp.async copies that no arrival covers yet."""
         self.groups: list[list[tuple[Any, ...]]] = [[]]
         """Shared memory that MMAs read, by commit group; the last one is open."""
         self.accumulators: list[tuple[Any, ...]] = []
-        """Tensor memory that MMAs write, without a commit so far."""
+        """Tensor memory that MMAs write and no commit covers yet."""
         self.finishing: list[Callable[[], None]] = []
-        """What commits and arrivals of asynchronous work of this warp bring about, in order."""
+        """Effects of this warp's commits and asynchronous arrivals, in the order in which they must happen."""
         self.loads: list[tuple[np.ndarray, np.ndarray]] = []
         """Registers of loads from tensor memory that were not waited for, and their values."""
         self.is_ordered_before = True
@@ -104,7 +104,7 @@ class Warp:
         return row.astype(f"u{bits // 8}")
 
     def set(self, register: str, value: np.ndarray, mask: np.ndarray) -> None:
-        """Write the lanes of ``mask``."""
+        """Write a register in the lanes of ``mask``."""
         if register == "_":
             return
         place = self.program.registers.names[register]
@@ -198,7 +198,7 @@ class Warp:
         return f"line {first.line}, {first}"
 
     def one(self, operand: str | tuple[str, ...], bits: int, mask: np.ndarray) -> int:
-        """The value of an operand or address that one lane has, or all active lanes alike.
+        """The value of an operand or address that is the same in all active lanes.
 
         Raises:
             UnknownInstructionError: It differs between lanes.

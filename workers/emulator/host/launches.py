@@ -1,4 +1,4 @@
-"""What a built Solution launches: asked of a process of its own, in which a mock CUDA runtime stands for the GPU."""
+"""What a built Solution launches, found by calling it in a process of its own on a mock CUDA runtime."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Host:
         return Call(answer["function"], launches, memory)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process that calls the Solution."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):

@@ -29,7 +29,7 @@ RANGE = 1 << 40
 STREAM = 0x5EED5000
 CUDA, CPU = 2, 1
 DTYPES = {"float32": (2, 32), "bfloat16": (4, 16), "fp8": (10, 8), "uint8": (1, 8), "float16": (2, 16)}
-"""Type code and bits of DLPack."""
+"""dtype -> DLPack's type code and number of bits."""
 CLUSTER, PROGRAMMATIC, COOPERATIVE = 4, 6, 2
 """Launch attributes of CUDA (cudaLaunchAttributeID)."""
 MAX_DYNAMIC_SMEM = 8
@@ -142,7 +142,7 @@ class Kernel:
 
 
 class Recorder:
-    """What the mock was asked to do."""
+    """Records the calls that the mock runtime receives."""
 
     def __init__(self, mock: ctypes.CDLL):
         self.launches: list[dict] = []
@@ -182,7 +182,7 @@ class Recorder:
 
     @staticmethod
     def raw(kernel: Kernel, arguments: Any) -> list[str]:
-        """The bytes of every argument."""
+        """The bytes of every argument of the kernel."""
         return [ctypes.string_at(arguments[ordinal], size).hex() for ordinal, size in kernel.parameters]
 
     def pointers(self, kernel: Kernel, arguments: Any) -> list[str]:

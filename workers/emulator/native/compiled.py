@@ -17,7 +17,7 @@ _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _machine() -> Any:
-    """This processor; each engine owns one."""
+    """LLVM's description of this processor; each engine owns one."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()

@@ -1,4 +1,4 @@
-"""Float32, bfloat16 and FP8 arithmetic in LLVM's language, with the hardware's rounding.
+"""Float32, bfloat16 and FP8 arithmetic in LLVM IR, with the hardware's rounding.
 
 ``.approx`` operations are the correctly rounded ones here; the hardware's differ in the last bit.
 """
@@ -19,7 +19,7 @@ _ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
 @rule("add", "sub", "mul", "mad", "div", "min", "max")
 def binary(seg: Segment, i: Instruction) -> None:
-    """Two operands of any type."""
+    """An operation on two operands, of integers or floats."""
     kind, _ = type_of(i.parts)
     name = i.parts[0]
     if kind in "bsu":
@@ -47,7 +47,7 @@ def _rounded_to_nearest(i: Instruction) -> None:
 
 @rule("fma")
 def fused(seg: Segment, i: Instruction) -> None:
-    """One rounding: to nearest, or down."""
+    """fma, rounded once: to nearest, or towards minus infinity."""
     if type_of(i.parts)[0] == "f2":
         a, b, c = (seg.pair(o) for o in i.operands[1:4])
         out = seg.call(F32X2, "llvm.fma.v64f32", (F32X2, a), (F32X2, b), (F32X2, c))
@@ -64,7 +64,7 @@ def fused(seg: Segment, i: Instruction) -> None:
 
 
 def _fused_down(seg: Segment, a: str, b: str, c: str) -> str:
-    """Rounded towards minus infinity: the product is exact in float64, and so is the error of the sum."""
+    """fma towards minus infinity; the product and the error of the sum are exact in float64."""
     a, b, c = (seg.do(f"fpext {F32} {v} to {F64}") for v in (a, b, c))
     product = seg.do(f"fmul {F64} {a}, {b}")
     total = seg.do(f"fadd {F64} {product}, {c}")
@@ -120,12 +120,12 @@ define internal <32 x double> @lanes_log2(<32 x double> %x) noinline {
 ret <32 x double> %y
 }
 """
-"""Out of line: each is a call for every lane."""
+"""Functions that are called once for every lane."""
 
 
 @rule("neg", "abs")
 def unary(seg: Segment, i: Instruction) -> None:
-    """The sign of a float32, or integers."""
+    """neg and abs of a float32; integers have rules of their own."""
     if type_of(i.parts)[0] in "bsu":
         integer_unary(seg, i)
         return

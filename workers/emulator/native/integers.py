@@ -1,4 +1,4 @@
-"""Integers, bits, predicates and moves in LLVM's language."""
+"""Integers, bits, predicates and moves in LLVM IR."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def integer_binary(seg: Segment, i: Instruction) -> None:
 
 
 def _divide(seg: Segment, name: str, sign: str, letter: str, a: str, b: str) -> str:
-    """Towards zero; by zero all ones, as the hardware does. By -1 it is a negation: the processor's would overflow."""
+    """Divide towards zero; by zero gives all ones, as on the GPU. By -1 it negates, since the CPU would overflow."""
     vector, zero, one = VECTOR[letter], seg.splat(letter, 0), seg.splat(letter, 1)
     by_zero = seg.do(f"icmp eq {vector} {b}, {zero}")
     odd = by_zero
@@ -71,7 +71,7 @@ def multiply(seg: Segment, i: Instruction) -> None:
 
 @rule("shl", "shr")
 def shift(seg: Segment, i: Instruction) -> None:
-    """Amounts beyond the width give zeros or the sign."""
+    """shl and shr; amounts beyond the width give zeros or copies of the sign."""
     kind, bits = type_of(i.parts)
     letter = LETTER[bits]
     vector = VECTOR[letter]
@@ -88,7 +88,7 @@ def shift(seg: Segment, i: Instruction) -> None:
 
 @rule("shf")
 def funnel(seg: Segment, i: Instruction) -> None:
-    """Bits out of a pair of 32-bit values."""
+    """shf: shift a pair of 32-bit values as one."""
     low, high = (seg.read(o, "d") for o in i.operands[1:3])
     amount = seg.read(i.operands[3], "r")
     if "wrap" in i.parts:
@@ -107,7 +107,7 @@ def funnel(seg: Segment, i: Instruction) -> None:
 
 
 def integer_unary(seg: Segment, i: Instruction) -> None:
-    """not, neg, abs, popc, clz, brev."""
+    """not, neg, abs, popc, clz and brev of integers."""
     bits = type_of(i.parts)[1]
     letter = LETTER[bits]
     vector, name = VECTOR[letter], i.parts[0]
@@ -150,7 +150,7 @@ def logic(seg: Segment, i: Instruction) -> None:
 
 @rule("bfe", "prmt")
 def fields(seg: Segment, i: Instruction) -> None:
-    """Bit fields and byte permutation."""
+    """bfe, bfi and prmt: bit fields and byte permutation."""
     vector = VECTOR["d"]
     if i.parts[0] == "bfe":
         if type_of(i.parts) != ("u", 32):
@@ -175,7 +175,7 @@ def fields(seg: Segment, i: Instruction) -> None:
 
 @rule("mov", "cvta")
 def move(seg: Segment, i: Instruction) -> None:
-    """Copies; vectors pack and unpack."""
+    """mov: copy a value, or pack and unpack a vector."""
     target, source = i.operands[:2]
     letter = LETTER[type_of(i.parts)[1]]
     vector, bits = VECTOR[letter], BITS[letter]
@@ -215,7 +215,7 @@ def integer_convert(seg: Segment, to: str, source: str, i: Instruction) -> None:
 
 
 def integer_compare(seg: Segment, i: Instruction) -> str:
-    """The predicate of a comparison."""
+    """setp of integers."""
     kind, bits = type_of(i.parts)
     a, b = (seg.read(o, LETTER[bits]) for o in i.operands[1:3])
     how = _COMPARE[i.parts[1]]
@@ -226,7 +226,7 @@ def integer_compare(seg: Segment, i: Instruction) -> str:
 
 @rule("selp")
 def select(seg: Segment, i: Instruction) -> None:
-    """One of two values."""
+    """selp: choose one of two values by a predicate."""
     letter = LETTER[type_of(i.parts)[1]]
     a, b = (seg.read(o, letter) for o in i.operands[1:3])
     flag = seg.read(i.operands[3], "p")

@@ -1,6 +1,6 @@
-"""Straight-line code of a kernel as a function in LLVM's language: 32 lanes at a time, registers in a warp's block.
+"""Straight-line code of a kernel as a function in LLVM IR: 32 lanes at a time, registers in a warp's block.
 
-Values stay in LLVM's names inside a segment; at its end the registers that other code reads are written back in the
+Inside a segment values are LLVM values; at its end the registers that other code reads are written back in the
 active lanes. Rules for the instructions are in integers.py and floats.py.
 """
 
@@ -22,7 +22,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers how an instruction is translated."""
+    """Decorator: register the translation of an instruction."""
 
     def add(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
@@ -44,14 +44,14 @@ class Segment:
         self.lines: list[str] = []
         self.intrinsics: set[str] = set()
         self.needed: set[str] = set()
-        """Registers whose values from before are read."""
+        """Registers whose earlier values the segment reads."""
         self._values: dict[str, str] = {}
         self._written: set[str] = set()
         self._count = 0
         self._guard: str | None = None
 
     def do(self, text: str) -> str:
-        """A new value: ``text`` is the right side of its definition."""
+        """Define a new value; ``text`` is the right side of its definition."""
         self._count += 1
         self.lines.append(f"%v{self._count} = {text}")
         return f"%v{self._count}"
@@ -62,7 +62,7 @@ class Segment:
         return self.do(f"call {result} @{function}({', '.join(f'{t} {v}' for t, v in arguments)})")
 
     def translate(self, i: Instruction) -> None:
-        """Add one instruction."""
+        """Append the translation of one instruction."""
         self._guard = None
         if i.guard is not None:
             flag = self.read(i.guard[0], "p")
@@ -72,7 +72,7 @@ class Segment:
     # Operands.
 
     def splat(self, letter: str, number: int) -> str:
-        """A constant in every lane."""
+        """A vector with the same constant in every lane."""
         number &= (1 << BITS[letter]) - 1
         return f"splat ({ELEMENT[letter]} {number})"
 
@@ -91,7 +91,7 @@ class Segment:
         return self.resized(value, known[0], letter)
 
     def resized(self, value: str, have: str, want: str) -> str:
-        """Zero-extended or cut."""
+        """An integer vector of another width, zero-extended or truncated."""
         if have == want:
             return value
         if "p" in (have, want):
@@ -148,7 +148,7 @@ class Segment:
     # The whole function.
 
     def text(self, is_read_elsewhere: Callable[[str], bool]) -> str:
-        """The function; registers that nobody else reads are not written back."""
+        """The function's text; registers that no other code reads are not written back."""
         out = [name for name in sorted(self._written) if is_read_elsewhere(name)]
         if out:
             flags = self.do("load <32 x i8>, ptr %w, align 32")

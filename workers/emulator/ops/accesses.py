@@ -24,7 +24,7 @@ def is_shared(i: Instruction) -> bool:
 
 
 def read_shared(w: Warp, cta: Cta, offsets: np.ndarray, size: int) -> np.ndarray:
-    """Bytes [n, size] by ordinary loads.
+    """Read bytes [n, size] by ordinary loads.
 
     Raises:
         FaultError: A copy is under way there, or was not waited for.
@@ -38,7 +38,7 @@ def read_shared(w: Warp, cta: Cta, offsets: np.ndarray, size: int) -> np.ndarray
 
 
 def write_shared(w: Warp, cta: Cta, offsets: np.ndarray, raw: np.ndarray) -> None:
-    """Ordinary stores of bytes [n, size].
+    """Write bytes [n, size] by ordinary stores.
 
     Raises:
         FaultError: A copy is under way there, or an MMA reads it.
@@ -57,7 +57,7 @@ def write_shared(w: Warp, cta: Cta, offsets: np.ndarray, raw: np.ndarray) -> Non
 
 @operation("ld")
 def load(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Vectors of 1, 2 or 4 elements."""
+    """Load vectors of 1, 2 or 4 elements."""
     targets = i.operands[0] if isinstance(i.operands[0], tuple) else (i.operands[0],)
     size = type_of(i.parts)[1] // 8
     total = size * len(targets)
@@ -75,7 +75,7 @@ def load(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _given(w: Warp, operand: object, bits: int, mask: np.ndarray) -> np.ndarray:
-    """Bytes [n, total] that a store brings."""
+    """The bytes [n, total] that a store writes."""
     values = operand if isinstance(operand, tuple) else (operand,)
     columns = [np.ascontiguousarray(w.value(v, max(bits, 16))[mask].astype(f"u{bits // 8}")) for v in values]
     return np.concatenate([c.view(np.uint8).reshape(len(c), -1) for c in columns], axis=1)
@@ -83,7 +83,7 @@ def _given(w: Warp, operand: object, bits: int, mask: np.ndarray) -> np.ndarray:
 
 @operation("st")
 def store(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Vectors of 1, 2 or 4 elements; ``st.async`` to shared memory of the cluster."""
+    """Store vectors of 1, 2 or 4 elements, with ``st.async`` into the cluster's shared memory."""
     if "async" in i.parts:
         _store_async(m, w, i, mask)
         return
@@ -128,7 +128,7 @@ def bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def _added(kind: str, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Sums of elements of a type."""
+    """The sums of two vectors of one type."""
     with np.errstate(over="ignore", invalid="ignore"):
         if kind == "f32":
             return (old.view(np.float32) + new.view(np.float32)).view(np.uint32)
@@ -142,7 +142,7 @@ def _added(kind: str, old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 @operation("red", "atom")
 def reduce(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """add, or, and, max, min: lane by lane where they meet at one address."""
+    """Reductions and atomics (add, or, and, max, min); lanes with the same address take turns."""
     returns = i.parts[0] == "atom"
     place, given = i.operands[1:3] if returns else i.operands[:2]
     kind = i.parts[-1]
@@ -175,7 +175,7 @@ def reduce(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _combined(i: Instruction, kind: str, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """What an atomic leaves."""
+    """The value that an atomic writes back."""
     if "add" in i.parts:
         return np.ascontiguousarray(_added(kind, old, new))
     if "or" in i.parts:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @operation("mbarrier.init")
 def init(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """A barrier with its arrivals."""
+    """mbarrier.init: create a barrier that expects a number of arrivals."""
     address = w.one(i.operands[0], 32, mask)
     w.cta.offsets(np.array([address]), 8)
     w.cta.barriers[address & INSIDE] = Barrier(w.one(i.operands[1], 32, mask), len(m.warps))
@@ -30,7 +30,7 @@ def init(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("mbarrier.arrive")
 def arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Arrivals, at another CTA's barrier too; with ``expect_tx`` also bytes to wait for."""
+    """mbarrier.arrive, also at another CTA's barrier; with ``expect_tx`` it adds bytes to wait for."""
     if w.loads:
         raise FaultError("an arrival while a load from tensor memory is under way")
     if not w.is_ordered_before:
@@ -53,7 +53,7 @@ def arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("mbarrier.expect_tx")
 def expect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Bytes to wait for."""
+    """mbarrier.expect_tx: add bytes that the current phase waits for."""
     for address, size in zip(w.address(i.operands[0], 32)[mask], w.value(i.operands[1], 32)[mask], strict=True):
         cta, at = m.place(int(address))
         m.barrier(cta, at).bytes += int(size)
@@ -61,7 +61,7 @@ def expect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("mbarrier.try_wait", "mbarrier.test_wait")
 def try_wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Passes, or blocks the warp."""
+    """mbarrier.try_wait: pass if the phase is complete, else block the warp."""
     if i.operands[0] == "_" or "parity" not in i.parts:
         raise UnknownInstructionError(str(i))
     addresses, parities = w.address(i.operands[1], 32)[mask], w.value(i.operands[2], 32)[mask]
@@ -79,7 +79,7 @@ def try_wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _meet(m: Cluster, w: Warp, key: Any, arrived: bool, clock: np.ndarray) -> None:
-    """Give and take what was seen."""
+    """Merge a warp's vector clock with that of a barrier."""
     if arrived:
         np.maximum(clock, m.released(w), out=clock)
     else:
@@ -148,7 +148,7 @@ def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("griddepcontrol")
 def dependents(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """``wait`` and ``launch_dependents``."""
+    """griddepcontrol: ``wait`` and ``launch_dependents``."""
     if "wait" in i.parts:
         w.waited = True
         m.memory.waited_ctas.add(w.cta.block)

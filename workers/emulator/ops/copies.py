@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @operation("cp")
 def copy(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """All forms of cp.async."""
+    """Dispatch the forms of cp.async to their handlers."""
     if "mbarrier" in i.parts:
         _arrive(m, w, i, mask)
     elif "bulk" in i.parts:
@@ -32,7 +32,7 @@ def copy(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """cp.async.mbarrier.arrive.noinc: when the copies before it are done, the barrier hears of it."""
+    """cp.async.mbarrier.arrive.noinc: an arrival that happens once the earlier copies are done."""
     addresses = w.address(i.operands[0], 32)[mask]
     copies, w.copying = w.copying, []
     clock = m.released(w)
@@ -52,7 +52,7 @@ def _arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _small(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """cp.async: each thread 4, 8 or 16 bytes, zeros beyond the source's size."""
+    """cp.async: 4, 8 or 16 bytes for each thread, zeros beyond the source's size."""
     size = int(i.operands[2])
     targets, sources = w.address(i.operands[0], 32)[mask], w.address(i.operands[1], 64)[mask]
     given = len(i.operands) > 3
@@ -71,7 +71,7 @@ def _small(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         raise FaultError(f"cp.async overwrites {w.cta.named_place(int(targets.min()))}, which is still read")
     np.add.at(w.cta.writing, part, 1)
     w.cta.writer[part], w.cta.stamp[part] = w.index, w.clock[w.index]
-    w.cta.told_rank[part] = -1  # several barriers may tell of them
+    w.cta.told_rank[part] = -1  # several barriers may signal them
     w.copying.append((part, where, raw))
 
 
@@ -82,7 +82,7 @@ def _one_lane(i: Instruction, mask: np.ndarray) -> int:
 
 
 def _bulk(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """A run of bytes."""
+    """cp.async.bulk: copy a contiguous run of bytes."""
     _one_lane(i, mask)
     target, bar = (w.one(i.operands[n], 32, mask) for n in (0, 3))
     size = w.one(i.operands[2], 32, mask)
@@ -96,7 +96,7 @@ def _bulk(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _tensor(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """A box, or four rows; to one CTA or several."""
+    """cp.async.bulk.tensor: copy a box, or four gathered rows, to one or several CTAs."""
     lane = _one_lane(i, mask)
     target = int(w.address(i.operands[0], 32)[lane])
     slot = (int(w.value(i.operands[1][1], 64)[lane]) - PARAMETERS) // PARAMETER_RANGE
@@ -121,7 +121,7 @@ def _tensor(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _receivers(m: Cluster, w: Warp, i: Instruction, lane: int) -> list[int]:
-    """CTAs that a tensor copy goes to."""
+    """The CTAs that receive a tensor copy."""
     if "multicast::cluster" not in i.opcode:
         return [w.cta.rank]
     bits = int(w.value(i.operands[3], 16)[lane])
@@ -131,7 +131,7 @@ def _receivers(m: Cluster, w: Warp, i: Instruction, lane: int) -> list[int]:
 
 
 def _deliver(m: Cluster, cta: Cta, addresses: np.ndarray, raw: np.ndarray, counts: Cta, bar: int) -> None:
-    """Bytes on their way into shared memory, and to the barrier there."""
+    """Queue the arrival of bytes in shared memory and on the barrier there."""
     low = int(addresses.min())
     part = cta.granules(low, int(addresses.max()) - low + 1)
     if cta.reading[part].any():

@@ -15,7 +15,7 @@ from ..errors import FaultError, UnknownInstructionError
 from .tensor_maps import swizzled
 
 K_BYTES = 32
-"""K of an FP8 MMA."""
+"""K extent of one FP8 MMA, in bytes."""
 _WGMMA_SWIZZLE = {0: 0, 1: 3, 2: 2, 3: 1}
 _TCGEN05_SWIZZLE = {0: 0, 2: 3, 4: 2, 6: 1}
 """Descriptor field -> log2 of the chunks that the swizzle exchanges (as in a tensor map)."""

@@ -47,7 +47,7 @@ def _cut(value: np.int64, shift: np.int64) -> np.int64:
 
 @numba.njit(cache=True)
 def _exponent(word: np.int32) -> np.int32:
-    """Of a float32."""
+    """The exponent of a float32."""
     field = word >> 23 & 255
     if word & 0x7FFFFFFF == 0:
         return np.int32(_SMALLEST)
@@ -56,7 +56,7 @@ def _exponent(word: np.int32) -> np.int32:
 
 @numba.njit(cache=True)
 def _significand(word: np.int32) -> np.int64:
-    """Of a float32, with 23 fractional bits and its sign."""
+    """The signed significand of a float32, with 23 fractional bits."""
     size = np.int64(word & 0x7FFFFF)
     if word >> 23 & 255:
         size += 1 << 23

@@ -19,7 +19,7 @@ LANES = np.arange(WARP)
 
 
 def _together(w: Warp, mask: np.ndarray, members: str, i: Instruction) -> None:
-    """All lanes that the member mask names must be here."""
+    """Check that all lanes of the member mask are active."""
     named = np.uint32(w.value(members, 32)[mask][0])
     wanted = ((named >> np.arange(WARP, dtype=np.uint32)) & 1).astype(bool) & w.alive
     if (wanted & ~mask).any():
@@ -56,7 +56,7 @@ def shuffle(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("vote")
 def vote(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """ballot, any, all."""
+    """vote.sync: ballot, any and all."""
     _together(w, mask, i.operands[2], i)
     name = i.operands[1]
     flags = (w.value(name.lstrip("!"), 1) ^ name.startswith("!")) & mask
@@ -89,7 +89,7 @@ def reduce_lanes(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("elect")
 def elect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """The lowest lane here."""
+    """elect.sync: choose the lowest active lane."""
     first = int(np.nonzero(mask)[0][0])
     names = i.operands[0].split("|")
     w.set(names[0], np.full(WARP, first, np.uint32), mask)
@@ -98,14 +98,14 @@ def elect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("activemask")
 def active(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """The lanes here."""
+    """activemask: the mask of active lanes."""
     out = int((mask.astype(np.uint64) << LANES.astype(np.uint64)).sum())
     w.set(i.operands[0], np.full(WARP, out, np.uint32), mask)
 
 
 @operation("mapa")
 def map_address(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """The same place in the shared memory of another CTA of the cluster."""
+    """mapa: the same address in the shared memory of another CTA of the cluster."""
     from ..shared import INSIDE, RANK_SHIFT
 
     bits = 64 if i.parts[-1] == "u64" else 32

@@ -19,7 +19,7 @@ _HANDLERS: dict[str, Handler] = {}
 
 
 def operation(*names: str) -> Callable[[Handler], Handler]:
-    """Registers what an instruction does: ``ld``, or with its second part ``mbarrier.init``."""
+    """Decorator: register the handler of an instruction, named as ``ld`` or ``mbarrier.init``."""
 
     def add(function: Handler) -> Handler:
         _HANDLERS.update(dict.fromkeys(names, function))
@@ -29,10 +29,10 @@ def operation(*names: str) -> Callable[[Handler], Handler]:
 
 
 def handler_for(i: Instruction) -> Handler:
-    """What does an instruction.
+    """The handler of an instruction.
 
     Raises:
-        UnknownInstructionError: Nothing does.
+        UnknownInstructionError: It has none.
     """
     from . import accesses, barriers, copies, lanes, tcgen05, wgmma  # noqa: F401 - they fill the table
 

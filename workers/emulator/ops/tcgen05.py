@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @operation("tcgen05.fence")
 def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Orders the tensor memory accesses of threads that meet at a barrier."""
+    """tcgen05.fence: order the tensor memory accesses of threads that meet at a barrier."""
     if "after_thread_sync" in i.opcode:
         w.is_ordered_after = True
     else:
@@ -35,13 +35,13 @@ def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("tcgen05.relinquish_alloc_permit")
 def relinquish(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Nothing is allocated after it here."""
+    """tcgen05.relinquish_alloc_permit: forbid later allocations in this CTA."""
     w.cta.has_permit = False
 
 
 @operation("tcgen05.alloc")
 def allocate(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Columns of tensor memory; where they begin goes to shared memory."""
+    """tcgen05.alloc: reserve columns of tensor memory and store the first one's number in shared memory."""
     columns = w.one(i.operands[1], 32, mask)
     first = sum(w.cta.allocated.values())
     if columns < 32 or columns & (columns - 1) or first + columns > TMEM_COLUMNS or not w.cta.has_permit:
@@ -53,7 +53,7 @@ def allocate(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("tcgen05.dealloc")
 def free(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Give columns back."""
+    """tcgen05.dealloc: free columns."""
     first, columns = (w.one(o, 32, mask) for o in i.operands)
     if w.cta.allocated.pop(first, None) != columns:
         raise FaultError(f"{columns} tensor memory columns at {first} are freed, which were not allocated so")
@@ -62,7 +62,7 @@ def free(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _ordered_after(w: Warp) -> None:
-    """What other threads did to tensor memory is only seen behind a fence after the barrier that told of it."""
+    """Check that a fence stands between the barrier that signalled other threads' accesses and this one."""
     if not w.is_ordered_after:
         raise FaultError(f"warp {w.number} has waited, but there is no tcgen05.fence::after_thread_sync")
 
@@ -135,7 +135,7 @@ def _take(m: Cluster, w: Warp, cta: Cta, columns: slice, accumulates: bool) -> N
 
 @operation("tcgen05.commit")
 def commit(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """When the MMAs so far are done, barriers hear of it."""
+    """tcgen05.commit: an arrival on barriers once the MMAs so far are done."""
     if mask.sum() != 1:
         raise FaultError(f"{mask.sum()} lanes commit")
     bar = w.one(i.operands[0], 32, mask)
@@ -169,7 +169,7 @@ def commit(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 @operation("tcgen05.ld")
 def load(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Registers are poison until ``tcgen05.wait::ld``."""
+    """tcgen05.ld: load registers, which hold poison until ``tcgen05.wait::ld``."""
     shape, times = i.parts[-3], int(i.parts[-2][1:])
     if shape not in _LOADS or not mask.all():
         raise UnknownInstructionError(str(i))
@@ -212,7 +212,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 
 def _drain(w: Warp, column: int) -> None:
-    """A load of a column that its warp knows to be complete."""
+    """Note that a warp loads a column, and check that it knows the column to be complete."""
     told = w.cta.commits[column]
     if told is None:
         raise FaultError(f"column {column} has nothing new for warp {w.number}")
@@ -224,7 +224,7 @@ def _drain(w: Warp, column: int) -> None:
 
 @operation("tcgen05.wait")
 def wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Loads are complete."""
+    """tcgen05.wait::ld: give the loaded registers their values."""
     if "ld" not in i.opcode:
         raise UnknownInstructionError(str(i))
     for registers, values in w.loads:

@@ -45,7 +45,7 @@ class TensorMap:
 
     @property
     def bytes(self) -> int:
-        """Bytes of a box."""
+        """The number of bytes in a box."""
         return int(np.prod(self.box))
 
     def rows(self, at: tuple[int, ...]) -> np.ndarray:
@@ -59,7 +59,7 @@ class TensorMap:
         return np.where(inside, offset, -1)
 
     def picked(self, rows: np.ndarray) -> np.ndarray:
-        """The same for given rows of a matrix."""
+        """Byte offsets of given rows of a matrix; -1 beyond the tensor."""
         return np.where((rows >= 0) & (rows < self.extents[1]), rows.astype(np.int64) * self.strides[0], -1)
 
     def content(self, data: np.ndarray, rows: np.ndarray, first: int) -> np.ndarray:

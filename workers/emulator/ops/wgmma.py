@@ -62,20 +62,22 @@ def rows_of(registers: np.ndarray) -> np.ndarray:
 
 @operation("wgmma.fence")
 def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Orders registers and shared memory. On Hopper also what cp.async brought: kernels that rely on it are right
-    there."""
+    """wgmma.fence: order accesses to registers and shared memory.
+
+    On Hopper that includes data copied by cp.async, on which kernels may rely there.
+    """
     m.publish(w)
 
 
 @operation("wgmma.commit_group")
 def commit(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """Closes a group."""
+    """wgmma.commit_group: close the group of MMAs."""
     w.groups.append([])
 
 
 @operation("wgmma.wait_group")
 def wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """The sums of all groups but the last ones are in their registers, and their operands may be overwritten."""
+    """wgmma.wait_group: write the sums of all but the last groups; their operands may then be overwritten."""
     keep = int(i.operands[0])
     while len(w.groups) > keep + 1:
         for kind, *what in w.groups.pop(0):
@@ -119,7 +121,7 @@ def mma(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 def _refuse_overlap(w: Warp, registers: tuple[int, ...]) -> None:
-    """Registers that another MMA under way writes too."""
+    """Refuse registers that another unfinished MMA writes too."""
     mine = set(registers)
     if any(r != registers and mine.intersection(r) for r in w.sums):
         raise FaultError("an MMA takes registers that another one still writes")
