@@ -185,7 +185,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """What a search knows of a space before its first trial."""
+    """The configs that a search knows before its first trial."""
 
     points: list[Point]
     complete: bool
@@ -193,7 +193,7 @@ class _FirstLook:
 
 
 _LOOKS: WeakKeyDictionary[Walk, _FirstLook] = WeakKeyDictionary()
-"""Looks that took effort and do not depend on the search's seed, for the other regimes of a sweep."""
+"""First looks that are costly and independent of the seed, kept for the other regimes of a sweep."""
 
 
 def _first_look(walk: Walk, name: str, rng: random.Random) -> _FirstLook:

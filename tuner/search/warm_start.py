@@ -13,7 +13,7 @@ class Relative:
     """Suggests the first trials after the default; the search is not influenced by it after that.
 
     The search goes on as if the suggestions had not been tried. A model that learned from them would look
-    first where the relative is good, which may be far from where this space is best. This way a misleading relative
+    first where the related sweep was good, which may be far from where this space is best. This way a misleading sweep
     costs its suggestions and no more, and a good one has given its best configs.
 
     Args:
@@ -27,7 +27,7 @@ class Relative:
         self._ledger = ledger
         self._transfer = transfer
         self.aside: set[int] = set()
-        """Rows of its suggestions that the search has not proposed by itself. Forgotten on resume."""
+        """Rows of suggestions that the search has not also proposed by itself. Not kept on resume."""
 
     def predict(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Predicted value of these rows in the related sweep; lower is better."""

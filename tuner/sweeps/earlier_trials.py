@@ -1,4 +1,4 @@
-"""What earlier processes of the same sweep left: trials that are done, and such that are worth another try."""
+"""Trials of earlier processes of the same sweep: those that are done, and those that are worth another try."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from workers.records import OF_THE_MACHINE, Status
 
 @dataclass(frozen=True)
 class EarlierTrials:
-    """Trials of a sweep that is gone on with.
+    """The earlier trials of a resumed sweep.
 
     Args:
         done: The newest of each config in each regime, without those that are made again.
-        again: Regime -> configs to try first, since a machine was the reason that they failed.
+        again: Regime -> configs to try first, since they failed because of a machine.
         next_number: Of the sweep's next trial.
     """
 

@@ -15,7 +15,7 @@ ALIKE = 8
 """First trials that fail for the same reason, after which a sweep stops: a fault of the machine or of all configs."""
 
 LONGEST = 240
-"""Characters of a reason."""
+"""Most characters of a reason."""
 
 _OF_A_TOOL = re.compile(r"fatal error|\berror:|not found|no such file|cannot find|undefined (symbol|reference)", re.I)
 _OF_PYTHON = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning|Interrupt|Exit)\b")
@@ -37,7 +37,7 @@ def telling_line(message: str) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """What reasons have in common that differ in numbers, addresses and paths."""
+    """A reason without its numbers, addresses and paths, so that reasons that differ only in these count as one."""
     return _VARYING.sub("#", reason)
 
 
@@ -56,7 +56,7 @@ class Failures:
         self._passed = False
 
     def note(self, config_hash: str, status: Status, message: str) -> None:
-        """Take up the outcome of a trial."""
+        """Count the outcome of a trial."""
         if not status.is_failure:
             self._passed = True
             return

@@ -442,7 +442,7 @@ class Sweep:
             self._last_beat = now
 
     def _slow(self) -> tuple[Slow, ...]:
-        """What takes long: trials that wait for a build or an evaluation."""
+        """The trials that have waited long for a build or an evaluation, for the progress display."""
         now, limits = time.time(), self.settings
         to_judge = limits.check_s + limits.measure_s
         building = (t for waiting in self._waiting_for_build.values() for t in waiting)

@@ -26,7 +26,7 @@ class SweepResult:
     usage: Mapping[str, Any] = field(default_factory=dict)
     """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
     made_anew: int = 0
-    """Number of stored measurements that were not reused since they were taken beside other load."""
+    """Number of stored measurements that were not reused because other load was on the machine when they were taken."""
     beside_load: Sequence[Load] = ()
     """The other load of each measurement of this process that was taken beside some."""
     reasons: Failures = field(default_factory=Failures)

@@ -37,7 +37,7 @@ CLAIM_STALE_S = 30.0
 
 
 class View(Steps):
-    """Is told how a sweep goes on, and shows nothing."""
+    """Receives the progress of a sweep; this one shows nothing."""
 
     def __call__(self, progress: Progress) -> None:
         """Show a snapshot."""
@@ -68,7 +68,7 @@ class SweepReport:
     reasons: tuple[str, ...] = ()
     """Why trials failed, the most frequent reasons first."""
     stopped_early: bool = False
-    """Whether the search stopped since the first trials had all failed alike."""
+    """Whether the search stopped because the first trials all failed for the same reason."""
     export: Export | None = None
     export_failure: Exception | None = None
     out: Path | None = None
@@ -171,7 +171,7 @@ def run_sweep(
 
 
 def _measure_rates(store: Store, sweep_id: int, runner: Runner, view: View) -> None:
-    """Measure what the machine does at most, once for each environment, where no data sheet says it."""
+    """Measure the machine's peak rates, once for each environment, where no data sheet has them."""
     sweep = store.sweeps.get(sweep_id)
     if is_cuda(sweep.target) or store.catalog.rates(sweep.environment_id):
         return

@@ -1,4 +1,4 @@
-"""From settings to what they name: dataset, definition, workloads, target, method, and the workers of a sweep."""
+"""Resolves settings to what they name: dataset, definition, workloads, target, method, and the workers of a sweep."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
     if space is not None:
         from search_spaces.registry import family
 
-        named = family(space)  # a folder is read, which takes a while and may leave a remark
+        named = family(space)  # reading a folder takes a while and may log a warning
         fitting = [n for n, d in dataset.definitions.items() if named.why_not(d) is None]
     else:
         fitting = [n for n, d in dataset.definitions.items() if d["op_type"] == "moe"]

@@ -292,7 +292,7 @@ class VariantEvaluator:
                 break
             artifact = {v.key: v.artifact for v in left}[culprit.key]
             if job.method.mode == AUTO and artifact in self._uncaptured and artifact not in known:
-                continue  # its process had to end for that; this time nobody tries to capture it
+                continue  # its process had to end for that; capture is not tried again
             self._check_intact(artifact)
             failed[culprit.key] = culprit
             left = [v for v in left if v.key != culprit.key]

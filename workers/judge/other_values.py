@@ -178,7 +178,7 @@ class _Nudges:
         return [(self._places[n], self._values[n][n in self._there]) for n in changed]
 
     def undo(self) -> None:
-        """All are what they were, until the next one."""
+        """Restore all numbers; the next nudge changes them again."""
         for number in self._there:
             self._places[number].copy_(self._values[number][0])
         self._there.clear()

@@ -49,7 +49,7 @@ class Resident:
 
     @property
     def sealed(self) -> tuple[Any, ...]:
-        """What ``seals`` are of."""
+        """The tensors whose digests are in ``seals``."""
         return (*self.inputs, *(tensor for truth in (*self.truths, *self.other_truths) for tensor in truth.tensors))
 
     @property
@@ -81,8 +81,8 @@ def prepared(resident: Resident) -> Prepared:
 class Residents:
     """Workloads within a memory budget, least recently used out first.
 
-    Reference outputs are computed in a process that has not run any candidate yet, and stored. Whoever needs the
-    workload again (after an eviction, in a replaced process, another evaluator) makes the inputs anew from the seed,
+    Reference outputs are computed in a process that has not run any candidate yet, and stored. A process that needs the
+    workload again (after an eviction, as a replacement, on another evaluator) makes the inputs anew from the seed,
     compares their digests with the stored ones, and loads the outputs.
 
     Args:
@@ -110,7 +110,7 @@ class Residents:
         """The workload, made resident if it is not.
 
         Args:
-            uuid: Which.
+            uuid: The workload's.
             may_compute: Whether its reference may run in this process, where no stored outputs fit.
 
         Raises:
@@ -133,7 +133,7 @@ class Residents:
         self._held.pop(uuid, None)
 
     def keep_only(self, uuid: str) -> bool:
-        """Forget all workloads but one; whether there were others."""
+        """Forget all workloads but one; returns whether there were others."""
         others = [held for held in self._held if held != uuid]
         for other in others:
             self.drop(other)

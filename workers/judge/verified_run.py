@@ -119,7 +119,7 @@ class VerifiedRun:
             return self._verdicts.is_right_later(self._run.outputs(), self._resident.other_truths)
 
     def _explained(self, found: Verdict) -> Verdict:
-        """What is behind a wrong answer on other values."""
+        """The verdict on a wrong answer on other values, with its likely cause."""
         self._verdicts.wait_for_the_late()
         again = self._verdicts.finish(self._on_other_values(), self._resident)
         self._verdicts.wait_for_the_late()

@@ -19,7 +19,7 @@ REGISTERS_PER_SM = 65536
 BLOCK = 128
 """Edge of a weight scale's block, and the K extent of a pipeline stage."""
 SWAP_PITCH = 48
-"""Bytes from one token's 16 columns to the next one's where a warp turns them over: 16-byte pieces."""
+"""Bytes between the 16 columns of two tokens in the buffer in which a warp transposes them; a multiple of 16."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class GemmPlan:
         order: Which tile index runs fastest inside an expert: ``weights`` or ``tokens``; ``mixed`` is ``tokens`` with
             experts of a single token tile spread among the others.
         pdl: Launched with programmatic dependent launch.
-        early_weights: The weight producer starts before the previous kernel has ended (its input is not made by it).
+        early_weights: The weight producer starts before the previous kernel has ended; weights do not depend on it.
         above: Experts with more rows than this are served.
         upto: Experts with at most so many rows are served; 0 for no bound.
         chained: The second of two launches that share a GEMM's experts. It reads nothing of the first and starts beside
-            it, but ends after it: who waits for the second has waited for both.
+            it, but ends after it, so that waiting for the second waits for both.
         narrow: Swapped: a token tile with at most so many rows is multiplied with an N of this many; 0 for never.
     """
 
@@ -87,7 +87,7 @@ class GemmPlan:
 
     @property
     def waits(self) -> bool:
-        """Whether the kernel before must have ended before anything that a kernel wrote is read."""
+        """Whether this kernel must wait for the previous one before it reads what any kernel wrote."""
         return self.pdl and not self.chained
 
     @property

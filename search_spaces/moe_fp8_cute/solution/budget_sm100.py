@@ -83,8 +83,8 @@ class BlackwellPlan(GemmPlan):
         return tuple(r for (rw, rt), r in same if rw == w and (rt - t) % self.weight_halves == 0)
 
     def token_peers(self, rank: int) -> tuple[int, ...]:
-        """Ranks that hold the same token rows as ``rank`` and get them by multicast; only itself where it does not
-        pay or cannot be."""
+        """Ranks that get the token rows of ``rank`` by the same multicast; only itself where multicast does not
+        pay or is impossible."""
         w, t = self.place(rank)
         same = [(self.place(r), r) for r in range(self.cluster)]
         peers = tuple(r for (rw, rt), r in same if rt == t and (rw - w) % self.token_halves == 0)

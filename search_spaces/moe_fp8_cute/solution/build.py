@@ -22,7 +22,7 @@ from .workspace import ALIGN
 MANIFEST = "manifest.json"
 LIBRARY = "moe_kernels.so"
 TOLERATED_SPILL_BYTES = 64
-"""Spill stores of a kernel that are still taken: a few values kept outside the main loop (tile table, addresses)."""
+"""Most bytes of spill stores that a kernel may have: a few values outside the main loop (tile table, addresses)."""
 
 
 class Rejected(RuntimeError):  # noqa: N818 - the builder knows it by this name

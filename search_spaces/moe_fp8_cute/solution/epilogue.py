@@ -1,4 +1,4 @@
-"""Epilogues of the grouped GEMMs: from accumulators in registers to rows in memory.
+"""Epilogues of the grouped GEMMs: they turn accumulators in registers into rows in memory.
 
 An epilogue sees accumulator fragments and the coordinates that scales.py describes, never the MMA, so the same code
 serves wgmma and tensor memory. Swapped, sub accumulator ``s`` of a thread covers weight rows ``64 * groups * s + 16 *
@@ -47,7 +47,7 @@ class Epilogue:
 
     @cute.jit
     def put(self, pointer, four, valid):
-        """Store or, where ``valid``, add eight bfloat16."""
+        """Store eight bfloat16 values, or add them where ``valid`` (``atomic_bf16``)."""
         if cutlass.const_expr(self.plan.out == "finalize"):
             target = cute.recast_ptr(pointer.align(16), dtype=Int32)
             cute.autovec_copy(four, cute.make_tensor(target, cute.make_layout(4)))
@@ -145,7 +145,7 @@ class SwapAct(Epilogue):
 
     @cute.jit
     def copy_out(self, quant, out, row0: Int32, weight_tile: Int32, tokens: cutlass.Constexpr):
-        """Rows of the transposition buffer to memory, 16 bytes a thread."""
+        """Copy rows of the transposition buffer to memory, 16 bytes a thread."""
         p = self.plan
         thread = cute.arch.thread_idx()[0] - 128
         per_row = p.columns // 16
@@ -295,8 +295,8 @@ class RowAct(Epilogue):
 class RowStore(Epilogue):
     """bfloat16 rows, tokens as M: 16 rows of 64 columns at a time through a warp's own slab, then 16 bytes a thread.
 
-    ``rows`` stores them; ``atomic_bf16`` multiplies by the routing weight and adds to the token's row of a zeroed
-    output.
+    With ``finalize`` they are stored; with ``atomic_bf16`` they are multiplied by the routing weight and added to the
+    token's row of a zeroed output.
     """
 
     def allocate(self, smem):
@@ -313,7 +313,7 @@ class RowStore(Epilogue):
 
     @cute.jit
     def rows(self, acc, shared, operands: Operands, row0: Int32, weight_tile: Int32, t: cutlass.Constexpr):
-        """64 rows per warpgroup."""
+        """Store or add 64 rows per warpgroup."""
         p = self.plan
         warp, high, quad = self.place()
         lane = cute.arch.lane_idx()
@@ -355,8 +355,8 @@ class RowStore(Epilogue):
 class SwapRows(Epilogue):
     """bfloat16 rows, weights as M: a warp turns its 16 columns of all tokens over in a slab of its own.
 
-    The accumulator spreads a token's columns over lanes; afterwards a lane has eight of them, 16 bytes. ``rows`` and
-    ``atomic_bf16`` as in :class:`RowStore`.
+    The accumulator spreads a token's columns over lanes; afterwards a lane has eight of them, 16 bytes. ``finalize``
+    and ``atomic_bf16`` are as in :class:`RowStore`.
     """
 
     def allocate(self, smem):
@@ -409,7 +409,7 @@ class SwapRows(Epilogue):
 
 
 class Plain(Epilogue):
-    """Accumulators as they are: float32 partial sums, or weighted float32 reductions into the token's row."""
+    """Accumulators unchanged: float32 partial sums, or weighted float32 reductions into the token's row."""
 
     def weight_row(self, weight_tile: Int32, inside: Int32) -> Int32:
         """Weight row in the expert of a row of the tile; undoes the interleaving of up and gate."""

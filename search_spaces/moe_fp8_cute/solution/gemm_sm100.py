@@ -393,7 +393,7 @@ class GroupedGemmSm100:
 
     @cute.jit
     def hand_back(self, drained, peer: Int32):
-        """This warp has everything of an accumulator in registers."""
+        """Release an accumulator that this warp has completely in registers."""
         self.fence("before")
         cute.arch.sync_warp()
         self.arrive(drained, peer)

@@ -55,16 +55,14 @@ class GroupedGemm:
 
     Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
     one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]``
-    counts one
-    arrival of the weight warp, and one of the row warp or one per gathering thread; ``empty[s]`` counts one arrival per
-    consumer thread. The weight warp never waits for the previous kernel when ``early_weights`` is set: it fills the
-    pipeline while that kernel drains.
+    counts one arrival of the weight warp, and one of the row warp or one per gathering thread; ``empty[s]`` counts one
+    arrival per consumer thread. With ``early_weights`` the weight warp does not wait for the previous kernel: it fills
+    the pipeline while that kernel drains.
 
     Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight
-    gate rows
-    alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M side and
-    up and gate are two accumulators, or, in a tile of 128 weight rows, the halves of one; a tile of 128 token rows per
-    warpgroup is two accumulators along the tokens.
+    gate rows alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M
+    side; up and gate are two accumulators, or the halves of one in a tile of 128 weight rows. A tile of 128 token rows
+    per warpgroup is two accumulators along the tokens.
 
     Source: roles and promotion follow DeepGEMM (sm90_fp8_gemm_1d2d.cuh); swapped operands and the interleaved TMA
     view are ours.
@@ -260,7 +258,7 @@ class GroupedGemm:
                 done = done + 1
 
     def _main_loop(self, width: int, group: Int32, lanes, sW, sX, sS, full, empty) -> MainLoop:
-        """What a main loop works with whose MMAs have an N of ``width``."""
+        """The fragments and barriers of a main loop whose MMAs have an N of ``width``."""
         p = self.plan
         mma = (self._tiled_mma(False, width), self._tiled_mma(True, width))
         frags_w, frags_x = self._fragments(mma[0], sW, sX, group, width)
@@ -315,8 +313,8 @@ class GroupedGemm:
     def release(self, empty, stage: Int32):
         """This thread has read the stage: it may be overwritten, in all CTAs whose copies come here too.
 
-        Every thread arrives for itself. One lane in the name of its warp would do after a warp barrier, and be up to
-        0.9 % faster (one token), but racecheck does not follow such an arrival and could then not tell a real race.
+        Every thread arrives for itself. After a warp barrier one lane could arrive for its whole warp, which is up to
+        0.9 % faster (one token), but racecheck cannot follow such an arrival and would hide real races.
         """
         if cutlass.const_expr(self.plan.multicast_ctas > 1):
             for peer in cutlass.range_constexpr(self.plan.multicast_ctas):
@@ -343,7 +341,7 @@ class GroupedGemm:
 
     @cute.jit
     def skip(self, full, empty, stage: Int32, phase: Int32):
-        """Give the stages of a tile back unread."""
+        """Release the stages of a tile without reading them."""
         for _ in cutlass.range(self.plan.k_blocks, unroll=1):
             cute.arch.mbarrier_wait(full + stage, phase)
             self.release(empty, stage)
@@ -408,8 +406,7 @@ class GroupedGemm:
 
         Left alone they wait for the same stage, multiply at half speed side by side, and promote at the same time while
         the tensor cores idle. Here a warpgroup may start an accumulator when the other one is at the last of its four
-        MMAs.
-        Each of the barriers 2 and 3 is one warpgroup's permission to multiply.
+        MMAs. Barriers 2 and 3 are the two warpgroups' permissions to multiply.
         """
         group = (cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4) // 4
         mine, other = 2 + group, 3 - group

@@ -1,4 +1,4 @@
-"""What a grouped GEMM finds in global memory besides its weights."""
+"""The tensors of a grouped GEMM in global memory, without its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Operands(NamedTuple):
-    """Tensors of one launch, handed through the kernel to whoever reads or writes one of them.
+    """Tensors of one launch, handed through the kernel to the code that reads or writes them.
 
     Attributes:
         x: FP8 token rows, [T, K] gathered through ``row_token``, or [P, K] in row space.

@@ -1,4 +1,4 @@
-"""From a config and a definition's sizes to the plans of both GEMMs: plain Python for constraints, build and host."""
+"""The plans of both GEMMs from a config and a definition's sizes; plain Python for constraints, build and host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY_STAGES = 6
 def plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     """The first and the second GEMM of a config, for the architecture whose parameters it has.
 
-    Where ``split_rows`` divides the experts, those of few rows; :func:`many_plans` has the others.
+    Where ``split_rows`` divides the experts, these serve the ones with few rows; :func:`many_plans` has the others.
     """
     return plans_sm100(config, sizes) if is_blackwell(config) else _plans_sm90(config, sizes)
 

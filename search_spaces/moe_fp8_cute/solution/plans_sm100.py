@@ -12,7 +12,10 @@ SMS_BLACKWELL = 148
 
 
 def is_blackwell(config: Mapping[str, Any]) -> bool:
-    """Whether a config belongs to the space of sm_100a: only that one has accumulator stages."""
+    """Whether a config belongs to the space of sm_100a, the only one with accumulator stages.
+
+    Plans are made from a config and sizes alone, also where no target is known.
+    """
     return "acc_stages_1" in config
 
 
@@ -72,7 +75,7 @@ def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, An
 
 
 def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """What both plans read from parameters of the same form."""
+    """The fields that come from the parameters of GEMM ``i``."""
     mma_m, ctas_per_sm = config[f"mma_m_{i}"], config[f"ctas_per_sm_{i}"]
     return {
         "swap": config[f"swap_{i}"],

@@ -61,12 +61,12 @@ class AutoSampler(Strategy):
             return row
         row = self._choose()
         while relative is not None and row in relative.aside:
-            relative.aside.discard(row)  # the search proposes it by itself now, so it may learn from the result
+            relative.aside.discard(row)  # the search now proposes it by itself, so it may learn from the result
             row = self._choose()
         return row
 
     def _choose(self) -> int:
-        """The row to propose. It may be a relative's suggestion that was tried already and is unknown to the model."""
+        """The row to propose. A related sweep may have suggested it already, which the model does not know."""
         order, values = self._known()
         passed = [r for r, v in values.items() if v is not None]
         if len(order) < self.options.start or len(passed) < 4:
@@ -109,7 +109,7 @@ class AutoSampler(Strategy):
     def _best_of(self, relative: Relative) -> int:
         """The free config with the best prediction by the related sweep, at a distance from its earlier suggestions.
 
-        The very best configs of a relative resemble each other: if it is wrong about one it is wrong about all.
+        The best configs of a related sweep resemble each other: if it is wrong about one, it is wrong about all.
         """
         free = self.ledger.free()
         expected = relative.predict(free)
@@ -152,7 +152,7 @@ class AutoSampler(Strategy):
         return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
 
     def _known(self) -> tuple[list[int], dict[int, float | None]]:
-        """Taken rows in order, and values by row, without what a relative suggested."""
+        """Taken rows in order, and values by row, without the suggestions of a related sweep."""
         aside = set() if self._relative is None else self._relative.aside
         if not aside:
             return self.ledger.order, self.ledger.values
@@ -160,7 +160,7 @@ class AutoSampler(Strategy):
         return [r for r in self.ledger.order if r not in aside], values
 
     def _free(self) -> NDArray[np.bool_]:
-        """Rows that are free, or that only a relative's suggestion has taken."""
+        """Rows that are free, or taken only because a related sweep suggested them."""
         free = ~self.ledger.taken
         if self._relative is not None:
             free[list(self._relative.aside)] = True

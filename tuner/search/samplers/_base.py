@@ -1,4 +1,4 @@
-"""What every strategy has in common: it is an Optuna sampler that proposes valid configs nobody proposed before."""
+"""The base of all strategies: an Optuna sampler that proposes valid configs that were not proposed before."""
 
 from __future__ import annotations
 

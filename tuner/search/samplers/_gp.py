@@ -9,7 +9,7 @@ from tuner.search.samplers._tpe import OptunaStrategy
 
 
 class GPStrategy(OptunaStrategy):
-    """Loads torch and takes about a second per proposal. Optuna is asked once, since its optimum does not vary."""
+    """Loads torch and takes about a second per proposal. Optuna is asked once, since its optimum is fixed."""
 
     def __init__(self, ledger: Ledger, seed: int) -> None:
         super().__init__(ledger, seed, GPSampler(seed=seed), tries=1)

@@ -13,7 +13,7 @@ from tuner.search.candidates import Ledger
 from tuner.search.samplers._base import Strategy
 
 TRIES = 50
-"""After so many draws the nearest free config is taken."""
+"""Draws after which the nearest free config is taken instead."""
 
 
 class OptunaStrategy(Strategy):
