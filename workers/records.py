@@ -270,6 +270,7 @@ class Prepared:
         judged_by: Output -> rule.
         scale: Largest mean magnitude of a row of a float output.
         plainly: Whether stock flashinfer-bench judges it as we do: all outputs are floats, finite and written.
+        figures: What its inputs do, by name, where the space's generator can say.
     """
 
     unjudgeable: str | None = None
@@ -277,6 +278,7 @@ class Prepared:
     judged_by: Mapping[str, str] = field(default_factory=dict)
     scale: float = 0.0
     plainly: bool = True
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

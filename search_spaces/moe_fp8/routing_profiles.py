@@ -64,12 +64,12 @@ def describe(definition: Mapping[str, Any], workload: Mapping[str, Any], inputs:
     quantiles = np.quantile(active, (0.25, 0.5, 0.75)) if len(active) else np.zeros(3)
     return {
         "rows": int(rows.sum()),
-        "active_experts": len(active),
-        "rows_quartile_1": float(quantiles[0]),
-        "rows_median": float(quantiles[1]),
-        "rows_quartile_3": float(quantiles[2]),
+        "active": len(active),
+        "rows_q25": float(quantiles[0]),
+        "rows_q50": float(quantiles[1]),
+        "rows_q75": float(quantiles[2]),
         "rows_max": int(rows.max(initial=0)),
-        "busiest_share": float(rows.max(initial=0) / max(1, rows.sum())),
+        "busiest": float(rows.max(initial=0) / max(1, rows.sum())),
         "rows_per_expert": sorted(rows.tolist(), reverse=True),
     }
 

@@ -10,7 +10,7 @@ import typer
 from tuner.cli import options
 from tuner.cli.output import print_json, stdout
 from tuner.errors import NothingFoundError
-from tuner.format import config_text, microseconds, ratio
+from tuner.format import config_text, microseconds, ratio, workload_text
 
 
 def status(
@@ -125,6 +125,51 @@ def best(
         console.print(f"Solution: {found.solution}")
     if isinstance(found, BestAnswer) and found.stale:
         console.print("the service cannot be reached; this is its last answer")
+
+
+def profile(
+    definition: options.Definition = None,
+    dataset: options.Dataset = None,
+    space: options.Space = None,
+    target: options.Target = None,
+    profiles: Annotated[str | None, typer.Option(help="also these inputs: recorded,uniform,zipf:0.8,hot:3")] = None,
+    sizes: Annotated[str | None, typer.Option(help="also these sizes: auto, or 1,2,4")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file with a picture")] = None,
+    json: options.Json = False,
+) -> None:
+    """Show what the workloads of a dataset look like: their sizes, and what their inputs do."""
+    from tuner.cli.steps import StepView
+    from tuner.commands.profile import profile_dataset
+    from tuner.results.report.input_page import write_picture
+    from tuner.settings import load
+
+    given = {"definition": definition, "dataset": dataset, "space": space, "target": target, "profiles": profiles}
+    with StepView() as view:
+        found = profile_dataset(
+            load({**given, "sizes": sizes, "workloads": tuple(workload) if workload else None}), view
+        )
+    if out is not None:
+        write_picture(found.document(), out)
+    if json:
+        print_json(found.document())
+        return
+    from rich.table import Column, Table
+
+    from tuner.results.report.input_page import input_table
+
+    rows = input_table(found.document()["workloads"])
+    first = (Column(name, no_wrap=True) for name in ("profile", "sizes"))
+    table = Table(*first, *(rows["names"] if rows else ()))
+    for w in found.workloads if rows is None else ():
+        table.add_row(w.profile, workload_text(w.axes))
+    for profile_, sizes_, cells in rows["rows"] if rows else ():
+        table.add_row(profile_, sizes_, *cells)
+    stdout().print(table)
+    for why in found.left_out:
+        stdout().print(f"left out: {why}", markup=False)
+    if rows is None:
+        stdout().print("what the inputs do is not known: no search space here says it for this op")
 
 
 def report(

@@ -144,6 +144,7 @@ def run_sweep(
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()
+        setup = setup.with_generator()
         say = view.say
         _prove(setup, say)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
@@ -371,6 +372,11 @@ def _conclude(
             for name, f in result.finals.items()
         },
     }
+    summary["inputs"] = [
+        {"workload": w["uuid"], "axes": w["axes"], "profile": profile_of(w), "figures": dict(found.figures)}
+        for w in setup.problem.workloads
+        if (found := setup.prepared.get(w["uuid"])) is not None and found.figures
+    ]
     if not result.winners:
         summary |= _failure("no config passed", "; ".join(result.reasons.lines()))
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)

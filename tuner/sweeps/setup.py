@@ -104,6 +104,13 @@ class Setup:
             return self
         return replace(self, settings=self.settings.model_copy(update={"mode": GRAPH_MODES[space.mode]}))
 
+    def with_generator(self) -> Setup:
+        """The setup with what the space has to say about inputs, whatever profiles are asked for."""
+        if self.problem.generator is not None:
+            return self
+        generator = self.family().input_generator(self.problem.definition)
+        return replace(self, problem=replace(self.problem, generator=generator))
+
     @property
     def deadlines(self) -> Deadlines:
         """Of the phases of a candidate."""

@@ -8,6 +8,7 @@ drawn from them; all others are made by flashinfer-bench, as always.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from search_spaces import SpaceError
 from search_spaces.inputs.generator import RECORDED
 from workers.errors import DatasetError
 from workers.fib import adapter as fib
-from workers.fib.dataset import LIKE, PROFILE, Document, Problem
+from workers.fib.dataset import LIKE, PROFILE, Document, Problem, profile_of
 
 
 def inputs_of(problem: Problem, document: Document, device: str) -> fib.Inputs:
@@ -24,18 +25,60 @@ def inputs_of(problem: Problem, document: Document, device: str) -> fib.Inputs:
     Raises:
         DatasetError: A blob is missing or of the wrong shape, or the generator fails.
     """
-    definition = fib.definition_model(problem.definition)
-    absent = fib.absent_inputs(problem.definition, document)
+    return _inputs(problem, document, device, list(problem.definition["inputs"]))
+
+
+def filled_inputs(problem: Problem, document: Document, device: str) -> dict[str, Any]:
+    """The inputs of a workload that a generator fills, by name, and no others: the same values as among all inputs.
+
+    Raises:
+        DatasetError: As for :func:`inputs_of`.
+    """
+    wanted = () if problem.generator is None else problem.generator.fills
+    names = list(problem.definition["inputs"])
+    last = max((names.index(name) for name in wanted if name in names), default=-1)
+    # Random inputs are drawn one after the other, so those behind the last one that is wanted need not be made.
+    first = names[: last + 1]
+    made = _inputs(problem, document, device, first) if first else fib.Inputs()
+    return {name: value for name, value in zip(first, made, strict=True) if name in wanted}
+
+
+def _inputs(problem: Problem, document: Document, device: str, names: list[str]) -> fib.Inputs:
+    """The inputs of these names, the first ones of the definition."""
+    listed = {name: problem.definition["inputs"][name] for name in names}
+    definition = fib.definition_model({**problem.definition, "inputs": listed})
+    specs = {name: spec for name, spec in document["inputs"].items() if name in listed}
+    absent = [name for name in fib.absent_inputs(problem.definition, document) if name in listed]
     if PROFILE not in document:
-        return fib.make_inputs(definition, fib.workload_model(document), problem.root, device, absent)
+        workload = fib.workload_model({**document, "inputs": specs})
+        return fib.make_inputs(definition, workload, problem.root, device, absent)
     random = {"type": "random"}
-    specs = {n: random if spec["type"] == "safetensors" else spec for n, spec in document["inputs"].items()}
-    plain = fib.workload_model({"uuid": document["uuid"], "axes": document["axes"], "inputs": specs})
-    made = fib.make_inputs(definition, plain, problem.root, device, absent)
-    other = {**_filled(problem, document, device), **_rows_of_files(problem, document, definition, device)}
-    inputs = fib.Inputs(other.get(name, value) for name, value in zip(definition.inputs, made, strict=True))
+    plain = {n: random if spec["type"] == "safetensors" else spec for n, spec in specs.items()}
+    workload = fib.workload_model({"uuid": document["uuid"], "axes": document["axes"], "inputs": plain})
+    made = fib.make_inputs(definition, workload, problem.root, device, absent)
+    files = {name: spec for name, spec in specs.items() if spec["type"] == "safetensors"}
+    other = {**_filled(problem, document, device), **_rows_of_files(problem, document, files, definition, device)}
+    inputs = fib.Inputs(other.get(name, value) for name, value in zip(names, made, strict=True))
     inputs.axes = made.axes
     return inputs
+
+
+def described(problem: Problem, document: Document, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the inputs of a workload do, as figures by name; empty if nobody can say.
+
+    Args:
+        inputs: Name -> tensor of those that the generator fills.
+
+    Raises:
+        DatasetError: The generator fails.
+    """
+    if problem.generator is None:
+        return {}
+    arrays = {name: value.float().cpu().numpy() for name, value in inputs.items() if hasattr(value, "float")}
+    try:
+        return dict(problem.generator.describe(profile_of(document), problem.definition, document, arrays))
+    except SpaceError as error:
+        raise DatasetError(f"workload {document['uuid']}: {error}") from None
 
 
 def seed_of(document: Document) -> int:
@@ -70,16 +113,17 @@ def _filled(problem: Problem, document: Document, device: str) -> dict[str, Any]
     return tensors
 
 
-def _rows_of_files(problem: Problem, document: Document, definition: Any, device: str) -> dict[str, Any]:
+def _rows_of_files(
+    problem: Problem, document: Document, files: Mapping[str, Any], definition: Any, device: str
+) -> dict[str, Any]:
     """Inputs from files, as many along each axis as the workload wants."""
     import torch
     from flashinfer_bench.bench.utils import load_safetensors
 
-    files = {name: spec for name, spec in document["inputs"].items() if spec["type"] == "safetensors"}
     if not files:
         return {}
     axes = document[LIKE]["axes"]
-    model = fib.workload_model({"uuid": document["uuid"], "axes": axes, "inputs": document["inputs"]})
+    model = fib.workload_model({"uuid": document["uuid"], "axes": axes, "inputs": dict(files)})
     try:
         found = load_safetensors(definition, model, Path(problem.root))
     except (OSError, ValueError, RuntimeError) as error:

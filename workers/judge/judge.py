@@ -13,7 +13,7 @@ from pathlib import Path
 from workers.build import loader
 from workers.devices.device import CHECK, CaptureError, Device
 from workers.devices.targets import is_cuda
-from workers.errors import DeviceLostError, ProcessChangedError
+from workers.errors import DatasetError, DeviceLostError, ProcessChangedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge.comparison import Comparison, take_turn
@@ -119,6 +119,10 @@ class Judge:
     def prepare(self, uuid: str) -> Prepared:
         """Make a workload resident and store what was observed of its reference."""
         found = prepared(self._residents.get(uuid, may_compute=True))
+        try:
+            found = replace(found, figures=self._residents.figures(uuid))
+        except DatasetError as error:
+            found = replace(found, notes=(*found.notes, str(error)))
         self._device.usage()
         return found
 

@@ -13,7 +13,7 @@ from workers.devices.device import Device
 from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
-from workers.fib.made_inputs import inputs_of
+from workers.fib.made_inputs import described, inputs_of
 from workers.judge.other_values import SHARES, Alteration, OtherValues, choose
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.expected import truths_of
@@ -127,6 +127,16 @@ class Residents:
             self._held.popitem(last=False)
         self._held[uuid] = resident
         return resident
+
+    def figures(self, uuid: str) -> dict[str, Any]:
+        """What the inputs of a workload in memory do.
+
+        Raises:
+            DatasetError: The generator that should say it fails.
+        """
+        inputs = dict(zip(self._problem.definition["inputs"], self._held[uuid].inputs, strict=True))
+        filled = () if self._problem.generator is None else self._problem.generator.fills
+        return described(self._problem, self._problem.workload(uuid), {n: inputs[n] for n in filled if n in inputs})
 
     def drop(self, uuid: str) -> None:
         """Forget a workload, for example because its inputs were modified."""

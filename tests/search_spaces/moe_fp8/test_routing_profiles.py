@@ -35,7 +35,7 @@ def test_hot_experts_get_every_token_and_other_local_ones_none(sizes):
     else:
         assert found["rows_per_expert"] == [TOKENS, TOKENS] + [0] * (SIZES[sizes].local - 2)
         assert found["rows"] == 2 * TOKENS
-    assert found["busiest_share"] == TOKENS / found["rows"]
+    assert found["busiest"] == TOKENS / found["rows"]
 
 
 @pytest.mark.parametrize("sizes", ["grouped", "one group"])
@@ -49,7 +49,7 @@ def test_tokens_that_are_alike_have_the_same_experts():
 
 @pytest.mark.parametrize("sizes", list(SIZES))
 def test_a_larger_exponent_makes_the_busiest_expert_busier(sizes):
-    flat, steep = (figures(profile, SIZES[sizes], 2000)["busiest_share"] for profile in ("uniform", "zipf:1.5"))
+    flat, steep = (figures(profile, SIZES[sizes], 2000)["busiest"] for profile in ("uniform", "zipf:1.5"))
     assert steep > 1.5 * flat
 
 

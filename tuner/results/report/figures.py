@@ -158,6 +158,33 @@ def speedups(winners: Sequence[WinnerRecord], reference: Mapping[str, float]) ->
     return _figure(traces, xaxis={"type": "category"}, yaxis=_log("speed-up"), shapes=[one])
 
 
+def inputs(workloads: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """What inputs do: each list among a workload's figures as a line over rank, coloured by profile; None without one.
+
+    Args:
+        workloads: With ``axes``, ``profile`` and ``figures``, as a sweep's summary and ``tuner profile`` have them.
+    """
+    lists = [(w, n, v) for w in workloads for n, v in w["figures"].items() if isinstance(v, list)]
+    if not lists:
+        return None
+    profiles = list(dict.fromkeys(w["profile"] for w, _, _ in lists))
+    traces: list[dict[str, Any]] = []
+    for workload, name, values in lists:
+        profile = workload["profile"]
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines", "name": profile, "legendgroup": profile,
+                "showlegend": all(t["legendgroup"] != profile for t in traces),
+                "x": list(range(1, len(values) + 1)), "y": [v if v > 0 else None for v in values],
+                "text": f"{workload_text(workload['axes'], profile)}: {name.replace('_', ' ')}", "hoverinfo": "text+y",
+                "line": {"color": COLOURS[profiles.index(profile) % len(COLOURS)], "shape": "hv", "width": 1.5},
+            }
+        )  # fmt: skip
+    titles = " and ".join(dict.fromkeys(name.replace("_", " ") for _, name, _ in lists))
+    rank = {"title": {"text": "rank, the largest first"}, "gridcolor": GRID, "zeroline": False, "tickformat": "d"}
+    return _figure(traces, xaxis=rank, yaxis=_log(titles, automargin=True))
+
+
 def _by_regime(trials: Iterable[TrialPoint]) -> dict[str, list[TrialPoint]]:
     """The trials that have a latency, grouped by regime and sorted by number."""
     groups: dict[str, list[TrialPoint]] = {}

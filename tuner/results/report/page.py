@@ -16,6 +16,7 @@ from tuner.errors import NothingFoundError, UnusableEnvironmentError
 from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report import figures
+from tuner.results.report.input_page import input_table
 from tuner.results.report.side_by_side import Beside, read
 from tuner.results.status import NOT_FAILURES, moment
 
@@ -100,6 +101,8 @@ def render(material: Material) -> str:
         speedups=figures.html(figures.speedups(material.winners, reference)),
         floors=material.floors,
         floors_from=material.floors_from,
+        inputs=input_table(material.sweep.summary.get("inputs", ())),
+        input_picture=figures.html(figures.inputs(material.sweep.summary.get("inputs", ()))),
         beside=material.beside,
         plotly=get_plotlyjs(),
         ratio=ratio,

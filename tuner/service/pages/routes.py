@@ -18,6 +18,7 @@ from db.store import Store
 from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report.figures import samples
+from tuner.results.report.input_page import input_table
 from tuner.results.status import NOT_FAILURES, detail, heads
 from tuner.service import views
 from tuner.service.api import find_trial
@@ -153,6 +154,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         floors_from=roofline.source(record.hardware, rates),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
+        inputs=input_table(record.summary.get("inputs", ())),
         drawing=parallel_coordinates(trials),
         latest=heapq.nlargest(TRIALS_SHOWN, trials, key=lambda t: t.id),
         last_id=max((t.id for t in trials), default=0),
