@@ -80,7 +80,8 @@ def compile_sample(
     cache_dir = str(settings.cache_dir or default_cache_dir())
     began = time.perf_counter()
     idle: queue.SimpleQueue[VariantBuilder] = queue.SimpleQueue()
-    builders = [VariantBuilder(definition, target, cache_dir, settings.compile_s) for _ in range(jobs)]
+    sizes = dataset.workloads(name)
+    builders = [VariantBuilder(definition, target, cache_dir, settings.compile_s, workloads=sizes) for _ in range(jobs)]
     for builder in builders:
         builder.start()
         idle.put(builder)

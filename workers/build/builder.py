@@ -2,26 +2,31 @@
 
 How a variant is built: its own ``build.py`` if it has one (``build(out_dir) -> dict`` writes ``artifacts/`` beside the
 sources and returns static figures; raising an exception whose class is named ``Rejected`` refuses the
-variant), a flashinfer-bench builder for compiled languages, else an import of the entry point.
+variant), a flashinfer-bench builder for compiled languages, else an import of the entry point. If that imports Triton
+and the target is a GPU, its host code is run as well, without a GPU, so that its kernels are compiled (triton_jit/).
 """
 
 from __future__ import annotations
 
 import compileall
 import importlib
+import importlib.util
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
 
 from workers.build import loader
 from workers.build.artifact_cache import DISK_FULL, ArtifactCache
+from workers.build.triton_jit.dry_run import told_apart
 from workers.devices.environment import toolchain
 from workers.devices.libraries import imported_names
-from workers.devices.targets import is_cuda
+from workers.devices.targets import is_cuda, target_named
 from workers.errors import CacheFullError
+from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.records import BuildResult, Status, Variant
 from workers.sandbox.fork_server import ForkRequest
@@ -44,6 +49,7 @@ class VariantBuilder:
         compile_s: Deadline for one build in seconds.
         nice: Niceness of compilation.
         preload: Modules imported once for all builds; None for those that the first variant's compiler needs.
+        workloads: Documents of the workloads, for whose sizes kernels are compiled that are compiled when launched.
     """
 
     def __init__(
@@ -54,12 +60,15 @@ class VariantBuilder:
         compile_s: float = 300.0,
         nice: int = 0,
         preload: tuple[str, ...] | None = None,
+        workloads: Sequence[Document] = (),
     ) -> None:
         self._cache = ArtifactCache(cache_dir)
         self._compile_s = compile_s
         self._target = target
         self._toolchains: dict[tuple[str, ...], Mapping[str, str]] = {}
-        self._request = ForkRequest("workers.build.builder:BuildHandler", (definition,), nice=nice)
+        sizes = told_apart(workloads)
+        self._request = ForkRequest("workers.build.builder:BuildHandler", (definition, sizes, compile_s), nice=nice)
+        self._sizes = json.dumps([w["axes"] for w in sizes])
         self._preload = ("torch", "numba") if preload is None and not is_cuda(target) else preload
         self._process: ChildProcess | None = None
         self._builds = 0
@@ -106,6 +115,8 @@ class VariantBuilder:
         names = imported_names(variant.sources, variant.dependencies)
         if names not in self._toolchains:
             self._toolchains[names] = toolchain(self._target, names)
+            if is_compiled_at_launch(variant):
+                self._toolchains[names] = {**self._toolchains[names], "sizes": self._sizes}
         return self._toolchains[names]
 
     def _started(self, preload: tuple[str, ...]) -> ChildProcess:
@@ -162,8 +173,10 @@ class VariantBuilder:
 class BuildHandler:
     """The side of :class:`VariantBuilder` that runs in the sandbox."""
 
-    def __init__(self, send: Send, definition: Document) -> None:
+    def __init__(self, send: Send, definition: Document, workloads: Sequence[Document], compile_s: float) -> None:
         self._definition = definition
+        self._workloads = workloads
+        self._compile_s = compile_s
         self._state = ProcessState(cuda=False)
 
     def build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str, bool]:
@@ -186,9 +199,12 @@ class BuildHandler:
         package_dir = Path(folder) / package
         loader.stage_sources(variant, package_dir)
         sys.dont_write_bytecode = True
+        remark = ""
         try:
             if BUILD_FILE in variant.sources:
                 figures = _run_build_file(Path(folder), package)
+            elif is_compiled_at_launch(variant):
+                figures, remark = self._compile_kernels(variant, Path(folder), package)
             else:
                 loader.load(variant, self._definition, Path(folder), package).unload()
                 figures = {}
@@ -201,7 +217,41 @@ class BuildHandler:
         # Evaluators load a variant faster from bytecode. It is never compared with the sources: the folder's name is a
         # digest of them.
         compileall.compile_dir(package_dir, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-        return Status.BUILT, _plain(figures), ""
+        return Status.BUILT, _plain(figures), remark
+
+    def _compile_kernels(self, variant: Variant, folder: Path, package: str) -> tuple[Mapping[str, Any], str]:
+        """Static figures of the Triton kernels, and a remark if not all could be compiled."""
+        from workers.build.triton_jit.dry_run import FOLDER, dry_run
+
+        cache = folder / package / loader.ARTIFACTS / FOLDER
+        cache.mkdir(parents=True)
+        loaded: list[loader.Loaded] = []
+
+        def load() -> Callable[..., Any]:
+            loaded.append(loader.load(variant, self._definition, folder, package))
+            return loaded[0].function
+
+        try:
+            ran = dry_run(
+                load,
+                self._definition,
+                self._workloads,
+                target_named(variant.target),
+                cache,
+                self._compile_s,
+                variant.destination_passing,
+            )
+        finally:
+            for item in loaded:
+                item.unload()
+        return ran.figures, ran.remark
+
+
+def is_compiled_at_launch(variant: Variant) -> bool:
+    """Whether a variant has Triton kernels, which are compiled when they are launched, and no build of its own."""
+    if not is_cuda(variant.target) or variant.language not in fib.PYTHON_LANGUAGES or BUILD_FILE in variant.sources:
+        return False
+    return "triton" in imported_names(variant.sources) and importlib.util.find_spec("triton") is not None
 
 
 def _result(variant: Variant, digest: str, meta: Mapping[str, Any], cached: bool = False) -> BuildResult:
@@ -214,7 +264,9 @@ def _result(variant: Variant, digest: str, meta: Mapping[str, Any], cached: bool
 
 def _compiler_of(variant: Variant) -> tuple[str, ...]:
     """What a GPU variant's build imports; not torch, which is large and slow to import in many builders at once."""
-    return ("cutlass.cute",) if BUILD_FILE in variant.sources else ("torch",)
+    if BUILD_FILE in variant.sources:
+        return ("cutlass.cute",)
+    return ("torch", "triton", "workers.build.triton_jit.dry_run") if is_compiled_at_launch(variant) else ("torch",)
 
 
 def _run_build_file(folder: Path, package: str) -> Any:

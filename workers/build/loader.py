@@ -51,6 +51,8 @@ class Loaded:
     """What it has made of the settings of its process, see :mod:`workers.sandbox.process_state`."""
     stuck: tuple[str, ...] = ()
     """Of those, what cannot be put back."""
+    compiles_late: bool = False
+    """Whether it has kernels that are compiled when they are launched."""
 
     def unload(self) -> None:
         """Remove the modules, so that their memory is freed and the next variant cannot see them."""

@@ -51,7 +51,9 @@ class BuilderActor:
     def __init__(
         self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, nice: int, pack: bool
     ) -> None:
-        self._builder = VariantBuilder(problem.definition, target, cache_dir, deadlines.compile_s, nice)
+        self._builder = VariantBuilder(
+            problem.definition, target, cache_dir, deadlines.compile_s, nice, workloads=problem.workloads
+        )
         self._pack = pack
         self._builder.start()
 

@@ -29,6 +29,23 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one multiprocessor of a target holds, as kernels count it; zero for a CPU.
+
+    Args:
+        shared_memory_bytes: Shared memory that one block may have.
+        registers: Registers of 32 bits.
+        units: Multiprocessors of the first of the target's accelerators.
+
+    Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability"; NVIDIA's data sheets.
+    """
+
+    shared_memory_bytes: int = 0
+    registers: int = 0
+    units: int = 0
+
+
+@dataclass(frozen=True)
 class Target:
     """What variants are built for and timed on.
 
@@ -38,6 +55,7 @@ class Target:
         modes: How a variant may be timed, the default first.
         capability: CUDA's compute capability of the GPUs that run it.
         accelerators: The GPU models that run it.
+        limits: Of one multiprocessor.
     """
 
     name: str
@@ -45,6 +63,7 @@ class Target:
     modes: tuple[str, ...]
     capability: tuple[int, int] | None = None
     accelerators: tuple[Accelerator, ...] = ()
+    limits: Limits = Limits()
 
 
 _CUDA_MODES = ("cuda_graph", "eager")
@@ -62,6 +81,7 @@ TARGETS = (
             Accelerator("H20"),
             Accelerator("GH200"),
         ),
+        Limits(shared_memory_bytes=232448, registers=65536, units=132),
     ),
     Target(
         "sm_100a",
@@ -69,6 +89,7 @@ TARGETS = (
         _CUDA_MODES,
         (10, 0),
         (Accelerator("B200", 8.0, 2250.0), Accelerator("GB200", 8.0, 2500.0)),
+        Limits(shared_memory_bytes=232448, registers=65536, units=148),
     ),
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from workers.devices.device import CaptureError, Device, Run
 from workers.errors import DeviceLostError
+from workers.judge.first_call import FirstCalls
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.timing import timer
@@ -35,6 +36,7 @@ class Comparison:
         definition: flashinfer-bench's definition.
         residents: Inputs and reference outputs.
         verdicts: Decides whether they are right.
+        first_calls: Makes first calls that are neither checks nor samples.
         anchor: The drift reference.
         job: The job.
         turns: Open file with the key of the candidate whose turn it is.
@@ -50,6 +52,7 @@ class Comparison:
         definition: Any,
         residents: Residents,
         verdicts: Verdicts,
+        first_calls: FirstCalls,
         anchor: Anchor,
         job: ComparisonJob,
         turns: int,
@@ -62,6 +65,8 @@ class Comparison:
         self._definition = definition
         self._residents = residents
         self._verdicts = verdicts
+        self._first_calls = first_calls
+        self._compiled: dict[str, dict[str, Any]] = {}
         self._anchor = anchor
         self._job = job
         self._turns = turns
@@ -84,9 +89,8 @@ class Comparison:
         verdicts: dict[str, Verdict] = {}
         for key, candidate in candidates.items():
             take_turn(self._turns, key)
-            self._send("phase", Phase(PhaseKind.CHECK, uuid))
             with self._settings.first(key):
-                verdicts[key] = self._check(candidate, resident)
+                verdicts[key] = self._check(key, candidate, resident)
                 if verdicts[key].status is Status.PASSED:
                     verdicts[key], runs = self._runs(key, candidate, resident)
                     for mode, (run, ready) in runs.items():
@@ -111,18 +115,20 @@ class Comparison:
             if verdict.status is not Status.PASSED:
                 self._send("event", (key, failed(resident, verdict, self._job.method)))
                 continue
-            why = {"uncaptured": self._uncaptured[key]} if key in self._uncaptured else {}
+            own = dict(self._compiled.pop(key, {}))
+            if key in self._uncaptured:
+                own["uncaptured"] = self._uncaptured[key]
             for mode in (mode for timed_key, mode in looks if timed_key == key):
                 measurement = measured(
                     uuid,
                     samples[key, mode],
                     replace(self._job.method, mode=mode),
-                    {**conditions, **anchor, **resident.judged_by, **why},
+                    {**conditions, **anchor, **resident.judged_by, **own},
                     verdict.errors(),
                 )
                 self._send("event", (key, measurement))
 
-    def _check(self, candidate: Candidate, resident: Resident) -> Verdict:
+    def _check(self, key: str, candidate: Candidate, resident: Resident) -> Verdict:
         """The verdict on a first call.
 
         Raises:
@@ -130,7 +136,12 @@ class Comparison:
         """
         if resident.degenerate:
             return Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate)
-        verdict = self._verdicts.first_check(candidate, resident)
+        verdict = Verdict(Status.PASSED)
+        if candidate.compiles_late:
+            verdict, self._compiled[key] = self._first_calls.make(candidate, resident)
+        if verdict.status is Status.PASSED:
+            self._send("phase", Phase(PhaseKind.CHECK, resident.uuid))
+            verdict = self._verdicts.first_check(candidate, resident)
         if verdict.status is not Status.PASSED and not self._device.is_healthy():
             # Now, while it is known whose turn it is: on a broken device all others would fail too.
             raise DeviceLostError(verdict.message)
@@ -159,7 +170,7 @@ class Comparison:
                     return replace(told, message=told.message + CaptureError.CURE), {}
                 self._uncaptured[key] = str(error)
                 self._renew(key)
-                verdict = self._check(candidate, resident)
+                verdict = self._check(key, candidate, resident)
         if asked == AUTO and verdict.status is Status.PASSED:
             plain = next(mode for mode in self._device.modes if mode != self._device.graph_mode)
             found[plain] = self._run(candidate, resident, plain)

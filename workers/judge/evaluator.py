@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections import defaultdict
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.build.artifact_cache import ArtifactCache
+from workers.build.triton_jit import kernel_cache
 from workers.devices import environment
 from workers.devices.device import CaptureError
 from workers.devices.environment import memory_bytes
@@ -87,6 +89,7 @@ class VariantEvaluator:
         self._recycle_after = RECYCLE_AFTER.get(target, RECYCLE_GPU_AFTER)
         self._limits_s = {
             PhaseKind.LOAD: deadlines.check_s,
+            PhaseKind.COMPILE: deadlines.compile_s,
             PhaseKind.PREPARE: _PREPARE_LIMIT_S,
             PhaseKind.CHECK: deadlines.check_s,
             PhaseKind.INSPECT: deadlines.check_s,
@@ -101,7 +104,9 @@ class VariantEvaluator:
         modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge.judge", *preload)
         self._imports = tuple(imports)
         self._variables = environment.variables() if variables is None else dict(variables)
-        self._process = ChildProcess(request, preload=modules, env=self._variables)
+        self._kernels = self._scratch / "triton"
+        kernels = {kernel_cache.VARIABLE: str(self._kernels)} if is_cuda(target) else {}
+        self._process = ChildProcess(request, preload=modules, env={**self._variables, **kernels})
         self._environment: Environment | None = None
         self._prepared: dict[str, Prepared] = {}
         self._judged = 0
@@ -393,6 +398,8 @@ class VariantEvaluator:
         self, method: str, *args: Any, phase: Phase, limits_s: Mapping[PhaseKind, float] | None = None, **more: Any
     ) -> Any:
         if self._process.pid is None:
+            # What was compiled before a deadline must not be there the next time: the verdict would be another.
+            shutil.rmtree(self._kernels, ignore_errors=True)
             # Opening a GPU takes a second or more, which must not count against a candidate's deadline.
             try:
                 self._process.call("start", limits_s=self._limits_s, phase=Phase(PhaseKind.PREPARE))

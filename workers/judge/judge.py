@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from workers.build import loader
+from workers.build.triton_jit import kernel_cache
 from workers.devices.device import CHECK, CaptureError, Device
 from workers.devices.targets import is_cuda
 from workers.errors import DatasetError, DeviceLostError, ProcessChangedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge.comparison import Comparison, take_turn
+from workers.judge.first_call import FirstCalls
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
@@ -96,6 +99,7 @@ class Judge:
         torch.set_grad_enabled(False)
         self._state = ProcessState(cuda=is_cuda(target))
         self._verdicts = Verdicts(self._device, self._definition, self._residents, self._state)
+        self._first_calls = FirstCalls(send, self._device, self._definition, self._verdicts)
         # Exempt what is loaded now from garbage collection: collecting after a variant must not scan all of torch.
         gc.collect()
         gc.freeze()
@@ -145,6 +149,7 @@ class Judge:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
             candidate.is_reference = self._is_reference(staged)
+            candidate.compiles_late = self._loaded.compiles_late
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
             self._begin_turn(self._loaded)
             judgement = self._judge(job, candidate, ahead)
@@ -190,6 +195,9 @@ class Judge:
             # What its first call did is not inspected.
             self._residents.keep_only("")
             ahead[1].unload()
+        compiles_late = kernel_cache.offer(Path(staged.folder) / staged.package)
+        if compiles_late:
+            self._first_calls.prepare()
         present = self._state.own()
         self._state.reseed()
         try:
@@ -203,7 +211,7 @@ class Judge:
             loaded.settings = self._state.own()
         finally:
             stuck = self._state.give_turn(present)
-        loaded.stuck = tuple(stuck)
+        loaded.stuck, loaded.compiles_late = tuple(stuck), compiles_late
         return loaded
 
     def _begin_turn(self, loaded: loader.Loaded) -> None:
@@ -278,7 +286,7 @@ class Judge:
         Raises:
             DeviceLostError: The device does not recover from it.
         """
-        if staged.first not in self._residents.held:
+        if staged.first not in self._residents.held or loaded.compiles_late:
             return
         inputs = self._residents.get(staged.first).inputs
         candidate = Candidate(loaded.function, staged.variant.destination_passing)
@@ -311,6 +319,11 @@ class Judge:
             return failed(resident, Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate), job.method)
         candidate.writes = candidate.is_reference and bool(resident.wrote)
         verdict = Verdict(Status.PASSED)
+        compiled: dict[str, Any] = {}
+        if candidate.compiles_late:
+            verdict, compiled = self._first_calls.make(candidate, resident)
+            if verdict.status is not Status.PASSED:
+                return failed(resident, verdict, job.method)
         if job.check:
             self._send("phase", Phase(PhaseKind.CHECK, uuid))
             verdict = self._verdicts.first_check(candidate, resident)
@@ -320,7 +333,7 @@ class Judge:
         self._send("phase", measuring)
 
         hooks: dict[str, Callable[[], None]] = {}
-        if self._device.runs_ahead and following is not None and job.check:
+        if self._device.runs_ahead and following is not None and job.check and not candidate.compiles_late:
             hooks["behind"] = lambda: self._verdicts.check_ahead(candidate, following)
         if self._device.runs_ahead and following is None and ahead is not None:
             hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=measuring)
@@ -336,7 +349,7 @@ class Judge:
         if after.status is not Status.PASSED:
             return failed(resident, after, job.method)
         errors = (verdict if job.check else after).errors()
-        conditions = {**timing.conditions, **resident.judged_by}
+        conditions = {**timing.conditions, **resident.judged_by, **compiled}
         return measured(uuid, timing.samples_us, job.method, conditions, errors)
 
     def _is_reference(self, staged: Staged) -> bool:
@@ -420,6 +433,7 @@ class Judge:
                     raise ProcessChangedError(changed(loaded.stuck))
                 candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
                 candidates[variant.key].is_reference = self._is_reference(staged[variant.key])
+                candidates[variant.key].compiles_late = loaded.compiles_late
 
             def renew(key: str) -> None:
                 self._compared[key].unload()
@@ -432,6 +446,7 @@ class Judge:
                 self._definition,
                 self._residents,
                 self._verdicts,
+                self._first_calls,
                 self._anchor,
                 job,
                 turns,

@@ -42,7 +42,8 @@ class Candidate:
     """A loaded variant's entry point and its calling convention. ``function`` changes when it is loaded again.
 
     ``was_called``: whether its code is on the device, since a first call includes loading. ``is_reference``: whether it
-    is the definition's own code; ``writes``: whether that writes to this workload's inputs and therefore gets copies.
+    is the definition's own code; ``writes``: whether that writes to this workload's inputs and therefore gets copies;
+    ``compiles_late``: whether its kernels are compiled when they are launched.
     """
 
     function: Callable[..., Any]
@@ -50,6 +51,7 @@ class Candidate:
     was_called: bool = False
     is_reference: bool = False
     writes: bool = False
+    compiles_late: bool = False
 
 
 def run_once(candidate: Candidate, definition: Any, inputs: Sequence[Any], device: Device) -> list[Any]:

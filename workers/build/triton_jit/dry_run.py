@@ -1,0 +1,192 @@
+"""Runs a Solution's host code on a builder, so that every Triton kernel that it launches is compiled for the target."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workers.devices.targets import Target
+from workers.errors import FailureInSandbox
+from workers.fib.dataset import Document
+from workers.records import Status
+
+FOLDER = "triton"
+"""Folder in a package's ``artifacts/`` that holds what Triton compiled."""
+
+_MOST_WORKLOADS = 6
+_SHARE_OF_TIME = 0.5
+"""Share of the build's deadline after which no further workload is begun."""
+
+_RANDOM_BYTES = 1 << 20
+"""Inputs up to this size get values; larger ones stay memory that nobody touches."""
+
+_CERTAIN = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
+
+
+class RejectedError(FailureInSandbox):
+    """A kernel cannot be launched on the target."""
+
+    status = Status.REJECTED
+
+    def __init__(self, message: str, figures: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.figures = dict(figures)
+
+
+class CompileError(FailureInSandbox):
+    """A kernel does not compile for the target."""
+
+    status = Status.COMPILE_ERROR
+
+
+@dataclass
+class DryRun:
+    """What came of it: static figures, and a remark if the host code did not get to its end."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
+
+
+def dry_run(
+    load: Callable[[], Callable[..., Any]],
+    definition: Document,
+    workloads: Sequence[Document],
+    target: Target,
+    cache: Path,
+    deadline_s: float,
+    destination_passing: bool,
+) -> DryRun:
+    """Load a Solution and call it on inputs of the workloads' shapes, without a GPU.
+
+    Args:
+        load: Imports it and gives its entry point.
+        definition: The definition that it solves.
+        workloads: Documents of workloads; those whose sizes Triton may tell apart are taken.
+        target: What kernels are compiled for.
+        cache: Folder for what Triton compiles.
+        deadline_s: Seconds that the build may take.
+        destination_passing: Whether outputs are the last arguments.
+
+    Raises:
+        RejectedError: A kernel needs more than the target has.
+        CompileError: A kernel does not compile, and it does not depend on data that only a GPU would compute.
+    """
+    from triton import knobs
+
+    from workers.build.triton_jit import stand_in
+
+    began = time.monotonic()
+    knobs.cache.dir = str(cache)
+    knobs.compilation.store_binary_only = True
+    found = DryRun()
+    with stand_in.installed(target) as mode:
+        function = load()
+        try:
+            for workload in told_apart(workloads):
+                if time.monotonic() - began > _SHARE_OF_TIME * deadline_s:
+                    found.remark = f"not all sizes were compiled within {_SHARE_OF_TIME * deadline_s:g} s"
+                    break
+                arguments = _arguments(definition, workload, destination_passing)
+                with mode:
+                    function(*arguments)
+        except Exception as error:
+            found.remark = _what_stopped(error, target, cache, mode.data_was_read)
+    found.figures = figures_of(cache)
+    return found
+
+
+def _what_stopped(error: Exception, target: Target, cache: Path, data_was_read: bool) -> str:
+    """What an exception of the host code means: a remark, unless it is an answer about the target."""
+    name = type(error).__name__
+    text = f"{name}: {_short(str(error))}"
+    if name == "OutOfResources":
+        raise RejectedError(f"a kernel cannot be launched on {target.name}: {text}", figures_of(cache)) from error
+    if name in _CERTAIN and not data_was_read:
+        raise CompileError(f"a kernel does not compile for {target.name}: {text}") from error
+    return f"its host code stopped without a GPU ({text}); what it had not launched is compiled by its first call"
+
+
+def told_apart(workloads: Sequence[Document]) -> list[Document]:
+    """Workloads whose sizes Triton may specialise on in another way: 1, a multiple of 16, another number; with the
+    smallest and the largest, few in all."""
+
+    def size(workload: Document) -> tuple[int, ...]:
+        return tuple(workload["axes"].values())
+
+    def kind(workload: Document) -> tuple[str, ...]:
+        return tuple("1" if n == 1 else "16" if n % 16 == 0 else "n" for n in size(workload))
+
+    ordered = sorted(workloads, key=size)
+    chosen = {kind(w): w for w in reversed(ordered)}
+    picked = {size(w): w for w in (*ordered[:1], *ordered[-1:], *chosen.values())}
+    return sorted(picked.values(), key=size)[:_MOST_WORKLOADS]
+
+
+def figures_of(cache: Path) -> dict[str, Any]:
+    """Static figures of all kernels below a folder of Triton's: the largest numbers of registers (per thread) and bytes
+    of shared memory (per block), the sum of stack frames, which is where spills go; and each kernel by itself."""
+    kernels: list[dict[str, Any]] = []
+    for path in sorted(cache.glob("*/*.json")):
+        binary = path.with_suffix(".cubin")
+        if path.name.startswith("__grp__") or not binary.exists():
+            continue
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        kernel = {"name": metadata["name"], "smem_bytes": metadata["shared"], "num_warps": metadata["num_warps"]}
+        kernels.append(kernel | _resources(binary))
+    figures: dict[str, Any] = {"kernels": kernels} if kernels else {}
+    for key, total in (("registers", max), ("spill_bytes", sum), ("smem_bytes", max)):
+        values = [k[key] for k in kernels if key in k]
+        if values:
+            figures[key] = total(values)
+    return figures
+
+
+def _resources(binary: Path) -> dict[str, int]:
+    """Registers and stack bytes of a compiled kernel, as cuobjdump of Triton's package says; empty without it."""
+    from triton import knobs
+
+    try:
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
+        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except Exception:
+        return {}
+    words = dict(word.split(":", 1) for word in text.split() if word.count(":") == 1 and word[-1].isdigit())
+    return {"registers": int(words["REG"]), "spill_bytes": int(words["STACK"])} if "REG" in words else {}
+
+
+def _arguments(definition: Document, workload: Document, destination_passing: bool) -> list[Any]:
+    """Inputs of the workload's shapes, and outputs if they are arguments."""
+    import torch
+
+    sizes = {name: axis["value"] for name, axis in definition["axes"].items() if axis["type"] == "const"}
+    sizes |= workload["axes"]
+
+    def tensor(spec: Mapping[str, Any]) -> Any:
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in spec["shape"]]
+        made = torch.empty(shape, dtype=getattr(torch, spec["dtype"]))
+        if made.numel() * made.element_size() > _RANDOM_BYTES:
+            return made
+        return made.normal_().abs_() if made.dtype in (torch.float32, torch.float16, torch.bfloat16) else made.zero_()
+
+    def value(name: str, spec: Mapping[str, Any]) -> Any:
+        given = workload["inputs"].get(name)
+        if given is None and spec.get("optional"):
+            return None
+        if spec.get("shape") is None:
+            return (given or {}).get("value", 1)
+        return tensor(spec)
+
+    arguments = [value(name, spec) for name, spec in definition["inputs"].items()]
+    if destination_passing:
+        arguments += [tensor(spec) for spec in definition["outputs"].values()]
+    return arguments
+
+
+def _short(text: str) -> str:
+    """An exception's text in one line; compilers append whole files."""
+    return " ".join(text.split())[:600]
