@@ -1,0 +1,155 @@
+"""From a sweep's winners to a Solution in a folder: what is written, what is recorded, and what is refused."""
+
+import json
+
+import pytest
+
+from db.records import StoredBuild, SweepRecord, TrialRecord, WinnerRecord, WinnerWorkload
+from db.store import Store
+from tests.tuner import toy
+from tuner.errors import NothingFoundError
+from tuner.results.export import ExportRefusedError, export_winners, newest_finished
+from tuner.settings import SweepSettings
+from tuner.sweeps.setup import resolve
+from workers.records import BuildResult, Environment, Evaluation, Measurement, Status
+from workers.runner import Runner
+
+HERE = Environment("AMD EPYC 7B13", "cpu", versions={"torch": "2.13.0"}, fingerprint="here")
+
+
+class Workers(Runner):
+    """Builds everything, and gives each workload its status."""
+
+    builders = evaluators = 1
+    submit_comparison = close = None
+
+    def __init__(self, **statuses):
+        self.statuses, self.outcomes, self.built_sources = statuses, [], {}
+
+    def environment(self):
+        return HERE
+
+    def submit_build(self, variant):
+        self.built_sources = variant.sources
+        artifact = None if "build" in self.statuses else "folder"
+        status = self.statuses.get("build", Status.BUILT)
+        self.outcomes.append(BuildResult(variant.key, status, 0.1, artifact, log="error: no such register"))
+
+    def submit_evaluation(self, job):
+        (uuid,) = job.workloads
+        status = self.statuses.get(uuid, Status.PASSED)
+        found = Measurement(uuid, status, (7.0,) * 6, 7.0, 6.0, 8.0, conditions={"judged_by": {"y": "close"}})
+        self.outcomes.append(Evaluation(job.variant.key, status, (found,), message="y is off by 3"))
+
+    def wait(self, timeout_s):
+        done, self.outcomes = self.outcomes, []
+        return done
+
+
+def winner(step: int, low: int, high: int | None, uuid: str) -> WinnerRecord:
+    """The config {"step": step} for a regime with one workload."""
+    load = WinnerWorkload(uuid, 7.0, 6.0, 8.0, 14.0)
+    return WinnerRecord(
+        f"{low}-{high}", f"hash{step}", 7.0, 6.0, 8.0, 14.0, 13.0, 15.0, (load,),
+        config={"step": step}, size_axis="n", min_size=low, max_size=high,
+    )  # fmt: skip
+
+
+class Place:
+    """A dataset, a kernel, and a database with a finished sweep of two regimes."""
+
+    def __init__(self, folder, store):
+        toy.dataset(folder / "d", [{"n": 8}, {"n": 300}])
+        kernel = toy.kernel(folder / "k", size="x.shape[0]", size_axis="n")
+        settings = SweepSettings(dataset=folder / "d", space=str(kernel), target="cpu", db="sqlite://")
+        self.store, self.out, self.setup = store, folder / "out", resolve(settings)
+        catalog = store.catalog
+        definition = catalog.register_definition("a", "toy", {"name": "a"})
+        for uuid, axes in (("w0", {"n": 8}), ("w1", {"n": 300})):
+            catalog.register_workload(definition, uuid, axes, "")
+        space = catalog.register_space("k", "cpu", "src")
+        self.sweep = store.sweeps.create(SweepRecord(definition, space, catalog.register_environment(HERE), owner="t"))
+        self.winners = [winner(2, 0, 16, "w0"), winner(4, 17, None, "w1")]
+
+    def export(self, runner, winners=None):
+        for number, w in enumerate(winners or self.winners):
+            build = StoredBuild("", Status.BUILT, 0.0, toolchain="t")
+            record = TrialRecord(self.sweep, number, w.config, w.config_hash, w.regime, "PASSED", 7.0, build=build)
+            self.store.trials.commit(record)
+        self.store.winners.set(self.sweep, self.winners if winners is None else winners)
+        self.store.sweeps.finish(self.sweep, "DONE", {"reference_by_workload_us": {"w0": 70.0, "w1": 140.0}})
+        return export_winners(self.store, self.sweep, self.setup, self.setup.space(), runner, self.out)
+
+
+@pytest.fixture
+def place(tmp_path):
+    with Store.open("sqlite://") as store:
+        yield Place(tmp_path, store)
+
+
+def test_a_solution_dispatches_as_the_winners_were_chosen_and_is_what_was_judged(place):
+    workers = Workers()
+    done = place.export(workers)
+    written = json.loads(done.path.read_text())
+    sources = {s["path"]: s["content"] for s in written["sources"]}
+    assert sources == workers.built_sources
+    scope: dict = {}
+    exec(sources["config.py"], scope)
+    assert [scope["select"](n)["step"] for n in (8, 16, 17, 300, 1200, 1201)] == [2, 2, 4, 4, 4, 1]
+    assert done.verdict == "PASSED on 2 of 2 workloads"
+    assert done.verification["w1"] == {"status": "PASSED", "median_us": 7.0, "judged_by": {"y": "close"}}
+
+
+def test_the_record_of_an_export_says_what_it_was_made_from(place):
+    done = place.export(Workers())
+    record = place.store.exports.get(done.export_id)
+    assert record.made_from == {
+        "0-16": {"max_size": 16, "config_hash": "hash2"},
+        "17-None": {"max_size": None, "config_hash": "hash4"},
+    }
+    assert (record.sweep_id, record.solution, record.digest) == (place.sweep, done.name, done.digest)
+    assert record.content == done.path.read_text()
+    assert done.name == f"tuner_k_amd_epyc_7b13_{done.digest}"
+
+
+def test_traces_name_the_solution_and_how_much_faster_than_the_reference_it_is(place):
+    done = place.export(Workers())
+    traces = [json.loads(line) for line in done.traces.read_text().splitlines()]
+    assert {t["solution"] for t in traces} == {done.name}
+    speedups = {t["workload"]["uuid"]: t["evaluation"]["performance"]["speedup_factor"] for t in traces}
+    assert speedups == pytest.approx({"w0": 10.0, "w1": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ({"build": Status.COMPILE_ERROR}, r"does not build \(COMPILE_ERROR\): error: no such register"),
+        ({"w0": Status.INCORRECT_NUMERICAL}, r"workload 1 of 2 \(n=8\) \(INCORRECT_NUMERICAL\): y is off by 3"),
+        ({"w1": Status.TIMEOUT}, r"workload 2 of 2 \(n=300\) \(TIMEOUT\)"),
+    ],
+)
+def test_a_solution_that_does_not_pass_everywhere_is_not_written(place, statuses, said):
+    with pytest.raises(ExportRefusedError, match=said):
+        place.export(Workers(**statuses))
+    assert not place.out.exists()
+    assert place.store.exports.newest() == []
+
+
+def test_a_second_export_replaces_the_solution_of_the_same_name(place):
+    first = place.export(Workers())
+    first.path.write_text("cut off")
+    second = place.export(Workers())
+    assert second.path == first.path
+    assert json.loads(second.path.read_text())["name"] == first.name
+
+
+def test_what_is_exported_without_an_id_is_the_newest_sweep_that_is_done(place):
+    with pytest.raises(NothingFoundError, match="no finished sweep for any definition"):
+        newest_finished(place.store)
+    place.export(Workers())
+    record = place.store.sweeps.get(place.sweep)
+    running = SweepRecord(record.definition_id, record.space_id, record.environment_id, owner="t")
+    assert place.store.sweeps.create(running) > place.sweep
+    assert newest_finished(place.store) == newest_finished(place.store, "a", HERE.hardware) == place.sweep
+    with pytest.raises(NothingFoundError, match="for a on NVIDIA H200"):
+        newest_finished(place.store, "a", "NVIDIA H200")
