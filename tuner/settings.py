@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from search_spaces.inputs.generator import RECORDED
 from tuner.errors import UsageError
+from tuner.setting_flags import Flag, Served
 from tuner.sweeps.regimes import DEFAULT_BOUNDS
 from workers.devices.targets import NAMES as TARGETS
 from workers.devices.targets import target_named
@@ -70,34 +80,60 @@ TargetName = Annotated[str, AfterValidator(_known_target), WithJsonSchema({"type
 """A target of :data:`workers.devices.targets.TARGETS`."""
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
+"""Names of definitions, spaces and workloads over HTTP: no slash and no leading dot, so that no name is a path."""
+Name = Annotated[str, Field(pattern=NAME)]
+
+
 class SweepSettings(BaseModel):
-    """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues with the same."""
+    """Everything that decides what a sweep does. Stored with the sweep, so that a resume continues with the same.
+
+    A field is all that a new setting needs: its flag, its key in a YAML file, its line in docs/settings.md and, if it
+    is marked as served, its key in the API come from it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    definition: str | None = Field(
+    definition: Annotated[str | None, Served(Name, "a definition of the server's dataset", required=True)] = Field(
         None, description="name of the definition; may be left out if the dataset has one MoE"
     )
-    dataset: Path | None = Field(None, description="flashinfer-trace folder; default: the packaged one")
-    space: str | None = Field(None, description="name of a search space, or a folder with a space.yaml")
-    target: TargetName | None = Field(None, description=f"{', '.join(TARGETS)}; default: this machine's")
-    accelerators: tuple[str, ...] = Field(
-        (), description="kinds of machine in the Ray cluster (its accelerator types) to sweep on, each on its own"
+    dataset: Path | None = Field(
+        None, description="flashinfer-trace folder; default: TUNER_DATASET, else the packaged one"
     )
-    sampler: str = Field("auto", description="search strategy")
-    seed: int = Field(0, ge=0, description="seed of the search and of the finals' order")
-    max_trials: int | Literal["auto"] = Field(64, description="trials over all regimes; auto: until more do not pay")
-    budget_s: float | None = Field(None, gt=0, description="seconds of wall time for the sweep, finals included")
+    space: Annotated[str | None, Served(Name, "an installed search space; default: the one that fits")] = Field(
+        None, description="name of a search space, or a folder with a space.yaml; default: the one that fits"
+    )
+    target: Annotated[TargetName | None, Served()] = Field(
+        None, description=f"{', '.join(TARGETS)}; default: the machine's"
+    )
+    accelerators: tuple[str, ...] = Field(
+        (), description="kinds of machine in the Ray cluster to sweep on, such as H200,B200: a sweep on each"
+    )
+    sampler: Annotated[str, Served(Name)] = Field("auto", description="search strategy, such as tpe, gp or random")
+    seed: Annotated[int, Served(Annotated[int, Field(ge=0, le=2**31 - 1)])] = Field(
+        0, ge=0, description="seed of the search and of the finals' order"
+    )
+    max_trials: Annotated[int | Literal["auto"], Served(Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"])] = (
+        Field(64, description="trials over all regimes; auto: until more do not pay")
+    )
+    budget_s: Annotated[float | None, Served(Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)])] = Field(
+        None, gt=0, description="seconds of wall time for the sweep, finals included"
+    )
     size_axis: str | None = Field(
         None, description="variable axis whose size decides the config; default: the one that the space names"
     )
-    regimes: tuple[int, ...] = Field(DEFAULT_BOUNDS, description="largest size of each regime but the last")
-    workloads: tuple[str, ...] = Field((), description="only these workload uuids (or prefixes)")
+    regimes: tuple[int, ...] = Field(
+        DEFAULT_BOUNDS, description="largest size of each regime but the last, such as 16,256,2048"
+    )
+    workloads: Annotated[
+        tuple[str, ...], Flag("--workload", repeated=True), Served(Annotated[list[Name], Field(max_length=100)])
+    ] = Field((), description="only this workload uuid or prefix")
     profiles: dict[str, Positive] = Field(
-        {RECORDED: 1.0}, description="what inputs look like, each with its weight in the objective: recorded, or others"
+        {RECORDED: 1.0},
+        description="what inputs look like: recorded,uniform,zipf:0.8,hot:3; in YAML each with its weight",
     )
     sizes: Literal["listed", "auto"] | tuple[Size, ...] = Field(
-        "listed", description="sizes beside the listed ones: auto for some between and around them, or numbers"
+        "listed", description="sizes beside the listed ones: auto for some between and around them, or 1,2,4"
     )
     worst_factor: float = Field(
         1.5,
@@ -112,23 +148,36 @@ class SweepSettings(BaseModel):
     final_s: float = Field(8, gt=0, description="seconds after which a regime's final ends unsettled")
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
     keep_going: bool = Field(False, description="go on where the first trials have all failed for the same reason")
-    reuse: bool = Field(True, description="take measurements that the database already has")
+    reuse: Annotated[bool, Served()] = Field(True, description="take measurements that the database already has")
     warm_start: bool = Field(True, description="try early what related sweeps and the kernel's author found good")
     compile_s: float = Field(300, gt=0, description="deadline of a build in seconds")
     check_s: float = Field(60, gt=0, description="deadline of a check in seconds")
     measure_s: float = Field(60, gt=0, description="deadline of a measurement in seconds")
-    rtol: dict[str, Positive] = Field({}, description="relative tolerance: a number, or one by output")
-    atol: dict[str, Positive] = Field({}, description="absolute tolerance: a number, or one by output")
-    required_matched_ratio: dict[str, Share] = Field({}, description="share of elements that must match")
-    judge: dict[str, str] = Field({}, description="by output: close, exact, steps, selected or drawn")
+    rtol: Annotated[dict[str, Positive], Flag(repeated=True)] = Field(
+        {}, description="relative tolerance, or OUTPUT=NUMBER for one output"
+    )
+    atol: Annotated[dict[str, Positive], Flag(repeated=True)] = Field(
+        {}, description="absolute tolerance, or OUTPUT=NUMBER for one output; default: by the outputs' scale"
+    )
+    required_matched_ratio: Annotated[dict[str, Share], Flag(repeated=True)] = Field(
+        {}, description="share of elements that must match, or OUTPUT=NUMBER for one output"
+    )
+    judge: Annotated[dict[str, str], Flag(repeated=True)] = Field(
+        {}, description="OUTPUT=close, exact, steps, selected or drawn: how it is judged"
+    )
     mode: Literal["auto", "host", "eager", "cuda_graph"] | None = Field(
         None, description="execution mode that is timed on a GPU: auto (a graph where it can be captured), eager, graph"
     )
     max_samples: int = Field(60, ge=5, description="most samples of one measurement")
     target_rel_ci: float = Field(0.02, gt=0, description="stop sampling at this relative interval of the median")
     sample_budget_s: float = Field(0.4, gt=0, description="stop sampling after this many seconds")
-    ray_address: str | None = Field(None, description="Ray cluster; default: one on this machine for this sweep")
-    db: str = Field(default_factory=default_database_url, description="database URL")
+    ray_address: str | None = Field(
+        None, description="Ray cluster; default: RAY_ADDRESS, else one on this machine for this sweep"
+    )
+    db: str = Field(
+        default_factory=default_database_url,
+        description="database URL; default: TUNER_DB_URL, else SQLite in your data folder",
+    )
     cache_dir: Path | None = Field(None, description="where built artifacts are kept")
 
     @field_validator("dataset", "cache_dir")
@@ -146,11 +195,27 @@ class SweepSettings(BaseModel):
         folder = Path(value).expanduser()
         return str(folder.absolute()) if folder.is_dir() else value
 
-    @field_validator("rtol", "atol", "required_matched_ratio", mode="before")
+    @field_validator("rtol", "atol", "required_matched_ratio", "judge", mode="before")
     @classmethod
     def _by_output(cls, value: object) -> object:
-        """One number is for all outputs."""
-        return {"": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        """One number is for all outputs; a list has VALUE for all or OUTPUT=VALUE for one."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"": value}
+        if not isinstance(value, list):
+            return value
+        found: dict[str, str] = {}
+        for text in map(str, value):
+            name, _, own = text.rpartition("=")
+            if not own or name in found:
+                why = "is given twice" if own else "has no value"
+                raise ValueError(f"{text!r} {why}; it must be a value or OUTPUT=VALUE, such as lse=1e-3")
+            found[name] = own
+        return found
+
+    @field_validator("accelerators", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        return _parts(value) if isinstance(value, str) else value
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -161,10 +226,8 @@ class SweepSettings(BaseModel):
     @classmethod
     def _weighted(cls, value: object) -> object:
         """Names alone count alike."""
-        names = value.split(",") if isinstance(value, str) else value
-        if not isinstance(names, list | tuple):
-            return value
-        return {name.strip() if isinstance(name, str) else name: 1.0 for name in names}
+        names = _parts(value) if isinstance(value, str) else value
+        return dict.fromkeys(names, 1.0) if isinstance(names, list | tuple) else value
 
     @field_validator("profiles")
     @classmethod
@@ -173,14 +236,16 @@ class SweepSettings(BaseModel):
             raise ValueError("name at least one profile, such as recorded,uniform")
         return value
 
-    @field_validator("sizes", mode="before")
+    @field_validator("sizes", "regimes", mode="before")
     @classmethod
-    def _numbers(cls, value: object) -> object:
-        if not isinstance(value, str) or value in ("listed", "auto"):
+    def _numbers(cls, value: object, info: ValidationInfo) -> object:
+        words = ("listed", "auto") if info.field_name == "sizes" else ()
+        if not isinstance(value, str) or value in words:
             return value
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdigit() for part in parts):
-            raise ValueError("must be listed, auto, or numbers with commas between, such as 1,2,4")
+        parts = _parts(value)
+        if not parts or not all(part.isdigit() for part in parts):
+            allowed = ", ".join((*words, "or numbers" if words else "numbers"))
+            raise ValueError(f"must be {allowed} with commas between, such as 1,2,4")
         return tuple(map(int, parts))
 
     @field_validator("max_trials")
@@ -198,6 +263,11 @@ class SweepSettings(BaseModel):
         if value not in sampler_names():
             raise ValueError(f"allowed are {', '.join(sampler_names())}")
         return value
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """What stands between commas, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSettings:

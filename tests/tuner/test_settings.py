@@ -3,7 +3,6 @@
 import pytest
 
 from search_spaces import Parameter, SearchSpace
-from tuner.cli.options import tolerances
 from tuner.errors import UsageError
 from tuner.settings import load
 
@@ -122,7 +121,7 @@ def test_tolerances_in_a_file_are_one_number_or_one_by_output(tmp_path, text, rt
     [(["1e-3"], {"": 1e-3}), (["1e-3", "lse=1e-4"], {"": 1e-3, "lse": 1e-4}), (None, {})],
 )
 def test_tolerances_as_flags(flags, rtol):
-    assert load(tolerances(flags, None, None, None)).rtol == rtol
+    assert load({"rtol": flags}).rtol == rtol
 
 
 @pytest.mark.parametrize(
@@ -130,14 +129,12 @@ def test_tolerances_as_flags(flags, rtol):
     [("rtol", "lse=0"), ("rtol", "many"), ("atol", "nan"), ("atol", "inf"), ("required_matched_ratio", "1.5")],
 )
 def test_a_tolerance_that_is_none_is_one_line(setting, text):
-    given = {"rtol": None, "atol": None, "ratio": None, "judge": None}
-    given["ratio" if setting == "required_matched_ratio" else setting] = [text]
     with pytest.raises(UsageError, match=setting) as caught:
-        load(tolerances(**given))
+        load({setting: [text]})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [["1e-3", "1e-2"], ["lse=1", "lse=2"], ["lse="]])
 def test_a_tolerance_flag_that_is_unclear_is_refused(given):
-    with pytest.raises(UsageError, match="--rtol"):
-        tolerances(given, None, None, None)
+    with pytest.raises(UsageError, match="rtol"):
+        load({"rtol": given})

@@ -1,81 +1,46 @@
-"""Options that several commands share, spelled once."""
+"""Options that several commands share; those of settings are made from the fields of the settings."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from workers.devices.targets import NAMES
+from tuner import setting_flags
+from tuner.settings import SweepSettings, load
+
+FIELDS = SweepSettings.model_fields
+
+
+def option(name: str) -> Any:
+    """Typer's option for a setting."""
+    field = FIELDS[name]
+    help_ = field.description or ""
+    if setting_flags.is_switch(field):
+        help_ = f"do not {help_}" if field.default is True else help_
+    elif isinstance(field.default, int | float | str) and "; default" not in help_:
+        help_ += f"; default: {field.default}"
+    if setting_flags.is_repeated(field):
+        help_ += "; repeatable"
+    return typer.Option(setting_flags.flag(name, field), help=help_)
+
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of text")]
-Db = Annotated[
-    str | None, typer.Option("--db", help="database URL; default: TUNER_DB_URL, else SQLite in your data folder")
-]
-Dataset = Annotated[
-    Path | None, typer.Option("--dataset", help="flashinfer-trace folder; default: TUNER_DATASET, else packaged")
-]
-Definition = Annotated[str | None, typer.Option("--definition", help="name of the definition")]
-Space = Annotated[str | None, typer.Option("--space", help="name of a search space, or a folder with a space.yaml")]
-Target = Annotated[str | None, typer.Option("--target", help=f"{', '.join(NAMES)}; default: this machine's")]
+Db = Annotated[str | None, option("db")]
+Dataset = Annotated[Path | None, option("dataset")]
+Definition = Annotated[str | None, option("definition")]
+Space = Annotated[str | None, option("space")]
+Target = Annotated[str | None, option("target")]
 Hardware = Annotated[
     str | None, typer.Option("--hardware", help="GPU or CPU name as recorded, or 'auto' for this machine's")
 ]
 
-Rtol = Annotated[
-    list[str] | None, typer.Option("--rtol", help="relative tolerance, or OUTPUT=NUMBER for one output; repeatable")
-]
-Atol = Annotated[
-    list[str] | None,
-    typer.Option("--atol", help="absolute tolerance, or OUTPUT=NUMBER; default: by the outputs' scale; repeatable"),
-]
-MatchedRatio = Annotated[
-    list[str] | None,
-    typer.Option("--required-matched-ratio", help="share of elements that must match, or OUTPUT=NUMBER; repeatable"),
-]
-JudgeBy = Annotated[
-    list[str] | None,
-    typer.Option("--judge", help="OUTPUT=close, exact, steps, selected or drawn: how it is judged; repeatable"),
-]
-
-
-def by_output(flag: str, given: list[str] | None) -> dict[str, str] | None:
-    """``NUMBER`` and ``OUTPUT=NUMBER`` as a setting by output, all outputs under the empty name.
-
-    Raises:
-        UsageError: One is given twice, or has no value.
-    """
-    from tuner.errors import UsageError
-
-    if given is None:
-        return None
-    found: dict[str, str] = {}
-    for text in given:
-        name, _, value = text.rpartition("=")
-        if not value or name in found:
-            why = "is given twice" if value else "has no value"
-            raise UsageError(f"{flag} {text!r} {why}; it must be NUMBER or OUTPUT=NUMBER, such as lse=1e-3")
-        found[name] = value
-    return found
-
-
-def tolerances(
-    rtol: list[str] | None, atol: list[str] | None, ratio: list[str] | None, judge: list[str] | None
-) -> dict[str, dict[str, str] | None]:
-    """The settings of these four flags."""
-    return {
-        "rtol": by_output("--rtol", rtol),
-        "atol": by_output("--atol", atol),
-        "required_matched_ratio": by_output("--required-matched-ratio", ratio),
-        "judge": by_output("--judge", judge),
-    }
-
 
 def database_url(given: str | None) -> str:
     """The database that a command without sweep settings uses."""
-    from tuner.settings import load
-
     return load({"db": given}).db
 
 
@@ -94,3 +59,39 @@ def parse_axes(given: list[str]) -> dict[str, int]:
             raise UsageError(f"--axes {pair!r} must be NAME=NUMBER, such as seq_len=57")
         axes[name] = int(value)
     return axes
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of these settings, of all for none. It gets them as one mapping, its first parameter."""
+    chosen = names or tuple(FIELDS)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            command({name: _value(name, values.pop(name)) for name in chosen}, **values)
+
+        own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
+        parameters = [_parameter(name) for name in chosen] + [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field = FIELDS[name]
+    if setting_flags.is_switch(field):
+        kind, default = bool, False
+    else:
+        one = setting_flags.kind(field)
+        kind, default = ((list[one] if setting_flags.is_repeated(field) else one) | None), None  # type: ignore[valid-type, assignment]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option(name)]
+    )
+
+
+def _value(name: str, given: Any) -> Any:
+    """A flag's value as one of the setting; None if it was not given."""
+    field = FIELDS[name]
+    return given if not setting_flags.is_switch(field) else (not field.default if given else None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner.cli import options
+from tuner.cli.options import with_settings
 from tuner.cli.output import print_json, results, stderr, stdout
 from tuner.format import config_text, microseconds, ratio
 from workers.devices.targets import is_cuda
@@ -20,49 +21,18 @@ if TYPE_CHECKING:
 OUT_DEFAULT = Path("tuner-out")
 
 
+@with_settings()
 def sweep(
-    definition: options.Definition = None,
-    space: options.Space = None,
-    dataset: options.Dataset = None,
-    target: options.Target = None,
-    max_trials: Annotated[str | None, typer.Option(help="trials over all regimes, or 'auto'")] = None,
-    budget_s: Annotated[float | None, typer.Option(help="seconds of wall time, finals included")] = None,
+    given: dict[str, Any],
     resume: Annotated[int | None, typer.Option(help="ID of a sweep to go on with")] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="with --resume: try again what hung, crashed or lost its worker")
     ] = False,
-    sampler: Annotated[str | None, typer.Option(help="auto, tpe, gp, random or grid")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of the search")] = None,
-    size_axis: Annotated[
-        str | None, typer.Option(help="variable axis that decides the config; default: the space's")
-    ] = None,
-    regimes: Annotated[str | None, typer.Option(help="largest size of each regime but the last: 16,256,2048")] = None,
-    workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
-    profiles: Annotated[
-        str | None, typer.Option(help="what inputs look like: recorded,uniform,zipf:0.8,hot:3; weights in YAML")
-    ] = None,
-    sizes: Annotated[str | None, typer.Option(help="sizes beside the listed ones: auto, listed, or 1,2,4")] = None,
-    mode: Annotated[str | None, typer.Option(help="on a GPU: auto, graph or eager")] = None,
-    rtol: options.Rtol = None,
-    atol: options.Atol = None,
-    required_matched_ratio: options.MatchedRatio = None,
-    judge: options.JudgeBy = None,
-    builders: Annotated[int | None, typer.Option(help="builds at once")] = None,
-    evaluators: Annotated[int | None, typer.Option(help="evaluations at once")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
-    accelerators: Annotated[
-        str | None, typer.Option(help="kinds of machine in the cluster, such as H200,B200: a sweep on each")
-    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings and more")] = None,
-    db: options.Db = None,
     out: Annotated[
         Path, typer.Option(help="flashinfer-trace folder that the best Solution is written into")
     ] = OUT_DEFAULT,
     no_export: Annotated[bool, typer.Option("--no-export", help="do not write a Solution at the end")] = False,
-    no_reuse: Annotated[bool, typer.Option("--no-reuse", help="measure again what the database already has")] = False,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="do not stop where the first trials all fail for the same reason")
-    ] = False,
     ticket: Annotated[
         str | None, typer.Option(hidden=True, help="how a server recognises the sweep it started")
     ] = None,
@@ -74,15 +44,6 @@ def sweep(
     from tuner.settings import load
     from tuner.sweeps.run import run_sweep
 
-    given: dict[str, Any] = {
-        "definition": definition, "space": space, "dataset": dataset, "target": target, "budget_s": budget_s,
-        "max_trials": _trials(max_trials), "sampler": sampler, "seed": seed, "mode": mode, "builders": builders,
-        "evaluators": evaluators, "ray_address": ray_address, "db": db, "reuse": False if no_reuse else None,
-        "keep_going": keep_going or None,
-        "regimes": _bounds(regimes), "size_axis": size_axis, "workloads": tuple(workload) if workload else None,
-        "accelerators": _kinds(accelerators), "profiles": profiles, "sizes": sizes,
-        **options.tolerances(rtol, atol, required_matched_ratio, judge),
-    }  # fmt: skip
     settings = load(given, config)
     if len(settings.accelerators) > 1:
         words = ["--no-export"] if no_export else ["--out", str(out)]
@@ -103,10 +64,6 @@ def sweep(
     if report.export_failure is not None:
         raise report.export_failure
     raise typer.Exit(report.exit_code)
-
-
-def _kinds(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str], json: bool) -> int:
@@ -131,21 +88,6 @@ def _document(result: KindResult) -> dict[str, Any]:
 
     document = loads(result.output) if result.output.strip() else {}
     return {"accelerator": result.accelerator, "exit_code": result.exit_code, **document}
-
-
-def _trials(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
-
-
-def _bounds(text: str | None) -> tuple[int, ...] | None:
-    from tuner.errors import UsageError
-
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise UsageError(f"--regimes {text!r} must be numbers with commas between, such as 16,256,2048") from None
 
 
 def _print_sweep(report: Any) -> None:
@@ -192,27 +134,30 @@ def _print_sweep(report: Any) -> None:
     console.print(f"ask for it: tuner best --definition {report.definition} {report.example_axes}")
 
 
+@with_settings(
+    "definition",
+    "dataset",
+    "space",
+    "target",
+    "workloads",
+    "mode",
+    "rtol",
+    "atol",
+    "required_matched_ratio",
+    "judge",
+    "seed",
+    "compile_s",
+    "check_s",
+    "measure_s",
+    "ray_address",
+    "db",
+)
 def bench(
+    given: dict[str, Any],
     solutions: Annotated[
         list[str], typer.Argument(help="Solution names in the dataset, JSON files, or 'default'/'best'")
     ],
-    definition: options.Definition = None,
-    dataset: options.Dataset = None,
-    space: options.Space = None,
-    target: options.Target = None,
-    workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
-    mode: Annotated[str | None, typer.Option(help="on a GPU: auto, graph or eager")] = None,
-    rtol: options.Rtol = None,
-    atol: options.Atol = None,
-    required_matched_ratio: options.MatchedRatio = None,
-    judge: options.JudgeBy = None,
-    seed: Annotated[int, typer.Option(help="seed of the order within rounds")] = 0,
-    compile_s: Annotated[float | None, typer.Option(help="most seconds that a build may take")] = None,
-    check_s: Annotated[float | None, typer.Option(help="most seconds to load and check, on each workload")] = None,
-    measure_s: Annotated[float | None, typer.Option(help="most seconds to measure, on each workload")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
-    db: options.Db = None,
     json: options.Json = False,
 ) -> None:
     """Measure Solutions side by side, interleaved, so that differences are paired."""
@@ -221,13 +166,7 @@ def bench(
     from tuner.commands.bench import run_bench
     from tuner.settings import load
 
-    settings = load({
-        "definition": definition, "dataset": dataset, "space": space, "target": target, "ray_address": ray_address,
-        "db": db,
-        "workloads": tuple(workload) if workload else None, "seed": seed, "mode": mode,
-        "compile_s": compile_s, "check_s": check_s, "measure_s": measure_s,
-        **options.tolerances(rtol, atol, required_matched_ratio, judge),
-    })  # fmt: skip
+    settings = load(given)
     with StepView() as view:
         result = run_bench(settings, solutions, rounds, view)
     if json:
@@ -246,15 +185,12 @@ def bench(
     raise typer.Exit(result.exit_code)
 
 
+@with_settings("space", "target", "definition", "dataset", "seed")
 def compile_(
-    space: options.Space = None,
-    target: options.Target = None,
+    given: dict[str, Any],
     sample: Annotated[
         int, typer.Option(min=1, help="number of configs, spread over the space; the default is the first")
     ] = 10,
-    definition: options.Definition = None,
-    dataset: options.Dataset = None,
-    seed: Annotated[int, typer.Option(help="seed of the sample")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="builds at once; default: the cores")] = None,
     json: options.Json = False,
 ) -> None:
@@ -265,7 +201,7 @@ def compile_(
     from tuner.format import first_line
     from tuner.settings import load
 
-    settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})
+    settings = load(given)
     with StepView() as view:
         result = compile_sample(settings, sample, jobs, view)
     if json:
@@ -290,16 +226,13 @@ def compile_(
     raise typer.Exit(result.exit_code)
 
 
+@with_settings("space", "target", "definition", "dataset", "seed")
 def verify(
-    space: options.Space = None,
-    target: options.Target = None,
+    given: dict[str, Any],
     sample: Annotated[int, typer.Option(min=1, help="number of configs, spread over the space")] = 1,
     sweep_id: Annotated[int | None, typer.Option("--sweep", help="judge the winners of this sweep instead")] = None,
     solution: Annotated[Path | None, typer.Option(help="judge this Solution file instead")] = None,
-    definition: options.Definition = None,
-    dataset: options.Dataset = None,
     db: options.Db = None,
-    seed: Annotated[int, typer.Option(help="seed of the sample")] = 0,
     json: options.Json = False,
 ) -> None:
     """Judge variants on a machine without their GPU: their kernels are emulated, with numbers but without times."""
@@ -309,7 +242,7 @@ def verify(
     from tuner.commands.verify import verify as judge
     from tuner.settings import load
 
-    settings = load({"space": space, "target": target, "definition": definition, "dataset": dataset, "seed": seed})
+    settings = load(given)
     url = options.database_url(db) if sweep_id is not None else None
     with StepView() as view:
         result = judge(settings, sample, sweep_id, solution, url, view)

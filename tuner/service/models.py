@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tuner.results.documents import SolutionHead, SweepHead, TrialRow
-from tuner.settings import TargetName
+from tuner.setting_flags import Served, marker
+from tuner.settings import NAME, SweepSettings
 
 MAX_ID = 2**63 - 1
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
-"""Names of definitions, spaces and workloads: no slash and no leading dot, so that no name is a path."""
 HARDWARE = r"^[\x20-\x7E]{1,200}$"
 PROFILE = r"^[A-Za-z0-9_.:\-]{1,60}$"
 AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
@@ -25,20 +24,33 @@ Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Name = Annotated[str, Query(pattern=NAME, description="name of a definition")]
 
 
-class StartSweep(BaseModel):
+class Settings(BaseModel):
     """What to sweep, by names of what is installed on the server. Code, files and folders are not accepted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    definition: str = Field(pattern=NAME, description="a definition of the server's dataset")
-    space: str | None = Field(None, pattern=NAME, description="an installed search space; default: the one that fits")
-    target: TargetName | None = Field(None, description="default: the server machine's")
-    max_trials: int | Literal["auto"] = Field(64, description="1 to 100000 trials over all regimes, or auto")
-    budget_s: float | None = Field(None, gt=0, le=7 * 86400, allow_inf_nan=False, description="wall time in seconds")
-    sampler: str | None = Field(None, pattern=NAME, description="search strategy")
-    seed: int = Field(0, ge=0, le=2**31 - 1)
-    workloads: list[Annotated[str, Field(pattern=NAME)]] = Field([], max_length=100, description="uuids or prefixes")
-    reuse: bool = Field(True, description="take measurements that the database already has")
+    def given(self) -> dict[str, Any]:
+        """The settings that the client gave; null counts as not given."""
+        return {k: v for k, v in self.model_dump(exclude_unset=True).items() if v is not None}
+
+
+def _start_sweep() -> type[Settings]:
+    """The settings that are marked as served, with the bounds that hold for clients."""
+    fields: dict[str, Any] = {}
+    for name, field in SweepSettings.model_fields.items():
+        served = marker(field, Served)
+        if served is not None:
+            kind: Any = served.kind or field.annotation
+            default = ... if served.required else field.default
+            own = Field(default, description=served.description or field.description)
+            fields[name] = (kind if served.required else kind | None, own)
+    return create_model("StartSweep", __base__=Settings, __doc__=Settings.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+    StartSweep = Settings
+else:
+    StartSweep = _start_sweep()
 
 
 @dataclass(frozen=True)

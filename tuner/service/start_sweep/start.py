@@ -6,9 +6,10 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from db.records import SweepState
 from db.store import Store
@@ -21,6 +22,8 @@ from tuner.service.middleware.problems import ProblemError
 from tuner.service.models import Choice, Choices, StartSweep
 from tuner.service.settings import ServiceSettings
 from tuner.service.start_sweep.launchers import Launched, Launcher
+from tuner.setting_flags import arguments
+from tuner.settings import SweepSettings
 from tuner.sweeps.setup import local_target, open_dataset
 from workers.errors import DatasetError
 from workers.fib.dataset import Dataset
@@ -44,10 +47,11 @@ class Starter:
         Raises:
             ProblemError: 422 if it cannot be swept, 429 if too many run, 502 if it did not start, 504 if too slowly.
         """
-        target = self._check(wanted)
+        given = wanted.given()
+        target = self._check(given)
         self._room()
         ticket = secrets.token_hex(8)
-        launched = self._launch(ticket, _arguments(wanted, target))
+        launched = self._launch(ticket, arguments(SweepSettings.model_fields, {**given, "target": target}))
         return self._wait(ticket, launched, lambda: self.store.sweeps.of_ticket(ticket))
 
     def resume(self, sweep_id: int) -> None:
@@ -108,43 +112,26 @@ class Starter:
                 headers={"Retry-After": "60"},
             )
 
-    def _check(self, wanted: StartSweep) -> str:
+    def _check(self, given: Mapping[str, Any]) -> str:
         """The target of a valid request. Everything that can be refused without a process is refused here."""
-        if wanted.sampler is not None and wanted.sampler not in sampler_names():
-            raise _invalid("sampler", wanted.sampler, sampler_names())
-        if isinstance(wanted.max_trials, int) and not 1 <= wanted.max_trials <= 100_000:
-            raise ProblemError(422, f"max_trials is {wanted.max_trials}; allowed are 1 to 100000, or 'auto'")
-        if wanted.space is not None and wanted.space not in names():
-            raise _invalid("search space", wanted.space, names())
+        sampler, space, definition = given.get("sampler"), given.get("space"), given["definition"]
+        if sampler is not None and sampler not in sampler_names():
+            raise _invalid("sampler", sampler, sampler_names())
+        if space is not None and space not in names():
+            raise _invalid("search space", space, names())
         dataset = served(self.settings.dataset)
-        if wanted.definition not in dataset.definitions:
-            raise _invalid("definition", wanted.definition, sorted(dataset.definitions))
-        target = wanted.target or local_target()
+        if definition not in dataset.definitions:
+            raise _invalid("definition", definition, sorted(dataset.definitions))
+        target: str = given.get("target") or local_target()
         try:
-            space_for(dataset.definition(wanted.definition), target, wanted.space)
+            space_for(dataset.definition(definition), target, space)
         except SpaceError as error:
             raise ProblemError(422, str(error), kind="no-space", title="No search space fits") from None
-        known = [str(w["uuid"]) for w in dataset.workloads(wanted.definition)]
-        for prefix in wanted.workloads:
+        known = [str(w["uuid"]) for w in dataset.workloads(definition)]
+        for prefix in given.get("workloads", ()):
             if not any(uuid.startswith(prefix) for uuid in known):
                 raise _invalid("workload", prefix, known)
         return target
-
-
-def _arguments(wanted: StartSweep, target: str) -> list[str]:
-    """The command line of the sweep."""
-    given = {
-        "--definition": wanted.definition,
-        "--space": wanted.space,
-        "--target": target,
-        "--max-trials": wanted.max_trials,
-        "--budget-s": wanted.budget_s,
-        "--sampler": wanted.sampler,
-        "--seed": wanted.seed,
-    }
-    arguments = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
-    arguments += [part for uuid in wanted.workloads for part in ("--workload", uuid)]
-    return arguments if wanted.reuse else [*arguments, "--no-reuse"]
 
 
 def _invalid(kind: str, name: str, known: Sequence[str]) -> ProblemError:
