@@ -122,6 +122,8 @@ def _print_sweep(report: Any) -> None:
     for w in report.winners:
         changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
         console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
+    for c in report.crossings:
+        console.print(f"  {c.lower} hands over to {c.upper} at {c.bound} (before: {c.was}): {c.reason}", markup=False)
     for regime, refused in report.refused.items():
         for config_hash, why in refused.items():
             console.print(f"  {regime}: the guard refused {config_hash}: {why}", markup=False)

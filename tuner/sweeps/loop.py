@@ -23,6 +23,7 @@ from tuner.settings import SweepSettings
 from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
+from tuner.sweeps.finals.crossings import Crossing, settled
 from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
 from tuner.sweeps.finals.statistics import Guard
 from tuner.sweeps.objective import Objective
@@ -121,9 +122,10 @@ class Sweep:
         self._phase = "search"
         self._search()
         self._phase = "finals"
-        finals = self._finals()
+        finals, crossed = self._settled(self._finals())
         regimes = {s.regime.name: s.regime for s in self._states}
-        won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, self.plan.space.size_axis)
+        axis = self.plan.space.size_axis
+        won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, axis, crossed)
         self._phase = "done"
         self._emit()
         usage = evaluator_usage(self._usage, [f.usage for f in finals.values()])
@@ -138,6 +140,7 @@ class Sweep:
             self._made_anew,
             tuple(self._beside_load),
             self._reasons,
+            crossed,
             remarks({s.regime.name: s.mode for s in self._states}, {n: f.mode for n, f in finals.items()}),
         )
 
@@ -394,7 +397,6 @@ class Sweep:
             if self.settings.budget_s is not None:
                 deadline = min(deadline, self._started + self.settings.budget_s)
             method = final_method(self.plan.method, {key: f.mode for key, f in finalists.items()})
-            same_mode = all(f.mode == method.mode for f in finalists.values())
             result = run_final(
                 self.runner,
                 finalists,
@@ -404,7 +406,6 @@ class Sweep:
                 max_rounds=self.settings.final_rounds,
                 deadline=deadline,
                 seed=self.settings.seed,
-                guard=Guard(self.settings.worst_factor, state.objective.least_us if same_mode else {}),
                 tick=self._tick,
                 steps=self._steps,
             )
@@ -412,6 +413,26 @@ class Sweep:
                 continue
             finals[state.regime.name] = result
         return finals
+
+    def _settled(self, finals: Mapping[str, FinalResult]) -> tuple[dict[str, FinalResult], list[Crossing]]:
+        """The finals with the winners that the guard lets win, and where these cross."""
+        self._steps.step("measuring where the winners cross")
+        budget = self.settings.budget_s
+        guards = {
+            s.regime.name: Guard(self.settings.worst_factor, s.known_us(finals[s.regime.name].mode))
+            for s in self._states
+            if s.regime.name in finals
+        }
+        return settled(
+            self.runner,
+            [s.regime for s in self._states],
+            finals,
+            guards,
+            self.plan.method,
+            self.settings.seed,
+            deadline=None if budget is None else self._started + budget,
+            tick=self._tick,
+        )
 
     def _finalists(self, state: RegimeState) -> dict[str, Finalist]:
         chosen = {leader.config_hash: leader for leader in state.leaders}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search_spaces.inputs.generator import RECORDED
 from tuner.errors import UsageError
@@ -21,6 +21,7 @@ class Regime:
         low: Smallest size in it, None if the definition has no size axis.
         bound: Largest size in it, None for the last regime.
         workloads: Workload uuids, the representative one first, then from the middle size outwards.
+        sizes: Uuid -> size; empty without a size axis.
         weights: Uuid -> what the workload counts in the objective; 1 for those that are not named.
         profiles: Uuid -> profile of its inputs, for those that have one of their own.
     """
@@ -29,6 +30,7 @@ class Regime:
     low: int | None
     bound: int | None
     workloads: tuple[str, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     profiles: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,10 +62,10 @@ def split(sizes: Mapping[str, int | None], bounds: Sequence[int] = DEFAULT_BOUND
         members = {u: s for u, s in sizes.items() if s is not None and s >= low and (bound is None or s <= bound)}
         if members:
             name = f"{low}+" if bound is None else f"{low}-{bound}"
-            regimes.append(Regime(name, low, bound, _representative_first(members)))
+            regimes.append(Regime(name, low, bound, _representative_first(members), members))
         low = (bound or 0) + 1
     last = regimes[-1]
-    regimes[-1] = Regime(last.name, last.low, None, last.workloads)
+    regimes[-1] = replace(last, bound=None)
     return regimes
 
 

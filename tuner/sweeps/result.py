@@ -8,6 +8,7 @@ from typing import Any
 
 from db.records import WinnerRecord
 from tuner.sweeps.failures import Failures
+from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.finals.final import FinalResult, summed
 from tuner.sweeps.reuse import Load
 from workers.records import Measurement
@@ -31,6 +32,8 @@ class SweepResult:
     """The other load of each measurement of this process that was taken beside some."""
     reasons: Failures = field(default_factory=Failures)
     """Why trials failed."""
+    crossings: Sequence[Crossing] = ()
+    """Where the winners of neighbouring regimes cross."""
     timed_eagerly: Sequence[str] = ()
     """What was timed eagerly though graphs were tried, a line each."""
 

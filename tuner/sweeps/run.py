@@ -20,6 +20,7 @@ from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners
 from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
+from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.loop import Plan, Sweep
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
@@ -61,6 +62,8 @@ class SweepReport:
     winners: list[WinnerRecord]
     reference_us: Mapping[str, float]
     example_axes: str
+    crossings: Sequence[Crossing] = ()
+    """Where the winners of neighbouring regimes cross."""
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Regime -> hash of each finalist that the guard refused -> why."""
     left_out: tuple[str, ...] = ()
@@ -86,6 +89,7 @@ class SweepReport:
             "failures": dict(self.failures),
             "default_config": self.default_config,
             "winners": [asdict(w) for w in self.winners],
+            "crossings": [c.document() for c in self.crossings],
             "refused": {regime: dict(why) for regime, why in self.refused.items()},
             "reference_us": dict(self.reference_us),
             "left_out": list(self.left_out),
@@ -372,6 +376,7 @@ def _conclude(
             for name, f in result.finals.items()
         },
     }
+    summary["crossings"] = [c.document() for c in result.crossings]
     summary["inputs"] = [
         {"workload": w["uuid"], "axes": w["axes"], "profile": profile_of(w), "figures": dict(found.figures)}
         for w in setup.problem.workloads
@@ -397,6 +402,7 @@ def _conclude(
         failures=result.failures,
         default_config=space.default,
         winners=result.winners,
+        crossings=result.crossings,
         refused={name: f.ranking.refused for name, f in result.finals.items()},
         reference_us=reference,
         example_axes=" ".join(f"--axes {k}={v}" for k, v in first.items()),

@@ -330,3 +330,61 @@ def test_the_default_is_never_raced(recording, store):
     assert next(iter(runner.limits)) != default, "others were measured before it"
     assert runner.limits.pop(default) == {}
     assert any(runner.limits.values()), "others are raced"
+
+
+def test_a_bound_moves_to_where_winners_cross_and_the_guard_looks_at_what_each_serves(store):
+    """With 4 the fixed part costs more and a row less: 2 + 0.02 n against 5 + 0.004 n, which cross at 187. The bound is
+    64 before, so the winner of larger sizes is slower than the default at 128, which it must not serve."""
+    sizes = {f"n{n}": n for n in (4, 16, 64, 128, 256, 1024)}
+    times = {w: (2 + 0.02 * n, 5 + 0.004 * n) for w, n in sizes.items()}
+    recording = Recording(
+        name="crossing",
+        kernel="synthetic",
+        gpu="synthetic GPU",
+        parameters=(Parameter("step", (1, 4)),),
+        restrictions=(),
+        points=((0,), (1,)),
+        time_ms=tuple(math.prod(t[i] for t in times.values()) ** (1 / len(times)) for i in (0, 1)),
+        status=("ok", "ok"),
+        workloads=tuple(sizes),
+        workload_ms=times,
+        default=0,
+    )
+    regimes = tuple(
+        Regime(name, low, bound, tuple(members), members)
+        for name, low, bound, members in (
+            ("0-64", 0, 64, {w: n for w, n in sizes.items() if n <= 64}),
+            ("65+", 65, None, {w: n for w, n in sizes.items() if n > 64}),
+        )
+    )
+    result = make_sweep(recording, store, regimes=regimes, max_trials=4).run()
+    (crossing,) = result.crossings
+    assert 180 <= crossing.bound <= 195
+    lower, upper = result.winners
+    assert (lower.config, upper.config) == ({"step": 1}, {"step": 4})
+    assert (lower.max_size, upper.min_size) == (crossing.bound, crossing.bound + 1)
+    assert [w.workload for w in lower.workloads] == ["n4", "n16", "n64", "n128"]
+    assert [w.workload for w in upper.workloads] == ["n256", "n1024"]
+    assert result.finals["65+"].ranking.refused == {}
+
+
+def test_the_guard_ends_what_a_bound_cannot_mend(store):
+    """Faster by half at most sizes, and slower than the default at one in the middle."""
+    sizes = {f"n{n}": n for n in (4, 16, 64, 128)}
+    times = {w: (8.0, 10.0 if w == "n16" else 2.0) for w in sizes}
+    recording = Recording(
+        name="hole",
+        kernel="synthetic",
+        gpu="synthetic GPU",
+        parameters=(Parameter("step", (1, 4)),),
+        restrictions=(),
+        points=((0,), (1,)),
+        time_ms=(8.0, 3.0),
+        status=("ok", "ok"),
+        workloads=tuple(sizes),
+        workload_ms=times,
+        default=0,
+    )
+    result = make_sweep(recording, store, regimes=(Regime("all", 0, None, tuple(sizes), sizes),), max_trials=4).run()
+    assert result.winners[0].config == {"step": 1}
+    assert "slower than the default on n16, by 25.0%" in next(iter(result.finals["all"].ranking.refused.values()))

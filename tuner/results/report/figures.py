@@ -185,6 +185,48 @@ def inputs(workloads: Sequence[Mapping[str, Any]]) -> Figure | None:
     return _figure(traces, xaxis=rank, yaxis=_log(titles, automargin=True))
 
 
+def over_sizes(winners: Sequence[WinnerRecord], crossings: Sequence[Mapping[str, Any]] = ()) -> Figure | None:
+    """Each winner's latency over size, and the default's, with the bounds between them; None without a size axis.
+
+    Args:
+        winners: Of one sweep.
+        crossings: Of its summary: both winners at the sizes around each bound.
+    """
+    axis = next((w.size_axis for w in winners if w.size_axis is not None), "")
+    curves: dict[str, dict[int, float]] = {}
+    for winner in winners if axis else ():
+        for name, figure in ((winner.regime, "median_us"), ("default", "default_median_us")):
+            by_size: dict[int, list[float]] = defaultdict(list)
+            for w in winner.workloads:
+                if axis in w.axes and getattr(w, figure) is not None:
+                    by_size[w.axes[axis]].append(math.log(getattr(w, figure)))
+            means = {size: math.exp(math.fsum(logs) / len(logs)) for size, logs in by_size.items()}
+            curves.setdefault(name, {}).update(means)
+    for crossing in crossings:
+        for point in crossing["curve"]:
+            for side in ("lower", "upper"):
+                curves.get(crossing[side], {}).setdefault(point["size"], point[f"{side}_us"])
+    if sum(map(len, curves.values())) < 2 or len({size for points in curves.values() for size in points}) < 2:
+        return None
+    traces = []
+    for colour, (name, points) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
+        sizes = sorted(points)
+        plain = name == "default"
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": name if plain else f"winner of {name}", "x": sizes,
+                "y": [1e-6 * points[size] for size in sizes],
+                "line": {"color": COLOURS[4] if plain else colour, "dash": "dot" if plain else "solid"},
+            }
+        )  # fmt: skip
+    bounds = [
+        {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": w.max_size, "x1": w.max_size,
+         "line": {"color": COLOURS[4], "width": 1}}
+        for w in winners if w.max_size
+    ]  # fmt: skip
+    return _figure(traces, xaxis=_log(axis), yaxis=_log("latency", **SECONDS, automargin=True), shapes=bounds)
+
+
 def _by_regime(trials: Iterable[TrialPoint]) -> dict[str, list[TrialPoint]]:
     """The trials that have a latency, grouped by regime and sorted by number."""
     groups: dict[str, list[TrialPoint]] = {}

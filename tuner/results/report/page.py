@@ -101,6 +101,8 @@ def render(material: Material) -> str:
         speedups=figures.html(figures.speedups(material.winners, reference)),
         floors=material.floors,
         floors_from=material.floors_from,
+        over_sizes=figures.html(figures.over_sizes(material.winners, material.sweep.summary.get("crossings", ()))),
+        crossings=material.sweep.summary.get("crossings", ()),
         inputs=input_table(material.sweep.summary.get("inputs", ())),
         input_picture=figures.html(figures.inputs(material.sweep.summary.get("inputs", ()))),
         beside=material.beside,

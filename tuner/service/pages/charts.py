@@ -40,6 +40,7 @@ class Charts:
         drawn = {
             "progress": figures.best_so_far(trials),
             "importance": figures.importance(trials),
+            "sizes": figures.over_sizes(self._store.winners.of(sweep_id), sweep.summary.get("crossings", ())),
             "inputs": figures.inputs(sweep.summary.get("inputs", ())),
             "speedups": figures.speedups(self._store.winners.of(sweep_id), reference),
         }

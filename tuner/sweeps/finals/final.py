@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +54,9 @@ class FinalResult:
     """Where the evaluator's time went, as in :class:`workers.records.Comparison`."""
     by_profile: Mapping[str, Ranking] = field(default_factory=dict)
     """Profile -> who would win on its workloads alone; empty where all workloads have the same profile."""
+    built: Mapping[str, BuiltVariant] = field(default_factory=dict)
+    """The finalists, as they were measured."""
+    simplicity: Mapping[str, tuple] = field(default_factory=dict)
 
     @property
     def mode(self) -> str:
@@ -71,11 +74,10 @@ def run_final(
     max_rounds: int,
     deadline: float,
     seed: int,
-    guard: Guard | None = None,
     tick: Callable[[], None] = lambda: None,
     steps: Steps | None = None,
 ) -> FinalResult | None:
-    """Measure the finalists against each other.
+    """Measure the finalists against each other. The guard comes later (:func:`guarded`), when bounds are known.
 
     Stops when the ranking is settled, after ``max_rounds``, or past ``deadline`` (of ``time.monotonic``); at least
     one look is always taken. A finalist that fails now is dropped.
@@ -104,7 +106,7 @@ def run_final(
         steps.step(f"final of {regime.name}: {what} of at most {looks * ROUNDS_PER_LOOK}")
         job = ComparisonJob(variants, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
         comparison = runner.compared(job, tick)
-        samples, failed = _samples_and_failures(comparison)
+        samples, failed = samples_and_failures(comparison)
         usage.append(comparison.usage)
         conditions |= {(e.key, m.workload): m.conditions for e in comparison.evaluations for m in e.measurements}
         if failed:
@@ -119,7 +121,7 @@ def run_final(
                 rounds.setdefault(key, {}).setdefault(workload, []).extend(values)
         done += ROUNDS_PER_LOOK
         simplicity = {k: finalists[k].simplicity for k in alive}
-        ranking = rank(rounds, simplicity, default if default in alive else None, looks, regime.weights, guard)
+        ranking = rank(rounds, simplicity, default if default in alive else None, looks, regime.weights)
     if ranking is None:
         return None
     return FinalResult(
@@ -135,24 +137,32 @@ def run_final(
         rounds=done,
         dropped=dropped,
         usage=summed(usage),
-        by_profile=_by_profile(rounds, regime, {k: finalists[k].simplicity for k in alive}, default, guard),
+        built={k: built[k] for k in alive},
+        simplicity={k: finalists[k].simplicity for k in alive},
     )
 
 
-def _by_profile(
-    rounds: Mapping[str, Mapping[str, list[float]]],
-    regime: Regime,
-    simplicity: Mapping[str, tuple],
-    default: str,
-    guard: Guard | None,
-) -> dict[str, Ranking]:
-    """The ranking over the workloads of each profile."""
-    profiles = dict.fromkeys(regime.profiles.get(w, RECORDED) for w in regime.workloads)
-    found = {}
-    for profile in profiles if len(profiles) > 1 else ():
-        part = {k: {w: by[w] for w in regime.of_profile(profile)} for k, by in rounds.items()}
-        found[profile] = rank(part, simplicity, default if default in part else None, guard=guard)
-    return found
+def guarded(final: FinalResult, regime: Regime, guard: Guard, elsewhere: Collection[str] = ()) -> FinalResult:
+    """The final with the winner that the guard lets win, and with the winners on each profile's workloads.
+
+    Args:
+        final: Of the regime.
+        regime: The regime.
+        guard: What a winner must not be on any workload.
+        elsewhere: Workloads that a neighbour's winner serves, so that this one's figures there do not matter.
+    """
+    served = [w for w in regime.workloads if w not in elsewhere]
+
+    def ranked(workloads: Collection[str]) -> Ranking:
+        part = {k: {w: by[w].samples_us for w in workloads} for k, by in final.measurements.items()}
+        return rank(part, final.simplicity, final.default, final.rounds // ROUNDS_PER_LOOK, regime.weights, guard)
+
+    by_profile: dict[str, list[str]] = {}
+    for workload in served:
+        by_profile.setdefault(regime.profiles.get(workload, RECORDED), []).append(workload)
+    alone = {name: ranked(members) for name, members in by_profile.items()} if len(by_profile) > 1 else {}
+    ranking = ranked(served)
+    return replace(final, winner=ranking.winner, ranking=ranking, by_profile=alone)
 
 
 def _built(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[], None]) -> dict[str, BuiltVariant]:
@@ -163,7 +173,7 @@ def _built(runner: Runner, finalists: Mapping[str, Finalist], tick: Callable[[],
     return {k: ready[k] for k in finalists if k in ready}
 
 
-def _samples_and_failures(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+def samples_and_failures(comparison: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
     """Samples by variant and workload of those that passed, and messages of those that did not."""
     samples: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, str] = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.store import Store
+from tuner.sweeps.finals.crossings import Crossing, applied
 from tuner.sweeps.finals.final import FinalResult
 from tuner.sweeps.finals.statistics import weighted_mean
 from tuner.sweeps.regimes import Regime
@@ -70,9 +71,10 @@ def commit(
     finals: Mapping[str, FinalResult],
     environment: Environment,
     size_axis: str | None,
+    crossings: Sequence[Crossing] = (),
 ) -> list[WinnerRecord]:
     """Store the finals' samples and the winners, replacing those of an earlier process of the sweep; the winners of
-    single profiles are stored too, and not returned."""
+    single profiles are stored too, within the regimes' own bounds, and not returned."""
     records = []
     for name, final in finals.items():
         measurements = [
@@ -82,6 +84,7 @@ def commit(
         ]
         store.winners.commit_comparison(sweep_id, measurements)
         records.append(winner_record(regimes[name], final, size_axis))
+    records = applied(records, crossings)
     alone = [
         winner_record(regimes[name], final, size_axis, profile)
         for name, final in finals.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from db.records import StoredMeasurement
@@ -44,6 +44,10 @@ class RegimeState:
     """The best trials that passed, best first; only as many as the final takes, since a sweep may have a million."""
     specialists: dict[str, Leader] = field(default_factory=dict)
     """Profile -> the best trial on its workloads alone, where the regime's workloads have several profiles."""
+
+    def known_us(self, mode: str) -> Mapping[str, float]:
+        """Workload -> the smallest median of the search; empty if that was timed in another mode."""
+        return self.objective.least_us if self.mode.decided == mode else {}
 
     def note_specialists(self, leader: Leader, measured: Sequence[Measurement]) -> None:
         """Remember a trial that passed where it is the best so far on the workloads of a profile."""
