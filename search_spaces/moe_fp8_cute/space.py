@@ -27,6 +27,22 @@ TARGETS = ("sm_90a", "sm_100a")
 LARGEST_HIDDEN = 1024 * 4 * 8
 """Threads of a CTA, pieces of a thread, columns of a piece."""
 
+
+def _gemm_parameters(i: int, halves: str, split: str) -> tuple[Parameter, ...]:
+    """The parameters that both GEMMs have."""
+    gemm, shared = f"GEMM {i}", ("none", "tokens", "weights")
+    return (
+        Parameter(f"swap_{i}", (True, False), "categorical", f"{gemm}: weights are the M side of the MMA"),
+        Parameter(f"tile_t_{i}", (8, 16, 24, 32, 48, 64, 128, 256), doc=f"{gemm}: token rows of a tile"),
+        Parameter(f"tile_w_{i}", (64, 128, 256), doc=f"{gemm}: weight rows of a tile{halves}"),
+        Parameter(f"groups_{i}", (1, 2), doc=f"{gemm}: consumer warpgroups"),
+        Parameter(f"stages_{i}", (3, 4, 5, 6, 8, 10, 12), doc=f"{gemm}: pipeline stages of 128 along K"),
+        Parameter(f"ctas_per_sm_{i}", (1, 2), doc=f"{gemm}: resident persistent CTAs per SM"),
+        Parameter(f"split_k_{i}", (1, 2, 4), doc=f"{gemm}: parts of K, summed by {split}"),
+        Parameter(f"multicast_{i}", shared, "categorical", f"{gemm}: tile that two CTAs share by multicast"),
+    )
+
+
 PARAMETERS = (
     Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
     Parameter(
@@ -39,26 +55,8 @@ PARAMETERS = (
     Parameter(
         "combine", ("finalize", "atomic_f32", "atomic_bf16"), "categorical", "weighted sum: own kernel, or GEMM 2 adds"
     ),
-    Parameter("swap_1", (True, False), "categorical", "GEMM 1: weights are the M side of the MMA"),
-    Parameter("tile_t_1", (8, 16, 24, 32, 48, 64, 128, 256), doc="GEMM 1: token rows of a tile"),
-    Parameter("tile_w_1", (64, 128, 256), doc="GEMM 1: weight rows of a tile, half up and half gate"),
-    Parameter("groups_1", (1, 2), doc="GEMM 1: consumer warpgroups"),
-    Parameter("stages_1", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 1: pipeline stages of 128 along K"),
-    Parameter("ctas_per_sm_1", (1, 2), doc="GEMM 1: resident persistent CTAs per SM"),
-    Parameter("split_k_1", (1, 2, 4), doc="GEMM 1: parts of K, summed by the requantisation kernel"),
-    Parameter(
-        "multicast_1", ("none", "tokens", "weights"), "categorical", "GEMM 1: tile that two CTAs share by multicast"
-    ),
-    Parameter("swap_2", (True, False), "categorical", "GEMM 2: weights are the M side of the MMA"),
-    Parameter("tile_t_2", (8, 16, 24, 32, 48, 64, 128, 256), doc="GEMM 2: token rows of a tile"),
-    Parameter("tile_w_2", (64, 128, 256), doc="GEMM 2: weight rows of a tile"),
-    Parameter("groups_2", (1, 2), doc="GEMM 2: consumer warpgroups"),
-    Parameter("stages_2", (3, 4, 5, 6, 8, 10, 12), doc="GEMM 2: pipeline stages of 128 along K"),
-    Parameter("ctas_per_sm_2", (1, 2), doc="GEMM 2: resident persistent CTAs per SM"),
-    Parameter("split_k_2", (1, 2, 4), doc="GEMM 2: parts of K, summed by the atomics of the combine"),
-    Parameter(
-        "multicast_2", ("none", "tokens", "weights"), "categorical", "GEMM 2: tile that two CTAs share by multicast"
-    ),
+    *_gemm_parameters(1, ", half up and half gate", "the requantisation kernel"),
+    *_gemm_parameters(2, "", "the atomics of the combine"),
     Parameter("alternate", (False, True), "categorical", "the consumer warpgroups take turns on the tensor cores"),
     Parameter("sms", (120, 132), doc="SMs that the persistent grids are made for"),
     Parameter(
@@ -86,27 +84,24 @@ PARAMETERS = (
     ),
 )
 
+_DEFAULT_GEMM: Config = {
+    "swap": False,
+    "tile_t": 64,
+    "tile_w": 256,
+    "groups": 1,
+    "stages": 5,
+    "ctas_per_sm": 1,
+    "split_k": 1,
+    "multicast": "none",
+}
+
 DEFAULT: Config = {
     "layout": "flat",
     "gather": "fused",
     "requant": "fused",
     "combine": "finalize",
-    "swap_1": False,
-    "tile_t_1": 64,
-    "tile_w_1": 256,
-    "groups_1": 1,
-    "stages_1": 5,
-    "ctas_per_sm_1": 1,
-    "split_k_1": 1,
-    "multicast_1": "none",
-    "swap_2": False,
-    "tile_t_2": 64,
-    "tile_w_2": 256,
-    "groups_2": 1,
-    "stages_2": 5,
-    "ctas_per_sm_2": 1,
-    "split_k_2": 1,
-    "multicast_2": "none",
+    **{f"{name}_1": value for name, value in _DEFAULT_GEMM.items()},
+    **{f"{name}_2": value for name, value in _DEFAULT_GEMM.items()},
     "alternate": False,
     "sms": 132,
     "order": "tokens",
