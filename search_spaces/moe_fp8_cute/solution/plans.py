@@ -8,7 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from .budget import BLOCK, GemmPlan
-from .plans_sm100 import SMS_BLACKWELL, is_blackwell, many_plans_sm100, many_rows_sm100, plans_sm100
+from .plans_sm100 import (
+    SMS_BLACKWELL,
+    common,
+    is_blackwell,
+    many_plans_sm100,
+    many_rows_sm100,
+    plans_sm100,
+    second_gemm,
+)
 
 SMS = 132
 """SMs of an H100 or H200 SXM."""
@@ -50,7 +58,7 @@ def sm_count(config: Mapping[str, Any]) -> int:
 
 
 def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
-    common = _common(config, sizes)
+    shared = common(config, sizes)
     first = GemmPlan(
         **_first(config, sizes),
         gather=config["gather"] != "kernel",
@@ -68,10 +76,10 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         narrow=_narrow(config, 1),
         upto=config["split_rows"],
         chained=config["split_rows"] > 0,
-        **common,
+        **shared,
     )
     second = GemmPlan(
-        **_second(config, sizes),
+        **second_gemm(config, sizes),
         swap=config["swap_2"],
         tile_t=config["tile_t_2"],
         tile_w=config["tile_w_2"],
@@ -86,7 +94,7 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         narrow=_narrow(config, 2),
         early_weights=config["early_weights"],
         upto=config["split_rows"],
-        **common,
+        **shared,
     )
     return first, second
 
@@ -96,26 +104,16 @@ def _narrow(config: Mapping[str, Any], i: int) -> int:
     return config["narrow"] if config[f"swap_{i}"] and config[f"tile_t_{i}"] > config["narrow"] else 0
 
 
-def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """What all plans have in common."""
-    return {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
-
-
 def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What all plans of GEMM 1 have in common."""
     out = "act" if config["requant"] == "fused" else "partial"
     return {"role": "gate_up", "n": 2 * sizes["intermediate"], "k": sizes["hidden"], "out": out}
 
 
-def _second(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """What all plans of GEMM 2 have in common."""
-    return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": config["combine"]}
-
-
 def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     tile_t = config["many_tile_t"]
     plans = []
-    for i, gemm in ((1, _first(config, sizes)), (2, _second(config, sizes))):
+    for i, gemm in ((1, _first(config, sizes)), (2, second_gemm(config, sizes))):
         # Two small CTAs of one warpgroup each fill an SM like one of two.
         ctas_per_sm = 2 if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
         plan = GemmPlan(
@@ -132,7 +130,7 @@ def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Gem
             gather=i == 1 and config["gather"] == "fused",
             above=config["split_rows"],
             chained=i == 2,
-            **_common(config, sizes),
+            **common(config, sizes),
         )
         while plan.stages > 3 and plan.problem() is not None:
             plan = replace(plan, stages=plan.stages - 1)

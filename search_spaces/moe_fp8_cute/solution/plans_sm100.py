@@ -23,14 +23,14 @@ def plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Bl
     """The first and the second GEMM of a config."""
     few = {"upto": config["split_rows"]}
     first = BlackwellPlan(
-        **_first(config, sizes), **_tile(config, 1), chained=config["split_rows"] > 0, **few, **_common(config, sizes)
+        **_first(config, sizes), **_tile(config, 1), chained=config["split_rows"] > 0, **few, **common(config, sizes)
     )
     second = BlackwellPlan(
-        **_second(config, sizes),
+        **second_gemm(config, sizes),
         **_tile(config, 2),
         early_weights=config["early_weights"],
         **few,
-        **_common(config, sizes),
+        **common(config, sizes),
     )
     return first, second
 
@@ -41,8 +41,8 @@ def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tup
     tile: dict[str, Any] = {"swap": False, "tile_t": 128, "tile_w": 256, "groups": 2, "pair": pair}
     tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "cluster_t": 2 if pair else 1, "overlap": False}
     tile |= {"cluster_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
-    first = BlackwellPlan(**_first(config, sizes), **tile, **_common(config, sizes))
-    second = BlackwellPlan(**_second(config, sizes), **tile, chained=True, **_common(config, sizes))
+    first = BlackwellPlan(**_first(config, sizes), **tile, **common(config, sizes))
+    second = BlackwellPlan(**second_gemm(config, sizes), **tile, chained=True, **common(config, sizes))
     return first, second
 
 
@@ -64,13 +64,13 @@ def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _second(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """What all plans of GEMM 2 have in common."""
+def second_gemm(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans of GEMM 2 have in common, on both architectures."""
     return {"role": "down", "n": sizes["hidden"], "k": sizes["intermediate"], "out": config["combine"]}
 
 
-def _common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """What all plans have in common."""
+def common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all plans have in common, on both architectures."""
     return {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
 
 
