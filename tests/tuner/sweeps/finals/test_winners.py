@@ -1,13 +1,16 @@
 """The last mile of a sweep: who reaches the final, and what is kept of its winner."""
 
+from dataclasses import replace
+
 import pytest
 
+from db.store import Store
 from tuner.sweeps.finals.final import FinalResult
 from tuner.sweeps.finals.statistics import Ranking
-from tuner.sweeps.finals.winners import winner_record
+from tuner.sweeps.finals.winners import commit, winner_record
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import measured
-from workers.records import Method
+from workers.records import Environment, Method
 
 
 def final(samples_us: dict[str, list[float]], default: str | None) -> FinalResult:
@@ -17,7 +20,7 @@ def final(samples_us: dict[str, list[float]], default: str | None) -> FinalResul
         winner=winner,
         default=default,
         ranking=Ranking(winner, {}, True, "fastest"),
-        configs={key: {"tile": number} for number, key in enumerate(samples_us)},
+        configs={key: {"tile": number} for number, key in reversed([*enumerate(samples_us)])},
         measurements={key: {"w": measured("w", us, Method(), {})} for key, us in samples_us.items()},
         rounds=3,
     )
@@ -36,3 +39,35 @@ def test_without_regimes_the_winner_names_no_axis():
     record = winner_record(Regime("all", None, None, ("w",)), final({"a": [1.0]}, None), "n")
     assert (record.size_axis, record.min_size, record.max_size) == (None, None, None)
     assert (record.default_median_us, record.workloads[0].default_median_us) == (None, None)
+
+
+def test_the_winners_of_all_regimes_are_stored_with_their_samples_and_those_of_profiles_apart(scene):
+    """A lookup or an export that missed a regime would serve its sizes by a neighbour's config, or by the default."""
+    with Store.open("sqlite://") as store:
+        ground = scene(store)
+        sweep = ground.sweep()
+        for number in (0, 1):
+            store.trials.commit(ground.trial(sweep, number, measurements=()))
+        first = final({"hash0": [1.0, 2.0, 3.0], "hash1": [5.0] * 3}, "hash1")
+        finals = {"0-16": with_workload(first, "w1"), "17+": with_workload(final({"hash1": [7.0] * 3}, "hash1"), "w3")}
+        finals["0-16"] = replace(finals["0-16"], by_profile={"recorded": Ranking("hash1", {}, True, "fastest")})
+        regimes = {
+            "0-16": Regime("0-16", 0, 16, ("w1",), profiles={"w1": "recorded"}),
+            "17+": Regime("17+", 17, None, ("w3",)),
+        }
+        here = Environment(ground.hardware, ground.target, fingerprint=ground.environment)
+        commit(store, sweep, regimes, finals, here, "seq_len")
+        found = {w.regime: w for w in store.winners.of(sweep)}
+        assert {name: (w.config_hash, w.config, w.max_size) for name, w in found.items()} == {
+            "0-16": ("hash0", {"tile": 0}, 16),
+            "17+": ("hash1", {"tile": 1}, None),
+        }
+        assert [(w.workload, w.median_us, w.default_median_us) for w in found["0-16"].workloads] == [("w1", 2.0, 5.0)]
+        (alone,) = store.winners.of(sweep, alone=True)
+        assert (alone.profile, alone.config_hash, alone.median_us) == ("recorded", "hash1", pytest.approx(5.0))
+
+
+def with_workload(found: FinalResult, uuid: str) -> FinalResult:
+    """The same final on another workload."""
+    moved = {key: {uuid: replace(m["w"], workload=uuid)} for key, m in found.measurements.items()}
+    return replace(found, measurements=moved)
