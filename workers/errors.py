@@ -59,5 +59,11 @@ class ProcessChangedError(FailureInSandbox):
     status = Status.PROCESS_CHANGED
 
 
+class CompileError(FailureInSandbox):
+    """A candidate does not compile for its target; the first line says why."""
+
+    status = Status.COMPILE_ERROR
+
+
 class CacheFullError(WorkerError):
     """The disk of the artifact cache is full, so a failure says nothing about the candidate."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.build import native
 from workers.errors import FailureInSandbox
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
@@ -107,7 +108,7 @@ def load(variant: Variant, definition: Document, folder: Path, package: str) -> 
     """
     if variant.language not in fib.PYTHON_LANGUAGES:
         os.environ["FIB_CACHE_PATH"] = str(folder / "fib")
-        return Loaded(fib.build(variant, definition))
+        return Loaded(native.build(variant, definition))
     file, _, symbol = variant.entry_point.partition("::")
     sys.path.insert(0, str(folder))
     loaded = Loaded(_unloaded, package, str(folder))

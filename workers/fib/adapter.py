@@ -176,9 +176,13 @@ def build(variant: Variant, definition: Document) -> Any:
         flashinfer_bench.compile.BuildError: The builder failed.
     """
     from flashinfer_bench.compile import BuilderRegistry
+    from flashinfer_bench.compile.builders import TorchBuilder
 
     # A registry of our own: the singleton would keep every variant's library loaded.
-    registry = BuilderRegistry(list(BuilderRegistry.get_instance()._builders))
+    builders = list(BuilderRegistry.get_instance()._builders)
+    if variant.binding == "torch" and not any(type(b) is TorchBuilder for b in builders):
+        builders.append(TorchBuilder())  # it takes itself for unavailable where there is no GPU
+    registry = BuilderRegistry(builders)
     return registry.build(definition_model(definition), solution(variant))
 
 

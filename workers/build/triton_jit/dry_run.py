@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.devices.targets import Target
-from workers.errors import FailureInSandbox
+from workers.errors import CompileError, FailureInSandbox
 from workers.fib.dataset import Document
 from workers.records import Status
 
@@ -36,12 +36,6 @@ class RejectedError(FailureInSandbox):
     def __init__(self, message: str, figures: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.figures = dict(figures)
-
-
-class CompileError(FailureInSandbox):
-    """A kernel does not compile for the target."""
-
-    status = Status.COMPILE_ERROR
 
 
 @dataclass

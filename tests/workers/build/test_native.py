@@ -1,0 +1,161 @@
+"""C++ and CUDA are built for the target that is named, with the headers and libraries of packages, and what lacks is
+said."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flashinfer_bench")
+
+from workers.build import native
+from workers.build.builder import VariantBuilder
+from workers.errors import CompileError
+from workers.records import Status, Variant
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
+CUDA = """
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/function.h>
+{include}
+__global__ void scale_add(const float* x, const float* y, float* out, int n) {{
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL) && !defined(__CUDA_ARCH_FEAT_SM100_ALL)
+#error "instructions of one architecture alone are not there"
+#endif
+  if (i < n) out[i] = 2 * x[i] + y[i];
+}}
+
+void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y, tvm::ffi::TensorView out) {{
+  int n = x.size(0) * x.size(1);
+  scale_add<<<(n + 255) / 256, 256>>>(
+      static_cast<float*>(x.data_ptr()), static_cast<float*>(y.data_ptr()), static_cast<float*>(out.data_ptr()), n);
+}}
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+"""
+
+
+def cuda(include: str = "", target: str = "sm_90a", dependencies: tuple[str, ...] = ()) -> Variant:
+    sources = {"main.cu": CUDA.format(include=include)}
+    return Variant("cuda", "scale_add_d64", sources, "main.cu::run", "cuda", target, dependencies)
+
+
+def variant(**more: object) -> Variant:
+    return replace(Variant("v", "scale_add_d64", {}, "main.cpp::run", "cpp", "cpu"), **more)
+
+
+@pytest.mark.parametrize(("target", "architecture"), [("sm_90a", "9.0a"), ("sm_100a", "10.0a"), ("cpu", None)])
+def test_builders_are_told_the_targets_architecture(target, architecture, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5")
+    monkeypatch.delenv("TVM_FFI_CUDA_ARCH_LIST", raising=False)
+    with native.built_for(variant(target=target)):
+        assert os.environ.get("TVM_FFI_CUDA_ARCH_LIST") == architecture
+        assert os.environ["TORCH_CUDA_ARCH_LIST"] == (architecture or "7.5")
+    assert "TVM_FFI_CUDA_ARCH_LIST" not in os.environ
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "7.5"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> str:
+    """An installed package with a header and a library in a namespace, as NVIDIA's are."""
+    inside = tmp_path / "nvidia" / "made"
+    (inside / "include" / "deep").mkdir(parents=True)
+    (inside / "lib").mkdir()
+    (inside / "include" / "made.h").write_text('extern "C" int seven();\n')
+    (inside / "include" / "deep" / "more.h").write_text("#define MORE 1\n")
+    code = tmp_path / "made.c"
+    code.write_text("int seven() { return 7; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", inside / "lib" / "libmade.so.3", code], check=True)
+    info = tmp_path / "nvidia_made-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nvidia-made\nVersion: 1.0\n")
+    files = [str(p.relative_to(tmp_path)) for p in inside.rglob("*") if p.is_file()]
+    (info / "RECORD").write_text("".join(f"{f},,\n" for f in files))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    return "nvidia-made"
+
+
+CPP = """
+#include <made.h>
+#include <deep/more.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/function.h>
+
+void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y, tvm::ffi::TensorView out) {
+  static_cast<float*>(out.data_ptr())[0] = seven();
+}
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+"""
+
+
+def test_headers_and_libraries_of_a_package_are_found(package, bench, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("FIB_CACHE_PATH", str(tmp_path / "fib"))
+    given = variant(sources={"main.cpp": CPP}, dependencies=(f"{package}>=1",))
+    x = torch.zeros(2, 64)
+    native.build(given, bench.problem.definition)(x, x, x)
+    assert float(x[0, 0]) == 7.0
+
+
+def test_a_function_that_no_library_has_is_told_and_does_not_end_the_process(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIB_CACHE_PATH", str(tmp_path / "fib"))
+    source = CPP.replace("#include <made.h>\n#include <deep/more.h>", 'extern "C" int cublasSeven();')
+    given = variant(sources={"main.cpp": source.replace("seven()", "cublasSeven()")})
+    with pytest.raises(CompileError, match="cublasSeven was not found; name nvidia-cublas in 'dependencies'"):
+        native.build(given, bench.problem.definition)
+
+
+def test_what_a_build_lacks_is_named(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIB_CACHE_PATH", str(tmp_path / "fib"))
+    source = CPP.replace("<made.h>", "<cublas_v2.h>")
+    with pytest.raises(Exception, match=r"cublas_v2\.h was not found; name nvidia-cublas in 'dependencies'"):
+        native.build(variant(sources={"main.cpp": source}), bench.problem.definition)
+    with pytest.raises(
+        Exception, match=r"cublas_v2\.h was not found; install nvidia-cublas on the machines that build"
+    ):
+        native.build(variant(sources={"main.cpp": source}, dependencies=("nvidia-cublas",)), bench.problem.definition)
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("a.cu:3:10: fatal error: my/own.h: No such file or directory", "my/own.h was not found"),
+        ("ld: cannot find -lcudnn", "cudnn was not found; name nvidia-cudnn-cu13 in 'dependencies'"),
+        ("RuntimeError: Could not find CUDA installation. Please set", "this machine has no CUDA compiler (nvcc)"),
+        ("error: expected ';'", ""),
+    ],
+)
+def test_a_log_is_read_for_what_is_missing(log, said):
+    assert native.lacks(log, ()) == said
+
+
+@pytest.mark.slow
+@needs_nvcc
+def test_one_source_is_built_for_each_of_several_targets_without_a_gpu(dataset, tmp_path):
+    built = {}
+    for target in ("sm_90a", "sm_100a"):
+        problem = dataset.problem("scale_add_d64")
+        builder = VariantBuilder(problem.definition, target, str(tmp_path / "cache"), 200.0, preload=("torch",))
+        try:
+            build = builder.build(cuda(target=target))
+            assert build.status is Status.BUILT, build.log
+            library = next((builder._cache.root / "entries" / build.artifact).rglob("*.so"))
+            built[target] = architectures(library)
+        finally:
+            builder.close()
+    assert built == {"sm_90a": {"sm_90"}, "sm_100a": {"sm_100"}}
+
+
+def architectures(library: Path) -> set[str]:
+    tool = shutil.which("cuobjdump")
+    if tool is None:
+        tool = str(Path(pytest.importorskip("triton").__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+    listed = subprocess.run([tool, "--list-elf", library], capture_output=True, text=True, check=True).stdout
+    return {line.split(".")[-2].rstrip("a") for line in listed.splitlines() if "sm_" in line}
