@@ -11,10 +11,9 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from search_spaces.moe_fp8.reading import Reading
 from search_spaces.moe_fp8_cute.model_gemm import Constants, Rows, gemm
 from search_spaces.moe_fp8_cute.solution.plans import launches, row_align
-from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, Read, WorkloadFeatures
+from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, WorkloadFeatures
 
 FITTED = Constants()
 ROUTING_US_PER_TOKEN = 1.25e-3
@@ -35,12 +34,12 @@ def predict(
     Args:
         config: A valid config of the space for ``hw``.
         sizes: The definition's constants.
-        features: ``seq_len``, and the rows of each local expert as ``rows``; even routing where they are unknown.
+        features: ``seq_len``, and ``rows_per_expert`` of the local experts; even routing where they are unknown.
         hw: The GPU.
         constants: Of the kernels.
     """
     tokens = int(features.axes["seq_len"])
-    rows = features.counts.get("rows") or even_rows(tokens, sizes)
+    rows = features.counts.get("rows_per_expert") or even_rows(tokens, sizes)
     return Prediction(tuple(_kernels(config, sizes, tokens, rows, hw, constants)), fixed_us=hw.launch_us)
 
 
@@ -80,23 +79,6 @@ class MoeModel(Model):
 
     def predict(self, config: Mapping[str, Any], features: WorkloadFeatures, hardware: Hardware) -> Prediction:
         return predict(config, self._sizes, features, hardware)
-
-    def counts(self, axes: Mapping[str, int], read: Read) -> Mapping[str, Rows]:
-        logits = read("routing_logits")
-        if logits is None:
-            return {}
-        # Loaded when a sweep asks, not with every lookup of a config.
-        import torch
-
-        from search_spaces.moe_fp8.model import route
-
-        reading, bias = Reading(**self._sizes), None
-        if reading.routing == "deepseek":
-            bias = torch.as_tensor(read("routing_bias"))
-        first = int(read("local_expert_offset") or 0) if reading.routing == "deepseek" else 0
-        chosen, _ = route(reading, torch.as_tensor(logits), bias, 1.0)
-        counts = torch.bincount(chosen.flatten(), minlength=reading.experts)
-        return {"rows": tuple(counts[first : first + reading.local_experts].tolist())}
 
 
 def _kernels(

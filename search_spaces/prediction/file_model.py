@@ -15,12 +15,11 @@ from search_spaces.prediction.model import (
     KernelPrediction,
     Model,
     Prediction,
-    Read,
     WorkloadFeatures,
 )
 
 MODEL_FILE = "model.py"
-"""Beside a ``space.yaml``: ``predict(config, features, hardware)``, and perhaps ``counts(axes, read)``."""
+"""Beside a ``space.yaml``: ``predict(config, features, hardware)``."""
 
 
 class FileModel(Model):
@@ -42,11 +41,6 @@ class FileModel(Model):
             return said
         parts = said if isinstance(said, Mapping) else {"whole": said}
         return Prediction(tuple(KernelPrediction(str(name), float(us), {}) for name, us in parts.items()))
-
-    def counts(self, axes: Mapping[str, int], read: Read) -> Mapping[str, tuple[int, ...]]:
-        function = self._module().get("counts")
-        found = {} if function is None else function(dict(axes), read)
-        return {str(name): tuple(int(v) for v in values) for name, values in found.items()}
 
     def _module(self) -> Mapping[str, Any]:
         if self._functions is None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-Read = Callable[[str], Any]
-"""Value of a named input of a workload: an array, a number, or None where it is random or too dear to read."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,9 @@ class WorkloadFeatures:
 
     Args:
         axes: Variable axis -> size.
-        counts: What only the inputs' values tell, by a name of the family's: for a mixture of experts ``rows``, the
-            rows of each local expert. Missing where nobody looked; the family then assumes something usual.
+        counts: What only the inputs' values tell: the lists among the figures that the space's input generator
+            describes them by, such as ``rows_per_expert``. Missing where nobody looked; a model then assumes something
+            usual.
     """
 
     axes: Mapping[str, int]
@@ -139,10 +137,6 @@ class Model(ABC):
     @abstractmethod
     def predict(self, config: Mapping[str, Any], features: WorkloadFeatures, hardware: Hardware) -> Prediction:
         """What a valid config should take on a workload; whatever it raises means that it does not know."""
-
-    def counts(self, axes: Mapping[str, int], read: Read) -> Mapping[str, tuple[int, ...]]:
-        """The ``counts`` of a workload's features, from the values of its inputs; none by default."""
-        return {}
 
 
 def geometric_mean_us(predictions: Iterable[Prediction]) -> float:

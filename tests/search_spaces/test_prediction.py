@@ -67,12 +67,6 @@ def test_a_model_is_not_run_before_it_is_asked(tmp_path):
         space.model.predict({"tile": 8}, WorkloadFeatures({"M": 1}), h200())
 
 
-def test_counts_come_from_the_inputs_values(tmp_path):
-    space = space_with(tmp_path, MODEL + "def counts(axes, read):\n    return {'ones': [sum(read('mask'))]}\n")
-    assert space.model is not None
-    assert space.model.counts({"M": 3}, {"mask": [1, 0, 1]}.get) == {"ones": (2,)}
-
-
 def test_a_prediction_adds_up_and_names_what_bounds_its_longest_kernel():
     small = KernelPrediction("small", 2.0, {"launch": 1.5})
     large = KernelPrediction("large", 10.0, {"hbm": 8.0, "tensor core": 9.0})

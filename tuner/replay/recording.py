@@ -31,6 +31,10 @@ FAILED = ("compile", "runtime", "incorrect")
 """Values of ``status`` for configs without a time. Others are ``raced`` (stopped early) and ``ok`` (has a time)."""
 
 
+SEARCHED = 1_000_000
+"""Combinations that can be tried one by one to find those that were recorded."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """What was measured of one space on one piece of hardware.
@@ -106,6 +110,8 @@ class Recording:
         constraints = []
         for expression in (compile_expression(text, names) for text in self.restrictions):
             constraints.append(Constraint(expression.names, expression.text, expression))
+        if math.prod(len(p.values) for p in self.parameters) > SEARCHED:
+            constraints += self._beginnings(names)
         constraints.append(Constraint(names, "the config was not recorded", lambda c: self.row(c) is not None))
         default = self.default if self.default is not None else self._middle()
         return SearchSpace(
@@ -116,6 +122,17 @@ class Recording:
             default=self.config(default),
             sources={"main.py": f'"""Stands for recorded runs of {self.kernel} on {self.gpu}; nothing to run."""\n'},
         )
+
+    def _beginnings(self, names: tuple[str, ...]) -> list[Constraint]:
+        """A constraint for the first parameters, the first two and so on: few configs of a large space can be listed
+        only if a branch without any is left at once."""
+        configs = [tuple(self.config(row).values()) for row in range(len(self.points))]
+
+        def begins(length: int) -> Constraint:
+            known, read = {config[:length] for config in configs}, names[:length]
+            return Constraint(read, "no recorded config begins so", lambda c: tuple(c[n] for n in read) in known)
+
+        return [begins(length) for length in range(1, len(names))]
 
     def _middle(self) -> int:
         last = np.maximum([len(p.values) - 1 for p in self.parameters], 1)

@@ -29,6 +29,7 @@ class Options:
         doubt: Factor on the standard deviation of the draws, since the model is too sure of itself: results differ
             from its predictions by 1.1 to 1.9 of its standard deviations over 300 trials, and by more in the first
             hundred (root mean square; 25 recorded spaces).
+        trust: How strongly values follow what the space's model says, before any result: mean and standard deviation.
         beliefs: Prior of the Gaussian process's hyperparameters.
     """
 
@@ -46,4 +47,5 @@ class Options:
     outlook_configs: int = 200
     outlook_draws: int = 200
     doubt: float = 1.5
+    trust: tuple[float, float] = (1.0, 0.5)
     beliefs: gp.Prior = field(default_factory=gp.Prior)

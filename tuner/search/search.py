@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from search_spaces.parameters import Config, SpaceError
 from search_spaces.space import SearchSpace
 from tuner.search.candidates import Ledger
+from tuner.search.expectation import Expect
 from tuner.search.gaussian_process.encoding import Point
 from tuner.search.stopping_rule import FEWEST_TRIALS, StopAdvice, advise
 
@@ -60,6 +61,7 @@ class Search:
         warm_start: Configs to propose right after the default; those that are not valid in this space are skipped.
         prior: Finished trials ``(config, value or None)`` of a related sweep: another GPU, shape or version of the
             space. They guide the sampler and do not count as trials of this search.
+        expect: What a model expects of a config, in the unit of the values; None where it expects nothing.
 
     Raises:
         ValueError: The sampler is unknown.
@@ -74,6 +76,7 @@ class Search:
         seed: int = 0,
         warm_start: Sequence[Config] = (),
         prior: Sequence[tuple[Config, float | None]] = (),
+        expect: Expect | None = None,
     ) -> None:
         if sampler not in _SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}; allowed are {', '.join(_SAMPLERS)}")
@@ -89,6 +92,8 @@ class Search:
         self._sampler = getattr(importlib.import_module(module), name)(self._ledger, seed)
         if prior:
             self._sampler.learn_from(prior)
+        if expect is not None:
+            self._sampler.expect(expect)
         of_the_relative = [config for config, _ in prior]
         self._suggested = {self._encoding.point(c) for c in warm_start if c in of_the_relative and self._usable(c)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)

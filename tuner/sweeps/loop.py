@@ -19,6 +19,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
+from tuner.search.expectation import Expect
 from tuner.settings import SweepSettings
 from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
@@ -62,6 +63,8 @@ class Plan:
     """Regime name -> configs to try right after the default."""
     prior: Mapping[str, tuple[tuple[Config, float | None], ...]] = field(default_factory=dict)
     """Regime name -> finished trials of a related sweep, for the search to learn from."""
+    expect: Mapping[str, Expect] = field(default_factory=dict)
+    """Regime name -> what the space's model expects of a config."""
 
 
 def sweep_seed(seed: int, regime: int) -> int:
@@ -155,6 +158,7 @@ class Sweep:
             seed=sweep_seed(self.settings.seed, index),
             warm_start=(*self._earlier.again.get(regime.name, ()), *self.plan.warm_start.get(regime.name, ())),
             prior=self.plan.prior.get(regime.name, ()),
+            expect=self.plan.expect.get(regime.name),
         )
         default_hash = space.config_hash(space.default)
         objective, mode = Objective(regime.workloads, regime.weights), RegimeMode[Trial](self.plan.method)

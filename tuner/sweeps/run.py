@@ -16,6 +16,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner import errors
 from tuner.errors import UsageError
+from tuner.prediction.expected import expectations
 from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners
 from tuner.results.trace_folder import TraceFolder
@@ -302,6 +303,7 @@ def _guarded(
         retry_failed=retry_failed,
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
         prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
+        expect=expectations(setup.with_generator().problem, space, regimes, runner.environment().hardware),
     )
     try:
         with stoppable(store, sweep_id) as checkpoint:

@@ -7,11 +7,8 @@ import random
 from dataclasses import replace
 
 import pytest
-import torch
 
 from search_spaces.dataset.make import MoeSizes
-from search_spaces.moe_fp8.model import route
-from search_spaces.moe_fp8.reading import Reading
 from search_spaces.moe_fp8_cute.model import even_rows
 from search_spaces.moe_fp8_cute.model_gemm import Constants, _blackwell, _hopper, gemm, tiles_of
 from search_spaces.moe_fp8_cute.solution.plans import SMS, many_plans, plans
@@ -37,7 +34,7 @@ def space(request):
 
 
 def predicted(space, config, tokens, rows=None) -> float:
-    features = WorkloadFeatures({"seq_len": tokens}, {} if rows is None else {"rows": rows})
+    features = WorkloadFeatures({"seq_len": tokens}, {} if rows is None else {"rows_per_expert": rows})
     return space.model.predict(config, features, gpu(space.target)).us
 
 
@@ -117,21 +114,6 @@ def test_a_last_wave_of_few_tiles_is_a_tail():
     more = gemm("g", plan, (64,) * 34, gpu("sm_90a"), Constants(), 0)
     assert more.us > 1.3 * whole.us
     assert more.losses_us["tail"] > whole.losses_us["tail"]
-
-
-def test_counts_are_those_of_the_definitions_routing():
-    space = FAMILY.space(DEFINITION, "sm_90a")
-    torch.manual_seed(0)
-    logits, bias = torch.randn(40, 256), torch.randn(256).bfloat16()
-    given = {"routing_logits": logits.numpy(), "routing_bias": bias.float().numpy(), "local_expert_offset": 64}
-    rows = space.model.counts({"seq_len": 40}, given.get)["rows"]
-    chosen, _ = route(Reading(**space.sizes), logits, bias, 1.0)
-    assert rows == tuple(int((chosen == 64 + e).sum()) for e in range(32))
-
-
-def test_random_logits_have_no_counts():
-    space = FAMILY.space(DEFINITION, "sm_90a")
-    assert space.model.counts({"seq_len": 40}, lambda _: None) == {}
 
 
 def test_even_rows_add_up_to_the_expected_number():

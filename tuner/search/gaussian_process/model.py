@@ -52,20 +52,35 @@ class Model:
         """Condition on these rows, finished or in flight, and on no others."""
         self.posterior.condition(seen, self._see(seen))
 
-    def log_expected_improvement(self, wanted: Array, told: NDArray[np.bool_], best: float) -> Array:
+    def slope(self, rows: list[int], wanted: Array, line: Array, belief: tuple[float, float]) -> float:
+        """How strongly the targets of rows follow a line; see :func:`regression.slope`. After :meth:`refit`."""
+        return gp.slope(self.posterior.known, self._see(rows), wanted, line, belief)
+
+    def log_expected_improvement(
+        self, wanted: Array, told: NDArray[np.bool_], best: float, prior: Array | float = 0.0
+    ) -> Array:
         """Log expected improvement of each row of the pool over the best target.
 
         Args:
-            wanted: Targets of the rows given to :meth:`update`; ignored where ``told`` is false.
+            wanted: Targets of the rows given to :meth:`update`, less their prior mean; ignored where ``told`` is false.
             told: Which of the rows have a target.
             best: The smallest target.
+            prior: Prior mean of each row of the pool.
         """
-        mean = self.posterior.mean(wanted, told)
+        mean = self.posterior.mean(wanted, told) + prior
         return acquisition.log_expected_improvement(mean, self.posterior.deviation(), best)
 
-    def draw(self, wanted: Array, told: NDArray[np.bool_], chosen: NDArray[np.intp], normal: Array) -> Array:
+    def draw(
+        self,
+        wanted: Array,
+        told: NDArray[np.bool_],
+        chosen: NDArray[np.intp],
+        normal: Array,
+        prior: Array | float = 0.0,
+    ) -> Array:
         """Joint draws of the targets at chosen positions of the pool; see :meth:`Posterior.draw`."""
-        return self.posterior.draw(self.posterior.mean(wanted, told), chosen, normal)
+        mean = self.posterior.mean(wanted, told) + prior
+        return self.posterior.draw(mean, chosen, normal)
 
     def log_chance_above_zero(self, labels: Array) -> Array:
         """Logarithm of the probability that the modelled value is positive, for each row of the pool.

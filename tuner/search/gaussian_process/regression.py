@@ -130,6 +130,26 @@ class _Evidence:
         return value, gradient + off / self._spread
 
 
+def slope(known: Hyperparameters, features: Array, targets: Array, line: Array, belief: tuple[float, float]) -> float:
+    """How strongly targets follow a line on top of the Gaussian process: generalised least squares with a prior.
+
+    Args:
+        known: Hyperparameters of what is left without the line.
+        features: Features of the observed configs, shape [n, columns].
+        targets: Shape [n].
+        line: Shape [n].
+        belief: Mean and standard deviation of the factor before any observation.
+
+    Source: Rasmussen and Williams, section 2.7 (explicit basis functions).
+    """
+    model = Posterior(known, features[:0])
+    model.condition(list(range(len(features))), features)
+    solved = model.solve(np.stack([line, targets], axis=1))
+    mean, deviation = belief
+    weight = 1 / deviation**2
+    return float((line @ solved[:, 1] + weight * mean) / (line @ solved[:, 0] + weight))
+
+
 class Posterior:
     """Mean and variance over a pool of candidates, given observations that arrive one by one.
 
@@ -176,6 +196,12 @@ class Posterior:
             filled[~told] = self._expected(factor, filled, told)
         weights = scipy.linalg.solve_triangular(factor, filled, lower=True, check_finite=False)
         return weights.astype(np.float32) @ self._rows[:n]
+
+    def solve(self, right: Array) -> Array:
+        """The inverse of the observed configs' covariance times ``right``, shape [n, k]."""
+        n = len(self._keys)
+        solved: Array = scipy.linalg.cho_solve((self._factor[:n, :n], True), right, check_finite=False)
+        return solved
 
     def deviation(self) -> NDArray[np.float32]:
         """Standard deviation of the noiseless value at each candidate."""

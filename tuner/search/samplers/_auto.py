@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from threadpoolctl import ThreadpoolController
 
 from search_spaces.parameters import Config
 from tuner.search.candidates import Ledger
+from tuner.search.expectation import Expect, Expectation
 from tuner.search.gaussian_process.features import Features
 from tuner.search.gaussian_process.model import Model
-from tuner.search.gaussian_process.transform import target_unit, targets
+from tuner.search.gaussian_process.transform import Scale
 from tuner.search.options import Options
 from tuner.search.samplers._base import Strategy
 from tuner.search.stopping_rule import Outlook
@@ -23,6 +25,27 @@ from tuner.search.transfer import Transfer
 from tuner.search.warm_start import Relative
 
 Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the model is asked with.
+
+    Args:
+        seen: Rows that it knows, finished or in flight.
+        told: Which of them have a value.
+        residual: Their targets less what was expected; 0 where there is no value.
+        best: The smallest target.
+        scale: From values to targets.
+        of_pool: What is expected of the candidates, as targets.
+    """
+
+    seen: list[int]
+    told: NDArray[np.bool_]
+    residual: NDArray[np.float64]
+    best: float
+    scale: Scale
+    of_pool: NDArray[np.float64] | float = 0.0
 
 
 class AutoSampler(Strategy):
@@ -44,6 +67,7 @@ class AutoSampler(Strategy):
         self._works = Model(ledger, self._features, self.options.beliefs)
         self._works_since: int | None = None
         self._relative: Relative | None = None
+        self._expectation: Expectation | None = None
         self._pool: Rows = np.zeros(0, dtype=np.intp)
         self._left_out: set[int] = set()
         self._fitted_at = 0
@@ -70,13 +94,16 @@ class AutoSampler(Strategy):
         order, values = self._known()
         passed = [r for r, v in values.items() if v is not None]
         if len(order) < self.options.start or len(passed) < 4:
-            return self._farthest()
+            return self._first(len(order))
         return self._best_promise(passed)
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         transfer = Transfer(self.ledger.encoding, prior)
         if transfer.usable:
             self._relative = Relative(self.ledger, transfer, self.options.related)
+
+    def expect(self, expect: Expect) -> None:
+        self._expectation = Expectation(self.ledger, expect)
 
     def suggested(self, row: int) -> None:
         if self._relative is not None:
@@ -91,20 +118,29 @@ class AutoSampler(Strategy):
         passed = [v for v in self._known()[1].values() if v is not None]
         if not len(self._pool) or not passed:
             return None
-        seen, told, wanted = self._state()
-        self._model.update(seen)
-        promise = self._promise(wanted, told)
+        state = self._state()
+        self._model.update(state.seen)
+        promise = self._promise(state)
         chosen = np.argsort(-promise)[: self.options.outlook_configs]
         chosen = chosen[np.isfinite(promise[chosen])]
         if not len(chosen):
             return Outlook(0.0, 0.0)
-        best = float(wanted[told].min())
-        normal = np.random.default_rng(len(seen)).standard_normal((self.options.outlook_draws, len(chosen)))
-        draws = self._model.draw(wanted, told, chosen, self.options.doubt * normal)
-        gain = np.maximum(best - draws.min(axis=1), 0)
-        return Outlook(float(gain.mean()) * target_unit(np.array(passed)), float((gain > 0).mean()))
+        normal = np.random.default_rng(len(state.seen)).standard_normal((self.options.outlook_draws, len(chosen)))
+        draws = self._model.draw(state.residual, state.told, chosen, self.options.doubt * normal, state.of_pool)
+        gain = np.maximum(state.best - draws.min(axis=1), 0)
+        return Outlook(float(gain.mean()) * state.scale.spread, float((gain > 0).mean()))
 
     # -- start -------------------------------------------------------------------------------------------------------
+
+    def _first(self, count: int) -> int:
+        """A trial of the start: spread over the space, and every other one where a model expects the best."""
+        expectation = self._expectation
+        if expectation is None or count % 2 == 0:
+            return self._farthest()
+        free = np.array(expectation.climb(), dtype=np.intp)
+        if not len(free):
+            return self._farthest()
+        return self._apart_from(self.ledger.order[1:], free, expectation.of(free))
 
     def _best_of(self, relative: Relative) -> int:
         """The free config with the best prediction by the related sweep, at a distance from its earlier suggestions.
@@ -112,8 +148,10 @@ class AutoSampler(Strategy):
         The best configs of a related sweep resemble each other: if it is wrong about one, it is wrong about all.
         """
         free = self.ledger.free()
-        expected = relative.predict(free)
-        tried = self.ledger.order[1:]
+        return self._apart_from(self.ledger.order[1:], free, relative.predict(free))
+
+    def _apart_from(self, tried: list[int], free: Rows, expected: NDArray[np.float64]) -> int:
+        """The free row with the smallest expected value at some distance from those that were tried."""
         if tried:
             apart = self._steps(free, tried)
             allowed = apart.min(axis=1) >= self.options.related_apart * np.median(apart[:, 0])
@@ -147,9 +185,9 @@ class AutoSampler(Strategy):
             self._refit(passed)
         if not self._free()[self._pool].any():
             return self.random_row()
-        seen, told, wanted = self._state()
-        self._model.update(seen)
-        return int(self._pool[int(np.argmax(self._promise(wanted, told)))])
+        state = self._state()
+        self._model.update(state.seen)
+        return int(self._pool[int(np.argmax(self._promise(state)))])
 
     def _known(self) -> tuple[list[int], dict[int, float | None]]:
         """Taken rows in order, and values by row, without the suggestions of a related sweep."""
@@ -175,22 +213,27 @@ class AutoSampler(Strategy):
         options = self.options
         return min(self._fitted_at * options.refit_growth, self._fitted_at + options.observations_limit / 4)
 
-    def _promise(self, wanted: NDArray[np.float64], told: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _promise(self, state: _State) -> NDArray[np.float64]:
         """Logarithm of expected improvement times probability to work, for each candidate; -inf where taken."""
-        best = float(wanted[told].min())
-        promise = self._model.log_expected_improvement(wanted, told, best) + self._log_chance_to_work()
+        improvement = self._model.log_expected_improvement(state.residual, state.told, state.best, state.of_pool)
+        promise = improvement + self._log_chance_to_work()
         promise[~self._free()[self._pool]] = -np.inf
         return promise
 
-    def _state(self) -> tuple[list[int], NDArray[np.bool_], NDArray[np.float64]]:
-        """Rows that the models know, which of them have a value, and their targets."""
+    def _state(self) -> _State:
         order, values = self._known()
         seen = [r for r in order if values.get(r, 0.0) is not None and r not in self._left_out]
         told = np.array([r in values for r in seen])
         raw = np.array([values[r] for r in seen if r in values], dtype=np.float64)
+        scale = Scale.of(raw)
         wanted = np.zeros(len(seen))
-        wanted[told] = targets(raw)
-        return seen, told, wanted
+        wanted[told] = scale(raw)
+        best = float(wanted[told].min())
+        if self._expectation is None:
+            return _State(seen, told, wanted, best, scale)
+        apart = self._expectation.of([r for r in seen if r in values]) - raw
+        prior = self._expectation.targets(seen, apart, scale)
+        return _State(seen, told, wanted - prior, best, scale, self._expectation.targets(self._pool, apart, scale))
 
     def _refit(self, passed: list[int]) -> None:
         """Fit the hyperparameters and choose the candidates again."""
@@ -199,9 +242,23 @@ class AutoSampler(Strategy):
         self._left_out = set(passed) - {passed[i] for i in kept}
         rows = [passed[i] for i in kept]
         self._pool = self._candidates([passed[i] for i in np.argsort(values)[: self.options.leaders]])
-        self._model.refit(rows, targets(values[kept]), self._pool)
+        self._fit(rows, values[kept])
         self._refit_works()
         self._fitted_at = len(self._known()[1])
+
+    def _fit(self, rows: list[int], values: NDArray[np.float64]) -> None:
+        """Fit to what the expectation leaves, and find how far it is to be trusted."""
+        scale, expectation = Scale.of(values), self._expectation
+        wanted = scale(values)
+        if expectation is None:
+            self._model.refit(rows, wanted, self._pool)
+            return
+        apart = expectation.of(rows) - values
+        self._model.refit(rows, wanted - expectation.targets(rows, apart, scale), self._pool)
+        expectation.trust = 1.0
+        line = expectation.targets(rows, apart, scale)
+        trust = self._model.slope(rows, wanted, line, self.options.trust)
+        expectation.trust = min(max(trust, 0.0), 1.0)
 
     def _refit_works(self) -> None:
         """Fit the model of failures, once there has been a failure."""
@@ -231,7 +288,7 @@ class AutoSampler(Strategy):
         ledger = self.ledger
         if ledger.complete and len(ledger.points) <= self.options.pool_limit:
             return np.flatnonzero(self._free())
-        near: list[int] = []
+        near = [] if self._expectation is None else self._expectation.climb()
         for leader in leaders:
             near += ledger.add(ledger.neighbours(tuple(int(c) for c in ledger.points[leader])))
         for _ in range(0 if ledger.complete else self.options.fresh):

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.parameters import Config, Scalar
 from tuner.search.candidates import Ledger
+from tuner.search.expectation import Expect
 from tuner.search.stopping_rule import Outlook
 
 
@@ -41,6 +42,10 @@ class Strategy(BaseSampler):
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
         """Learn from finished trials of a related sweep. Called once, before the first proposal; ignored by default."""
+
+    def expect(self, expect: Expect) -> None:
+        """Take what a model expects of configs as a first guess. Called once, before the first proposal; ignored by
+        default."""
 
     def suggested(self, row: int) -> None:
         """Called before a config is proposed because a related sweep suggests it; ignored by default."""

@@ -1,0 +1,1 @@
+"""What models of kernels say: to a search, and to people."""
