@@ -11,6 +11,9 @@ STAMP := $(VENV)/.installed
 sweep: $(STAMP)
 	$(BIN)/tuner sweep
 
+# Two processes share the cores: threads that wait must sleep, and numpy's small matrices need no second one.
+test: export OPENBLAS_NUM_THREADS := 1
+test: export OMP_WAIT_POLICY := passive
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
 

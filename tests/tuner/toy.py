@@ -59,6 +59,15 @@ def kernel(folder: Path, body: str = "y.copy_(x + 1)", size: str = "", **more: A
     return folder
 
 
+def quick_settings(folder: Path, final_rounds: int = 12, final_s: float = 0.5) -> str:
+    """A file for ``--config`` with which a sweep takes few samples: finals of configs that are equally fast go on for
+    seconds otherwise."""
+    path = folder / "quick.yaml"
+    final = f"final_rounds: {final_rounds}\nfinal_s: {final_s}\n"
+    path.write_text(f"{final}max_samples: 6\nsample_budget_s: 0.01\n", encoding="utf-8")
+    return str(path)
+
+
 @contextmanager
 def in_process(setup: Any, *_: Any):
     """In place of ``open_runner``: the real builder and evaluator without Ray, which starts in a second."""

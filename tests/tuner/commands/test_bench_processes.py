@@ -11,6 +11,8 @@ import pytest
 pytestmark = pytest.mark.ray
 
 DEFINITION = "rmsnorm_h1024"
+WORKLOADS = ("928ce412", "547aacd3", "355d7ad9")
+"""Of 1, 16 and 129 rows."""
 HEAD = "import os, time, torch\n\ndef run(hidden_states, weight, output):\n"
 RIGHT = (
     "    x = hidden_states.float()\n"
@@ -39,6 +41,7 @@ def solution(folder, name, head=HEAD):
 def command(folder, *arguments):
     environment = {**os.environ, "TUNER_DB_URL": f"sqlite:///{folder}/t.db", "TUNER_CACHE_DIR": f"{folder}/cache"}
     words = [sys.executable, "-m", "tuner", "bench", *arguments, "--definition", DEFINITION, "--target", "cpu"]
+    words += [word for uuid in WORKLOADS for word in ("--workload", uuid)]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 LOADS = [{"n": 8, "heads": 2}, {"n": 300, "heads": 2}]
 WORKS_UP_TO_1000 = "if step == 4 and x.shape[0] > 1000:\n    raise ValueError('too many rows')\ny.copy_(x + 1)"
 QUICK = ["--dataset", "d", "--space", "k", "--target", "cpu", "--max-trials", "2", "--sampler", "grid"]
+QUICK += ["--config", "quick.yaml"]
 
 
 class Place:
@@ -25,6 +26,7 @@ class Place:
         self.folder = folder
         self.database = f"sqlite:///{folder}/results.db"
         toy.dataset(folder / "d", LOADS)
+        toy.quick_settings(folder)
         self.kernel(WORKS_UP_TO_1000)
 
     def kernel(self, body: str) -> None:

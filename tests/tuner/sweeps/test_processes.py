@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from db.store import Store
+from tests.tuner import toy
 
 pytestmark = pytest.mark.ray
 
@@ -38,6 +39,8 @@ def run(A, B):
     return torch.cat(blocks, dim=1).to(A.dtype)
 """
 ALL = 12
+FEW_WORKLOADS = ("--workload", "dd7b1d9c", "--workload", "c46bf4f1")
+"""Of the packaged gemm definition: 64 rows and 301, so that a product that is computed once is clearly the fastest."""
 PATIENCE_S = 240.0
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
@@ -90,7 +93,8 @@ class Command:
 
 
 def sweep(folder: Path, space: Path, *more: str) -> Command:
-    return Command(folder, "sweep", "--space", str(space), "--regimes", "1000000", "--max-trials", str(ALL), *more)
+    quick = ("--config", toy.quick_settings(folder, 96, 3.0), "--regimes", "1000000", "--max-trials", str(ALL))
+    return Command(folder, "sweep", "--space", str(space), *FEW_WORKLOADS, *quick, *more)
 
 
 def trials(folder: Path) -> list:
@@ -109,8 +113,12 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def check_resumed(tmp_path, space, before) -> None:
-    code, out, err = sweep(tmp_path, space, "--resume", "1", "--json", "--no-export").finish()
+def resume(folder: Path, *more: str) -> Command:
+    return Command(folder, "sweep", "--resume", "1", "--no-export", *more)
+
+
+def check_resumed(tmp_path, before) -> None:
+    code, out, err = resume(tmp_path, "--json").finish()
     assert code == 0, err
     after = trials(tmp_path)
     assert after[: len(before)] == before
@@ -134,7 +142,7 @@ def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(t
     assert gone(below)
     first = trials(tmp_path)
 
-    running = sweep(tmp_path, space, "--resume", "1", "--no-export")
+    running = resume(tmp_path)
     running.wait_for_trials(len(first) + 1)
     below = running.descendants()
     running.process.kill()
@@ -148,7 +156,7 @@ def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(t
         owner = store.sweeps.get(sweep_id).owner
         store.sweeps.claim(sweep_id, owner, 0)
         store.sweeps.finish(sweep_id, "INTERRUPTED", {})
-    check_resumed(tmp_path, space, before)
+    check_resumed(tmp_path, before)
 
 
 def test_kill_9_of_workers_costs_no_trial(tmp_path, space):
@@ -211,7 +219,8 @@ def test_any_working_folder_and_locale_and_the_way_back_from_another_one(tmp_pat
     for name in HOSTILE:
         (here / f"{name}.py").write_text(f"raise RuntimeError('the wrong {name}')\n")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    given = ("--regimes", "1000000", "--max-trials", "2", "--out", "out")
+    quick = ("--config", toy.quick_settings(here), *FEW_WORKLOADS)
+    given = (*quick, "--regimes", "1000000", "--max-trials", "2", "--out", "out")
     code, _, err = Command(tmp_path, "sweep", "--space", "k", *given, cwd=here, **ascii_only).finish()
     assert code == 0, err
     (solution,) = (here / "out").rglob("solutions/**/*.json")
