@@ -149,7 +149,7 @@ def test_what_an_orchestrator_sends_is_an_interruption_at_any_moment(tmp_path):
         "sys.exit(app.run(['stopped']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (130, "tuner: interrupted\n")
 
 
 def test_no_arguments_shows_help(tmp_path):

@@ -64,7 +64,8 @@ def test_variables_of_ray_stay_behind(monkeypatch):
 
 
 WAITS = """\
-import subprocess
+import signal, subprocess
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
 from tuner.own_process import _elsewhere
 _elsewhere(subprocess.run, {"args": ["sleep", "600"]})
 """

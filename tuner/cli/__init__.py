@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
 import sys
 
 
@@ -11,12 +14,18 @@ def main() -> None:
     Importing takes a moment in which Ctrl-C means what it means later: one line.
     """
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
         from tuner.cli.app import run
 
         code = run()
     except KeyboardInterrupt:
         print("tuner: interrupted", file=sys.stderr)
         code = 130
+    if code == 130:
+        # Whoever stopped a command waits for the prompt, and taking torch and Ray down again takes a second or two.
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

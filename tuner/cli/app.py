@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ import typer
 
 from tuner import errors
 from tuner.cli import deliver, log, look, maintain, serve, study, tune
+from tuner.cli.output import results
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own usage error; which package it lives in depends on Typer's version."""
@@ -41,8 +43,9 @@ app.add_typer(study.study, name="study")
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors that users can cause end in one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
-    # SIGTERM, which orchestrators send, means Ctrl-C at any moment. Servers and sweeps replace this handler.
-    _on_stop(signal.default_int_handler, signal.SIGTERM)
+    # SIGTERM, which orchestrators send, means Ctrl-C at any moment; SIGINT does so too where a shell that started this
+    # process in the background had it ignored. Servers and sweeps replace this handler.
+    _on_stop(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
     try:
         return _answer(given)
     except KeyboardInterrupt:  # a second signal, before signals were ignored
@@ -53,11 +56,18 @@ def _answer(given: list[str]) -> int:
     """Run one command to its exit code, with one line where it fails."""
     try:
         log.configure()
-        # Without standalone mode Typer returns the code of an Exit instead of exiting.
-        code = app(given or ["--help"], standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
+        # Not by calling the application: Typer makes a silent exit of Ctrl-C.
+        command = typer.main.get_command(app)
+        with command.make_context("tuner", given or ["--help"]) as context:
+            code = command.invoke(context)
+    except typer.Exit as end:
+        code = end.exit_code
+    except (KeyboardInterrupt, typer.Abort) as stop:
         _on_stop(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)  # further signals change nothing
-        return _fail("interrupted", errors.EXIT_INTERRUPTED)
+        return _fail(f"interrupted; {stop}".removesuffix("; "), errors.EXIT_INTERRUPTED)
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), results().fileno())
+        return errors.EXIT_INTERNAL
     except Exception as error:
         meaning = exit_code(error)
         if meaning is None:

@@ -131,7 +131,7 @@ def run_sweep(
 
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
-        KeyboardInterrupt: The sweep is marked as interrupted and can be resumed.
+        KeyboardInterrupt: The sweep is marked as interrupted and can be resumed; the message says how.
     """
     if retry_failed and resume is None:
         raise UsageError("--retry-failed goes on with a sweep: give its ID with --resume")
@@ -170,8 +170,7 @@ def run_sweep(
             try:
                 return _conclude(store, setup, space, regimes, runner, result, out, view)
             except KeyboardInterrupt:
-                say(f"the winners are kept; go on with: {export_command(sweep_id, out)}")
-                raise
+                raise KeyboardInterrupt(f"the winners are kept; go on with: {export_command(sweep_id, out)}") from None
     finally:
         store.close()
 
@@ -310,8 +309,7 @@ def _guarded(
             return Sweep(plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint).run()
     except KeyboardInterrupt:
         store.sweeps.finish(sweep_id, SweepState.INTERRUPTED, {})
-        view.say(f"interrupted; go on with: tuner sweep --resume {sweep_id}")
-        raise
+        raise KeyboardInterrupt(f"go on with: tuner sweep --resume {sweep_id}") from None
     except BaseException as error:
         store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
         raise

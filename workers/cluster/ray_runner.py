@@ -53,6 +53,8 @@ _MAX_DEATHS = 8
 """Deaths of one worker in a row after which the machine is considered broken."""
 
 _START_LIMIT_S = 300.0
+_CLOSE_S = 2.0
+"""Seconds that idle workers get to end by themselves."""
 _LOOK_S = 5.0
 """Seconds between checks, during a long wait, whether the workers still have machines."""
 _NICE = {"cpu": 19}
@@ -296,10 +298,13 @@ class RayRunner(Runner):
 
         alive = [w.actor for pool in (self._build_pool, self._evaluation_pool) for w in pool.workers]
         # A busy worker cannot answer. Killing it closes the socket of its fork server, which ends the rest.
-        idle = [w.actor for p in (self._build_pool, self._evaluation_pool) for w in p.workers if not w.jobs]
+        done, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0) if self._refs else ([], [])
+        busy = {id(call.actor) for ref, call in self._refs.items() if ref not in done}
+        idle = [actor for actor in alive if id(actor) not in busy]
         try:
             if idle:
-                ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=5)
+                asked = [actor.close.remote() for actor in idle]
+                ray.wait(asked, num_returns=len(idle), timeout=_CLOSE_S)
         finally:
             for actor in alive:
                 actors.kill_quietly(actor)
