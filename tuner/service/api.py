@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from db.records import SweepState, TrialRecord
 from db.store import Store
-from tuner.errors import UsageError
 from tuner.results.documents import SweepDetail, TrialDetail
 from tuner.results.status import detail, heads, state_now
 from tuner.service import views
-from tuner.service.best import HARDWARE_HEADER, NOTHING, reply
+from tuner.service.best import respond
 from tuner.service.events import stream
-from tuner.service.metrics import LOOKUPS, STREAMS
+from tuner.service.metrics import STREAMS
 from tuner.service.middleware.auth import Reader, Runner, presented
 from tuner.service.middleware.problems import ProblemError, responses
 from tuner.service.models import (
-    AXIS,
-    HARDWARE,
-    MAX_AXES,
-    MAX_ETAGS,
     MAX_ID,
     NAME,
-    PROFILE,
     Choices,
     Id,
-    Name,
+    Lookup,
+    LookupHeaders,
     SolutionList,
     Started,
     StartSweep,
@@ -49,47 +44,14 @@ def _store(request: Request) -> Store:
 
 @router.get("/best-config", tags=["best config"], responses=responses(404) | {304: {"description": "Not changed"}})
 async def best_config(
-    request: Request,
-    caller: Reader,
-    definition: Name,
-    axes: Annotated[
-        list[Annotated[str, Query(pattern=AXIS)]],
-        Query(max_length=MAX_AXES, description="NAME=NUMBER, such as seq_len=57; repeatable"),
-    ] = [],  # noqa: B006 - FastAPI copies it
-    hardware: Annotated[
-        str | None, Query(pattern=HARDWARE, description="as recorded, or auto: from the header Tuner-Hardware")
-    ] = None,
-    profile: Annotated[
-        str | None, Query(pattern=PROFILE, description="what the inputs look like; default: the mix that was tuned for")
-    ] = None,
-    objective: Annotated[Literal["latency"], Query(description="what is best")] = "latency",
-    tuner_hardware: Annotated[str | None, Header(pattern=HARDWARE)] = None,
-    if_none_match: Annotated[str | None, Header(max_length=MAX_ETAGS)] = None,
+    request: Request, caller: Reader, asked: Annotated[Lookup, Query()], told: Annotated[LookupHeaders, Header()]
 ) -> Response:
     """The best known config for a problem size. Never measures, never guesses: ``found`` says how it was found.
 
     404 if there is no record. Poll with the ETag: a 304 costs next to nothing.
     """
-    # tuner.service.middleware.fast_path answers well-formed requests before they get here.
-    if hardware == "auto":
-        if tuner_hardware is None:
-            raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")
-        hardware = tuner_hardware
-    sizes = {name: int(value) for name, _, value in (a.partition("=") for a in axes)}
-    try:
-        answer, age_s = await request.app.state.best.answer(definition, sizes, hardware, profile)
-    except UsageError as error:
-        raise ProblemError(422, str(error)) from None
-    LOOKUPS.labels(answer.found).inc()
-    if answer is NOTHING:
-        raise ProblemError(
-            404,
-            f"no record for {definition!r} with {' '.join(axes) or 'any size'} on {hardware or 'any hardware'}",
-            kind="no-record",
-            title="No record",
-            more={"found": "none"},
-        )
-    return reply(answer, age_s, if_none_match)
+    # Well-formed requests are answered by tuner.service.middleware.fast_path, from the same function.
+    return await respond(request.app.state.best, asked, told)
 
 
 @router.get("/definitions", tags=["sweeps"])

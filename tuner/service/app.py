@@ -21,7 +21,7 @@ from tuner.service.best import BestConfigs
 from tuner.service.metrics import exposition
 from tuner.service.middleware import problems
 from tuner.service.middleware.auth import Guard, Reader
-from tuner.service.middleware.fast_path import Lane
+from tuner.service.middleware.fast_path import FastPath
 from tuner.service.middleware.rate_limit import Gate, configure_logging
 from tuner.service.pages import routes as pages
 from tuner.service.pages.charts import Charts
@@ -88,7 +88,7 @@ def make(settings: ServiceSettings) -> FastAPI:
     app.include_router(pages.router)
     app.mount("/static", Static(directory=Path(__file__).parent / "static"), name="static")
     _add_health(app)
-    app.add_middleware(Lane, state=app.state)
+    app.add_middleware(FastPath, state=app.state)
     app.add_middleware(Gate, settings=settings)  # the outermost
     _document(app)
     return app

@@ -17,8 +17,12 @@ from starlette.responses import Response
 
 from db.queries.lookups import Lookups
 from db.records import BestRow
+from tuner.errors import UsageError
 from tuner.results.best_config import Match, find
 from tuner.results.best_config import answer as answered
+from tuner.service.metrics import LOOKUPS
+from tuner.service.middleware.problems import ProblemError
+from tuner.service.models import Lookup, LookupHeaders
 
 DEFINITIONS = 512
 """Most definitions whose winners a server process keeps; the least recently used are dropped."""
@@ -175,14 +179,36 @@ def _look_at(reading: asyncio.Task[Records]) -> None:
         reading.exception()
 
 
-def reply(answer: Answer, age_s: int, if_none_match: str | None) -> Response:
-    """The response with an answer; 304 if the client already has it."""
+async def respond(best: BestConfigs, asked: Lookup, told: LookupHeaders) -> Response:
+    """The response to a lookup; 304 if the client already has the answer.
+
+    Raises:
+        ProblemError: There is no answer, or the question is incomplete or ambiguous.
+        StoreError: The database does not answer.
+    """
+    hardware = told.tuner_hardware if asked.hardware == "auto" else asked.hardware
+    if asked.hardware == "auto" and hardware is None:
+        raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")
+    try:
+        answer, age_s = await best.answer(asked.definition, asked.sizes, hardware, asked.profile)
+    except UsageError as error:
+        raise ProblemError(422, str(error)) from None
+    LOOKUPS.labels(answer.found).inc()
+    if answer is NOTHING:
+        raise ProblemError(
+            404,
+            f"no record for {asked.definition!r} with {' '.join(asked.axes) or 'any size'} on "
+            f"{hardware or 'any hardware'}",
+            kind="no-record",
+            title="No record",
+            more={"found": "none"},
+        )
     headers = {
         "ETag": answer.etag,
         "Cache-Control": f"private, max-age={MAX_AGE_S}",
         "Age": str(age_s),
         "Vary": f"Authorization, {HARDWARE_HEADER}",
     }
-    if if_none_match is not None and answer.etag in if_none_match:
+    if told.if_none_match is not None and answer.etag in told.if_none_match:
         return Response(status_code=304, headers=headers)
     return Response(answer.body(time.time()), media_type="application/json", headers=headers)

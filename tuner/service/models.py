@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tuner.results.documents import SolutionHead, SweepHead, TrialRow
@@ -21,7 +22,36 @@ MAX_ETAGS = 200
 """Characters of an ``If-None-Match``."""
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
-Name = Annotated[str, Query(pattern=NAME, description="name of a definition")]
+
+
+class Lookup(BaseModel):
+    """What a lookup asks: the parameters of its query."""
+
+    model_config = ConfigDict(frozen=True)
+
+    definition: str = Field(pattern=NAME, description="name of a definition")
+    axes: list[Annotated[str, Field(pattern=AXIS)]] = Field(
+        [], max_length=MAX_AXES, description="NAME=NUMBER, such as seq_len=57; repeatable"
+    )
+    hardware: str | None = Field(
+        None, pattern=HARDWARE, description="as recorded, or auto: from the header Tuner-Hardware"
+    )
+    profile: str | None = Field(
+        None, pattern=PROFILE, description="what the inputs look like; default: the mix that was tuned for"
+    )
+    objective: Literal["latency"] = Field("latency", description="what is best")
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """Value of each axis."""
+        return {name: int(value) for name, _, value in (axis.partition("=") for axis in self.axes)}
+
+
+class LookupHeaders(BaseModel):
+    """The headers that a lookup depends on, besides the token."""
+
+    tuner_hardware: str | None = Field(None, pattern=HARDWARE)
+    if_none_match: str | None = Field(None, max_length=MAX_ETAGS)
 
 
 class Settings(BaseModel):

@@ -77,6 +77,8 @@ def test_both_ways_give_the_same_answer(client: httpx.Client, query: str, header
         ("definition=gemm&axes=seq_len=10&hardware=auto", {}),
         ("definition=gemm&axes=seq_len=10&hardware=A100", {}),
         ("definition=gemm&axes=sequence=10&hardware=NVIDIA%20H100", {}),
+        ("definition=gemm&axes=seq_len=10&hardware=NVIDIA%20H100&profile=unknown", {}),
+        ("definition=gemm&definition=other&axes=seq_len=10&hardware=NVIDIA%20H100", {}),
         ("definition=gemm&axes=seq_len=30000&hardware=NVIDIA%20H100", {}),
         ("definition=gemm&axes=seq_len=10%0a&hardware=NVIDIA%20H100", {}),
         ("definition=gemm%0a&axes=seq_len=10&hardware=NVIDIA%20H100", {}),
