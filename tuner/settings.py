@@ -76,6 +76,16 @@ def _known_target(name: str) -> str:
     return target_named(name).name
 
 
+def _name_and_number(given: str) -> str:
+    name, _, number = given.partition("=")
+    if not name or not number.isdigit():
+        raise ValueError("must be NAME=NUMBER, such as seq_len=57")
+    return given
+
+
+AxisSize = Annotated[str, AfterValidator(_name_and_number)]
+"""An axis with one size; several of one axis are alternatives."""
+
 TargetName = Annotated[str, AfterValidator(_known_target), WithJsonSchema({"type": "string", "enum": list(TARGETS)})]
 """A target of :data:`workers.devices.targets.TARGETS`."""
 
@@ -128,6 +138,9 @@ class SweepSettings(BaseModel):
     workloads: Annotated[
         tuple[str, ...], Flag("--workload", repeated=True), Served(Annotated[list[Name], Field(max_length=100)])
     ] = Field((), description="only this workload uuid or prefix")
+    axes: Annotated[
+        tuple[AxisSize, ...], Flag("--axes", repeated=True), Served(Annotated[list[Name], Field(max_length=100)])
+    ] = Field((), description="only workloads of this size, such as seq_len=57")
     profiles: dict[str, Positive] = Field(
         {RECORDED: 1.0},
         description="what inputs look like: recorded,uniform,zipf:0.8,hot:3; in YAML each with its weight",

@@ -142,6 +142,7 @@ def _print_sweep(report: Any) -> None:
     "space",
     "target",
     "workloads",
+    "axes",
     "mode",
     "rtol",
     "atol",
@@ -209,9 +210,9 @@ def compile_(
     if json:
         print_json(result.document())
     else:
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table("status", "build s", "registers", "spill bytes", "smem bytes", "config")
+        table = Table(Column("status", no_wrap=True), "build s", "registers", "spill bytes", "smem bytes", "config")
         for v in result.variants:
             cells = (v["registers"], v["spill_bytes"], v["smem_bytes"])
             table.add_row(

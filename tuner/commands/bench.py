@@ -168,13 +168,30 @@ def _path(text: Any) -> Path | None:
 
 def _variants(setup: Setup, solutions: Sequence[str]) -> list[Variant]:
     variants = [_variant(setup, name) for name in solutions]
-    keys = [v.key for v in variants]
-    if len(set(keys)) != len(keys):
-        raise UsageError(f"a Solution is given twice: {', '.join(keys)}")
+    variants = _told_apart(solutions, variants)
     for variant in variants:
         if variant.definition != setup.problem.name:
             raise UsageError(f"{variant.key} solves {variant.definition}, not {setup.problem.name}")
     return variants
+
+
+def _told_apart(given: Sequence[str], variants: Sequence[Variant]) -> list[Variant]:
+    """The variants under names of their own: where files hold Solutions of one name, the files' names count.
+
+    Raises:
+        UsageError: One is given twice.
+    """
+    twice = next((name for name, count in Counter(given).items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice")
+    keys = [v.key for v in variants]
+    for name_of in (lambda path: path.stem, str):
+        same = {key for key, count in Counter(keys).items() if count > 1}
+        named = [name_of(Path(g)) if g.endswith(".json") else k for g, k in zip(given, keys, strict=True)]
+        keys = [n if k in same else k for k, n in zip(keys, named, strict=True)]
+    if len(set(keys)) < len(keys):
+        raise UsageError(f"several of these are the same Solution: {', '.join(given)}")
+    return [replace(v, key=key) for v, key in zip(variants, keys, strict=True)]
 
 
 def _variant(setup: Setup, name: str) -> Variant:

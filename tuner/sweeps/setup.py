@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import GRAPH_MODES, SweepSettings
 from tuner.sweeps.regimes import Regime, split
 from workers.devices.targets import accelerators_of, is_cuda, target_named
-from workers.fib.dataset import Dataset, Problem, profile_of
+from workers.fib.dataset import Dataset, Document, Problem, profile_of
 from workers.fib.made_workloads import mixed, weights
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
 from workers.records import AUTO, Deadlines, Method, Prepared, Tolerance
@@ -147,10 +147,7 @@ def resolve(settings: SweepSettings) -> Setup:
     dataset = open_dataset(settings.dataset)
     name = settings.definition or _only_definition(dataset, settings.space)
     definition = dataset.definition(name)
-    uuids = [w["uuid"] for w in dataset.workloads(name)]
-    chosen = [u for u in uuids if any(u.startswith(p) for p in settings.workloads)] if settings.workloads else None
-    if settings.workloads and not chosen:
-        raise UsageError(f"no workload of {name} starts with {', '.join(settings.workloads)}; it has {len(uuids)}")
+    chosen = _chosen(settings, name, dataset.workloads(name))
     why_not = unjudgeable(definition)
     if why_not is not None:
         raise NothingFoundError(why_not)
@@ -166,6 +163,30 @@ def resolve(settings: SweepSettings) -> Setup:
         listed = ", ".join((AUTO, *allowed))
         raise UsageError(f"setting mode={settings.mode!r} cannot be timed on {target}; allowed: {listed}")
     return _mixed(Setup(settings, dataset, problem, target, rules))
+
+
+def _chosen(settings: SweepSettings, definition: str, workloads: Sequence[Document]) -> list[str] | None:
+    """Uuids of the workloads that the settings name by uuid and size; None for all.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not settings.workloads and not settings.axes:
+        return None
+    chosen = [w for w in workloads if not settings.workloads or str(w["uuid"]).startswith(settings.workloads)]
+    if not chosen:
+        count = f"it has {len(workloads)}"
+        raise UsageError(f"no workload of {definition} starts with {', '.join(settings.workloads)}; {count}")
+    sizes: dict[str, set[int]] = {}
+    for name, _, number in (pair.partition("=") for pair in settings.axes):
+        sizes.setdefault(name, set()).add(int(number))
+    for name, wanted in sizes.items():
+        there = sorted({w["axes"][name] for w in chosen if name in w["axes"]})
+        chosen = [w for w in chosen if w["axes"].get(name) in wanted]
+        if not chosen:
+            have = f"sizes of {name} are {', '.join(map(str, there))}" if there else f"there is no axis {name!r}"
+            raise UsageError(f"no workload of {definition} has {', '.join(settings.axes)}; {have}")
+    return [str(w["uuid"]) for w in chosen]
 
 
 def _mixed(setup: Setup) -> Setup:

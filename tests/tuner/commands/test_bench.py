@@ -6,11 +6,15 @@ from collections.abc import Iterator
 import pytest
 
 from db.store import Store
+from tests.tuner import toy
+from tuner.commands.bench import _told_apart
 from tuner.commands.bench_result import BenchResult, skipped
 from tuner.errors import UsageError
 from tuner.results.report import write_report
 from tuner.results.report.side_by_side import read
-from workers.records import Evaluation, Measurement, Method, Status
+from tuner.settings import load
+from tuner.sweeps.setup import resolve
+from workers.records import Evaluation, Measurement, Method, Status, Variant
 
 DEFINITION = "gemm"
 
@@ -114,3 +118,39 @@ def test_a_file_that_is_no_bench_run_is_one_line(text, said, tmp_path):
         path.write_text(text)
     with pytest.raises(UsageError, match=said):
         read(path, DEFINITION)
+
+
+def of(folder, file: str, name: str) -> str:
+    path = folder / f"{file}.json"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(json.dumps({"name": name}))
+    return str(path)
+
+
+def test_files_with_solutions_of_one_name_are_told_apart_by_their_own_names(tmp_path):
+    """``my-team-solution-v1`` is the name that a starter kit gives to everybody."""
+    files = [of(tmp_path, "ours", "kit"), of(tmp_path, "theirs", "kit"), of(tmp_path, "third", "another")]
+    variants = [Variant(n, DEFINITION, {}, "main.py::run", "python", "cpu") for n in ("kit", "kit", "another")]
+    assert [v.key for v in _told_apart(files, variants)] == ["ours", "theirs", "another"]
+    below = [of(tmp_path / folder, "solution", "kit") for folder in ("a", "b")]
+    assert [v.key for v in _told_apart(below, variants[:2])] == below
+    with pytest.raises(UsageError, match=r"ours\.json is given twice"):
+        _told_apart([files[0], files[0]], variants[:2])
+
+
+def test_workloads_are_chosen_by_size(tmp_path):
+    data = toy.dataset(tmp_path, [{"n": 1, "k": 8}, {"n": 57, "k": 8}, {"n": 57, "k": 16}])
+
+    def chosen(**given):
+        settings = load({"dataset": data, "definition": "a", "target": "cpu", **given})
+        return [w["uuid"] for w in resolve(settings).problem.workloads]
+
+    assert chosen(axes=("n=57",)) == ["w1", "w2"]
+    assert chosen(axes=("n=57", "n=1", "k=8")) == ["w0", "w1"]
+    assert chosen(axes=("n=57",), workloads=("w2",)) == ["w2"]
+    with pytest.raises(UsageError, match=r"no workload of a has n=58; sizes of n are 1, 57"):
+        chosen(axes=("n=58",))
+    with pytest.raises(UsageError, match="there is no axis 'seq_len'"):
+        chosen(axes=("seq_len=1",))
+    with pytest.raises(UsageError, match="must be NAME=NUMBER, such as seq_len=57"):
+        chosen(axes=("n",))
