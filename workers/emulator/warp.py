@@ -86,11 +86,6 @@ class Warp:
 
     # Operands.
 
-    def preset(self, special: str, value: int) -> None:
-        """Give a special register another value."""
-        if special in self.program.registers.names:
-            self.rows["r"][self.program.registers.names[special][1]] = value
-
     def value(self, operand: str, bits: int) -> np.ndarray:
         """An operand as unsigned integers [32]."""
         place = self.program.registers.names.get(operand)

@@ -100,7 +100,9 @@ def ask(program: Program, counts: np.ndarray, tiles: np.ndarray, rank: int) -> n
             [Region("counts", COUNTS, mine.view(np.uint8)), Region("out", OUT, found[row].view(np.uint8))]
         )
         cluster = Cluster(program, launch, memory, tile)
-        cluster.warps[0].preset("%ctaid.y", rank)
+        (warp,) = cluster.warps
+        if "%ctaid.y" in program.registers.names:  # the probe takes the rank in the cluster from it
+            warp.rows["r"][program.registers.names["%ctaid.y"][1]] = rank
         while not cluster.is_done:
             cluster.turn()
     return found
