@@ -109,7 +109,7 @@ def prebuild(context: Context) -> dict[str, Any]:
 def throughput(
     context: Context, evaluators: int, copies: int, builders: int | None, mode: str | None = None
 ) -> dict[str, Any]:
-    """Judge the 24 variants on all workloads, as a sweep would without racing, on so many evaluators.
+    """Judge the 24 variants on all workloads, as a sweep would without racing, on a number of evaluators.
 
     In a sweep's mode, or in another one: flashinfer-bench times eagerly, so what it says is compared with that.
 

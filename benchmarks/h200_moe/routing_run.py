@@ -121,7 +121,9 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--offset", type=int, default=96, help="first local expert")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--within", type=float, default=4.0, help="drop what is so many times slower than the best")
+    parser.add_argument(
+        "--within", type=float, default=4.0, help="drop what is more than this many times slower than the best"
+    )
     parser.add_argument("--kernels", action="store_true", help="also mean times per kernel from torch's profiler")
     parser.add_argument("--quick", action="store_true", help="check the graph's output only")
     parser.add_argument("--total-s", type=float, default=500.0, help="no point is started after this")

@@ -13,7 +13,7 @@ from workers.judge.timing.timer import Timing, measure
 from workers.records import Method
 
 MOST_S = 60.0
-"""No sample is started after so many seconds."""
+"""Seconds after which no sample is started."""
 
 
 class Timer:

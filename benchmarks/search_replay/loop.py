@@ -78,7 +78,7 @@ def recordings(folder: Path, names: str) -> dict[str, Path]:
 
 
 def spread(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[T]:
-    """Results of the function for each task, in order: in this process for one job, else in so many of their own."""
+    """Results of the function for each task, in order: in this process for one job, else in as many processes."""
     if jobs == 1:
         yield from (function(*task) for task in tasks)
         return

@@ -46,7 +46,7 @@ small part of them, and the rate is nearly the same for a quick server and a slo
 
 
 def wrk(target: Target, load: Load, token: str, seconds: float) -> dict[str, Any]:
-    """What wrk found in so many seconds."""
+    """The figures of wrk after a number of seconds."""
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds:g}s", "-s", str(SCRIPT), target.url]
     variables = {"TOKEN": token, "ASK": target.path, "PACE_MS": str(load.pace_ms)}
     before = _cpu()

@@ -70,7 +70,7 @@ PARAMETERS = (
     Parameter(
         "narrow",
         (0, 8, 16),
-        doc="swapped operands: a tile with at most so many rows has an MMA of its own; 0: none has",
+        doc="swapped operands: a tile with at most this many rows has an MMA of its own; 0: none has",
     ),
     SPLIT_ROWS,
     Parameter("many_tile_t", (64, 128, 256), doc="experts with many rows: token rows of a tile"),

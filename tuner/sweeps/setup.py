@@ -82,7 +82,7 @@ class Setup:
         axis = self.settings.size_axis
         if axis is None:
             axis = space.size_axis
-        # Over workloads of one size the table has one row, which is right for whoever asks without one.
+        # Over workloads of one size the table has one row, so a kernel need not pass a size.
         if axis is not None and selects_without_a_size(space.sources) and len(set(self.sizes(axis).values())) > 1:
             raise UsageError(
                 f"size axis {axis!r}: space {space.name!r} calls select() without a size, so its Solution would take "
@@ -243,7 +243,7 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
 def open_runner(
     setup: Setup, say: Callable[[str], None] = lambda _: None, imports: tuple[str, ...] = ()
 ) -> Iterator[Runner]:
-    """The workers for a problem, ended on the way out whatever happens.
+    """The workers for a problem; they are ended on exit in any case.
 
     Args:
         setup: What is measured.
@@ -336,10 +336,10 @@ CHANGEABLE = frozenset((
 
 
 def resumed_settings(store: Store, sweep_id: int, given: SweepSettings) -> SweepSettings:
-    """The settings that a sweep goes on with: its own, and what is given anew.
+    """The settings of a resumed sweep: its own, changed by what is given anew.
 
     Raises:
-        UsageError: Something is given anew that cannot change on the way.
+        UsageError: Something is given anew that cannot change within a sweep.
     """
     own = settings_of(store, sweep_id, given)
     changed = {key: getattr(given, key) for key in given.model_fields_set if getattr(given, key) != getattr(own, key)}

@@ -64,7 +64,7 @@ class Verdict:
 
 
 def stage(sources: Mapping[str, str], package: Path, sms: int | None = SHRUNK_SMS) -> None:
-    """Write a Solution's sources as a package; with ``sms`` its persistent grids are made for so many SMs."""
+    """Write a Solution's sources as a package; with ``sms`` its persistent grids are made for this many SMs."""
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     for name, text in sources.items():

@@ -212,7 +212,7 @@ class Cluster:
         self.version += 1
 
     def released(self, w: Warp) -> np.ndarray:
-        """The warp's vector clock, for whoever waits for what it releases now; its later work is not included."""
+        """The warp's vector clock, for a waiter on what it releases now; its later work is not included."""
         seen = w.clock.copy()
         w.clock[w.index] += 1
         return seen

@@ -54,10 +54,10 @@ class GemmPlan:
         pdl: Launched with programmatic dependent launch.
         early_weights: The weight producer starts before the previous kernel has ended; weights do not depend on it.
         above: Experts with more rows than this are served.
-        upto: Experts with at most so many rows are served; 0 for no bound.
+        upto: Experts with at most this many rows are served; 0 for no bound.
         chained: The second of two launches that share a GEMM's experts. It reads nothing of the first and starts beside
             it, but ends after it, so that waiting for the second waits for both.
-        narrow: Swapped: a token tile with at most so many rows is multiplied with an N of this many; 0 for never.
+        narrow: Swapped: a token tile with at most this many rows is multiplied with an N of the same size; 0 for never.
     """
 
     role: str

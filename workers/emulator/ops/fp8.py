@@ -65,7 +65,7 @@ def _significand(word: np.int32) -> np.int64:
 
 @numba.njit(cache=True)
 def _rounded(total: np.int64, exponent: np.int64, mantissa: np.int64) -> np.float32:
-    """``total * 2**exponent`` as a float32 of so many mantissa bits, towards zero."""
+    """``total * 2**exponent`` as a float32 with that many mantissa bits, rounded towards zero."""
     size = -total if total < 0 else total
     if size == 0:
         return np.float32(0.0)

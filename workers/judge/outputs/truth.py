@@ -11,8 +11,8 @@ from workers.judge.outputs.choices import Choice
 from workers.judge.outputs.rules import Rule
 
 ROW = 64
-"""Fewest elements of a row: trailing axes are joined until there are so many, so that its mean magnitude is a scale for
-the errors in it."""
+"""Fewest elements of a row: trailing axes are joined until a row has this many, so that its mean magnitude is a
+scale for the errors in it."""
 
 
 @dataclass(frozen=True)

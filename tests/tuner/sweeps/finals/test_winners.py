@@ -31,7 +31,8 @@ def test_a_winner_is_kept_with_the_range_that_it_was_chosen_for_and_the_defaults
     assert (record.regime, record.size_axis, record.min_size, record.max_size) == ("17-256", "n", 17, 256)
     assert (record.config_hash, record.config) == ("a", {"tile": 0})
     assert (record.median_us, record.low_us, record.high_us) == pytest.approx((2.0, 1.0, 3.0))
-    assert (record.default_median_us, record.workloads[0].default_median_us) == pytest.approx((5.0, 5.0))
+    assert (record.default_median_us, record.default_low_us, record.default_high_us) == pytest.approx((5.0, 5.0, 5.0))
+    assert record.workloads[0].default_median_us == pytest.approx(5.0)
 
 
 def test_without_regimes_the_winner_names_no_axis():
