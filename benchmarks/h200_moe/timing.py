@@ -8,7 +8,7 @@ import product  # noqa: F401
 import torch
 
 from workers.devices.cuda import CudaDevice
-from workers.devices.device import Run
+from workers.devices.device import Device, Run
 from workers.judge.timing.timer import Timing, measure
 from workers.records import Method
 
@@ -17,10 +17,14 @@ MOST_S = 60.0
 
 
 class Timer:
-    """Times calls with a cold L2 before each sample; workers/devices/cuda.py says what a sample is."""
+    """Times calls with a cold L2 before each sample; workers/devices/cuda.py says what a sample is.
 
-    def __init__(self) -> None:
-        self.device = CudaDevice()
+    Args:
+        device: Where they run; the GPU by default.
+    """
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device = device or CudaDevice()
 
     def capture(self, call: Callable[[], object]) -> Run:
         """The replay of a CUDA graph of one call, after a call that loads modules and sizes workspaces.
@@ -41,7 +45,7 @@ class Timer:
 
     def time(self, call: Callable[[], object], count: int = 50, graph: bool = True) -> Timing:
         """``count`` samples of a call, taken again if they were throttled or drifted."""
-        mode = "cuda_graph" if graph else "eager"
+        mode = self.device.modes[-1 if graph else 0]  # of a GPU: eager, cuda_graph
         method = Method(mode=mode, min_samples=count, max_samples=count, budget_s=MOST_S)
         return measure(self.device.prepare(call, mode), method, self.device)
 

@@ -24,6 +24,8 @@ from problems import MAIN, PROBLEMS, Case, Problem, public_cases, random_cases
 from reference import Answer, Inputs, Weights, answer, make_inputs, make_weights
 from timing import Timer, kernel_times
 
+DEVICE = "cuda"
+"""torch's name of the device; tests set another one."""
 STICKY_EXIT = 3
 KEPT_ZERO_BYTES = 1024
 """Head of a variant's workspace that holds its zeroed-once counters and is not poisoned."""
@@ -70,7 +72,7 @@ class Resident:
 
     def get(self, case: Case) -> tuple[Inputs, Answer]:
         if case not in self.cases:
-            inputs = make_inputs(self.problem, case, self.weights, "cuda")
+            inputs = make_inputs(self.problem, case, self.weights, DEVICE)
             self.cases[case] = inputs, answer(self.problem, inputs)
         return self.cases[case]
 
@@ -126,11 +128,12 @@ def check_case(module, problem: Problem, inputs: Inputs, want: Answer) -> dict:
     """
     tokens, before, outputs = len(inputs.hidden), checksum(inputs), []
     for calls in (1, 2):
-        out = torch.full((tokens, problem.hidden), float("nan"), dtype=torch.bfloat16, device="cuda")
+        out = torch.full((tokens, problem.hidden), float("nan"), dtype=torch.bfloat16, device=DEVICE)
         poison(module)
         for _ in range(calls):
             module.run(*inputs.arguments(problem), out)
-        torch.cuda.synchronize()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         verdict = judge(out, want)
         outputs.append(out)
         if not verdict.passed:
@@ -151,9 +154,9 @@ def check_case(module, problem: Problem, inputs: Inputs, want: Answer) -> dict:
 class Worker:
     """State shared by all variants of the process."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, timer: Timer | None = None):
         self.options = options
-        self.timer = Timer()
+        self.timer = timer or Timer()
         self.resident: dict[str, Resident] = {}
 
     def emit(self, event: str, **fields) -> None:
@@ -164,7 +167,7 @@ class Worker:
         if problem.name not in self.resident:
             self.resident.clear()
             torch.cuda.empty_cache()
-            self.resident[problem.name] = Resident(problem, make_weights(problem, 7, "cuda"))
+            self.resident[problem.name] = Resident(problem, make_weights(problem, 7, DEVICE))
         return self.resident[problem.name]
 
     def cases(self, problem: Problem) -> list[Case]:
@@ -213,7 +216,7 @@ class Worker:
         o, problem = self.options, resident.problem
         self.emit("step", variant=folder.name, phase="time", case=asdict(case))
         inputs, want = resident.get(case)
-        out = torch.empty(case.seq_len, problem.hidden, dtype=torch.bfloat16, device="cuda")
+        out = torch.empty(case.seq_len, problem.hidden, dtype=torch.bfloat16, device=DEVICE)
         arguments = [*inputs.arguments(problem), out]
         module.run(*arguments)
         t = self.timer.time(lambda: module.run(*arguments), o.samples, o.graph)
