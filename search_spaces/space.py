@@ -169,8 +169,7 @@ class SearchSpace:
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
         """Canonical hash of a config: 16 hex digits, independent of key order."""
-        text = json.dumps({n: config[n] for n in sorted(self.by_name)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hash_of({n: config[n] for n in self.by_name})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -298,6 +297,11 @@ class SpaceFamily(ABC):
             SpaceError: Nothing is known about this family's kernels.
         """
         raise SpaceError(f"space {self.name!r} does not say what its kernels must leave: it cannot be emulated")
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    """Canonical hash of a config's parameters and values: 16 hex digits, independent of key order."""
+    return hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def render_header(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""Commands that only read: status, best, report. They need no GPU and start nothing."""
+"""Commands that only read: status, best, report, explain. They need no GPU and start nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from tuner.cli import options
 from tuner.cli.output import print_json, stdout
 from tuner.errors import NothingFoundError
 from tuner.format import config_text, microseconds, ratio, workload_text
+
+if TYPE_CHECKING:
+    from tuner.prediction.explain import Explained, Explanation
 
 
 def status(
@@ -194,3 +197,81 @@ def report(
         print_json({"path": str(path)})
     else:
         stdout().print(f"report written to {path}")
+
+
+def explain(
+    config: Annotated[
+        str,
+        typer.Argument(help="'default', JSON (or a file) of what differs from it, or digits of a tried config's hash"),
+    ] = "default",
+    definition: options.Definition = None,
+    workload: Annotated[list[str] | None, typer.Option(help="first digits of a workload's uuid; repeatable")] = None,
+    space: options.Space = None,
+    target: options.Target = None,
+    hardware: options.Hardware = None,
+    dataset: options.Dataset = None,
+    db: options.Db = None,
+    json: options.Json = False,
+) -> None:
+    """Show what a config should take by the space's model, what bounds it, and what was measured. Needs no GPU."""
+    from db.store import Store
+    from tuner.prediction.explain import explain as explained
+    from tuner.settings import load
+
+    given = {
+        "definition": definition,
+        "workloads": workload,
+        "space": space,
+        "target": target,
+        "dataset": dataset,
+        "db": db,
+    }
+    settings = load({key: value for key, value in given.items() if value is not None})
+    with Store.open(settings.db) as store:
+        found = explained(store, settings, config, hardware)
+    if json:
+        print_json(found.document())
+    else:
+        _print_explanation(found)
+
+
+def _print_explanation(found: Explanation) -> None:
+    from rich.table import Table
+
+    console = stdout()
+    word = "model" if found.hardware.measured else "forecast: no kernel was ever timed there"
+    console.print(f"{found.definition} on {found.hardware.name} ({word})")
+    console.print(f"config: {config_text(found.config)}")
+    table = Table("workload", "predicted", "measured", "measured / predicted", "bound by", "that alone")
+    for w in found.workloads:
+        took = w.measured.median_us if w.measured else None
+        table.add_row(
+            workload_text(w.axes, w.profile),
+            microseconds(w.prediction.us),
+            microseconds(took),
+            "-" if took is None else f"{took / w.prediction.us:.2f}",
+            w.prediction.bound,
+            microseconds(w.prediction.bound_us),
+        )
+    console.print(table)
+    if found.workloads:
+        _print_kernels(found.workloads[-1])
+
+
+def _print_kernels(w: Explained) -> None:
+    """The kernels of the last workload, with what they wait for."""
+    from rich.table import Table
+
+    table = Table(
+        "kernel", "us", "resources, were each alone (us)", "lost in (us)", title=workload_text(w.axes, w.profile)
+    )
+    for kernel in w.prediction.kernels:
+        ranked = sorted(kernel.resources_us.items(), key=lambda item: -item[1])
+        lost = sorted(kernel.losses_us.items(), key=lambda item: -item[1])
+        table.add_row(
+            kernel.name,
+            f"{kernel.us:.1f}",
+            ", ".join(f"{name} {us:.1f}" for name, us in ranked),
+            ", ".join(f"{name} {us:.1f}" for name, us in lost if us >= 0.05) or "-",
+        )
+    stdout().print(table)

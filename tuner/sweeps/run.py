@@ -14,9 +14,10 @@ from typing import Any
 from db.records import SweepRecord, SweepState, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
+from search_spaces.prediction.model import WorkloadFeatures
 from tuner import errors
 from tuner.errors import UsageError
-from tuner.prediction.expected import expectations
+from tuner.prediction.expected import expectations, features, of_winners
 from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners
 from tuner.results.trace_folder import TraceFolder
@@ -302,7 +303,7 @@ def _guarded(
         retry_failed=retry_failed,
         warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
         prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
-        expect=expectations(setup.with_generator().problem, space, regimes, runner.environment().hardware),
+        expect=expectations(space, regimes, _like(setup), runner.environment().hardware),
     )
     try:
         with stoppable(store, sweep_id) as checkpoint:
@@ -313,6 +314,12 @@ def _guarded(
     except BaseException as error:
         store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
         raise
+
+
+def _like(setup: Setup) -> dict[str, WorkloadFeatures]:
+    """What each workload is like, as far as it was looked at."""
+    known = {uuid: prepared.figures for uuid, prepared in setup.prepared.items()}
+    return {w["uuid"]: features(w["axes"], known.get(w["uuid"], {})) for w in setup.problem.workloads}
 
 
 def _failure(kind: str, details: str) -> dict[str, str]:
@@ -357,6 +364,7 @@ def _conclude(
     """Mark the sweep as done and export its winners."""
     by_regime = {r.name: Objective(r.workloads, r.weights).geomean_us(result.reference) for r in regimes}
     reference = {k: v for k, v in by_regime.items() if v is not None}
+    hardware = runner.environment().hardware
     summary = {
         "reference_us": reference,
         "reference_by_workload_us": {w: m.median_us for w, m in result.reference.items()},
@@ -382,6 +390,7 @@ def _conclude(
         for w in setup.problem.workloads
         if (found := setup.prepared.get(w["uuid"])) is not None and found.figures
     ]
+    summary["expected"] = of_winners(space, store.winners.of(result.sweep_id), _like(setup), hardware)
     if not result.winners:
         summary |= _failure("no config passed", "; ".join(result.reasons.lines()))
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)

@@ -1,22 +1,16 @@
-"""What a sweep's searches are told to expect: by the inputs' values where they can be read, by the GPU's figures."""
+"""What a sweep's searches are told to expect: by the inputs' figures and the GPU's."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-import numpy as np
-
-from search_spaces.dataset import PATH
-from search_spaces.dataset.make import MOE
-from search_spaces.moe_fp8.profiles import routing_profiles
+from db.records import WinnerRecord, WinnerWorkload
 from search_spaces.parameters import Parameter
 from search_spaces.prediction.model import KernelPrediction, Model, Prediction, WorkloadFeatures
 from search_spaces.space import SearchSpace
-from tuner.prediction.expected import expectations, features_of, spread
+from tuner.prediction.expected import expectations, features, of_winners, spread
 from tuner.sweeps.regimes import Regime
-from workers.fib.dataset import Dataset
-from workers.fib.made_inputs import filled_inputs
 
 
 class ByRows(Model):
@@ -30,46 +24,40 @@ class ByRows(Model):
 SPACE = SearchSpace("s", "sm_90a", (Parameter("tile", (1, 2)),), (), {"tile": 1}, {}, model=ByRows())
 
 
-def moe_problem():
-    return replace(Dataset(PATH).problem(MOE), generator=routing_profiles())
+REGIME = Regime("all", None, None, ("a", "b"))
+LIKE = {
+    "a": features({"n": 1}, {"rows_per_expert": [1, 2], "rows": 3}),
+    "b": features({"n": 4}, {"rows_per_expert": [9], "rows": 9}),
+}
 
 
-def test_rows_are_those_of_the_inputs():
-    problem = moe_problem()
-    for workload in problem.workloads:
-        features = features_of(problem, workload)
-        assert dict(features.axes) == workload["axes"]
-        tokens = np.asarray(filled_inputs(problem, workload, "cpu")["routing_logits"]).shape[0]
-        top_k = 8
-        assert 0 <= sum(features.counts["rows_per_expert"]) <= tokens * top_k
-
-
-def test_without_a_generator_only_the_sizes_are_known():
-    problem = Dataset(PATH).problem(MOE)
-    assert features_of(problem, problem.workloads[0]).counts == {}
+def test_what_is_drawn_and_not_listed_is_what_a_model_gets():
+    assert LIKE["a"] == WorkloadFeatures({"n": 1}, {"rows_per_expert": (1, 2)})
 
 
 def test_a_regime_expects_the_mean_logarithm_over_its_workloads():
-    problem = moe_problem()
-    uuids = tuple(w["uuid"] for w in problem.workloads)[:2]
-    regime = Regime("all", None, None, uuids)
-    (expect,) = expectations(problem, SPACE, [regime], "NVIDIA H200").values()
-    rows = [sum(features_of(problem, problem.workload(u)).counts["rows_per_expert"]) for u in uuids]
-    assert math.isclose(expect({"tile": 2}), sum(math.log(2.0 + 2 * r) for r in rows) / 2)
+    (expect,) = expectations(SPACE, [REGIME], LIKE, "NVIDIA H200").values()
+    assert math.isclose(expect({"tile": 2}), (math.log(2 * 4.0) + math.log(2 * 10.0)) / 2)
 
 
 def test_workloads_of_no_weight_are_not_looked_at():
-    problem = moe_problem()
-    uuids = tuple(w["uuid"] for w in problem.workloads)
-    regime = Regime("all", None, None, uuids, weights=dict.fromkeys(uuids, 0.0))
-    assert expectations(problem, SPACE, [regime], "NVIDIA H200") == {}
+    regime = replace(REGIME, weights={"a": 0.0})
+    (expect,) = expectations(SPACE, [regime], LIKE, "NVIDIA H200").values()
+    assert math.isclose(expect({"tile": 1}), math.log(10.0))
+    assert expectations(SPACE, [replace(REGIME, weights={"a": 0.0, "b": 0.0})], LIKE, "NVIDIA H200") == {}
 
 
 def test_nothing_is_expected_without_a_model_or_of_an_unknown_gpu():
-    problem = moe_problem()
-    regime = Regime("all", None, None, tuple(w["uuid"] for w in problem.workloads))
-    assert expectations(problem, replace(SPACE, model=None), [regime], "NVIDIA H200") == {}
-    assert expectations(problem, SPACE, [regime], "Some CPU") == {}
+    assert expectations(replace(SPACE, model=None), [REGIME], LIKE, "NVIDIA H200") == {}
+    assert expectations(SPACE, [REGIME], LIKE, "Some CPU") == {}
+
+
+def test_winners_are_shown_beside_what_was_expected_and_a_broken_model_loses_nothing():
+    row = WinnerWorkload("b", {"n": 4}, 11.0, 10.0, 12.0)
+    winner = WinnerRecord("all", "hash", 11.0, 10.0, 12.0, workloads=(row,), config={"tile": 2})
+    assert of_winners(SPACE, [winner], LIKE, "NVIDIA H200") == {"b": {"us": 20.0, "bound": "unknown", "bound_us": 0.0}}
+    broken = replace(winner, config={})
+    assert of_winners(SPACE, [broken], LIKE, "NVIDIA H200") == {}
 
 
 def test_a_few_workloads_stand_for_all_from_the_least_to_the_most_work():

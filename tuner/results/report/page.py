@@ -101,6 +101,7 @@ def render(material: Material) -> str:
         speedups=figures.html(figures.speedups(material.winners, reference)),
         floors=material.floors,
         floors_from=material.floors_from,
+        expected=material.sweep.summary.get("expected", {}),
         over_sizes=figures.html(figures.over_sizes(material.winners, material.sweep.summary.get("crossings", ()))),
         crossings=material.sweep.summary.get("crossings", ()),
         inputs=input_table(material.sweep.summary.get("inputs", ())),

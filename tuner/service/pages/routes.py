@@ -152,6 +152,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         workloads=[row for w in shown.winners for row in workload_rows(w, reference)],
         floors=roofline.floors(definition, shown.winners, record.hardware, rates),
         floors_from=roofline.source(record.hardware, rates),
+        expected=record.summary.get("expected", {}),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
         inputs=input_table(record.summary.get("inputs", ())),
