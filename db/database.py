@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.engine import is_memory, is_transient, one_line_errors
+from db.errors import StoreError
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Executable)
@@ -61,7 +62,7 @@ class Database:
                 if self._kept is not None:
                     with self._kept.begin():
                         return self._kept.execute(query, values).all()
-            except SQLAlchemyError:
+            except (SQLAlchemyError, OverflowError):
                 self._drop_kept()
         return self.fetch(lambda connection: connection.execute(query, values).all())
 
@@ -110,6 +111,8 @@ class Database:
                 if not (repeat and is_transient(error) and time.monotonic() < give_up_at):
                     with one_line_errors(self.url):
                         raise
+            except OverflowError as error:  # of SQLite's driver, which SQLAlchemy lets pass
+                raise StoreError(f"a number does not fit into 64 bits: {error}") from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
 

@@ -42,6 +42,8 @@ def _one_type(values: tuple[Any, ...]) -> tuple[Any, ...]:
     types = {type(v) for v in values}
     if len(types) != 1 or not types <= {bool, int, float, str}:
         raise SpaceError("all must be of one type: int, float, bool or text")
+    if types == {str} and not all(v.isprintable() for v in values):
+        raise SpaceError("a text has a character that cannot be printed")
     if types == {float} and not all(math.isfinite(v) for v in values):
         raise SpaceError("numbers must be finite")
     return values

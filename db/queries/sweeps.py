@@ -127,6 +127,8 @@ class Sweeps:
         Raises:
             StoreError: There is no such sweep.
         """
+        if sweep_id.bit_length() > 63:  # more than a database has numbers for
+            raise NoSuchSweep(f"there is no sweep {sweep_id}")
         rows = self._db.rows(_sweeps().where(_sweep.c.id == sweep_id))
         if not rows:
             raise NoSuchSweep(f"there is no sweep {sweep_id}")

@@ -176,6 +176,8 @@ def constraint(**changes):
         (parameters(tile={"values": []}), "'values' is []; needed is a list of at least one value"),
         (parameters(tile={"values": [1, "x"]}), "all must be of one type"),
         (parameters(tile={"values": [[1]]}), "all must be of one type"),
+        (parameters(tile={"values": ["a\x1b[31m", "b"]}), "a text has a character that cannot be printed"),
+        (parameters(tile={"values": ["a\ud800", "b"]}), "a text has a character that cannot be printed"),
         (parameters(tile={"values": [8, 8]}), "lists a value twice: [8, 8]"),
         (parameters(tile={"values": [float("nan")]}), "numbers must be finite"),
         (parameters(tile={"values": [8], "kind": "linear"}), "'kind' is 'linear'; allowed are ordinal, categorical"),

@@ -75,6 +75,11 @@ CASES = {
     "export of nothing": (["export", "--out", "{tmp}/out"], NOTHING, ["no finished sweep"]),
     "best of nothing": (["best", "--definition", MOE, "--axes", "seq_len=7"], NOTHING, [MOE]),
     "bad axes": (["best", "--definition", MOE, "--axes", "seq_len"], USAGE, ["seq_len", "NAME=NUMBER"]),
+    "size of 500 digits": (["best", "--definition", MOE, "--axes", "seq_len=" + "9" * 500], USAGE, ["500 digits"]),
+    "size given twice": (["best", "--definition", MOE, "--axes", "a=1", "--axes", "a=2"], USAGE, ["a twice"]),
+    "sweep of 23 digits": (["status", "9" * 23], NOTHING, ["there is no sweep 999"]),
+    "list of 23 digits": (["status", "--limit", "9" * 23], ENVIRONMENT, ["does not fit into 64 bits"]),
+    "Solution without a definition": (["bench", "{tmp}/bad.json"], USAGE, ["does not name its definition"]),
     "unreadable database url": (["status", "--db", "nonsense"], ENVIRONMENT, ["sqlite:///"]),
     "unreachable database": (
         ["status", "--db", "postgresql://u:secret@127.0.0.1:1/x"], ENVIRONMENT, ["127.0.0.1"]
@@ -97,6 +102,7 @@ UNSTARTED = ("no such gpu", "no such gpu, Blackwell", "space without the target"
 def test_bad_input(case, tmp_path):
     arguments, code, said = CASES[case]
     (tmp_path / "bad.yaml").write_text("max_trails: 3\n")
+    (tmp_path / "bad.json").write_text('{"name": 5}')
     packaged = Path(__file__).parents[2] / "search_spaces" / "dataset" / "definitions"
     gemm = json.loads(next(packaged.glob("gemm/*.json")).read_text())["name"]
     named = {"tmp": tmp_path, "gemm": gemm, "broken": broken_dataset(tmp_path / "broken"), "other": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from tuner.cli.output import results
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own usage error; which package it lives in depends on Typer's version."""
+
+OF_THE_PLACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE))
+"""What no code of ours can help: a full disk, a file system that cannot be written, rights, limits."""
 
 app = typer.Typer(
     name="tuner",
@@ -92,7 +96,7 @@ def exit_code(error: Exception) -> int | None:
         return errors.EXIT_USAGE
     if isinstance(error, NoSuchSweep):
         return errors.EXIT_NOTHING_FOUND
-    if isinstance(error, StoreError | WorkerError):
+    if isinstance(error, StoreError | WorkerError) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE):
         return errors.EXIT_ENVIRONMENT
     return None
 

@@ -13,6 +13,8 @@ from tuner import setting_flags
 from tuner.settings import SweepSettings, load
 
 FIELDS = SweepSettings.model_fields
+MOST_DIGITS = 18
+"""Of a size, so that it fits into 64 bits."""
 
 
 def option(name: str) -> Any:
@@ -57,6 +59,10 @@ def parse_axes(given: list[str]) -> dict[str, int]:
         name, _, value = pair.partition("=")
         if not name or not value.isdigit():
             raise UsageError(f"--axes {pair!r} must be NAME=NUMBER, such as seq_len=57")
+        if name in axes:
+            raise UsageError(f"--axes gives {name} twice")
+        if len(value) > MOST_DIGITS:
+            raise UsageError(f"--axes {name} has {len(value)} digits; at most {MOST_DIGITS} are allowed")
         axes[name] = int(value)
     return axes
 

@@ -152,7 +152,10 @@ def _named_by(settings: SweepSettings, solutions: Sequence[str]) -> dict[str, An
     found: dict[str, Any] = {}
     for solution in solutions:
         if settings.definition is None and solution.endswith(".json") and Path(solution).is_file():
-            found["definition"] = str(_read(Path(solution)).get("definition"))
+            named = _read(Path(solution)).get("definition")
+            if not isinstance(named, str):
+                raise UsageError(f"Solution file {solution} does not name its definition")
+            found["definition"] = named
             break
     definition = settings.definition or found.get("definition")
     if {"best", "default"} & set(solutions) and (definition is None or settings.dataset is None):

@@ -156,7 +156,8 @@ def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition:
         exec(compile(sources["config.py"], "config.py", "exec"), scope)
         select, target = scope["select"], scope["TARGET"]
     except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise UsageError(f"{path} is no Solution of space {space.name!r}: {error!r}") from error
+        why = f"{type(error).__name__}: {error}"[:200]
+        raise UsageError(f"{path} is no Solution of space {space.name!r}: {why}") from error
     if document.get("definition") != definition or target != space.target:
         raise UsageError(
             f"{path} solves {document.get('definition')} on {target}, asked for are {definition} on {space.target}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from db.records import TrialRecord
 from db.store import Store
-from tuner.errors import NothingFoundError, UsageError
+from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from workers.records import Status
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
         raise NothingFoundError(f"sweep {sweep_id} has no trial yet")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     unfinished = out.with_name(out.name + ".part")
-    unfinished.unlink(missing_ok=True)
+    try:
+        unfinished.write_bytes(b"")
+    except OSError as error:
+        raise UnusableEnvironmentError(f"{out} cannot be written: {error.strerror}") from None
     written = {}
     storage = optuna.storages.RDBStorage(f"sqlite:///{unfinished}")
     try:

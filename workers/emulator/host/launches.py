@@ -61,13 +61,14 @@ def build_with_ptx(package: Path) -> None:
     _run([sys.executable, str(HERE / "keep_ptx.py"), package.name], package.parent)
 
 
-def _environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of a process that may be killed: what it leaves of its own goes with the folder."""
+    return {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "TMPDIR": str(folder)}
 
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_environment())
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_environment(folder))
     except OSError as error:
         raise HostError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
@@ -89,7 +90,7 @@ class Host:
         self._process = subprocess.Popen(
             command,
             text=True,
-            env=_environment(),
+            env=_environment(package.parent),
             cwd=package.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
