@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.build.artifact_cache import ArtifactCache
+from workers.build.private_copies import PrivateCopies
 from workers.build.triton_jit import kernel_cache
 from workers.devices import environment
 from workers.devices.device import CaptureError
@@ -104,6 +105,7 @@ class VariantEvaluator:
         modules = ("torch", *theirs, "flashinfer_bench.bench", "workers.judge.judge", *preload)
         self._imports = tuple(imports)
         self._variables = environment.variables() if variables is None else dict(variables)
+        self._copies = PrivateCopies(self._scratch / "variants")
         self._kernels = self._scratch / "triton"
         kernels = {kernel_cache.VARIABLE: str(self._kernels)} if is_cuda(target) else {}
         self._process = ChildProcess(request, preload=modules, env={**self._variables, **kernels})
@@ -242,6 +244,8 @@ class VariantEvaluator:
 
     def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
         measurements: list[Measurement] = []
+        self._begin_process()
+        staged, ahead = self._staged_here(staged), ahead and self._staged_here(ahead)
         try:
             judgement, log = self._call(
                 "judge", job, staged, ahead, phase=Phase(PhaseKind.LOAD), on_event=measurements.append
@@ -331,6 +335,8 @@ class VariantEvaluator:
         def keep(event: tuple[str, Measurement]) -> None:
             taken[event[0]].append(event[1])
 
+        self._begin_process()
+        staged = {key: self._staged_here(item) for key, item in staged.items()}
         modes = len(target_named(self._target).modes) if job.method.mode == AUTO else 1
         seconds = self._limits_s[PhaseKind.MEASURE] * len(job.variants) * modes
         limits_s = {**self._limits_s, PhaseKind.COMPARE: seconds}
@@ -377,7 +383,17 @@ class VariantEvaluator:
             raise ArtifactMissingError(
                 f"artifact {digest} is not in the cache {self._cache.root}; build the variant again"
             )
-        return entry.folder
+        try:
+            return self._copies.of(entry)
+        except OSError:
+            self._cache.check_room()
+            raise
+
+    def _staged_here(self, staged: Staged) -> Staged:
+        """The same for the present process, if it was staged for an earlier one."""
+        if self._copies.is_present(Path(staged.folder)):
+            return staged
+        return replace(staged, folder=str(self._folder(staged.variant.artifact, None)))
 
     def _prepare(self, uuids: Sequence[str]) -> None:
         """Have reference outputs computed and stored by a process in which no candidate has run."""
@@ -398,8 +414,6 @@ class VariantEvaluator:
         self, method: str, *args: Any, phase: Phase, limits_s: Mapping[PhaseKind, float] | None = None, **more: Any
     ) -> Any:
         if self._process.pid is None:
-            # What was compiled before a deadline must not be there the next time: the verdict would be another.
-            shutil.rmtree(self._kernels, ignore_errors=True)
             # Opening a GPU takes a second or more, which must not count against a candidate's deadline.
             try:
                 self._process.call("start", limits_s=self._limits_s, phase=Phase(PhaseKind.PREPARE))
@@ -419,6 +433,13 @@ class VariantEvaluator:
             )
         finally:
             follow(self._phase)
+
+    def _begin_process(self) -> None:
+        """If a process is about to begin, remove what the one before has left: what was compiled or written before a
+        deadline must not be there the next time, when the verdict would be another."""
+        if self._process.pid is None:
+            shutil.rmtree(self._kernels, ignore_errors=True)
+            self._copies.renew()
 
     def _usage(self, busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
         """How a job used the evaluator's time, see Evaluation."""

@@ -193,6 +193,26 @@ def test_what_a_builder_compiled_is_found_in_another_folder_and_nothing_is_compi
     assert all(hits)
 
 
+def test_a_launcher_names_the_driver_though_the_builder_has_none(tmp_path, monkeypatch):
+    """Where the linker drops what nothing needs, as on Ubuntu, no launcher could be loaded on a GPU's machine."""
+    from triton import knobs
+
+    from workers.build.triton_jit.launchers import compile_library
+
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nexec gcc -Wl,--as-needed "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    before = knobs.cache.dir
+    knobs.cache.dir = str(tmp_path / "cache")
+    try:
+        compile_library("int cuInit(unsigned);\nint call(void) { return cuInit(0); }\n", "launcher")
+    finally:
+        knobs.cache.dir = before
+    (library,) = (tmp_path / "cache").glob("*/launcher*.so")
+    assert b"libcuda.so.1" in library.read_bytes()
+
+
 def test_sizes_that_triton_tells_apart_are_among_the_few_that_are_compiled():
     workloads = [{"axes": {"n": n}} for n in (1, 7, 14, 16, 57, 901, 1024, 11948)]
     picked = [w["axes"]["n"] for w in told_apart(workloads)]

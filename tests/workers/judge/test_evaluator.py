@@ -395,9 +395,11 @@ def test_stored_reference_outputs_serve_the_next_evaluator(bench, dataset, make,
 
 
 def test_damaged_artifact_is_not_the_candidates_fault(bench, make):
-    """What is damaged after the cache has checked it, and before a candidate's process has read it all."""
-    source = (
-        passing("good(x, y, out)") + "\n\nopen(__file__, 'a').write('damage')\nraise ValueError('half of me is gone')\n"
+    """What is damaged after the cache has checked it, and before all of it was copied for a candidate's process."""
+    source = passing("good(x, y, out)") + (
+        f"\n\nfrom pathlib import Path\n\ncache = Path({str(bench.cache_dir)!r})\n"
+        "for path in cache.glob(f'entries/*/{__package__}/main.py'):\n    path.write_text('damage')\n"
+        "raise ValueError('half of me is gone')\n"
     )
     variant = make(source, build="def build(out_dir):\n    return {}\n")
     with pytest.raises(ArtifactMissingError, match="damaged while it was in use"):

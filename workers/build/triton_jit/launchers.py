@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sysconfig
 import tempfile
@@ -54,9 +55,13 @@ def compile_library(text: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.c"
         path.write_text(text, encoding="utf-8")
-        # For the linker alone: the library is loaded where the real one is.
-        empty = [os.environ.get("CC", "gcc"), "-shared", "-x", "c", "/dev/null", "-o", f"{folder}/libcuda.so.1"]
-        subprocess.run([*empty, "-Wl,-soname,libcuda.so.1"], check=True, capture_output=True, timeout=60)
+        # A driver for the linker alone; the real one is there where the library is loaded. It has the functions that
+        # are called: some linkers drop a library that nothing needs, and then the real one would not be found.
+        stub = Path(folder) / "stub.c"
+        called = sorted(set(re.findall(r"\bcu[A-Z]\w*", text)))
+        stub.write_text("".join(f"void {name}(void) {{}}\n" for name in called), encoding="utf-8")
+        command = [os.environ.get("CC", "gcc"), "-shared", "-fPIC", str(stub), "-o", f"{folder}/libcuda.so.1"]
+        subprocess.run([*command, "-Wl,-soname,libcuda.so.1"], check=True, capture_output=True, timeout=60)
         folders = [driver.libdevice_dir, folder]
         library = build._build(name, str(path), folder, folders, driver.include_dirs, driver.libraries, [])
         cache.put(Path(library).read_bytes(), file, binary=True)
