@@ -89,7 +89,10 @@ MODEL_SEED = 20260203
 
 SHAPES = ("natural", "skewed", "one_expert", "not_local", "flat", "three_experts", "zipf")
 """Kinds of routing that random cases draw from; see :func:`routing_logits`."""
-PROFILES = {"uniform": "uniform", "zipf:0.8": "zipf", "hot:3": "three_experts", "hot:1": "one_expert"}
+PROFILES = {
+    **{"uniform": "uniform", "zipf:0.8": "zipf", "hot:3": "three_experts", "hot:1": "one_expert"},
+    "recorded-like": "natural",
+}
 """Kind of routing of each profile that docs/results/routing.md compares."""
 ZIPF_EXPONENT = 0.8
 
@@ -118,6 +121,14 @@ class Case:
 def public_cases() -> list[Case]:
     """The 19 public workloads of :data:`MAIN`, by rising size."""
     return [Case(tokens, offset, uuid=uuid) for uuid, tokens, offset in PUBLIC_WORKLOADS]
+
+
+def profile_case(profile: str, tokens: int, offset: int, seed: int) -> Case:
+    """The case of a profile and size; ``recorded-like`` takes the public workload where there is one of the size."""
+    public = {case.seq_len: case for case in public_cases()}
+    if profile == "recorded-like" and tokens in public:
+        return public[tokens]
+    return Case(tokens, offset, PROFILES[profile], seed=seed)
 
 
 def random_cases(problem: Problem, count: int, seed: int, largest: int = 4096) -> list[Case]:

@@ -1,73 +1,152 @@
 """Records of routing_run.py -> docs/results/routing.json and the table of routing.md.
 
-    python benchmarks/h200_moe/routing_publish.py RECORDS --json docs/results/routing.json > table.md
+    python benchmarks/h200_moe/routing_publish.py RECORDS VARIANTS --json docs/results/routing.json > table.md
 
-Per size one config is chosen for all profiles, as a Solution must that only knows the number of tokens: the one with
-the smallest geometric mean among those that are nowhere slower than the default. ``best_config_us`` is the fastest of
-all configs at that point alone. Both are chosen from the samples that are shown, which flatters them a little.
+The dispatch table is what a sweep over these points would export: the product's own ranking with its guard in each
+regime, and its bounds where neighbouring winners cross. It is chosen from the first half of the rounds, and so is
+``best_config``, the fastest of all configs at a point alone; all figures are medians of the second half, so that
+nobody is shown by the samples that chose it.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import itertools
 import json
 import math
+import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import product  # noqa: F401
+
+from tuner.sweeps.finals.crossings import find
+from tuner.sweeps.finals.statistics import Guard, rank
+from tuner.sweeps.regimes import split
+
 BASELINES = {"deepgemm_us": "baseline_deepgemm", "triton_us": "baseline_triton"}
-NOISE = 1.01
-"""A config counts as slower than the default from here on."""
+REGIMES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+"""Bounds before they are measured."""
+WORST_FACTOR = 1.5
+OLD_FORM = {"split_rows": 0, "narrow": 0}
+"""What configs have in common that serve all experts by one form, as all did before 2026-11-29."""
 
 
-def chosen(points: list[dict[str, Any]]) -> str:
-    """The config of a size, from its points of all profiles."""
-    names = set.intersection(*(set(p["times_us"]) for p in points)) - set(BASELINES.values())
-    guarded = [n for n in names if all(p["times_us"][n] <= NOISE * p["times_us"]["default"] for p in points)]
-    return min(guarded or names, key=lambda n: math.prod(p["times_us"][n] for p in points))
+@dataclass
+class Row:
+    """A row of the table: the largest size it serves, None for all, and why."""
+
+    bound: int | None
+    config: str
+    why: str
 
 
-def rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per profile and size."""
+class Points:
+    """The records, as samples that choose and medians that are shown."""
+
+    def __init__(self, records: list[dict[str, Any]], configs: dict[str, dict[str, Any]]) -> None:
+        self.records = {f"{r['profile']} {r['seq_len']} {r['uuid']}": r for r in records}
+        self.configs = configs
+        self.choosing: dict[str, dict[str, list[float]]] = {}
+        self.shown_us: dict[str, dict[str, float]] = {}
+        for key, record in self.records.items():
+            for name, rounds in record["samples_us"].items():
+                half = len(rounds) // 2
+                self.choosing.setdefault(key, {})[name] = list(itertools.chain(*rounds[:half]))
+                self.shown_us.setdefault(key, {})[name] = round(statistics.median(itertools.chain(*rounds[half:])), 2)
+
+    def table(self, allowed: list[str]) -> list[Row]:
+        """The dispatch table from some of the configs."""
+        sizes = {key: record["seq_len"] for key, record in self.records.items()}
+        default = self.configs["default"]
+        rows, regimes = [], split(sizes, REGIMES)
+        for regime in regimes:
+            everywhere = [n for n in allowed if all(n in self.choosing[key] for key in regime.workloads)]
+            rounds = {n: {key: self.choosing[key][n] for key in regime.workloads} for n in everywhere}
+            simple = {n: (sum(self.configs[n].get(p, v) != v for p, v in default.items()), n) for n in everywhere}
+            found = rank(rounds, simple, "default", guard=Guard(WORST_FACTOR))
+            rows.append(Row(regime.bound, found.winner, found.reason))
+        for (lower, here), (upper, there) in itertools.pairwise(zip(rows, regimes, strict=True)):
+            both = [
+                k for k in (*here.workloads, *there.workloads) if {lower.config, upper.config} <= set(self.choosing[k])
+            ]
+            if lower.config != upper.config and {sizes[k] for k in both} & {sizes[k] for k in there.workloads}:
+                sides = ({k: self.choosing[k][row.config] for k in both} for row in (lower, upper))
+                assert lower.bound is not None
+                lower.bound, _, why = find(*sides, sizes, lower.bound)
+                lower.why += f"; bound: {why}"
+        return rows
+
+    def served(self, rows: list[Row], key: str) -> float | None:
+        """Microseconds of the config that a table gives a point."""
+        return self.shown_us[key].get(config_of(rows, self.records[key]["seq_len"]))
+
+
+def config_of(rows: list[Row], size: int) -> str:
+    """The config that a table gives a size."""
+    return next(row.config for row in rows if row.bound is None or size <= row.bound)
+
+
+def compared(points: Points, rows: list[Row]) -> list[dict[str, Any]]:
+    """A record per point."""
     found = []
-    for size in sorted({r["seq_len"] for r in records}):
-        points = [r for r in records if r["seq_len"] == size]
-        name = chosen(points)
-        for p in points:
-            ours = {n: us for n, us in p["times_us"].items() if n not in BASELINES.values()}
-            best = min(ours, key=ours.__getitem__)
-            row = {key: p[key] for key in ("profile", "seq_len", "rows", "active")}
-            row |= {"floor_us": round(p["floor_us"], 1), "ours_us": ours[name]}
-            row |= {key: p["times_us"].get(baseline) for key, baseline in BASELINES.items()}
-            found.append(row | {"best_config_us": ours[best], "ours_config": name, "best_config": best})
-    return found
+    for key, record in points.records.items():
+        shown, choosing = points.shown_us[key], points.choosing[key]
+        best = min((n for n in shown if n in points.configs), key=lambda n: statistics.median(choosing[n]))
+        row = {name: record[name] for name in ("profile", "seq_len", "rows", "active")}
+        row |= {"floor_us": round(record["floor_us"], 1), "ours_us": points.served(rows, key)}
+        row |= {name: shown.get(baseline) for name, baseline in BASELINES.items()}
+        row |= {"best_config_us": shown[best], "default_us": shown.get("default")}
+        row |= {"ours_config": config_of(rows, record["seq_len"]), "best_config": best, "workload": record["uuid"]}
+        found.append(row)
+    order = list(dict.fromkeys(row["profile"] for row in found))
+    return sorted(found, key=lambda row: (order.index(row["profile"]), row["seq_len"]))
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """The rows in Markdown, profile by profile."""
+def public_geomean(points: Points, rows: list[Row]) -> float:
+    """Geometric mean over the public workloads, in microseconds."""
+    times = [points.served(rows, key) for key, record in points.records.items() if record["uuid"]]
+    return math.exp(statistics.fmean(math.log(us) for us in times if us is not None))
+
+
+def markdown(found: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
     head = (
         "| profile | tokens | rows | experts | floor | ours | DeepGEMM | Triton | best config | ours / best | config |"
     )
     lines = [head, "|" + "---|" * (head.count("|") - 1)]
-    order = list(dict.fromkeys(row["profile"] for row in found))
-    for row in sorted(found, key=lambda r: (order.index(r["profile"]), r["seq_len"])):
+    for row in found:
         times = [row[k] for k in ("floor_us", "ours_us", "deepgemm_us", "triton_us", "best_config_us")]
         cells = [row["profile"], f"{row['seq_len']:,}", f"{row['rows']:,}", str(row["active"])]
         cells += ["-" if us is None else f"{us:,.1f}" for us in times]
-        cells += [f"{row['ours_us'] / row['best_config_us']:.3f}", row["ours_config"]]
-        lines.append("| " + " | ".join(cells) + " |")
+        behind = "-" if row["ours_us"] is None else f"{row['ours_us'] / row['best_config_us']:.3f}"
+        lines.append("| " + " | ".join([*cells, behind, row["ours_config"]]) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
+    parser.add_argument("variants", type=Path, help="the folder of the variants, for their configs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = rows(json.loads(args.records.read_text()))
+    raw = args.records.read_bytes()
+    records = json.loads(gzip.decompress(raw) if args.records.suffix == ".gz" else raw)
+    paths = args.variants.glob("*/variant.json")
+    points = Points(records, {path.parent.name: json.loads(path.read_text())["config"] for path in paths})
+    rows = points.table(list(points.configs))
+    old = [n for n, c in points.configs.items() if all(c[p] == v for p, v in OLD_FORM.items())]
+    found = compared(points, rows)
     if args.json:
         args.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
-    print(table(found))
+    print("| up to | config | why |\n|---|---|---|")
+    for row in rows:
+        print(f"| {row.bound or 'all'} | {row.config} | {row.why} |")
+    before, now = public_geomean(points, points.table(old)), public_geomean(points, rows)
+    print(f"\npublic workloads: {before:.1f} us by configs of the old form, {now:.1f} us now\n")
+    print(markdown(found))
 
 
 if __name__ == "__main__":

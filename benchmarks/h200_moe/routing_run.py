@@ -2,10 +2,14 @@
 
     python benchmarks/h200_moe/routing_run.py FOLDER [FOLDER ...] --out FILE [--profiles ...] [--sizes ...]
 
-Each FOLDER holds variants (or baselines) as drive.py wants them. At every point each of them is checked against the
-reference with poisoned output and workspace, captured in a CUDA graph, and timed in turn: ``--rounds`` rounds of
-``--samples`` replays with a cold L2 each. FILE is a JSON list with a record per point; what was wrong or could not run
-has ``null`` and a message. DeepGEMM's wrapper gets its number of rows, which it would read back, beforehand.
+Each FOLDER holds variants (or baselines) as drive.py wants them. At every point each of them is captured in a CUDA
+graph whose output is checked against the reference, and timed in turn: ``--rounds`` rounds of ``--samples`` replays
+with a cold L2 each. FILE is a JSON list with a record per point, with all samples round by round; what was wrong or
+could not run has a message. DeepGEMM's wrapper gets its number of rows, which it would read back, beforehand.
+
+``--ranges FILE`` says at which sizes a variant is worth its time: JSON, name -> [smallest, largest]. ``--warm`` calls
+the baselines once at every point and times nothing: their compilation takes longer than the measurement, and several
+such processes at once share their caches.
 """
 
 from __future__ import annotations
@@ -24,12 +28,16 @@ from pathlib import Path
 import torch
 from judge import judge
 from load import load_variant
-from problems import MAIN, PROFILES, Case
+from problems import MAIN, PROFILES, Case, profile_case
 from reference import answer, make_inputs, make_weights
 from timing import Timer, kernel_times
 from worker import KEPT_WORKSPACE_BYTES, check_case, checksum, poison, shrink
 
 SIZES = (1, 7, 14, 16, 32, 57, 80, 128, 256, 512, 901, 2048, 4096, 8192, 11948, 14107)
+
+
+KEPT = ("default", "baseline_deepgemm", "baseline_triton")
+"""Timed however slow they are."""
 
 
 def fix_rows(module, arguments: list) -> None:
@@ -88,27 +96,39 @@ def point(modules: dict, case: Case, weights, timer: Timer, options) -> dict:
             problems[name] = why
         else:
             replays[name] = replay
-    samples: dict[str, list[float]] = {name: [] for name in replays}
     warm = {name: min(timer.samples(replay, 2)) for name, replay in replays.items()}
-    for name in [n for n, us in warm.items() if us > options.within * min(warm.values())]:
+    for name in [n for n, us in warm.items() if us > options.within * min(warm.values()) and n not in KEPT]:
         problems[name] = f"not timed: {warm[name]:.1f} us when warming up"
         del replays[name]
-        del samples[name]
+    samples: dict[str, list[list[float]]] = {name: [] for name in replays}
     order = list(replays)
     for turn in range(options.rounds):
         # Whoever comes after a hungry neighbour finds a slower card: everybody has other neighbours in every round.
         random.Random(turn).shuffle(order)
         for name in order:
-            samples[name] += timer.samples(replays[name], options.samples)
-    record = {"seq_len": case.seq_len, "rows": want.rows, "active": want.active_experts}
+            samples[name].append([round(us, 2) for us in timer.samples(replays[name], options.samples)])
+    record = {"seq_len": case.seq_len, "uuid": case.uuid, "rows": want.rows, "active": want.active_experts}
     record["floor_us"] = MAIN.floor_us(want.active_experts, want.rows)
-    record["times_us"] = {name: round(statistics.median(found), 2) for name, found in samples.items()}
-    record["spread_us"] = {n: [round(min(s), 2), round(sorted(s)[len(s) * 3 // 4], 2)] for n, s in samples.items()}
+    record["times_us"] = {
+        name: round(statistics.median(us for turn in found for us in turn), 2) for name, found in samples.items()
+    }
+    record["samples_us"] = samples
     if options.kernels:
         record["kernels_us"] = {name: kernel_times(replay, timer) for name, replay in replays.items()}
     if checksum(inputs) != before:
         problems["all"] = "inputs were modified"
     return record | {"problems": problems}
+
+
+def call_once(modules: dict, case: Case, weights) -> None:
+    """Call every module, so that it compiles what it needs for this case."""
+    arguments = make_inputs(MAIN, case, weights, "cuda").arguments(MAIN)
+    for name, module in modules.items():
+        try:
+            module.run(*arguments, torch.empty(case.seq_len, MAIN.hidden, dtype=torch.bfloat16, device="cuda"))
+        except RuntimeError as error:
+            print(f"{name} at {case.seq_len}: {str(error)[:200]}", flush=True)
+    torch.cuda.synchronize()
 
 
 def main() -> int:
@@ -126,20 +146,27 @@ def main() -> int:
     )
     parser.add_argument("--kernels", action="store_true", help="also mean times per kernel from torch's profiler")
     parser.add_argument("--quick", action="store_true", help="check the graph's output only")
+    parser.add_argument("--ranges", type=Path, help="JSON: name of a variant -> [smallest, largest] size")
+    parser.add_argument("--warm", action="store_true", help="only have the baselines compiled")
     parser.add_argument("--total-s", type=float, default=500.0, help="no point is started after this")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     begin = time.monotonic()
     found = sorted(path.parent for folder in options.folders for path in folder.glob("*/main.py"))
-    modules = {path.name: load_variant(path) for path in found}
+    ranges = json.loads(options.ranges.read_text()) if options.ranges else {}
+    modules = {path.name: load_variant(path) for path in found if not options.warm or "baseline" in path.name}
     weights, timer, records = make_weights(MAIN, 7, "cuda"), Timer(), []
     for size in options.sizes:
         for profile in options.profiles:
             if time.monotonic() - begin > options.total_s:
                 print(f"out of time before {profile} {size}", flush=True)
                 return 1
-            case = Case(size, options.offset, PROFILES[profile], seed=options.seed)
-            record = {"profile": profile, **point(modules, case, weights, timer, options)}
+            case = profile_case(profile, size, options.offset, options.seed)
+            if options.warm:
+                call_once(modules, case, weights)
+                continue
+            here = {n: m for n, m in modules.items() if n not in ranges or ranges[n][0] <= size <= ranges[n][1]}
+            record = {"profile": profile, **point(here, case, weights, timer, options)}
             records.append(record | {"conditions": timer.device.conditions(), "device": torch.cuda.get_device_name()})
             options.out.write_text(json.dumps(records, indent=1))
             best = sorted(record["times_us"].items(), key=lambda item: item[1])[:4]

@@ -77,6 +77,11 @@ PARAMETERS = (
     Parameter("many_tile_w_1", (128, 256), doc="experts with many rows, GEMM 1: weight rows of a tile"),
     Parameter("many_tile_w_2", (128, 256), doc="experts with many rows, GEMM 2: weight rows of a tile"),
     Parameter(
+        "many_ctas_per_sm",
+        (1, 2),
+        doc="experts with many rows, GEMMs with tiles of 64 x 128: resident persistent CTAs per SM",
+    ),
+    Parameter(
         "many_multicast",
         ("none", "tokens", "weights"),
         "categorical",
@@ -112,6 +117,7 @@ DEFAULT: Config = {
     "many_tile_t": 128,
     "many_tile_w_1": 256,
     "many_tile_w_2": 256,
+    "many_ctas_per_sm": 1,
     "many_multicast": "none",
 }
 MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
@@ -224,6 +230,14 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             ("narrow", "swap_1", "tile_t_1", "swap_2", "tile_t_2"),
             "only swapped tiles with more token columns can be multiplied with fewer",
             lambda c: not c["narrow"] or any(c[f"swap_{i}"] and c[f"tile_t_{i}"] > c["narrow"] for i in (1, 2)),
+        ),
+        Constraint(
+            ("many_ctas_per_sm", "many_tile_t", "many_tile_w_1", "many_tile_w_2"),
+            "only CTAs of one warpgroup with tiles of 64 x 128 leave room for a second one",
+            lambda c: (
+                c["many_ctas_per_sm"] == 1
+                or (c["many_tile_t"] == 64 and 128 in (c["many_tile_w_1"], c["many_tile_w_2"]))
+            ),
         ),
         Constraint(
             ("split_rows", "many_tile_t", "tile_t_1", "tile_t_2"),

@@ -1,7 +1,7 @@
 """Configs that a sweep should try early: on Hopper the fastest that were measured on H100s and H200s at some size.
 
-Source: docs/results/h100-moe.md, gpu-sweep.md and routing.md. They are only starts: another card, definition or routing
-has other winners.
+Source: docs/results/h100-moe.md, gpu-sweep.md, and routing.md for the newest ones. They are only starts: another card,
+definition or routing has other winners.
 """
 
 from __future__ import annotations
@@ -42,23 +42,27 @@ _SHARED_WEIGHTS: dict[str, Any] = {
 }
 _NARROW: dict[str, Any] = {
     "combine": "atomic_bf16",
-    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("tile_w", 128), ("stages", 4))},
+    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("tile_w", 128), ("stages", 6))},
 }
+_PERMUTED: dict[str, Any] = {"gather": "many"}
+"""Rows of experts with many rows come by TMA from a permuted copy."""
 
 HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (0, 128, _swapped(8)),
     (0, 16, _SPLIT_K),
-    (9, 256, _swapped(32)),
-    (17, 128, _swapped(64)),
-    (17, 1024, {**_swapped(32), **_many(32, 64, 128, 128)}),
-    (65, 2048, {**_swapped(16), **_many(16, 128, 256, 128)}),
-    (65, 2048, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), "gather": "many"}),
-    (257, None, {**_swapped(32), **_many(32, 128, 256, 256, "weights"), "gather": "many"}),
-    (17, 4096, _NARROW),
+    (9, 64, _swapped(16, narrow=0)),
+    (14, 64, _swapped(32)),
+    (17, 256, {**_swapped(8), **_many(8, 64, 128, 128)}),
+    (65, 256, {**_swapped(8), **_many(8, 64, 128, 128), "many_ctas_per_sm": 2}),
+    (65, 2048, {**_swapped(16), **_many(16, 64, 256, 128)}),
+    (65, 1024, {**_swapped(16), **_many(16, 128, 128, 128), **_PERMUTED}),
+    (257, 1024, {**_swapped(16), **_many(16, 128, 128, 256), **_PERMUTED}),
+    (257, 4096, {**_swapped(32), **_many(32, 128, 256, 128, "weights"), **_PERMUTED}),
+    (1025, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_PERMUTED}),
+    (17, 2048, _NARROW),
     (129, None, _SHARED_WEIGHTS),
     (129, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
     (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
-    (1025, None, {**_SHARED_WEIGHTS, "combine": "finalize"}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
 
@@ -73,10 +77,13 @@ _PAIRS: dict[str, Any] = {
     "combine": "atomic_bf16",
     **{f"{name}_{i}": value for i in (1, 2) for name, value in (("mma_m", 256), ("cluster_t", 2), ("stages", 5))},
 }
+_PAIRS_FOR_MANY: dict[str, Any] = {"combine": "atomic_bf16", "many_mma_m": 256, "many_cluster_w": 2}
 BLACKWELL: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (0, 16, {**_FEW_ROWS, "tile_t_1": 8, "tile_t_2": 8, "split_k_2": 2, "mma_m_1": 64, "mma_m_2": 64}),
     (0, 256, {**_FEW_ROWS, "tile_t_1": 16, "tile_t_2": 16}),
+    (17, 1024, {**_FEW_ROWS, "tile_t_1": 16, "tile_t_2": 16, "split_rows": 16, "many_mma_m": 256}),
     (257, 4096, {**_FEW_ROWS, "tile_t_1": 32, "tile_t_2": 32}),
+    (257, None, {**_FEW_ROWS, "tile_t_1": 32, "tile_t_2": 32, "split_rows": 32, **_PAIRS_FOR_MANY}),
     (1025, None, _PAIRS),
     (1025, None, {**_PAIRS, "cluster_w_1": 2, "cluster_w_2": 2, "order": "mixed"}),
 )

@@ -114,8 +114,7 @@ def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Gem
     tile_t = config["many_tile_t"]
     plans = []
     for i, gemm in ((1, _first(config, sizes)), (2, second_gemm(config, sizes))):
-        # Two small CTAs of one warpgroup each fill an SM like one of two.
-        ctas_per_sm = 2 if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
+        ctas_per_sm = config["many_ctas_per_sm"] if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
         plan = GemmPlan(
             **gemm,
             swap=False,

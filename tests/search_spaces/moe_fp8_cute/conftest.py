@@ -48,6 +48,7 @@ CONFIGS = {
         # two launches of each GEMM, by the rows of the experts
         "split": {
             **{"combine": "atomic_bf16", "split_rows": 8, "many_tile_t": 64, "many_tile_w_2": 128, "stages_1": 3},
+            "many_ctas_per_sm": 2,
             **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "narrow": 8},
             **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3},
         },
