@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Loaded:
     """What it has made of the settings of its process, see :mod:`workers.sandbox.process_state`."""
     stuck: tuple[str, ...] = ()
     """Of those, what cannot be put back."""
+    before: Mapping[str, Any] = field(default_factory=lambda: dict(sys.modules), repr=False)
+    """The modules that were there before it; its own are among the others."""
     compiles_late: bool = False
     """Whether it has kernels that are compiled when they are launched."""
 
@@ -59,7 +61,8 @@ class Loaded:
         """Remove the modules, so that their memory is freed and the next variant cannot see them."""
         if self.package is not None:
             inside = self.package + "."
-            for name in [m for m in sys.modules if m == self.package or m.startswith(inside) or self._is_ours(m)]:
+            later = [name for name, module in sys.modules.items() if self.before.get(name) is not module]
+            for name in [m for m in later if m == self.package or m.startswith(inside) or self._is_ours(m)]:
                 del sys.modules[name]
         if self.path is not None and self.path in sys.path:
             sys.path.remove(self.path)

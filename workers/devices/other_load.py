@@ -13,6 +13,9 @@ from pathlib import Path
 WINDOW_S = 0.5
 """Shortest time to watch. The kernel counts in steps of 10 ms, so over less time the result would be noise."""
 
+_EVERY_S = 0.1
+"""Seconds for which a reading is used again. One takes a third of a millisecond, a measurement on a GPU some thirty."""
+
 _STAT = Path("/proc/stat")
 _KEPT = 256
 _OTHERS = (0, 2, 5, 6, 7)
@@ -43,14 +46,13 @@ class OtherLoad:
         The answer covers at least the last half second if this object was used before. It is empty if the system does
         not report it.
         """
-        first = self._read()
+        first = self._recent()
         if first is None:
             return dict
-        self._past.append(first)
         return lambda: self._since(first)
 
     def _since(self, first: _Reading) -> dict[str, float]:
-        now = self._read()
+        now = self._recent()
         if now is None:
             return {}
         old = [r for r in self._past if now.at_s - r.at_s >= WINDOW_S]
@@ -59,6 +61,15 @@ class OtherLoad:
         # Each core's counter may be off by one step at either end.
         others_s = (now.busy_s - since.busy_s) - (now.own_s - since.own_s) - 2 * self._tick_s
         return {"other_cores": round(max(0.0, others_s / wall_s), 2), "cores": len(os.sched_getaffinity(0))}
+
+    def _recent(self) -> _Reading | None:
+        """The last reading, or a new one."""
+        if self._past and time.monotonic() - self._past[-1].at_s < _EVERY_S:
+            return self._past[-1]
+        now = self._read()
+        if now is not None:
+            self._past.append(now)
+        return now
 
     def _read(self) -> _Reading | None:
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ _WATCHED_WHOLLY = (
     "torch.cuda.CUDAGraph",
     "workers.judge.outputs.check",
     "workers.judge.outputs.memory",
+    "workers.judge.outputs.memory.Seal",
     "workers.judge.outputs.matching",
     "workers.judge.timing.timer",
     "workers.judge.timing.timed_run.TimedRun",
@@ -45,11 +47,35 @@ _WATCHED_WHOLLY = (
 _MISSING = object()
 
 
+class _Place:
+    """What is remembered of one namespace. Compared in one go, several times for each measurement; what that needs was
+    taken from the builtins before any candidate came."""
+
+    def __init__(self, place: Mapping[str, Any]) -> None:
+        self._place = place
+        self._labels: list[str] = []
+        self._names: list[str] = []
+        self._originals: list[Any] = []
+
+    def remember(self, label: str, name: str) -> None:
+        """A name and what it is now; it may be missing."""
+        self._labels.append(label)
+        self._names.append(name)
+        self._originals.append(self._place.get(name, _MISSING))
+
+    def replaced(self, all_of: Any = all, each: Any = map, same: Any = operator.is_) -> str | None:
+        """The first label whose name is something else now."""
+        now = [self._place.get(name, _MISSING) for name in self._names]
+        if all_of(each(same, now, self._originals)):
+            return None
+        return next(label for label, a, b in zip(self._labels, now, self._originals, strict=True) if a is not b)
+
+
 class Integrity:
     """Remembers the evaluator's functions when it starts. It is no defence against native code."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[str, Mapping[str, Any], str, Any]] = []
+        self._parts: dict[int, _Place] = {}
         for owner, names in _WATCHED.items():
             self._remember(owner, names.split())
         for owner in _WATCHED_WHOLLY:
@@ -58,8 +84,9 @@ class Integrity:
 
     def replaced(self) -> str | None:
         """Name of a function that was replaced, None if there is none."""
-        for label, place, name, original in self._parts:
-            if place.get(name, _MISSING) is not original:
+        for part in self._parts.values():
+            label = part.replaced()
+            if label is not None:
                 return label
         return None
 
@@ -69,7 +96,8 @@ class Integrity:
         places = [vars(kind) for kind in found.__mro__] if isinstance(found, type) else [vars(found)]
         for name in names:
             for place in places:
-                self._parts.append((f"{owner}.{name}", place, name, place.get(name, _MISSING)))
+                part = self._parts.setdefault(id(place), _Place(place))
+                part.remember(f"{owner}.{name}", name)
                 if name in place:
                     break
 

@@ -88,6 +88,7 @@ class Judge:
         self._problem = problem
         self._device = _open_device(target)
         self._definition = fib.definition_model(problem.definition)
+        self._reference = fib.reference_variant(problem.definition, target)
         references = ReferenceStore(Path(store), problem, self._device.model)
         self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
         self._anchor = Anchor(self._device)
@@ -111,7 +112,7 @@ class Judge:
 
         some = torch.ones(64, 1024, device=self._device.name)
         check.compare([some], plain([some]))
-        memory.all_true(memory.unchanged([some], [memory.digest(some)]))
+        memory.all_true(memory.Seal([some]).holds([some]))
         memory.poison([some], 0)
         self._anchor.conditions()
         self._device.usage()
@@ -355,10 +356,9 @@ class Judge:
     def _is_reference(self, staged: Staged) -> bool:
         """Whether a variant is the definition's reference."""
         main = Path(staged.folder) / staged.package / "main.py"
-        reference = fib.reference_variant(self._problem.definition, staged.variant.target)
-        if staged.variant.entry_point != reference.entry_point or not main.is_file():
+        if staged.variant.entry_point != self._reference.entry_point or not main.is_file():
             return False
-        return main.read_text(encoding="utf-8") == reference.sources["main.py"]
+        return main.read_text(encoding="utf-8") == self._reference.sources["main.py"]
 
     def _measure(
         self,

@@ -1,20 +1,22 @@
 """Puts other values into a workload's inputs, at the same addresses, so that remembered answers are wrong.
 
 There are two kinds. An :class:`Alteration` replaces blocks of the float inputs by other blocks of the same tensor. The
-reference's answer to it is known, so a run on it can be verified. A *nudge* replaces one number of an input by another,
-before every sample: no two samples see the same inputs, so an answer that is remembered under a digest of all inputs is
-useless too. Both are undone, after which the digests of the inputs must be the same as before.
+reference's answer to it is known, so a run on it can be verified. A *nudge* changes small numbers of a piece of every
+input, before every sample: no two samples see the same inputs, so an answer that is remembered under a digest of all
+inputs, or of many of their bytes, is useless too. Both are undone, after which the digests of the inputs must be the
+same as before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SHARES = (1 / 16, 1 / 4, 1.0)
+SHARES = (1 / 256, 1 / 16, 1.0)
 """Shares of an input's blocks to replace; the first with which the old answer is wrong is used. The fewer blocks, the
 less likely it is that a candidate which compares some of the bytes notices."""
 
@@ -25,7 +27,16 @@ _MOST_BYTES = 32 << 20
 """Most bytes of one input that are replaced: more would take longer than the sample."""
 
 _NUDGED = 16
-"""Number of places of an input that nudges change. In the order of a Gray code they make 65,536 different inputs."""
+"""Number of pieces of an input that nudges change. In the order of a Gray code they make 65,536 different inputs."""
+
+_LOOKED_AT = 64
+"""Number of pieces that are looked at for those."""
+
+_MOST_OF_A_PIECE = 64 << 10
+"""Bytes of a piece, which otherwise has as many elements as a block."""
+
+_WIDTHS = {8: "int64", 4: "int32", 2: "int16", 1: "uint8"}
+"""Bytes -> the type as which blocks are moved: the wider, the fewer elements."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ def choose(inputs: Sequence[Any], share: float, rng: random.Random) -> Alteratio
         count = min(max(1, round(share * blocks)), most, blocks)
         to = sorted(rng.sample(range(blocks), count))
         source = [(number + rng.randrange(1, blocks)) % blocks for number in to]
-        places.append(Place(index, block, tuple(to), tuple(source), rng.randrange(block)))
+        turn = rng.randrange(0, block, max(1, max(_WIDTHS) // value.element_size()))
+        places.append(Place(index, block, tuple(to), tuple(source), turn))
     return Alteration(tuple(places)) if places else None
 
 
@@ -106,21 +118,17 @@ class OtherValues:
 
     inputs: Sequence[Any]
     alteration: Alteration | None
-    _blocks: list[tuple[Any, Any]] = field(default_factory=list)
+    _blocks: list[_Blocks] | None = None
     _ready: list[tuple[Any, Any, Any, Any]] = field(default_factory=list)
     _nudges: list[_Nudges] | None = None
 
     def make_ready(self) -> None:
-        """Gather old and new values of the altered blocks, so that :meth:`alter` is fast."""
-        import torch
-
+        """Gather old and new values of the altered blocks, so that :meth:`alter` is fast. Does not wait, except for the
+        first time."""
         assert self.alteration is not None
-        self._ready = []
-        for place in self.alteration.places:
-            flat = _as_bytes(self.inputs[place.input])
-            rows = flat[: place.block * (flat.shape[0] // place.block)].view(-1, place.block, flat.shape[1])
-            to, source = (torch.tensor(numbers, device=flat.device) for numbers in (place.to, place.source))
-            self._ready.append((rows, to, rows[to], rows[source].roll(place.turn, 1)))
+        if self._blocks is None:
+            self._blocks = [_Blocks(self.inputs[place.input], place) for place in self.alteration.places]
+        self._ready = [(b.rows, b.to, b.rows[b.to], b.rows[b.source].roll(b.turn, 1)) for b in self._blocks]
 
     def alter(self) -> None:
         """Alter the inputs, right after :meth:`make_ready`."""
@@ -142,46 +150,89 @@ class OtherValues:
         for rows, to, old, _ in self._ready:
             rows.index_copy_(0, to, old)
         self._ready = []
-        for nudges in self._nudges or ():
-            nudges.undo()
+        _copy_all([change for nudges in self._nudges or () for change in nudges.undo()])
 
     def nudge(self) -> None:
         """Change one number in every input that can be changed, so that the inputs differ from all before."""
-        import torch
-
         if self._nudges is None:
             self._nudges = [_Nudges(value) for value in self.inputs if _is_changeable(value)]
-        if self._nudges:
-            places, values = zip(*(change for nudges in self._nudges for change in nudges.next()), strict=True)
-            torch._foreach_copy_(places, values)  # one launch for all
+        _copy_all([change for nudges in self._nudges for change in nudges.next()])
+
+
+class _Blocks:
+    """A tensor's blocks as rows of wide elements, and the numbers of a place's blocks where the tensor is."""
+
+    def __init__(self, value: Any, place: Place) -> None:
+        import torch
+
+        flat, size = value.view(-1).view(torch.uint8), value.element_size()
+        block, turn = place.block * size, place.turn * size
+        width = math.gcd(block, turn, flat.data_ptr(), max(_WIDTHS))
+        whole = flat[: flat.numel() // block * block].view(getattr(torch, _WIDTHS[width]))
+        self.rows, self.turn = whole.view(-1, block // width), turn // width
+        self.to, self.source = (torch.tensor(numbers, device=flat.device) for numbers in (place.to, place.source))
 
 
 class _Nudges:
-    """Exchanges some numbers of a tensor for others of it, and back."""
+    """Changes small numbers in some pieces of a tensor, and changes them back."""
 
     def __init__(self, value: Any) -> None:
-        rng = random.Random()
-        data, count = _as_bytes(value), value.numel()
-        numbers = rng.sample(range(count), min(_NUDGED, count))
-        self._places = [data[n] for n in numbers]
-        self._values = [(data[n].clone(), data[(n + rng.randrange(1, count)) % count].clone()) for n in numbers]
+        import torch
+
+        rng = random.SystemRandom()
+        data = _as_bytes(value)
+        length = max(1, min(len(data) // _BLOCKS, _MOST_OF_A_PIECE // value.element_size()))
+        pieces = data[: len(data) // length * length].view(-1, length, value.element_size())
+        numbers = rng.sample(range(len(pieces)), min(_LOOKED_AT, len(pieces)))
+        old = pieces[torch.tensor(numbers, device=data.device)]
+        new = _with_small_ones_changed(old.view(value.dtype), rng.getrandbits(63)).view(torch.uint8)
+        differing = (new != old).flatten(1).any(1).nonzero().view(-1)[:_NUDGED]
+        self._places = [pieces[numbers[n]] for n in differing.tolist()]
+        self._values = list(zip(old[differing].unbind(), new[differing].unbind(), strict=True))
         self._there: set[int] = set()
         self._wanted: set[int] = set()
         self._step = 0
 
     def next(self) -> list[tuple[Any, Any]]:
-        """Places and values such that one number differs from the last time."""
+        """Places and values such that one piece differs from the last time."""
+        if not self._places:
+            return []
         self._step += 1
         lowest = (self._step & -self._step).bit_length() - 1
         self._wanted ^= {min(lowest, len(self._places) - 1)}
         changed, self._there = self._there ^ self._wanted, set(self._wanted)
         return [(self._places[n], self._values[n][n in self._there]) for n in changed]
 
-    def undo(self) -> None:
-        """Restore all numbers; the next nudge changes them again."""
-        for number in self._there:
-            self._places[number].copy_(self._values[number][0])
-        self._there.clear()
+    def undo(self) -> list[tuple[Any, Any]]:
+        """Places and values such that all are what they were, until the next time."""
+        there, self._there = self._there, set()
+        return [(self._places[n], self._values[n][0]) for n in there]
+
+
+def _with_small_ones_changed(values: Any, seed: int) -> Any:
+    """Floats of which the smaller half has another mantissa. Large ones stay, since they may decide how much work there
+    is: where a routing logit becomes another one, an expert more or fewer has rows, and samples cannot be compared."""
+    import torch
+
+    generator = torch.Generator(values.device).manual_seed(seed)
+    mantissa = max(1, round(-math.log2(torch.finfo(values.dtype).eps)))
+    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    bits = values.view(kind)
+    other = torch.randint(1, 1 << mantissa, bits.shape, generator=generator, device=bits.device, dtype=kind)
+    changed = bits ^ other
+    size = values.to(torch.float64).abs()
+    usable = torch.isfinite(size) & torch.isfinite(changed.view(values.dtype).to(torch.float64)) & (size != 0)
+    limit = torch.where(usable, size, torch.nan).nanmedian()
+    return torch.where(usable & (size <= limit), changed, bits).view(values.dtype)
+
+
+def _copy_all(changes: Sequence[tuple[Any, Any]]) -> None:
+    """Copy each second tensor to the first, with one launch for all."""
+    import torch
+
+    if changes:
+        places, values = zip(*changes, strict=True)
+        torch._foreach_copy_(places, values)
 
 
 def _as_bytes(value: Any) -> Any:

@@ -31,16 +31,17 @@ class Resident:
     """A workload ready to be judged on.
 
     ``inputs`` are in definition order (tensors on the device, scalars), ``truths`` what outputs are judged by;
-    ``digests`` are of the inputs; ``seals`` are quick digests of inputs and truths; ``degenerate`` says why nothing can
+    ``inputs_seal`` tells whether the inputs are unchanged, ``seal`` the same of inputs and truths, for a stray write;
+    ``degenerate`` says why nothing can
     be judged by them, if so; ``wrote`` names the inputs that the reference writes to. ``others`` are other values for
     the inputs, and ``other_truths`` what outputs on these are judged by, where there are any.
     """
 
     uuid: str
     inputs: fib.Inputs
-    digests: tuple[Any, ...]
+    inputs_seal: memory.Seal
     truths: tuple[Truth, ...]
-    seals: tuple[Any, ...]
+    seal: memory.Seal
     degenerate: str | None
     nbytes: int
     wrote: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class Resident:
 
     @property
     def sealed(self) -> tuple[Any, ...]:
-        """The tensors whose digests are in ``seals``."""
+        """The tensors that ``seal`` is of."""
         return (*self.inputs, *(tensor for truth in (*self.truths, *self.other_truths) for tensor in truth.tensors))
 
     @property
@@ -152,7 +153,7 @@ class Residents:
     def begin_inspection(self) -> dict[str, list[Any]]:
         """For each workload in memory, booleans on the device that tell whether inputs and expected outputs are still
         what they were. Does not wait; :func:`workers.judge.outputs.memory.all_true` does."""
-        return {uuid: memory.unchanged(held.sealed, held.seals, thorough=False) for uuid, held in self._held.items()}
+        return {uuid: held.seal.holds(held.sealed) for uuid, held in self._held.items()}
 
     def _make(self, uuid: str, may_compute: bool) -> Resident:
         import torch
@@ -183,12 +184,10 @@ class Residents:
             others = OtherValues(inputs, Alteration.of_document(other["alteration"]))
             with others.altered():
                 other_truths = truths_of(self._rules, Observed.of_document(other["seen"]), inputs)
-        made = Resident(
-            uuid, inputs, digests, truths, (), why_unjudgeable(truths), 0, tuple(seen.wrote), others, other_truths
-        )
-        seals = tuple(memory.digest(value, thorough=False) for value in made.sealed)
+        seal, wrote = memory.Seal(inputs), tuple(seen.wrote)
+        made = Resident(uuid, inputs, seal, truths, seal, why_unjudgeable(truths), 0, wrote, others, other_truths)
         nbytes = sum(v.nbytes for v in made.sealed if isinstance(v, torch.Tensor))
-        return replace(made, seals=seals, nbytes=nbytes)
+        return replace(made, seal=memory.Seal(made.sealed, thorough=False), nbytes=nbytes)
 
     def _other_answer(self, inputs: fib.Inputs, seen: Observed) -> dict[str, Any] | None:
         """Other values on which the usual answer is wrong, and what the reference does with them; None if none were

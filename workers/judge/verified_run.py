@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from workers.devices.device import Device, Run
+from workers.devices.device import CANDIDATE, Device, Run
 from workers.judge.outputs import check
 from workers.judge.outputs.check import Verdict
 from workers.judge.resident_workloads import Resident
@@ -98,7 +98,9 @@ class VerifiedRun:
         self._device.hold(self._method.mode)
         others.alter()
         self._run.poison()
-        self._device.submit(self._prepared, self._method.mode)
+        # No sample: as one it would be late, since so much was submitted after the spin, and lengthen the next spins.
+        with self._device.span(CANDIDATE):
+            self._prepared()
         seen = self._verdicts.begin_altered(self._run, self._resident)
         others.undo()
         return seen
@@ -106,7 +108,7 @@ class VerifiedRun:
     def _on_usual_values(self) -> Verification:
         self._others.undo()
         self._run.poison()
-        self._device.submit(self._prepared, self._method.mode)
+        self._prepared()
         return self._verdicts.begin(self._run, self._resident)
 
     def _is_right_when_waited_for(self) -> bool:

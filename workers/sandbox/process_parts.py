@@ -82,7 +82,7 @@ def cuda_parts() -> dict[str, Part]:
 
 def process_parts() -> dict[str, Part]:
     return {
-        "environment variables": Part(lambda: dict(os.environ), _set_environment),
+        "environment variables": Part(_environment, _set_environment),
         "working folder": Part(_folder, os.chdir),
         "CPUs that it may run on": Part(lambda: os.sched_getaffinity(0), lambda value: os.sched_setaffinity(0, value)),
         "niceness": Part(lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda v: os.setpriority(os.PRIO_PROCESS, 0, v)),
@@ -200,10 +200,15 @@ def _folder() -> str:
         return ""  # it was removed
 
 
-def _set_environment(value: dict[str, str]) -> None:
-    for name in os.environ.keys() - value.keys():
-        del os.environ[name]
-    os.environ.update({name: text for name, text in value.items() if os.environ.get(name) != text})
+def _environment() -> dict[bytes, bytes]:
+    # Read several times for each candidate: what os.environ keeps is copied as it is, since decoding takes longest.
+    return dict(os.environ._data)  # type: ignore[attr-defined]
+
+
+def _set_environment(value: dict[bytes, bytes]) -> None:
+    for name in os.environb.keys() - value.keys():
+        del os.environb[name]
+    os.environb.update({name: text for name, text in value.items() if os.environb.get(name) != text})
 
 
 def _set_gc(value: tuple[bool, tuple[int, int, int]]) -> None:

@@ -75,23 +75,29 @@ def _close(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]
         error = torch.where(counted, error, 0.0)
     relative = error / (torch.abs(y) + EPSILON)
     wrong = (error > truth.atol) & (relative > rule.rtol)
-    part = _worst_part(wrong) if rule.required_matched_ratio < 1 else 0.0
+    counts = _counts(wrong)
+    part = _worst_part(counts, wrong.shape) if rule.required_matched_ratio < 1 else 0.0
     return (
         bad.sum(),
-        wrong.sum(),
+        counts.sum(),
         error.max(),
         relative.nan_to_num(0.0).max() if not truth.finite else relative.max(),
         part,
     )
 
 
-def _worst_part(wrong: Any) -> Any:
+def _counts(wrong: Any) -> Any:
+    """How many are wrong in each row and run of columns, [rows, runs]; one run where they do not divide a row."""
     rows, columns = wrong.shape
-    shares = wrong.to(torch.float32)
-    worst = shares.mean(1).max() if columns >= COLUMNS // 2 else shares.new_zeros(())
-    if columns % COLUMNS == 0 and columns > COLUMNS:
-        worst = torch.maximum(worst, shares.view(rows, -1, COLUMNS).mean((0, 2)).max())
-    return worst
+    runs = columns // COLUMNS if columns % COLUMNS == 0 else 1
+    return wrong.view(rows, max(1, runs), -1).sum(2, dtype=torch.int32)
+
+
+def _worst_part(counts: Any, shape: Sequence[int]) -> Any:
+    """Largest share of a row, or of a run of columns in all rows, that is wrong."""
+    (rows, columns), runs = shape, counts.shape[1]
+    worst = counts.sum(1).max() / columns if columns >= COLUMNS // 2 else counts.new_zeros((), dtype=torch.float32)
+    return torch.maximum(worst, counts.sum(0).max() / (rows * columns // runs)) if runs > 1 else worst
 
 
 def _exact(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]:

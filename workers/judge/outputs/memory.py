@@ -61,26 +61,61 @@ def digest(value: Any, thorough: bool = True) -> Any:
 
     if not isinstance(value, torch.Tensor):
         return value
-    data = value.detach().contiguous().reshape(-1).view(torch.uint8) if value.numel() else value.new_empty(0)
-    whole = data.numel() // (8 * _DIGEST_ROW) * (8 * _DIGEST_ROW)
-    parts = [data[whole:].to(torch.int64)]
-    if whole:
-        rows = data[:whole].view(torch.int64).view(-1, _DIGEST_ROW)
-        parts += [rows.sum(1), rows.sum(0)] if thorough else [rows.sum(1)]
-    return torch.cat(parts)
+    return torch.cat([part.to(torch.int64) for part in _parts(value, thorough)])
 
 
-def unchanged(values: Sequence[Any], digests: Sequence[Any], thorough: bool = True) -> list[Any]:
-    """For each tensor a boolean on its device that says whether its digest is unchanged. Does not wait."""
+def _parts(tensor: Any, thorough: bool) -> list[Any]:
+    """Its digest: the remainder as bytes, then sums as int64."""
     import torch
 
-    found = []
-    for value, known in zip(values, digests, strict=True):
-        if isinstance(value, torch.Tensor):
-            now = digest(value, thorough)
-            # A candidate may have resized its input.
-            found.append((now == known).all() if now.shape == known.shape else known.new_zeros((), dtype=torch.bool))
-    return found
+    data = _bytes_of(tensor)
+    whole = data.numel() // (8 * _DIGEST_ROW) * (8 * _DIGEST_ROW)
+    if not whole:
+        return [data]
+    rows = data[:whole].view(torch.int64).view(-1, _DIGEST_ROW)
+    sums = [rows.sum(1), rows.sum(0)] if thorough else [rows.sum(1)]
+    return [data[whole:], *sums] if whole < data.numel() else sums
+
+
+def _bytes_of(tensor: Any) -> Any:
+    """Its elements as bytes, in their order."""
+    import torch
+
+    if not tensor.numel():
+        return tensor.new_empty(0, dtype=torch.uint8)
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+class Seal:
+    """What is known of several values, to find out later whether any has changed.
+
+    The digests of all tensors lie in one piece: every launch takes microseconds, and a workload has many tensors.
+
+    Args:
+        values: Tensors of one device; anything else is left out.
+        thorough: As for :func:`digest`.
+    """
+
+    def __init__(self, values: Sequence[Any], thorough: bool = True) -> None:
+        self._thorough = thorough
+        self._known = self._read(values)
+
+    def holds(self, values: Sequence[Any]) -> list[Any]:
+        """A boolean on the device that says whether the same values are unchanged; none without tensors. Does not
+        wait."""
+        if self._known is None:
+            return []
+        now = self._read(values)
+        # A candidate may have resized its input.
+        same = now is not None and now.shape == self._known.shape
+        return [(now == self._known).all() if same else self._known.new_zeros(()).bool()]
+
+    def _read(self, values: Sequence[Any]) -> Any:
+        import torch
+
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        parts = [part.view(torch.uint8) for value in tensors for part in _parts(value, self._thorough)]
+        return torch.cat(parts) if parts else None
 
 
 def all_true(found: Sequence[Any]) -> bool:

@@ -42,15 +42,21 @@ def test_digest_sees_exchanged_words_in_any_row():
         assert not same(values, changed)
 
 
-def test_quick_digest_sees_a_changed_word_and_a_changed_size():
-    values = torch.arange(3 * memory._DIGEST_ROW + 5, dtype=torch.int64)
-    known = memory.digest(values, thorough=False)
-    assert memory.all_true(memory.unchanged([values, 1.5], [known, 1.5], thorough=False))
-    for place in (0, 2 * memory._DIGEST_ROW, values.numel() - 1):
-        changed = values.clone()
-        changed[place] += 1
-        assert not memory.all_true(memory.unchanged([changed], [known], thorough=False))
-    assert not memory.all_true(memory.unchanged([values[:-1]], [known], thorough=False))
+@pytest.mark.parametrize("thorough", [True, False])
+def test_seal_sees_a_changed_word_and_a_changed_size(thorough):
+    """In a tensor of its own digest, and in small ones that are compared in one piece."""
+    large = torch.arange(3 * memory._DIGEST_ROW + 5, dtype=torch.int64)
+    small, empty = torch.ones(3, 2), torch.ones(0, 4)
+    values = [large, 1.5, small, None, torch.ones((), dtype=torch.bfloat16), empty]
+    seal = memory.Seal(values, thorough)
+    assert memory.all_true(seal.holds(values))
+    for n, place in ((0, 0), (0, 2 * memory._DIGEST_ROW), (0, -1), (2, 0), (2, -1), (4, 0)):
+        changed = values[n].clone()
+        changed.view(-1)[place] += 1
+        assert not memory.all_true(seal.holds([*values[:n], changed, *values[n + 1 :]])), (n, place)
+    for n in (0, 2):
+        assert not memory.all_true(seal.holds([*values[:n], values[n][:-1], *values[n + 1 :]])), n
+    assert memory.Seal([1.5, None]).holds([1.5, None]) == []
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

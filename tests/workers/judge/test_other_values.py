@@ -1,0 +1,91 @@
+"""Other values in inputs: which they are, that all is undone, and that a nudge changes no amount of work."""
+
+import random
+
+import pytest
+
+from workers.judge.other_values import OtherValues, choose
+
+torch = pytest.importorskip("torch")
+
+FORMATS = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
+
+
+def values(dtype, *shape):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(shape, generator=generator).abs().add(1e-3).to(getattr(torch, dtype))
+
+
+def numbers(value):
+    return value.to(torch.float64).flatten()
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("shape", [(40, 64), (3, 7), (2,)])
+def test_blocks_come_from_the_same_tensor_and_go_back(dtype, shape):
+    """Also where a block is no multiple of eight bytes."""
+    x = values(dtype, *shape)
+    before = x.clone()
+    found = {v.item() for v in numbers(x)}
+    others = OtherValues([x], choose([x], 1.0, random.Random(1)))
+    for _ in range(2):
+        with others.altered():
+            assert {v.item() for v in numbers(x)} <= found
+            changed = (numbers(x) != numbers(before)).sum()
+            assert changed > 0 if len(found) > 1 else changed == 0
+        assert torch.equal(x.view(torch.uint8), before.view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_no_two_samples_see_the_same_inputs(dtype):
+    x = values(dtype, 40, 64)
+    before = x.clone()
+    others = OtherValues([x, torch.arange(4)], None)
+    seen, sums = set(), set()
+    for _ in range(60):
+        others.nudge()
+        assert torch.isfinite(numbers(x)).all()
+        sums.add(numbers(x).sum().item())
+        seen.add(bytes(x.view(torch.uint8).flatten().tolist()))
+    assert len(seen) == 60
+    # A sum of all numbers tells them apart as well; few of one byte have a different one each.
+    assert len(sums) == 60 if x.element_size() > 1 else len(sums) > 40
+    assert bytes(before.view(torch.uint8).flatten().tolist()) not in seen
+    others.undo()
+    assert torch.equal(x.view(torch.uint8), before.view(torch.uint8))
+    others.nudge()
+    assert not torch.equal(x.view(torch.uint8), before.view(torch.uint8)), "after an undo they go on"
+
+
+def test_a_nudge_changes_no_amount_of_work():
+    """Expert choice by large logits: with other experts the kernel takes another time, sample by sample."""
+    logits = torch.randn(14, 256, generator=torch.Generator().manual_seed(0))
+    chosen = logits.topk(8).indices.sort().values
+    others = OtherValues([logits], None)
+    for _ in range(60):
+        others.nudge()
+        assert torch.equal(logits.topk(8).indices.sort().values, chosen)
+
+
+def test_equal_numbers_are_told_apart_too():
+    x = torch.ones(64)
+    others = OtherValues([x], None)
+    assert len({(others.nudge(), x.sum(dtype=torch.float64).item())[1] for _ in range(60)}) == 60
+
+
+@pytest.mark.parametrize("x", [torch.zeros(8), torch.full((8,), torch.inf), torch.full((8,), torch.nan)], ids=str)
+def test_what_has_no_small_number_is_left_alone(x):
+    before = x.clone()
+    others = OtherValues([x], None)
+    others.nudge()
+    others.undo()
+    assert torch.equal(x.nan_to_num(7.0), before.nan_to_num(7.0))
+
+
+def test_largest_numbers_of_a_format_stay_numbers():
+    """The next code of e4m3's largest is NaN."""
+    x = torch.full((64,), 480.0).to(torch.float8_e4m3fn).view(torch.uint8).fill_(0x7B).view(torch.float8_e4m3fn)
+    others = OtherValues([x], None)
+    for _ in range(5):
+        others.nudge()
+        assert torch.isfinite(x.to(torch.float32)).all()
