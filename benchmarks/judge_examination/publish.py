@@ -13,6 +13,9 @@ from typing import Any
 
 from benchmarks.judge_examination.mistakes import OF_CANDIDATE, OF_OUTPUT
 
+MESSAGE = 120
+"""Characters of a message that are kept."""
+
 WHY_MISSED: tuple[tuple[str, str, str], ...] = (
     (
         "^mla_paged",
@@ -42,7 +45,9 @@ def write(documents: Sequence[dict[str, Any]], out: Path) -> None:
     found = [f for document in documents for f in document["found"]]
     op_of = {document["definition"]: document["op_type"] for document in documents}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "judge.json").write_text("[\n" + ",\n".join(json.dumps(f) for f in found) + "\n]\n")
+    (out / "judge.json").write_text(
+        "[\n" + ",\n".join(json.dumps({**f, "message": f["message"][:MESSAGE]}) for f in found) + "\n]\n"
+    )
     parts = [_HEAD, _summary(documents, found), _table(found, op_of), _missed(found), _how(documents)]
     (out / "judge.md").write_text("".join(parts))
 
@@ -54,6 +59,7 @@ def _summary(documents: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]
         "| device | definitions examined | right candidates | wrongly refused | mistakes planted | caught |",
         "|---|---|---|---|---|---|",
     ]
+    every = len({d["definition"] for d in documents})
     for device in sorted({_on(d) for d in documents}):
         given = [d for d in documents if _on(d) == device]
         records = [f for d in given for f in d["found"]]
@@ -63,7 +69,7 @@ def _summary(documents: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]
         share = f" ({caught / len(planted):.2%})" if planted else ""
         name = ", ".join(sorted({f["device"] for f in records})) or device
         lines.append(
-            f"| {name} | {sum(bool(d['found']) for d in given)} of {len(given)} | {len(right)} "
+            f"| {name} | {sum(bool(d['found']) for d in given)} of {every} | {len(right)} "
             f"| {sum(f['caught'] for f in right)} | {len(planted)} | {caught}{share} |"
         )
     return "\n".join(lines) + f"\n\n{_older([d for d in documents if d['found']])}"
@@ -128,8 +134,7 @@ def _how(documents: Sequence[dict[str, Any]]) -> str:
     odd = [d for d in documents if d.get("why")]
     if odd:
         lines += [
-            "Workloads that cannot be judged, and are left out by a sweep as here. The references of MoE definitions",
-            "among them take their arguments in another order than the definition lists its inputs:",
+            "Workloads that cannot be judged, and are left out by a sweep as here:",
             "",
         ]
         lines += [_item(f"`{d['definition']}`: {d['why'][:200]}") for d in odd]

@@ -75,8 +75,12 @@ def compare(definition: Mapping[str, Any], reading: Reading) -> Proof:
         given, got = _answered(seen)
         try:
             want = _reference(smaller)(*(i.clone() if hasattr(i, "clone") else i for i in given))
+        except Exception as error:  # code of the definition may raise anything
+            failure = failure or error
+            continue
+        try:
             errors = _errors(want, got)
-        except Exception as error:
+        except ValueError as error:
             failure = failure or error
             continue
         wrong = int((errors > TOLERANCE).sum())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from workers.devices.device import ANCHOR, CANDIDATE, COLD, CaptureError, Device, Run, Sample
-from workers.devices.environment import nvml_handle
+from workers.devices.environment import open_nvml
 from workers.devices.other_load import OtherLoad
 from workers.errors import WorkerError
 
@@ -222,7 +222,7 @@ class CudaDevice(Device):
         try:
             self._torch.cuda.synchronize()
             return int(self._torch.ones(8, device=self.name).sum().item()) == 8
-        except Exception:
+        except RuntimeError:
             return False
 
     def memory_budget_bytes(self) -> int:
@@ -313,26 +313,20 @@ class _Timed(Sample):
 
 
 def _open_nvml() -> tuple[Any, dict[str, Callable[[], Any]], Any] | None:
-    """The NVML library, the queries that it supports, and its handle of the GPU."""
-    try:
-        import pynvml as nvml
-
-        nvml.nvmlInit()
-        handle = nvml_handle(nvml)
-        # Renamed in driver 535; older bindings have only the old name.
-        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-        reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-        return (
-            nvml,
-            {
-                "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-                "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-                "throttle_reasons": lambda: reasons(handle),
-            },
-            handle,
-        )
-    except Exception:
-        # Timing works without NVML; the record then has no conditions.
+    """The NVML library, the queries that it supports, and its handle of the GPU; None without NVML, when timing works
+    and the record has no conditions."""
+    opened = open_nvml()
+    if opened is None:
         return None
+    nvml, handle = opened
+    # Renamed in driver 535; older bindings have only the old name.
+    reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    readers = {
+        "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+        "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        "throttle_reasons": lambda: reasons(handle),
+    }
+    return nvml, readers, handle

@@ -79,17 +79,16 @@ def device_lock(target: str, purpose: str) -> DeviceLock:
 
     if not is_cuda(target):
         return DeviceLock("cpu", purpose)
-    try:
-        import pynvml
+    from workers.devices.environment import open_nvml
 
-        from workers.devices.environment import nvml_handle
-
-        pynvml.nvmlInit()
-        handle = nvml_handle(pynvml)
-        uuid, minor = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetMinorNumber(handle)
-    except Exception:  # without NVML the device has no name that is the same for all
+    opened = open_nvml()
+    if opened is None:  # without NVML the device has no name that is the same for all
         return DeviceLock("gpu", purpose)
-    return DeviceLock(str(uuid), purpose, [f"/dev/nvidia{minor}"])
+    nvml, handle = opened
+    files: list[str] = []
+    with contextlib.suppress(nvml.NVMLError):  # not every container may know it
+        files.append(f"/dev/nvidia{nvml.nvmlDeviceGetMinorNumber(handle)}")
+    return DeviceLock(str(nvml.nvmlDeviceGetUUID(handle)), purpose, files)
 
 
 @contextlib.contextmanager

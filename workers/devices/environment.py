@@ -179,32 +179,43 @@ def _gpu(target: str) -> Environment:
     )
 
 
+def open_nvml() -> tuple[Any, Any] | None:
+    """NVML with its handle of the first GPU that CUDA shows to this process; None without library, driver or GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return pynvml, nvml_handle(pynvml)
+    except pynvml.NVMLError:
+        return None
+
+
 def nvml_handle(pynvml: Any) -> Any:
-    """NVML's handle of the first GPU that CUDA shows to this process."""
+    """NVML's handle of the first GPU that CUDA shows to this process.
+
+    Raises:
+        pynvml.NVMLError: There is none.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if visible.startswith(("GPU-", "MIG-")):
         return pynvml.nvmlDeviceGetHandleByUUID(visible)
+    if visible and not visible.isdecimal():  # CUDA shows none then, as with -1
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
     return pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible else 0)
 
 
 def gpu_target() -> str | None:
     """The target of this machine's first visible GPU, None without a GPU or with one that has no target."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        capability = pynvml.nvmlDeviceGetCudaComputeCapability(nvml_handle(pynvml))
-    except Exception:  # no driver, no library, no device: all mean that there is no GPU to use
+    opened = open_nvml()
+    if opened is None:
         return None
-    return target_of_capability(tuple(capability))
+    nvml, handle = opened
+    return target_of_capability(tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)))
 
 
 def gpu_name() -> str | None:
     """The marketing name of this machine's first visible GPU, None without one."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlDeviceGetName(nvml_handle(pynvml)))
-    except Exception:  # as in gpu_target
-        return None
+    opened = open_nvml()
+    return None if opened is None else str(opened[0].nvmlDeviceGetName(opened[1]))

@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,10 @@ _LIMIT_BYTES = 8 << 30
 
 _REVISION = 3
 """Version of the format; files of other versions are never read."""
+
+
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
+"""What reading a damaged file raises, as tried with changed and missing bytes."""
 
 
 class ReferenceStore:
@@ -47,11 +54,14 @@ class ReferenceStore:
 
         path = self._path(self._problem.workload(uuid))
         try:
+            _check_sums(path)
             found: Mapping[str, Any] = torch.load(path, map_location=device)
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged file is replaced
-            print(f"worker: stored reference {path} cannot be read, it is computed again: {error}")
+        except torch.OutOfMemoryError:
+            raise
+        except _DAMAGED as error:
+            print(f"worker: stored reference {path} is damaged, it is computed again: {error}")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -89,3 +99,16 @@ class ReferenceStore:
             with contextlib.suppress(OSError):
                 path.unlink()
             total -= size
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the file with the sums that torch wrote into it and does not look at: with a changed number in it, every
+    right candidate would be refused.
+
+    Raises:
+        ValueError: A part of it has changed.
+    """
+    with zipfile.ZipFile(path) as file:
+        part = file.testzip()
+    if part is not None:
+        raise ValueError(f"the sum of {part} does not match")
