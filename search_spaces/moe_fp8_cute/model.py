@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 from search_spaces.moe_fp8_cute.model_gemm import Constants, Rows, gemm
+from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.plans import launches, row_align
 from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, WorkloadFeatures
 
@@ -81,6 +82,12 @@ class MoeModel(Model):
         return predict(config, self._sizes, features, hardware)
 
 
+@lru_cache(maxsize=8)
+def _launches(config: tuple, sizes: tuple) -> list[tuple[str, GemmPlan]]:
+    """Of one config on several workloads."""
+    return launches(dict(config), dict(sizes))
+
+
 def _kernels(
     config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: Constants
 ) -> list[KernelPrediction]:
@@ -99,7 +106,7 @@ def _kernels(
         above = config["split_rows"] if config["gather"] == "many" else 0
         out.append(mover("permute", sum(count for count in rows if count > above) * hidden * 2))
     cleared = tokens * hidden * 2 if combine == "atomic_bf16" else 0
-    for name, plan in launches(config, sizes):
+    for name, plan in _launches(tuple(config.items()), tuple(sizes.items())):
         one = gemm(name, plan, rows, hw, k, cleared if name == "moe_gemm_1" else 0)
         waited = 0.0 if plan.chained else step
         if plan.early_weights and config["requant"] == "fused":

@@ -23,8 +23,8 @@ WAIT_CYCLES = 30.0
 """From a full stage to its first MMA, and from the last MMA to its promotion: a barrier's latency (H100, 2026-11)."""
 STORE_CYCLES = 4.0
 """Of the epilogue for each element of a consumer thread: scale, convert, shared memory, store; counted in SASS."""
-TMEM_LOAD_CYCLES = 40.0
-"""Latency of one load from tensor memory. Unknown: 26 would be hidden, 60 would cost a third (docs/b200.md)."""
+EMPTY_US = 1.25
+"""A launch none of whose experts have rows: two of them were measured to cost 2.2 to 2.8 us (H200, docs/kernels.md)."""
 DRAIN_CYCLES = 2.4
 """A promotion warp on Blackwell for each accumulator register: stall counts in SASS, 305 for 128."""
 
@@ -142,6 +142,7 @@ def tiles_of(rows: Rows, above: int, upto: int, tile: int, step: int, narrow: in
     return Tiles(len(mine), sum(-(-count // tile) for count in mine), sum(mine), multiplied)
 
 
+@lru_cache(maxsize=1 << 14)
 def gemm(name: str, plan: GemmPlan, rows: Rows, hw: Hardware, k: Constants, cleared_bytes: float) -> KernelPrediction:
     """One launch, alone.
 
@@ -157,7 +158,7 @@ def gemm(name: str, plan: GemmPlan, rows: Rows, hw: Hardware, k: Constants, clea
     tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
     t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else plan.tile_t, plan.narrow)
     if not t.count:
-        return KernelPrediction(name, k.fill_us, {"launch": k.fill_us})
+        return KernelPrediction(name, EMPTY_US, {"launch": EMPTY_US})
     tiles = t.count * plan.cluster_t * plan.weight_tiles * plan.split_k
     ctas = min(plan.ctas, hw.sms * plan.ctas_per_sm)
     w = _wave(plan, t, tiles, hw, k)
@@ -249,10 +250,16 @@ def _blackwell(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
     stored = plan.weight_rows + plan.token_rows
     read = weights + plan.token_rows * plan.mmas if plan.swap else stored
     registers = elements / (128 * plan.groups)
-    chain = registers * DRAIN_CYCLES + registers / max(1, plan.load_columns // 2) * TMEM_LOAD_CYCLES
+    chain = registers * DRAIN_CYCLES + registers / max(1, plan.load_columns // 2) * hw.tmem_load_cycles
+    tensor = elements * BLOCK * 2 / hw.tensor_flop_per_cycle
+    if plan.groups == 1:
+        tensor *= 2  # an MMA of 64 rows takes as long as one of 128: half of the lanes of tensor memory are written
+    smem = (stored + read) * BLOCK / hw.smem_bytes_per_cycle
+    if plan.acc_stages == 1:
+        chain += max(tensor, smem)  # the next K block's MMAs wait until this one's sums are out of tensor memory
     return Block(
-        tensor=elements * BLOCK * 2 / hw.tensor_flop_per_cycle,
-        smem=(stored + read) * BLOCK / hw.smem_bytes_per_cycle,
+        tensor=tensor,
+        smem=smem,
         fma=elements / hw.fma_per_cycle * (2.0 if plan.swap else 1.0),
         tmem=elements * 4 / hw.tmem_bytes_per_cycle,
         chain=chain,

@@ -30,6 +30,7 @@ class Hardware:
         fma_per_cycle: Float32 multiply-adds of an SM.
         smem_bytes_per_cycle: Bytes that an SM's shared memory port moves.
         tmem_bytes_per_cycle: Bytes that an SM reads from tensor memory, 0 where it has none.
+        tmem_load_cycles: Latency of one load from tensor memory, 0 where there is none.
         launch_us: What timing one empty kernel by graph replay shows.
         dependency_us: From the end of a kernel to the first load of one that waits for it.
         programmatic_us: The same with programmatic dependent launch.
@@ -48,6 +49,7 @@ class Hardware:
     fma_per_cycle: float
     smem_bytes_per_cycle: float
     tmem_bytes_per_cycle: float
+    tmem_load_cycles: float
     launch_us: float
     dependency_us: float
     programmatic_us: float

@@ -20,12 +20,16 @@ Array = NDArray[np.float64]
 Expect = Callable[[Config], float | None]
 """Expected value of a config, in the unit of the values that a search is told; None where nothing is expected."""
 
-CLIMBERS = 24
+CLIMBERS = 16
 """Configs whose neighbours are looked at in each round of the climb."""
-ROUNDS = 8
+ROUNDS = 10
 """Most rounds of it."""
+TIE = 1e-3
+"""Expected values that are this close count as equal: models say nothing of many parameters."""
 KEPT = 300
 """Best expected configs that always are candidates."""
+ALIKE = 8
+"""Most of them with one expected value."""
 
 
 class Expectation:
@@ -81,20 +85,32 @@ class Expectation:
         if not ledger.complete:
             expanded: set[int] = set()
             for _ in range(ROUNDS):
-                best = [row for row in self._best(CLIMBERS) if row not in expanded]
+                best = [row for row in self._best(CLIMBERS, 1) if row not in expanded]
                 if not best:
                     break
                 expanded.update(best)
                 for row in best:
                     ledger.add(ledger.neighbours(tuple(int(c) for c in ledger.points[row])))
-        self._best_rows = self._best(KEPT)
+        self._best_rows = self._best(KEPT, ALIKE)
         return self._best_rows
 
-    def _best(self, count: int) -> list[int]:
-        free = self._ledger.free()
+    def _best(self, count: int, alike: int) -> list[int]:
+        """Free rows by rising expectation; of those that differ by less than :data:`TIE` only the simplest."""
+        ledger = self._ledger
+        free = ledger.free()
         said = self.of(free)
-        order = np.argsort(said)[:count]
-        return [int(free[i]) for i in order if np.isfinite(said[i])]
+        default = np.array(ledger.encoding.point(ledger.encoding.space.default))
+        changed = (ledger.points[free] != default).sum(axis=1)
+        steps = np.round(said / TIE)
+        found: list[int] = []
+        seen: dict[float, int] = {}
+        for i in np.lexsort((changed, steps)):
+            if len(found) >= count or not np.isfinite(said[i]):
+                break
+            seen[steps[i]] = seen.get(steps[i], 0) + 1
+            if seen[steps[i]] <= alike:
+                found.append(int(free[i]))
+        return found
 
     def targets(self, rows: Any, known: Array, scale: Scale) -> Array:
         """What is trusted of the expectation for these rows, as targets; 0 where nothing is expected.

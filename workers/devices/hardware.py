@@ -7,6 +7,8 @@ sweeps (docs/results/search-physics.md), ``[P]`` published by others, ``[E]`` es
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 from search_spaces.prediction.model import Hardware
 
@@ -28,6 +30,7 @@ def _hopper(name: str, hbm_bytes_per_us: float, sustained_mhz: float) -> Hardwar
         fma_per_cycle=128,  # [A]
         smem_bytes_per_cycle=128,  # [A]
         tmem_bytes_per_cycle=0,
+        tmem_load_cycles=0,
         launch_us=3.0,  # [M] docs/kernels.md: a tiny kernel shows 4.1, of which 3 are no kernel's own
         dependency_us=1.45,  # [F]
         programmatic_us=0.6,  # [F]
@@ -52,6 +55,7 @@ _BY_NAME = {
             fma_per_cycle=128,  # [A]
             smem_bytes_per_cycle=128,  # [A]
             tmem_bytes_per_cycle=512,  # [A] 16 lanes x 4 bytes x 4 partitions x 2; others report 197 [P]
+            tmem_load_cycles=40,  # [E] 26 would be hidden by four buffers, 60 would not (docs/b200.md)
             launch_us=3.0,  # [E] Hopper's
             dependency_us=1.45,  # [E] Hopper's
             programmatic_us=0.6,  # [E] Hopper's
@@ -70,3 +74,21 @@ def hardware_of(reported: str) -> Hardware | None:
     """The figures of a GPU as its driver or a user names it (``NVIDIA H200``); None where nobody has filled them in."""
     found = [hardware for name, hardware in _BY_NAME.items() if re.search(rf"\b{name}\b", reported)]
     return None if _OTHERS.search(reported) or not found else found[0]
+
+
+_UNKNOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "B200": (
+        {"hbm_bytes_per_us": 7.5e6, "sustained_mhz": 1850, "load_latency_us": 1.1, "tmem_load_cycles": 26},
+        {
+            **{"hbm_bytes_per_us": 6.6e6, "sustained_mhz": 1400, "load_latency_us": 1.6, "tmem_load_cycles": 60},
+            **{"tmem_bytes_per_cycle": 197, "programmatic_us": 0.9},
+        },
+    )
+}
+"""The best and the worst that may be found of what is [E] or [P] and matters."""
+
+
+def doubts_of(hardware: Hardware) -> tuple[Hardware, Hardware]:
+    """The GPU as good and as bad as it may turn out; twice the same where it was measured."""
+    good, bad = _UNKNOWN.get(hardware.name, ({}, {}))
+    return replace(hardware, **good), replace(hardware, **bad)
