@@ -9,7 +9,7 @@ for its own MMAs before it promotes them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from search_spaces.moe_fp8_cute.solution.budget import BLOCK, GemmPlan
@@ -23,6 +23,9 @@ WAIT_CYCLES = 30.0
 """From a full stage to its first MMA, and from the last MMA to its promotion: a barrier's latency (H100, 2026-11)."""
 STORE_CYCLES = 4.0
 """Of the epilogue for each element of a consumer thread: scale, convert, shared memory, store; counted in SASS."""
+GATHER_CYCLES = 12.0
+"""Of the gathering warps for a token row and K block. GEMM 1 took 642.7 us instead of 549.4 with 128 rows a tile (H200,
+docs/kernels.md), and as long with 64."""
 EMPTY_US = 1.25
 """A launch none of whose experts have rows: two of them were measured to cost 2.2 to 2.8 us (H200, docs/kernels.md)."""
 DRAIN_CYCLES = 2.4
@@ -90,6 +93,7 @@ class Block:
     Args:
         tensor, smem, fma, tmem: Cycles that it keeps a unit of the SM busy.
         chain: Cycles of the warpgroup that does it, one step after the other.
+        issue: Cycles of the warps that gather its token rows.
         l2_bytes: Weights and token rows that come through the SM's port to the L2.
     """
 
@@ -98,6 +102,7 @@ class Block:
     fma: float
     tmem: float
     chain: float
+    issue: float
     l2_bytes: float
 
 
@@ -194,12 +199,14 @@ def _resources(plan: GemmPlan, w: Wave, tiles: int, ctas: int, clock: float, hw:
         "promotion": blocks_us * b.fma / hw.sms,
         "dependent steps": (blocks_us * b.chain + tiles * w.between / clock) / ctas,
     }
-    return {**out, "tensor memory": blocks_us * b.tmem / hw.sms} if b.tmem else out
+    others = {"tensor memory": blocks_us * b.tmem / hw.sms, "issue": blocks_us * b.issue / ctas}
+    return {**out, **{name: us for name, us in others.items() if us}}
 
 
 def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: Constants) -> Wave:
     rows = t.multiplied / (t.count * plan.cluster_t)
     block = _blackwell(plan, rows, hw) if isinstance(plan, BlackwellPlan) else _hopper(plan, rows, hw, k)
+    block = replace(block, issue=_issue(plan, t.rows / (t.count * plan.cluster_t)))
     # Filling rows are stored too, but not added.
     out = {
         "act": t.multiplied * plan.n // 2,
@@ -239,7 +246,7 @@ def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: Constants) -> Block:
         token_bytes = plan.tile_t * BLOCK
     l2 = weights * BLOCK / (2 if plan.multicast == "weights" else 1)
     l2 += token_bytes / (2 if plan.multicast == "tokens" else 1)
-    return Block(tensor, (stored + read) / hw.smem_bytes_per_cycle, fma, 0.0, chain, l2)
+    return Block(tensor, (stored + read) / hw.smem_bytes_per_cycle, fma, 0.0, chain, 0.0, l2)
 
 
 def _blackwell(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
@@ -263,15 +270,22 @@ def _blackwell(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
         fma=elements / hw.fma_per_cycle * (2.0 if plan.swap else 1.0),
         tmem=elements * 4 / hw.tmem_bytes_per_cycle,
         chain=chain,
+        issue=0.0,
         l2_bytes=BLOCK * (plan.weight_rows / len(plan.weight_peers(0)) + plan.token_rows / len(plan.token_peers(0))),
     )
+
+
+def _issue(plan: GemmPlan, rows: float) -> float:
+    """Cycles in which the gathering warps copy a K block's token rows one by one; filling rows cost next to nothing."""
+    by_tma = isinstance(plan, BlackwellPlan) and plan.gather4
+    return GATHER_CYCLES * rows * (64 / plan.gather_threads) if plan.gather and not by_tma else 0.0
 
 
 def _wave_us(plan: GemmPlan, w: Wave, ctas: int, clock: float, hw: Hardware, k: Constants) -> float:
     """Microseconds of one tile in each of ``ctas`` CTAs side by side."""
     together = min(plan.ctas_per_sm, math.ceil(ctas / hw.sms))
     b = w.block
-    block = max(b.chain, together * max(b.tensor, b.smem, b.fma, b.tmem))
+    block = max(b.chain, b.issue, together * max(b.tensor, b.smem, b.fma, b.tmem))
     return _norm(
         k.sharpness,
         ctas * w.hbm_bytes / hw.hbm_bytes_per_us,
