@@ -36,12 +36,12 @@ PLANS = {
     "32 experts, tokens first, parts of K": dataclasses.replace(PLAN, order="tokens", split_k=4),
     "5 experts, clusters along the weights": dataclasses.replace(PLAN, experts=5, multicast="tokens", order="tokens"),
     "48 experts, weights first, parts of K": dataclasses.replace(PLAN, experts=48, order="weights", split_k=2),
-    "384 experts, tokens first": dataclasses.replace(PLAN, experts=384, order="tokens"),
+    "384 experts, tokens first": dataclasses.replace(PLAN, experts=384, n=256, order="tokens"),
     "pairs of token tiles share weights": dataclasses.replace(
         PLAN, swap=False, tile_t=64, groups=1, multicast="weights", out="finalize"
     ),
     "32 experts, mixed, parts of K": dataclasses.replace(PLAN, order="mixed", split_k=2),
-    "384 experts, mixed": dataclasses.replace(PLAN, experts=384, order="mixed"),
+    "384 experts, mixed": dataclasses.replace(PLAN, experts=384, n=256, order="mixed"),
     "pairs of token tiles share weights, mixed": dataclasses.replace(
         PLAN, swap=False, tile_t=64, groups=1, multicast="weights", order="mixed", out="finalize"
     ),
