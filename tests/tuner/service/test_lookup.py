@@ -227,3 +227,11 @@ def test_a_read_that_failed_behind_the_scenes_is_told_to_who_needs_it(tmp_path: 
         assert loud == []
 
     asyncio.run(follow())
+
+
+def test_a_profile_is_asked_for_by_name(client: httpx.Client) -> None:
+    query = f"{PATH}?definition=gemm&axes=seq_len=10&hardware=NVIDIA%20H100&profile="
+    assert client.get(query + "recorded").json()["profile"] == "recorded"
+    refused = client.get(query + "hot:3")
+    assert refused.status_code == 422
+    assert "not tuned for profile 'hot:3'; measured were recorded" in refused.json()["detail"]
