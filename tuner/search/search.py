@@ -100,9 +100,11 @@ class Search:
         self.study: optuna.Study = optuna.create_study(
             storage=PackedStorage(), sampler=self._sampler, direction="minimize"
         )
-        """Optuna's study of all trials, including those in flight; failed ones have the state FAIL."""
+        """Optuna's study of all trials, including those in flight; failed ones have the state FAIL. It guides the
+        search: the sampler is asked and told through it, and learns observed trials from it."""
+        self._unread = False
         self._advice: tuple[int, StopAdvice] | None = None
-        self._in_flight: dict[int, tuple[int, optuna.Trial]] = {}
+        self._in_flight: dict[int, optuna.Trial] = {}
         queue: list[tuple[Config, Literal["default", "warm"]]] = [(space.default, "default")]
         queue += [(config, "warm") for config in warm_start]
         self._queue: list[tuple[Point, Literal["default", "warm"]]] = [
@@ -111,6 +113,7 @@ class Search:
 
     def ask(self) -> Proposal | None:
         """The next config, None when every valid config was proposed or observed."""
+        self._read()
         fixed, origin = self._next_queued()
         if fixed is not None:
             self.study.enqueue_trial(self._encoding.optuna_params(fixed))
@@ -122,7 +125,7 @@ class Search:
         point = self._encoding.point_of_params(trial.params)
         (row,) = self._ledger.add([point])
         self._ledger.take(row)
-        self._in_flight[trial.number] = (row, trial)
+        self._in_flight[trial.number] = trial
         return Proposal(trial.number, self._encoding.config(point), origin)
 
     def tell(self, number: int, value: float | None, *, detail: str = "") -> None:
@@ -136,8 +139,7 @@ class Search:
         if number not in self._in_flight:
             raise ValueError(f"no proposal {number} is in flight; in flight are {sorted(self._in_flight)}")
         _check_finite(value)
-        row, trial = self._in_flight.pop(number)
-        self._ledger.settle(row, value)
+        trial = self._in_flight.pop(number)
         if detail:
             trial.set_user_attr("detail", detail)
         if value is None:
@@ -156,9 +158,6 @@ class Search:
 
         _check_finite(value)
         point = self._encoding.point(config)
-        (row,) = self._ledger.add([point])
-        self._ledger.take(row)
-        self._ledger.settle(row, value)
         now = datetime.now()
         trial = optuna.trial.FrozenTrial(
             number=0,
@@ -174,15 +173,23 @@ class Search:
             intermediate_values={},
         )
         self.study.add_trial(trial)  # gives it its number
+        self._unread = True
 
     def should_stop(self) -> StopAdvice:
         """Whether more trials are worth it; computed once per finished trial, in a few milliseconds."""
+        self._read()
         values = list(self._ledger.values.values())
         if self._advice is None or self._advice[0] != len(values):
             exhausted = self._ledger.complete and bool(self._ledger.taken.all())
             outlook = self._sampler.outlook() if len(values) >= FEWEST_TRIALS else None
             self._advice = (len(values), advise(values, outlook, exhausted=exhausted))
         return self._advice[1]
+
+    def _read(self) -> None:
+        """Have the sampler read observed trials, all of them at once."""
+        if self._unread:
+            self._sampler.read(self.study)
+            self._unread = False
 
     def _usable(self, config: Config) -> bool:
         try:

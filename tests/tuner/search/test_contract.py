@@ -172,6 +172,32 @@ def test_study_holds_values_of_the_space_and_can_be_stored(sampler):
     assert set(stored.best_params) == set(make_space().by_name)
 
 
+@pytest.mark.parametrize("told_by", ["observe", "study"])
+def test_what_a_search_knows_is_what_its_study_holds(sampler, told_by):
+    """Catches a result that reaches the sampler by another way than the study, or that it does not read there."""
+    first = Search(make_space(), sampler=sampler, seed=5)
+    for number in range(8):
+        proposal = first.ask()
+        first.tell(proposal.number, value_of(proposal.config) if number != 4 else None)
+    finished = [(dict(t.params), t.value) for t in first.study.trials]
+
+    def goes_on(search):
+        return [key(search.ask().config) for _ in range(3)]
+
+    resumed, reference = (Search(make_space(), sampler=sampler, seed=5) for _ in range(2))
+    for config, value in finished:
+        reference.observe(config, value)
+    if told_by == "observe":
+        for config, value in finished:
+            resumed.observe(config, value)
+    else:
+        resumed.study.add_trials(first.study.trials)
+        resumed._sampler.read(resumed.study)
+    assert {key(c) for c, _ in finished}.isdisjoint(after := goes_on(resumed))
+    assert after == goes_on(reference)
+    assert resumed._ledger.values == first._ledger.values
+
+
 def test_values_that_python_takes_for_equal_stay_apart(sampler):
     space = SearchSpace(
         name="mixed",

@@ -1,4 +1,7 @@
-"""The base of all strategies: an Optuna sampler that proposes valid configs that were not proposed before."""
+"""The base of all strategies: an Optuna sampler that proposes valid configs that were not proposed before.
+
+A strategy knows what its study knows: Optuna asks it for each new trial, and tells it each result.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces.parameters import Config, Scalar
 from tuner.search.candidates import Ledger
@@ -23,7 +26,7 @@ class Strategy(BaseSampler):
     """A sampler over the rows of a ledger.
 
     Args:
-        ledger: Owned by the search, which records proposals and results in it. A strategy reads it and may add points.
+        ledger: What the strategy has learnt from its study, by row. The search marks in it what it proposes.
         seed: Seed of all random choices.
     """
 
@@ -70,6 +73,21 @@ class Strategy(BaseSampler):
     ) -> Any:
         """Not available: a single parameter cannot be chosen without the others."""
         raise NotImplementedError(f"parameter {param_name!r} is not part of the search space")
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Learn a result. Optuna calls this when the study is told."""
+        self.ledger.settle(self._row(trial), values[0] if values and state is TrialState.COMPLETE else None)
+
+    def read(self, study: Study) -> None:
+        """Learn the finished trials of a study that came into it in another way: of an earlier process."""
+        for trial in study.get_trials(deepcopy=False):
+            row = self._row(trial)
+            if trial.state.is_finished() and row not in self.ledger.values:
+                self.ledger.take(row)
+                self.ledger.settle(row, trial.value)
+
+    def _row(self, trial: FrozenTrial) -> int:
+        return self.ledger.add([self.ledger.encoding.point_of_params(trial.params)])[0]
 
     def random_row(self) -> int:
         """A random free row."""

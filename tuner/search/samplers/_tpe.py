@@ -36,7 +36,8 @@ class OptunaStrategy(Strategy):
         self._inner.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
-        """Pass the call on to the wrapped sampler."""
+        """Learn a result, and pass it on to the wrapped sampler."""
+        super().after_trial(study, trial, state, values)
         self._inner.after_trial(study, trial, state, values)
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
