@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("tuner", "db", "workers", "search_spaces")
 """From the top floor to the ground."""
 MOST_LOOSE_FILES = 12
+MOST_LINES = 500
 
 Graph = dict[str, set[str]]
 
@@ -128,6 +129,23 @@ def test_no_folder_holds_more_than_a_dozen_loose_files():
         if file.name != "__init__.py":
             counts[file.parent] = counts.get(file.parent, 0) + 1
     assert {str(f.relative_to(ROOT)): n for f, n in counts.items() if n > MOST_LOOSE_FILES} == {}
+
+
+def test_no_name_stands_for_two_classes():
+    """Catches a second ``Comparison`` or ``Plan``: one word for one thing."""
+    homes: dict[str, list[str]] = {}
+    for module, file in modules(ROOT).items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+def test_no_file_is_longer_than_its_reader_can_hold():
+    lengths = {
+        str(f.relative_to(ROOT)): len(f.read_text(encoding="utf-8").splitlines()) for f in modules(ROOT).values()
+    }
+    assert {file: lines for file, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
 def main(root: Path) -> None:

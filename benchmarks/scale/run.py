@@ -21,7 +21,7 @@ from search_spaces.dataset import PATH
 from search_spaces.registry import space_for
 from tuner.results.status import describe
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
 from workers.fib.dataset import Dataset
 from workers.records import Method
@@ -105,7 +105,7 @@ def run(
     uuids = {name: tuple(f"{name}-{i}" for i in range(workloads)) for name, _, _ in REGIMES}
     runner = make_runner(space, evaluators, samples)
     with Store.open(url) as store:
-        plan = Plan(
+        plan = SweepPlan(
             definition=definition,
             space=space,
             regimes=tuple(Regime(name, low, high, uuids[name]) for name, low, high in REGIMES),
@@ -224,7 +224,7 @@ def anonymous_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _register(store: Store, plan: Plan, runner: Any, uuids: dict[str, tuple[str, ...]]) -> int:
+def _register(store: Store, plan: SweepPlan, runner: Any, uuids: dict[str, tuple[str, ...]]) -> int:
     definition = plan.definition
     definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
     for regime in plan.regimes:

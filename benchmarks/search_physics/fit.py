@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from benchmarks.search_physics.recorded import Recorded, Timed
 from search_spaces.moe_fp8_cute.model import predict
-from search_spaces.moe_fp8_cute.model_gemm import Constants
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants
 from search_spaces.prediction.model import Hardware
 
 SIZES = (1, 16, 56, 901, 14107)
 """Tokens of the workloads that are fitted to: one or two of each regime."""
-KERNELS = tuple(f.name for f in fields(Constants))
+KERNELS = tuple(f.name for f in fields(FittedConstants))
 GPU = ("hbm_bytes_per_us", "load_latency_us", "dependency_us", "programmatic_us")
 BOUNDS = {
     "sharpness": (2.0, 12.0),
@@ -38,12 +38,12 @@ def fitted_to(recorded: Recorded, sweeps: Sequence[str], sizes: Sequence[int] = 
     return [t for t in recorded.timed if t.sweep in sweeps and t.workload in wanted]
 
 
-def fit(recorded: Recorded, seen: Sequence[Timed], hardware: Hardware) -> tuple[Constants, Hardware]:
-    """Constants and GPU with the smallest weighted squares of log ratios, from those that are in the sources."""
+def fit(recorded: Recorded, seen: Sequence[Timed], hardware: Hardware) -> tuple[FittedConstants, Hardware]:
+    """FittedConstants and GPU with the smallest weighted squares of log ratios, from those that are in the sources."""
     from scipy.optimize import least_squares
 
     names = (*KERNELS, *GPU)
-    start = np.log([getattr(Constants(), n) for n in KERNELS] + [getattr(hardware, n) for n in GPU])
+    start = np.log([getattr(FittedConstants(), n) for n in KERNELS] + [getattr(hardware, n) for n in GPU])
     low = np.array([np.log(BOUNDS[n][0]) if n in BOUNDS else -9.0 for n in names])
     high = np.array([np.log(BOUNDS[n][1]) if n in BOUNDS else 20.0 for n in names])
     best: dict[str, float] = {}
@@ -51,9 +51,9 @@ def fit(recorded: Recorded, seen: Sequence[Timed], hardware: Hardware) -> tuple[
         best[t.workload] = min(best.get(t.workload, t.us), t.us)
     weights = np.array([1 / (1 + SLOW * np.log(t.us / best[t.workload])) for t in seen])
 
-    def unpack(x: NDArray[np.float64]) -> tuple[Constants, Hardware]:
+    def unpack(x: NDArray[np.float64]) -> tuple[FittedConstants, Hardware]:
         values = [float(v) for v in np.exp(x)]
-        constants = Constants(**dict(zip(KERNELS, values, strict=False)))
+        constants = FittedConstants(**dict(zip(KERNELS, values, strict=False)))
         return constants, replace(hardware, **dict(zip(GPU, values[len(KERNELS) :], strict=True)))
 
     def off(x: NDArray[np.float64]) -> NDArray[np.float64]:

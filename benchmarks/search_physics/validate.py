@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.search_physics.recorded import Recorded, Timed
 from search_spaces.moe_fp8_cute.model import predict
-from search_spaces.moe_fp8_cute.model_gemm import Constants
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants
 from search_spaces.prediction.model import Hardware
 
 FEWEST = 20
@@ -42,7 +42,7 @@ class Agreement:
 
 
 def agreement(
-    recorded: Recorded, hardware: Hardware, constants: Constants, sweeps: Sequence[str] | None = None
+    recorded: Recorded, hardware: Hardware, constants: FittedConstants, sweeps: Sequence[str] | None = None
 ) -> list[Agreement]:
     """The model on every workload, by size."""
     found = []
@@ -54,7 +54,7 @@ def agreement(
 
 
 def _on(
-    recorded: Recorded, workload: str, timed: Sequence[Timed], hardware: Hardware, constants: Constants
+    recorded: Recorded, workload: str, timed: Sequence[Timed], hardware: Hardware, constants: FittedConstants
 ) -> Agreement:
     from scipy.stats import spearmanr
 

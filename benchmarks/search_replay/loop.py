@@ -20,7 +20,7 @@ from tuner.replay.recording import SUFFIX, Recording, read_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.search import Search
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
 from workers.records import Method
 
@@ -121,7 +121,7 @@ def replay(
     family = ReplayFamily(recording)
     started = time.process_time()
     with Store.open("sqlite://") as store:
-        plan = Plan(
+        plan = SweepPlan(
             definition=family.definition,
             space=space,
             regimes=(Regime("all", None, None, recording.workloads),),
@@ -148,7 +148,7 @@ def replay(
     return Run(strategy, recording.name, seed, *seen, total_ms, clock() * 1e3 / count)
 
 
-def _register(store: Store, plan: Plan, runner: ReplayRunner, recording: Recording) -> int:
+def _register(store: Store, plan: SweepPlan, runner: ReplayRunner, recording: Recording) -> int:
     """The rows that a sweep refers to."""
     definition = plan.definition
     definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)

@@ -11,12 +11,12 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from search_spaces.moe_fp8_cute.model_gemm import Constants, Rows, gemm
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, Rows, gemm
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.plans import launches, row_align
 from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, WorkloadFeatures
 
-FITTED = Constants()
+FITTED = FittedConstants()
 ROUTING_US_PER_TOKEN = 1.25e-3
 """25.1 us at 14,107 tokens, 7.5 at one (H200, docs/kernels.md)."""
 GRID_BARRIER_US = 1.0
@@ -28,7 +28,7 @@ def predict(
     sizes: Mapping[str, Any],
     features: WorkloadFeatures,
     hw: Hardware,
-    constants: Constants = FITTED,
+    constants: FittedConstants = FITTED,
 ) -> Prediction:
     """What a config should take on a workload.
 
@@ -89,7 +89,7 @@ def _launches(config: tuple, sizes: tuple) -> list[tuple[str, GemmPlan]]:
 
 
 def _kernels(
-    config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: Constants
+    config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: FittedConstants
 ) -> list[KernelPrediction]:
     hidden, inter = sizes["hidden"], sizes["intermediate"]
     step = hw.programmatic_us if config["pdl"] else hw.dependency_us

@@ -33,7 +33,7 @@ DRAIN_CYCLES = 2.4
 
 
 @dataclass(frozen=True)
-class Constants:
+class FittedConstants:
     """What no data sheet says about these kernels: fitted by ``benchmarks.search_physics`` on five sizes of two sweeps.
 
     Args:
@@ -148,7 +148,9 @@ def tiles_of(rows: Rows, above: int, upto: int, tile: int, step: int, narrow: in
 
 
 @lru_cache(maxsize=1 << 14)
-def gemm(name: str, plan: GemmPlan, rows: Rows, hw: Hardware, k: Constants, cleared_bytes: float) -> KernelPrediction:
+def gemm(
+    name: str, plan: GemmPlan, rows: Rows, hw: Hardware, k: FittedConstants, cleared_bytes: float
+) -> KernelPrediction:
     """One launch, alone.
 
     Args:
@@ -156,7 +158,7 @@ def gemm(name: str, plan: GemmPlan, rows: Rows, hw: Hardware, k: Constants, clea
         plan: Its plan.
         rows: Rows of each local expert.
         hw: The GPU.
-        k: Constants.
+        k: FittedConstants.
         cleared_bytes: Output that it clears meanwhile.
     """
     tile = plan.tile_t * plan.cluster_t
@@ -203,7 +205,7 @@ def _resources(plan: GemmPlan, w: Wave, tiles: int, ctas: int, clock: float, hw:
     return {**out, **{name: us for name, us in others.items() if us}}
 
 
-def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: Constants) -> Wave:
+def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: FittedConstants) -> Wave:
     rows = t.multiplied / (t.count * plan.cluster_t)
     block = _blackwell(plan, rows, hw) if isinstance(plan, BlackwellPlan) else _hopper(plan, rows, hw, k)
     block = replace(block, issue=_issue(plan, t.rows / (t.count * plan.cluster_t)))
@@ -226,7 +228,7 @@ def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: Constants) -> W
     )
 
 
-def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: Constants) -> Block:
+def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: FittedConstants) -> Block:
     """``rows``: token rows of a tile that are multiplied, on average."""
     weights = plan.tile_w
     tensor = rows * weights * BLOCK * 2 / hw.tensor_flop_per_cycle
@@ -281,7 +283,7 @@ def _issue(plan: GemmPlan, rows: float) -> float:
     return GATHER_CYCLES * rows * (64 / plan.gather_threads) if plan.gather and not by_tma else 0.0
 
 
-def _wave_us(plan: GemmPlan, w: Wave, ctas: int, clock: float, hw: Hardware, k: Constants) -> float:
+def _wave_us(plan: GemmPlan, w: Wave, ctas: int, clock: float, hw: Hardware, k: FittedConstants) -> float:
     """Microseconds of one tile in each of ``ctas`` CTAs side by side."""
     together = min(plan.ctas_per_sm, math.ceil(ctas / hw.sms))
     b = w.block

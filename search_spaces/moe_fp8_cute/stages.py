@@ -42,7 +42,7 @@ def bfloat(words: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Problem:
+class MoeProblem:
     """A config and a call.
 
     Args:
@@ -130,7 +130,7 @@ def _equal(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
 # Routing.
 
 
-def chosen(p: Problem, memory: Arrays) -> tuple[np.ndarray, np.ndarray]:
+def chosen(p: MoeProblem, memory: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """Experts [T, top_k] by falling score, and their weights."""
     s = p.sizes
     k = s["top_k"]
@@ -154,7 +154,7 @@ def chosen(p: Problem, memory: Arrays) -> tuple[np.ndarray, np.ndarray]:
     return best, picked / picked.sum(1, keepdims=True) * p.scaling
 
 
-def check_routing(p: Problem, memory: Arrays) -> None:
+def check_routing(p: MoeProblem, memory: Arrays) -> None:
     """counts, m_indptr, row_token, row_weight and token_row."""
     experts, weights = chosen(p, memory)
     local = experts - p.offset
@@ -183,7 +183,7 @@ def check_routing(p: Problem, memory: Arrays) -> None:
     _equal("token_row", p.view(memory, "token_row"), token_row)
 
 
-def real_rows(p: Problem, memory: Arrays, which: str = "all") -> tuple[np.ndarray, np.ndarray]:
+def real_rows(p: MoeProblem, memory: Arrays, which: str = "all") -> tuple[np.ndarray, np.ndarray]:
     """(row, expert) of every row that has a token, of ``all`` experts or those with ``few`` or ``many`` rows."""
     counts, starts = p.view(memory, "counts"), p.view(memory, "m_indptr")
     if which != "all" and p.split_rows:
@@ -192,7 +192,7 @@ def real_rows(p: Problem, memory: Arrays, which: str = "all") -> tuple[np.ndarra
     return np.concatenate(rows), np.repeat(np.arange(len(counts)), counts)
 
 
-def check_permute(p: Problem, memory: Arrays) -> None:
+def check_permute(p: MoeProblem, memory: Arrays) -> None:
     """x_rows and x_scale of rows with a token."""
     rows, _ = real_rows(p, memory, "many" if p.config["gather"] == "many" else "all")
     token = p.view(memory, "row_token")[rows]
@@ -204,7 +204,9 @@ def check_permute(p: Problem, memory: Arrays) -> None:
 # GEMMs.
 
 
-def _product(p: Problem, x: np.ndarray, xs: np.ndarray, w: np.ndarray, ws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _product(
+    p: MoeProblem, x: np.ndarray, xs: np.ndarray, w: np.ndarray, ws: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """``x @ w.T`` with block scales, and the room that every element has.
 
     Shapes:
@@ -220,7 +222,7 @@ def _product(p: Problem, x: np.ndarray, xs: np.ndarray, w: np.ndarray, ws: np.nd
     return total, p.noise * np.sqrt(squares) + 1e-6 * np.abs(total)
 
 
-def _gemm_1(p: Problem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _gemm_1(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     permuted = "x_rows" in memory
     if p.config["gather"] == "many":
         permuted = len(rows) > p.split_rows
@@ -232,7 +234,7 @@ def _gemm_1(p: Problem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[
     return _product(p, x, xs, p.view(memory, "w13")[expert], p.view(memory, "s13")[expert])
 
 
-def check_gemm_1(p: Problem, memory: Arrays, which: str = "all") -> None:
+def check_gemm_1(p: MoeProblem, memory: Arrays, which: str = "all") -> None:
     """Partial sums, or requantised activations and their scales."""
     rows, experts = real_rows(p, memory, which)
     for e in np.unique(experts):
@@ -245,7 +247,7 @@ def check_gemm_1(p: Problem, memory: Arrays, which: str = "all") -> None:
             _check_activations(p, memory, int(e), mine, sums, room)
 
 
-def check_act_quant(p: Problem, memory: Arrays) -> None:
+def check_act_quant(p: MoeProblem, memory: Arrays) -> None:
     """Requantised activations from partial sums."""
     rows, experts = real_rows(p, memory)
     for e in np.unique(experts):
@@ -255,7 +257,7 @@ def check_act_quant(p: Problem, memory: Arrays) -> None:
 
 
 def _check_activations(
-    p: Problem, memory: Arrays, expert: int, rows: np.ndarray, sums: np.ndarray, room: np.ndarray
+    p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray, sums: np.ndarray, room: np.ndarray
 ) -> None:
     """SwiGLU, the largest magnitude of 128 columns, FP8."""
     half = sums.shape[1] // 2
@@ -275,12 +277,12 @@ def _check_activations(
     _compare(f"act of expert {expert}", found, value, 0.501 * step * each + play, rows)
 
 
-def _gemm_2(p: Problem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _gemm_2(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     act, scale = p.view(memory, "act")[rows], p.view(memory, "act_scale")[:, rows].T
     return _product(p, act, scale, p.view(memory, "w2")[expert], p.view(memory, "s2")[expert])
 
 
-def check_gemm_2(p: Problem, memory: Arrays, which: str = "all") -> None:
+def check_gemm_2(p: MoeProblem, memory: Arrays, which: str = "all") -> None:
     """Rows, or the weighted sums of tokens."""
     rows, experts = real_rows(p, memory, which)
     hidden = p.sizes["hidden"]
@@ -305,7 +307,7 @@ def check_gemm_2(p: Problem, memory: Arrays, which: str = "all") -> None:
         _compare("out", bfloat(p.view(memory, "out")), sums, room + 2.0**-8 * (adds + 1) * sizes, None)
 
 
-def check_combine(p: Problem, memory: Arrays) -> None:
+def check_combine(p: MoeProblem, memory: Arrays) -> None:
     """The output from rows or from float32 sums."""
     found = bfloat(p.view(memory, "out"))
     if "acc" in memory:
@@ -322,12 +324,12 @@ def check_combine(p: Problem, memory: Arrays) -> None:
     _compare("out", found, wanted, 2.0**-8 * np.abs(wanted) + 1e-6 * sizes, None)
 
 
-def check_zero(p: Problem, memory: Arrays) -> None:
+def check_zero(p: MoeProblem, memory: Arrays) -> None:
     """Check that the zero kernel cleared the sums."""
     _equal("acc", p.view(memory, "acc"), np.zeros((p.tokens, p.sizes["hidden"]), np.float32))
 
 
-CHECKS: dict[str, Callable[[Problem, Arrays], None]] = {
+CHECKS: dict[str, Callable[[MoeProblem, Arrays], None]] = {
     "combineZero": check_zero,
     "routing": check_routing,
     "permute": check_permute,
@@ -349,9 +351,9 @@ def cases(
     offset = (sizes["experts"] - sizes["local_experts"]) // 2 if sizes["routing"] == "deepseek" else 0
     found = []
     for routing in routings:
-        problem = Problem(config, sizes, target, routing.tokens, offset)
+        problem = MoeProblem(config, sizes, target, routing.tokens, offset)
 
-        def check(kernel: str, memory: Arrays, problem: Problem = problem) -> None:
+        def check(kernel: str, memory: Arrays, problem: MoeProblem = problem) -> None:
             if kernel not in CHECKS:
                 raise StageError(f"nothing is known about kernel {kernel}")
             CHECKS[kernel](problem, memory)

@@ -11,7 +11,7 @@ from search_spaces.parameters import Constraint, Parameter, SpaceError
 from search_spaces.sample_spread import spread
 from search_spaces.space import SearchSpace
 from tuner.search import Search
-from tuner.search import candidates as ledger_module
+from tuner.search import config_table as table_module
 
 
 def make_space(count, constraints, default):
@@ -67,8 +67,8 @@ def test_the_size_estimate_is_right_on_average():
 
 @pytest.mark.parametrize("sampler", ["auto", "tpe", "random", "grid"])
 def test_a_space_too_large_to_list_is_searched_without_repeats_and_to_its_end(sampler, monkeypatch):
-    monkeypatch.setattr(ledger_module, "LIST_LIMIT", 5)
-    monkeypatch.setattr(ledger_module, "SAMPLE_START", 12)
+    monkeypatch.setattr(table_module, "LIST_LIMIT", 5)
+    monkeypatch.setattr(table_module, "SAMPLE_START", 12)
     space = chain(3)
     search = Search(space, sampler=sampler, seed=4)
     seen = set()

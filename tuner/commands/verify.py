@@ -29,13 +29,13 @@ from tuner.progress import Steps
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import open_dataset
 from workers.emulator.host.launches import HostError, compile_mock
-from workers.emulator.judge import SHRUNK_SMS, Verdict, judge_sources
+from workers.emulator.judge import SHRUNK_SMS, EmulatedVerdict, judge_sources
 
 TARGETS = ("sm_90a", "sm_100a")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Subject:
     """Something to judge: ``configs`` are its dispatch table's, one for a variant."""
 
     name: str
@@ -46,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """``variants`` holds one document per candidate: ``name``, ``config``, ``status`` and its ``cases``."""
+    """``variants`` holds one document per subject: ``name``, ``config``, ``status`` and its ``cases``."""
 
     space: str
     target: str
@@ -56,12 +56,12 @@ class VerifyResult:
 
     @property
     def passed(self) -> int:
-        """How many candidates passed every case."""
+        """How many subjects passed every case."""
         return sum(v["passed"] for v in self.variants)
 
     @property
     def exit_code(self) -> int:
-        """3 if a candidate did not pass."""
+        """3 if a subject did not pass."""
         return errors.EXIT_OK if self.passed == len(self.variants) else errors.EXIT_NOTHING_FOUND
 
     def document(self) -> dict[str, Any]:
@@ -113,18 +113,18 @@ def verify(
     space = space_for(definition, settings.target, settings.space)
     maker = family(settings.space) if settings.space else for_definition(definition, settings.target)
     if solution is not None:
-        candidates = [_of_solution(solution, maker, space, name)]
+        subjects = [_of_solution(solution, maker, space, name)]
     else:
         configs = spread(space, sample, settings.seed) if sweep is None else _winners(space, sweep, database)
-        candidates = [_of_config(maker, space, c) for c in configs]
+        subjects = [_of_config(maker, space, c) for c in configs]
     began = time.perf_counter()
-    variants = [_document(c, verdicts) for c, verdicts in _judged(candidates, view)]
+    variants = [_document(c, verdicts) for c, verdicts in _judged(subjects, view)]
     return VerifyResult(space.name, settings.target, name, time.perf_counter() - began, variants)
 
 
-def _of_config(maker: SpaceFamily, space: SearchSpace, config: Config) -> Candidate:
+def _of_config(maker: SpaceFamily, space: SearchSpace, config: Config) -> Subject:
     name = space.config_hash(config)
-    return Candidate(name, config, space.variant_sources(config), maker.emulated_cases(space, config))
+    return Subject(name, config, space.variant_sources(config), maker.emulated_cases(space, config))
 
 
 def _winners(space: SearchSpace, sweep: int, database: str | None) -> list[Config]:
@@ -143,7 +143,7 @@ def _is_valid(space: SearchSpace, config: Mapping[str, Any]) -> bool:
     return set(config) == set(space.default) and space.is_valid(config)
 
 
-def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition: str) -> Candidate:
+def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition: str) -> Subject:
     """A Solution file; each case is checked by the config that its table gives for the size.
 
     Raises:
@@ -165,10 +165,10 @@ def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition:
     by_size: list[EmulatedCase] = []
     for number, case in enumerate(maker.emulated_cases(space, select(0))):
         by_size.append(maker.emulated_cases(space, select(case.size))[number])
-    return Candidate(str(document.get("name", path.stem)), None, sources, by_size)
+    return Subject(str(document.get("name", path.stem)), None, sources, by_size)
 
 
-def _judged(candidates: list[Candidate], view: Steps) -> Iterator[tuple[Candidate, list[Verdict]]]:
+def _judged(subjects: list[Subject], view: Steps) -> Iterator[tuple[Subject, list[EmulatedVerdict]]]:
     """Candidates one after the other, each in a folder of its own that goes again."""
     with tempfile.TemporaryDirectory(prefix="tuner-verify-") as scratch:
         root = Path(scratch)
@@ -176,29 +176,27 @@ def _judged(candidates: list[Candidate], view: Steps) -> Iterator[tuple[Candidat
             mock = compile_mock(root)
         except HostError as error:
             raise UsageError(f"nothing can be emulated here: {error}") from error
-        for number, candidate in enumerate(candidates):
-            who = f"{number + 1} of {len(candidates)}, {candidate.name}"
-            view.step(f"{who}: building, and emulating on the first of {len(candidate.cases)} inputs")
+        for number, subject in enumerate(subjects):
+            who = f"{number + 1} of {len(subjects)}, {subject.name}"
+            view.step(f"{who}: building, and emulating on the first of {len(subject.cases)} inputs")
             folder = root / f"variant_{number}"
-            verdicts = judge_sources(
-                candidate.sources, candidate.cases, folder, mock, tell=_teller(view, who, candidate)
-            )
+            verdicts = judge_sources(subject.sources, subject.cases, folder, mock, tell=_teller(view, who, subject))
             shutil.rmtree(folder, ignore_errors=True)
             if not verdicts[-1].is_passed:
-                view.say(summary_of(_document(candidate, verdicts)))
-            yield candidate, verdicts
+                view.say(summary_of(_document(subject, verdicts)))
+            yield subject, verdicts
 
 
-def _teller(view: Steps, who: str, candidate: Candidate) -> Callable[[Verdict], None]:
-    """Says each verdict of a candidate, and which input is emulated next."""
-    names = [case.name for case in candidate.cases]
+def _teller(view: Steps, who: str, subject: Subject) -> Callable[[EmulatedVerdict], None]:
+    """Says each verdict of a subject, and which input is emulated next."""
+    names = [case.name for case in subject.cases]
     numbers = itertools.count(1)
 
-    def tell(verdict: Verdict) -> None:
+    def tell(verdict: EmulatedVerdict) -> None:
         number = next(numbers)
         if not verdict.is_passed:
             return
-        view.say(f"{candidate.name} on {verdict.case}: {verdict.status.value} in {verdict.seconds:.1f} s")
+        view.say(f"{subject.name} on {verdict.case}: {verdict.status.value} in {verdict.seconds:.1f} s")
         if number < len(names):
             view.step(f"{who}: emulating on {names[number]}, input {number + 1} of {len(names)}")
 
@@ -206,7 +204,7 @@ def _teller(view: Steps, who: str, candidate: Candidate) -> Callable[[Verdict], 
 
 
 def summary_of(variant: Mapping[str, Any]) -> str:
-    """One line about a candidate."""
+    """One line about a subject."""
     if variant["passed"]:
         return f"{variant['name']}: PASSED (emulated), {len(variant['cases'])} inputs"
     last = variant["cases"][-1]
@@ -215,10 +213,10 @@ def summary_of(variant: Mapping[str, Any]) -> str:
     return f"{variant['name']}: {last['status']} in {where}: {message}"
 
 
-def _document(candidate: Candidate, verdicts: list[Verdict]) -> dict[str, Any]:
+def _document(subject: Subject, verdicts: list[EmulatedVerdict]) -> dict[str, Any]:
     return {
-        "name": candidate.name,
-        "config": candidate.config,
+        "name": subject.name,
+        "config": subject.config,
         "status": verdicts[-1].status.value,
         "passed": verdicts[-1].is_passed,
         "cases": [v.document() for v in verdicts],

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.parameters import Config
-from tuner.search.candidates import Ledger
+from tuner.search.config_table import ConfigTable
 from tuner.search.gaussian_process.transform import Scale
 
 _log = logging.getLogger(__name__)
@@ -33,17 +33,17 @@ ALIKE = 8
 
 
 class Expectation:
-    """Expected values of a ledger's rows.
+    """Expected values of a table's rows.
 
     A model that raises, or says what is no number, is left alone from then on: it is a help and no part of the sweep.
 
     Args:
-        ledger: The search's.
+        table: The search's.
         expect: The model.
     """
 
-    def __init__(self, ledger: Ledger, expect: Expect) -> None:
-        self._ledger = ledger
+    def __init__(self, table: ConfigTable, expect: Expect) -> None:
+        self._table = table
         self._expect = expect
         self._known: dict[bytes, float] = {}
         self._broken = False
@@ -53,13 +53,13 @@ class Expectation:
 
     def of(self, rows: Any) -> Array:
         """Expected value of each row, NaN where nothing is expected. Shape [rows]."""
-        points = self._ledger.points[rows]
+        points = self._table.points[rows]
         return np.array([self._one(point) for point in points])
 
     def _one(self, point: NDArray[np.int16]) -> float:
         key = point.tobytes()
         if key not in self._known:
-            self._known[key] = self._ask(self._ledger.encoding.config(point.tolist()))
+            self._known[key] = self._ask(self._table.encoding.config(point.tolist()))
         return self._known[key]
 
     def _ask(self, config: Config) -> float:
@@ -75,14 +75,14 @@ class Expectation:
         return value if math.isfinite(value) else math.nan
 
     def climb(self) -> list[int]:
-        """Free rows of the best expected configs that steps of one parameter lead to, from the rows of the ledger.
+        """Free rows of the best expected configs that steps of one parameter lead to, from the rows of the table.
 
         In a listed space those of the whole list. Found once: whoever asks again must not have let them be forgotten.
         """
-        ledger = self._ledger
+        table = self._table
         if self._best_rows is not None:
-            return [row for row in self._best_rows if not ledger.taken[row]]
-        if not ledger.complete:
+            return [row for row in self._best_rows if not table.taken[row]]
+        if not table.complete:
             expanded: set[int] = set()
             for _ in range(ROUNDS):
                 best = [row for row in self._best(CLIMBERS, 1) if row not in expanded]
@@ -90,17 +90,17 @@ class Expectation:
                     break
                 expanded.update(best)
                 for row in best:
-                    ledger.add(ledger.neighbours(tuple(int(c) for c in ledger.points[row])))
+                    table.add(table.neighbours(tuple(int(c) for c in table.points[row])))
         self._best_rows = self._best(KEPT, ALIKE)
         return self._best_rows
 
     def _best(self, count: int, alike: int) -> list[int]:
         """Free rows by rising expectation; of those that differ by less than :data:`TIE` only the simplest."""
-        ledger = self._ledger
-        free = ledger.free()
+        table = self._table
+        free = table.free()
         said = self.of(free)
-        default = np.array(ledger.encoding.point(ledger.encoding.space.default))
-        changed = (ledger.points[free] != default).sum(axis=1)
+        default = np.array(table.encoding.point(table.encoding.space.default))
+        changed = (table.points[free] != default).sum(axis=1)
         steps = np.round(said / TIE)
         found: list[int] = []
         seen: dict[float, int] = {}
@@ -116,7 +116,7 @@ class Expectation:
         """What is trusted of the expectation for these rows, as targets; 0 where nothing is expected.
 
         Args:
-            rows: Of the ledger.
+            rows: Of the table.
             known: Expected minus told value of the finished rows.
             scale: The scale of the told values.
         """

@@ -1,4 +1,4 @@
-"""The constants of the default strategy; each was chosen by measurement."""
+"""The constants of the default sampler; each was chosen by measurement."""
 
 from __future__ import annotations
 

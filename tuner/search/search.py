@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from search_spaces.parameters import Config, SpaceError
 from search_spaces.space import SearchSpace
-from tuner.search.candidates import Ledger
+from tuner.search.config_table import ConfigTable
 from tuner.search.expectation import Expect
 from tuner.search.gaussian_process.encoding import Point
 from tuner.search.stopping_rule import FEWEST_TRIALS, StopAdvice, advise
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _SAMPLERS = {
     "auto": ("tuner.search.samplers._auto", "AutoSampler"),
-    "tpe": ("tuner.search.samplers._tpe", "TPEStrategy"),
-    "gp": ("tuner.search.samplers._gp", "GPStrategy"),
-    "random": ("tuner.search.samplers._random", "RandomStrategy"),
-    "grid": ("tuner.search.samplers._grid", "GridStrategy"),
+    "tpe": ("tuner.search.samplers._tpe", "TPEConfigSampler"),
+    "gp": ("tuner.search.samplers._gp", "GPConfigSampler"),
+    "random": ("tuner.search.samplers._random", "RandomConfigSampler"),
+    "grid": ("tuner.search.samplers._grid", "GridConfigSampler"),
 }
 
 
@@ -86,10 +86,10 @@ class Search:
 
         self.space = space
         self._rng = random.Random(seed)
-        self._ledger = Ledger.of(space, self._rng)
-        self._encoding = self._ledger.encoding
+        self._table = ConfigTable.of(space, self._rng)
+        self._encoding = self._table.encoding
         module, name = _SAMPLERS[sampler]
-        self._sampler = getattr(importlib.import_module(module), name)(self._ledger, seed)
+        self._sampler = getattr(importlib.import_module(module), name)(self._table, seed)
         if prior:
             self._sampler.learn_from(prior)
         if expect is not None:
@@ -118,13 +118,13 @@ class Search:
         if fixed is not None:
             self.study.enqueue_trial(self._encoding.optuna_params(fixed))
             if origin == "warm" and fixed in self._suggested:
-                self._sampler.suggested(self._ledger.add([fixed])[0])
-        elif not self._ledger.any_free(self._rng):
+                self._sampler.suggested(self._table.add([fixed])[0])
+        elif not self._table.any_free(self._rng):
             return None
         trial = self.study.ask(self._sampler.distributions)
         point = self._encoding.point_of_params(trial.params)
-        (row,) = self._ledger.add([point])
-        self._ledger.take(row)
+        (row,) = self._table.add([point])
+        self._table.take(row)
         self._in_flight[trial.number] = trial
         return Proposal(trial.number, self._encoding.config(point), origin)
 
@@ -178,9 +178,9 @@ class Search:
     def should_stop(self) -> StopAdvice:
         """Whether more trials are worth it; computed once per finished trial, in a few milliseconds."""
         self._read()
-        values = list(self._ledger.values.values())
+        values = list(self._table.values.values())
         if self._advice is None or self._advice[0] != len(values):
-            exhausted = self._ledger.complete and bool(self._ledger.taken.all())
+            exhausted = self._table.complete and bool(self._table.taken.all())
             outlook = self._sampler.outlook() if len(values) >= FEWEST_TRIALS else None
             self._advice = (len(values), advise(values, outlook, exhausted=exhausted))
         return self._advice[1]
@@ -200,8 +200,8 @@ class Search:
     def _next_queued(self) -> tuple[Point | None, Literal["default", "warm", "sampler"]]:
         while self._queue:
             point, origin = self._queue.pop(0)
-            (row,) = self._ledger.add([point])
-            if not self._ledger.taken[row]:
+            (row,) = self._table.add([point])
+            if not self._table.taken[row]:
                 return point, origin
         return None, "sampler"
 

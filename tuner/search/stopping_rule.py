@@ -17,7 +17,7 @@ PATIENCE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a strategy's model expects of all configs that are still free.
+    """What a sampler's model expects of all configs that are still free.
 
     Args:
         regret: Expected amount by which the incumbent is above the best of them, in the unit of the values.
@@ -35,7 +35,7 @@ class StopAdvice:
     Args:
         stop: Whether to end the sweep.
         expected_regret: Expected amount by which the incumbent is above the optimum, in the unit of the values (for log
-            latencies 0.02 is 2 %); None if the strategy has no model.
+            latencies 0.02 is 2 %); None if the sampler has no model.
         probability_of_improvement: Probability that an untried config beats the incumbent; None without a model.
         reason: One line for people.
     """
@@ -51,7 +51,7 @@ def advise(values: Sequence[float | None], outlook: Outlook | None, *, exhausted
 
     Args:
         values: Value of each finished trial, in order; None for a failure.
-        outlook: What the strategy's model expects, None without a model.
+        outlook: What the sampler's model expects, None without a model.
         exhausted: Whether no config is left.
     """
     regret = None if outlook is None else outlook.regret

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.search.candidates import Ledger
+from tuner.search.config_table import ConfigTable
 from tuner.search.transfer import Transfer
 
 
@@ -17,18 +17,18 @@ class Relative:
     costs its suggestions and no more, and a good one has given its best configs.
 
     Args:
-        ledger: Ledger of this search.
+        table: ConfigTable of this search.
         transfer: Predictions from the related sweep.
         suggestions: Number of trials that it suggests.
     """
 
-    def __init__(self, ledger: Ledger, transfer: Transfer, suggestions: int) -> None:
+    def __init__(self, table: ConfigTable, transfer: Transfer, suggestions: int) -> None:
         self.suggestions = suggestions
-        self._ledger = ledger
+        self._table = table
         self._transfer = transfer
         self.aside: set[int] = set()
         """Rows of suggestions that the search has not also proposed by itself. Not kept on resume."""
 
     def predict(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Predicted value of these rows in the related sweep; lower is better."""
-        return self._transfer(self._ledger.points[rows])
+        return self._transfer(self._table.points[rows])

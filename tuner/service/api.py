@@ -16,7 +16,7 @@ from tuner.service import views
 from tuner.service.best import respond
 from tuner.service.events import stream
 from tuner.service.metrics import STREAMS
-from tuner.service.middleware.auth import Reader, Runner, presented
+from tuner.service.middleware.auth import MayRead, MayRun, presented
 from tuner.service.middleware.problems import ProblemError, responses
 from tuner.service.models import (
     MAX_ID,
@@ -44,7 +44,7 @@ def _store(request: Request) -> Store:
 
 @router.get("/best-config", tags=["best config"], responses=responses(404) | {304: {"description": "Not changed"}})
 async def best_config(
-    request: Request, caller: Reader, asked: Annotated[Lookup, Query()], told: Annotated[LookupHeaders, Header()]
+    request: Request, caller: MayRead, asked: Annotated[Lookup, Query()], told: Annotated[LookupHeaders, Header()]
 ) -> Response:
     """The best known config for a problem size. Never measures, never guesses: ``found`` says how it was found.
 
@@ -55,7 +55,7 @@ async def best_config(
 
 
 @router.get("/definitions", tags=["sweeps"])
-def definitions(request: Request, caller: Reader) -> Choices:
+def definitions(request: Request, caller: MayRead) -> Choices:
     """What a sweep can be started for."""
     return choices(request.app.state.settings.dataset)
 
@@ -63,7 +63,7 @@ def definitions(request: Request, caller: Reader) -> Choices:
 @router.get("/sweeps", tags=["sweeps"])
 def sweeps(
     request: Request,
-    caller: Reader,
+    caller: MayRead,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[int | None, Query(ge=1, le=MAX_ID, description="only sweeps with a smaller id")] = None,
     definition: Annotated[str | None, Query(pattern=NAME)] = None,
@@ -76,7 +76,7 @@ def sweeps(
 
 
 @router.post("/sweeps", tags=["sweeps"], status_code=201, responses=responses(415, 502, 504))
-def start(request: Request, caller: Runner, wanted: StartSweep, response: Response) -> Started:
+def start(request: Request, caller: MayRun, wanted: StartSweep, response: Response) -> Started:
     """Start a sweep. Answers once its process has registered it, which takes seconds."""
     sweep_id = _starter(request).start(wanted)
     response.headers["Location"] = str(request.url_for("sweep", sweep_id=sweep_id).path)
@@ -84,21 +84,21 @@ def start(request: Request, caller: Runner, wanted: StartSweep, response: Respon
 
 
 @router.get("/sweeps/{sweep_id}", tags=["sweeps"], responses=responses(404))
-def sweep(request: Request, caller: Reader, sweep_id: Id) -> SweepDetail:
+def sweep(request: Request, caller: MayRead, sweep_id: Id) -> SweepDetail:
     """One sweep with its winners."""
     store = _store(request)
     return detail(store, store.sweeps.get(sweep_id))
 
 
 @router.post("/sweeps/{sweep_id}/resume", tags=["sweeps"], status_code=202, responses=responses(404, 409, 502, 504))
-def resume(request: Request, caller: Runner, sweep_id: Id) -> Started:
+def resume(request: Request, caller: MayRun, sweep_id: Id) -> Started:
     """Continue a sweep that was stopped or whose process died."""
     _starter(request).resume(sweep_id)
     return _started(request, sweep_id)
 
 
 @router.delete("/sweeps/{sweep_id}", tags=["sweeps"], status_code=202, responses=responses(404))
-def stop(request: Request, caller: Runner, sweep_id: Id) -> Started:
+def stop(request: Request, caller: MayRun, sweep_id: Id) -> Started:
     """Ask a sweep to stop. Finished trials are kept; it ends as INTERRUPTED and can be resumed."""
     store = _store(request)
     if state_now(store.sweeps.get(sweep_id)) == SweepState.RUNNING:
@@ -109,7 +109,7 @@ def stop(request: Request, caller: Runner, sweep_id: Id) -> Started:
 @router.get("/sweeps/{sweep_id}/trials", tags=["sweeps"], responses=responses(404))
 def trials(
     request: Request,
-    caller: Reader,
+    caller: MayRead,
     sweep_id: Id,
     after: Annotated[int, Query(ge=0, le=MAX_ID, description="only trials with a greater id")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
@@ -123,7 +123,7 @@ def trials(
 
 
 @router.get("/sweeps/{sweep_id}/trials/{number}", tags=["sweeps"], responses=responses(404))
-def trial(request: Request, caller: Reader, sweep_id: Id, number: int) -> TrialDetail:
+def trial(request: Request, caller: MayRead, sweep_id: Id, number: int) -> TrialDetail:
     """One trial with its build, samples and clocks."""
     return views.trial_detail(find_trial(_store(request), sweep_id, number))
 
@@ -150,7 +150,7 @@ def find_trial(store: Store, sweep_id: int, number: int) -> TrialRecord:
 )
 async def events(
     request: Request,
-    caller: Reader,
+    caller: MayRead,
     sweep_id: Id,
     last_event_id: Annotated[str | None, Header(max_length=30)] = None,
     after: Annotated[int, Query(ge=0, le=MAX_ID, description="as Last-Event-ID, for the first request")] = 0,
@@ -188,7 +188,7 @@ async def events(
 
 @router.get("/solutions", tags=["solutions"])
 def solutions(
-    request: Request, caller: Reader, definition: Annotated[str | None, Query(pattern=NAME)] = None
+    request: Request, caller: MayRead, definition: Annotated[str | None, Query(pattern=NAME)] = None
 ) -> SolutionList:
     """Exported Solutions, newest first."""
     found = _store(request).exports.newest(definition)
@@ -200,7 +200,7 @@ def solutions(
     tags=["solutions"],
     responses=responses(404) | {200: {"content": {"application/json": {}}, "description": "a Solution"}},
 )
-def solution(request: Request, caller: Reader, solution_id: Id) -> Response:
+def solution(request: Request, caller: MayRead, solution_id: Id) -> Response:
     """An exported Solution, byte for byte as it was verified: flashinfer-bench's JSON."""
     found = _store(request).exports.get(solution_id)
     if found is None or not found.content:

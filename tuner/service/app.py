@@ -20,7 +20,7 @@ from tuner.service import api
 from tuner.service.best import BestConfigs
 from tuner.service.metrics import exposition
 from tuner.service.middleware import problems
-from tuner.service.middleware.auth import Guard, Reader
+from tuner.service.middleware.auth import MayRead, TokenGuard
 from tuner.service.middleware.fast_path import FastPath
 from tuner.service.middleware.rate_limit import Gate, configure_logging
 from tuner.service.pages import routes as pages
@@ -76,7 +76,7 @@ def make(settings: ServiceSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
-    app.state.guard = Guard(store, loopback=settings.loopback)
+    app.state.guard = TokenGuard(store, loopback=settings.loopback)
     app.state.best = BestConfigs(store.best, settings.cache_s)
     app.state.charts = Charts(store)
     app.state.starter = Starter(settings, store, launcher(settings))
@@ -124,7 +124,7 @@ def _add_health(app: FastAPI) -> None:
         responses=problems.responses(401, 503, *GATE)
         | {200: {"content": {"text/plain": {}}, "description": "metrics"}},
     )
-    def metrics(request: Request, caller: Reader) -> Response:
+    def metrics(request: Request, caller: MayRead) -> Response:
         """Metrics in Prometheus' text format."""
         return Response(exposition(request.app.state.store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -138,7 +138,7 @@ def _document(app: FastAPI) -> None:
             document = make_document()
             parts = document.setdefault("components", {})
             schemas = parts.setdefault("schemas", {})
-            schemas["Problem"] = problems.Problem.model_json_schema()
+            schemas["Problem"] = problems.ProblemDocument.model_json_schema()
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}

@@ -116,7 +116,7 @@ class SolutionList:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TunableDefinition:
     """What a sweep can be started for."""
 
     name: str
@@ -129,6 +129,6 @@ class Choice:
 class Choices:
     """Definitions of the server's dataset, each with the installed search spaces that solve it."""
 
-    definitions: list[Choice]
+    definitions: list[TunableDefinition]
     targets: list[str]
     samplers: list[str]

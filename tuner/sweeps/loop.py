@@ -30,7 +30,7 @@ from tuner.sweeps.finals.statistics import Guard
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
-from tuner.sweeps.reuse import Load, other_load, usable
+from tuner.sweeps.reuse import LoadBeside, other_load, usable
 from tuner.sweeps.trials.eager import EagerTrials
 from tuner.sweeps.trials.modes import EAGER, RegimeMode, final_method, remarks
 from tuner.sweeps.trials.trial import Leader, RegimeState, Trial
@@ -48,7 +48,7 @@ BUILDS_KEPT = 1000
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What a sweep is to do: its settings, and the objects that they name."""
 
     definition: dict[str, Any]
@@ -77,7 +77,7 @@ class Sweep:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: SweepPlan,
         runner: Runner,
         store: Store,
         sweep_id: int,
@@ -106,7 +106,7 @@ class Sweep:
         self._raced_out = 0
         self._reused = 0
         self._made_anew = 0
-        self._beside_load: list[Load] = []
+        self._beside_load: list[LoadBeside] = []
         self._done = 0
         self._next_number = self._earlier.next_number
         self._reference: dict[str, Measurement] = {}

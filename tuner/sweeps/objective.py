@@ -27,7 +27,7 @@ class Objective:
         self._best: float | None = None
         self._best_log_us: dict[str, float] = {}
         self._least_us: dict[str, float] = {}
-        self._anchor_us: float | None = None
+        self._first_us: float | None = None
 
     @property
     def least_us(self) -> Mapping[str, float]:
@@ -94,9 +94,9 @@ class Objective:
         anchor_us = measurement.conditions.get("anchor_us")
         if not anchor_us:
             return _median(measurement)
-        if self._anchor_us is None:
-            self._anchor_us = float(anchor_us)
-        return _median(measurement) * self._anchor_us / float(anchor_us)
+        if self._first_us is None:
+            self._first_us = float(anchor_us)
+        return _median(measurement) * self._first_us / float(anchor_us)
 
 
 def _median(measurement: Measurement) -> float:

@@ -10,7 +10,7 @@ from db.records import WinnerRecord
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.finals.final import FinalResult, summed
-from tuner.sweeps.reuse import Load
+from tuner.sweeps.reuse import LoadBeside
 from workers.records import Measurement
 
 
@@ -28,7 +28,7 @@ class SweepResult:
     """Where the evaluators' time went in this process: see :func:`evaluator_usage`."""
     made_anew: int = 0
     """Number of stored measurements that were not reused because other load was on the machine when they were taken."""
-    beside_load: Sequence[Load] = ()
+    beside_load: Sequence[LoadBeside] = ()
     """The other load of each measurement of this process that was taken beside some."""
     reasons: Failures = field(default_factory=Failures)
     """Why trials failed."""

@@ -15,7 +15,7 @@ MOST_OTHER_GPU_PERCENT = 5.0
 
 
 @dataclass(frozen=True, order=True)
-class Load:
+class LoadBeside:
     """What other processes used of a machine."""
 
     amount: float
@@ -25,14 +25,14 @@ class Load:
         return f"{self.amount:g} {self.unit}"
 
 
-def other_load(measured: Measurement) -> Load | None:
+def other_load(measured: Measurement) -> LoadBeside | None:
     """What others used of the device or the cores meanwhile; None if it was little enough."""
     names = ("other_cores", "cores", "other_gpu_percent")
     used, cores, percent = (float(measured.conditions.get(name, 0.0)) for name in names)
     # A captured graph runs without the host.
     if measured.method.mode != "cuda_graph" and used > max(0.5, MOST_OTHER_CORES * cores):
-        return Load(used, "cores")
-    return Load(percent, "% of the GPU") if percent > MOST_OTHER_GPU_PERCENT else None
+        return LoadBeside(used, "cores")
+    return LoadBeside(percent, "% of the GPU") if percent > MOST_OTHER_GPU_PERCENT else None
 
 
 def usable(records: Iterable[StoredMeasurement], workloads: Sequence[str]) -> tuple[dict[str, StoredMeasurement], int]:

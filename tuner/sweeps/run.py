@@ -23,7 +23,7 @@ from tuner.results.export import Export, export_winners
 from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
 from tuner.sweeps.finals.crossings import Crossing
-from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult
@@ -294,7 +294,7 @@ def _guarded(
 ) -> SweepResult:
     """Run the loop and record in the sweep's state how it ended."""
     s = setup.settings
-    plan = Plan(
+    plan = SweepPlan(
         definition=setup.problem.definition,
         space=space,
         regimes=regimes,

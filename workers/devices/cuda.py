@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from workers.devices.device import ANCHOR, CANDIDATE, COLD, CaptureError, Device, Run, Sample
+from workers.devices.device import CANDIDATE, COLD, DRIFT_REFERENCE, CaptureError, Device, Run, Sample
 from workers.devices.environment import open_nvml
 from workers.devices.other_load import OtherLoad
 from workers.errors import WorkerError
@@ -39,9 +39,9 @@ heavy matrix products a card is always at it, and that is its normal speed."""
 _OTHERS_EVERY_S = 2.0
 """Seconds between two readings of how other processes use the GPU."""
 
-_ANCHOR_SIZE = 4096
-_ANCHOR_COPY_BYTES = 128 << 20
-_ANCHOR_SAMPLES = 5
+_DRIFT_SIZE = 4096
+_DRIFT_COPY_BYTES = 128 << 20
+_DRIFT_SAMPLES = 5
 
 
 class CudaDevice(Device):
@@ -78,7 +78,7 @@ class CudaDevice(Device):
         self._flushed_from: Any = None
         self._spans: list[tuple[str, Any, Any]] = []
         self._busy_s: dict[str, float] = defaultdict(float)
-        self._anchor: Run | None = None
+        self._drift_reference: Run | None = None
         self._nvml = _open_nvml()
         self._load = OtherLoad()
         self._looked_at = -float("inf")
@@ -206,15 +206,15 @@ class CudaDevice(Device):
         """Whether heat or the power supply limits the clock."""
         return bool(int(conditions.get("throttle_reasons", 0)) & _HARMFUL_REASONS)
 
-    def anchor_us(self) -> float | None:
+    def drift_reference_us(self) -> float | None:
         """Median of a few cold samples of the drift reference: a bf16 matrix product and a copy, in one graph."""
-        if self._anchor is None:
-            self._anchor = self.prepare(self._make_anchor(), "cuda_graph")
-            self._anchor()
+        if self._drift_reference is None:
+            self._drift_reference = self.prepare(self._make_drift_reference(), "cuda_graph")
+            self._drift_reference()
         samples = []
-        for _ in range(_ANCHOR_SAMPLES):
+        for _ in range(_DRIFT_SAMPLES):
             self.ready("cuda_graph", cold_cache=True)
-            samples.append(self.submit(self._anchor, "cuda_graph", ANCHOR).us())
+            samples.append(self.submit(self._drift_reference, "cuda_graph", DRIFT_REFERENCE).us())
         return float(statistics.median(samples))
 
     def is_healthy(self) -> bool:
@@ -264,20 +264,20 @@ class CudaDevice(Device):
         event.record()
         return event
 
-    def _make_anchor(self) -> Run:
+    def _make_drift_reference(self) -> Run:
         torch = self._torch
         generator = torch.Generator(device=self.name).manual_seed(0)
-        shape = (_ANCHOR_SIZE, _ANCHOR_SIZE)
+        shape = (_DRIFT_SIZE, _DRIFT_SIZE)
         a, b = (torch.randn(shape, generator=generator, device=self.name).to(torch.bfloat16) for _ in range(2))
         product = torch.empty(shape, dtype=torch.bfloat16, device=self.name)
-        source = torch.rand(_ANCHOR_COPY_BYTES // 4, generator=generator, device=self.name)
+        source = torch.rand(_DRIFT_COPY_BYTES // 4, generator=generator, device=self.name)
         target = torch.empty_like(source)
 
-        def anchor() -> None:
+        def drift_reference() -> None:
             torch.mm(a, b, out=product)
             target.copy_(source)
 
-        return anchor
+        return drift_reference
 
 
 class _Replay:

@@ -10,8 +10,9 @@ from typing import Any
 Run = Callable[[], Any]
 """One call of a candidate on fixed arguments."""
 
-CANDIDATE, CHECK, COLD, ANCHOR = "candidate", "check", "cold", "anchor"
-"""Kinds of work on the device: candidates, checks of them, making the cache cold, the drift reference."""
+CANDIDATE, CHECK, COLD, DRIFT_REFERENCE = "candidate", "check", "cold", "anchor"
+"""Kinds of work on the device: candidates, checks of them, making the cache cold, the drift reference (in records under
+its first name)."""
 
 
 class Sample(ABC):
@@ -100,7 +101,7 @@ class Device(ABC):
         """Whether a measurement under these conditions should be taken again."""
         return False
 
-    def anchor_us(self) -> float | None:
+    def drift_reference_us(self) -> float | None:
         """Microseconds that the drift reference takes now, None if the device has none."""
         return None
 

@@ -36,7 +36,7 @@ class EmulatedStatus(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EmulatedVerdict:
     """What one input showed.
 
     Args:
@@ -85,12 +85,12 @@ def _shrink(path: Path, sms: int) -> None:
 
 def run_case(
     host: Host, case: EmulatedCase, row: int | None = None, changes: dict[str, Change] | None = None, seed: int = 0
-) -> Verdict:
+) -> EmulatedVerdict:
     """Execute one call and check every kernel."""
     began = time.perf_counter()
 
-    def ended(status: EmulatedStatus, kernel: str = "", message: str = "") -> Verdict:
-        return Verdict(status, case.name, kernel, message, time.perf_counter() - began)
+    def ended(status: EmulatedStatus, kernel: str = "", message: str = "") -> EmulatedVerdict:
+        return EmulatedVerdict(status, case.name, kernel, message, time.perf_counter() - began)
 
     try:
         call = host.call(case.size, row, case.offset, case.scaling)
@@ -129,8 +129,8 @@ def judge_sources(
     folder: Path,
     mock: Path,
     sms: int | None = SHRUNK_SMS,
-    tell: Callable[[Verdict], None] = lambda verdict: None,
-) -> list[Verdict]:
+    tell: Callable[[EmulatedVerdict], None] = lambda verdict: None,
+) -> list[EmulatedVerdict]:
     """Build a Solution and run the cases; the first failure is the last verdict.
 
     Args:
@@ -141,7 +141,7 @@ def judge_sources(
         sms: See :func:`stage`.
         tell: Called with each verdict.
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[EmulatedVerdict] = []
     began = time.perf_counter()
     try:
         stage(sources, folder, sms)
@@ -154,6 +154,6 @@ def judge_sources(
                     break
     except HostError as error:
         seconds = time.perf_counter() - began
-        verdicts.append(Verdict(EmulatedStatus.NOT_BUILT, "", "", str(error), seconds))
+        verdicts.append(EmulatedVerdict(EmulatedStatus.NOT_BUILT, "", "", str(error), seconds))
         tell(verdicts[-1])
     return verdicts

@@ -59,7 +59,7 @@ class Launch:
         return out
 
 
-class Cluster:
+class CtaCluster:
     """CTAs ``first .. first + size`` of a grid, executed together.
 
     Args:
@@ -235,10 +235,10 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
     """
     firsts = range(0, launch.grid, launch.cluster)
     if program.waits_for_grid:
-        _run([Cluster(program, launch, memory, first, seed + first) for first in firsts], seed)
+        _run([CtaCluster(program, launch, memory, first, seed + first) for first in firsts], seed)
     else:
         for first in firsts:
-            _run([Cluster(program, launch, memory, first, seed + first)], seed)
+            _run([CtaCluster(program, launch, memory, first, seed + first)], seed)
     if memory.must_wait and len(memory.waited_ctas) < launch.grid:
         early = launch.grid - len(memory.waited_ctas)
         raise FaultError(
@@ -246,7 +246,7 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
         )
 
 
-def _run(clusters: list[Cluster], seed: int) -> None:
+def _run(clusters: list[CtaCluster], seed: int) -> None:
     chance = random.Random(seed)
     left = list(clusters)
     for _ in range(TURNS):

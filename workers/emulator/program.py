@@ -24,7 +24,7 @@ _NOTHING = {"prefetch", "nanosleep", "setmaxnreg", "membar", "createpolicy"}
 
 
 @dataclass(slots=True)
-class Step:
+class ProgramStep:
     """One step of a warp: a compiled segment, or a single instruction.
 
     Args:
@@ -57,7 +57,7 @@ class Program:
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.registers = Registers(kernel)
-        self.steps: list[Step] = []
+        self.steps: list[ProgramStep] = []
         self._segments: list[Segment] = []
         self._units: Counter[str] = Counter()
         self._build()
@@ -92,7 +92,7 @@ class Program:
             self._units.update(set(_names(i)))
         begins[len(self.kernel.code)] = len(self.steps)
         # A jump behind the last step ends the thread.
-        self.steps.append(Step(EXIT, Instruction("exit", [])))
+        self.steps.append(ProgramStep(EXIT, Instruction("exit", [])))
         for step in self.steps:
             if step.kind == BRANCH:
                 step.target = begins[self.kernel.labels[step.first.operands[0]]]
@@ -102,7 +102,7 @@ class Program:
         segment = Segment(f"segment_{len(self._segments)}", self.registers)
         self._segments.append(segment)
         self._members: list[set[str]] = [*getattr(self, "_members", []), set()]
-        self.steps.append(Step(SEGMENT, i))
+        self.steps.append(ProgramStep(SEGMENT, i))
         return segment
 
     def _translate(self, segment: Segment, i: Instruction) -> None:
@@ -119,7 +119,7 @@ class Program:
     def _is_read_elsewhere(self, segment: Segment, name: str) -> bool:
         return self._units[name] > 1 or name in segment.needed
 
-    def _other(self, i: Instruction) -> Step:
+    def _other(self, i: Instruction) -> ProgramStep:
         guard = None
         if i.guard is not None:
             place = self.registers.place(i.guard[0])
@@ -127,10 +127,10 @@ class Program:
                 raise UnknownInstructionError(f"line {i.line}: {i}")
             guard = place[1], i.guard[1]
         if i.parts[0] == "bra":
-            return Step(BRANCH, i, guard=guard)
+            return ProgramStep(BRANCH, i, guard=guard)
         if i.parts[0] in ("ret", "exit"):
-            return Step(EXIT, i, guard=guard)
-        return Step(OPERATION, i, handler=handler_for(i), guard=guard)
+            return ProgramStep(EXIT, i, guard=guard)
+        return ProgramStep(OPERATION, i, handler=handler_for(i), guard=guard)
 
     def lanes(self, operand: str, bits: int, rows: dict[str, np.ndarray]) -> np.ndarray:
         """An operand as unsigned integers [32]: ``rows`` are a warp's registers by class."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UnknownInstructionError
-from .program import BRANCH, EVERYBODY, EXIT, SEGMENT, Program, Step
+from .program import BRANCH, EVERYBODY, EXIT, SEGMENT, Program, ProgramStep
 from .registers import DTYPES, POISON, SHARED, WARP
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Warp:
         if not self.together:
             self.here = int(self._pc[self.alive].min())
             mask = self.alive & (self._pc == self.here)
-        step: Step = self.program.steps[self.here]
+        step: ProgramStep = self.program.steps[self.here]
         if step.kind == SEGMENT:
             if not (self.together and mask is EVERYBODY):
                 self._mask[:] = mask

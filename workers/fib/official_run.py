@@ -29,7 +29,7 @@ _LOG_CHARS = 8000
 
 
 @dataclass(frozen=True)
-class Effort:
+class StockEffort:
     """How long stock flashinfer-bench measures; the defaults are its own.
 
     It times the reference as thoroughly as the Solution, on fresh clones of all inputs: on the large MoE definition
@@ -41,7 +41,7 @@ class Effort:
     trials: int = 3
 
 
-VERIFY = Effort(warmup=3, iterations=20, trials=2)
+VERIFY = StockEffort(warmup=3, iterations=20, trials=2)
 """For an export: all checks of stock flashinfer-bench, on two draws of inputs, and a figure, in a third of the time."""
 
 
@@ -58,7 +58,7 @@ class StockJob:
 
     solutions: tuple[Document, ...] = field(repr=False)
     rule: Tolerance
-    effort: Effort = VERIFY
+    effort: StockEffort = VERIFY
     timeout_s: float = 900.0
 
 
@@ -95,7 +95,7 @@ def stage(problem: Problem, solutions: Sequence[Document], folder: Path) -> None
         _write(folder / "solutions" / op_type / name / f"{solution['name']}.json", json.dumps(solution))
 
 
-def command(folder: Path, definition: str, solutions: Sequence[str], rule: Tolerance, effort: Effort) -> list[str]:
+def command(folder: Path, definition: str, solutions: Sequence[str], rule: Tolerance, effort: StockEffort) -> list[str]:
     """The command line; ``flashinfer-bench run --local FOLDER ...`` where the console script is installed."""
     return [
         sys.executable, "-c", _CLI, "run", "--local", str(folder), "--definitions", definition,

@@ -14,7 +14,7 @@ from workers.judge.first_call import FirstCalls
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.timing import timer
-from workers.judge.timing.drift_reference import Anchor
+from workers.judge.timing.drift_reference import DriftReference
 from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed, failure
@@ -27,7 +27,7 @@ Entry = tuple[str, str]
 """A candidate's key, and a mode that it is timed in."""
 
 
-class Comparison:
+class Comparer:
     """Compares loaded candidates on one device.
 
     Args:
@@ -37,7 +37,7 @@ class Comparison:
         residents: Inputs and reference outputs.
         verdicts: Decides whether they are right.
         first_calls: Makes first calls that are neither checks nor samples.
-        anchor: The drift reference.
+        drift: The drift reference.
         job: The job.
         turns: Open file with the key of the candidate whose turn it is.
         settings: The settings that each candidate has made in the process.
@@ -53,7 +53,7 @@ class Comparison:
         residents: Residents,
         verdicts: Verdicts,
         first_calls: FirstCalls,
-        anchor: Anchor,
+        drift: DriftReference,
         job: ComparisonJob,
         turns: int,
         settings: Turns,
@@ -67,7 +67,7 @@ class Comparison:
         self._verdicts = verdicts
         self._first_calls = first_calls
         self._compiled: dict[str, dict[str, Any]] = {}
-        self._anchor = anchor
+        self._drift = drift
         self._job = job
         self._turns = turns
         self._settings = settings
@@ -99,7 +99,7 @@ class Comparison:
                         looks[key, mode] = VerifiedRun(self._verdicts, run, ready, resident, self._device, method)
                         timer.warm_up(ready, method, self._device)
                         self._device.synchronize()
-        anchor = self._anchor.conditions()
+        drift = self._drift.conditions()
         self._send("phase", Phase(PhaseKind.COMPARE, uuid))
         try:
             samples, conditions = self._interleave(looks, prepared, seed)
@@ -123,7 +123,7 @@ class Comparison:
                     uuid,
                     samples[key, mode],
                     replace(self._job.method, mode=mode),
-                    {**conditions, **anchor, **resident.judged_by, **own},
+                    {**conditions, **drift, **resident.judged_by, **own},
                     verdict.errors(),
                 )
                 self._send("event", (key, measurement))

@@ -34,7 +34,7 @@ _WATCHED_WHOLLY = (
     "workers.judge.timing.interval",
     "workers.judge.verdicts.Verdicts",
     "workers.judge.verified_run.VerifiedRun",
-    "workers.judge.comparison.Comparison",
+    "workers.judge.comparison.Comparer",
     "workers.judge.other_values.OtherValues",
     "workers.judge.resident_workloads.Residents",
     "workers.fib.adapter",

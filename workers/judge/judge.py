@@ -18,7 +18,7 @@ from workers.devices.targets import is_cuda
 from workers.errors import DatasetError, DeviceLostError, ProcessChangedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
-from workers.judge.comparison import Comparison, take_turn
+from workers.judge.comparison import Comparer, take_turn
 from workers.judge.first_call import FirstCalls
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
@@ -26,7 +26,7 @@ from workers.judge.outputs.expected import plain
 from workers.judge.references import ReferenceStore
 from workers.judge.resident_workloads import Resident, Residents, prepared
 from workers.judge.timing import timer
-from workers.judge.timing.drift_reference import Anchor
+from workers.judge.timing.drift_reference import DriftReference
 from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed, failure, tampered
@@ -91,7 +91,7 @@ class Judge:
         self._reference = fib.reference_variant(problem.definition, target)
         references = ReferenceStore(Path(store), problem, self._device.model)
         self._residents = Residents(problem, self._device, references, self._device.memory_budget_bytes())
-        self._anchor = Anchor(self._device)
+        self._drift = DriftReference(self._device)
         self._loaded: loader.Loaded | None = None
         self._ahead: tuple[str, loader.Loaded] | None = None
         self._compared: dict[str, loader.Loaded] = {}
@@ -114,7 +114,7 @@ class Judge:
         check.compare([some], plain([some]))
         memory.all_true(memory.Seal([some]).holds([some]))
         memory.poison([some], 0)
-        self._anchor.conditions()
+        self._drift.conditions()
         self._device.usage()
 
     def rates(self) -> Mapping[str, float]:
@@ -385,10 +385,10 @@ class Judge:
                 behind()
 
         limit = job.stop_above_us.get(resident.uuid)
-        anchor = self._anchor.conditions()
+        drift = self._drift.conditions()
         try:
             timing = timer.measure(prepared, job.method, self._device, limit, before_sample, after_samples, meanwhile)
-            timing = replace(timing, conditions={**timing.conditions, **anchor})
+            timing = replace(timing, conditions={**timing.conditions, **drift})
             return timing, look.verdict()
         finally:
             resident.others.undo()
@@ -440,14 +440,14 @@ class Judge:
                 self._compared[key] = self._load(staged[key])
                 candidates[key].function, candidates[key].was_called = self._compared[key].function, False
 
-            comparison = Comparison(
+            comparer = Comparer(
                 self._send,
                 self._device,
                 self._definition,
                 self._residents,
                 self._verdicts,
                 self._first_calls,
-                self._anchor,
+                self._drift,
                 job,
                 turns,
                 Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()}),
@@ -457,7 +457,7 @@ class Judge:
             for index, uuid in enumerate(job.workloads):
                 for candidate in candidates.values():
                     candidate.writes = candidate.is_reference and bool(self._residents.get(uuid).wrote)
-                comparison.on(uuid, candidates, job.seed + index)
+                comparer.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:
             if isinstance(error, (CaptureError, DeviceLostError, ProcessChangedError)) or self._device.is_healthy():

@@ -10,7 +10,7 @@ import pytest
 
 from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.model import even_rows
-from search_spaces.moe_fp8_cute.model_gemm import Constants, _blackwell, _hopper, gemm, tiles_of
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, _blackwell, _hopper, gemm, tiles_of
 from search_spaces.moe_fp8_cute.solution.plans import SMS, many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import SMS_BLACKWELL
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -97,8 +97,8 @@ def test_shared_memory_port_allows_what_its_bytes_say():
     hopper = FAMILY.space(DEFINITION, "sm_90a")
     base = {**hopper.default, "tile_t_1": 128, "groups_1": 2, "tile_w_1": 256, "stages_1": 4}
     plan = plans(base, hopper.sizes)[0]
-    assert cap(_hopper(plan, 128, gpu("sm_90a"), Constants())) == 89
-    assert cap(_hopper(replace(plan, tile_w=128), 128, gpu("sm_90a"), Constants())) == 80
+    assert cap(_hopper(plan, 128, gpu("sm_90a"), FittedConstants())) == 89
+    assert cap(_hopper(replace(plan, tile_w=128), 128, gpu("sm_90a"), FittedConstants())) == 80
     blackwell = FAMILY.space(DEFINITION, "sm_100a")
     alone = plans(blackwell.default, blackwell.sizes)[0]
     pair = many_plans({**blackwell.default, "split_rows": 32, "many_mma_m": 256}, blackwell.sizes)[0]
@@ -110,8 +110,8 @@ def test_a_last_wave_of_few_tiles_is_a_tail():
     """132 CTAs: 33 experts of one token tile and 4 weight tiles fill one wave, one more expert starts another."""
     space = FAMILY.space(DEFINITION, "sm_90a")
     plan = replace(plans(space.default, space.sizes)[0], n=4 * 256)
-    whole = gemm("g", plan, (64,) * 33, gpu("sm_90a"), Constants(), 0)
-    more = gemm("g", plan, (64,) * 34, gpu("sm_90a"), Constants(), 0)
+    whole = gemm("g", plan, (64,) * 33, gpu("sm_90a"), FittedConstants(), 0)
+    more = gemm("g", plan, (64,) * 34, gpu("sm_90a"), FittedConstants(), 0)
     assert more.us > 1.3 * whole.us
     assert more.losses_us["tail"] > whole.losses_us["tail"]
 

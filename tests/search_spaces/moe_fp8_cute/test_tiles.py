@@ -20,7 +20,7 @@ from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
 from search_spaces.moe_fp8_cute.solution.sched import TileTable
-from workers.emulator.machine import Cluster, Launch
+from workers.emulator.machine import CtaCluster, Launch
 from workers.emulator.memory import GlobalMemory, Region
 from workers.emulator.program import Program
 from workers.emulator.ptx import read
@@ -99,7 +99,7 @@ def ask(program: Program, counts: np.ndarray, tiles: np.ndarray, rank: int) -> n
         memory = GlobalMemory(
             [Region("counts", COUNTS, mine.view(np.uint8)), Region("out", OUT, found[row].view(np.uint8))]
         )
-        cluster = Cluster(program, launch, memory, tile)
+        cluster = CtaCluster(program, launch, memory, tile)
         (warp,) = cluster.warps
         if "%ctaid.y" in program.registers.names:  # the probe takes the rank in the cluster from it
             warp.rows["r"][program.registers.names["%ctaid.y"][1]] = rank

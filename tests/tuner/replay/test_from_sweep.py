@@ -12,7 +12,7 @@ from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording
 from tuner.replay.recording import Recording, read_recording, write_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.run import prior
 from workers.records import Method, Status
@@ -35,7 +35,7 @@ def sweep_on(store, recording, **settings):
     """A finished sweep over everything that was recorded."""
     definition = ReplayFamily(recording).definition
     runner = ReplayRunner(recording)
-    plan = Plan(
+    plan = SweepPlan(
         definition=definition,
         space=recording.space(),
         regimes=(Regime("all", None, None, recording.workloads),),

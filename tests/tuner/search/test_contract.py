@@ -195,7 +195,7 @@ def test_what_a_search_knows_is_what_its_study_holds(sampler, told_by):
         resumed._sampler.read(resumed.study)
     assert {key(c) for c, _ in finished}.isdisjoint(after := goes_on(resumed))
     assert after == goes_on(reference)
-    assert resumed._ledger.values == first._ledger.values
+    assert resumed._table.values == first._table.values
 
 
 def test_values_that_python_takes_for_equal_stay_apart(sampler):

@@ -198,9 +198,9 @@ def test_a_warm_config_of_the_relative_is_set_aside_and_one_of_the_kernels_autho
         proposal = search.ask()
         search.tell(proposal.number, rugged(proposal.config))
     known, _ = search._sampler._known()
-    tried = [search._encoding.config(search._ledger.points[row].tolist()) for row in known]
+    tried = [search._encoding.config(search._table.points[row].tolist()) for row in known]
     assert tried == [space.default, of_the_author]
-    assert len(search._ledger.order) == 4  # the fourth is the one suggestion for which there was room
+    assert len(search._table.order) == 4  # the fourth is the one suggestion for which there was room
 
 
 def test_a_relative_that_is_right_gives_its_best_config_at_once():

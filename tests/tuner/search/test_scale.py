@@ -9,7 +9,7 @@ import numpy as np
 from search_spaces.parameters import Constraint, Parameter
 from search_spaces.space import SearchSpace
 from tuner.search import Search
-from tuner.search.candidates import SAMPLE_START, Ledger
+from tuner.search.config_table import SAMPLE_START, ConfigTable
 from tuner.search.gaussian_process.encoding import Encoding
 from tuner.search.gaussian_process.features import MOST_CORNERS, Features
 
@@ -48,40 +48,40 @@ def test_a_trial_of_a_long_search_costs_less_than_two_kilobytes():
     assert len(search.study.trials) == 500
 
 
-def test_rows_keep_their_place_and_state_while_a_ledger_grows():
-    ledger = Ledger.of(make_space(*WIDE), random.Random(0))
-    before = ledger.points.copy()
-    ledger.take(5)
+def test_rows_keep_their_place_and_state_while_a_table_grows():
+    table = ConfigTable.of(make_space(*WIDE), random.Random(0))
+    before = table.points.copy()
+    table.take(5)
     walk, rng = make_space(*WIDE).walk, random.Random(1)
     points = [walk.sample(rng) for _ in range(3 * len(before))]
-    rows = [ledger.add([p])[0] for p in points]
-    assert (ledger.points[: len(before)] == before).all()
-    assert [tuple(ledger.points[r].tolist()) for r in rows] == points
-    assert ledger.taken.nonzero()[0].tolist() == [5]
-    assert len(ledger.points) == len(ledger.taken) == len(ledger.rows)
+    rows = [table.add([p])[0] for p in points]
+    assert (table.points[: len(before)] == before).all()
+    assert [tuple(table.points[r].tolist()) for r in rows] == points
+    assert table.taken.nonzero()[0].tolist() == [5]
+    assert len(table.points) == len(table.taken) == len(table.rows)
 
 
-def test_a_ledger_forgets_what_is_free_and_not_wanted_and_uses_the_rows_again():
-    ledger = Ledger.of(make_space(*WIDE), random.Random(0))
-    ledger.take(3)
+def test_a_table_forgets_what_is_free_and_not_wanted_and_uses_the_rows_again():
+    table = ConfigTable.of(make_space(*WIDE), random.Random(0))
+    table.take(3)
     kept = np.arange(10)
-    points = ledger.points[:10].copy()
-    dropped = tuple(ledger.points[50].tolist())
-    count = len(ledger.points)
-    ledger.forget_all_free_but(kept)
-    assert (ledger.points[:10] == points).all()
-    assert ledger.free().tolist() == [0, 1, 2, *range(4, 10)]
-    assert len(ledger.rows) == 10
-    (row,) = ledger.add([dropped])
-    assert 10 <= row < count == len(ledger.points)
-    assert tuple(ledger.points[row].tolist()) == dropped
-    assert row in ledger.free()
+    points = table.points[:10].copy()
+    dropped = tuple(table.points[50].tolist())
+    count = len(table.points)
+    table.forget_all_free_but(kept)
+    assert (table.points[:10] == points).all()
+    assert table.free().tolist() == [0, 1, 2, *range(4, 10)]
+    assert len(table.rows) == 10
+    (row,) = table.add([dropped])
+    assert 10 <= row < count == len(table.points)
+    assert tuple(table.points[row].tolist()) == dropped
+    assert row in table.free()
 
 
-def test_a_complete_ledger_forgets_nothing():
-    ledger = Ledger.of(make_space(*WIDE[:2]), random.Random(0))
-    ledger.forget_all_free_but(np.arange(3))
-    assert len(ledger.free()) == len(ledger.rows) == 64
+def test_a_complete_table_forgets_nothing():
+    table = ConfigTable.of(make_space(*WIDE[:2]), random.Random(0))
+    table.forget_all_free_but(np.arange(3))
+    assert len(table.free()) == len(table.rows) == 64
 
 
 def test_the_default_strategy_keeps_what_it_tried_and_a_bounded_rest():
@@ -90,11 +90,11 @@ def test_the_default_strategy_keeps_what_it_tried_and_a_bounded_rest():
     for number in range(100):
         proposal = search.ask()
         search.tell(proposal.number, float(sum(proposal.config.values())) if number % 7 else None)
-        most = max(most, len(search._ledger.rows))
+        most = max(most, len(search._table.rows))
     options = search._sampler.options
     neighbours = options.leaders * sum(len(p.values) - 1 for p in WIDE)
     assert most <= 100 + SAMPLE_START + options.fresh + neighbours
-    assert len(search._ledger.rows) <= 100 + options.sample_limit + options.fresh + neighbours
+    assert len(search._table.rows) <= 100 + options.sample_limit + options.fresh + neighbours
 
 
 def test_what_a_constraint_said_is_asked_once_and_holds_for_every_descent():

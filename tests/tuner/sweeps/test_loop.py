@@ -13,7 +13,7 @@ from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.settings import SweepSettings
 from tuner.sweeps.failures import ALIKE
-from tuner.sweeps.loop import REFERENCE_KEY, Plan, Sweep, evaluator_usage
+from tuner.sweeps.loop import REFERENCE_KEY, Sweep, SweepPlan, evaluator_usage
 from tuner.sweeps.regimes import Regime
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 
@@ -68,7 +68,7 @@ def _store():
 def make_sweep(recording, store, runner=None, sweep_id=None, regimes=None, **changes):
     runner = runner or ReplayRunner(recording, in_flight=3)
     family = ReplayFamily(recording)
-    plan = Plan(
+    plan = SweepPlan(
         definition=family.definition,
         space=recording.space(),
         regimes=regimes or (Regime("all", None, None, ("small", "large")),),

@@ -144,7 +144,7 @@ def test_worker_lost_again_and_again_is_told(runner, make, workloads):
 
 
 def test_who_waits_behind_one_that_kills_the_worker_is_not_blamed(runner, make, workloads, monkeypatch):
-    monkeypatch.setattr(runner._evaluation_pool, "depth", 3)
+    monkeypatch.setattr(runner._jobs.evaluations, "depth", 3)
     variants = [make(KILLS_ITS_ACTOR, key="killer"), make(key="second", marker="# 2"), make(key="third", marker="# 3")]
     jobs = [EvaluationJob(v.built(build(runner, v).artifact), workloads, QUICK) for v in variants]
     for job in jobs:
@@ -257,7 +257,7 @@ runner = RayRunner(problem, "cpu", ray_address=cluster.address, cache_dir=cache)
 print(runner.builders, runner.evaluators, flush=True)
 runner.submit_build(variant)
 (build,) = runner.wait(120)
-print(build.status, list(runner._packed) == [build.artifact], flush=True)
+print(build.status, list(runner._jobs._packed) == [build.artifact], flush=True)
 # What an evaluator on a machine with its own file system would see.
 shutil.rmtree(Path(cache) / "entries")
 (Path(cache) / "entries").mkdir()

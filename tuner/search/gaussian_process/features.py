@@ -62,7 +62,7 @@ class Features:
 
     def __call__(self, points: NDArray[np.int16]) -> NDArray[np.float64]:
         """Feature rows of points, shape [points, columns]."""
-        columns = [table[points[:, position]] for position, table in self.tables]
+        columns = [values[points[:, position]] for position, values in self.tables]
         sizes = [(i, p) for i, p in enumerate(self.product) if p is not None]
         if sizes:
             low, high = self.product_range

@@ -1,4 +1,4 @@
-"""One surrogate of the objective over the rows of a ledger."""
+"""One surrogate of the objective over the rows of a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from tuner.search.candidates import Ledger
+from tuner.search.config_table import ConfigTable
 from tuner.search.gaussian_process import acquisition
 from tuner.search.gaussian_process import regression as gp
 from tuner.search.gaussian_process.features import Features
@@ -14,17 +14,17 @@ from tuner.search.gaussian_process.features import Features
 Array = NDArray[np.float64]
 
 
-class Model:
+class GaussianModel:
     """A Gaussian process on one view of the configs, kept up to date row by row.
 
     Args:
-        ledger: The ledger whose rows it models.
+        table: The table whose rows it models.
         features: The features it sees of a config.
         beliefs: Prior of its hyperparameters.
     """
 
-    def __init__(self, ledger: Ledger, features: Features, beliefs: gp.Prior) -> None:
-        self._ledger = ledger
+    def __init__(self, table: ConfigTable, features: Features, beliefs: gp.Prior) -> None:
+        self._table = table
         self._features = features
         self._beliefs = beliefs
         self._known: gp.Hyperparameters | None = None
@@ -103,4 +103,4 @@ class Model:
         return self._posterior
 
     def _see(self, rows: list[int] | NDArray[np.intp]) -> Array:
-        return self._features(self._ledger.points[rows])
+        return self._features(self._table.points[rows])

@@ -1,1 +1,1 @@
-"""One file per strategy; ``tuner.search.sampler_names`` lists their names."""
+"""One file per sampler; ``tuner.search.sampler_names`` lists their names."""

@@ -1,4 +1,4 @@
-"""The default strategy: a Gaussian process over the valid configs, with a space-filling start."""
+"""The default sampler: a Gaussian process over the valid configs, with a space-filling start."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.parameters import Config
-from tuner.search.candidates import Ledger
+from tuner.search.config_table import ConfigTable
 from tuner.search.expectation import Expect, Expectation
 from tuner.search.gaussian_process.features import Features
-from tuner.search.gaussian_process.model import Model
+from tuner.search.gaussian_process.model import GaussianModel
 from tuner.search.gaussian_process.transform import Scale
 from tuner.search.options import Options
-from tuner.search.samplers._base import Strategy
+from tuner.search.samplers._base import ConfigSampler
 from tuner.search.stopping_rule import Outlook
 from tuner.search.transfer import Transfer
 from tuner.search.warm_start import Relative
@@ -48,23 +48,23 @@ class _State:
     of_pool: NDArray[np.float64] | float = 0.0
 
 
-class AutoSampler(Strategy):
+class AutoSampler(ConfigSampler):
     """Expected improvement under a Gaussian process, times the chance that the config works at all.
 
     Args:
-        ledger: See :class:`Strategy`.
-        seed: See :class:`Strategy`.
+        table: See :class:`ConfigSampler`.
+        seed: See :class:`ConfigSampler`.
         options: Its constants.
     """
 
-    def __init__(self, ledger: Ledger, seed: int, options: Options | None = None) -> None:
-        super().__init__(ledger, seed)
+    def __init__(self, table: ConfigTable, seed: int, options: Options | None = None) -> None:
+        super().__init__(table, seed)
         self.options = options or Options()
         self._threads = ThreadpoolController()
         self._random = np.random.default_rng(seed)
-        self._features = Features.of(ledger.encoding)
-        self._model = Model(ledger, self._features, self.options.beliefs)
-        self._works = Model(ledger, self._features, self.options.beliefs)
+        self._features = Features.of(table.encoding)
+        self._model = GaussianModel(table, self._features, self.options.beliefs)
+        self._works = GaussianModel(table, self._features, self.options.beliefs)
         self._works_since: int | None = None
         self._relative: Relative | None = None
         self._expectation: Expectation | None = None
@@ -79,7 +79,7 @@ class AutoSampler(Strategy):
 
     def _propose(self) -> int:
         relative = self._relative
-        if relative is not None and len(self.ledger.order) <= relative.suggestions:
+        if relative is not None and len(self.table.order) <= relative.suggestions:
             row = self._best_of(relative)
             relative.aside.add(row)
             return row
@@ -98,12 +98,12 @@ class AutoSampler(Strategy):
         return self._best_promise(passed)
 
     def learn_from(self, prior: Sequence[tuple[Config, float | None]]) -> None:
-        transfer = Transfer(self.ledger.encoding, prior)
+        transfer = Transfer(self.table.encoding, prior)
         if transfer.usable:
-            self._relative = Relative(self.ledger, transfer, self.options.related)
+            self._relative = Relative(self.table, transfer, self.options.related)
 
     def expect(self, expect: Expect) -> None:
-        self._expectation = Expectation(self.ledger, expect)
+        self._expectation = Expectation(self.table, expect)
 
     def suggested(self, row: int) -> None:
         if self._relative is not None:
@@ -140,15 +140,15 @@ class AutoSampler(Strategy):
         free = np.array(expectation.climb(), dtype=np.intp)
         if not len(free):
             return self._farthest()
-        return self._apart_from(self.ledger.order[1:], free, expectation.of(free))
+        return self._apart_from(self.table.order[1:], free, expectation.of(free))
 
     def _best_of(self, relative: Relative) -> int:
         """The free config with the best prediction by the related sweep, at a distance from its earlier suggestions.
 
         The best configs of a related sweep resemble each other: if it is wrong about one, it is wrong about all.
         """
-        free = self.ledger.free()
-        return self._apart_from(self.ledger.order[1:], free, relative.predict(free))
+        free = self.table.free()
+        return self._apart_from(self.table.order[1:], free, relative.predict(free))
 
     def _apart_from(self, tried: list[int], free: Rows, expected: NDArray[np.float64]) -> int:
         """The free row with the smallest expected value at some distance from those that were tried."""
@@ -173,8 +173,8 @@ class AutoSampler(Strategy):
 
     def _steps(self, rows: Rows, others: Rows | list[int]) -> NDArray[np.float64]:
         """Distances between configs in steps of the value lists; a whole list counts 1. Shape [rows, others]."""
-        last = np.maximum(np.array(self.ledger.encoding.sizes) - 1, 1)
-        points = self.ledger.points
+        last = np.maximum(np.array(self.table.encoding.sizes) - 1, 1)
+        points = self.table.points
         steps: NDArray[np.float64] = np.abs(points[rows][:, None] / last - (points[others] / last)[None]).sum(axis=2)
         return steps
 
@@ -193,13 +193,13 @@ class AutoSampler(Strategy):
         """Taken rows in order, and values by row, without the suggestions of a related sweep."""
         aside = set() if self._relative is None else self._relative.aside
         if not aside:
-            return self.ledger.order, self.ledger.values
-        values = {r: v for r, v in self.ledger.values.items() if r not in aside}
-        return [r for r in self.ledger.order if r not in aside], values
+            return self.table.order, self.table.values
+        values = {r: v for r, v in self.table.values.items() if r not in aside}
+        return [r for r in self.table.order if r not in aside], values
 
     def _free(self) -> NDArray[np.bool_]:
         """Rows that are free, or taken only because a related sweep suggested them."""
-        free = ~self.ledger.taken
+        free = ~self.table.taken
         if self._relative is not None:
             free[list(self._relative.aside)] = True
         return free
@@ -237,7 +237,7 @@ class AutoSampler(Strategy):
 
     def _refit(self, passed: list[int]) -> None:
         """Fit the hyperparameters and choose the candidates again."""
-        values = np.array([self.ledger.values[r] for r in passed], dtype=np.float64)
+        values = np.array([self.table.values[r] for r in passed], dtype=np.float64)
         kept = self._kept(values)
         self._left_out = set(passed) - {passed[i] for i in kept}
         rows = [passed[i] for i in kept]
@@ -285,20 +285,20 @@ class AutoSampler(Strategy):
 
     def _candidates(self, leaders: list[int]) -> Rows:
         """Rows that the model looks at until the next fit: all free ones, or a sample and the leaders' neighbours."""
-        ledger = self.ledger
-        if ledger.complete and len(ledger.points) <= self.options.pool_limit:
+        table = self.table
+        if table.complete and len(table.points) <= self.options.pool_limit:
             return np.flatnonzero(self._free())
         near = [] if self._expectation is None else self._expectation.climb()
         for leader in leaders:
-            near += ledger.add(ledger.neighbours(tuple(int(c) for c in ledger.points[leader])))
-        for _ in range(0 if ledger.complete else self.options.fresh):
+            near += table.add(table.neighbours(tuple(int(c) for c in table.points[leader])))
+        for _ in range(0 if table.complete else self.options.fresh):
             self.random_row()
-        free = ledger.free()
-        limit = self.options.pool_limit if ledger.complete else self.options.sample_limit
+        free = table.free()
+        limit = self.options.pool_limit if table.complete else self.options.sample_limit
         sample = self._random.choice(free, min(len(free), limit), replace=False)
         wanted = np.union1d(sample, np.array(near, dtype=np.intp))
-        wanted = wanted[~ledger.taken[wanted]]
-        ledger.forget_all_free_but(wanted)
+        wanted = wanted[~table.taken[wanted]]
+        table.forget_all_free_but(wanted)
         return wanted
 
     def _log_chance_to_work(self) -> NDArray[np.float64] | float:

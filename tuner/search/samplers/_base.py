@@ -1,6 +1,6 @@
-"""The base of all strategies: an Optuna sampler that proposes valid configs that were not proposed before.
+"""The base of all samplers: an Optuna sampler that proposes valid configs that were not proposed before.
 
-A strategy knows what its study knows: Optuna asks it for each new trial, and tells it each result.
+A sampler knows what its study knows: Optuna asks it for each new trial, and tells it each result.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces.parameters import Config, Scalar
-from tuner.search.candidates import Ledger
+from tuner.search.config_table import ConfigTable
 from tuner.search.expectation import Expect
 from tuner.search.stopping_rule import Outlook
 
 
-class Strategy(BaseSampler):
-    """A sampler over the rows of a ledger.
+class ConfigSampler(BaseSampler):
+    """A sampler over the rows of a table.
 
     Args:
-        ledger: What the strategy has learnt from its study, by row. The search marks in it what it proposes.
+        table: What the sampler has learnt from its study, by row. The search marks in it what it proposes.
         seed: Seed of all random choices.
     """
 
-    def __init__(self, ledger: Ledger, seed: int) -> None:
-        self.ledger = ledger
+    def __init__(self, table: ConfigTable, seed: int) -> None:
+        self.table = table
         self.rng = random.Random(seed)
-        encoding = ledger.encoding
+        encoding = table.encoding
         self.distributions: dict[str, BaseDistribution] = {
             n: CategoricalDistribution(c) for n, c in zip(encoding.names, encoding.choices, strict=True)
         }
@@ -54,7 +54,7 @@ class Strategy(BaseSampler):
         """Called before a config is proposed because a related sweep suggests it; ignored by default."""
 
     def outlook(self) -> Outlook | None:
-        """What more trials may gain, None if the strategy has no model."""
+        """What more trials may gain, None if the sampler has no model."""
         return None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -66,7 +66,7 @@ class Strategy(BaseSampler):
     ) -> dict[str, Scalar]:
         """A whole config at once: constraints make parameters dependent."""
         row = self.propose(study, trial, search_space)
-        return self.ledger.encoding.optuna_params([int(c) for c in self.ledger.points[row]])
+        return self.table.encoding.optuna_params([int(c) for c in self.table.points[row]])
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -76,31 +76,31 @@ class Strategy(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Learn a result. Optuna calls this when the study is told."""
-        self.ledger.settle(self._row(trial), values[0] if values and state is TrialState.COMPLETE else None)
+        self.table.settle(self._row(trial), values[0] if values and state is TrialState.COMPLETE else None)
 
     def read(self, study: Study) -> None:
         """Learn the finished trials of a study that came into it in another way: of an earlier process."""
         for trial in study.get_trials(deepcopy=False):
             row = self._row(trial)
-            if trial.state.is_finished() and row not in self.ledger.values:
-                self.ledger.take(row)
-                self.ledger.settle(row, trial.value)
+            if trial.state.is_finished() and row not in self.table.values:
+                self.table.take(row)
+                self.table.settle(row, trial.value)
 
     def _row(self, trial: FrozenTrial) -> int:
-        return self.ledger.add([self.ledger.encoding.point_of_params(trial.params)])[0]
+        return self.table.add([self.table.encoding.point_of_params(trial.params)])[0]
 
     def random_row(self) -> int:
         """A random free row."""
-        row = self.ledger.random_free(self.rng)
+        row = self.table.random_free(self.rng)
         if row is None:
-            raise RuntimeError("a strategy was asked although no config is left")
+            raise RuntimeError("a sampler was asked although no config is left")
         return row
 
     def nearest_free(self, point: Sequence[int]) -> int:
         """The free row that differs least from a point: fewest parameters, then fewest positions."""
-        free = self.ledger.free()
+        free = self.table.free()
         if not len(free):
             return self.random_row()
-        apart = np.abs(self.ledger.points[free].astype(np.int64) - np.asarray(point, dtype=np.int64))
+        apart = np.abs(self.table.points[free].astype(np.int64) - np.asarray(point, dtype=np.int64))
         cost = (apart != 0).sum(axis=1) * 1_000_000 + apart.sum(axis=1)
         return int(free[int(np.argmin(cost))])

@@ -10,25 +10,25 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search_spaces.constraint_search import Effort, TooSparseError
-from tuner.search.candidates import Ledger
-from tuner.search.samplers._base import Strategy
+from tuner.search.config_table import ConfigTable
+from tuner.search.samplers._base import ConfigSampler
 
 
-class GridStrategy(Strategy):
+class GridConfigSampler(ConfigSampler):
     """Lexicographic; for spaces that are meant to be measured completely."""
 
-    def __init__(self, ledger: Ledger, seed: int) -> None:
-        super().__init__(ledger, seed)
+    def __init__(self, table: ConfigTable, seed: int) -> None:
+        super().__init__(table, seed)
         self._order = self._rows()
 
     def _rows(self) -> Iterator[int]:
         with contextlib.suppress(TooSparseError):
-            for point in self.ledger.walk.points(Effort() if self.ledger.sparse else None):
-                (row,) = self.ledger.add([point])
+            for point in self.table.walk.points(Effort() if self.table.sparse else None):
+                (row,) = self.table.add([point])
                 yield row
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         for row in self._order:
-            if not self.ledger.taken[row]:
+            if not self.table.taken[row]:
                 return row
         return self.random_row()

@@ -9,25 +9,25 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from tuner.search.candidates import Ledger
-from tuner.search.samplers._base import Strategy
+from tuner.search.config_table import ConfigTable
+from tuner.search.samplers._base import ConfigSampler
 
 TRIES = 50
 """Draws after which the nearest free config is taken instead."""
 
 
-class OptunaStrategy(Strategy):
+class WrappedSampler(ConfigSampler):
     """Wraps an Optuna sampler that knows neither constraints nor earlier proposals.
 
     Args:
-        ledger: See :class:`Strategy`.
-        seed: See :class:`Strategy`.
+        table: See :class:`ConfigSampler`.
+        seed: See :class:`ConfigSampler`.
         inner: The wrapped sampler.
         tries: Draws before the free config nearest to the last draw is taken.
     """
 
-    def __init__(self, ledger: Ledger, seed: int, inner: BaseSampler, tries: int) -> None:
-        super().__init__(ledger, seed)
+    def __init__(self, table: ConfigTable, seed: int, inner: BaseSampler, tries: int) -> None:
+        super().__init__(table, seed)
         self._inner = inner
         self._tries = tries
 
@@ -42,7 +42,7 @@ class OptunaStrategy(Strategy):
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         space = {n: d for n, d in search_space.items() if not d.single()}
-        encoding = self.ledger.encoding
+        encoding = self.table.encoding
         row = None
         for _ in range(self._tries):
             params = self._inner.sample_relative(study, trial, space)
@@ -50,15 +50,15 @@ class OptunaStrategy(Strategy):
                 return self.random_row()
             singles = {n: c[0] for n, c in zip(encoding.names, encoding.choices, strict=True) if n not in space}
             point = encoding.point_of_params({**singles, **params})
-            if self.ledger.valid(point):
-                (row,) = self.ledger.add([point])
-                if not self.ledger.taken[row]:
+            if self.table.valid(point):
+                (row,) = self.table.add([point])
+                if not self.table.taken[row]:
                     return row
         return self.nearest_free(point)
 
 
-class TPEStrategy(OptunaStrategy):
+class TPEConfigSampler(WrappedSampler):
     """Multivariate TPE with a constant liar for the trials in flight."""
 
-    def __init__(self, ledger: Ledger, seed: int) -> None:
-        super().__init__(ledger, seed, TPESampler(seed=seed, multivariate=True, constant_liar=True), TRIES)
+    def __init__(self, table: ConfigTable, seed: int) -> None:
+        super().__init__(table, seed, TPESampler(seed=seed, multivariate=True, constant_liar=True), TRIES)

@@ -28,7 +28,7 @@ class Caller:
 OPEN = Caller(scopes=tokens.SCOPES)
 
 
-class Guard:
+class TokenGuard:
     """Checks tokens against the database at each request, so that a revocation counts at once, in every process.
 
     Requests that arrive while a query runs share the next query: no answer is older than its question, and under load
@@ -96,7 +96,7 @@ async def reader(request: Request) -> Caller:
     Raises:
         ProblemError: 401.
     """
-    guard: Guard = request.app.state.guard
+    guard: TokenGuard = request.app.state.guard
     caller = await guard.caller(presented(request))
     if caller is None:
         raise ProblemError(
@@ -120,5 +120,5 @@ async def runner(request: Request, caller: Annotated[Caller, Depends(reader)]) -
     return caller
 
 
-Reader = Annotated[Caller, Depends(reader)]
-Runner = Annotated[Caller, Depends(runner)]
+MayRead = Annotated[Caller, Depends(reader)]
+MayRun = Annotated[Caller, Depends(runner)]

@@ -27,7 +27,7 @@ _DETAILS = {
 }
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """A problem document."""
 
     type: str = Field("about:blank", description="what kind of problem, 'about:blank' if the status says it all")

@@ -40,7 +40,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Line:
+class Stroke:
     """The line of one trial."""
 
     number: int
@@ -54,7 +54,7 @@ class Drawing:
     """What the template draws, in the SVG's own units."""
 
     axes: tuple[Axis, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[Stroke, ...]
     hidden: int
     width: int = WIDTH
     height: int = HEIGHT
@@ -84,13 +84,13 @@ def parallel_coordinates(trials: Sequence[TrialPoint]) -> Drawing | None:
 
 def _line(
     rank: int, trial: TrialPoint, us: float, axes: Sequence[Axis], last: Axis, span: tuple[float, float], count: int
-) -> Line:
+) -> Stroke:
     points = [(a.x, a.heights[_label(trial.config.get(a.name))]) for a in axes]
     low, high = span
     share = math.log(us / low) / math.log(high / low) if high > low else 0.0
     points.append((last.x, _y(share)))
     config = ", ".join(f"{k}={v}" for k, v in trial.config.items())
-    return Line(
+    return Stroke(
         number=trial.number,
         points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         shade=min(SHADES - 1, rank * SHADES // count),

@@ -22,7 +22,7 @@ from tuner.results.report.input_page import input_table
 from tuner.results.status import NOT_FAILURES, detail, heads
 from tuner.service import views
 from tuner.service.api import find_trial
-from tuner.service.middleware.auth import COOKIE, Caller, Reader, presented
+from tuner.service.middleware.auth import COOKIE, Caller, MayRead, presented
 from tuner.service.middleware.problems import ProblemError, answer
 from tuner.service.models import HARDWARE, MAX_ID, NAME, Id
 from tuner.service.pages.parallel_coordinates import parallel_coordinates
@@ -163,7 +163,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
 
 
 @router.get("/sweeps/{sweep_id}/figures")
-def sweep_figures(request: Request, caller: Reader, sweep_id: Id) -> Response:
+def sweep_figures(request: Request, caller: MayRead, sweep_id: Id) -> Response:
     """The plots of a sweep's page."""
     drawn = request.app.state.charts.json(sweep_id)
     return Response(drawn, media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -26,7 +26,7 @@ class Launched(Protocol):
         """How it ended, as text; None while it runs."""
 
 
-class Launcher(Protocol):
+class SweepLauncher(Protocol):
     """Starts ``tuner sweep`` somewhere."""
 
     def start(self, ticket: str, arguments: Sequence[str]) -> Launched:
@@ -41,7 +41,7 @@ class Launcher(Protocol):
         """
 
 
-def launcher(settings: ServiceSettings) -> Launcher:
+def launcher(settings: ServiceSettings) -> SweepLauncher:
     """Ray jobs if the settings name a Jobs API, else processes on this machine."""
     return RayJobs(settings) if settings.ray_jobs_url else LocalProcesses(settings)
 
@@ -66,7 +66,7 @@ class LocalProcesses:
         self._running: list[LocalProcess] = []
 
     def start(self, ticket: str, arguments: Sequence[str]) -> LocalProcess:
-        """Start a process; see :meth:`Launcher.start`."""
+        """Start a process; see :meth:`SweepLauncher.start`."""
         settings = self._settings
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         self._running = [p for p in self._running if p.ended() is None]  # polling reaps processes that have ended
@@ -123,7 +123,7 @@ class RayJobs:
         self._jobs_url = f"{str(settings.ray_jobs_url).rstrip('/')}/api/jobs/"
 
     def start(self, ticket: str, arguments: Sequence[str]) -> RayJob:
-        """Start a process; see :meth:`Launcher.start`."""
+        """Start a process; see :meth:`SweepLauncher.start`."""
         job_id = f"tuner-{ticket}"
         body = {
             "entrypoint": shlex.join(["tuner", "sweep", *arguments, "--ticket", ticket]),

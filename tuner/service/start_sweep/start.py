@@ -19,9 +19,9 @@ from tuner.results.status import state_now
 from tuner.search import sampler_names
 from tuner.service.metrics import STARTED
 from tuner.service.middleware.problems import ProblemError
-from tuner.service.models import Choice, Choices, StartSweep
+from tuner.service.models import Choices, StartSweep, TunableDefinition
 from tuner.service.settings import ServiceSettings
-from tuner.service.start_sweep.launchers import Launched, Launcher
+from tuner.service.start_sweep.launchers import Launched, SweepLauncher
 from tuner.setting_flags import arguments
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import local_target, open_dataset
@@ -39,7 +39,7 @@ class Starter:
 
     settings: ServiceSettings
     store: Store
-    launcher: Launcher
+    launcher: SweepLauncher
 
     def start(self, wanted: StartSweep) -> int:
         """Start a sweep and return its ID, which its own process has registered.
@@ -167,6 +167,6 @@ def choices(folder: Path | None) -> Choices:
             logger.warning("definition %s is left out: %s", name, error)
             continue
         if spaces and workloads:
-            found.append(Choice(name, definition["op_type"], workloads, spaces))
+            found.append(TunableDefinition(name, definition["op_type"], workloads, spaces))
     targets = sorted({t for f in families for t in f.targets})
     return Choices(found, targets, list(sampler_names()))

@@ -58,7 +58,7 @@ class LaunchConfig(Structure):
     ]
 
 
-class Device(Structure):
+class DlpackDevice(Structure):
     _fields_ = [("kind", c_int), ("index", c_int)]
 
 
@@ -69,7 +69,7 @@ class DType(Structure):
 class DLTensor(Structure):
     _fields_ = [
         ("data", c_void_p),
-        ("device", Device),
+        ("device", DlpackDevice),
         ("ndim", c_int),
         ("dtype", DType),
         ("shape", POINTER(c_int64)),
@@ -96,7 +96,7 @@ def tensor(pointer: int, dtype: str, shape: Any, strides: Any = None, device: in
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
     code, bits = DTYPES[dtype]
     extents, steps = (c_int64 * len(shape))(*shape), (c_int64 * len(shape))(*strides)
-    inner = DLTensor(pointer, Device(device, 0), len(shape), DType(code, bits, 1), extents, steps, 0)
+    inner = DLTensor(pointer, DlpackDevice(device, 0), len(shape), DType(code, bits, 1), extents, steps, 0)
     managed = DLManagedTensor(inner, None, None)
     _alive.append((extents, steps, managed))
     new = ctypes.pythonapi.PyCapsule_New
@@ -133,7 +133,7 @@ def parameters(image: int) -> dict[str, list[tuple[int, int]]]:
 
 
 @dataclass
-class Kernel:
+class LoadedKernel:
     """A kernel of a loaded image, and what was set for it."""
 
     name: str
@@ -147,7 +147,7 @@ class Recorder:
     def __init__(self, mock: ctypes.CDLL):
         self.launches: list[dict] = []
         self.wants_raw = False
-        self.kernels: dict[int, Kernel] = {}
+        self.kernels: dict[int, LoadedKernel] = {}
         self.tensors: list[str] = []
         self.sections: dict[int, str] = {}
         self.callbacks = ON_LAUNCH(self.on_launch), ON_SETUP(self.on_setup)
@@ -156,7 +156,7 @@ class Recorder:
     def on_setup(self, what: bytes, kernel: int, image: int, key: int, value: int) -> None:
         if what == b"kernel":
             name = ctypes.string_at(kernel).decode()
-            self.kernels[kernel] = Kernel(name, parameters(image)[name])
+            self.kernels[kernel] = LoadedKernel(name, parameters(image)[name])
         elif what == b"attribute":
             self.kernels[kernel].attributes[key] = value
 
@@ -181,11 +181,11 @@ class Recorder:
         )
 
     @staticmethod
-    def raw(kernel: Kernel, arguments: Any) -> list[str]:
+    def raw(kernel: LoadedKernel, arguments: Any) -> list[str]:
         """The bytes of every argument of the kernel."""
         return [ctypes.string_at(arguments[ordinal], size).hex() for ordinal, size in kernel.parameters]
 
-    def pointers(self, kernel: Kernel, arguments: Any) -> list[str]:
+    def pointers(self, kernel: LoadedKernel, arguments: Any) -> list[str]:
         """Tensors and workspace sections that the kernel's arguments point at.
 
         A tensor and a TMA descriptor both begin with the address; what comes behind may have gaps with old bytes.

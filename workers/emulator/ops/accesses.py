@@ -14,7 +14,7 @@ from ..shared import GRANULE, Cta
 from .table import operation
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
 
@@ -56,7 +56,7 @@ def write_shared(w: Warp, cta: Cta, offsets: np.ndarray, raw: np.ndarray) -> Non
 
 
 @operation("ld")
-def load(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def load(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """Load vectors of 1, 2 or 4 elements."""
     targets = i.operands[0] if isinstance(i.operands[0], tuple) else (i.operands[0],)
     size = type_of(i.parts)[1] // 8
@@ -82,7 +82,7 @@ def _given(w: Warp, operand: object, bits: int, mask: np.ndarray) -> np.ndarray:
 
 
 @operation("st")
-def store(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def store(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """Store vectors of 1, 2 or 4 elements, with ``st.async`` into the cluster's shared memory."""
     if "async" in i.parts:
         _store_async(m, w, i, mask)
@@ -99,7 +99,7 @@ def store(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         region.stores.append((w.cta.block, w.number, offsets, raw.shape[1], "st"))
 
 
-def _store_async(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def _store_async(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     raw = _given(w, i.operands[1], type_of(i.parts)[1], mask)
     targets, barriers = (w.address(i.operands[n], 32)[mask] for n in (0, 2))
     clock = m.released(w)
@@ -141,7 +141,7 @@ def _added(kind: str, old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 @operation("red", "atom")
-def reduce(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def reduce(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """Reductions and atomics (add, or, and, max, min); lanes with the same address take turns."""
     returns = i.parts[0] == "atom"
     place, given = i.operands[1:3] if returns else i.operands[:2]

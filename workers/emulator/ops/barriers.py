@@ -13,7 +13,7 @@ from ..shared import INSIDE, Barrier
 from .table import operation
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @operation("mbarrier.init")
-def init(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def init(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """mbarrier.init: create a barrier that expects a number of arrivals."""
     address = w.one(i.operands[0], 32, mask)
     w.cta.offsets(np.array([address]), 8)
@@ -29,7 +29,7 @@ def init(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("mbarrier.arrive")
-def arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def arrive(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """mbarrier.arrive, also at another CTA's barrier; with ``expect_tx`` it adds bytes to wait for."""
     if w.loads:
         raise FaultError("an arrival while a load from tensor memory is under way")
@@ -52,7 +52,7 @@ def arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("mbarrier.expect_tx")
-def expect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def expect(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """mbarrier.expect_tx: add bytes that the current phase waits for."""
     for address, size in zip(w.address(i.operands[0], 32)[mask], w.value(i.operands[1], 32)[mask], strict=True):
         cta, at = m.place(int(address))
@@ -60,7 +60,7 @@ def expect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("mbarrier.try_wait", "mbarrier.test_wait")
-def try_wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def try_wait(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """mbarrier.try_wait: pass if the phase is complete, else block the warp."""
     if i.operands[0] == "_" or "parity" not in i.parts:
         raise UnknownInstructionError(str(i))
@@ -78,7 +78,7 @@ def try_wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 # Barriers of threads.
 
 
-def _meet(m: Cluster, w: Warp, key: Any, arrived: bool, clock: np.ndarray) -> None:
+def _meet(m: CtaCluster, w: Warp, key: Any, arrived: bool, clock: np.ndarray) -> None:
     """Merge a warp's vector clock with that of a barrier."""
     if arrived:
         np.maximum(clock, m.released(w), out=clock)
@@ -87,7 +87,7 @@ def _meet(m: Cluster, w: Warp, key: Any, arrived: bool, clock: np.ndarray) -> No
 
 
 @operation("bar")
-def named(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def named(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """bar.sync, bar.arrive, bar.warp.sync."""
     if "warp" in i.parts:
         if not (mask == w.alive).all():
@@ -118,7 +118,7 @@ def named(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("barrier")
-def cluster(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def cluster(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """barrier.cluster.arrive and .wait; barrier.sync is bar.sync."""
     if "cluster" not in i.parts:
         named(m, w, i, mask)
@@ -140,14 +140,14 @@ def cluster(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("fence")
-def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def fence(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """``fence.proxy.async`` makes the ordinary stores that the warp has seen visible to tensor cores and copies."""
     if "proxy" in i.parts:
         m.publish(w)
 
 
 @operation("griddepcontrol")
-def dependents(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def dependents(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """griddepcontrol: ``wait`` and ``launch_dependents``."""
     if "wait" in i.parts:
         w.waited = True

@@ -14,12 +14,12 @@ from .table import operation
 from .tensor_maps import TensorMap
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
 
 @operation("cp")
-def copy(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def copy(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """Dispatch the forms of cp.async to their handlers."""
     if "mbarrier" in i.parts:
         _arrive(m, w, i, mask)
@@ -31,7 +31,7 @@ def copy(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         raise UnknownInstructionError(str(i))
 
 
-def _arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def _arrive(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """cp.async.mbarrier.arrive.noinc: an arrival that happens once the earlier copies are done."""
     addresses = w.address(i.operands[0], 32)[mask]
     copies, w.copying = w.copying, []
@@ -51,7 +51,7 @@ def _arrive(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     m.later(lambda: w.finishing.pop(0)())
 
 
-def _small(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def _small(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """cp.async: 4, 8 or 16 bytes for each thread, zeros beyond the source's size."""
     size = int(i.operands[2])
     targets, sources = w.address(i.operands[0], 32)[mask], w.address(i.operands[1], 64)[mask]
@@ -81,7 +81,7 @@ def _one_lane(i: Instruction, mask: np.ndarray) -> int:
     return int(np.nonzero(mask)[0][0])
 
 
-def _bulk(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def _bulk(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """cp.async.bulk: copy a contiguous run of bytes."""
     _one_lane(i, mask)
     target, bar = (w.one(i.operands[n], 32, mask) for n in (0, 3))
@@ -95,7 +95,7 @@ def _bulk(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     _deliver(m, w.cta, addresses, raw, w.cta, bar & INSIDE)
 
 
-def _tensor(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def _tensor(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """cp.async.bulk.tensor: copy a box, or four gathered rows, to one or several CTAs."""
     lane = _one_lane(i, mask)
     target = int(w.address(i.operands[0], 32)[lane])
@@ -120,7 +120,7 @@ def _tensor(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         _deliver(m, m.ctas[rank], addresses.reshape(-1), raw.reshape(-1), m.ctas[counts], bar & INSIDE)
 
 
-def _receivers(m: Cluster, w: Warp, i: Instruction, lane: int) -> list[int]:
+def _receivers(m: CtaCluster, w: Warp, i: Instruction, lane: int) -> list[int]:
     """The CTAs that receive a tensor copy."""
     if "multicast::cluster" not in i.opcode:
         return [w.cta.rank]
@@ -130,7 +130,7 @@ def _receivers(m: Cluster, w: Warp, i: Instruction, lane: int) -> list[int]:
     return [r for r in range(len(m.ctas)) if bits >> r & 1]
 
 
-def _deliver(m: Cluster, cta: Cta, addresses: np.ndarray, raw: np.ndarray, counts: Cta, bar: int) -> None:
+def _deliver(m: CtaCluster, cta: Cta, addresses: np.ndarray, raw: np.ndarray, counts: Cta, bar: int) -> None:
     """Queue the arrival of bytes in shared memory and on the barrier there."""
     low = int(addresses.min())
     part = cta.granules(low, int(addresses.max()) - low + 1)

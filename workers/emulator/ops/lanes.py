@@ -12,7 +12,7 @@ from ..registers import WARP
 from .table import operation
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
 LANES = np.arange(WARP)
@@ -27,7 +27,7 @@ def _together(w: Warp, mask: np.ndarray, members: str, i: Instruction) -> None:
 
 
 @operation("shfl")
-def shuffle(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def shuffle(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """shfl.sync.up, .down, .bfly and .idx."""
     _together(w, mask, i.operands[4], i)
     target = i.operands[0].split("|")
@@ -55,7 +55,7 @@ def shuffle(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("vote")
-def vote(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def vote(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """vote.sync: ballot, any and all."""
     _together(w, mask, i.operands[2], i)
     name = i.operands[1]
@@ -72,7 +72,7 @@ def vote(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("redux")
-def reduce_lanes(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def reduce_lanes(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """Sum, minimum or maximum over the lanes."""
     _together(w, mask, i.operands[2], i)
     values = w.value(i.operands[1], 32)[mask]
@@ -88,7 +88,7 @@ def reduce_lanes(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("elect")
-def elect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def elect(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """elect.sync: choose the lowest active lane."""
     first = int(np.nonzero(mask)[0][0])
     names = i.operands[0].split("|")
@@ -97,14 +97,14 @@ def elect(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("activemask")
-def active(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def active(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """activemask: the mask of active lanes."""
     out = int((mask.astype(np.uint64) << LANES.astype(np.uint64)).sum())
     w.set(i.operands[0], np.full(WARP, out, np.uint32), mask)
 
 
 @operation("mapa")
-def map_address(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def map_address(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """mapa: the same address in the shared memory of another CTA of the cluster."""
     from ..shared import INSIDE, RANK_SHIFT
 

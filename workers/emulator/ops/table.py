@@ -11,10 +11,10 @@ from ..errors import UnknownInstructionError
 from ..ptx import Instruction
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
-Handler = Callable[["Cluster", "Warp", Instruction, np.ndarray], None]
+Handler = Callable[["CtaCluster", "Warp", Instruction, np.ndarray], None]
 _HANDLERS: dict[str, Handler] = {}
 
 

@@ -20,12 +20,12 @@ from .table import operation
 from .wgmma import POISON, fragment, operand_bytes
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
 
 @operation("tcgen05.fence")
-def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def fence(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.fence: order the tensor memory accesses of threads that meet at a barrier."""
     if "after_thread_sync" in i.opcode:
         w.is_ordered_after = True
@@ -34,13 +34,13 @@ def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("tcgen05.relinquish_alloc_permit")
-def relinquish(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def relinquish(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.relinquish_alloc_permit: forbid later allocations in this CTA."""
     w.cta.has_permit = False
 
 
 @operation("tcgen05.alloc")
-def allocate(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def allocate(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.alloc: reserve columns of tensor memory and store the first one's number in shared memory."""
     columns = w.one(i.operands[1], 32, mask)
     first = sum(w.cta.allocated.values())
@@ -52,7 +52,7 @@ def allocate(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("tcgen05.dealloc")
-def free(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def free(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.dealloc: free columns."""
     first, columns = (w.one(o, 32, mask) for o in i.operands)
     if w.cta.allocated.pop(first, None) != columns:
@@ -67,13 +67,13 @@ def _ordered_after(w: Warp) -> None:
         raise FaultError(f"warp {w.number} has waited, but there is no tcgen05.fence::after_thread_sync")
 
 
-def _pair(m: Cluster, w: Warp, i: Instruction) -> list[Cta]:
+def _pair(m: CtaCluster, w: Warp, i: Instruction) -> list[Cta]:
     """The CTAs that an instruction of this group works on."""
     return m.ctas[w.cta.rank & ~1 :][:2] if "cta_group::2" in i.opcode else [w.cta]
 
 
 @operation("tcgen05.mma")
-def mma(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def mma(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """kind::f8f6f4 of one CTA or a pair: D rows over the CTAs, columns of B over them too."""
     if mask.sum() != 1:
         raise FaultError(f"{mask.sum()} lanes issue an MMA")
@@ -115,7 +115,7 @@ def _lanes(rows: int) -> np.ndarray:
     return row if rows == 128 else row // 16 * 32 + row % 16
 
 
-def _take(m: Cluster, w: Warp, cta: Cta, columns: slice, accumulates: bool) -> None:
+def _take(m: CtaCluster, w: Warp, cta: Cta, columns: slice, accumulates: bool) -> None:
     """Columns that an MMA writes must be allocated, and their old sums drained by warps that this one knows of."""
     first, last = columns.start, columns.stop
     if not any(a <= first and last <= a + c for a, c in cta.allocated.items()):
@@ -134,7 +134,7 @@ def _take(m: Cluster, w: Warp, cta: Cta, columns: slice, accumulates: bool) -> N
 
 
 @operation("tcgen05.commit")
-def commit(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def commit(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.commit: an arrival on barriers once the MMAs so far are done."""
     if mask.sum() != 1:
         raise FaultError(f"{mask.sum()} lanes commit")
@@ -168,7 +168,7 @@ def commit(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("tcgen05.ld")
-def load(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def load(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.ld: load registers, which hold poison until ``tcgen05.wait::ld``."""
     shape, times = i.parts[-3], int(i.parts[-2][1:])
     if shape not in _LOADS or not mask.all():
@@ -223,7 +223,7 @@ def _drain(w: Warp, column: int) -> None:
 
 
 @operation("tcgen05.wait")
-def wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def wait(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """tcgen05.wait::ld: give the loaded registers their values."""
     if "ld" not in i.opcode:
         raise UnknownInstructionError(str(i))

@@ -16,7 +16,7 @@ from .fp8 import HOPPER, multiply
 from .table import operation
 
 if TYPE_CHECKING:
-    from ..machine import Cluster
+    from ..machine import CtaCluster
     from ..warp import Warp
 
 POISON = np.uint32(0xFFFFFFFF)
@@ -61,7 +61,7 @@ def rows_of(registers: np.ndarray) -> np.ndarray:
 
 
 @operation("wgmma.fence")
-def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def fence(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """wgmma.fence: order accesses to registers and shared memory.
 
     On Hopper that includes data copied by cp.async, on which kernels may rely there.
@@ -70,13 +70,13 @@ def fence(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("wgmma.commit_group")
-def commit(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def commit(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """wgmma.commit_group: close the group of MMAs."""
     w.groups.append([])
 
 
 @operation("wgmma.wait_group")
-def wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def wait(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """wgmma.wait_group: write the sums of all but the last groups; their operands may then be overwritten."""
     keep = int(i.operands[0])
     while len(w.groups) > keep + 1:
@@ -89,7 +89,7 @@ def wait(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
 
 
 @operation("wgmma.mma_async")
-def mma(m: Cluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
+def mma(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
     """One warp's 16 rows of m64nNk32; operands are read now, sums show at the wait."""
     found = re.fullmatch(r"m64n(\d+)k32", next(p for p in i.parts if p.startswith("m64")))
     if found is None or i.parts[-3:] != ("f32", "e4m3", "e4m3") or not mask.all():

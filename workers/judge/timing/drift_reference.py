@@ -15,7 +15,7 @@ EVERY_S = 2.0
 _KEPT = 5
 
 
-class Anchor:
+class DriftReference:
     """The time of the drift reference, smoothed over several timings: a single one is noisier than the drift."""
 
     def __init__(self, device: Device) -> None:
@@ -29,7 +29,7 @@ class Anchor:
         now = time.monotonic()
         if now - self._looked_at >= EVERY_S:
             self._looked_at = now
-            took_us = self._device.anchor_us()
+            took_us = self._device.drift_reference_us()
             if took_us is not None:
                 self._looks.append(took_us)
         return {"anchor_us": round(statistics.median(self._looks), 3)} if self._looks else {}

@@ -17,7 +17,7 @@ from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of
 from tuner.settings import SweepSettings, load
 from tuner.sweeps import loop
-from tuner.sweeps.loop import Plan, Sweep
+from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.setup import resolve
 from workers.devices.targets import target_named
@@ -79,7 +79,7 @@ def _store(monkeypatch):
 
 def sweep_with(runner, store, reuse=False, workloads=("small", "large")):
     family = ReplayFamily(runner.recording)
-    plan = Plan(
+    plan = SweepPlan(
         definition=family.definition, space=runner.recording.space(),
         regimes=(Regime("all", None, None, workloads),), method=Method(mode=AUTO), time_reference=False,
         settings=SweepSettings(sampler="random", reuse=reuse, final_rounds=12, max_trials=100, race_factor=100),

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from workers.judge.timing import drift_reference as anchor
-from workers.judge.timing.drift_reference import Anchor
+from workers.judge.timing.drift_reference import DriftReference
 
 
 class Clock:
@@ -29,7 +29,7 @@ def device(*looks_us):
 
 def test_a_look_holds_for_a_while(clock):
     gpu = device(400.0, 500.0)
-    watched = Anchor(gpu)
+    watched = DriftReference(gpu)
     assert watched.conditions() == {"anchor_us": 400.0}
     clock.now = anchor.EVERY_S / 2
     assert watched.conditions() == {"anchor_us": 400.0}
@@ -39,7 +39,7 @@ def test_a_look_holds_for_a_while(clock):
 
 
 def test_one_odd_look_does_not_count(clock):
-    watched = Anchor(device(400.0, 401.0, 900.0, 402.0, 403.0, 404.0, 405.0))
+    watched = DriftReference(device(400.0, 401.0, 900.0, 402.0, 403.0, 404.0, 405.0))
     for number in range(7):
         clock.now = number * anchor.EVERY_S
         found = watched.conditions()
@@ -47,4 +47,4 @@ def test_one_odd_look_does_not_count(clock):
 
 
 def test_device_without_an_anchor_says_nothing(clock):
-    assert Anchor(device(None)).conditions() == {}
+    assert DriftReference(device(None)).conditions() == {}

@@ -27,10 +27,10 @@ SAMPLE_START = 2_000
 
 
 @dataclass
-class Ledger:
+class ConfigTable:
     """Known valid configs as rows of ``points``, and the state of every row.
 
-    A row never moves, so strategies refer to configs by row number. Where the space is small enough (``complete``)
+    A row never moves, so samplers refer to configs by row number. Where the space is small enough (``complete``)
     the rows are all valid configs; otherwise they are a sample that grows with :meth:`add` and shrinks with
     :meth:`forget_all_free_but`, so that a long search keeps what it tried and little else.
 
@@ -64,8 +64,8 @@ class Ledger:
         self._vacant: list[int] = []
 
     @classmethod
-    def of(cls, space: SearchSpace, rng: random.Random) -> Ledger:
-        """The ledger of a space: all valid configs if they can be listed, else a sample of them."""
+    def of(cls, space: SearchSpace, rng: random.Random) -> ConfigTable:
+        """The table of a space: all valid configs if they can be listed, else a sample of them."""
         encoding, walk = Encoding(space), space.walk
         first = _first_look(walk, space.name, rng)
         distinct = list(dict.fromkeys(first.points))
@@ -87,7 +87,7 @@ class Ledger:
         return found
 
     def forget_all_free_but(self, kept: NDArray[np.intp]) -> None:
-        """Drop all other configs that were not taken; their rows are used again. Not for a complete ledger, and not
+        """Drop all other configs that were not taken; their rows are used again. Not for a complete table, and not
         where others are hard to find."""
         if self.complete or self.sparse:
             return
@@ -148,7 +148,7 @@ class Ledger:
         return out
 
     def random_free(self, rng: random.Random) -> int | None:
-        """A random free row, None if there is none. If the space is not listed it may be a config new to the ledger."""
+        """A random free row, None if there is none. If the space is not listed it may be a config new to the table."""
         effort = Effort()
         drawn = None if self.complete or self.sparse else self._draw(rng, effort)
         free = self.free()
