@@ -21,12 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search_spaces.inputs.generator import InputGenerator
-from search_spaces.moe_fp8.profiles import routing_profiles
-from search_spaces.moe_fp8.proof import prove
+from search_spaces.moe_fp8.family import MoeFamily
 from search_spaces.moe_fp8.reading import read
 from search_spaces.parameters import Config, Constraint, Parameter, Scalar, SpaceError
-from search_spaces.space import Proof, SearchSpace, SpaceFamily, Start
+from search_spaces.space import SearchSpace, Start
 
 SOLUTION = Path(__file__).resolve().parent / "solution"
 TILE_BYTES_LIMIT = 256 * 1024
@@ -132,24 +130,14 @@ STARTS = tuple(
 """BLAS is a tiny part of the space that random configs rarely hit, and the fastest if experts have several rows."""
 
 
-class MoeFp8Cpu(SpaceFamily):
+class MoeFp8Cpu(MoeFamily):
     """The family for FP8 block-scale MoE with DeepSeek routing; all numbers come from the definition."""
 
     name = "moe_fp8_cpu"
     targets = ("cpu",)
 
-    def why_not(self, definition: Mapping[str, Any]) -> str | None:
-        try:
-            _sizes(definition)
-        except SpaceError as error:
-            return str(error)
-        return None
-
-    def prove(self, definition: Mapping[str, Any]) -> Proof:
-        return prove(definition)
-
-    def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
-        return routing_profiles()
+    def sizes(self, definition: Mapping[str, Any]) -> Mapping[str, Any]:
+        return _sizes(definition)
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         if target not in self.targets:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.emulated_case import EmulatedCase
-from search_spaces.inputs.generator import InputGenerator
-from search_spaces.moe_fp8.profiles import routing_profiles
-from search_spaces.moe_fp8.proof import prove
+from search_spaces.moe_fp8.family import MoeFamily
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.model import MoeModel
@@ -20,7 +18,7 @@ from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
 from search_spaces.moe_fp8_cute.stages import cases
 from search_spaces.moe_fp8_cute.starts import BLACKWELL, HOPPER
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
-from search_spaces.space import Proof, SearchSpace, SpaceFamily, Start
+from search_spaces.space import SearchSpace, Start
 
 NAME = "moe_fp8_cute"
 TARGETS = ("sm_90a", "sm_100a")
@@ -279,24 +277,14 @@ def _not_for_the_kernels(r: Reading) -> str | None:
     return None
 
 
-class MoeFp8Cute(SpaceFamily):
+class MoeFp8Cute(MoeFamily):
     """FP8 block-scale MoE with routing, for Hopper and Blackwell."""
 
     name = NAME
     targets = TARGETS
 
-    def why_not(self, definition: Mapping[str, Any]) -> str | None:
-        try:
-            sizes_of(definition)
-        except SpaceError as error:
-            return str(error)
-        return None
-
-    def prove(self, definition: Mapping[str, Any]) -> Proof:
-        return prove(definition)
-
-    def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
-        return routing_profiles()
+    def sizes(self, definition: Mapping[str, Any]) -> Mapping[str, Any]:
+        return sizes_of(definition)
 
     def space(self, definition: Mapping[str, Any], target: str) -> SearchSpace:
         if target not in TARGETS:

@@ -25,14 +25,28 @@ from workers.records import BuildResult, Status
 
 
 @dataclass(frozen=True)
-class CompileResult:
-    """``variants`` holds one document per config: ``config``, ``status``, ``build_s``, ``registers``, ..."""
+class VariantResults:
+    """What came out of work on some variants of a space; ``variants`` holds one document per variant."""
 
     space: str
     target: str
     definition: str
     wall_s: float
     variants: list[dict[str, Any]] = field(repr=False)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of the result."""
+        return {
+            "space": self.space,
+            "target": self.target,
+            "definition": self.definition,
+            "wall_s": self.wall_s,
+            "variants": self.variants,
+        }
+
+
+class CompileResult(VariantResults):
+    """``variants`` have ``config``, ``status``, ``build_s``, ``registers``, ..."""
 
     @property
     def built(self) -> int:
@@ -46,14 +60,7 @@ class CompileResult:
 
     def document(self) -> dict[str, Any]:
         """The JSON document of the result."""
-        return {
-            "space": self.space,
-            "target": self.target,
-            "definition": self.definition,
-            "wall_s": self.wall_s,
-            "built": self.built,
-            "variants": self.variants,
-        }
+        return super().document() | {"built": self.built}
 
 
 def compile_sample(

@@ -23,7 +23,7 @@ from search_spaces.registry import family, for_definition, space_for
 from search_spaces.sample_spread import spread
 from search_spaces.space import SearchSpace, SpaceFamily
 from tuner import errors
-from tuner.commands.compile import definition_for
+from tuner.commands.compile import VariantResults, definition_for
 from tuner.errors import NothingFoundError, UsageError
 from tuner.progress import Steps
 from tuner.settings import SweepSettings
@@ -44,15 +44,8 @@ class Subject:
     cases: list[EmulatedCase] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class VerifyResult:
-    """``variants`` holds one document per subject: ``name``, ``config``, ``status`` and its ``cases``."""
-
-    space: str
-    target: str
-    definition: str
-    wall_s: float
-    variants: list[dict[str, Any]] = field(repr=False)
+class VerifyResult(VariantResults):
+    """``variants`` have ``name``, ``config``, ``status`` and ``cases``."""
 
     @property
     def passed(self) -> int:
@@ -66,17 +59,8 @@ class VerifyResult:
 
     def document(self) -> dict[str, Any]:
         """The JSON document of the result."""
-        return {
-            "emulated": True,
-            "space": self.space,
-            "target": self.target,
-            "definition": self.definition,
-            "sms": SHRUNK_SMS,
-            "wall_s": self.wall_s,
-            "passed": self.passed,
-            "run": len(self.variants),
-            "variants": self.variants,
-        }
+        counts = {"passed": self.passed, "run": len(self.variants)}
+        return super().document() | {"emulated": True, "sms": SHRUNK_SMS} | counts
 
 
 def verify(
