@@ -16,6 +16,7 @@ from benchmarks.judge_examination.reduced import candidates
 from search_spaces.dataset import PATH
 from workers.errors import DatasetError
 from workers.fib.dataset import Dataset, Problem
+from workers.records import METHOD_REVISION
 
 
 def main() -> None:
@@ -83,7 +84,7 @@ def _examined(dataset: Dataset, name: str, device: str, packaged: bool) -> dict[
                 **document,
                 "factor": factor,
                 "why": whole_why,
-                "other_values": True,
+                "revision": METHOD_REVISION,
                 "found": [f.document() for f in found],
             }
     return {**document, "factor": 0, "found": []}

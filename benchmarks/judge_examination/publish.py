@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judge_examination.mistakes import OF_CANDIDATE, OF_OUTPUT
+from workers.records import METHOD_REVISION
 
 MESSAGE = 120
 """Characters of a message that are kept."""
@@ -80,9 +81,13 @@ def _on(document: dict[str, Any]) -> str:
 
 
 def _older(examined: Sequence[dict[str, Any]]) -> str:
-    """What is said if some definitions were examined before runs on other values belonged to the judge."""
-    without = sum(not d.get("other_values") for d in examined)
-    return f"{without} definitions were examined without the runs on other values.\n\n" if without else ""
+    """What is said if some definitions were examined with an earlier judge."""
+    older = Counter(_on(d) for d in examined if d["revision"] < METHOD_REVISION)
+    return "".join(
+        f"{count} definitions were examined on the {'CPU' if on == 'cpu' else 'GPU'} by an earlier revision of the "
+        f"method than {METHOD_REVISION}.\n\n"
+        for on, count in sorted(older.items())
+    )
 
 
 def _table(found: Sequence[dict[str, Any]], op_of: dict[str, str]) -> str:

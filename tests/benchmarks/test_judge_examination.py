@@ -136,7 +136,7 @@ def test_page_and_records_say_what_was_missed(problem_of, tmp_path):
     found, _ = examine(problem_of(KINDS["softmax"]))
     records = [f.document() for f in found]
     records[-1]["caught"] = False
-    document = {"definition": "softmax", "op_type": "toy", "factor": 4, "why": "", "found": records}
+    document = {"definition": "softmax", "op_type": "toy", "factor": 4, "why": "", "revision": 3, "found": records}
     publish.write([document], tmp_path)
     page = (tmp_path / "judge.md").read_text()
     planted = len(records) - 2

@@ -100,7 +100,8 @@ def export_winners(
     variant = solution_variant(setup.problem.name, space, table, name)
     view = view or Steps()
     evaluation = _verify(runner, variant, setup, view)
-    model = fib.solution(variant, name, _description(space, sweep_id, environment.hardware, winners), author)
+    description = _description(space, sweep_id, environment.hardware, winners)
+    model = fib.solution(variant, name, f"{description} Accepted by: {setup.method.rules}.", author)
     verification: dict[str, dict[str, Any]] = {
         m.workload: {
             "status": m.status.value,

@@ -127,6 +127,14 @@ def test_the_record_of_an_export_says_what_it_was_made_from(place):
     assert done.name == f"tuner_k_amd_epyc_7b13_{done.digest}"
 
 
+def test_the_solution_says_by_which_tolerances_it_was_accepted(place):
+    """It travels without the database, and with other tolerances its verdict may be another one."""
+    rules = place.setup.method.rules
+    assert "rtol 0.01" in rules
+    written = json.loads(place.export(Workers()).path.read_text())
+    assert written["description"].endswith(f"Accepted by: {rules}.")
+
+
 def test_traces_name_the_solution_and_how_much_faster_than_the_reference_it_is(place):
     done = place.export(Workers())
     traces = [json.loads(line) for line in done.traces.read_text().splitlines()]
