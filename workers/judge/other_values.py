@@ -29,10 +29,10 @@ _MOST_BYTES = 32 << 20
 _NUDGED = 16
 """Number of pieces of an input that nudges change. In the order of a Gray code they make 65,536 different inputs."""
 
-_LOOKED_AT = 64
+_LOOKED_AT = 32
 """Number of pieces that are looked at for those."""
 
-_MOST_OF_A_PIECE = 64 << 10
+_MOST_OF_A_PIECE = 8 << 10
 """Bytes of a piece, which otherwise has as many elements as a block."""
 
 _WIDTHS = {8: "int64", 4: "int32", 2: "int16", 1: "uint8"}
