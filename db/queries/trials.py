@@ -118,7 +118,8 @@ class Trials:
         found: dict[int, Counter[str]] = defaultdict(Counter)
         for row in self._db.rows(query):
             found[row.sweep_id][row.state] += row.trials
-        return {i: found[i] for i in sweep_ids}
+        # Plain ones: dataclasses.asdict makes a Counter of the items of a Counter.
+        return {i: dict(found[i]) for i in sweep_ids}
 
     def points(self, sweep_id: int) -> list[TrialPoint]:
         """All trials of a sweep by number, without texts, builds and measurements, which are most of the bytes."""

@@ -1,5 +1,7 @@
 """What ``tuner status ID`` says of failures: each reason once, with the part of it that helps."""
 
+import json
+
 from db.store import Store
 from tuner.cli.look import failure_lines
 from tuner.results.status import describe
@@ -21,7 +23,9 @@ def test_a_reason_is_said_once_and_not_cut_at_its_front(tmp_path, scene):
             reason = LOG.format(number, "x" * 400)
             store.trials.commit(found.trial(sweep, number, state="COMPILE_ERROR", objective=None, reason=reason))
         store.trials.commit(found.trial(sweep, 5, state="TIMEOUT", objective=None, reason="no answer within 60 s"))
-        failures = describe(store, sweep)["failures"]
+        document = describe(store, sweep)
+    assert json.loads(json.dumps(document, default=str))["trials_by_state"] == {"COMPILE_ERROR": 5, "TIMEOUT": 1}
+    failures = document["failures"]
     assert [f["number"] for f in failures] == list(range(6))
     first, second = failure_lines(failures)
     assert first.startswith("trials 0, 1, 2, 3, 4 COMPILE_ERROR: /tmp/tuner-0/main.cpp:0:10: fatal error: torch/")
