@@ -49,6 +49,31 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs,
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Limits of a target as kernels count them; zero for a CPU.
+
+    Args:
+        shared_memory_bytes: Shared memory that one block may have.
+        registers: Registers of 32 bits of a multiprocessor.
+        units: Multiprocessors of the first of the target's accelerators.
+
+    Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability"; NVIDIA's data sheets.
+    """
+
+    shared_memory_bytes: int = 0
+    registers: int = 0
+    units: int = 0
+
+
+LIMITS: Mapping[str, Limits] = {
+    "cpu": Limits(),
+    "sm_90a": Limits(shared_memory_bytes=232448, registers=65536, units=132),
+    "sm_100a": Limits(shared_memory_bytes=232448, registers=65536, units=148),
+}
+"""Target -> what its kernels are limited by; expressions may read it."""
+
+
+@dataclass(frozen=True)
 class Expression:
     """A checked expression; call it with a config.
 
@@ -60,6 +85,7 @@ class Expression:
     text: str
     names: tuple[str, ...]
     _evaluate: _Evaluate = field(repr=False, compare=False)
+    _group: str = field(default="", repr=False, compare=False)
 
     def __call__(self, config: Mapping[str, Any]) -> Any:
         """The value for a config that has at least ``names``.
@@ -74,15 +100,16 @@ class Expression:
             raise SpaceError(f"expression {_quote(self.text)} fails for {values}: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile_expression, (self.text, self.names)
+        return compile_expression, (self.text, self.names, self._group)
 
 
-def compile_expression(text: str, names: Collection[str]) -> Expression:
+def compile_expression(text: str, names: Collection[str], group: str = "") -> Expression:
     """Check an expression once, so that it can be evaluated for many configs.
 
     Args:
         text: The expression.
         names: The parameters it may read.
+        group: A name whose attributes it may read as well, all of them; in ``Expression.names`` as ``group.attribute``.
 
     Raises:
         SpaceError: It is no expression, is longer than ``MAX_LENGTH``, or uses a name or syntax that is not allowed.
@@ -92,7 +119,7 @@ def compile_expression(text: str, names: Collection[str]) -> Expression:
     try:
         tree = ast.parse(text.strip(), mode="eval")
         used: set[str] = set()
-        evaluate = _Compiler(text, frozenset(names), used).compile(tree.body)
+        evaluate = _Compiler(text, frozenset(names), used, group).compile(tree.body)
     except (SyntaxError, ValueError) as error:
         if isinstance(error, SpaceError):
             raise
@@ -100,7 +127,7 @@ def compile_expression(text: str, names: Collection[str]) -> Expression:
         raise SpaceError(f"{_quote(text)} is not an expression: {reason}") from error
     except (RecursionError, MemoryError) as error:
         raise SpaceError(f"expression {_quote(text)} is nested too deeply") from error
-    return Expression(text, tuple(sorted(used)), evaluate)
+    return Expression(text, tuple(sorted(used)), evaluate, group)
 
 
 def _quote(text: str) -> str:
@@ -118,10 +145,11 @@ def _number(value: Any) -> Any:
 class _Compiler:
     """Turns a syntax tree into nested functions; collects the names in ``used``."""
 
-    def __init__(self, text: str, names: frozenset[str], used: set[str]) -> None:
+    def __init__(self, text: str, names: frozenset[str], used: set[str], group: str) -> None:
         self.text = text
         self.names = names
         self.used = used
+        self.group = group
 
     def compile(self, node: ast.expr) -> _Evaluate:
         """The function of one node."""
@@ -131,6 +159,10 @@ class _Compiler:
                 return lambda config: constant
             case ast.Name(id=name):
                 return self._name(name)
+            case ast.Attribute(value=ast.Name(id=holder), attr=attribute) if holder == self.group:
+                member = f"{self.group}.{attribute}"
+                self.used.add(member)
+                return lambda config: config[member]
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 parts = [self.compile(e) for e in elements]
                 return lambda config: tuple(p(config) for p in parts)

@@ -14,8 +14,8 @@ import pprint
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,7 @@ class SearchSpace:
         destination_passing: Whether the entry point takes its outputs as last arguments.
         binding: flashinfer-bench's binding, for C++ and CUDA sources.
         starts: Valid configs to try early.
+        defaults: The default by size, if it is not the same for all; the first row is ``default``.
         mode: How variants are timed on a GPU unless a sweep says otherwise: ``auto``, ``graph`` or ``eager``.
         model: What the family expects of a config ahead of any measurement, None if it says nothing.
     """
@@ -92,6 +93,7 @@ class SearchSpace:
     destination_passing: bool = True
     binding: str | None = None
     starts: tuple[Start, ...] = ()
+    defaults: tuple[Start, ...] = ()
     mode: str = "auto"
     model: Model | None = field(default=None, repr=False, compare=False)
 
@@ -109,6 +111,7 @@ class SearchSpace:
             if generated in self.sources:
                 raise SpaceError(f"space {self.name!r}: {generated} is generated and cannot be among the sources")
         named = {"default": self.default, **{f"start {i}": s.config for i, s in enumerate(self.starts, 1)}}
+        named |= {f"default of row {i}": s.config for i, s in enumerate(self.defaults, 1)}
         for what, config in named.items():
             why = self.violation(self.check(config))
             if why is not None:
@@ -118,6 +121,22 @@ class SearchSpace:
     def generated_files(self) -> tuple[str, ...]:
         """Files in which two variants differ: ``config.py``, for C++ and CUDA also ``config.h``."""
         return (CONFIG_FILE, HEADER_FILE) if self.language in HEADER_LANGUAGES else (CONFIG_FILE,)
+
+    def at(self, sizes: Collection[int]) -> SearchSpace:
+        """This space with the default of these sizes: that of the row that holds most of them."""
+        if not self.defaults or not sizes:
+            return self
+        row = max(self.defaults, key=lambda row: sum(row.suits([size]) for size in sizes))
+        return self if row.config == self.default else replace(self, default=row.config)
+
+    @property
+    def default_table(self) -> list[tuple[int | None, Config]]:
+        """The default as rows of a dispatch table: what runs today."""
+        rows = sorted(self.defaults, key=lambda row: (row.largest is None, row.largest))
+        table: list[tuple[int | None, Config]] = [(row.largest, row.config) for row in rows]
+        if not table or table[-1][0] is not None:
+            table.append((None, self.default))
+        return table
 
     @cached_property
     def by_name(self) -> dict[str, Parameter]:

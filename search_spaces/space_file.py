@@ -12,7 +12,7 @@ import logging
 import math
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from search_spaces import yaml_text
-from search_spaces.expression import compile_expression
+from search_spaces.expression import LIMITS, Limits, compile_expression
 from search_spaces.inputs.generator import InputGenerator
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
 from search_spaces.source_files import ANY, python_names, read_sources, why_unfit
@@ -108,7 +108,9 @@ class SpaceKeys(_Keys):
     parameters: dict[Annotated[str, AfterValidator(_parameter_name)], ParameterKeys] = Field(
         min_length=1, description="a mapping from names to their values"
     )
-    default: dict[Any, Any] = Field(description="a mapping with a value for every parameter")
+    default: dict[Any, Any] | list[Any] = Field(
+        description="a mapping with a value for every parameter, or a list of {config, sizes}"
+    )
     entry_point: Text = Field(description="file::function, as in main.py::run")
     name: Text | None = Field(None, description="a text")
     definition: Texts | None = Field(None, min_length=1, description="a text or a list of at least one text")
@@ -148,6 +150,37 @@ class SpaceKeys(_Keys):
         return self
 
 
+SIZES = "sizes"
+FACTS = ("target", *(f.name for f in fields(Limits)))
+"""What constraints may read beside parameters and ``sizes.AXIS``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(Constraint):
+    """A constraint of a file. ``facts`` are the names that it reads of definition and target."""
+
+    where: str = ""
+    facts: tuple[str, ...] = ()
+
+    def on(self, definition: Mapping[str, Any], target: str) -> Constraint:
+        """The constraint for one definition and target.
+
+        Raises:
+            SpaceError: It reads an axis that the definition does not have as a constant.
+        """
+        if not self.facts:
+            return self
+        axes = definition.get("axes", {})
+        sizes = {f"{SIZES}.{n}": axis["value"] for n, axis in axes.items() if axis.get("type") == "const"}
+        known = {"target": target, **asdict(LIMITS[target]), **sizes}
+        unknown = [name for name in self.facts if name not in known]
+        if unknown:
+            listed = ", ".join(sorted(sizes)) or "none"
+            raise SpaceError(f"{self.where} reads {unknown[0]!r}; constant axes are {listed}")
+        holds, facts = self.holds, {name: known[name] for name in self.facts}
+        return Constraint(self.parameters, self.reason, lambda config: holds({**config, **facts}))
+
+
 @dataclass(frozen=True)
 class SpaceFile:
     """A checked ``space.yaml`` with its sources.
@@ -162,8 +195,9 @@ class SpaceFile:
     keys: SpaceKeys
     name: str
     parameters: tuple[Parameter, ...]
-    constraints: tuple[Constraint, ...]
+    constraints: tuple[Rule, ...]
     default: Config
+    defaults: tuple[Start, ...]
     starts: tuple[Start, ...]
     sources: Mapping[str, str]
     inputs: InputGenerator | None = None
@@ -179,13 +213,15 @@ def read_space_file(path: Path) -> SpaceFile:
         keys = _read_keys(path)
         parameters = tuple(_parameter(name, spec) for name, spec in keys.parameters.items())
         constraints = tuple(_constraint(f"constraint {i}", c, parameters) for i, c in enumerate(keys.constraints, 1))
-        default = _valid("'default'", keys.default, parameters, constraints)
+        defaults = _defaults(keys, parameters, constraints)
+        default = defaults[0].config
         return SpaceFile(
             keys=keys,
             name=_name(keys.name or path.parent.resolve().name),
             parameters=parameters,
             constraints=constraints,
             default=default,
+            defaults=defaults if isinstance(keys.default, list) else (),
             starts=tuple(
                 Start(_valid(f"start {i}: 'config'", {**default, **s.config}, parameters, constraints), *s.sizes)
                 for i, s in enumerate(keys.starts, 1)
@@ -277,16 +313,22 @@ def _parameter(name: str, spec: ParameterKeys) -> Parameter:
     return Parameter(name, spec.values, kind, " ".join(spec.doc.split()))
 
 
-def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, ...]) -> Constraint:
-    """The rule, tried on the values it reads, so that a wrong expression is found before the sweep."""
+def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, ...]) -> Rule:
+    """The rule, tried on the values it reads, so that a wrong expression is found before the sweep. Facts of definition
+    and target are not known yet."""
     text = _show(spec.expression)
     values = {p.name: p.values for p in parameters}
     try:
-        expression = compile_expression(spec.expression, list(values))
+        expression = compile_expression(spec.expression, [*values, *(n for n in FACTS if n not in values)], SIZES)
     except SpaceError as error:
         raise SpaceError(f"{where}: {error}") from error
-    if not expression.names:
+    facts = tuple(n for n in expression.names if n not in values)
+    names = tuple(n for n in expression.names if n in values)
+    reason = " ".join(spec.reason.split())
+    if not names:
         raise SpaceError(f"{where}: expression {text} reads no parameter; known are {', '.join(values)}")
+    if facts:
+        return Rule(names, reason, expression, where=where, facts=facts)
     combinations = itertools.product(*(values[n] for n in expression.names))
     outcomes, failure = set(), None
     for combination in itertools.islice(combinations, MAX_CHECKED):
@@ -302,15 +344,34 @@ def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, .
         raise SpaceError(f"{where}: {failure}") from failure
     if True not in outcomes and math.prod(len(values[n]) for n in expression.names) <= MAX_CHECKED:
         raise SpaceError(f"{where}: expression {text} is false for all values, so no config is valid")
-    return Constraint(expression.names, " ".join(spec.reason.split()), expression)
+    return Rule(expression.names, reason, expression)
+
+
+def _defaults(keys: SpaceKeys, parameters: tuple[Parameter, ...], constraints: tuple[Rule, ...]) -> tuple[Start, ...]:
+    """The rows of the default, or the one config that it is. Rows but the first say what differs from the first."""
+    if not isinstance(keys.default, list):
+        return (Start(_valid("'default'", keys.default, parameters, constraints)),)
+    if not keys.default or keys.size_axis is None:
+        what = "an empty list" if not keys.default else "a list by size, which needs a 'size_axis'"
+        raise SpaceError(f"'default' is {what}")
+    rows: list[Start] = []
+    for i, given in enumerate(keys.default, 1):
+        try:
+            row = StartKeys.model_validate(given)
+        except ValidationError as error:
+            raise SpaceError(f"row {i} of 'default' is {_show(given)}; needed is {_mapping_of(StartKeys)}") from error
+        first = rows[0].config if rows else {}
+        config = _valid(f"row {i} of 'default': 'config'", {**first, **row.config}, parameters, constraints)
+        rows.append(Start(config, *row.sizes))
+    return tuple(rows)
 
 
 def _valid(
-    what: str, given: Mapping[Any, Any], parameters: tuple[Parameter, ...], constraints: tuple[Constraint, ...]
+    what: str, given: Mapping[Any, Any], parameters: tuple[Parameter, ...], constraints: tuple[Rule, ...]
 ) -> Config:
     config = checked_config(what, given, parameters)
     for constraint in constraints:
-        if not constraint.admits(config):
+        if not constraint.facts and not constraint.admits(config):
             raise SpaceError(f"{what} breaks a constraint: {constraint.reason}")
     return config
 

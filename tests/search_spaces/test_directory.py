@@ -190,7 +190,7 @@ def constraint(**changes):
         ({"constraints": ["tile > 4"]}, "constraint 1 is 'tile > 4'; needed is a mapping"),
         (constraint(reason=None), "constraint 1: 'reason' is None; needed is a text"),
         (constraint(expression="tile >"), "constraint 1: 'tile >' is not an expression"),
-        (constraint(expression="tiles > 4"), "names unknown 'tiles'; known are fast, order, tile"),
+        (constraint(expression="tiles > 4"), "names unknown 'tiles'; known are fast, order, registers, "),
         (constraint(expression="tile.bit_length() > 4"), "which is not allowed; allowed are names"),
         (constraint(expression="order > tile"), "fails for order='rows', tile=8"),
         (constraint(expression="tile % (tile - tile) == 0"), "fails for tile=8"),

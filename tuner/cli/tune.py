@@ -120,7 +120,8 @@ def _print_sweep(report: Any) -> None:
         console.print("the reference is timed eagerly: its figure holds its host time")
     console.print("best config of each regime, where it differs from the default:")
     for w in report.winners:
-        changed = {k: v for k, v in w.config.items() if report.default_config.get(k) != v}
+        today = report.default_by_regime.get(w.regime, report.default_config)
+        changed = {k: v for k, v in w.config.items() if today.get(k) != v}
         console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
     for c in report.crossings:
         console.print(f"  {c.lower} hands over to {c.upper} at {c.bound} (before: {c.was}): {c.reason}", markup=False)

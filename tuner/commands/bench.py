@@ -217,7 +217,7 @@ def _tuned(setup: Setup, which: str) -> Variant:
         sweep_id = newest_finished(store, setup.problem.name)
         swept = settings_of(store, sweep_id, setup.settings)
         space = replace(setup, settings=swept).space()
-        table: list[tuple[int | None, Config]] = [(None, space.default)]
+        table: list[tuple[int | None, Config]] = space.default_table
         if which == "best":
             table = winners_table(store.winners.of(sweep_id), space, sweep_id)
     finally:

@@ -151,7 +151,7 @@ class Sweep:
 
     def _make_state(self, index: int, regime: Regime) -> RegimeState:
         self._beat()  # a search begins with a look at the space, which may take seconds
-        space = self.plan.space
+        space = self.plan.space.at(regime.sizes.values())
         search = Search(
             space,
             sampler=self.settings.sampler,
@@ -444,7 +444,7 @@ class Sweep:
             chosen.setdefault(specialist.config_hash, specialist)
         if state.default is not None:
             chosen.setdefault(state.default_hash, state.default)
-        space = self.plan.space
+        space = self.plan.space.at(state.regime.sizes.values())
         finalists = {}
         for config_hash, leader in chosen.items():
             variant = config_variant(self.plan.definition["name"], space, leader.config)

@@ -61,6 +61,7 @@ class SweepReport:
     trials: int
     failures: Mapping[str, int]
     default_config: Config
+    default_by_regime: Mapping[str, Config]
     winners: list[WinnerRecord]
     reference_us: Mapping[str, float]
     example_axes: str
@@ -410,6 +411,7 @@ def _conclude(
         trials=result.trials,
         failures=result.failures,
         default_config=space.default,
+        default_by_regime={r.name: space.at(r.sizes.values()).default for r in regimes},
         winners=result.winners,
         crossings=result.crossings,
         refused={name: f.ranking.refused for name, f in result.finals.items()},

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from search_spaces.expression import LIMITS, Limits
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -29,23 +31,6 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one multiprocessor of a target holds, as kernels count it; zero for a CPU.
-
-    Args:
-        shared_memory_bytes: Shared memory that one block may have.
-        registers: Registers of 32 bits.
-        units: Multiprocessors of the first of the target's accelerators.
-
-    Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability"; NVIDIA's data sheets.
-    """
-
-    shared_memory_bytes: int = 0
-    registers: int = 0
-    units: int = 0
-
-
-@dataclass(frozen=True)
 class Target:
     """What variants are built for and timed on.
 
@@ -63,7 +48,7 @@ class Target:
     modes: tuple[str, ...]
     capability: tuple[int, int] | None = None
     accelerators: tuple[Accelerator, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = LIMITS["cpu"]
 
 
 _CUDA_MODES = ("cuda_graph", "eager")
@@ -81,7 +66,7 @@ TARGETS = (
             Accelerator("H20"),
             Accelerator("GH200"),
         ),
-        Limits(shared_memory_bytes=232448, registers=65536, units=132),
+        LIMITS["sm_90a"],
     ),
     Target(
         "sm_100a",
@@ -89,7 +74,7 @@ TARGETS = (
         _CUDA_MODES,
         (10, 0),
         (Accelerator("B200", 8.0, 2250.0), Accelerator("GB200", 8.0, 2500.0)),
-        Limits(shared_memory_bytes=232448, registers=65536, units=148),
+        LIMITS["sm_100a"],
     ),
 )
 
