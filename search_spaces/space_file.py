@@ -156,7 +156,7 @@ FACTS = ("target", *(f.name for f in fields(Limits)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule(Constraint):
+class FileConstraint(Constraint):
     """A constraint of a file. ``facts`` are the names that it reads of definition and target."""
 
     where: str = ""
@@ -195,7 +195,7 @@ class SpaceFile:
     keys: SpaceKeys
     name: str
     parameters: tuple[Parameter, ...]
-    constraints: tuple[Rule, ...]
+    constraints: tuple[FileConstraint, ...]
     default: Config
     defaults: tuple[Start, ...]
     starts: tuple[Start, ...]
@@ -313,7 +313,7 @@ def _parameter(name: str, spec: ParameterKeys) -> Parameter:
     return Parameter(name, spec.values, kind, " ".join(spec.doc.split()))
 
 
-def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, ...]) -> Rule:
+def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, ...]) -> FileConstraint:
     """The rule, tried on the values it reads, so that a wrong expression is found before the sweep. Facts of definition
     and target are not known yet."""
     text = _show(spec.expression)
@@ -328,7 +328,7 @@ def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, .
     if not names:
         raise SpaceError(f"{where}: expression {text} reads no parameter; known are {', '.join(values)}")
     if facts:
-        return Rule(names, reason, expression, where=where, facts=facts)
+        return FileConstraint(names, reason, expression, where=where, facts=facts)
     combinations = itertools.product(*(values[n] for n in expression.names))
     outcomes, failure = set(), None
     for combination in itertools.islice(combinations, MAX_CHECKED):
@@ -344,10 +344,12 @@ def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, .
         raise SpaceError(f"{where}: {failure}") from failure
     if True not in outcomes and math.prod(len(values[n]) for n in expression.names) <= MAX_CHECKED:
         raise SpaceError(f"{where}: expression {text} is false for all values, so no config is valid")
-    return Rule(expression.names, reason, expression)
+    return FileConstraint(expression.names, reason, expression)
 
 
-def _defaults(keys: SpaceKeys, parameters: tuple[Parameter, ...], constraints: tuple[Rule, ...]) -> tuple[Start, ...]:
+def _defaults(
+    keys: SpaceKeys, parameters: tuple[Parameter, ...], constraints: tuple[FileConstraint, ...]
+) -> tuple[Start, ...]:
     """The rows of the default, or the one config that it is. Rows but the first say what differs from the first."""
     if not isinstance(keys.default, list):
         return (Start(_valid("'default'", keys.default, parameters, constraints)),)
@@ -367,7 +369,7 @@ def _defaults(keys: SpaceKeys, parameters: tuple[Parameter, ...], constraints: t
 
 
 def _valid(
-    what: str, given: Mapping[Any, Any], parameters: tuple[Parameter, ...], constraints: tuple[Rule, ...]
+    what: str, given: Mapping[Any, Any], parameters: tuple[Parameter, ...], constraints: tuple[FileConstraint, ...]
 ) -> Config:
     config = checked_config(what, given, parameters)
     for constraint in constraints:

@@ -178,6 +178,9 @@ class SweepSettings(BaseModel):
     judge: Annotated[dict[str, str], Flag(repeated=True)] = Field(
         {}, description="OUTPUT=close, exact, steps, selected or drawn: how it is judged"
     )
+    baseline: Path | None = Field(
+        None, description="Solution file to compare the winners with at the end, such as what runs today"
+    )
     mode: Literal["auto", "host", "eager", "cuda_graph"] | None = Field(
         None, description="execution mode that is timed on a GPU: auto (a graph where it can be captured), eager, graph"
     )
@@ -193,7 +196,7 @@ class SweepSettings(BaseModel):
     )
     cache_dir: Path | None = Field(None, description="where built artifacts are kept")
 
-    @field_validator("dataset", "cache_dir")
+    @field_validator("dataset", "cache_dir", "baseline")
     @classmethod
     def _from_any_folder(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

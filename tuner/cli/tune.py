@@ -118,6 +118,8 @@ def _print_sweep(report: Any) -> None:
     console.print(table)
     if report.reference_us and is_cuda(report.target):
         console.print("the reference is timed eagerly: its figure holds its host time")
+    for line in report.beside_baseline.verdicts() if report.beside_baseline is not None else ():
+        console.print(line, markup=False)
     console.print("best config of each regime, where it differs from the default:")
     for w in report.winners:
         today = report.default_by_regime.get(w.regime, report.default_config)

@@ -20,12 +20,15 @@ from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, settings_of
 from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
+from workers.errors import DatasetError
 from workers.fib import adapter as fib
 from workers.fib.dataset import profile_of, unknown
 from workers.records import BuildResult, BuiltVariant, ComparisonJob, Evaluation, Measurement, Status, Variant
 from workers.runner import Outcome, Runner
 
 SPECIAL = ("best", "default", "reference")
+BASELINE = "baseline"
+BASELINE_ROUNDS = 24
 MOST_LOST = 2
 """After so many workloads on which a Solution hangs, crashes or does not load, it is not tried on the others."""
 
@@ -163,6 +166,24 @@ def _named_by(settings: SweepSettings, solutions: Sequence[str]) -> dict[str, An
             sweep = store.sweeps.get(newest_finished(store, definition))
         found |= {"definition": sweep.definition, "dataset": settings.dataset or _path(sweep.settings.get("dataset"))}
     return found
+
+
+def baseline_variant(setup: Setup) -> Variant | None:
+    """The Solution that the settings name as their baseline, None if there is none.
+
+    Raises:
+        UsageError: It cannot be read, or solves another definition.
+    """
+    path = setup.settings.baseline
+    if path is None:
+        return None
+    try:
+        variant = fib.variant_of(_read(path), setup.target)
+    except DatasetError as error:
+        raise UsageError(f"baseline {path}: {error}") from None
+    if variant.definition != setup.problem.name:
+        raise UsageError(f"baseline {path} solves {variant.definition}, not {setup.problem.name}")
+    return replace(variant, key=BASELINE)
 
 
 def _path(text: Any) -> Path | None:

@@ -16,10 +16,12 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.prediction.model import WorkloadFeatures
 from tuner import errors
+from tuner.commands.bench import BASELINE_ROUNDS, baseline_variant, measure
+from tuner.commands.bench_result import BenchResult
 from tuner.errors import UsageError
 from tuner.prediction.expected import expectations, features, of_winners
 from tuner.progress import Progress, Steps
-from tuner.results.export import Export, export_winners
+from tuner.results.export import Export, export_winners, winners_table
 from tuner.results.trace_folder import TraceFolder
 from tuner.settings import SweepSettings
 from tuner.sweeps.finals.crossings import Crossing
@@ -30,9 +32,11 @@ from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings
 from tuner.sweeps.stop_requests import stoppable
+from tuner.sweeps.variants import solution_variant
 from workers.devices.libraries import imported_names
 from workers.devices.targets import is_cuda
 from workers.fib.dataset import profile_of
+from workers.records import Variant
 from workers.runner import Runner
 
 CLAIM_STALE_S = 30.0
@@ -78,6 +82,8 @@ class SweepReport:
     export: Export | None = None
     export_failure: Exception | None = None
     out: Path | None = None
+    beside_baseline: BenchResult | None = None
+    """The baseline and the winners' Solution side by side, if a baseline was given."""
     exit_code: int = field(default=errors.EXIT_OK)
 
     def document(self) -> dict[str, Any]:
@@ -95,6 +101,7 @@ class SweepReport:
             "crossings": [c.document() for c in self.crossings],
             "refused": {regime: dict(why) for regime, why in self.refused.items()},
             "reference_us": dict(self.reference_us),
+            "baseline": None if self.beside_baseline is None else self.beside_baseline.document(),
             "left_out": list(self.left_out),
             "reasons": list(self.reasons),
             "export": None if self.export is None else self.export.document(),
@@ -151,6 +158,7 @@ def run_sweep(
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()
+        baseline = baseline_variant(setup)
         setup = setup.with_generator()
         say = view.say
         _prove(setup, say)
@@ -170,7 +178,7 @@ def run_sweep(
             for line in result.timed_eagerly:
                 say(line)
             try:
-                return _conclude(store, setup, space, regimes, runner, result, out, view)
+                return _conclude(store, setup, space, regimes, runner, result, out, view, baseline)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"the winners are kept; go on with: {export_command(sweep_id, out)}") from None
     finally:
@@ -361,6 +369,7 @@ def _conclude(
     result: SweepResult,
     out: Path | None,
     view: View,
+    baseline: Variant | None,
 ) -> SweepReport:
     """Mark the sweep as done and export its winners."""
     by_regime = {r.name: Objective(r.workloads, r.weights).geomean_us(result.reference) for r in regimes}
@@ -394,6 +403,12 @@ def _conclude(
     summary["expected"] = of_winners(space, store.winners.of(result.sweep_id), _like(setup), hardware)
     if not result.winners:
         summary |= _failure("no config passed", "; ".join(result.reasons.lines()))
+    beside: BenchResult | None = None
+    if baseline is not None and result.winners:
+        table = winners_table(store.winners.of(result.sweep_id), space, result.sweep_id)
+        tuned = solution_variant(setup.problem.name, space, table, "tuned")
+        beside = measure(runner, setup, [baseline, tuned], BASELINE_ROUNDS, setup.settings.seed, view)
+        summary["baseline"] = beside.document()
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)
     exported, failure = None, None
     if out is not None and result.winners:
@@ -416,6 +431,7 @@ def _conclude(
         crossings=result.crossings,
         refused={name: f.ranking.refused for name, f in result.finals.items()},
         reference_us=reference,
+        beside_baseline=beside,
         example_axes=" ".join(f"--axes {k}={v}" for k, v in first.items()),
         left_out=setup.problem.left_out,
         reasons=tuple(result.reasons.lines()),

@@ -131,3 +131,50 @@ def test_what_the_end_needs_is_asked_for_before_the_first_trial(arguments, code,
     assert said in line
     with Store.open(place.database) as store:
         assert store.sweeps.newest() == []
+
+
+def solution(place: Place, name: str, definition: str = "a", body: str = "y.copy_(x + 1)") -> str:
+    """What runs today, in a file."""
+    content = f"import time\ndef run(x, y):\n    {body}\n"
+    document = {
+        "name": name, "definition": definition, "author": "a", "description": "",
+        "spec": {"language": "python", "target_hardware": ["cpu"], "entry_point": "main.py::run", "dependencies": [],
+                 "destination_passing_style": True},
+        "sources": [{"path": "main.py", "content": content}],
+    }  # fmt: skip
+    (place.folder / f"{name}.json").write_text(json.dumps(document))
+    return f"{name}.json"
+
+
+def test_winners_are_measured_beside_what_runs_today(place):
+    """Over a default of the space's own says little to whoever runs another kernel."""
+    slow = solution(place, "today", body="time.sleep(0.02); y.copy_(x + 1)")
+    done = place.run("sweep", *QUICK, "--out", "out", "--baseline", slow)
+    assert done.returncode == 0, done.stderr
+    assert "tuned takes 0.0" in done.stdout
+    assert "times as long as baseline (faster)" in done.stdout
+    with Store.open(place.database) as store:
+        kept = store.sweeps.get(1).summary["baseline"]
+    assert list(kept["solutions"]) == ["baseline", "tuned"]
+    assert kept["ratio_to_first"]["tuned"]["verdict"] == "faster"
+    report = place.run("report", "1", "--out", "page.html")
+    assert report.returncode == 0, report.stderr
+    assert "Beside other Solutions" in (place.folder / "page.html").read_text()
+
+
+def test_a_baseline_that_does_not_fit_is_told_before_the_first_trial(place):
+    for file, said in (
+        (solution(place, "other", definition="b"), "other.json solves b, not a"),
+        ("missing.json", "missing.json: No such file"),
+    ):
+        done = place.run("sweep", *QUICK, "--baseline", file)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
+def test_a_baseline_that_fails_costs_the_sweep_nothing(place):
+    wrong = solution(place, "wrong", body="y.copy_(x + 2)")
+    done = place.run("sweep", *QUICK, "--out", "out", "--baseline", wrong)
+    assert done.returncode == 0, done.stderr
+    assert "baseline is left out: INCORRECT_NUMERICAL" in done.stdout
+    assert "Solution " in done.stdout

@@ -17,7 +17,7 @@ from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report import figures
 from tuner.results.report.input_page import input_table
-from tuner.results.report.side_by_side import Beside, read
+from tuner.results.report.side_by_side import Beside, of_document, read
 from tuner.results.status import NOT_FAILURES, moment
 
 
@@ -56,6 +56,8 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
     failed = store.trials.failures(sweep_id, not_failures=NOT_FAILURES)
     record = store.sweeps.get(sweep_id)
     beside = None if bench is None else read(bench, record.definition)
+    if beside is None and (record.summary or {}).get("baseline"):
+        beside = of_document(record.summary["baseline"])
     winners = store.winners.of(sweep_id)
     rates = store.catalog.rates(record.environment_id)
     floors = roofline.floors(store.catalog.definition_body(record.definition_id), winners, record.hardware, rates)

@@ -27,6 +27,19 @@ class Beside:
     left_out: Mapping[str, str]
 
 
+def of_document(document: Mapping[str, Any]) -> Beside:
+    """The run in a document of ``tuner bench``, or in the summary of a sweep with a baseline."""
+    solutions: dict[str, Any] = dict(document["solutions"])
+    axes = {u: w["axes"] for s in solutions.values() for u, w in s["workloads"].items()}
+    return Beside(
+        str(document["hardware"]),
+        tuple(solutions),
+        tuple((axes[u], tuple(_cell(s, u) for s in solutions.values())) for u in axes),
+        {n: f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for n, r in dict(document["ratio_to_first"]).items()},
+        {n: _why(s) for n, s in solutions.items() if s["status"] != "PASSED"},
+    )
+
+
 def read(path: Path, definition: str) -> Beside:
     """The run in a file that ``tuner bench --json`` wrote.
 
@@ -35,11 +48,8 @@ def read(path: Path, definition: str) -> Beside:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        solutions: dict[str, Any] = dict(document["solutions"])
-        found, ratios = str(document["definition"]), dict(document["ratio_to_first"])
-        axes = {u: w["axes"] for s in solutions.values() for u, w in s["workloads"].items()}
-        rows = tuple((axes[u], tuple(_cell(s, u) for s in solutions.values())) for u in axes)
-        hardware = str(document["hardware"])
+        found = str(document["definition"])
+        beside = of_document(document)
     except OSError as error:
         raise UsageError(f"bench file {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -47,13 +57,7 @@ def read(path: Path, definition: str) -> Beside:
         raise UsageError(f"bench file {path} is not what `tuner bench --json` writes: {problem}") from None
     if found != definition:
         raise UsageError(f"bench file {path} is about {found}, the sweep about {definition}")
-    return Beside(
-        hardware,
-        tuple(solutions),
-        rows,
-        {n: f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for n, r in ratios.items()},
-        {n: _why(s) for n, s in solutions.items() if s["status"] != "PASSED"},
-    )
+    return beside
 
 
 def _cell(solution: Mapping[str, Any], workload: str) -> str:
