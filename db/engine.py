@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def one_line_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise StoreError(f"database {label(url)} {_explain(error)}") from error
+        raise StoreError(f"database {label(url)} {_explain(error, url)}") from error
 
 
 _SQLITE = {
@@ -186,11 +187,21 @@ _POSTGRESQL = {
 }
 
 
-def _explain(error: SQLAlchemyError) -> str:
+def _is_full(url: URL) -> bool:
+    """Whether the disk of a SQLite database has no room for a page."""
+    with suppress(OSError):
+        disk = os.statvfs(Path(str(url.database)).parent)
+        return disk.f_bavail * disk.f_frsize < 1 << 15
+    return False
+
+
+def _explain(error: SQLAlchemyError, url: URL) -> str:
     cause = getattr(error, "orig", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
     if isinstance(cause, sqlite3.Error):
         name = getattr(cause, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_IOERR") and _is_full(url):  # it needs a file beside its own even to read
+            name = "SQLITE_FULL"
         for prefix, text in _SQLITE.items():
             if name.startswith(prefix):
                 return text

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from db.store import Store
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 UNKNOWN = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
 MOUNTS = ["unshare", "--mount", "sh", "-c"]
-TUNER = 'exec "$0" -m tuner sweep "$@"'
+TUNER = 'exec "$0" -m tuner "$@"'
 
 
 def small_memory(size):
@@ -20,6 +22,14 @@ def small_memory(size):
 
 def read_only(folder):
     return [*MOUNTS, f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && {TUNER}"]
+
+
+def full(folder):
+    """The folder on a disk of its own without a free byte."""
+    fill = (
+        f"cp -a {folder} {folder}.kept && mount -t tmpfs -o size=1m tmpfs {folder} && cp -a {folder}.kept/. {folder}/"
+    )
+    return [*MOUNTS, f"{fill}; dd if=/dev/zero of={folder}/filler 2>/dev/null; {TUNER}"]
 
 
 PLAIN = ["sh", "-c", TUNER]
@@ -33,27 +43,31 @@ PLACES = {
     "hardly any shared memory": (small_memory("4k"), {}, ""),
     "loopback alone": (["unshare", "--net", "sh", "-c", f"ip link set lo up && {TUNER}"], {}, ""),
     "not even loopback": (["unshare", "--net", "sh", "-c", TUNER], {}, "no loopback network"),
+    "a database that cannot be written": (read_only("{tmp}/data"), {}, "set TUNER_DB_URL"),
+    "a full disk for the database": (full("{tmp}/data"), {}, "out of disk space"),
     "proxies": (PLAIN, dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"), ""),
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_sweep_works_or_says_in_one_line_what_to_set(place, tmp_path):
-    before, changes, said = PLACES[place]
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "k").mkdir()
-    (tmp_path / "k" / "main.py").write_text("def run(A, B):\n    return (A.float() @ B.float().T).to(A.dtype)\n")
-    (tmp_path / "k" / "space.yaml").write_text(
-        "op_type: gemm\ntargets: [cpu]\nentry_point: main.py::run\ndestination_passing: false\n"
-        "parameters: {repeats: {values: [1, 2]}}\ndefault: {repeats: 1}\n"
-    )
+READERS = {
+    "status": ["status"],
+    "best": ["best", "--definition", "gemm", "--axes", "seq_len=1"],
+    "report": ["report", "--out", "page.html"],
+    "doctor": ["doctor"],
+}
+
+
+def run(place, tmp_path, *arguments):
+    """A command at a place. The database is in ``data``, where a finished sweep may be already."""
+    before, changes, _ = PLACES[place]
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "data").mkdir(exist_ok=True)
     tmp_path.chmod(0o777)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
-    given = {"TUNER_DB_URL": f"sqlite:///{tmp_path}/t.db", "TUNER_CACHE_DIR": f"{tmp_path}/cache", **changes}
+    given = {"TUNER_DB_URL": f"sqlite:///{tmp_path}/data/t.db", "TUNER_CACHE_DIR": f"{tmp_path}/cache", **changes}
     command = [part.replace("{tmp}", str(tmp_path)) for part in before]
     if subprocess.run([*command[: command.index("sh")], "true"], capture_output=True).returncode:
         pytest.skip("such a namespace cannot be made here")
-    arguments = ["--space", "k", "--regimes", "1000000", "--max-trials", "1", "--no-export"]
     done = subprocess.run(
         [*command, sys.executable, *arguments],
         cwd=tmp_path,
@@ -63,6 +77,36 @@ def test_a_sweep_works_or_says_in_one_line_what_to_set(place, tmp_path):
         timeout=550,
     )
     assert [mark for mark in ("Traceback", "\x1b[", "ray::", "*** SIG") if mark in done.stderr] == [], done.stderr
+    return done
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sweep_works_or_says_in_one_line_what_to_set(place, tmp_path):
+    said = PLACES[place][2]
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "main.py").write_text("def run(A, B):\n    return (A.float() @ B.float().T).to(A.dtype)\n")
+    (tmp_path / "k" / "space.yaml").write_text(
+        "op_type: gemm\ntargets: [cpu]\nentry_point: main.py::run\ndestination_passing: false\n"
+        "parameters: {repeats: {values: [1, 2]}}\ndefault: {repeats: 1}\n"
+    )
+    arguments = ["sweep", "--space", "k", "--regimes", "1000000", "--max-trials", "1", "--no-export"]
+    done = run(place, tmp_path, *arguments)
     assert done.returncode == (4 if said else 0), done.stderr
     assert said in done.stderr.splitlines()[-1]
     assert not list(Path("/tmp").glob("new_tnr_*"))
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_only_reads_works_or_says_in_one_line_what_to_set(place, command, tmp_path, scene):
+    """What a reader needs is the database alone: a cache, shared memory and the network are no matter to it."""
+    (tmp_path / "data").mkdir()
+    with Store.open(f"sqlite:///{tmp_path}/data/t.db") as store:
+        scene(store).finished()
+    done = run(place, tmp_path, *READERS[command])
+    if command != "doctor" and done.returncode == 4:  # doctor says what the sweep would miss, too
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("tuner: database") or "the database has no place" in line
+        assert PLACES[place][2] in line
+    else:
+        assert done.returncode in (0, 4 if command == "doctor" else 0), done.stderr
