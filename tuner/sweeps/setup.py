@@ -15,6 +15,8 @@ from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import GRAPH_MODES, SweepSettings
 from tuner.sweeps.regimes import Regime, split
 from workers.devices.targets import accelerators_of, is_cuda, target_named
+from workers.errors import WorkerError
+from workers.fib.adapter import definition_model
 from workers.fib.dataset import Dataset, Document, Problem, profile_of
 from workers.fib.made_workloads import mixed, weights
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
@@ -280,6 +282,9 @@ def open_runner(
     )
     try:
         yield runner
+    except WorkerError:
+        definition_model(setup.problem.definition)  # what flashinfer-bench says to it, if that is what was wrong
+        raise
     finally:
         runner.close()
 

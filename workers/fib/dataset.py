@@ -27,6 +27,9 @@ PROFILE = "profile"
 LIKE = "like"
 """Key of such a workload: uuid and axes of the listed one that it is made after."""
 
+_MOST_SIZE_BITS = 63
+"""Of a size, for torch and for the database."""
+
 INPUT_TYPES = ("random", "scalar", "safetensors")
 """Kinds of workload inputs that are supported."""
 
@@ -229,7 +232,7 @@ class Dataset:
                 if uuid not in by_uuid:
                     raise DatasetError(unknown("workload", uuid, list(by_uuid)))
             workloads = [by_uuid[uuid] for uuid in uuids]
-        faults = {w["uuid"]: fault for w in workloads if (fault := self._fault(w)) is not None}
+        faults = {w["uuid"]: fault for w in workloads if (fault := self._fault(document, w)) is not None}
         if faults and (uuids is not None or len(faults) == len(workloads)):
             raise DatasetError(next(iter(faults.values())))
         for fault in faults.values():
@@ -237,8 +240,13 @@ class Dataset:
         usable = tuple(w for w in workloads if w["uuid"] not in faults)
         return Problem(str(self.root.resolve()), document, usable, tuple(faults.values()))
 
-    def _fault(self, workload: Document) -> str | None:
+    def _fault(self, definition: Document, workload: Document) -> str | None:
         """Why a workload's inputs cannot be made, None if they can."""
+        for name in (n for n, axis in definition["axes"].items() if axis["type"] == "var"):
+            size = workload["axes"].get(name)
+            if size is None or size < 0 or size.bit_length() > _MOST_SIZE_BITS:
+                given = "no size" if size is None else f"a size of {size}" if size < 0 else "too large a size"
+                return f"workload {workload['uuid']}: axes give {given} for {name!r}"
         for name, spec in workload["inputs"].items():
             if spec.get("type") not in INPUT_TYPES:
                 allowed = ", ".join(INPUT_TYPES)

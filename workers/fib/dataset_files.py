@@ -18,8 +18,9 @@ _MOST_HEADER_BYTES = 100 << 20
 
 
 def documents_below(folder: Path, suffix: str) -> list[Path]:
-    """Files with this ending, sorted, without hidden ones, which editors and systems leave."""
-    found = sorted(folder.rglob(f"*{suffix}"))
+    """Files with this ending, sorted, without hidden ones, which editors and systems leave, and without pipes and the
+    like, on which reading would wait."""
+    found = sorted(p for p in folder.rglob(f"*{suffix}") if not (p.is_fifo() or p.is_socket() or p.is_char_device()))
     return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
@@ -87,9 +88,9 @@ def blob_fault(root: Path, spec: Mapping[str, Any]) -> str | None:
     Source: the safetensors format: eight bytes with the header's length, the header as JSON, the tensors' bytes.
     """
     path = root / spec["path"]
-    if not path.is_file():
-        return f"{path}, which is missing"
     try:
+        if not path.is_file():
+            return f"{path}, which is missing"
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(len(_LFS_MARK))

@@ -16,6 +16,9 @@ from typing import Any
 
 from workers.sandbox.messages import Raised, status_of
 
+_CPP_STACK = "\nException raised from "
+"""What torch puts behind some messages: frames of C++, of which no user has a use."""
+
 _MAX_MESSAGE_CHARS = 20_000
 
 
@@ -56,6 +59,7 @@ def raised(error: BaseException) -> Raised:
         text = str(error)
     except Exception as inner:
         text = f"<its text raises {type(inner).__name__}>"
+    text = text.partition(_CPP_STACK)[0]
     return Raised(type(error).__name__, text[:_MAX_MESSAGE_CHARS], status_of(error))
 
 

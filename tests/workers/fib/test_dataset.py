@@ -1,6 +1,7 @@
 """Dataset folders: the public one loads whole, broken ones are told apart in one line."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -337,3 +338,37 @@ def test_public_dataset_loads_whole():
         for workload in found[name]:
             shapes = model.get_input_shapes(fib.workload_model(workload).axes)
             assert len(shapes) == len(model.inputs)
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"n": -1}, "a size of -1 for 'n'"),
+        ({"n": 10**400}, "too large a size for 'n'"),
+        ({}, "no size for 'n'"),
+    ],
+)
+def test_a_workload_of_no_possible_size_is_left_out_by_name(folder, axes, said, caplog):
+    """Catches an IndexError where sizes are divided into regimes, and torch's C++ frames where inputs are made."""
+    path = first(folder, "scale_add_d64.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["workload"]["axes"] = axes
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    problem = Dataset(folder).problem("scale_add_d64")
+    assert [w["axes"] for w in problem.workloads] == [{"n": 40}]
+    assert said in caplog.text
+    assert len(problem.left_out) == 1
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(folder, dataset):
+    os.mkfifo(folder / "definitions" / "toy" / "pipe.json")
+    assert Dataset(folder).definitions == dataset.definitions
+
+
+def test_a_blob_whose_name_is_too_long_costs_its_workload(folder, caplog):
+    path = first(folder, "scale_add_d64.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["workload"]["inputs"]["x"] = {"type": "safetensors", "path": "b" * 5000, "tensor_key": "x"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(Dataset(folder).problem("scale_add_d64").workloads) == 1
+    assert "File name too long" in caplog.text

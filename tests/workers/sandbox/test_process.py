@@ -124,6 +124,13 @@ def test_what_an_exception_means_is_not_read_from_its_text(child, error, status)
     assert caught.value.raised == Raised(type(error).__name__, str(error), status)
 
 
+def test_frames_of_cpp_behind_a_message_of_torch_reach_nobody(child):
+    frames = "\nException raised from unpack at numbers.h:79 (most recent call first):\nframe #0: c10::Error"
+    with pytest.raises(ChildRaisedError) as caught:
+        call(child, "fail", RuntimeError(f"size is too large{frames}"))
+    assert caught.value.raised == Raised("RuntimeError", "size is too large", None)
+
+
 @pytest.mark.parametrize("message", [("phase", "load x"), ("phase", None), ("raised", "ValueError: x")])
 def test_message_of_another_form_is_a_death(child, message):
     with pytest.raises(ChildDiedError):
