@@ -146,11 +146,13 @@ def test_lookups_load_no_torch_and_no_ray(command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_what_an_orchestrator_sends_is_an_interruption_at_any_moment(tmp_path):
+@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))"])
+def test_what_an_orchestrator_sends_is_an_interruption_at_any_moment(tmp_path, handler):
+    """While Ray starts, SIGTERM has a handler of Ray's, which exits."""
     code = (
         "import os, signal, sys, time\n"
         "from tuner.cli import app\n"
-        "def stopped():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
+        f"def stopped():\n    {handler or 'pass'}\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
         "app.app.command('stopped')(stopped)\n"
         "sys.exit(app.run(['stopped']))\n"
     )

@@ -67,9 +67,12 @@ def _answer(given: list[str]) -> int:
             code = command.invoke(context)
     except typer.Exit as end:
         code = end.exit_code
-    except (KeyboardInterrupt, typer.Abort) as stop:
+    except (KeyboardInterrupt, typer.Abort, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:  # that is Ray's answer while it starts
+            raise
         _on_stop(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)  # further signals change nothing
-        return _fail(f"interrupted; {stop}".removesuffix("; "), errors.EXIT_INTERRUPTED)
+        how = f"; {stop}" if isinstance(stop, KeyboardInterrupt) and stop.args else ""
+        return _fail(f"interrupted{how}", errors.EXIT_INTERRUPTED)
     except BrokenPipeError:  # whoever reads the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), results().fileno())
         return errors.EXIT_INTERNAL
