@@ -24,7 +24,7 @@ def clock(monkeypatch):
 
 def device(*looks_us):
     left = list(looks_us)
-    return types.SimpleNamespace(anchor_us=lambda: left.pop(0), left=left)
+    return types.SimpleNamespace(drift_reference_us=lambda: left.pop(0), left=left)
 
 
 def test_a_look_holds_for_a_while(clock):
