@@ -1,6 +1,6 @@
 """Records of routing_run.py -> docs/results/routing.json and the table of routing.md.
 
-    python benchmarks/h200_moe/routing_publish.py RECORDS VARIANTS --json docs/results/routing.json > table.md
+    python -m benchmarks.h200_moe.routing_publish RECORDS VARIANTS --json docs/results/routing.json > table.md
 
 The dispatch table is what a sweep over these points would export: the product's own ranking with its guard in each
 regime, and its bounds where neighbouring winners cross. It is chosen from the first half of the rounds, and so is
@@ -19,8 +19,6 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import product  # noqa: F401
 
 from tuner.sweeps.finals.crossings import find
 from tuner.sweeps.finals.statistics import Guard, rank

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from benchmarks.h200_moe.routing_publish import chosen, rows, table
+from benchmarks.h200_moe.routing_publish import Points, compared, markdown
+
+CONFIGS = {name: {"tile": tile} for tile, name in enumerate(("default", "few", "many", "other"))}
 
 
-def point(profile: str, **times: float) -> dict:
-    return {"profile": profile, "seq_len": 57, "rows": 64, "active": 26, "floor_us": 266.33, "times_us": times}
+def record(profile: str, **us: float) -> dict:
+    """One point. Rounds that choose hold the given times, those that are shown are 1 us longer."""
+    samples = {name: [[at * (1 + 0.001 * n)] for n in range(-4, 4)] + [[at + 1]] * 8 for name, at in us.items()}
+    about = {"profile": profile, "seq_len": 57, "uuid": "", "rows": 64, "active": 26, "floor_us": 266.33}
+    return {**about, "samples_us": samples}
 
 
-UNIFORM = point("uniform", default=300.0, few=270.0, many=310.0, other=280.0, baseline_triton=310.0)
-HOT = point("hot:3", default=60.0, few=126.0, many=40.0, other=59.0, baseline_triton=115.0)
+UNIFORM = record("uniform", default=300.0, few=270.0, many=310.0, other=280.0, baseline_triton=310.0)
+HOT = record("hot:3", default=60.0, few=126.0, many=40.0, other=59.0, baseline_triton=115.0)
 
 
 def test_nothing_slower_than_the_default_on_a_profile_is_chosen():
     """``many`` has the smallest geometric mean, ``few`` is the fastest on uniform routing; both lose somewhere."""
-    assert chosen([UNIFORM, HOT]) == "other"
+    (row,) = Points([UNIFORM, HOT], CONFIGS).table(list(CONFIGS))
+    assert (row.bound, row.config) == (None, "other")
 
 
 def test_a_baseline_is_never_ours():
-    assert chosen([point("uniform", default=300.0, baseline_triton=1.0)]) == "default"
+    points = Points([record("uniform", default=300.0, baseline_triton=1.0)], CONFIGS)
+    (row,) = compared(points, points.table(list(CONFIGS)))
+    assert (row["ours_config"], row["best_config"]) == ("default", "default")
 
 
-def test_what_was_not_measured_is_null():
-    first, second = rows([UNIFORM, HOT])
-    assert (first["ours_us"], first["best_config_us"], first["best_config"]) == (280.0, 270.0, "few")
-    assert (second["ours_us"], second["best_config_us"], second["best_config"]) == (59.0, 40.0, "many")
-    assert second["triton_us"] == 115.0
-    assert second["deepgemm_us"] is None
-    assert "| hot:3 | 57 | 64 | 26 | 266.3 | 59.0 | - | 115.0 | 40.0 | 1.475 | other |" in table([first, second])
+def test_figures_are_of_rounds_that_chose_nothing_and_what_was_not_measured_is_null():
+    points = Points([UNIFORM, HOT], CONFIGS)
+    first, second = compared(points, points.table(list(CONFIGS)))
+    assert (first["ours_us"], first["best_config_us"], first["best_config"]) == (281.0, 271.0, "few")
+    assert (second["ours_us"], second["best_config_us"], second["best_config"]) == (60.0, 41.0, "many")
+    assert (second["triton_us"], second["deepgemm_us"]) == (116.0, None)
+    assert "| hot:3 | 57 | 64 | 26 | 266.3 | 60.0 | - | 116.0 | 41.0 | 1.463 | other |" in markdown([second])

@@ -12,7 +12,7 @@ import pytest
 from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Dataset
-from workers.fib.official_run import Effort, StockJob
+from workers.fib.official_run import StockEffort, StockJob
 from workers.judge.outputs.rules import LOW_BIT, Kind, Rule, for_official_run, rules_for
 
 STAND_IN = Path(__file__).parent / "cuda_stand_in"
@@ -60,7 +60,7 @@ def test_a_staged_folder_is_a_dataset_with_its_blobs(problem, tmp_path):
 
 def test_the_command_names_the_rule_that_our_workers_judge_by(problem, tmp_path):
     rule = for_official_run((Rule("output", Kind.CLOSE, LOW_BIT, "low-bit MoE"),), scale=2000.0)
-    words = stock.command(tmp_path, problem.name, ["a", "b"], rule, Effort(3, 20, 2))
+    words = stock.command(tmp_path, problem.name, ["a", "b"], rule, StockEffort(3, 20, 2))
     assert words[words.index("--solutions") + 1 :][:2] == ["a", "b"]
     flags = dict(itertools.pairwise(words))
     assert (flags["--rtol"], flags["--atol"], flags["--required-matched-ratio"]) == ("0.2", "0.1", "0.85")
@@ -81,7 +81,7 @@ def test_stock_flashinfer_bench_judges_solutions(problem, monkeypatch):
     wrong = "\n\n_right = run\n\n\ndef run(*args, **kwargs):\n    return _right(*args, **kwargs) * 3\n"
     solutions = (reference_solution(problem, "right"), reference_solution(problem, "wrong", wrong))
     run = stock.verify(
-        problem, StockJob(solutions, for_official_run(rules_for(problem.definition)), Effort(1, 3, 1), 300.0)
+        problem, StockJob(solutions, for_official_run(rules_for(problem.definition)), StockEffort(1, 3, 1), 300.0)
     )
     assert run.returncode == 0, run.log
     uuid = problem.workloads[0]["uuid"]
