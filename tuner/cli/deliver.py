@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write the winners of a sweep as one Solution, verified on every workload; refuses one that does not pass."""
     results()
-    from tuner.cli.steps import StepView
+    from tuner.cli.progress_line import StepView
     from tuner.errors import UsageError
     from tuner.results.export import export_solution
 

@@ -142,7 +142,7 @@ def profile(
     json: options.Json = False,
 ) -> None:
     """Show what the workloads of a dataset look like: their sizes, and what their inputs do."""
-    from tuner.cli.steps import StepView
+    from tuner.cli.progress_line import StepView
     from tuner.commands.profile import profile_dataset
     from tuner.results.report.input_page import write_picture
     from tuner.settings import load

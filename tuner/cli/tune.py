@@ -40,7 +40,7 @@ def sweep(
 ) -> None:
     """Search for the fastest correct config of each regime and write the best ones as one Solution."""
     results()
-    from tuner.cli.progress import SweepView
+    from tuner.cli.sweep_progress import SweepView
     from tuner.settings import load
     from tuner.sweeps.run import run_sweep
 
@@ -168,7 +168,7 @@ def bench(
 ) -> None:
     """Measure Solutions side by side, interleaved, so that differences are paired."""
     results()
-    from tuner.cli.steps import StepView
+    from tuner.cli.progress_line import StepView
     from tuner.commands.bench import run_bench
     from tuner.settings import load
 
@@ -202,7 +202,7 @@ def compile_(
 ) -> None:
     """Build a sample of a space's configs without running them, and show what they need."""
     results()
-    from tuner.cli.steps import StepView
+    from tuner.cli.progress_line import StepView
     from tuner.commands.compile import compile_sample
     from tuner.format import first_line
     from tuner.settings import load
@@ -243,7 +243,7 @@ def verify(
 ) -> None:
     """Judge variants on a machine without their GPU: their kernels are emulated, with numbers but without times."""
     results()
-    from tuner.cli.steps import StepView
+    from tuner.cli.progress_line import StepView
     from tuner.commands.verify import summary_of
     from tuner.commands.verify import verify as judge
     from tuner.settings import load

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workers.devices.device import CHECK, Device
-from workers.judge.integrity import Integrity
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.truth import Truth
 from workers.judge.resident_workloads import Resident, Residents
+from workers.judge.tampering import Integrity
 from workers.judge.timing.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
 from workers.sandbox.child import raised

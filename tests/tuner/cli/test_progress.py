@@ -6,9 +6,9 @@ import time
 import pytest
 from rich.console import Console
 
-from tuner.cli import progress, steps
-from tuner.cli.progress import SweepView
-from tuner.cli.steps import StepView
+from tuner.cli import progress_line, sweep_progress
+from tuner.cli.progress_line import StepView
+from tuner.cli.sweep_progress import SweepView
 from tuner.progress import Progress, Slow
 
 REGIMES = {"all": 20.0}
@@ -19,7 +19,7 @@ SEARCH = Progress("search", 3, 8, 12.0, None, 1, 1, {}, 0, 0, REGIMES, REGIMES, 
 def written(monkeypatch):
     """What goes to a stderr that is no terminal, each line at once."""
     text = io.StringIO()
-    for module in (steps, progress):
+    for module in (progress_line, sweep_progress):
         monkeypatch.setattr(module, "stderr", lambda: Console(file=text, soft_wrap=True, highlight=False))
         monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
     return text

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from tuner.cli.output import stderr
-from tuner.cli.steps import LINE_EVERY_S, Step, Ticking
+from tuner.cli.progress_line import LINE_EVERY_S, Step, Ticking
 from tuner.format import microseconds, ratio
 from tuner.progress import Progress
 from tuner.sweeps.run import View
