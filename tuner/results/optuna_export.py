@@ -56,8 +56,9 @@ def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
     except OSError as error:
         raise UnusableEnvironmentError(f"{out} cannot be written: {error.strerror}") from None
     written = {}
-    storage = optuna.storages.RDBStorage(f"sqlite:///{unfinished}")
+    storage = None
     try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{unfinished}")
         for regime, trials in by_regime.items():
             name = f"sweep {sweep_id}, {regime or 'all sizes'}"
             study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
@@ -70,7 +71,8 @@ def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
         unfinished.unlink(missing_ok=True)
         raise
     finally:
-        storage.engine.dispose()
+        if storage is not None:
+            storage.engine.dispose()
     unfinished.replace(out)
     return written
 
