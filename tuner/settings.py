@@ -243,6 +243,8 @@ class SweepSettings(BaseModel):
     def _weighted(cls, value: object) -> object:
         """Names alone count alike."""
         names = _parts(value) if isinstance(value, str) else value
+        if isinstance(names, list | tuple) and not all(isinstance(name, str) for name in names):
+            raise ValueError("is a list of names, or of name: weight, such as recorded,uniform")
         return dict.fromkeys(names, 1.0) if isinstance(names, list | tuple) else value
 
     @field_validator("profiles")

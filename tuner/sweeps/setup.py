@@ -40,14 +40,7 @@ class Setup:
     """What is known of the workloads, once :func:`judgeable` has asked."""
 
     def sizes(self, axis: str | None) -> dict[str, int | None]:
-        """Workload uuid -> value of the axis; None for each without one.
-
-        Raises:
-            UsageError: A workload does not give the axis a value.
-        """
-        for workload in self.problem.workloads:
-            if axis is not None and axis not in workload["axes"]:
-                raise UsageError(f"workload {workload['uuid']} of {self.problem.name} has no value for axis {axis!r}")
+        """Workload uuid -> value of the axis; None for each where there is no axis."""
         return {w["uuid"]: w["axes"][axis] if axis is not None else None for w in self.problem.workloads}
 
     def regimes(self, axis: str | None) -> tuple[Regime, ...]:

@@ -41,6 +41,7 @@ OTHER = {
     "mode": "eager", "max_samples": 7, "target_rel_ci": 0.1, "sample_budget_s": 9.0,
     "size_axis": "n", "rtol": 0.5, "atol": 0.5, "required_matched_ratio": 0.5, "judge": {"y": "exact"},
     "profiles": {"hot:3": 1.0}, "sizes": "auto", "worst_factor": 2.0, "axes": ("n=7",),
+    "baseline": "/solutions/today.json",
 }  # fmt: skip
 
 
