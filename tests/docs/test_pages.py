@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import re
 import shlex
@@ -64,6 +65,17 @@ def basenames() -> frozenset[str]:
 def test_lines_are_under_140_characters(page: str):
     long = [f"{n}: {line[:60]}..." for n, line in enumerate(text_of(page).splitlines(), 1) if len(line) >= 140]
     assert not long
+
+
+RESULTS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / "results").iterdir() if p.suffix != ".md")
+
+
+@pytest.mark.parametrize("name", [*PAGES, *RESULTS])
+def test_no_page_or_result_holds_a_folder_of_the_machine_that_made_it(name: str):
+    """Catches raw records with tracebacks, whose files have the paths of the machine they were taken on."""
+    raw = (ROOT / name).read_bytes()
+    text = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode()
+    assert not re.findall(r"(?<![\w.-])/(?:root|work|home|Users|mnt|opt)/[\w./-]+", text)
 
 
 @pytest.mark.parametrize("page", PAGES)
