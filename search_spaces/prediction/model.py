@@ -6,9 +6,8 @@ measurements confirm it. Predicting is arithmetic, without a GPU and without a c
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,9 +138,3 @@ class Model(ABC):
     @abstractmethod
     def predict(self, config: Mapping[str, Any], features: WorkloadFeatures, hardware: Hardware) -> Prediction:
         """What a valid config should take on a workload; whatever it raises means that it does not know."""
-
-
-def geometric_mean_us(predictions: Iterable[Prediction]) -> float:
-    """Geometric mean of the microseconds of several workloads."""
-    logs = [math.log(p.us) for p in predictions]
-    return math.exp(sum(logs) / len(logs))

@@ -12,7 +12,6 @@ from search_spaces.prediction.model import (
     KernelPrediction,
     Prediction,
     WorkloadFeatures,
-    geometric_mean_us,
 )
 from workers.devices.hardware import hardware_of
 
@@ -75,5 +74,4 @@ def test_a_prediction_adds_up_and_names_what_bounds_its_longest_kernel():
     assert whole.bound == "tensor core"
     assert whole.resources_us == {"launch": 1.5, "hbm": 8.0, "tensor core": 9.0}
     assert whole.bound_us == 10.5
-    assert geometric_mean_us([whole, whole]) == pytest.approx(15.0)
     assert Prediction(()).bound == "launch"

@@ -11,7 +11,7 @@ from search_spaces.space import SearchSpace
 from tuner.search import Search
 from tuner.search.gaussian_process.encoding import Encoding
 from tuner.search.gaussian_process.features import Features
-from tuner.search.gaussian_process.transform import target_unit, targets
+from tuner.search.gaussian_process.transform import Scale, targets
 from tuner.search.stopping_rule import FEWEST_TRIALS, PATIENCE, TOLERANCE, Outlook, advise
 from tuner.search.transfer import Transfer
 
@@ -76,7 +76,7 @@ def test_targets_bend_the_bad_half_and_nothing_else():
     got = targets(values)
     assert got[1] - got[0] == pytest.approx(got[2] - got[1])
     assert got[4] - got[2] < 40 * (got[2] - got[1])
-    assert (values[1] - values[0]) / (got[1] - got[0]) == pytest.approx(target_unit(values))
+    assert (values[1] - values[0]) / (got[1] - got[0]) == pytest.approx(Scale.of(values).spread)
 
 
 def test_advice_waits_then_follows_the_expected_regret():

@@ -48,11 +48,6 @@ class Scale:
         return (bent - self.mean) / self.spread
 
 
-def target_unit(values: Array) -> float:
-    """Difference in value that one unit of target stands for, for values below the median."""
-    return Scale.of(values).spread
-
-
 def targets(values: Array) -> Array:
     """Targets of finished values, shape [n], n >= 1: mean 0 and standard deviation 1, in the same order."""
     return Scale.of(values)(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from workers.devices.targets import Target
 from workers.errors import CompileError, FailureInSandbox
 from workers.fib.dataset import Document
 from workers.records import Status
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "triton"
 """Folder in a package's ``artifacts/`` that holds what Triton compiled."""
@@ -147,7 +150,8 @@ def _resources(binary: Path) -> dict[str, int]:
     try:
         command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
         text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except Exception:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        _log.info(f"no registers of {binary.name}: {type(error).__name__}: {error}")
         return {}
     words = dict(word.split(":", 1) for word in text.split() if word.count(":") == 1 and word[-1].isdigit())
     return {"registers": int(words["REG"]), "spill_bytes": int(words["STACK"])} if "REG" in words else {}
