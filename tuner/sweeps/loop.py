@@ -181,7 +181,6 @@ class Sweep:
 
     def _search(self) -> None:
         if self.plan.time_reference:
-            self._reference_is_due = True
             self.runner.submit_build(reference_variant(self.plan.definition, self.plan.space.target))
         while True:
             self._fill()
@@ -241,7 +240,8 @@ class Sweep:
         if self.settings.reuse:
             trial.known = self._known(config_hash, state)
         if len(trial.known) == len(state.regime.workloads):
-            state.mode.note(Status.PASSED, tuple(trial.known.values()))
+            for freed in state.mode.note(Status.PASSED, tuple(trial.known.values())):
+                self._evaluate(freed)
             self._reused += 1
             self._finish(trial, Status.PASSED, (), "measured by an earlier sweep")
         elif config_hash in self._builds:

@@ -15,7 +15,7 @@ from typing import Any
 
 from db.records import WinnerRecord, WinnerWorkload
 from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, FinalResult, guarded, interleaved, samples_and_failures
-from tuner.sweeps.finals.statistics import Guard, Ratio, Rounds, compare
+from tuner.sweeps.finals.statistics import Guard, Ratio, Rounds, compare, weighted_mean
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import median_interval
 from workers.records import ComparisonJob, Method
@@ -24,10 +24,13 @@ from workers.runner import Runner
 SIZES_ON_EACH_SIDE = 4
 """Most measured sizes of each regime that are measured again."""
 
+MOST_REPEATS = 3
+"""How often winners at bounds are measured, at most, until the guards change none of them any more."""
+
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Both winners at one size: geometric means in microseconds, and the lower one's time over the upper one's."""
+    """Both winners at one size: geometric means in microseconds by weight, and the lower one's time over the upper's."""
 
     size: int
     lower_us: float
@@ -64,12 +67,17 @@ class Crossing:
 
 
 def find(
-    lower: Rounds, upper: Rounds, sizes: Mapping[str, int], bound: int, weights: Mapping[str, float] | None = None
+    lower: Rounds,
+    upper: Rounds,
+    sizes: Mapping[str, int],
+    bound: int,
+    weights: Mapping[str, float] | None = None,
+    may_gain: Callable[[Sequence[str], bool], bool] = lambda workloads, to_lower: True,
 ) -> tuple[int, tuple[CurvePoint, ...], str]:
     """The bound between two winners that ran interleaved, with the curve and the reason.
 
-    A size changes hands only if its new winner is known to be faster on all that change, together, and not known to be
-    slower on any of them. Between two neighbouring sizes the bound is where the straight line through the logarithms
+    A size changes hands only if its new winner is known to be faster on all that change, together, not known to be
+    slower on any of them, and may gain them. One size at least stays with each. Between two neighbouring sizes the bound is where the straight line through the logarithms
     of both ratios says that they cross.
 
     Args:
@@ -78,6 +86,7 @@ def find(
         sizes: Workload -> size.
         bound: The bound so far.
         weights: Workload -> what it counts.
+        may_gain: Whether the lower winner (True) or the upper one may serve these workloads of the other's regime.
     """
     at = {size: [w for w in sorted(lower) if sizes[w] == size] for size in sorted({sizes[w] for w in lower})}
     curve = tuple(_point(size, lower, upper, members, weights) for size, members in at.items())
@@ -88,7 +97,8 @@ def find(
     costs = {k: math.fsum(logs[:k]) for k in range(1, len(listed))}
     for k in sorted(costs, key=lambda k: (costs[k], abs(k - old))):
         changed = [w for size in listed[min(k, old) : max(k, old)] for w in at[size]]
-        if k == old or _takes_over(changed, *((lower, upper) if k > old else (upper, lower)), weights):
+        sides = (lower, upper) if k > old else (upper, lower)
+        if k == old or (_takes_over(changed, *sides, weights) and may_gain(changed, k > old)):
             return _between(curve, k, bound), curve, "measured" if k == old else _reason(listed, k, old)
     return bound, curve, "no other bound is known to be better"
 
@@ -97,7 +107,7 @@ def _point(
     size: int, lower: Rounds, upper: Rounds, members: Sequence[str], weights: Mapping[str, float] | None
 ) -> CurvePoint:
     def mean_us(side: Rounds) -> float:
-        return math.exp(math.fsum(math.log(median_interval(list(side[w])).median) for w in members) / len(members))
+        return math.exp(weighted_mean({w: math.log(median_interval(list(side[w])).median) for w in members}, weights))
 
     ratio = compare({w: lower[w] for w in members}, {w: upper[w] for w in members}, weights=weights)
     return CurvePoint(size, mean_us(lower), mean_us(upper), ratio)
@@ -134,29 +144,51 @@ def measure(
     runner: Runner,
     regimes: Sequence[Regime],
     finals: Mapping[str, FinalResult],
+    guards: Mapping[str, Guard],
     method: Method,
     seed: int,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Crossing]:
-    """Measure the winners of neighbouring regimes around their bounds; where one of them fails, the bound stays."""
-    found = []
+    """Measure the winners of neighbouring regimes around their bounds; where one of them fails, the bound stays.
+
+    From the smallest bound to the largest: sizes that a regime has lost to the one below it are not offered to the one
+    above, so every winner keeps a size of its own and bounds stay in order. The default of the regime that gives a size
+    away runs with them, since the guard looks at sizes that are gained as well.
+    """
+    found: list[Crossing] = []
     for lower, upper in itertools.pairwise(r for r in regimes if r.name in finals):
         first, second = finals[lower.name], finals[upper.name]
         if not (lower.sizes and upper.sizes) or lower.bound is None:
             continue
         if first.winner == second.winner or first.mode != second.mode:
             continue
-        chosen = (*_nearest(lower, last=True), *_nearest(upper, last=False))
-        variants = (first.built[first.winner], second.built[second.winner])
+        lost = found[-1].bound if found else None
+        chosen = (*_nearest(lower, last=True, above=lost), *_nearest(upper, last=False))
+        wanted = {first.winner: first, second.winner: second}
+        for final in (first, second):
+            if final.default is not None:
+                wanted.setdefault(final.default, final)
+        variants = tuple(final.built[key] for key, final in wanted.items())
         asked = interleaved(replace(method, mode=first.mode))
         comparison = runner.compared(ComparisonJob(variants, chosen, asked, ROUNDS_PER_LOOK, seed), tick)
         samples, failed = samples_and_failures(comparison)
         if failed:
             continue
         known = {w: (lower if w in lower.sizes else upper).sizes[w] for w in chosen}
-        rounds = samples[variants[0].key], samples[variants[1].key]
-        weights = {**lower.weights, **upper.weights}
-        bound, curve, reason = find(*rounds, known, lower.bound, weights)
+        rounds = samples[first.winner], samples[second.winner]
+
+        def may_gain(
+            workloads: Sequence[str],
+            to_lower: bool,
+            samples: Mapping[str, Rounds] = samples,
+            sides: tuple[tuple[Regime, FinalResult], ...] = ((lower, first), (upper, second)),
+        ) -> bool:
+            (_, gains), (giver, loses) = sides if to_lower else sides[::-1]
+            keys = [key for key in (gains.winner, loses.winner, loses.default) if key is not None]
+            part = {key: {w: samples[key][w] for w in workloads} for key in keys}
+            return gains.winner not in guards[giver.name].refused(part, loses.default)
+
+        bound, curve, reason = find(*rounds, known, lower.bound, {**lower.weights, **upper.weights}, may_gain)
         moved = {}
         for workload in chosen:
             served = known[workload] > bound
@@ -182,25 +214,32 @@ def settled(
     The guard looks at the sizes that a winner will serve, so the bounds come first: a config must not lose a regime
     because of sizes at its edge that its neighbour serves better.
 
+    A guard that changes a winner changes what was measured at its bounds, so both are repeated until they agree; if
+    they do not within :data:`MOST_REPEATS`, bounds stay where they are.
+
     Args:
         deadline: Of ``time.monotonic``; past it nothing more is measured and bounds stay where they are.
     """
 
-    def crossing(found: Mapping[str, FinalResult]) -> list[Crossing]:
+    def after_guard(crossings: Sequence[Crossing]) -> dict[str, FinalResult]:
+        elsewhere = {workload for c in crossings for workload in c.moved}
+        return {r.name: guarded(finals[r.name], r, guards[r.name], elsewhere) for r in regimes if r.name in finals}
+
+    measured = finals
+    for _ in range(MOST_REPEATS):
         if deadline is not None and time.monotonic() > deadline:
-            return []
-        return measure(runner, regimes, found, method, seed, tick)
+            break
+        crossings = measure(runner, regimes, measured, guards, method, seed, tick)
+        chosen = after_guard(crossings)
+        if all(chosen[name].winner == final.winner for name, final in measured.items()):
+            return chosen, crossings
+        measured = chosen
+    return after_guard([]), []
 
-    first = crossing(finals)
-    elsewhere = {workload for c in first for workload in c.moved}
-    chosen = {r.name: guarded(finals[r.name], r, guards[r.name], elsewhere) for r in regimes if r.name in finals}
-    same = all(chosen[name].winner == final.winner for name, final in finals.items())
-    return chosen, first if same else crossing(chosen)
 
-
-def _nearest(regime: Regime, *, last: bool) -> tuple[str, ...]:
-    """The workloads of a regime's sizes that are next to its upper (``last``) or lower bound."""
-    listed = sorted(set(regime.sizes.values()))
+def _nearest(regime: Regime, *, last: bool, above: int | None = None) -> tuple[str, ...]:
+    """The workloads of a regime's sizes that are next to its upper (``last``) or lower bound, those above a size."""
+    listed = sorted({size for size in regime.sizes.values() if above is None or size > above})
     near = set(listed[-SIZES_ON_EACH_SIDE:] if last else listed[:SIZES_ON_EACH_SIDE])
     return tuple(w for w in regime.workloads if regime.sizes[w] in near)
 

@@ -56,6 +56,8 @@ class FinalResult:
     """Profile -> who would win on its workloads alone; empty where all workloads have the same profile."""
     built: Mapping[str, BuiltVariant] = field(default_factory=dict)
     """The finalists, as they were measured."""
+    looks: int = 1
+    """How often it could have looked at the ranking, which every look's confidence depends on."""
     simplicity: Mapping[str, tuple] = field(default_factory=dict)
 
     @property
@@ -135,6 +137,7 @@ def run_final(
             for k in alive
         },
         rounds=done,
+        looks=looks,
         dropped=dropped,
         usage=summed(usage),
         built={k: built[k] for k in alive},
@@ -149,18 +152,17 @@ def guarded(final: FinalResult, regime: Regime, guard: Guard, elsewhere: Collect
         final: Of the regime.
         regime: The regime.
         guard: What a winner must not be on any workload.
-        elsewhere: Workloads that a neighbour's winner serves, so that this one's figures there do not matter.
+        elsewhere: Workloads that a neighbour's winner serves, so that this one's figures there do not matter. Winners
+            of single profiles keep the regime's own bounds, so they are judged on all its workloads.
     """
     served = [w for w in regime.workloads if w not in elsewhere]
 
     def ranked(workloads: Collection[str]) -> Ranking:
         part = {k: {w: by[w].samples_us for w in workloads} for k, by in final.measurements.items()}
-        return rank(part, final.simplicity, final.default, final.rounds // ROUNDS_PER_LOOK, regime.weights, guard)
+        return rank(part, final.simplicity, final.default, final.looks, regime.weights, guard)
 
-    by_profile: dict[str, list[str]] = {}
-    for workload in served:
-        by_profile.setdefault(regime.profiles.get(workload, RECORDED), []).append(workload)
-    alone = {name: ranked(members) for name, members in by_profile.items()} if len(by_profile) > 1 else {}
+    profiles = dict.fromkeys(regime.profiles.get(w, RECORDED) for w in regime.workloads)
+    alone = {name: ranked(regime.of_profile(name)) for name in profiles} if len(profiles) > 1 else {}
     ranking = ranked(served)
     return replace(final, winner=ranking.winner, ranking=ranking, by_profile=alone)
 

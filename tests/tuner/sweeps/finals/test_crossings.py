@@ -1,12 +1,19 @@
 """Bounds between regimes stand where the winners cross, by measurement, and move on evidence alone."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from db.records import WinnerRecord, WinnerWorkload
-from tuner.sweeps.finals.crossings import Crossing, applied, find
+from tests.tuner.sweeps.finals.test_final import Scripted
+from tuner.sweeps.finals.crossings import Crossing, applied, find, settled
+from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, Finalist, run_final
+from tuner.sweeps.finals.statistics import Guard
+from tuner.sweeps.regimes import split
+from workers.records import Method, Variant
 
 ROUNDS = 12
 SIZES = (16, 64, 128, 512, 2048)
@@ -74,3 +81,72 @@ def test_the_bound_is_always_between_measured_sizes(bound, was):
     lower = [100] * at + [300] * (len(SIZES) - at)
     new, _, _ = found(lower, [200] * len(SIZES), was)
     assert SIZES[at - 1] <= new < SIZES[at]
+
+
+class ScriptedBySize(Scripted):
+    """Answers with times by config and size, the same in every round but for a little noise."""
+
+    def submit_comparison(self, job):
+        times, self._samples = self._samples, {}
+        answers = []
+        for workload in job.workloads:
+            self._samples = {
+                variant.key: [times[variant.key][workload] * (1 + 1e-4 * n) for n in range(ROUNDS_PER_LOOK)]
+                for variant in job.variants
+            }
+            super().submit_comparison(replace(job, workloads=(workload,)))
+            answers.append(self._outcomes.pop())
+        self._samples = times
+        merged = [
+            replace(parts[0], measurements=tuple(m for part in parts for m in part.measurements))
+            for parts in zip(*(a.evaluations for a in answers), strict=True)
+        ]
+        self._outcomes.append(replace(answers[0], evaluations=tuple(merged)))
+
+
+def settle(times, bounds, chosen, default="default", factor=math.inf):
+    """Regimes of some sizes whose finals have the default and one config each; the bounds that follow."""
+    sizes = {f"w{n}": n for n in SIZES}
+    runner = ScriptedBySize({key: dict(zip(sizes, us, strict=True)) for key, us in times.items()})
+    regimes, finals = split(sizes, bounds), {}
+    for regime, config in zip(regimes, chosen, strict=True):
+        finalists = {
+            key: Finalist(Variant(key, "d", {}, "main.py::run", "python", "cpu").built(key), {}, (key != default, key))
+            for key in (config, default)
+        }
+        finals[regime.name] = run_final(
+            runner, finalists, regime, default=default, method=Method(), max_rounds=12, deadline=math.inf, seed=0
+        )  # fmt: skip
+    guards = {regime.name: Guard(factor) for regime in regimes}
+    found, crossings = settled(runner, regimes, finals, guards, Method(), 0)
+    return [found[r.name].winner for r in regimes], [(c.was, c.bound) for c in crossings], crossings
+
+
+def test_a_regime_between_two_better_neighbours_keeps_a_size_and_bounds_stay_in_order():
+    """Both neighbours are faster on everything that lies between: each pair by itself would take all of it away."""
+    times = {
+        "default": [100] * 5, "small": [10, 10, 10, 90, 90], "middle": [50, 50, 50, 50, 50], "large": [90, 10, 10, 10, 10]
+    }  # fmt: skip
+    winners, bounds, crossings = settle(times, (16, 200), ["small", "middle", "large"])
+    assert winners == ["small", "middle", "large"]
+    (_, first), (_, second) = bounds
+    assert first < second
+    moved = [w for c in crossings for w in c.moved]
+    assert len(moved) == len(set(moved)) < 2, "w64 and w128 are the middle's; one of them stays"
+
+
+def test_a_winner_that_is_slower_than_the_default_gains_nothing():
+    """``upper`` beats ``lower`` at 128, and the default beats both there: the guard looks at what is gained, too."""
+    times = {"default": [100, 100, 20, 100, 100], "lower": [10, 10, 40, 60, 60], "upper": [90, 90, 30, 10, 10]}
+    winners, bounds, _ = settle(times, (200,), ["lower", "upper"])
+    assert winners == ["default", "upper"], "who serves 128 is slower than the default there, so it wins nothing"
+    assert all(was == 200 for was, _ in bounds)
+
+
+def test_a_winner_may_gain_what_it_is_best_at():
+    times = {"default": [100] * 5, "lower": [10, 10, 40, 60, 60], "upper": [90, 90, 30, 10, 10]}
+    winners, ((was, bound),), crossings = settle(times, (200,), ["lower", "upper"])
+    assert winners == ["lower", "upper"]
+    assert was == 200
+    assert 64 <= bound < 128
+    assert set(crossings[0].moved) == {"w128"}

@@ -41,8 +41,8 @@ def recording() -> Recording:
 class Graphs(ReplayRunner):
     """Times as a graph what can be captured, else eagerly, at ten times the duration."""
 
-    def __init__(self, uncaptured, only_on=("small", "large")):
-        super().__init__(recording(), in_flight=3)
+    def __init__(self, uncaptured, only_on=("small", "large"), recorded=None):
+        super().__init__(recorded or recording(), in_flight=3)
         self.uncaptured, self.only_on = uncaptured, only_on
         self.jobs: list[EvaluationJob] = []
 
@@ -68,6 +68,22 @@ class Graphs(ReplayRunner):
             for m in found.measurements
         ]
         return replace(found, measurements=tuple(slower))
+
+
+class BesideLoad(Graphs):
+    """Takes the figures of its first configs beside other load, so that nobody reuses them."""
+
+    def __init__(self, configs, recorded=None):
+        super().__init__(lambda config: False, recorded=recorded)
+        self._loaded, self._seen = configs, {}
+
+    def _evaluation(self, row, variant, workloads, method, stop_above_us, samples=1):
+        number = self._seen.setdefault(variant.key, len(self._seen))
+        found = super()._evaluation(row, variant, workloads, method, stop_above_us, samples)
+        if number >= self._loaded:
+            return found
+        load = {"other_gpu_percent": 50.0}
+        return replace(found, measurements=tuple(replace(m, conditions=load) for m in found.measurements))
 
 
 @pytest.fixture(name="store")
@@ -142,6 +158,20 @@ def test_one_that_cannot_be_captured_on_one_workload_is_timed_eagerly_on_all(sto
     sweep.run()
     for (_, syncs), trial in trials_of(store, sweep).items():
         assert [m.method.mode for m in trial.measurements] == ["eager" if syncs else "cuda_graph"] * 2
+
+
+def test_who_waits_for_the_mode_is_evaluated_when_a_known_trial_decides_it(store):
+    """The first trial decides, the second waits for it, the third does not compile, and the fourth is known: it decides
+    as well, and who waited must not be forgotten."""
+    first = sweep_with(BesideLoad(100), store)
+    first.run()
+    order = list(trials_of(store, first))
+    row = POINTS.index((order[2][0] - 1, int(order[2][1])))
+    broken = replace(recording(), status=tuple("compile" if n == row else "ok" for n in range(len(POINTS))))
+    sweep_with(BesideLoad(2, broken), store).run()
+    sweep = sweep_with(BesideLoad(0, broken), store, reuse=True)
+    sweep.run()
+    assert set(trials_of(store, sweep)) == set(order)
 
 
 def test_a_space_says_how_it_is_timed_and_a_flag_overrules_it(tmp_path, monkeypatch):
