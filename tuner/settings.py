@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,9 +77,12 @@ def _known_target(name: str) -> str:
     return target_named(name).name
 
 
+AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
+"""An axis and its size."""
+
+
 def _name_and_number(given: str) -> str:
-    name, _, number = given.partition("=")
-    if not name or not number.isdigit():
+    if not re.fullmatch(AXIS, given):
         raise ValueError("must be NAME=NUMBER, such as seq_len=57")
     return given
 
@@ -139,7 +143,9 @@ class SweepSettings(BaseModel):
         tuple[str, ...], Flag("--workload", repeated=True), Served(Annotated[list[Name], Field(max_length=100)])
     ] = Field((), description="only this workload uuid or prefix")
     axes: Annotated[
-        tuple[AxisSize, ...], Flag("--axes", repeated=True), Served(Annotated[list[Name], Field(max_length=100)])
+        tuple[AxisSize, ...],
+        Flag("--axes", repeated=True),
+        Served(Annotated[list[Annotated[str, Field(pattern=AXIS)]], Field(max_length=100)]),
     ] = Field((), description="only workloads of this size, such as seq_len=57")
     profiles: dict[str, Positive] = Field(
         {RECORDED: 1.0},

@@ -21,7 +21,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.source_files import why_unfit
 from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
-from tuner.format import microseconds
+from tuner.format import microseconds, workload_text
 from tuner.progress import Steps
 from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
 from tuner.results.trace_folder import TraceFolder
@@ -30,7 +30,7 @@ from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve
 from tuner.sweeps.variants import solution_variant
 from workers.devices.targets import is_cuda
 from workers.fib import adapter as fib
-from workers.fib.dataset import Document
+from workers.fib.dataset import Document, profile_of
 from workers.fib.official_run import StockJob
 from workers.records import Environment, Evaluation, EvaluationJob, Measurement, Status, Variant
 from workers.runner import Runner
@@ -170,8 +170,8 @@ def _verify(runner: Runner, variant: Variant, setup: Setup, view: Steps) -> Eval
     job = EvaluationJob(variant.built(build.artifact), (), setup.method)
     measurements: list[Measurement] = []
     for number, workload in enumerate(setup.problem.workloads, 1):
-        sizes = " ".join(f"{k}={v}" for k, v in workload["axes"].items())
-        where = f"workload {number} of {len(setup.problem.workloads)} ({sizes})"
+        shown = workload_text(workload["axes"], profile_of(workload))
+        where = f"workload {number} of {len(setup.problem.workloads)} ({shown})"
         view.step(f"checking and timing the Solution on {where}", limits.check_s + limits.measure_s)
         evaluation = runner.evaluated(replace(job, workloads=(workload["uuid"],)), view.tick)
         if evaluation.status is not Status.PASSED:

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tuner.results.documents import SolutionHead, SweepHead, TrialRow
 from tuner.setting_flags import Served, marker
-from tuner.settings import NAME, SweepSettings
+from tuner.settings import AXIS, NAME, SweepSettings
 
 MAX_ID = 2**63 - 1
 HARDWARE = r"^[\x20-\x7E]{1,200}$"
 PROFILE = r"^[A-Za-z0-9_.:\-]{1,60}$"
-AXIS = r"^[A-Za-z_][A-Za-z0-9_]{0,63}=[0-9]{1,12}$"
 MAX_AXES = 16
 MAX_ETAGS = 200
 """Characters of an ``If-None-Match``."""

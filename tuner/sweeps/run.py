@@ -35,6 +35,7 @@ from tuner.sweeps.stop_requests import stoppable
 from tuner.sweeps.variants import solution_variant
 from workers.devices.libraries import imported_names
 from workers.devices.targets import is_cuda
+from workers.errors import WorkerError
 from workers.fib.dataset import profile_of
 from workers.records import Variant
 from workers.runner import Runner
@@ -72,7 +73,7 @@ class SweepReport:
     crossings: Sequence[Crossing] = ()
     """Where the winners of neighbouring regimes cross."""
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Regime -> hash of each finalist that the guard refused -> why."""
+    """Regime -> hash of each finalist that would have won but for the guard -> why."""
     left_out: tuple[str, ...] = ()
     """One line for each workload that has no inputs or cannot be judged, saying why."""
     reasons: tuple[str, ...] = ()
@@ -407,9 +408,18 @@ def _conclude(
     if baseline is not None and result.winners:
         table = winners_table(store.winners.of(result.sweep_id), space, result.sweep_id)
         tuned = solution_variant(setup.problem.name, space, table, "tuned")
-        beside = measure(runner, setup, [baseline, tuned], BASELINE_ROUNDS, setup.settings.seed, view)
-        summary["baseline"] = beside.document()
+        try:
+            beside = measure(
+                runner, setup, [baseline, tuned], BASELINE_ROUNDS, setup.settings.seed, view,
+                checkpoint=lambda: store.sweeps.heartbeat(result.sweep_id),
+            )  # fmt: skip
+            summary["baseline"] = beside.document()
+        except WorkerError as error:  # the winners are known, and have to be kept
+            view.say(f"the baseline could not be measured: {error}")
+            summary["baseline_failure"] = str(error)
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)
+    if beside is not None and beside.interrupted:
+        raise KeyboardInterrupt
     exported, failure = None, None
     if out is not None and result.winners:
         try:

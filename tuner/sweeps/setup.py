@@ -328,7 +328,7 @@ def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSetti
 
 CHANGEABLE = frozenset((
     "db", "cache_dir", "ray_address", "dataset", "space", "max_trials", "budget_s", "builders", "evaluators", "reuse",
-    "keep_going", "finalists", "final_rounds", "final_s", "final_share",
+    "keep_going", "finalists", "final_rounds", "final_s", "final_share", "baseline",
 ))  # fmt: skip
 """Settings that a sweep may go on with another value of; the others decide what its figures mean."""
 

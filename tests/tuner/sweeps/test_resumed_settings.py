@@ -34,6 +34,7 @@ ANEW = {
     "dataset": "/data/moved", "space": "/kernels/moved", "max_trials": 40, "budget_s": 60.0, "builders": 3,
     "evaluators": 2, "reuse": False, "keep_going": True, "finalists": 5, "final_rounds": 10,
     "final_s": 2.0, "final_share": 0.1, "db": "sqlite://", "cache_dir": "/cache", "ray_address": "127.0.0.1:1",
+    "baseline": "/solutions/today.json",
 }  # fmt: skip
 OTHER = {
     "definition": "other", "target": "cpu", "accelerators": ("H200",), "sampler": "random", "seed": 4, "regimes": (7,),
@@ -41,7 +42,6 @@ OTHER = {
     "mode": "eager", "max_samples": 7, "target_rel_ci": 0.1, "sample_budget_s": 9.0,
     "size_axis": "n", "rtol": 0.5, "atol": 0.5, "required_matched_ratio": 0.5, "judge": {"y": "exact"},
     "profiles": {"hot:3": 1.0}, "sizes": "auto", "worst_factor": 2.0, "axes": ("n=7",),
-    "baseline": "/solutions/today.json",
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ MOST_REPEATS = 3
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Both winners at one size: geometric means in microseconds by weight, and the lower one's time over the upper's."""
+    """Both winners at one size: geometric means by weight in microseconds, and the lower one's over the upper one's."""
 
     size: int
     lower_us: float
@@ -77,8 +77,8 @@ def find(
     """The bound between two winners that ran interleaved, with the curve and the reason.
 
     A size changes hands only if its new winner is known to be faster on all that change, together, not known to be
-    slower on any of them, and may gain them. One size at least stays with each. Between two neighbouring sizes the bound is where the straight line through the logarithms
-    of both ratios says that they cross.
+    slower on any of them, and may gain them. One size at least stays with each. Between two neighbouring sizes the
+    bound is where the straight line through the logarithms of both ratios says that they cross.
 
     Args:
         lower: Workload -> samples of the lower regime's winner.

@@ -116,7 +116,7 @@ class Ranking:
         against_winner: Key -> its time over the winner's.
         settled: Whether every other finalist is known to be slower than or tied with the fastest one.
         reason: One line for the record.
-        refused: Key -> why the guard does not let it win.
+        refused: Key -> why the guard does not let it win, though its mean is better than the winner's.
     """
 
     winner: str
@@ -155,7 +155,9 @@ def rank(
     keys = [k for k in rounds if k not in refused] or list(rounds)
     confidence = 1 - 0.05 / max(1, looks * (len(rounds) - 1))
     # In a fixed order, so that the same samples give the same bits and the same winner.
-    centre = {k: weighted_mean({w: np.log(np.median(rounds[k][w])) for w in sorted(rounds[k])}, weights) for k in keys}
+    centre = {
+        k: weighted_mean({w: np.log(np.median(by[w])) for w in sorted(by)}, weights) for k, by in sorted(rounds.items())
+    }
     leader = min(keys, key=lambda k: (centre[k], simplicity[k]))
     versus = {k: compare(rounds[k], rounds[leader], confidence, weights) for k in keys if k != leader}
     ties = [k for k in versus if versus[k].verdict == "tie"]
@@ -168,6 +170,8 @@ def rank(
             winner = default
             reason = "no finalist is known to be faster than the default"
     against = {k: compare(rounds[k], rounds[winner], weights=weights) for k in rounds if k != winner}
+    # Those that are behind anyway need no guard, and a line for each would hide the others.
+    refused = {k: why for k, why in refused.items() if k == winner or centre[k] < centre[winner]}
     if refused and winner not in refused:
         reason += f"; {len(refused)} refused by the guard"
     return Ranking(winner, against, settled, reason, refused)

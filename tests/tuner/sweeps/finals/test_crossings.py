@@ -125,7 +125,7 @@ def settle(times, bounds, chosen, default="default", factor=math.inf):
 def test_a_regime_between_two_better_neighbours_keeps_a_size_and_bounds_stay_in_order():
     """Both neighbours are faster on everything that lies between: each pair by itself would take all of it away."""
     times = {
-        "default": [100] * 5, "small": [10, 10, 10, 90, 90], "middle": [50, 50, 50, 50, 50], "large": [90, 10, 10, 10, 10]
+        "default": [100] * 5, "small": [10, 10, 10, 90, 90], "middle": [50] * 5, "large": [90, 10, 10, 10, 10]
     }  # fmt: skip
     winners, bounds, crossings = settle(times, (16, 200), ["small", "middle", "large"])
     assert winners == ["small", "middle", "large"]
