@@ -105,8 +105,11 @@ def compared(points: Points, rows: list[Row]) -> list[dict[str, Any]]:
 
 def public_geomean(points: Points, rows: list[Row]) -> float:
     """Geometric mean over the public workloads, in microseconds."""
-    times = [points.served(rows, key) for key, record in points.records.items() if record["uuid"]]
-    return math.exp(statistics.fmean(math.log(us) for us in times if us is not None))
+    times = {key: points.served(rows, key) for key, record in points.records.items() if record["uuid"]}
+    missing = sorted(key for key, us in times.items() if us is None)
+    if missing:
+        raise ValueError(f"not measured with the table's config, so there is no mean over all: {', '.join(missing)}")
+    return math.exp(statistics.fmean(math.log(us) for us in times.values() if us is not None))
 
 
 def markdown(found: list[dict[str, Any]]) -> str:

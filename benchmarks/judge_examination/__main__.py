@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 import traceback
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _examined(dataset: Dataset, name: str, device: str, packaged: bool) -> dict[
                 continue
             except Exception:
                 traceback.print_exc()
-                document.setdefault("why", traceback.format_exc().splitlines()[-1])
+                document.setdefault("failed", []).append(f"factor {factor}: {traceback.format_exc().splitlines()[-1]}")
                 continue
             whole_why = "; ".join(unjudgeable)
             return {
@@ -85,6 +86,7 @@ def _examined(dataset: Dataset, name: str, device: str, packaged: bool) -> dict[
                 "factor": factor,
                 "why": whole_why,
                 "revision": METHOD_REVISION,
+                "date": date.today().isoformat(),
                 "found": [f.document() for f in found],
             }
     return {**document, "factor": 0, "found": []}

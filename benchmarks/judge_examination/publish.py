@@ -7,7 +7,6 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,9 @@ def write(documents: Sequence[dict[str, Any]], out: Path) -> None:
 
 def _summary(documents: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
     """What was examined and caught, by device."""
+    dates = sorted({d["date"] for d in documents if "date" in d})
     lines = [
-        f"{date.today().isoformat()}, measured:\n",
+        f"{' and '.join(dict.fromkeys((*dates[:1], *dates[-1:])))}, measured:\n",
         "| device | definitions examined | right candidates | wrongly refused | mistakes planted | caught |",
         "|---|---|---|---|---|---|",
     ]
@@ -95,7 +95,12 @@ def _table(found: Sequence[dict[str, Any]], op_of: dict[str, str]) -> str:
     ops = sorted({op_of[f["definition"]] for f in found})
     planted = Counter((op_of[f["definition"]], f["mistake"]) for f in found if not _is_right(f))
     caught = Counter((op_of[f["definition"]], f["mistake"]) for f in found if f["caught"] and not _is_right(f))
-    lines = ["## Caught, of planted\n", f"| mistake | {' | '.join(ops)} |", f"|---|{'---|' * len(ops)}"]
+    lines = [
+        "## Caught, of planted\n",
+        "On all devices together.\n",
+        f"| mistake | {' | '.join(ops)} |",
+        f"|---|{'---|' * len(ops)}",
+    ]
     for mistake in (*OF_OUTPUT, *OF_CANDIDATE):
         cells = [f"{caught[op, mistake]}/{planted[op, mistake]}" if planted[op, mistake] else "" for op in ops]
         lines.append(f"| {mistake} | {' | '.join(cells)} |")
@@ -136,6 +141,13 @@ def _how(documents: Sequence[dict[str, Any]]) -> str:
         "",
         *([f"On a GPU, {whole} of {len(on_gpu)} were examined in their own sizes.", ""] if on_gpu else []),
     ]
+    without = sorted({d["definition"] for d in documents} - {d["definition"] for d in on_gpu})
+    if on_gpu and without:
+        lines += ["Not examined on a GPU:", "", *(_item(f"`{name}`") for name in without), ""]
+    failed = [d for d in documents if d.get("failed")]
+    if failed:
+        lines += ["The examination itself failed, so a smaller size was taken if there is one:", ""]
+        lines += [*(_item(f"`{d['definition']}`: {'; '.join(d['failed'])[:200]}") for d in failed), ""]
     odd = [d for d in documents if d.get("why")]
     if odd:
         lines += [

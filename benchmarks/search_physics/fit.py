@@ -39,7 +39,7 @@ def fitted_to(recorded: Recorded, sweeps: Sequence[str], sizes: Sequence[int] = 
 
 
 def fit(recorded: Recorded, seen: Sequence[Timed], hardware: Hardware) -> tuple[FittedConstants, Hardware]:
-    """FittedConstants and GPU with the smallest weighted squares of log ratios, from those that are in the sources."""
+    """Constants and GPU figures with the smallest weighted squares of log ratios, from those in the sources."""
     from scipy.optimize import least_squares
 
     names = (*KERNELS, *GPU)

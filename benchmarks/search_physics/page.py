@@ -6,7 +6,8 @@ from typing import Any
 
 INTRODUCTION = """# The model of the MoE kernels, and searches that begin with it
 
-Made by `python -m benchmarks.search_physics`. Everything here is from recorded sweeps on one {card} (2026-11-29,
+Made by `python -m benchmarks.search_physics --sweeps DATABASE...`, from databases that are not part of the repository.
+Everything here is from recorded sweeps on one {card} (2026-11-29,
 synthetic routing), replayed; nothing was measured anew. Raw figures: [search-physics.json](search-physics.json).
 
 ## What the model says

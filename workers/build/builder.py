@@ -65,7 +65,7 @@ class VariantBuilder:
         self._cache = ArtifactCache(cache_dir)
         self._compile_s = compile_s
         self._target = target
-        self._toolchains: dict[tuple[str, ...], Mapping[str, str]] = {}
+        self._toolchains: dict[tuple[str, ...], dict[str, str]] = {}
         sizes = told_apart(workloads)
         self._request = ForkRequest("workers.build.builder:BuildHandler", (definition, sizes, compile_s), nice=nice)
         self._sizes = json.dumps([w["axes"] for w in sizes])
@@ -111,13 +111,11 @@ class VariantBuilder:
             self._process.close()
 
     def _toolchain(self, variant: Variant) -> Mapping[str, str]:
-        """What a build of this variant depends on. Kept, since all variants of a family import the same."""
+        """What a build of this variant depends on. Versions are kept: all variants of a family import the same."""
         names = imported_names(variant.sources, variant.dependencies)
         if names not in self._toolchains:
             self._toolchains[names] = toolchain(self._target, names)
-            if is_compiled_at_launch(variant):
-                self._toolchains[names] = {**self._toolchains[names], "sizes": self._sizes}
-        return self._toolchains[names]
+        return self._toolchains[names] | ({"sizes": self._sizes} if is_compiled_at_launch(variant) else {})
 
     def _started(self, preload: tuple[str, ...]) -> ChildProcess:
         """The sandbox; if it has to be started, its fork server imports these modules."""

@@ -162,11 +162,11 @@ class RayRunner(Runner):
         import ray
 
         try:
-            return dict(ray.get(self._jobs.evaluations.workers[0].actor.rates.remote()))
+            return dict(ray.get(self._jobs.evaluations.workers[0].actor.rates.remote(), timeout=START_LIMIT_S))
         except ray.exceptions.RayTaskError as error:
             raise cause(error) from error
-        except ray.exceptions.RayActorError:
-            return {}  # it is replaced when jobs are sent
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return {}  # it is replaced when jobs are sent; the next sweep measures them
 
     def submit_build(self, variant: Variant) -> None:
         """Queue a build."""

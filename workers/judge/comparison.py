@@ -19,7 +19,7 @@ from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed, failure
 from workers.judge.verified_run import VerifiedRun
-from workers.records import AUTO, ComparisonJob, Status
+from workers.records import AUTO, ComparisonJob, Method, Status
 from workers.sandbox.messages import Phase, PhaseKind, Send
 from workers.sandbox.process_state import Turns
 
@@ -113,7 +113,7 @@ class Comparer:
             resident.others.undo()
         for key, verdict in verdicts.items():
             if verdict.status is not Status.PASSED:
-                self._send("event", (key, failed(resident, verdict, self._job.method)))
+                self._send("event", (key, failed(resident, verdict, self._method_of_failures())))
                 continue
             own = dict(self._compiled.pop(key, {}))
             if key in self._uncaptured:
@@ -159,7 +159,7 @@ class Comparer:
         graph = self._device.graph_mode if asked == AUTO else asked
         found = {}
         verdict = Verdict(Status.PASSED)
-        if graph is not None and key not in self._uncaptured:
+        if graph is not None and (asked != AUTO or key not in self._uncaptured):
             try:
                 found[graph] = self._run(candidate, resident, graph)
             except CaptureError as error:
@@ -175,6 +175,11 @@ class Comparer:
             plain = next(mode for mode in self._device.modes if mode != self._device.graph_mode)
             found[plain] = self._run(candidate, resident, plain)
         return verdict, found
+
+    def _method_of_failures(self) -> Method:
+        """Records are of one mode: of the device's first one where all were asked for."""
+        method = self._job.method
+        return replace(method, mode=self._device.modes[0]) if method.mode == AUTO else method
 
     def _run(self, candidate: Candidate, resident: Resident, mode: str) -> tuple[TimedRun, Run]:
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)

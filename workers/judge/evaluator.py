@@ -244,7 +244,7 @@ class VariantEvaluator:
 
     def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
         measurements: list[Measurement] = []
-        self._begin_process()
+        self._start_process()
         staged, ahead = self._staged_here(staged), ahead and self._staged_here(ahead)
         try:
             judgement, log = self._call(
@@ -335,7 +335,7 @@ class VariantEvaluator:
         def keep(event: tuple[str, Measurement]) -> None:
             taken[event[0]].append(event[1])
 
-        self._begin_process()
+        self._start_process()
         staged = {key: self._staged_here(item) for key, item in staged.items()}
         modes = len(target_named(self._target).modes) if job.method.mode == AUTO else 1
         seconds = self._limits_s[PhaseKind.MEASURE] * len(job.variants) * modes
@@ -365,6 +365,8 @@ class VariantEvaluator:
         return None, busy_s
 
     def _compared(self, variant: BuiltVariant, measurements: list[Measurement], seconds: float) -> Evaluation:
+        if not measurements:
+            raise WorkerError(f"the comparison says nothing about {variant.key}")
         bad = next((m for m in measurements if m.status is not Status.PASSED), None)
         return Evaluation(
             variant.key,
@@ -413,12 +415,7 @@ class VariantEvaluator:
     def _call(
         self, method: str, *args: Any, phase: Phase, limits_s: Mapping[PhaseKind, float] | None = None, **more: Any
     ) -> Any:
-        if self._process.pid is None:
-            # Opening a GPU takes a second or more, which must not count against a candidate's deadline.
-            try:
-                self._process.call("start", limits_s=self._limits_s, phase=Phase(PhaseKind.PREPARE))
-            except ChildError as failure:
-                raise WorkerError(f"the evaluator's process cannot start: {_text(failure)}") from failure
+        self._start_process()
         self._phase, since = phase, time.perf_counter()
 
         def follow(phase: Phase) -> None:
@@ -434,12 +431,19 @@ class VariantEvaluator:
         finally:
             follow(self._phase)
 
-    def _begin_process(self) -> None:
-        """If a process is about to begin, remove what the one before has left: what was compiled or written before a
-        deadline must not be there the next time, when the verdict would be another."""
-        if self._process.pid is None:
-            shutil.rmtree(self._kernels, ignore_errors=True)
-            self._copies.renew()
+    def _start_process(self) -> None:
+        """Start a process if there is none, without what the one before has left: what was compiled or written before
+        a deadline must not be there the next time, when the verdict would be another. Copies that were staged earlier
+        are gone then."""
+        if self._process.pid is not None:
+            return
+        shutil.rmtree(self._kernels, ignore_errors=True)
+        self._copies.renew()
+        # Opening a GPU takes a second or more, which must not count against a candidate's deadline.
+        try:
+            self._process.call("start", limits_s=self._limits_s, phase=Phase(PhaseKind.PREPARE))
+        except ChildError as failure:
+            raise WorkerError(f"the evaluator's process cannot start: {_text(failure)}") from failure
 
     def _usage(self, busy_s: Mapping[str, float], evaluate_s: float, idle_s: float) -> dict[str, float]:
         """How a job used the evaluator's time, see Evaluation."""

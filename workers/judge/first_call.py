@@ -99,6 +99,8 @@ class FirstCalls:
             check.run_once(candidate, self._definition, resident.inputs, self._device)
             self._device.synchronize()
 
+        if self._watch is not None:
+            self._watch.told()  # what one before has compiled, whose call failed or was another one
         began = time.perf_counter()
         try:
             self._verdicts.with_room(resident.uuid, call)

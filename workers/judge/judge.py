@@ -355,10 +355,10 @@ class Judge:
 
     def _is_reference(self, staged: Staged) -> bool:
         """Whether a variant is the definition's reference."""
-        main = Path(staged.folder) / staged.package / "main.py"
-        if staged.variant.entry_point != self._reference.entry_point or not main.is_file():
+        if staged.variant.entry_point != self._reference.entry_point:
             return False
-        return main.read_text(encoding="utf-8") == self._reference.sources["main.py"]
+        files = {Path(staged.folder) / staged.package / name: text for name, text in self._reference.sources.items()}
+        return all(file.is_file() and file.read_text(encoding="utf-8") == text for file, text in files.items())
 
     def _measure(
         self,
@@ -392,6 +392,17 @@ class Judge:
             return timing, look.verdict()
         finally:
             resident.others.undo()
+
+    def _load_unstuck(self, staged: Staged) -> loader.Loaded:
+        """Load a variant.
+
+        Raises:
+            ProcessChangedError: It has changed its process for good.
+        """
+        loaded = self._load(staged)
+        if loaded.stuck:
+            raise ProcessChangedError(changed(loaded.stuck))
+        return loaded
 
     def _spoiled(self, status: Status, message: str) -> Judgement:
         """End the job after a failure, and find out whether this process is still usable."""
@@ -427,17 +438,15 @@ class Judge:
                 take_turn(turns, variant.key)
                 self._send("phase", Phase(PhaseKind.LOAD, variant.key))
                 if variant.key not in self._compared:
-                    self._compared[variant.key] = self._load(staged[variant.key])
+                    self._compared[variant.key] = self._load_unstuck(staged[variant.key])
                 loaded = self._compared[variant.key]
-                if loaded.stuck:
-                    raise ProcessChangedError(changed(loaded.stuck))
                 candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
                 candidates[variant.key].is_reference = self._is_reference(staged[variant.key])
                 candidates[variant.key].compiles_late = loaded.compiles_late
 
             def renew(key: str) -> None:
                 self._compared[key].unload()
-                self._compared[key] = self._load(staged[key])
+                self._compared[key] = self._load_unstuck(staged[key])
                 candidates[key].function, candidates[key].was_called = self._compared[key].function, False
 
             comparer = Comparer(

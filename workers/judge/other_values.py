@@ -153,7 +153,7 @@ class OtherValues:
         _copy_all([change for nudges in self._nudges or () for change in nudges.undo()])
 
     def nudge(self) -> None:
-        """Change one number in every input that can be changed, so that the inputs differ from all before."""
+        """Change small numbers in one piece of every input that may change, so that inputs differ from all before."""
         if self._nudges is None:
             self._nudges = [_Nudges(value) for value in self.inputs if _is_changeable(value)]
         _copy_all([change for nudges in self._nudges for change in nudges.next()])

@@ -86,3 +86,26 @@ def test_a_comparison_shows_both_modes_where_both_work(graphs, make, source):
     assert [modes(e) for e in comparison.evaluations] == [both, ["eager"] * 2, both]
     assert all(len(m.samples_us) == 6 for e in comparison.evaluations for m in e.measurements)
     assert "cannot be captured" in comparison.evaluations[1].measurements[0].conditions["uncaptured"]
+
+
+def test_a_final_in_eager_mode_measures_what_cannot_be_captured(graphs, make):
+    """A sweep has learnt that it cannot be captured, and asks for eager figures of all: of this one as well."""
+    late = SYNCS + "# a finalist\n"
+    assert modes(graphs.judge(make(late, key="late"), method=METHOD)) == ["eager", "eager"]
+    built = tuple(
+        v.built(graphs.builder.build(v).artifact) for v in (make(key="a", note="# a"), make(late, key="late"))
+    )
+    for mode, found in (("eager", Status.PASSED), ("cuda_graph", Status.RUNTIME_ERROR)):
+        job = ComparisonJob(built, graphs.workloads, replace(METHOD, mode=mode), rounds=6)
+        good, other = graphs.evaluator.compare(job).evaluations
+        assert (good.status, other.status) == (Status.PASSED, found), other.message
+        if mode == "eager":
+            assert modes(good) == modes(other) == ["eager", "eager"]
+
+
+def test_a_failure_is_recorded_with_a_mode_that_there_is(graphs, make):
+    wrong = make(SYNCS.replace("alpha=2", "alpha=3"), key="wrong")
+    built = (wrong.built(graphs.builder.build(wrong).artifact),)
+    (evaluation,) = graphs.evaluator.compare(ComparisonJob(built, graphs.workloads, METHOD, rounds=6)).evaluations
+    assert evaluation.status is Status.INCORRECT_NUMERICAL
+    assert AUTO not in modes(evaluation)

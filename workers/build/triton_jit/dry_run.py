@@ -113,7 +113,7 @@ def told_apart(workloads: Sequence[Document]) -> list[Document]:
     smallest and the largest, few in all."""
 
     def size(workload: Document) -> tuple[int, ...]:
-        return tuple(workload["axes"].values())
+        return tuple(n for _, n in sorted(workload["axes"].items()))
 
     def kind(workload: Document) -> tuple[str, ...]:
         return tuple("1" if n == 1 else "16" if n % 16 == 0 else "n" for n in size(workload))
@@ -121,7 +121,7 @@ def told_apart(workloads: Sequence[Document]) -> list[Document]:
     ordered = sorted(workloads, key=size)
     chosen = {kind(w): w for w in reversed(ordered)}
     picked = {size(w): w for w in (*ordered[:1], *ordered[-1:], *chosen.values())}
-    return sorted(picked.values(), key=size)[:_MOST_WORKLOADS]
+    return sorted(list(picked.values())[:_MOST_WORKLOADS], key=size)
 
 
 def figures_of(cache: Path) -> dict[str, Any]:

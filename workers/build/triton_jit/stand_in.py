@@ -22,7 +22,12 @@ _SMALL_BYTES = 1 << 20
 """Uninitialised tensors up to this size are zeroed, so that a build does the same each time. Fresh memory of larger
 ones is zero by itself, and stays unused if nothing but kernels would write to it."""
 
-_READS = ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__", "unique")
+_READS = frozenset((
+    "item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__", "unique", "equal",
+    "allclose", "is_nonzero", "masked_select", "argwhere", "repeat_interleave", "bincount", "unique_consecutive",
+))  # fmt: skip
+"""Functions whose answer, or its shape, depends on values."""
+
 _ENOUGH_THREADS = 1024
 
 
@@ -46,7 +51,7 @@ class OnHost(TorchFunctionMode):
         if func == _DEVICE:
             return torch.device("cuda", 0)
         name = getattr(func, "__name__", "")
-        self.data_was_read |= name in _READS
+        self.data_was_read |= name in _READS or (name == "__getitem__" and _is_masked(args[1]))
         if name == "cuda":
             return args[0]
         args = tuple(_on_host(a) for a in args)
@@ -56,6 +61,12 @@ class OnHost(TorchFunctionMode):
         if name.startswith(("empty", "new_empty")) and made.numel() * made.element_size() <= _SMALL_BYTES:
             made.zero_()
         return made
+
+
+def _is_masked(index: Any) -> bool:
+    """Whether an index chooses by values, so that the size of what it gives depends on them."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8) for part in parts)
 
 
 _IS_CUDA = torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
