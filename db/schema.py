@@ -77,6 +77,16 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+class ConfigText(JsonText):
+    """A config as canonical text; a value that is a tuple, a list in JSON, is one again when it is read."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        found = super().process_result_value(value, dialect)
+        return found and {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+
+
 class Samples(TypeDecorator[tuple[float, ...]]):
     """Microseconds as little-endian float32: 4 bytes a sample, exact to 1 part in 16 million."""
 
@@ -195,7 +205,7 @@ variant = Table(
     _key(),
     _ref("search_space"),
     _text("config_hash"),
-    _json("config"),
+    Column("config", ConfigText, nullable=False),
     UniqueConstraint("search_space_id", "config_hash"),
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, Value
 
 Point = tuple[int, ...]
 """A config as positions in the value lists of its parameters."""
@@ -187,6 +188,33 @@ class Walk:
             if all(c.admits(partial) for c in self._checks[depth]):
                 yield from self._in_order((*codes, code), partial, effort, rng)
         partial.pop(self._names[depth], None)
+
+
+@dataclass(frozen=True)
+class _Begins:
+    """Whether the values of some parameters are those of a config in a list."""
+
+    names: tuple[str, ...]
+    known: frozenset[tuple[Value, ...]]
+
+    def __call__(self, config: Mapping[str, Any]) -> bool:
+        return tuple(config[n] for n in self.names) in self.known
+
+
+def only_listed(names: tuple[str, ...], configs: Sequence[Config], reason: str) -> tuple[Constraint, ...]:
+    """Constraints that admit the listed configs alone.
+
+    There is one for the first parameters, the first two and so on, all of them at last: few configs of a large space
+    can be listed only if a branch without any is left at once.
+
+    Args:
+        names: The parameters.
+        configs: A value for each of them.
+        reason: Why another config is not valid.
+    """
+    rows = [tuple(config[n] for n in names) for config in configs]
+    lengths = range(1, len(names) + 1)
+    return tuple(Constraint(names[:n], reason, _Begins(names[:n], frozenset(r[:n] for r in rows))) for n in lengths)
 
 
 def _early_order(constraints: Sequence[Constraint], names: list[str]) -> list[int]:

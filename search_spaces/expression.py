@@ -1,10 +1,10 @@
 """Constraint expressions as text: a small, safe part of Python's expression syntax.
 
-Allowed are parameter names, numbers, strings, booleans, tuples and lists of them, arithmetic (``+ - * / // %``),
-comparisons (also chained, ``in``, ``not in``), ``and``, ``or``, ``not``, ``a if c else b``, and calls of
-``min``, ``max``, ``abs``, ``len``. The text is parsed, never handed to ``eval``: there are no attributes, subscripts
-or other calls, no powers (a short text could produce a number that fills the memory), and no arithmetic on strings or
-lists.
+Allowed are parameter names, numbers, strings, booleans, tuples and lists of them, elements of a tuple (``cluster[0]``),
+arithmetic (``+ - * / // %``), comparisons (also chained, ``in``, ``not in``), ``and``, ``or``, ``not``,
+``a if c else b``, and calls of ``min``, ``max``, ``abs``, ``len``. The text is parsed, never handed to ``eval``: there
+are no attributes but in names with a dot, no slices or other calls, no powers (a short text could produce a number that
+fills the memory), and no arithmetic on strings or lists.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Expression:
         """
         try:
             return self._evaluate(config)
-        except (TypeError, ValueError, ArithmeticError) as error:
+        except (TypeError, ValueError, ArithmeticError, IndexError) as error:
             values = ", ".join(f"{n}={config[n]!r}" for n in self.names) or "any config"
             raise SpaceError(f"expression {_quote(self.text)} fails for {values}: {error}") from error
 
@@ -142,6 +142,20 @@ def _number(value: Any) -> Any:
     raise TypeError(f"arithmetic on {value!r}, which is not a number")
 
 
+def _tuple(value: Any) -> tuple[Any, ...]:
+    """The value, if it has elements."""
+    if isinstance(value, tuple):
+        return value
+    raise TypeError(f"an element of {value!r}, which is not a tuple")
+
+
+def _position(value: Any) -> int:
+    """The value, if it can say which element."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"element {value!r}; a whole number is needed")
+
+
 class _Compiler:
     """Turns a syntax tree into nested functions; collects the names in ``used``."""
 
@@ -159,6 +173,8 @@ class _Compiler:
                 return lambda config: constant
             case ast.Name(id=name):
                 return self._name(name)
+            case ast.Attribute() if self._is_grouped(ast.unparse(node)):
+                return self._name(ast.unparse(node))
             case ast.Attribute(value=ast.Name(id=holder), attr=attribute) if holder == self.group:
                 member = f"{self.group}.{attribute}"
                 self.used.add(member)
@@ -166,6 +182,9 @@ class _Compiler:
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 parts = [self.compile(e) for e in elements]
                 return lambda config: tuple(p(config) for p in parts)
+            case ast.Subscript(value=container, slice=index):
+                elements_of, position = self.compile(container), self.compile(index)
+                return lambda config: _tuple(elements_of(config))[_position(position(config))]
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
                 unary, inner = _UNARY[type(op)], self.compile(operand)
                 return lambda config: unary(inner(config))
@@ -184,8 +203,13 @@ class _Compiler:
                 return lambda config: function(*(g(config) for g in given))
         raise SpaceError(
             f"expression {_quote(self.text)} uses {_quote(ast.unparse(node))}, which is not allowed; "
-            f"allowed are names, constants, + - * / // %, comparisons, and, or, not, if-else, {', '.join(_FUNCTIONS)}"
+            f"allowed are names, constants, + - * / // %, comparisons, and, or, not, if-else, elements as in a[0], "
+            f"{', '.join(_FUNCTIONS)}"
         )
+
+    def _is_grouped(self, name: str) -> bool:
+        """Whether a name with dots begins as that of a parameter in a group does."""
+        return any(known.startswith(f"{name.split('.')[0]}.") for known in self.names)
 
     def _name(self, name: str) -> _Evaluate:
         if name not in self.names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import keyword
 import logging
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +13,8 @@ from typing import Any, Literal
 _log = logging.getLogger(__name__)
 
 Scalar = bool | int | float | str
-Config = dict[str, Scalar]
+Value = Scalar | tuple[Scalar, ...]
+Config = dict[str, Value]
 """One point of a space: a value for every parameter."""
 
 MAX_VALUES = 32_767
@@ -25,31 +28,59 @@ class SpaceError(ValueError):
     """A space, a parameter or a config is not usable; the message is one line for the user."""
 
 
+def value_key(value: Any) -> tuple[str, Any]:
+    """A key by which values are told apart: 1, 1.0 and ``True`` are three values."""
+    return type(value).__name__, tuple(map(value_key, value)) if isinstance(value, tuple) else value
+
+
+def value_of_json(value: Any) -> Any:
+    """A value that was read from JSON, which has lists instead of tuples."""
+    return tuple(map(value_of_json, value)) if isinstance(value, list) else value
+
+
+def same_value(declared: Any, given: Any) -> bool:
+    """Whether a value that a user wrote means a declared one.
+
+    8 and 8.0 are the same value; ``true`` and 1 are not. A list is the same as a tuple, which JSON does not have.
+    """
+    if isinstance(declared, tuple):
+        return (
+            isinstance(given, tuple | list)
+            and len(given) == len(declared)
+            and all(same_value(d, g) for d, g in zip(declared, given, strict=True))
+        )
+    return bool(declared == given) and isinstance(declared, bool) == isinstance(given, bool)
+
+
+def is_parameter_name(name: str) -> bool:
+    """Whether a name is made of Python identifiers with dots between them, as in ``gemm_1.block_m``."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A tunable parameter.
 
     Args:
-        name: A Python identifier, the key in every config.
+        name: The key in every config: a Python identifier, after the names of its groups and dots if it is in any.
         values: All allowed values. For an ordinal parameter their order is meaningful (neighbours are similar).
         kind: ``ordinal`` for sizes and counts, ``categorical`` if the order has no meaning.
         doc: One line of description.
     """
 
     name: str
-    values: tuple[Scalar, ...]
+    values: tuple[Value, ...]
     kind: Literal["ordinal", "categorical"] = "ordinal"
     doc: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not is_parameter_name(self.name):
             raise SpaceError(f"parameter name {self.name!r} is not an identifier")
         if not self.values:
             raise SpaceError(f"parameter {self.name!r} has no values")
-        keys = [(type(v).__name__, v) for v in self.values]
-        if len(set(keys)) != len(keys):
+        if len(set(map(value_key, self.values))) != len(self.values):
             raise SpaceError(f"parameter {self.name!r} lists a value twice: {list(self.values)}")
-        for value in self.values:
+        for value in itertools.chain(*(v if isinstance(v, tuple) else (v,) for v in self.values)):
             if isinstance(value, int) and abs(value) > MAX_NUMBER:
                 raise SpaceError(
                     f"parameter {self.name!r} has a number of {value.bit_length()} bits, which is too large"
@@ -89,9 +120,7 @@ class Constraint:
 
 
 def checked_config(what: str, given: Mapping[Any, Any], parameters: Sequence[Parameter]) -> Config:
-    """The config in the order of the parameters, with each value replaced by the declared one that equals it.
-
-    8 and 8.0 are the same value; ``true`` and 1 are not.
+    """The config in the order of the parameters, with each value replaced by the declared one (:func:`same_value`).
 
     Args:
         what: Subject of the message, such as ``'default'``.
@@ -110,7 +139,7 @@ def checked_config(what: str, given: Mapping[Any, Any], parameters: Sequence[Par
         if name not in given:
             raise SpaceError(f"{what} has no value for parameter {name!r}; allowed are {allowed}")
         value = given[name]
-        same = [v for v in values if v == value and isinstance(v, bool) == isinstance(value, bool)]
+        same = [v for v in values if same_value(v, value)]
         if not same:
             raise SpaceError(f"{what} has {name}={reprlib.repr(value)}; allowed are {allowed}")
         config[name] = same[0]

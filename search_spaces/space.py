@@ -327,16 +327,24 @@ def render_header(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """One macro for each parameter and size.
 
     A parameter ``tile`` becomes ``CONFIG_TILE``, an axis ``hidden_size`` becomes ``SIZE_HIDDEN_SIZE``. Booleans are 0
-    or 1. A string is a string literal, and ``CONFIG_<PARAMETER>_IS_<VALUE>`` is defined as 1 for ``#ifdef``.
+    or 1. A string is a string literal, and ``CONFIG_<PARAMETER>_IS_<VALUE>`` is defined as 1 for ``#ifdef``. A tuple is
+    its elements with commas between them, and ``CONFIG_<PARAMETER>_0`` and so on are single ones.
     """
     lines = ["// The choices this Solution was built with. Generated.", "#pragma once", ""]
     for prefix, values in (("SIZE", sizes), ("CONFIG", config)):
         for name, value in values.items():
-            macro = f"{prefix}_{macro_name(name)}"
-            lines.append(f"#define {macro} {_literal(value)}")
-            if isinstance(value, str):
-                lines.append(f"#define {macro}_IS_{macro_name(value)} 1")
+            lines += [f"#define {macro} {text}" for macro, text in macros(prefix, name, value)]
     return "\n".join(lines) + "\n"
+
+
+def macros(prefix: str, name: str, value: Any) -> list[tuple[str, str]]:
+    """The macros of one value in the header, with their texts."""
+    macro = f"{prefix}_{macro_name(name)}"
+    if isinstance(value, tuple):
+        single = [(f"{macro}_{i}", _literal(v)) for i, v in enumerate(value)]
+        return [(macro, ", ".join(text for _, text in single)), *single]
+    named = [(f"{macro}_IS_{macro_name(value)}", "1")] if isinstance(value, str) else []
+    return [(macro, _literal(value)), *named]
 
 
 def macro_name(text: str) -> str:

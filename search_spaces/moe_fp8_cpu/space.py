@@ -23,7 +23,7 @@ from typing import Any
 
 from search_spaces.moe_fp8.family import MoeFamily
 from search_spaces.moe_fp8.reading import read
-from search_spaces.parameters import Config, Constraint, Parameter, Scalar, SpaceError
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, Value
 from search_spaces.space import SearchSpace, Start
 
 SOLUTION = Path(__file__).resolve().parent / "solution"
@@ -71,7 +71,7 @@ BLAS_IGNORES: Config = {
 """With BLAS, the only value of each parameter that concerns our own loops."""
 
 
-def _only_for_loops(name: str, value: Scalar) -> Constraint:
+def _only_for_loops(name: str, value: Value) -> Constraint:
     return Constraint(
         ("product", name),
         f"{name} says how our own loops work; with BLAS it is always {value}",

@@ -132,7 +132,7 @@ def constraint(**changes):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"targets": None}, "key 'targets' is missing; needed are targets, parameters, default, entry_point"),
+        ({"targets": None}, "key 'targets' is missing; needed are targets, default, entry_point"),
         ({"colour": "red"}, "unknown key 'colour'; allowed are targets,"),
         ({"definition": None}, "neither 'definition' nor 'op_type'"),
         ({"definition": []}, "'definition' is []; needed is a text or a list of at least one text"),
@@ -171,11 +171,12 @@ def constraint(**changes):
         (parameters(tile={"values": [0.5, 10**400]}), "a number is too large"),
         (parameters(tile={"values": list(range(40000))}), "has 40000 values; at most 32767 are allowed"),
         ({"parameters": {}}, "'parameters' is {}; needed is a mapping"),
-        (parameters(tile=[8]), "parameter 'tile' is [8]; needed is a mapping with 'values'"),
+        (parameters(tile=8), "parameter 'tile' is 8; needed is a mapping with 'values'"),
         (parameters(tile={"kind": "ordinal"}), "parameter 'tile': key 'values' is missing"),
         (parameters(tile={"values": []}), "'values' is []; needed is a list of at least one value"),
         (parameters(tile={"values": [1, "x"]}), "all must be of one type"),
-        (parameters(tile={"values": [[1]]}), "all must be of one type"),
+        (parameters(tile={"values": [[1], 1]}), "all must be of one type"),
+        (parameters(tile={"values": [[[1]]]}), "a value that is a list may hold int, float, bool and text"),
         (parameters(tile={"values": ["a\x1b[31m", "b"]}), "a text has a character that cannot be printed"),
         (parameters(tile={"values": ["a\ud800", "b"]}), "a text has a character that cannot be printed"),
         (parameters(tile={"values": [8, 8]}), "lists a value twice: [8, 8]"),

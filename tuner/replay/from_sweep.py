@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from db.store import Store
-from search_spaces.parameters import Config
+from search_spaces.parameters import Config, value_key
 from search_spaces.registry import space_for
 from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
@@ -98,12 +98,12 @@ def recording_of_trials(
     """
     if not any(t.status is Status.PASSED for t in trials):
         raise UsageError(f"no trial of {name} passed, so there is nothing to replay")
-    positions = [{(type(v), v): i for i, v in enumerate(p.values)} for p in space.parameters]
+    positions = [{value_key(v): i for i, v in enumerate(p.values)} for p in space.parameters]
     points: dict[tuple[int, ...], RecordedTrial] = {}
     for trial in trials:
         config = space.check(trial.config)
         codes = zip(space.parameters, positions, strict=True)
-        points[tuple(known[(type(config[p.name]), config[p.name])] for p, known in codes)] = trial
+        points[tuple(known[value_key(config[p.name])] for p, known in codes)] = trial
     kept = list(points.values())
     default = [i for i, t in enumerate(kept) if space.check(t.config) == space.check(space.default)]
     per_workload = {w: tuple(t.median_us[w] / 1e3 if w in t.median_us else None for t in kept) for w in workloads}

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from search_spaces.constraint_search import only_listed
 from search_spaces.expression import compile_expression
-from search_spaces.parameters import Config, Constraint, Parameter, Scalar
+from search_spaces.parameters import Config, Constraint, Parameter, Value, value_key, value_of_json
 from search_spaces.space import SearchSpace
 from tuner.errors import UnusableEnvironmentError, UsageError
 
@@ -68,7 +69,7 @@ class Recording:
     workload_ms: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict, repr=False)
     default: int | None = None
     problem_size: tuple[Any, ...] = ()
-    fixed: Mapping[str, Scalar] = field(default_factory=dict)
+    fixed: Mapping[str, Value] = field(default_factory=dict)
 
     @cached_property
     def optimum_ms(self) -> float:
@@ -81,15 +82,15 @@ class Recording:
         return {p: i for i, p in enumerate(self.points)}
 
     @cached_property
-    def _codes(self) -> tuple[dict[tuple[type, Scalar], int], ...]:
-        return tuple({(type(v), v): i for i, v in enumerate(p.values)} for p in self.parameters)
+    def _codes(self) -> tuple[dict[tuple[str, Any], int], ...]:
+        return tuple({value_key(v): i for i, v in enumerate(p.values)} for p in self.parameters)
 
     def row(self, config: Mapping[str, Any]) -> int | None:
         """Row of a config, None if it was not recorded."""
         codes = []
         for parameter, known in zip(self.parameters, self._codes, strict=True):
             value = config[parameter.name]
-            code = known.get((type(value), value))
+            code = known.get(value_key(value))
             if code is None:
                 return None
             codes.append(code)
@@ -111,9 +112,11 @@ class Recording:
         constraints = []
         for expression in (compile_expression(text, names) for text in self.restrictions):
             constraints.append(Constraint(expression.names, expression.text, expression))
+        reason = "the config was not recorded"
         if math.prod(len(p.values) for p in self.parameters) > SEARCHED:
-            constraints += self._beginnings(names)
-        constraints.append(Constraint(names, "the config was not recorded", lambda c: self.row(c) is not None))
+            constraints += only_listed(names, [self.config(row) for row in range(len(self.points))], reason)
+        else:
+            constraints.append(Constraint(names, reason, lambda c: self.row(c) is not None))
         default = self.default if self.default is not None else self._middle()
         return SearchSpace(
             name=self.name,
@@ -123,17 +126,6 @@ class Recording:
             default=self.config(default),
             sources={"main.py": f'"""Stands for recorded runs of {self.kernel} on {self.gpu}; nothing to run."""\n'},
         )
-
-    def _beginnings(self, names: tuple[str, ...]) -> list[Constraint]:
-        """A constraint for the first parameters, the first two and so on: few configs of a large space can be listed
-        only if a branch without any is left at once."""
-        configs = [tuple(self.config(row).values()) for row in range(len(self.points))]
-
-        def begins(length: int) -> Constraint:
-            known, read = {config[:length] for config in configs}, names[:length]
-            return Constraint(read, "no recorded config begins so", lambda c: tuple(c[n] for n in read) in known)
-
-        return [begins(length) for length in range(1, len(names))]
 
     def _middle(self) -> int:
         last = np.maximum([len(p.values) - 1 for p in self.parameters], 1)
@@ -180,7 +172,7 @@ def _from_document(document: Mapping[str, Any]) -> Recording:
         kernel=document["kernel"],
         gpu=document["gpu"],
         parameters=tuple(
-            Parameter(name, tuple(values), kinds.get(name, _kind(values)))
+            Parameter(name, value_of_json(values), kinds.get(name, _kind(values)))
             for name, values in document["params"].items()
         ),
         restrictions=tuple(document["restrictions"]),
@@ -197,7 +189,7 @@ def _from_document(document: Mapping[str, Any]) -> Recording:
     return recording
 
 
-def _kind(values: list[Scalar]) -> Any:
+def _kind(values: list[Value]) -> Any:
     """Strings have no order; other values are ordered as they are listed."""
     return "categorical" if any(isinstance(v, str) for v in values) else "ordinal"
 

@@ -84,12 +84,17 @@ def frozen_trials(trials: Sequence[TrialRecord]) -> list[optuna.trial.FrozenTria
     choices: dict[str, dict[tuple[type, Any], Any]] = {}
     for trial in trials:
         for name, value in trial.config.items():
-            choices.setdefault(name, {})[type(value), value] = value
+            choices.setdefault(name, {})[type(value), value] = _choice(value)
     distributions = {
         name: optuna.distributions.CategoricalDistribution(sorted(values.values(), key=_rising))
         for name, values in choices.items()
     }
     return [_frozen(trial, distributions) for trial in trials]
+
+
+def _choice(value: Any) -> Any:
+    """The value as Optuna's storage takes it, which has no tuples."""
+    return repr(value) if isinstance(value, tuple) else value
 
 
 def _rising(value: Any) -> tuple[str, Any]:
@@ -110,7 +115,7 @@ def _frozen(trial: TrialRecord, distributions: Mapping[str, Any]) -> optuna.tria
     frozen = optuna.trial.create_trial(
         state=state,
         value=value if state != optuna.trial.TrialState.FAIL else None,
-        params=dict(trial.config),
+        params={name: _choice(value) for name, value in trial.config.items()},
         distributions={name: distributions[name] for name in trial.config},
         user_attrs={
             "status": str(trial.state),

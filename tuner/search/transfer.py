@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.parameters import Config, Parameter, Scalar
+from search_spaces.parameters import Config, Parameter, Value, same_value
 from tuner.search.gaussian_process import regression as gp
 from tuner.search.gaussian_process.encoding import Encoding, Point
 from tuner.search.gaussian_process.features import Features
@@ -84,8 +84,5 @@ def _shared_point(encoding: Encoding, config: Config, shared: set[str]) -> Point
     return tuple(codes)
 
 
-def _code(parameter: Parameter, value: Scalar) -> int | None:
-    for code, allowed in enumerate(parameter.values):
-        if allowed == value and isinstance(allowed, bool) == isinstance(value, bool):
-            return code
-    return None
+def _code(parameter: Parameter, value: Value) -> int | None:
+    return next((code for code, allowed in enumerate(parameter.values) if same_value(allowed, value)), None)

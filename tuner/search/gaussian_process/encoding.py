@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.constraint_search import Point
-from search_spaces.parameters import Config, Parameter, Scalar
+from search_spaces.parameters import Config, Parameter, Scalar, value_key
 from search_spaces.space import SearchSpace
 
 
 class Encoding:
     """Translates between configs and points of one space, and names the choices for Optuna.
 
-    Optuna compares choices with ``==``, so ``True`` and ``1`` of one parameter would be the same choice. Such a
-    parameter is given to Optuna as the text of its values.
+    Optuna compares choices with ``==``, so ``True`` and ``1`` of one parameter would be the same choice, and its own
+    storage takes no tuples. Such a parameter is given to Optuna as the text of its values.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.names: tuple[str, ...] = tuple(p.name for p in space.parameters)
         self.sizes: tuple[int, ...] = tuple(len(p.values) for p in space.parameters)
-        self._codes = [{_key(v): i for i, v in enumerate(p.values)} for p in space.parameters]
+        self._codes = [{value_key(v): i for i, v in enumerate(p.values)} for p in space.parameters]
         self.choices: tuple[tuple[Scalar, ...], ...] = tuple(_choices(p) for p in space.parameters)
         self._choice_codes = [{c: i for i, c in enumerate(choices)} for choices in self.choices]
 
@@ -32,7 +32,7 @@ class Encoding:
             SpaceError: A parameter is unknown or missing, or a value is not allowed.
         """
         checked = self.space.check(config)
-        return tuple(codes[_key(checked[name])] for name, codes in zip(self.names, self._codes, strict=True))
+        return tuple(codes[value_key(checked[name])] for name, codes in zip(self.names, self._codes, strict=True))
 
     def config(self, point: Sequence[int]) -> Config:
         """The config at a point."""
@@ -47,12 +47,8 @@ class Encoding:
         return tuple(codes[params[name]] for name, codes in zip(self.names, self._choice_codes, strict=True))
 
 
-def _key(value: Scalar) -> tuple[str, Scalar]:
-    return (type(value).__name__, value)
-
-
 def _choices(parameter: Parameter) -> tuple[Scalar, ...]:
-    values = parameter.values
-    if len(set(values)) == len(values):
-        return values
-    return tuple(repr(v) for v in values)
+    plain = tuple(v for v in parameter.values if not isinstance(v, tuple))
+    if len(set(plain)) == len(parameter.values):
+        return plain
+    return tuple(repr(v) for v in parameter.values)

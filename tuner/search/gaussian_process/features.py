@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.parameters import Parameter, Scalar
+from search_spaces.parameters import Parameter, Value
 from tuner.search.gaussian_process.encoding import Encoding
 
 Column = NDArray[np.float64]
@@ -103,7 +103,7 @@ def _corners(count: int) -> NDArray[np.float64]:
     return directions / np.linalg.norm(directions, axis=0)
 
 
-def _numeric(values: Sequence[Scalar]) -> bool:
+def _numeric(values: Sequence[Value]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
