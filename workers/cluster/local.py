@@ -29,6 +29,9 @@ _ENVIRONMENT = {
     # No usage reports. And Ray must not kill our actors when memory is short: candidates have a limit of their own.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",
+    # Nor give our workers niceness 15, its default: what is timed would wait for everything else on the machine, and
+    # builders, which are to yield to evaluators, could not be much nicer than these.
+    "RAY_worker_niceness": "0",
     # RAY_AUTH_MODE cannot be set here: Ray reads it on import, and its services refuse us if it changes later.
 }
 

@@ -38,13 +38,14 @@ class OtherLoad:
     def __init__(self) -> None:
         self._past: deque[_Reading] = deque(maxlen=_KEPT)
         self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
+        self._recent()
 
     def watch(self) -> Callable[[], dict[str, float]]:
         """Start to watch. The function that is returned gives the mean number of cores that others have used since, as
         ``other_cores``, and the number of cores.
 
-        The answer covers at least the last half second if this object was used before. It is empty if the system does
-        not report it.
+        The answer covers at least the last half second, if this object is that old. It is empty if the system does not
+        report it.
         """
         first = self._recent()
         if first is None:
@@ -76,5 +77,7 @@ class OtherLoad:
             names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
             lines = (line.split() for line in _STAT.read_text().splitlines() if line.startswith("cpu"))
             ticks = sum(sum(int(fields[1 + c]) for c in _OTHERS) for fields in lines if fields[0] in names)
-            return _Reading(time.monotonic(), ticks * self._tick_s, time.process_time())
+            # Where we are niced ourselves, as workers of somebody's Ray cluster are, no column has our time.
+            own_s = time.process_time() if os.getpriority(os.PRIO_PROCESS, 0) <= 0 else 0.0
+            return _Reading(time.monotonic(), ticks * self._tick_s, own_s)
         return None

@@ -105,6 +105,15 @@ def test_comparison(runner, make, workloads):
     assert [(e.key, e.status) for e in comparison.evaluations] == [("a", Status.PASSED), ("b", Status.PASSED)]
 
 
+def test_what_is_timed_goes_before_what_builds(runner):
+    """Would catch Ray's own niceness of 15 for both: on a busy machine nothing begins, and builders do not yield."""
+    ours = psutil.Process().nice()
+    for pid in runner.processes()[-1].values():
+        assert pid is None or psutil.Process(pid).nice() == ours
+    builder = runner.processes()[0]["child"]
+    assert builder is None or psutil.Process(builder).nice() == 19
+
+
 @pytest.mark.parametrize("victim", ["actor", "template", "child"])
 def test_killed_builder(runner, make, victim):
     """A lost actor is not the candidate's fault; the candidate's own process dying cannot be told from a crash."""

@@ -18,6 +18,7 @@ def kernel(tmp_path, monkeypatch):
     clock = {"now": 100.0, "own": 0.0}
     monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
     monkeypatch.setattr(time, "process_time", lambda: clock["own"])
+    monkeypatch.setattr(os, "getpriority", lambda *_: 0)
     ticks = os.sysconf("SC_CLK_TCK")
 
     def write(now, own=0.0, niced=0.0, **cores):
@@ -43,6 +44,25 @@ def test_short_measurement_is_seen_over_half_a_second(kernel):
     seen = load.watch()
     kernel(101.0, cpu0=1.0, cpu2=0)
     assert seen()["other_cores"] == pytest.approx(0.98)
+
+
+def test_first_measurement_is_seen_though_it_is_short(kernel):
+    """Would catch a reading of its beginning that is used again for its end."""
+    kernel(100.0, cpu0=0, cpu2=0)
+    load = other_load.OtherLoad()
+    kernel(101.0, cpu0=1.0, cpu2=0)
+    seen = load.watch()
+    kernel(101.01, cpu0=1.01, cpu2=0)
+    assert seen()["other_cores"] == pytest.approx(0.98)
+
+
+def test_own_time_is_not_taken_off_others_where_we_are_niced(kernel, monkeypatch):
+    """Workers of a Ray cluster are: their time is among the niced work that does not count."""
+    monkeypatch.setattr(os, "getpriority", lambda *_: 15)
+    kernel(100.0, cpu0=10, cpu2=10)
+    seen = other_load.OtherLoad().watch()
+    kernel(110.0, own=4.0, niced=4.0, cpu0=20, cpu2=10)
+    assert seen()["other_cores"] == pytest.approx(1.0)
 
 
 def test_system_that_does_not_tell(tmp_path, monkeypatch):
