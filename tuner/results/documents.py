@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from db.records import WinnerRecord
+from search_spaces.parameters import value_of_json
 
 T = TypeVar("T")
 
@@ -91,5 +92,19 @@ def read(kind: type[T], document: Mapping[str, Any]) -> T:
     Raises:
         ValueError: Something is missing, or is of another type.
     """
-    found: T = _reader(kind).validate_python(document)
+    found: T = _reader(kind).validate_python(_with_tuples(document))
     return found
+
+
+def _with_tuples(document: Any) -> Any:
+    """The document with configs as they are in records: their values are never lists, JSON has no tuples."""
+    if isinstance(document, list):
+        return [_with_tuples(inner) for inner in document]
+    if not isinstance(document, Mapping):
+        return document
+    return {
+        key: {name: value_of_json(value) for name, value in inner.items()}
+        if key == "config" and isinstance(inner, Mapping)
+        else _with_tuples(inner)
+        for key, inner in document.items()
+    }

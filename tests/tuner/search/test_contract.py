@@ -61,6 +61,21 @@ def test_every_valid_config_is_proposed_exactly_once_and_then_none(sampler):
     assert search.ask() is None
 
 
+def test_tuples_and_names_with_dots_are_like_others(sampler):
+    space = make_space(
+        parameters=(Parameter("cluster", ((1, 1), (2, 1), (2, 2)), "categorical"), Parameter("gemm.tile", (16, 32))),
+        constraints=(Constraint(("cluster", "gemm.tile"), "big", lambda c: c["cluster"][0] * c["gemm.tile"] < 64),),
+        default={"cluster": (2, 1), "gemm.tile": 16},
+    )
+    search = Search(space, sampler=sampler, seed=1, prior=[({"cluster": [1, 1], "gemm.tile": 16}, 1.0)] * 8)
+    seen = []
+    while (proposal := search.ask()) is not None:
+        seen.append(key(proposal.config))
+        search.tell(proposal.number, float(proposal.config["cluster"][1]))
+    assert sorted(seen) == sorted(key(c) for c in space.enumerate())
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nothing_is_left_out_or_repeated_after_a_related_sweep(sign):
     """The search does not know what was tried for a relative's sake, until it would have tried it by itself."""

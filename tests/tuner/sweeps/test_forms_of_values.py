@@ -1,0 +1,98 @@
+"""A space with tuples, groups and listed configs from a sweep to its Solution, database, replay and other programs."""
+
+import json
+
+import optuna
+import pytest
+
+from db.store import Store
+from tests.tuner import toy
+from tuner.cli import app
+from tuner.replay.recording import read_recording
+from tuner.results import documents, export
+from tuner.results.best_config import BestConfig
+from tuner.sweeps import run
+
+SPACE = """
+op_type: toy
+targets: [cpu]
+entry_point: main.py::run
+size_axis: n
+configs: [{cluster: [1, 1], warps: 4}, {cluster: [2, 1], warps: 4}, {cluster: [2, 2], warps: 8}]
+parameters:
+  gemm: {block: [16, 64], order: {values: [rows, columns]}}
+constraints:
+  - expression: gemm.block * cluster[0] <= 64
+    reason: small
+default: {cluster: [2, 1], warps: 4, gemm: {block: 16, order: rows}}
+starts: [{config: {cluster: [1, 1], gemm.block: 64}}]
+"""
+MAIN = """
+from .config import select
+def run(x, y):
+    config = select(x.shape[0])
+    assert isinstance(config["cluster"], tuple)
+    y.copy_(x + config["gemm.block"] // config["gemm.block"])
+"""
+VALID = 3 * 2 + 2
+"""Each listed config with two orders and the small block; only one with the large block."""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    toy.dataset(tmp_path / "d", [{"n": 8}])
+    folder = toy.kernel(tmp_path / "k", size="x.shape[0]")
+    (folder / "main.py").write_text(MAIN)
+    (folder / "space.yaml").write_text(SPACE)
+    toy.quick_settings(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNER_DB_URL", f"sqlite:///{tmp_path}/results.db")
+    monkeypatch.setenv("TUNER_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(run, "open_runner", toy.in_process)
+    monkeypatch.setattr(export, "open_runner", toy.in_process)
+    return tmp_path
+
+
+def tuner(capfd, *arguments):
+    code = app.run(list(arguments))
+    captured = capfd.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+SWEEP = ("sweep", "--dataset", "d", "--space", "k", "--target", "cpu", "--config", "quick.yaml", "--out", "out")
+
+
+def test_every_form_goes_from_the_file_to_the_solution(place, capfd):
+    """A list for a tuple anywhere on the way would be another value, or none that can be a key."""
+    tuner(capfd, *SWEEP, "--max-trials", "3")
+    tuner(capfd, "sweep", "--resume", "1", "--max-trials", "50")
+    with Store.open(f"sqlite:///{place}/results.db") as store:
+        trials = store.trials.of(1)
+    assert len(trials) == VALID
+    assert {type(t.config["cluster"]) for t in trials} == {tuple}
+    assert trials[1].config == {"cluster": (1, 1), "warps": 4, "gemm.block": 64, "gemm.order": "rows"}
+
+    answer = json.loads(tuner(capfd, "best", "--definition", "a", "--axes", "n=8", "--json"))
+    assert isinstance(answer["config"]["cluster"], list)
+    read = documents.read(BestConfig, answer)
+    assert isinstance(read.config["cluster"], tuple)
+
+    (solution,) = (place / "out" / "solutions").rglob("*.json")
+    sources = {s["path"]: s["content"] for s in json.loads(solution.read_text())["sources"]}
+    scope: dict = {}
+    exec(sources["config.py"], scope)
+    assert scope["select"](8) == read.config
+
+    tuner(capfd, "report", "1", "--out", "report.html")
+    assert "gemm.block" in (place / "report.html").read_text()
+    tuner(capfd, "study", "export", "1", "--out", "study.db")
+    (study,) = optuna.get_all_study_summaries("sqlite:///study.db")
+    loaded = optuna.load_study(study_name=study.study_name, storage="sqlite:///study.db")
+    assert {t.params["cluster"] for t in loaded.trials} == {"(1, 1)", "(2, 1)", "(2, 2)"}
+    tuner(capfd, "study", "record", "1", "--out", "recorded.replay.json.gz")
+    recording = read_recording(place / "recorded.replay.json.gz")
+    assert {tuple(c.values()) for c in recording.space().enumerate()} == {
+        tuple(t.config[p.name] for p in recording.parameters) for t in trials
+    }
+    assert all(recording.row(t.config) is not None for t in trials)
