@@ -21,6 +21,7 @@ from tuner.sweeps.variants import config_variant
 from workers.build.artifact_cache import default_cache_dir
 from workers.build.builder import VariantBuilder
 from workers.devices.environment import cores
+from workers.devices.libraries import imported_names
 from workers.records import BuildResult, Status
 
 
@@ -88,7 +89,11 @@ def compile_sample(
     began = time.perf_counter()
     idle: queue.SimpleQueue[VariantBuilder] = queue.SimpleQueue()
     sizes = dataset.workloads(name)
-    builders = [VariantBuilder(definition, target, cache_dir, settings.compile_s, workloads=sizes) for _ in range(jobs)]
+    imports = imported_names(space.sources, space.dependencies)
+    builders = [
+        VariantBuilder(definition, target, cache_dir, settings.compile_s, workloads=sizes, imports=imports)
+        for _ in range(jobs)
+    ]
     for builder in builders:
         builder.start()
         idle.put(builder)

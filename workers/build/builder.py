@@ -37,6 +37,7 @@ from workers.sandbox.process_state import ProcessState
 BUILD_FILE = "build.py"
 _RECYCLE_AFTER = 100
 """Number of builds after which the process is replaced, since compilers do not free all memory."""
+_ON_CPU = ("torch", "numba")
 
 
 class VariantBuilder:
@@ -48,8 +49,9 @@ class VariantBuilder:
         cache_dir: Folder of the artifact cache.
         compile_s: Deadline for one build in seconds.
         nice: Niceness of compilation.
-        preload: Modules imported once for all builds; None for those that the first variant's compiler needs.
+        preload: Modules imported once for all builds; None for those that the variants' compiler needs.
         workloads: Documents of the workloads, for whose sizes kernels are compiled that are compiled when launched.
+        imports: Modules that the variants import, which tell their compiler; if none, the first variant does.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class VariantBuilder:
         nice: int = 0,
         preload: tuple[str, ...] | None = None,
         workloads: Sequence[Document] = (),
+        imports: Sequence[str] = (),
     ) -> None:
         self._cache = ArtifactCache(cache_dir)
         self._compile_s = compile_s
@@ -69,12 +72,14 @@ class VariantBuilder:
         sizes = told_apart(workloads)
         self._request = ForkRequest("workers.build.builder:BuildHandler", (definition, sizes, compile_s), nice=nice)
         self._sizes = json.dumps([w["axes"] for w in sizes])
-        self._preload = ("torch", "numba") if preload is None and not is_cuda(target) else preload
+        if preload is None:
+            preload = _compiler_of(imports) if is_cuda(target) and imports else None if is_cuda(target) else _ON_CPU
+        self._preload = preload
         self._process: ChildProcess | None = None
         self._builds = 0
 
     def start(self) -> None:
-        """Start importing what the first build needs, if that does not depend on the variant."""
+        """Start importing what builds need, if that is known. The first variant does not wait for it then."""
         if self._preload is not None:
             self._started(self._preload)
 
@@ -131,7 +136,9 @@ class VariantBuilder:
         return self._process
 
     def _build(self, variant: Variant, digest: str, staged: Path, began: float) -> BuildResult:
-        process = self._started(_compiler_of(variant) if self._preload is None else self._preload)
+        process = self._started(
+            _compiler_of(imported_names(variant.sources)) if self._preload is None else self._preload
+        )
         if self._builds >= _RECYCLE_AFTER:
             process.kill()
             self._builds = 0
@@ -260,11 +267,11 @@ def _result(variant: Variant, digest: str, meta: Mapping[str, Any], cached: bool
     return BuildResult(variant.key, status, meta["build_s"], artifact, meta["figures"], meta["log"], cached)
 
 
-def _compiler_of(variant: Variant) -> tuple[str, ...]:
-    """What a GPU variant's build imports; not torch, which is large and slow to import in many builders at once."""
-    if BUILD_FILE in variant.sources:
+def _compiler_of(imports: Sequence[str]) -> tuple[str, ...]:
+    """What compiles GPU variants that import these; not torch for CuTe DSL, since many import it slowly at once."""
+    if "cutlass" in imports:
         return ("cutlass.cute",)
-    return ("torch", "triton", "workers.build.triton_jit.dry_run") if is_compiled_at_launch(variant) else ("torch",)
+    return ("torch", "triton", "workers.build.triton_jit.dry_run") if "triton" in imports else ("torch",)
 
 
 def _run_build_file(folder: Path, package: str) -> Any:

@@ -1,7 +1,7 @@
-"""Ray actors around a builder and an evaluator. Each owns a sandbox; the actor itself never runs a candidate.
+"""The Ray actor around an evaluator. It owns a sandbox; the actor itself never runs a candidate.
 
-The runner gives a builder one job at a time and an evaluator a few, so that it never waits for one. When the actor or
-its machine dies, its fork server sees the closed control socket and ends with everything below it.
+The runner gives it a few jobs, so that it never waits for one. When the actor or its machine dies, its fork server sees
+the closed control socket and ends with everything below it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from workers.build.builder import VariantBuilder
 from workers.cluster.blob_transfer import Files, at_hand
+from workers.cluster.builder_actor import Packed
 from workers.devices.device_lock import device_lock
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun, verify
 from workers.judge.evaluator import VariantEvaluator
 from workers.judge.judge import Staged
 from workers.records import (
-    BuildResult,
     Comparison,
     ComparisonJob,
     Deadlines,
@@ -29,47 +28,7 @@ from workers.records import (
     Evaluation,
     EvaluationJob,
     Prepared,
-    Variant,
 )
-
-Packed = bytes | None
-"""An artifact as an archive for another machine; None if all share one file system."""
-
-
-class BuilderActor:
-    """Builds variants on one core.
-
-    Args:
-        problem: The problem that variants solve.
-        target: Target of all variants.
-        cache_dir: Artifact cache on the actor's machine.
-        deadlines: Deadline of the compile phase.
-        nice: Niceness of compilation.
-        pack: Whether artifacts are sent along, for evaluators on other machines.
-    """
-
-    def __init__(
-        self, problem: Problem, target: str, cache_dir: str, deadlines: Deadlines, nice: int, pack: bool
-    ) -> None:
-        self._builder = VariantBuilder(
-            problem.definition, target, cache_dir, deadlines.compile_s, nice, workloads=problem.workloads
-        )
-        self._pack = pack
-        self._builder.start()
-
-    def build(self, variant: Variant) -> tuple[BuildResult, Packed]:
-        """Build a variant: the result, and the artifact if it is sent along."""
-        result = self._builder.build(variant)
-        packed = self._builder.pack(result.artifact) if self._pack and result.artifact else None
-        return result, packed
-
-    def processes(self) -> dict[str, int | None]:
-        """Process IDs of the actor, its fork server and its child."""
-        return {"actor": os.getpid(), **self._builder.processes()}
-
-    def close(self) -> None:
-        """End the sandbox."""
-        self._builder.close()
 
 
 class Line:

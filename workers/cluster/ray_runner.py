@@ -12,6 +12,7 @@ from typing import Any
 from workers.build.artifact_cache import ArtifactCache, default_cache_dir
 from workers.cluster import actors
 from workers.cluster.blob_transfer import pack
+from workers.cluster.builder_actor import BuilderActor
 from workers.cluster.jobs import START_LIMIT_S, JobCall, Jobs, Pool, Worker, cause
 from workers.cluster.machines import (
     MOST_BUILDERS,
@@ -60,7 +61,8 @@ class RayRunner(Runner):
         builders: Number of builders; None for as many as fit beside the evaluators.
         evaluators: Number of evaluators; None for one per GPU, or one per machine for the cpu target.
         cache_dir: Artifact cache; None for the user's cache folder.
-        imports: Modules that variants import, whose versions are part of the environment.
+        imports: Modules that variants import: their versions are part of the environment, and builders load their
+            compiler at once.
         say: Told, by a thread of its own, when evaluators wait for a device that another process measures on.
 
     Raises:
@@ -273,7 +275,7 @@ class RayRunner(Runner):
             raise ClusterError(f"{evaluators} evaluators are wanted; the cluster has room for {len(slots)}")
         problem = ray.put(self._problem)
         files = None if cluster.is_local else ray.put(pack(self._problem))
-        evaluator, builder = ray.remote(actors.EvaluatorActor), ray.remote(actors.BuilderActor)
+        evaluator, builder = ray.remote(actors.EvaluatorActor), ray.remote(BuilderActor)
         nice = _NICE.get(self._target, 5)
         pack_artifacts = cluster.nodes > 1
         common = (problem, self._target, self._cache_dir, self._deadlines)
@@ -286,7 +288,7 @@ class RayRunner(Runner):
             return lambda: evaluator.options(**options, max_concurrency=depth + 2).remote(*common, files, *here)
 
         def builder_of(options: dict[str, Any]) -> Callable[[], Any]:
-            return lambda: builder.options(**options).remote(*common, nice, pack_artifacts)
+            return lambda: builder.options(**options).remote(*common, nice, pack_artifacts, self._imports)
 
         evaluations = Pool([Worker(evaluator_of(options)) for options in slots], depth=depth)
         places = builder_options(cluster, builders, MOST_BUILDERS)

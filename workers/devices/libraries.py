@@ -84,7 +84,9 @@ def _version(name: str) -> tuple[str, Sequence[str]]:
     except (ImportError, ValueError, AttributeError):
         spec = None
     roots = _roots(spec)
-    package = _package_of(name)
+    if (owner := _owner(roots)) is not None:
+        return owner, ()
+    package = _package_of(name, bool(roots))
     if package is not None and (not roots or all(package.locate_file("") in root.parents for root in roots)):
         return package.version, ()
     if not roots:
@@ -102,9 +104,37 @@ def _roots(spec: importlib.machinery.ModuleSpec | None) -> list[Path]:
     return [Path(spec.origin).resolve()] if spec.origin and Path(spec.origin).is_file() else []
 
 
-def _package_of(name: str) -> metadata.Distribution | None:
-    """The installed package of that name, or the one that provides the module."""
-    for candidate in (name, *_packages().get(name, ())):
+def _owner(roots: Sequence[Path]) -> str | None:
+    """Version of the package that installed a module, by what packages recorded of their files; None if none did.
+
+    A module need not lie where its package's name says: the CuTe DSL is found through a ``.pth`` file. Several versions
+    where several packages share the module's folder.
+    """
+    found = [_recorded(root) for root in roots]
+    return " ".join(sorted(set.union(*found))) if found and all(found) else None
+
+
+def _recorded(root: Path) -> set[str]:
+    """Versions of the packages whose lists of files have this file, or files in this folder."""
+    found = set()
+    for site, version, files in _records():
+        if site in root.parents:
+            line = root.relative_to(site).as_posix() + ("," if root.is_file() else "/")
+            if f"\n{line}" in files or f'\n"{line}' in files:
+                found.add(version)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _records() -> Sequence[tuple[Path, str, str]]:
+    """Folder, version and list of files of each installed package; as text, since parsing all takes a second."""
+    packages = metadata.distributions()
+    return [(Path(str(p.locate_file(""))).resolve(), p.version, "\n" + (p.read_text("RECORD") or "")) for p in packages]
+
+
+def _package_of(name: str, is_there: bool) -> metadata.Distribution | None:
+    """The installed package of that name, or the one that provides the module, if it is there."""
+    for candidate in (name, *(_packages().get(name, ()) if is_there else ())):
         try:
             return metadata.distribution(candidate)
         except metadata.PackageNotFoundError:

@@ -1,6 +1,8 @@
 """Builds: what ends in the cache, and every way in which a build fails."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,22 @@ def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(bench):
     evaluation = bench.judge(variant({"main.cpp": source}))
     assert evaluation.status is Status.PASSED, evaluation.message
     assert library.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("imports", "starts"), [(("cutlass", "torch"), True), ((), False)])
+def test_what_compiles_is_loaded_before_the_first_variant_comes(bench, tmp_path, imports, starts):
+    builder = VariantBuilder(bench.problem.definition, "sm_90a", str(tmp_path / "cache"), imports=imports)
+    try:
+        builder.start()
+        assert (builder.processes()["template"] is not None) == starts
+    finally:
+        builder.close()
+
+
+def test_actors_of_builders_do_not_import_torch():
+    """Fifteen at once took several seconds each for it, before the first build."""
+    look = "import sys, workers.cluster.builder_actor; sys.exit('torch' in sys.modules or 'cutlass' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
 
 
 def test_toolchain_is_part_of_the_key():

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import pytest
 
+from workers.devices import libraries
 from workers.devices.libraries import MISSING, imported_names, library_versions
 
 
@@ -55,3 +56,23 @@ def test_nothing_is_imported(library):
     (library / "mine_a.py").write_text("raise RuntimeError\n")
     library_versions(["mine_a"])
     assert "mine_a" not in sys.modules
+
+
+def test_a_module_found_elsewhere_counts_by_the_package_that_installed_it(tmp_path, monkeypatch):
+    """The CuTe DSL: its package has another name, and a .pth file leads to its modules. Reading all of them takes each
+    builder ten seconds of CPU."""
+    info = tmp_path / "some_dsl_libs-4.8.1.dist-info"
+    inner = tmp_path / "some_dsl" / "packages"
+    (inner / "dsl_kernels").mkdir(parents=True)
+    (inner / "dsl_kernels" / "__init__.py").write_text("import os\n")
+    (inner / "dsl_extra.py").write_text("x = 1\n")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-dsl-libs\nVersion: 4.8.1\n")
+    (info / "RECORD").write_text("some_dsl/packages/dsl_kernels/__init__.py,sha256=x,10\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(inner)
+    libraries._records.cache_clear()
+    found = library_versions(["dsl_kernels", "dsl_extra"])
+    libraries._records.cache_clear()
+    assert found["dsl_kernels"] == "4.8.1"
+    assert found["dsl_extra"].startswith("files:"), "beside a package's modules, but not one of them"
