@@ -50,10 +50,11 @@ def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int, vi
     setup = resolve(settings)
     variants = _variants(setup, solutions)
     view = view or Steps()
-    with open_runner(setup, view.say) as runner, noted_signals() as checkpoint:
+    with open_runner(setup, view.say) as runner:
         view.step(preparing(setup))
         setup = judgeable(setup, runner, view.say)
-        return measure(runner, setup, variants, rounds, settings.seed, view, checkpoint)
+        with noted_signals() as checkpoint:  # until here there is no result that a signal could lose
+            return measure(runner, setup, variants, rounds, settings.seed, view, checkpoint)
 
 
 def measure(

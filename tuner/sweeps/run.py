@@ -6,7 +6,8 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,12 +170,13 @@ def run_sweep(
             sizes = setup.sizes(space.size_axis)
             regimes = setup.regimes(space.size_axis)
             sweep_id = _register(store, setup, space, runner, resume, ticket)
-            _measure_rates(store, sweep_id, runner, view)
-            shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
-            say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
-            if settings.reuse:
-                _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
-            result = _guarded(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
+            with _recorded_end(store, sweep_id):
+                _measure_rates(store, sweep_id, runner, view)
+                shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
+                say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
+                if settings.reuse:
+                    _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
+                result = _searched(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
             _say_what_load_there_was(result, say)
             for line in result.timed_eagerly:
                 say(line)
@@ -292,7 +294,20 @@ def _stored(settings: SweepSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"})
 
 
-def _guarded(
+@contextmanager
+def _recorded_end(store: Store, sweep_id: int) -> Iterator[None]:
+    """Record in the sweep's state if what happens in this context is interrupted or fails."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        store.sweeps.finish(sweep_id, SweepState.INTERRUPTED, {})
+        raise KeyboardInterrupt(f"go on with: tuner sweep --resume {sweep_id}") from None
+    except BaseException as error:
+        store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
+        raise
+
+
+def _searched(
     store: Store,
     sweep_id: int,
     setup: Setup,
@@ -302,7 +317,7 @@ def _guarded(
     view: View,
     retry_failed: bool,
 ) -> SweepResult:
-    """Run the loop and record in the sweep's state how it ended."""
+    """Run the loop: the search and the finals."""
     s = setup.settings
     plan = SweepPlan(
         definition=setup.problem.definition,
@@ -315,15 +330,8 @@ def _guarded(
         prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
         expect=expectations(space, regimes, _like(setup), runner.environment().hardware),
     )
-    try:
-        with stoppable(store, sweep_id) as checkpoint:
-            return Sweep(plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint).run()
-    except KeyboardInterrupt:
-        store.sweeps.finish(sweep_id, SweepState.INTERRUPTED, {})
-        raise KeyboardInterrupt(f"go on with: tuner sweep --resume {sweep_id}") from None
-    except BaseException as error:
-        store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
-        raise
+    with stoppable(store, sweep_id) as checkpoint:
+        return Sweep(plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint).run()
 
 
 def _like(setup: Setup) -> dict[str, WorkloadFeatures]:

@@ -55,6 +55,8 @@ class Worker:
     """Deaths since it last finished a job."""
     missing_since: float | None = None
     """When a dead actor was replaced; None once its successor has answered."""
+    has_answered: bool = False
+    """Whether this actor has finished a call, so that it is known to have started."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Jobs:
 
     def _take(self, call: JobCall, outcome: Any) -> None:
         """Handle a result."""
+        call.worker.has_answered = True
         if call.job is None:
             call.worker.missing_since = None
             return
@@ -192,7 +195,7 @@ class Jobs:
         actors.kill_quietly(worker.actor)
         if worker.deaths > _MAX_DEATHS:
             raise ClusterError(f"a worker died {worker.deaths} times without finishing anything: {why}")
-        worker.actor, worker.missing_since = worker.make(), time.monotonic()
+        worker.actor, worker.missing_since, worker.has_answered = worker.make(), time.monotonic(), False
         # A new actor may be placed on a node that is about to be found dead. A job that waits for it there is
         # not the one that killed it.
         self.calls[worker.actor.processes.remote()] = JobCall(call.pool, worker, worker.actor, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import importlib
@@ -59,10 +60,13 @@ class Folder:
             raise ClusterError(
                 f"no folder can be made in {TEMP_ROOT}: {error.strerror}; make it writable, or set TMPDIR"
             ) from None
+        # Registered before Ray's own hook, so that it runs after it: a signal may arrive while Ray starts.
+        atexit.register(self.close)
         remove_left_over()
 
     def close(self) -> None:
         """Remove the folder and release its lock."""
+        atexit.unregister(self.close)
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)

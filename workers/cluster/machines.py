@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workers.cluster import local
+from workers.cluster import driver_start, local
 from workers.devices.environment import cores
 from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ClusterError, one_line
@@ -71,21 +68,8 @@ def join(address: str | None, gpus: int | None = None) -> Cluster:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         raise ClusterError("this process is already connected to a Ray cluster; one runner at a time")
-    with _own_sigterm():
+    with driver_start.starting():
         return _start(gpus) if address is None else _connect(address)
-
-
-@contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep what SIGTERM means to this program: ``ray.init`` gives it a meaning of its own that aborts in C++."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _start(gpus: int | None) -> Cluster:

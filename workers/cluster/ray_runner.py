@@ -235,22 +235,23 @@ class RayRunner(Runner):
         self._ended.set()
         import ray
 
-        alive = [w.actor for pool in (self._jobs.builds, self._jobs.evaluations) for w in pool.workers]
-        # A busy worker cannot answer. Killing it closes the socket of its fork server, which ends the rest.
+        workers = [w for pool in (self._jobs.builds, self._jobs.evaluations) for w in pool.workers]
+        # A worker that is busy or still starts cannot answer. Killing it closes the socket of its fork server, which
+        # ends the rest.
         done, _ = (
             ray.wait(list(self._jobs.calls), num_returns=len(self._jobs.calls), timeout=0)
             if self._jobs.calls
             else ([], [])
         )
         busy = {id(call.actor) for ref, call in self._jobs.calls.items() if ref not in done}
-        idle = [actor for actor in alive if id(actor) not in busy]
+        idle = [worker.actor for worker in workers if worker.has_answered and id(worker.actor) not in busy]
         try:
             if idle:
                 asked = [actor.close.remote() for actor in idle]
                 ray.wait(asked, num_returns=len(idle), timeout=_CLOSE_S)
         finally:
-            for actor in alive:
-                actors.kill_quietly(actor)
+            for worker in workers:
+                actors.kill_quietly(worker.actor)
             if self._watcher is not None:
                 self._watcher.join(timeout=2 * _LOOK_S)  # it must not ask a cluster that is gone
             self._jobs.forget()
