@@ -45,9 +45,12 @@ def write(documents: Sequence[dict[str, Any]], out: Path) -> None:
     found = [f for document in documents for f in document["found"]]
     op_of = {document["definition"]: document["op_type"] for document in documents}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "judge.json").write_text(
-        "[\n" + ",\n".join(json.dumps({**f, "message": f["message"][:MESSAGE]}) for f in found) + "\n]\n"
-    )
+    records = [
+        {**f, "message": f["message"][:MESSAGE], "revision": d["revision"], "date": d.get("date")}
+        for d in documents
+        for f in d["found"]
+    ]
+    (out / "judge.json").write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
     parts = [_HEAD, _summary(documents, found), _table(found, op_of), _missed(found), _how(documents)]
     (out / "judge.md").write_text("".join(parts))
 

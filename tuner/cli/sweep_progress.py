@@ -85,12 +85,16 @@ class SweepView(Ticking, View):
         return Group(*parts, *([] if self._step is None else [Text(self._step.line())]))
 
 
-def _slow(progress: Progress) -> list[str]:
-    """A line for each trial that takes long."""
-    return [
-        f"trial {slow.trial} has waited {slow.waits_s:.0f} s for its {slow.thing} (limit {slow.limit_s:g} s)"
-        for slow in progress.slow
-    ]
+def _slow(progress: Progress) -> Iterator[str]:
+    """A line for each thing that trials wait long for, which names the one that has waited longest."""
+    for thing in dict.fromkeys(slow.thing for slow in progress.slow):
+        waiting = [slow for slow in progress.slow if slow.thing == thing]
+        longest = max(waiting, key=lambda slow: slow.waits_s)
+        others = f", {len(waiting) - 1} more for less" if len(waiting) > 1 else ""
+        yield (
+            f"trial {longest.trial} has waited {longest.waits_s:.0f} s for its {thing} (limit {longest.limit_s:g} s)"
+            + others
+        )
 
 
 def _time_left(progress: Progress) -> str:
@@ -107,15 +111,17 @@ def _failures(progress: Progress) -> str:
 
 
 def _line(progress: Progress) -> str:
-    best = ", ".join(
-        f"{name} {microseconds(us)} ({ratio(progress.default_us[name], us)} over the default)"
-        for name, us in progress.best_us.items()
-    )
+    best = ", ".join(f"{name} {_best(progress, name, us)}" for name, us in progress.best_us.items() if us is not None)
     total = progress.max_trials or "auto"
     return (
         f"{progress.phase}: {progress.done}/{total} trials in {progress.elapsed_s:.0f} s, {_time_left(progress)}; "
-        f"best {best}; failures: {_failures(progress)}"
+        f"best {best or 'none yet'}; failures: {_failures(progress)}"
     )
+
+
+def _best(progress: Progress, regime: str, us: float) -> str:
+    default = progress.default_us[regime]
+    return microseconds(us) + (f" ({ratio(default, us)} over the default)" if default else "")
 
 
 def _panel(progress: Progress) -> Any:

@@ -50,3 +50,19 @@ def test_a_build_that_takes_long_is_named_beside_the_search(written):
         shown(Progress(**{**vars(SEARCH), "slow": (Slow(7, "build", 42.0, 300.0),)}))
         wait_for(written, "trial 7 has waited 42 s for its build (limit 300 s)")
         assert "search: 3/8 trials in 12 s" in written.getvalue()
+
+
+def test_builds_that_take_long_are_one_line(written):
+    """Catches a line for each: a first build waits for imports, and all others with it."""
+    with SweepView() as shown:
+        slow = (Slow(3, "build", 21.0, 300.0), Slow(4, "build", 22.0, 300.0), Slow(1, "check and times", 16.0, 90.0))
+        shown(Progress(**{**vars(SEARCH), "slow": slow}))
+        wait_for(written, "trial 1 has waited 16 s for its check and times (limit 90 s)\n")
+    assert "trial 4 has waited 22 s for its build (limit 300 s), 1 more for less\n" in written.getvalue()
+    assert "trial 3" not in written.getvalue()
+
+
+def test_a_regime_without_a_figure_is_not_shown_as_one(written):
+    with SweepView() as shown:
+        shown(Progress(**{**vars(SEARCH), "best_us": {"a": None, "b": 2.0}, "default_us": {"a": None, "b": None}}))
+        wait_for(written, "; best b 2 us; failures")

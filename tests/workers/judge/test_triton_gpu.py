@@ -37,7 +37,8 @@ AUTOTUNED = KERNEL.format(
     before="pass",
     block="",
 )
-NEEDS_A_GPU = KERNEL.format(
+# Another source than PLAIN, or it would find what was compiled for that.
+NEEDS_A_GPU = KERNEL.replace("2 * tl.load(x + i, i < n)", "tl.load(x + i, i < n) * 2").format(
     decorator="", before="assert __import__('os').environ.get('CUDA_VISIBLE_DEVICES') != ''", block=", BLOCK=256"
 )
 
