@@ -137,7 +137,7 @@ class SweepSettings(BaseModel):
         None, description="variable axis whose size decides the config; default: the one that the space names"
     )
     regimes: tuple[int, ...] = Field(
-        DEFAULT_BOUNDS, description="largest size of each regime but the last, such as 16,256,2048"
+        DEFAULT_BOUNDS, description="largest size of each regime but the last, such as 8,32,128"
     )
     workloads: Annotated[
         tuple[str, ...], Flag("--workload", repeated=True), Served(Annotated[list[Name], Field(max_length=100)])

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 PROFILE = "profile"
 """Key of a workload that the dataset does not list: its profile (:mod:`search_spaces.inputs.generator`)."""
 LIKE = "like"
+LENDS = "lends"
 """Key of such a workload: uuid and axes of the listed one that it is made after."""
 
 _MOST_SIZE_BITS = 63

@@ -2,7 +2,8 @@
 
 A made workload has the keys of a listed one, and ``profile`` and ``like``. Inputs that its profile fills come from the
 problem's generator; files are read as those of the workload it is made after, and where the size differs, rows are
-drawn from them; all others are made by flashinfer-bench, as always.
+drawn from them; random inputs that no size changes are that workload's; all others are made by flashinfer-bench, as
+always.
 """
 
 from __future__ import annotations
@@ -16,16 +17,42 @@ from search_spaces import SpaceError
 from search_spaces.inputs.generator import RECORDED
 from workers.errors import DatasetError
 from workers.fib import adapter as fib
-from workers.fib.dataset import LIKE, PROFILE, Document, Problem, profile_of
+from workers.fib.dataset import LENDS, LIKE, PROFILE, Document, Problem, profile_of
 
 
-def inputs_of(problem: Problem, document: Document, device: str) -> fib.Inputs:
+def inputs_of(
+    problem: Problem, document: Document, device: str, lent: Mapping[str, Any] | None = None
+) -> fib.Inputs:
     """The inputs of any workload of a problem, in the order of the definition, equal on every call.
+
+    Args:
+        problem: The problem.
+        document: Of the workload.
+        device: Where tensors go.
+        lent: Name -> tensor of the inputs that a made workload has in common with the one it is made after, where they
+            are on the device already; else they are made.
 
     Raises:
         DatasetError: A blob is missing or of the wrong shape, or the generator fails.
     """
-    return _inputs(problem, document, device, list(problem.definition["inputs"]))
+    names = list(problem.definition["inputs"])
+    lends = lent_names(document)
+    if not lends:
+        return _inputs(problem, document, device, names)
+    if lent is None:
+        origin = inputs_of(problem, problem.workload(document[LIKE]["uuid"]), device)
+        lent = {name: value for name, value in zip(names, origin, strict=True) if name in lends}
+    own = [name for name in names if name not in lends]
+    made = _inputs(problem, document, device, own)
+    values = {**lent, **dict(zip(own, made, strict=True))}
+    inputs = fib.Inputs(values[name] for name in names)
+    inputs.axes = made.axes
+    return inputs
+
+
+def lent_names(document: Document) -> list[str]:
+    """The inputs that a workload has in common with the one it is made after."""
+    return list(document[LIKE][LENDS]) if PROFILE in document else []
 
 
 def filled_inputs(problem: Problem, document: Document, device: str) -> dict[str, Any]:
@@ -38,13 +65,14 @@ def filled_inputs(problem: Problem, document: Document, device: str) -> dict[str
     names = list(problem.definition["inputs"])
     last = max((names.index(name) for name in wanted if name in names), default=-1)
     # Random inputs are drawn one after the other, so those behind the last one that is wanted need not be made.
-    first = names[: last + 1]
+    lends = lent_names(document)
+    first = [name for name in names[: last + 1] if name not in lends]
     made = _inputs(problem, document, device, first) if first else fib.Inputs()
     return {name: value for name, value in zip(first, made, strict=True) if name in wanted}
 
 
 def _inputs(problem: Problem, document: Document, device: str, names: list[str]) -> fib.Inputs:
-    """The inputs of these names, the first ones of the definition."""
+    """The inputs of these names, in the order of the definition."""
     listed = {name: problem.definition["inputs"][name] for name in names}
     definition = fib.definition_model({**problem.definition, "inputs": listed})
     specs = {name: spec for name, spec in document["inputs"].items() if name in listed}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from search_spaces.inputs.generator import RECORDED, InputGenerator
 from search_spaces.parameters import SpaceError
 from workers.errors import DatasetError
-from workers.fib.dataset import LIKE, PROFILE, Document, Problem, profile_of
+from workers.fib.dataset import LENDS, LIKE, PROFILE, Document, Problem, profile_of
 
 Sizes = tuple[int, ...] | Literal["listed", "auto"]
 STEP = 2.0
@@ -41,17 +41,18 @@ def mixed(
         DatasetError: A profile is not known, or cannot be made; sizes are asked for and there is no axis to vary.
     """
     named = [profile for profile in profiles if profile != RECORDED]
+    fixed = _fixed(problem.definition)
     _check_profiles(named, generator, problem.name)
     listed = problem.workloads
-    made = [_made(w, profile, generator) for w in listed for profile in named]
+    made = [_made(w, profile, generator, fixed) for w in listed for profile in named]
     for size in _added_sizes(listed, sizes, axis, problem.name):
         assert axis is not None
         like = min(listed, key=lambda w: abs(math.log((w["axes"][axis] or 0.5) / (size or 0.5))))
         other = {**like, "axes": {**like["axes"], axis: size}, "uuid": f"{axis}={size}"}
-        made += [_made(other, profile, generator, like) for profile in named]
+        made += [_made(other, profile, generator, fixed, like) for profile in named]
         if RECORDED in profiles:
             _check_rows(problem.definition, like, axis)
-            made.append(_made(other, RECORDED, None, like))
+            made.append(_made(other, RECORDED, None, fixed, like))
     return replace(problem, workloads=(*listed, *made), generator=generator if named else None)
 
 
@@ -72,16 +73,33 @@ def auto_sizes(listed: Sequence[int]) -> list[int]:
     return sorted(found - set(listed))
 
 
-def _made(like: Document, profile: str, generator: InputGenerator | None, origin: Document | None = None) -> Document:
-    """A workload after a listed one, its inputs after a profile."""
+def _fixed(definition: Mapping[str, Any]) -> list[str]:
+    """Inputs whose shape no workload's axes change: weights, mostly."""
+    axes = definition["axes"]
+    shapes = {name: spec["shape"] for name, spec in definition["inputs"].items() if spec["shape"]}
+    return [name for name, shape in shapes.items() if all(axes[axis]["type"] == "const" for axis in shape)]
+
+
+def _made(
+    like: Document,
+    profile: str,
+    generator: InputGenerator | None,
+    fixed: Sequence[str],
+    origin: Document | None = None,
+) -> Document:
+    """A workload after a listed one, its inputs after a profile.
+
+    It has random inputs of a ``fixed`` shape in common with the listed one: for a MoE they are the weights, and large.
+    """
     filled = () if generator is None or profile == RECORDED else generator.fills
     origin = origin or like
+    lends = [n for n in fixed if n not in filled and like["inputs"].get(n, {}).get("type") == "random"]
     return {
         "uuid": f"{like['uuid']}~{profile}",
         "axes": dict(like["axes"]),
         "inputs": {name: {"type": "random"} if name in filled else spec for name, spec in like["inputs"].items()},
         PROFILE: profile,
-        LIKE: {"uuid": origin["uuid"], "axes": dict(origin["axes"])},
+        LIKE: {"uuid": origin["uuid"], "axes": dict(origin["axes"]), LENDS: lends},
     }
 
 

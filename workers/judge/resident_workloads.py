@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from workers.devices.device import Device
 from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
-from workers.fib.dataset import Problem
-from workers.fib.made_inputs import described, inputs_of
+from workers.fib.dataset import LIKE, PROFILE, Problem
+from workers.fib.made_inputs import described, inputs_of, lent_names
 from workers.judge.other_values import SHARES, Alteration, OtherValues, choose
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.expected import truths_of
@@ -43,7 +43,6 @@ class Resident:
     truths: tuple[Truth, ...]
     seal: memory.Seal
     degenerate: str | None
-    nbytes: int
     wrote: tuple[str, ...] = ()
     others: OtherValues = field(default_factory=lambda: OtherValues((), None))
     other_truths: tuple[Truth, ...] = ()
@@ -62,6 +61,21 @@ class Resident:
     def judged_by(self) -> dict[str, Any]:
         """Output -> rule, as a measurement's conditions hold it."""
         return {fib.JUDGED_BY: judged_by(self.truths)}
+
+
+def _tensors_of(resident: Resident) -> dict[int, int]:
+    """Address -> bytes of the tensors of a workload."""
+    import torch
+
+    return {v.data_ptr(): v.nbytes for v in resident.sealed if isinstance(v, torch.Tensor) and v.nbytes}
+
+
+def _bytes_of(residents: Sequence[Resident]) -> int:
+    """Bytes that workloads take, each tensor once."""
+    found: dict[int, int] = {}
+    for resident in residents:
+        found.update(_tensors_of(resident))
+    return sum(found.values())
 
 
 def prepared(resident: Resident) -> Prepared:
@@ -85,6 +99,8 @@ class Residents:
     Reference outputs are computed in a process that has not run any candidate yet, and stored. A process that needs the
     workload again (after an eviction, as a replacement, on another evaluator) makes the inputs anew from the seed,
     compares their digests with the stored ones, and loads the outputs.
+
+    Workloads made after the same listed one have tensors in common (made_inputs.py), which are in memory once.
 
     Args:
         problem: Definition and workloads.
@@ -124,7 +140,7 @@ class Residents:
         resident = self._make(uuid, may_compute)
         # What is frozen is not in the garbage collector's lists: a candidate does not find the answers there.
         gc.freeze()
-        while self._held and sum(r.nbytes for r in self._held.values()) + resident.nbytes > self._budget_bytes:
+        while self._held and _bytes_of([*self._held.values(), resident]) > self._budget_bytes:
             self._held.popitem(last=False)
         self._held[uuid] = resident
         return resident
@@ -140,14 +156,19 @@ class Residents:
         return described(self._problem, self._problem.workload(uuid), {n: inputs[n] for n in filled if n in inputs})
 
     def drop(self, uuid: str) -> None:
-        """Forget a workload, for example because its inputs were modified."""
-        self._held.pop(uuid, None)
+        """Forget a workload, for example because its inputs were modified, and all that have tensors in common."""
+        gone = self._held.pop(uuid, None)
+        if gone is None:
+            return
+        tensors = _tensors_of(gone).keys()
+        for other in [held for held, resident in self._held.items() if tensors & _tensors_of(resident).keys()]:
+            del self._held[other]
 
     def keep_only(self, uuid: str) -> bool:
         """Forget all workloads but one; returns whether there were others."""
         others = [held for held in self._held if held != uuid]
         for other in others:
-            self.drop(other)
+            del self._held[other]
         return bool(others)
 
     def begin_inspection(self) -> dict[str, list[Any]]:
@@ -162,7 +183,7 @@ class Residents:
 
         document = self._problem.workload(uuid)
         device = self._device.name
-        inputs = inputs_of(self._problem, document, device)
+        inputs = self._inputs(uuid)
         digests = tuple(memory.digest(value) for value in inputs)
         stored = self._store.load(uuid, device)
         if stored is not None and memory.same_digests(digests, stored["digests"]):
@@ -185,9 +206,32 @@ class Residents:
             with others.altered():
                 other_truths = truths_of(self._rules, Observed.of_document(other["seen"]), inputs)
         seal, wrote = memory.Seal(inputs), tuple(seen.wrote)
-        made = Resident(uuid, inputs, seal, truths, seal, why_unjudgeable(truths), 0, wrote, others, other_truths)
-        nbytes = sum(v.nbytes for v in made.sealed if isinstance(v, torch.Tensor))
-        return replace(made, seal=memory.Seal(made.sealed, thorough=False), nbytes=nbytes)
+        made = Resident(uuid, inputs, seal, truths, seal, why_unjudgeable(truths), wrote, others, other_truths)
+        return replace(made, seal=memory.Seal(made.sealed, thorough=False))
+
+    def _inputs(self, uuid: str) -> fib.Inputs:
+        """The inputs of a workload; what those in memory have in common with it is taken from them."""
+        document = self._problem.workload(uuid)
+        names = list(self._problem.definition["inputs"])
+        common: dict[str, Any] = {}
+        for held, resident in self._held.items():
+            if self._origin(held) == self._origin(uuid):
+                lends = names if held == self._origin(uuid) else lent_names(self._problem.workload(held))
+                common.update((n, v) for n, v in zip(names, resident.inputs, strict=True) if n in lends)
+        wanted = lent_names(document)
+        lent = {name: common[name] for name in wanted} if common.keys() >= set(wanted) else None
+        inputs = inputs_of(self._problem, document, self._device.name, lent)
+        if wanted:
+            return inputs
+        # A listed workload, of which some that were made after it are in memory.
+        known = fib.Inputs(common.get(name, value) for name, value in zip(names, inputs, strict=True))
+        known.axes = inputs.axes
+        return known
+
+    def _origin(self, uuid: str) -> str:
+        """The listed workload that a workload is, or is made after."""
+        document = self._problem.workload(uuid)
+        return str(document[LIKE]["uuid"]) if PROFILE in document else uuid
 
     def _other_answer(self, inputs: fib.Inputs, seen: Observed) -> dict[str, Any] | None:
         """Other values on which the usual answer is wrong, and what the reference does with them; None if none were

@@ -6,18 +6,19 @@ from tuner.errors import UsageError
 from tuner.sweeps.regimes import split
 
 
-def test_public_moe_sizes_fall_into_the_four_default_ranges():
+def test_public_moe_sizes_fall_into_the_five_default_ranges():
     sizes = {f"u{s}": s for s in (1, 7, 14, 15, 16, 32, 52, 53, 80, 901, 11948, 14107)}
     regimes = split(sizes)
-    assert [(r.name, r.bound) for r in regimes] == [("0-16", 16), ("17-256", 256), ("257-2048", 2048), ("2049+", None)]
+    bounds = [("0-8", 8), ("9-32", 32), ("33-128", 128), ("513-2048", 2048), ("2049+", None)]
+    assert [(r.name, r.bound) for r in regimes] == bounds
     assert sorted(u for r in regimes for u in r.workloads) == sorted(sizes)
-    assert regimes[0].workloads[0] == "u14"
+    assert regimes[1].workloads[0] == "u15"
 
 
 def test_last_regime_with_workloads_has_no_bound():
     regimes = split({"a": 1, "b": 100})
-    assert [r.bound for r in regimes] == [16, None]
-    assert regimes[-1].name == "17-256"
+    assert [r.bound for r in regimes] == [8, None]
+    assert regimes[-1].name == "33-128"
 
 
 def test_a_definition_without_size_axis_is_one_regime():
