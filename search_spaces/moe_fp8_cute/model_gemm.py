@@ -162,9 +162,11 @@ def gemm(
         cleared_bytes: Output that it clears meanwhile.
     """
     tile = plan.tile_t * plan.cluster_t
+    if plan.narrow_tiles and tiles_of(rows, 0, plan.upto, plan.narrow, plan.narrow, 0).count <= plan.narrow_tiles:
+        tile = plan.narrow
     tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
-    t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else plan.tile_t, plan.narrow)
-    if not t.count:
+    t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else tile, plan.narrow)
+    if not t.count or not _serves(plan, rows):
         return KernelPrediction(name, EMPTY_US, {"launch": EMPTY_US})
     tiles = t.count * plan.cluster_t * plan.weight_tiles * plan.split_k
     ctas = min(plan.ctas, hw.sms * plan.ctas_per_sm)
@@ -187,6 +189,14 @@ def gemm(
         "launch": k.fill_us,
     }
     return KernelPrediction(name, us, _resources(plan, w, tiles, ctas, clock, hw), losses)
+
+
+def _serves(plan: GemmPlan, rows: Rows) -> bool:
+    """Whether a launch serves its experts, or the other one of many rows does."""
+    if not plan.above or not plan.small_tiles:
+        return True
+    few = tiles_of(rows, plan.above, 0, plan.small_rows, plan.small_rows, 0).count <= plan.small_tiles
+    return few == plan.small
 
 
 def _resources(plan: GemmPlan, w: Wave, tiles: int, ctas: int, clock: float, hw: Hardware) -> dict[str, float]:

@@ -70,6 +70,11 @@ PARAMETERS = (
         (0, 8, 16),
         doc="swapped operands: a tile with at most this many rows has an MMA of its own; 0: none has",
     ),
+    Parameter(
+        "narrow_tiles",
+        (0, 2, 4),
+        doc="swapped operands: all tiles are narrow where that makes at most so many token tiles in all; 0: never",
+    ),
     SPLIT_ROWS,
     Parameter("many_tile_t", (64, 128, 256), doc="experts with many rows: token rows of a tile"),
     Parameter("many_tile_w_1", (128, 256), doc="experts with many rows, GEMM 1: weight rows of a tile"),
@@ -85,6 +90,13 @@ PARAMETERS = (
         "categorical",
         "experts with many rows: tile that two CTAs share by multicast",
     ),
+    Parameter(
+        "small_tiles",
+        (0, 2, 4, 8),
+        doc="experts with many rows, GEMM 1, where they are at most so many token tiles: a launch with tiles of "
+        "small_tile_t x 128 serves them; 0: never",
+    ),
+    Parameter("small_tile_t", (64, 128), doc="experts with many rows in few tiles, GEMM 1: token rows of a tile"),
 )
 
 _DEFAULT_GEMM: Config = {
@@ -111,14 +123,17 @@ DEFAULT: Config = {
     "pdl": True,
     "early_weights": True,
     "narrow": 0,
+    "narrow_tiles": 0,
     "split_rows": 0,
     "many_tile_t": 128,
     "many_tile_w_1": 256,
     "many_tile_w_2": 256,
     "many_ctas_per_sm": 1,
     "many_multicast": "none",
+    "small_tiles": 0,
+    "small_tile_t": 64,
 }
-MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
+MANY = tuple(name for name in DEFAULT if name.startswith(("many_", "small_")))
 """Parameters of the launches for experts with many rows."""
 
 
@@ -228,6 +243,26 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             ("narrow", "swap_1", "tile_t_1", "swap_2", "tile_t_2"),
             "only swapped tiles with more token columns can be multiplied with fewer",
             lambda c: not c["narrow"] or any(c[f"swap_{i}"] and c[f"tile_t_{i}"] > c["narrow"] for i in (1, 2)),
+        ),
+        Constraint(
+            ("narrow", "narrow_tiles"),
+            "narrow tiles are those of the second N: without it there are none",
+            lambda c: not c["narrow_tiles"] or c["narrow"] > 0,
+        ),
+        Constraint(
+            ("small_tiles", "small_tile_t"),
+            "without a launch for few tiles their size has no effect: only the default is taken",
+            lambda c: c["small_tiles"] > 0 or c["small_tile_t"] == DEFAULT["small_tile_t"],
+        ),
+        Constraint(
+            ("small_tiles", "small_tile_t", "many_tile_t", "many_tile_w_1"),
+            "a launch for few tiles is of use where its are the smaller ones: more SMs have one",
+            lambda c: not c["small_tiles"] or c["small_tile_t"] * 128 < c["many_tile_t"] * c["many_tile_w_1"],
+        ),
+        Constraint(
+            ("small_tiles", "small_tile_t", "tile_t_1", "tile_t_2"),
+            "segments are filled up to whole tiles of every launch: a large tile must be a multiple of the small ones",
+            lambda c: not c["small_tiles"] or c["small_tile_t"] % max(c["tile_t_1"], c["tile_t_2"]) == 0,
         ),
         Constraint(
             ("many_ctas_per_sm", "many_tile_t", "many_tile_w_1", "many_tile_w_2"),

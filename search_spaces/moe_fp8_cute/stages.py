@@ -184,17 +184,26 @@ def check_routing(p: MoeProblem, memory: Arrays) -> None:
 
 
 def real_rows(p: MoeProblem, memory: Arrays, which: str = "all") -> tuple[np.ndarray, np.ndarray]:
-    """(row, expert) of every row that has a token, of ``all`` experts or those with ``few`` or ``many`` rows."""
+    """(row, expert) of every row that has a token, of all experts or some.
+
+    Args:
+        p: The config and the call.
+        memory: What the kernels have left.
+        which: ``all``; ``few`` rows; those ``above``; ``small``: those above where they are few tiles.
+    """
     counts, starts = p.view(memory, "counts"), p.view(memory, "m_indptr")
     if which != "all" and p.split_rows:
-        counts = np.where((counts > p.split_rows) == (which == "many"), counts, 0)
+        above, most = counts > p.split_rows, int(p.config.get("small_tiles", 0))
+        tiles = int((-(-counts[above] // p.config["small_tile_t"])).sum()) if most else 0
+        small = above & (0 < tiles <= most)
+        counts = np.where({"few": ~above, "above": above, "small": small}[which], counts, 0)
     rows = [np.arange(starts[e], starts[e] + n) for e, n in enumerate(counts)]
     return np.concatenate(rows), np.repeat(np.arange(len(counts)), counts)
 
 
 def check_permute(p: MoeProblem, memory: Arrays) -> None:
     """x_rows and x_scale of rows with a token."""
-    rows, _ = real_rows(p, memory, "many" if p.config["gather"] == "many" else "all")
+    rows, _ = real_rows(p, memory, "above" if p.config["gather"] == "many" else "all")
     token = p.view(memory, "row_token")[rows]
     _equal("x_rows of the rows with a token", p.view(memory, "x_rows")[rows], p.view(memory, "x")[token])
     scale = p.view(memory, "x_scale")[:, rows]
@@ -333,7 +342,8 @@ CHECKS: dict[str, Callable[[MoeProblem, Arrays], None]] = {
     "combineZero": check_zero,
     "routing": check_routing,
     "permute": check_permute,
-    "moe_gemm_1_many": partial(check_gemm_1, which="many"),
+    "moe_gemm_1_small": partial(check_gemm_1, which="small"),
+    "moe_gemm_1_many": partial(check_gemm_1, which="above"),
     "moe_gemm_1": check_gemm_1,
     "moe_act_quant": check_act_quant,
     "moe_gemm_2": partial(check_gemm_2, which="few"),
@@ -341,7 +351,7 @@ CHECKS: dict[str, Callable[[MoeProblem, Arrays], None]] = {
     "combineFinalize": check_combine,
     "combineCast": check_combine,
 }
-"""Kernel -> what it must leave; of two launches that share the experts, the second finds what the first has left."""
+"""Kernel -> what it must leave; of launches that share the experts, a later one finds what those before have left."""
 
 
 def cases(

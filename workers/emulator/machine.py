@@ -239,10 +239,10 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
     else:
         for first in firsts:
             _run([CtaCluster(program, launch, memory, first, seed + first)], seed)
-    if memory.must_wait and len(memory.waited_ctas) < launch.grid:
-        early = launch.grid - len(memory.waited_ctas)
+    if memory.must_wait and not memory.waited_ctas:
         raise FaultError(
-            f"{early} CTAs end without griddepcontrol.wait: nothing waits for the kernel that runs beside this one"
+            f"all {launch.grid} CTAs end without griddepcontrol.wait: whoever waits for this kernel would not have "
+            "waited for the one that runs beside it"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,9 +78,8 @@ def steps(
 
 def short_name(kernel: str) -> str:
     """The part of a kernel's name that people use: ``moe_gemm_1``, ``routing``."""
-    for word in ("moe_gemm_1_many", "moe_gemm_2_many", "moe_gemm_1", "moe_gemm_2", "moe_act_quant"):
-        if kernel.startswith(word):
-            return word
+    if own := re.match(r"moe_(gemm_[12](_many|_small)?|act_quant)(?![a-z])", kernel):
+        return own[0]
     found = kernel.removeprefix("kernel_cutlass_").partition("_sm_")[2].lstrip("0123456789a")
     for word in ("routing", "permute", "combineFinalize", "combineZero", "combineCast"):
         if found.lower().startswith(word.lower()) or word in kernel:

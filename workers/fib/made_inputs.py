@@ -20,9 +20,7 @@ from workers.fib import adapter as fib
 from workers.fib.dataset import LENDS, LIKE, PROFILE, Document, Problem, profile_of
 
 
-def inputs_of(
-    problem: Problem, document: Document, device: str, lent: Mapping[str, Any] | None = None
-) -> fib.Inputs:
+def inputs_of(problem: Problem, document: Document, device: str, lent: Mapping[str, Any] | None = None) -> fib.Inputs:
     """The inputs of any workload of a problem, in the order of the definition, equal on every call.
 
     Args:

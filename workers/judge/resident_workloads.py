@@ -177,11 +177,8 @@ class Residents:
         return {uuid: held.seal.holds(held.sealed) for uuid, held in self._held.items()}
 
     def _make(self, uuid: str, may_compute: bool) -> Resident:
-        import torch
-
         from workers.judge.outputs.observed import Observed, observe
 
-        document = self._problem.workload(uuid)
         device = self._device.name
         inputs = self._inputs(uuid)
         digests = tuple(memory.digest(value) for value in inputs)

@@ -55,9 +55,15 @@ class GemmPlan:
         early_weights: The weight producer starts before the previous kernel has ended; weights do not depend on it.
         above: Experts with more rows than this are served.
         upto: Experts with at most this many rows are served; 0 for no bound.
-        chained: The second of two launches that share a GEMM's experts. It reads nothing of the first and starts beside
-            it, but ends after it, so that waiting for the second waits for both.
+        chained: Not the first of the launches that share a GEMM's experts. It reads nothing of the others and starts
+            beside the one before it, but ends after it, so that waiting for the last waits for all.
         narrow: Swapped: a token tile with at most this many rows is multiplied with an N of the same size; 0 for never.
+        narrow_tiles: Where all token tiles together are at most so many of ``narrow`` rows, they are that small, so
+            that more SMs have one; 0 for never.
+        small_rows: GEMM 1: token rows of a tile of the launch that serves the experts above where they are few tiles;
+            0 where no launch does.
+        small_tiles: The most token tiles that launch serves, of all its experts together.
+        small: This plan is of that launch.
     """
 
     role: str
@@ -84,6 +90,20 @@ class GemmPlan:
     upto: int = 0
     chained: bool = False
     narrow: int = 0
+    narrow_tiles: int = 0
+    small_rows: int = 0
+    small_tiles: int = 0
+    small: bool = False
+
+    @property
+    def form(self) -> int:
+        """The bit of the launches that share a GEMM's experts: 1 few rows, 2 many rows, 4 many rows in few tiles."""
+        return 1 if self.upto else 4 if self.small else 2
+
+    @property
+    def leaves(self) -> bool:
+        """Whether a CTA can know at its start that the launch has no tile: not where routing may still be running."""
+        return self.chained or (self.upto > 0 and not self.paired)
 
     @property
     def waits(self) -> bool:

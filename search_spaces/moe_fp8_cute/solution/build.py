@@ -125,7 +125,7 @@ def refuse_hangs(figures: dict[str, dict[str, int]], named: Mapping[str, GemmPla
         Rejected: Such a GEMM is among the figures.
     """
     for kernel, figure in figures.items():
-        gemm = re.match(r"(moe_gemm_[12](_many)?)_\d", kernel)
+        gemm = re.match(r"(moe_gemm_[12](_many|_small)?)_\d", kernel)
         problem = named[gemm[1]].launch_problem(figure["registers"]) if gemm else None
         if problem is not None:
             raise Rejected(problem)

@@ -140,6 +140,7 @@ class GroupedGemmSm100:
     ):
         """One persistent CTA."""
         p = self.plan
+        alone = self.table.enter(operands.counts)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         smem = SmemAllocator()
         sW = smem.allocate_tensor(F8, w_layout.outer, byte_alignment=1024, swizzle=w_layout.inner)
@@ -176,23 +177,23 @@ class GroupedGemmSm100:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_decrease(p.registers[0])
             if warp == 0:
-                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler)
+                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler, alone)
             if warp >= 1 and warp < 1 + self.producer.row_warps:
                 if cutlass.const_expr(p.gather):
-                    self.producer.gather_rows(atom_x, tma_x, indices, operands, sX, sS, full, empty, scale_full)
+                    self.producer.gather_rows(atom_x, tma_x, indices, operands, sX, sS, full, empty, scale_full, alone)
                 else:
-                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, scale_full)
+                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, scale_full, alone)
             if cutlass.const_expr(p.zeroes):
                 if warp == 2:
                     self.producer.zero(operands.zeroed, operands.counts)
             if warp == MMA_WARP:
-                self.multiply(sW, sX, tmem, full, empty, ready, drained, operands.counts)
+                self.multiply(sW, sX, tmem, full, empty, ready, drained, operands.counts, alone)
                 if cutlass.const_expr(p.pdl and p.chained):
                     cute.arch.griddepcontrol_wait()
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
-            self.promote(operands, tmem, sS, empty, scale_full, ready, drained, shared)
+            self.promote(operands, tmem, sS, empty, scale_full, ready, drained, shared, alone)
         # All accumulators are drained, and nobody writes to or arrives at a CTA that has left.
         self.fence("before")
         cute.arch.sync_threads()
@@ -217,11 +218,10 @@ class GroupedGemmSm100:
         return cute.arch.block_idx_in_cluster() if self.plan.cluster > 1 else Int32(0)
 
     @cute.jit
-    def multiply(self, sW, sX, tmem, full, empty, ready, drained, counts):
+    def multiply(self, sW, sX, tmem, full, empty, ready, drained, counts, alone):
         """The MMA warp: per K block of 128, one accumulator in tensor memory."""
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.producer.wait(alone)
         mma = (self._tiled_mma(False), self._tiled_mma(True))
         frag_a, frag_b = self._fragments(mma[0], sW, sX)
         acc_layout = mma[0].make_fragment_C(mma[0].partition_shape_C(p.mma_shape)).layout
@@ -287,11 +287,10 @@ class GroupedGemmSm100:
         return stage, phase
 
     @cute.jit
-    def promote(self, operands: Operands, tmem, sS, empty, scale_full, ready, drained, shared):
+    def promote(self, operands: Operands, tmem, sS, empty, scale_full, ready, drained, shared, alone):
         """Promotion warps: tile by tile, sums in registers, epilogue."""
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.producer.wait(alone)
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4

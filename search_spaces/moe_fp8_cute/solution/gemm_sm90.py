@@ -154,6 +154,7 @@ class GroupedGemm:
     ):
         """One persistent CTA."""
         p = self.plan
+        alone = self.table.enter(operands.counts)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         smem = SmemAllocator()
         sW = smem.allocate_tensor(F8, w_layout.outer, byte_alignment=1024, swizzle=w_layout.inner)
@@ -180,12 +181,12 @@ class GroupedGemm:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_decrease(p.registers[0])
             if warp == 0:
-                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler)
+                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler, alone)
             if warp >= 1 and warp < 1 + self.producer.row_warps:
                 if cutlass.const_expr(p.gather):
-                    self.producer.gather(operands, sX, sS, full, empty)
+                    self.producer.gather(operands, sX, sS, full, empty, alone)
                 else:
-                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty)
+                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, alone)
             if warp == 3:
                 if cutlass.const_expr(operands.zeroed is not None):
                     self.producer.zero(operands.zeroed, operands.counts)
@@ -194,18 +195,17 @@ class GroupedGemm:
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
-            self.consume(operands, sW, sX, sS, full, empty, shared)
+            self.consume(operands, sW, sX, sS, full, empty, shared, alone)
         if cutlass.const_expr(p.cluster > 1):
             # Shared memory of a CTA must outlive the last arrival or store of its neighbours.
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()
 
     @cute.jit
-    def consume(self, operands: Operands, sW, sX, sS, full, empty, shared):
+    def consume(self, operands: Operands, sW, sX, sS, full, empty, shared, alone):
         """Consumer warpgroups: tile by tile, main loop and epilogue."""
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.producer.wait(alone)
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
@@ -216,20 +216,21 @@ class GroupedGemm:
             slim = self._main_loop(p.narrow, warp // 4, lanes, sW, sX, sS, full, empty)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total = self.table.load(operands.counts, cum) * self.table.per_token_tile
+        height = self.table.height(operands.counts)
         rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
         tile = cute.arch.block_idx()[0] // p.cluster
         stage, phase, done = Int32(0), Int32(0), Int32(0)
         expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
         self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
-            row0 = operands.m_indptr[expert] + token_tile * p.tile_t
+            row0 = operands.m_indptr[expert] + token_tile * height
             # Rows of the expert from this warpgroup's first one on. 64 rows that are all filling are not multiplied,
             # which leaves the tensor cores to the other warpgroup.
             left = Int32(p.tile_t)
             if cutlass.const_expr(not p.swap and p.tile_t > 64):
                 left = operands.counts[expert] - token_tile * p.tile_t - 64 * (warp // 4)
             if cutlass.const_expr(p.narrow > 0):
-                left = operands.counts[expert] - token_tile * p.tile_t
+                left = cutlass.min(operands.counts[expert] - token_tile * height, height)
             both = left > 64 * (1 - warp // 4)
             full_tile = left > max(p.cta_m * (p.token_subs - 1), p.narrow)
             if cutlass.const_expr(p.narrow > 0):

@@ -22,6 +22,8 @@ SMS = 132
 """SMs of an H100 or H200 SXM."""
 MANY_STAGES = 6
 """Stages of the GEMMs over experts with many rows, or as many as fit."""
+SMALL_STAGES = 8
+"""The same of GEMM 1 where these experts are few tiles: its weights are waited for."""
 
 
 def plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
@@ -33,22 +35,28 @@ def plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan
 
 
 def many_plans(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, ...]:
-    """Both GEMMs over the experts with more than ``split_rows`` rows, tokens as M; empty where one form serves all."""
+    """Both GEMMs over the experts with more than ``split_rows`` rows, tokens as M; empty where one form serves all.
+
+    Where ``small_tiles`` has a second form of GEMM 1 for them, for when they are few tiles, its plan follows.
+    """
     if not config["split_rows"]:
         return ()
-    return many_plans_sm100(config, sizes) if is_blackwell(config) else _many_sm90(config, sizes)
+    if is_blackwell(config):
+        return many_plans_sm100(config, sizes)
+    return *_many_sm90(config, sizes), *([_small_sm90(config, sizes)] if config["small_tiles"] else ())
 
 
 def launches(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[tuple[str, GemmPlan]]:
     """Name and plan of every GEMM kernel of a config, in the order in which they are launched.
 
-    Of the two launches of a GEMM the second starts beside the first (``GemmPlan.chained``). Those of few rows stand
-    next to each other: GEMM 2 streams its weights while the last tiles of GEMM 1 are stored.
+    Of the launches of a GEMM all but the first start beside the one before (``GemmPlan.chained``). Those of few rows
+    stand next to each other: GEMM 2 streams its weights while the last tiles of GEMM 1 are stored.
     """
     first, second = plans(config, sizes)
     named = [("moe_gemm_1", first), ("moe_gemm_2", second)]
     if many := many_plans(config, sizes):
         named = [("moe_gemm_1_many", many[0]), *named, ("moe_gemm_2_many", many[1])]
+        named = [*(("moe_gemm_1_small", plan) for plan in many[2:]), *named]
     return named
 
 
@@ -73,7 +81,7 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         ctas=config["sms"] * config["ctas_per_sm_1"],
         split_k=config["split_k_1"],
         multicast=config["multicast_1"],
-        narrow=_narrow(config, 1),
+        **_narrow(config, 1),
         upto=config["split_rows"],
         chained=config["split_rows"] > 0,
         **shared,
@@ -91,7 +99,7 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         ctas=config["sms"] * config["ctas_per_sm_2"],
         split_k=config["split_k_2"],
         multicast=config["multicast_2"],
-        narrow=_narrow(config, 2),
+        **_narrow(config, 2),
         early_weights=config["early_weights"],
         upto=config["split_rows"],
         **shared,
@@ -99,9 +107,11 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
     return first, second
 
 
-def _narrow(config: Mapping[str, Any], i: int) -> int:
-    """The second N of GEMM ``i``: only swapped tiles of more tokens have one."""
-    return config["narrow"] if config[f"swap_{i}"] and config[f"tile_t_{i}"] > config["narrow"] else 0
+def _narrow(config: Mapping[str, Any], i: int) -> dict[str, int]:
+    """The second N of GEMM ``i``: only swapped tiles of more tokens have one. And when all tiles are of that size."""
+    if not config["narrow"] or not config[f"swap_{i}"] or config[f"tile_t_{i}"] <= config["narrow"]:
+        return {}
+    return {"narrow": config["narrow"], "narrow_tiles": config["narrow_tiles"]}
 
 
 def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,28 +123,51 @@ def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
 def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     tile_t = config["many_tile_t"]
     plans = []
-    for i, gemm in ((1, _first(config, sizes)), (2, second_gemm(config, sizes))):
-        ctas_per_sm = config["many_ctas_per_sm"] if tile_t == 64 and config[f"many_tile_w_{i}"] == 128 else 1
-        plan = GemmPlan(
-            **gemm,
-            swap=False,
-            tile_t=tile_t,
-            tile_w=config[f"many_tile_w_{i}"],
-            groups=1 if tile_t == 64 else 2,
-            stages=MANY_STAGES,
-            overlap=False,
-            ctas_per_sm=ctas_per_sm,
-            ctas=config["sms"] * ctas_per_sm,
-            multicast=config["many_multicast"],
-            gather=i == 1 and config["gather"] == "fused",
-            above=config["split_rows"],
-            chained=i == 2,
-            **common(config, sizes),
-        )
-        while plan.stages > 3 and plan.problem() is not None:
-            plan = replace(plan, stages=plan.stages - 1)
-        plans.append(plan)
+    for i in (1, 2):
+        tile_w = config[f"many_tile_w_{i}"]
+        ctas_per_sm = config["many_ctas_per_sm"] if tile_t == 64 and tile_w == 128 else 1
+        plan = _above_sm90(config, sizes, i, tile_t, tile_w, MANY_STAGES, ctas_per_sm)
+        chained = i == 2 or config["small_tiles"] > 0
+        plans.append(_fitting(replace(plan, multicast=config["many_multicast"], chained=chained)))
     return plans[0], plans[1]
+
+
+def _small_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> GemmPlan:
+    """GEMM 1 over experts with many rows that are few tiles: narrow tiles, so that more SMs have one.
+
+    GEMM 2 has about twice as many tiles, and every launch more costs 1 us.
+    """
+    return _fitting(replace(_above_sm90(config, sizes, 1, config["small_tile_t"], BLOCK, SMALL_STAGES), small=True))
+
+
+def _above_sm90(
+    config: Mapping[str, Any], sizes: Mapping[str, Any], i: int, tile_t: int, tile_w: int, stages: int, per_sm: int = 1
+) -> GemmPlan:
+    """A launch of GEMM ``i`` over experts with many rows."""
+    return GemmPlan(
+        **(_first(config, sizes) if i == 1 else second_gemm(config, sizes)),
+        swap=False,
+        tile_t=tile_t,
+        tile_w=tile_w,
+        groups=1 if tile_t == 64 else 2,
+        stages=stages,
+        overlap=False,
+        ctas_per_sm=per_sm,
+        ctas=config["sms"] * per_sm,
+        gather=i == 1 and config["gather"] == "fused",
+        early_weights=i == 2 and config["early_weights"],
+        above=config["split_rows"],
+        small_rows=config["small_tile_t"] if i == 1 and config["small_tiles"] else 0,
+        small_tiles=config["small_tiles"] if i == 1 else 0,
+        **common(config, sizes),
+    )
+
+
+def _fitting(plan: GemmPlan) -> GemmPlan:
+    """The plan with as many of its stages as fit."""
+    while plan.stages > 3 and plan.problem() is not None:
+        plan = replace(plan, stages=plan.stages - 1)
+    return plan
 
 
 def takes_turns(config: Mapping[str, Any], i: int) -> bool:
@@ -147,6 +180,8 @@ def row_align(config: Mapping[str, Any]) -> int:
     tiles = [config[f"tile_t_{i}"] * config.get(f"cluster_t_{i}", 1) for i in (1, 2)]
     if config["split_rows"]:
         tiles.append(many_rows_sm100(config) if is_blackwell(config) else config["many_tile_t"])
+        if config.get("small_tiles"):
+            tiles.append(config["small_tile_t"])
     return math.lcm(*tiles)
 
 

@@ -42,7 +42,13 @@ def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tup
     tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "cluster_t": 2 if pair else 1, "overlap": False}
     tile |= {"cluster_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
     first = BlackwellPlan(**_first(config, sizes), **tile, **common(config, sizes))
-    second = BlackwellPlan(**second_gemm(config, sizes), **tile, chained=True, **common(config, sizes))
+    second = BlackwellPlan(
+        **second_gemm(config, sizes),
+        **tile,
+        chained=True,
+        early_weights=config["early_weights"],
+        **common(config, sizes),
+    )
     return first, second
 
 

@@ -41,11 +41,20 @@ class Producer:
         return stage, phase
 
     @cute.jit
-    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr):
+    def wait(self, alone):
+        """Wait for the kernels before where nobody has done so; ``alone`` as :meth:`TileTable.enter` gives it."""
+        if cutlass.const_expr(self.plan.waits):
+            cute.arch.griddepcontrol_wait()
+        elif cutlass.const_expr(self.plan.leaves and self.plan.pdl):
+            if alone:
+                cute.arch.griddepcontrol_wait()
+
+    @cute.jit
+    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr, alone):
         """Stream weight tiles; needs nothing of the previous kernel but the counts."""
         p = self.plan
-        if cutlass.const_expr(p.waits and not p.early_weights):
-            cute.arch.griddepcontrol_wait()
+        if cutlass.const_expr(not p.early_weights):
+            self.wait(alone)
         cpasync.prefetch_descriptor(atom)
         parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
@@ -76,15 +85,15 @@ class Producer:
             tile = tile + p.ctas // p.cluster
 
     @cute.jit
-    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty):
+    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, alone):
         """Token rows that lie in row space: a TMA box per accumulator along the tokens, a bulk copy of scales.
 
         Boxes whose rows are all filling are left out. Where the CTAs of a cluster share tokens, each fetches its share
         of a box and delivers it to all of them.
         """
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.wait(alone)
+        height = self.table.height(operands.counts)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)
         shares = p.multicast_ctas if p.multicast == "tokens" else 1
@@ -92,7 +101,7 @@ class Producer:
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
-            row0 = operands.m_indptr[expert] + token_tile * p.tile_t
+            row0 = operands.m_indptr[expert] + token_tile * height
             gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.box_t, BLOCK), (None, None))
             parts = cute.zipped_divide(sX, (p.box_t, BLOCK))
             tXs, tXg = cpasync.tma_partition(
@@ -106,8 +115,8 @@ class Producer:
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 source = operands.xs.iterator.toint() + 4 * (Int64(block) * operands.xs.stride[0] + row0)
                 with cute.arch.elect_one():
-                    self.bulk_copy(sS.iterator + stage * p.tile_t, source, 4 * p.tile_t, full + stage)
-                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, boxes * (p.box_t * BLOCK) + 4 * p.tile_t)
+                    self.bulk_copy(sS.iterator + stage * p.tile_t, source, 4 * height, full + stage)
+                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, boxes * (p.box_t * BLOCK) + 4 * height)
                 for t in cutlass.range_constexpr(p.token_subs):
                     if t < boxes:
                         gBox, sBox = tXg[(None, t, block)], tXs[(None, (t, 0, (0, stage)))]
@@ -119,23 +128,23 @@ class Producer:
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
 
-    def bulk_copy(self, target, source: Int64, size: int, barrier) -> None:
+    def bulk_copy(self, target, source: Int64, size: Int32, barrier) -> None:
         """``cp.async.bulk`` of ``size`` bytes (a multiple of 16) from global to shared memory by the calling thread."""
         cute.arch.inline_ptx(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{$r0}], [{$r1}], {$r2}, [{$r3}];",
-            read_only_args=[target.toint(), source, Int32(size), barrier.toint()],
+            read_only_args=[target.toint(), source, size, barrier.toint()],
         )
 
     @cute.jit
-    def gather(self, operands: Operands, sX, sS, full, empty):
+    def gather(self, operands: Operands, sX, sS, full, empty, alone):
         """Token rows by index: 16-byte cp.async straight into the swizzled stage; filling rows are zeroed.
 
         Eight threads copy one 128-byte row. The 128-byte swizzle exchanges the eight 16-byte chunks of a row by the
         row's index modulo 8.
         """
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.wait(alone)
+        height = self.table.height(operands.counts)
         thread = cute.arch.thread_idx()[0] - 32
         threads = p.gather_threads
         step = threads // 8
@@ -152,13 +161,15 @@ class Producer:
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
-            row0 = operands.m_indptr[expert] + token_tile * p.tile_t
-            count = operands.counts[expert] - token_tile * p.tile_t
+            row0 = operands.m_indptr[expert] + token_tile * height
+            count = cutlass.min(operands.counts[expert] - token_tile * height, height)
             for i in cutlass.range_constexpr(copies):
-                token[i] = operands.row_token[row0 + row + i * step]
+                token[i] = Int32(-1)
+                if row + i * step < height:
+                    token[i] = operands.row_token[row0 + row + i * step]
             for i in cutlass.range_constexpr(scale_copies):
                 scale_token[i] = Int32(-1)
-                if thread + i * threads < p.tile_t:
+                if thread + i * threads < height:
                     scale_token[i] = operands.row_token[row0 + thread + i * threads]
             for k in cutlass.range(p.k_blocks, unroll=1):
                 block = part * p.k_blocks + k
@@ -201,29 +212,18 @@ class Producer:
     def zero(self, target, counts):
         """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of the warp, CTA by CTA.
 
-        Of two launches that share the experts, that of many rows does it beside its long main loops, where it has any.
+        Of launches that share the experts, one of many rows does it beside its long main loops, where there are any.
         """
         if cutlass.const_expr(self.plan.waits):
             cute.arch.griddepcontrol_wait()
         vectors = Int32(target.shape[0] * (target.shape[1] // 8))
-        if cutlass.const_expr(self.plan.above > 0):
-            vectors = vectors if self.anyone_above(counts) else 0
-        if cutlass.const_expr(self.plan.upto > 0):
-            vectors = 0 if self.anyone_above(counts) else vectors
+        if cutlass.const_expr(self.plan.above + self.plan.upto > 0):
+            forms = self.table.forms(counts)
+            mine = (forms & 6) == 0 if cutlass.const_expr(self.plan.upto > 0) else (forms & self.plan.form) != 0
+            vectors = vectors if mine else 0
         at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
         while at < vectors:
             # Streaming stores: the zeros are not read before GEMM 2 and should not push weights out of the L2.
             pointer = (target.iterator + 8 * Int64(at)).toint()
             cute.arch.inline_ptx("st.global.cs.v4.b32 [{$r0}], {0, 0, 0, 0};", read_only_args=[pointer])
             at = at + 32 * self.plan.ctas
-
-    @cute.jit
-    def anyone_above(self, counts) -> cutlass.Boolean:
-        """Whether an expert has more rows than the bound between two launches."""
-        bound = self.plan.above + self.plan.upto
-        found = cutlass.Boolean(False)
-        for c in cutlass.range_constexpr((self.plan.experts + 31) // 32):
-            expert = cute.arch.lane_idx() + 32 * c
-            if expert < self.plan.experts:
-                found = found or counts[expert] > bound
-        return cute.arch.vote_ballot_sync(found) != 0

@@ -68,11 +68,11 @@ class ProducerSm100(Producer):
             cute.copy(atom, source, target, tma_bar_ptr=barrier)
 
     @cute.jit
-    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr):
+    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr, alone):
         """Stream weight tiles; needs nothing of the previous kernel but the counts."""
         p = self.plan
-        if cutlass.const_expr(p.waits and not p.early_weights):
-            cute.arch.griddepcontrol_wait()
+        if cutlass.const_expr(not p.early_weights):
+            self.wait(alone)
         cpasync.prefetch_descriptor(atom)
         rows = p.tile_w // p.weight_pieces
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
@@ -107,11 +107,10 @@ class ProducerSm100(Producer):
         return cpasync.tma_partition(atom, 0, cute.make_layout(1), cute.group_modes(box, 0, 2), parts)
 
     @cute.jit
-    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, scale_full):
+    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, scale_full, alone):
         """Token rows that lie in row space: a TMA box and a bulk copy of scales per K block."""
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.wait(alone)
         rows = p.tile_t // p.token_pieces
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)
@@ -142,14 +141,13 @@ class ProducerSm100(Producer):
             tile = tile + p.ctas // p.cluster
 
     @cute.jit
-    def gather_rows(self, atom, tma_x, indices, operands: Operands, sX, sS, full, empty, scale_full):
+    def gather_rows(self, atom, tma_x, indices, operands: Operands, sX, sS, full, empty, scale_full, alone):
         """Token rows by index, zeros for filling rows: by TMA, four rows an instruction, or by cp.async.
 
         The token scales always come by cp.async: they lie token by token, four bytes each.
         """
         p = self.plan
-        if cutlass.const_expr(p.waits):
-            cute.arch.griddepcontrol_wait()
+        self.wait(alone)
         thread = cute.arch.thread_idx()[0] - 32
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)

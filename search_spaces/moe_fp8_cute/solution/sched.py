@@ -25,8 +25,8 @@ class TileTable:
     tensor cores. The tiles of the former are spread evenly among those of the latter, so that memory and tensor cores
     are busy at the same time. The table then has two halves, of the experts with several token tiles and of the others.
 
-    Where two launches share the experts by their rows (``plan.above``, ``plan.upto``), the other one's have no tiles
-    here.
+    Where launches share the experts by their rows (``plan.above``, ``plan.upto``, ``plan.small``), those of the others
+    have no tiles here.
     """
 
     def __init__(self, plan: GemmPlan):
@@ -39,10 +39,75 @@ class TileTable:
         self.per_token_tile = self.groups * plan.split_k
 
     @cute.jit
+    def enter(self, counts: cute.Tensor) -> cutlass.Boolean:
+        """End this CTA if the launch has no tiles; else whether it must wait although it is chained.
+
+        A launch without tiles makes room at once and lets the next one start. Its first CTA alone stays until the
+        kernels before have ended, so that whoever waits for this launch has waited for those too. Where the first
+        launch of GEMM 2 did so, nobody has waited for what the second one reads.
+        """
+        p = self.plan
+        alone = cutlass.Boolean(False)
+        if cutlass.const_expr(p.leaves):
+            forms = self.forms(counts)
+            # Who serves few rows also clears the output where nobody has any.
+            if (forms & p.form) == 0 and forms != 0:
+                if cutlass.const_expr(p.pdl):
+                    if cute.arch.block_idx()[0] == 0:
+                        cute.arch.griddepcontrol_launch_dependents()
+                        cute.arch.griddepcontrol_wait()
+                cute.arch.inline_ptx("exit;")
+            if cutlass.const_expr(p.pdl and p.chained and not p.paired):
+                alone = (forms & 1) == 0
+        return alone
+
+    @cute.jit
+    def forms(self, counts: cute.Tensor) -> Int32:
+        """Bits of the launches that have tiles, as ``plan.form`` says; the same in all lanes."""
+        p = self.plan
+        bound = p.above + p.upto
+        few, tiles = cutlass.Boolean(False), Int32(0)
+        height = p.small_rows if p.small_tiles else 1
+        for c in cutlass.range_constexpr(self.half):
+            expert = cute.arch.lane_idx() + 32 * c
+            if expert < p.experts:
+                count = counts[expert]
+                few = few or (count > 0 and count <= bound)
+                tiles = tiles + ((count + (height - 1)) // height if count > bound else 0)
+        tiles = cute.arch.warp_redux_sync(tiles, "add")
+        found = Int32(1) if cute.arch.vote_ballot_sync(few) != 0 else Int32(0)
+        if tiles > 0:
+            found = found + (4 if tiles <= p.small_tiles else 2)
+        return found
+
+    @cute.jit
+    def height(self, counts: cute.Tensor) -> Int32:
+        """Token rows of a tile: those of the plan, or the narrow ones where these are few."""
+        p = self.plan
+        height = Int32(p.tile_t)
+        if cutlass.const_expr(p.narrow_tiles > 0):
+            tiles = Int32(0)
+            for c in cutlass.range_constexpr(self.half):
+                expert = cute.arch.lane_idx() + 32 * c
+                if expert < p.experts:
+                    count = counts[expert]
+                    count = count if p.upto == 0 or count <= p.upto else 0
+                    tiles = tiles + (count + (p.narrow - 1)) // p.narrow
+            tiles = cute.arch.warp_redux_sync(tiles, "add")
+            height = Int32(p.narrow) if tiles <= p.narrow_tiles else height
+        return height
+
+    @cute.jit
     def load(self, counts: cute.Tensor, cum: cute.Tensor) -> Int32:
         """Fill ``cum`` ([chunks] int32 registers) from counts [E]; returns the number of token tiles."""
         lane = cute.arch.lane_idx()
         total, base = Int32(0), Int32(0)
+        rows = Int32(self.rows)
+        if cutlass.const_expr(self.plan.narrow_tiles > 0):
+            rows = self.height(counts)
+        served = cutlass.Boolean(True)
+        if cutlass.const_expr(self.plan.small_tiles > 0):
+            served = (self.forms(counts) & self.plan.form) != 0
         for c in cutlass.range_constexpr(self.chunks):
             expert = lane + 32 * (c % self.half)
             tiles = Int32(0)
@@ -52,7 +117,12 @@ class TileTable:
                     count = count if count > self.plan.above else 0
                 if cutlass.const_expr(self.plan.upto > 0):
                     count = count if count <= self.plan.upto else 0
-                tiles = (count + (self.rows - 1)) // self.rows
+                if cutlass.const_expr(self.plan.small_tiles > 0):
+                    count = count if served else 0
+                if cutlass.const_expr(self.plan.narrow_tiles > 0):
+                    tiles = (count + (rows - 1)) // rows
+                else:
+                    tiles = (count + (self.rows - 1)) // self.rows
             if cutlass.const_expr(self.is_mixed):
                 wanted = tiles == 1 if cutlass.const_expr(c >= self.half) else tiles > 1
                 tiles = tiles if wanted else 0

@@ -45,10 +45,10 @@ CONFIGS = {
             **{"ctas_per_sm_2": 2, "swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "stages_1": 3},
             **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "groups_2": 2, "stages_2": 3, "early_weights": False},
         },
-        # two launches of each GEMM, by the rows of the experts
+        # launches by the rows of the experts, and of GEMM 1 also by how many tiles they are
         "split": {
             **{"combine": "atomic_bf16", "split_rows": 8, "many_tile_t": 64, "many_tile_w_2": 128, "stages_1": 3},
-            "many_ctas_per_sm": 2,
+            **{"many_ctas_per_sm": 2, "small_tiles": 2, "narrow_tiles": 2},
             **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "narrow": 8},
             **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3},
         },

@@ -95,7 +95,7 @@ def gemm(kernel: str, plan, pointers: set[str]) -> Expected:
 def role(kernel: str) -> str:
     """The part of the pipeline that a kernel's name belongs to."""
     for pattern, name in (
-        (r"moe_(gemm_[12](?:_many)?|act_quant)_\d+$", r"\1"),
+        (r"moe_(gemm_[12](?:_many|_small)?|act_quant)_\d+$", r"\1"),
         (r"kernel_cutlass_kernel_\w*routingRouting_.*", "routing"),
         (r"kernel_cutlass_kernel_\w*permutePermute_.*", "permute"),
         (r"kernel_cutlass_(wide|deep)_\w*combineFinalize_.*", r"\1"),

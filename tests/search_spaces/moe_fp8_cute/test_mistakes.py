@@ -12,7 +12,7 @@ pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 from search_spaces.emulated_case import EmulatedCase, StageError
 from search_spaces.moe_fp8_cute.routings import Routing
 from search_spaces.moe_fp8_cute.stages import cases
-from tests.search_spaces.moe_fp8_cute.mistakes import MISTAKES, Mistake
+from tests.search_spaces.moe_fp8_cute.mistakes import MISTAKES, Mistake, begins, without
 from workers.emulator.errors import EmulatorError
 from workers.emulator.host.launches import Call
 from workers.emulator.machine import run
@@ -32,8 +32,8 @@ SAMPLE = [
 class Before:
     """Memory as each kernel of a call finds it."""
 
-    def __init__(self, built, row: int):
-        (self.case,) = cases(built.configs[row], built.space.sizes, built.space.target, [ROUTING])
+    def __init__(self, built, row: int, routing: Routing = ROUTING):
+        (self.case,) = cases(built.configs[row], built.space.sizes, built.space.target, [routing])
         self.call: Call = built.host.call(self.case.size, row, self.case.offset, self.case.scaling)
         self.module = Module(built.folder / "artifacts" / f"{self.call.function}.ptx")
         self.memory = fresh_memory(self.call, dict(self.case.inputs))
@@ -88,6 +88,22 @@ def check(before, small_solution, name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in MISTAKES if n.partition(": ")[2] in SAMPLE])
 def test_a_mistake_is_seen(before, small_solution, name):
     check(before, small_solution, name)
+
+
+def test_who_starts_behind_an_empty_launch_waits_for_what_it_reads(small_solution):
+    """All rows are on one expert: GEMM 2's launch for few rows has nothing to do and lets the other start at once."""
+    target = small_solution.space.target
+    row = small_solution.names.index("split")
+    before = Before(small_solution, row, Routing("all on one", 20, "one_expert"))
+    _, launch, *_ = before.found["moe_gemm_2_many"]
+    waits = sum(begins("griddepcontrol", "wait")(i) for i in before.module.kernels[launch.kernel].code)
+    found = [
+        before.verdict(Mistake("", target, "split", "moe_gemm_2_many", without(begins("griddepcontrol", "wait"), n)))
+        for n in range(waits)
+    ]
+    too_early = [text for text in found if text is not None]
+    assert len(too_early) >= 2, found  # who brings the rows, and who adds to the output
+    assert all("before griddepcontrol.wait" in text for text in too_early), found
 
 
 @pytest.mark.slow

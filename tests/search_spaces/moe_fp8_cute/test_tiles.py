@@ -47,6 +47,15 @@ PLANS = {
     ),
     "32 experts, those of few rows": dataclasses.replace(PLAN, upto=16),
     "48 experts, those of many rows, mixed": dataclasses.replace(PLAN, experts=48, above=16, order="mixed"),
+    "32 experts, many rows in many tiles": dataclasses.replace(
+        PLAN, swap=False, tile_t=128, above=16, small_rows=64, small_tiles=4, order="tokens", out="finalize"
+    ),
+    "32 experts, many rows in few tiles": dataclasses.replace(
+        PLAN, swap=False, tile_t=64, groups=1, above=16, small_rows=64, small_tiles=4, small=True, out="finalize"
+    ),
+    "48 experts, narrow tiles where they are few": dataclasses.replace(
+        PLAN, experts=48, upto=40, narrow=8, narrow_tiles=3, order="tokens"
+    ),
     "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "cluster_w": 2, "cluster_t": 2, "order": "tokens"}),
 }
 
@@ -114,13 +123,23 @@ def random_counts(plan: GemmPlan, rng: np.random.Generator) -> np.ndarray:
     pieces = rng.choice([0, 1, tile - 1, tile, tile + 1, 2 * tile, 3 * tile - 1], shape)
     alive = rng.random(shape) < rng.choice([0.02, 0.1, 0.3], (shape[0], 1)) * min(1, 20 / plan.experts)
     alive[0], alive[1] = False, True  # nobody, everybody
+    alive[2:4] = False  # one expert alone, and two
+    alive[2:4, 1], alive[3, 2] = True, True
+    pieces[2:4, 1], pieces[3, 2] = 2 * tile - 1, tile + 1
     return (pieces * alive).astype(np.uint32)
 
 
 def steps_of(plan: GemmPlan, counts: np.ndarray) -> np.ndarray:
     """Token tiles of each expert; none where another launch has it."""
     served = (counts > plan.above) & ((plan.upto == 0) | (counts <= plan.upto))
-    return -(-np.where(served, counts, 0).astype(int) // (plan.tile_t * plan.cluster_t))
+    mine = np.where(served, counts, 0).astype(int)
+    if plan.small_tiles:
+        few = (-(-mine // plan.small_rows)).sum(axis=1) <= plan.small_tiles
+        mine *= (few == plan.small)[:, None]
+    height = np.full((len(counts), 1), plan.tile_t * plan.cluster_t)
+    if plan.narrow_tiles:
+        height[(-(-mine // plan.narrow)).sum(axis=1) <= plan.narrow_tiles] = plan.narrow
+    return -(-mine // height)
 
 
 def test_every_tile_is_taken_once_and_in_order(table):
