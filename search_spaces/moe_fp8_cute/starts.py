@@ -47,21 +47,32 @@ _NARROW: dict[str, Any] = {
 _PERMUTED: dict[str, Any] = {"gather": "many"}
 """Rows of experts with many rows come by TMA from a permuted copy."""
 
+
+def _small(tiles: int, tile_t: int) -> dict[str, Any]:
+    """A smaller tile of GEMM 1 for experts with many rows, where they are few tiles."""
+    return {"small_tiles": tiles, "small_tile_t": tile_t}
+
+
 HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (0, 128, _swapped(8)),
-    (0, 16, _SPLIT_K),
-    (9, 64, _swapped(16, narrow=0)),
-    (14, 64, _swapped(32)),
+    (0, 16, _swapped(8, order="weights")),
+    (0, 8, _SPLIT_K),
+    (9, 32, {**_swapped(16), "narrow_tiles": 2}),
+    (17, 64, {**_swapped(32, narrow=16), "narrow_tiles": 2}),
+    (17, 64, _swapped(32)),
     (17, 256, {**_swapped(8), **_many(8, 64, 128, 128)}),
+    (17, 256, _NARROW),
+    (33, 256, {**_swapped(8), **_many(8, 64, 256, 128), **_small(4, 64)}),
     (65, 256, {**_swapped(8), **_many(8, 64, 128, 128), "many_ctas_per_sm": 2}),
-    (65, 2048, {**_swapped(16), **_many(16, 64, 256, 128)}),
     (65, 1024, {**_swapped(16), **_many(16, 128, 128, 128), **_PERMUTED}),
+    (129, 512, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_PERMUTED, **_small(4, 128)}),
+    (129, 512, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_small(4, 64)}),
+    (257, 2048, {**_swapped(16), **_many(16, 64, 256, 128)}),
     (257, 1024, {**_swapped(16), **_many(16, 128, 128, 256), **_PERMUTED}),
     (257, 4096, {**_swapped(32), **_many(32, 128, 256, 128, "weights"), **_PERMUTED}),
     (1025, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_PERMUTED}),
-    (17, 2048, _NARROW),
-    (129, None, _SHARED_WEIGHTS),
-    (129, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
+    (1025, None, _SHARED_WEIGHTS),
+    (1025, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
     (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
