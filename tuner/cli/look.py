@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -130,14 +130,9 @@ def best(
         console.print("the service cannot be reached; this is its last answer")
 
 
+@options.with_settings("definition", "dataset", "space", "target", "profiles", "sizes", "workloads")
 def profile(
-    definition: options.Definition = None,
-    dataset: options.Dataset = None,
-    space: options.Space = None,
-    target: options.Target = None,
-    profiles: Annotated[str | None, typer.Option(help="also these inputs: recorded,uniform,zipf:0.8,hot:3")] = None,
-    sizes: Annotated[str | None, typer.Option(help="also these sizes: auto, or 1,2,4")] = None,
-    workload: Annotated[list[str] | None, typer.Option(help="only this workload uuid or prefix; repeatable")] = None,
+    given: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="HTML file with a picture")] = None,
     json: options.Json = False,
 ) -> None:
@@ -147,11 +142,8 @@ def profile(
     from tuner.results.report.input_page import write_picture
     from tuner.settings import load
 
-    given = {"definition": definition, "dataset": dataset, "space": space, "target": target, "profiles": profiles}
     with StepView() as view:
-        found = profile_dataset(
-            load({**given, "sizes": sizes, "workloads": tuple(workload) if workload else None}), view
-        )
+        found = profile_dataset(load(given), view)
     if out is not None:
         write_picture(found.document(), out)
     if json:
@@ -199,18 +191,14 @@ def report(
         stdout().print(f"report written to {path}")
 
 
+@options.with_settings("definition", "workloads", "space", "target", "dataset", "db")
 def explain(
+    given: dict[str, Any],
     config: Annotated[
         str,
         typer.Argument(help="'default', JSON (or a file) of what differs from it, or digits of a tried config's hash"),
     ] = "default",
-    definition: options.Definition = None,
-    workload: Annotated[list[str] | None, typer.Option(help="first digits of a workload's uuid; repeatable")] = None,
-    space: options.Space = None,
-    target: options.Target = None,
     hardware: options.Hardware = None,
-    dataset: options.Dataset = None,
-    db: options.Db = None,
     json: options.Json = False,
 ) -> None:
     """Show what a config should take by the space's model, what bounds it, and what was measured. Needs no GPU."""
@@ -218,15 +206,7 @@ def explain(
     from tuner.prediction.explain import explain as explained
     from tuner.settings import load
 
-    given = {
-        "definition": definition,
-        "workloads": workload,
-        "space": space,
-        "target": target,
-        "dataset": dataset,
-        "db": db,
-    }
-    settings = load({key: value for key, value in given.items() if value is not None})
+    settings = load(given)
     with Store.open(settings.db) as store:
         found = explained(store, settings, config, hardware)
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from search_spaces import SpaceError
 from tuner.progress import Steps
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import Setup, resolve
+from tuner.sweeps.setup import resolve
 from workers.fib.dataset import profile_of
 
 
@@ -58,7 +59,9 @@ def profile_dataset(settings: SweepSettings, view: Steps | None = None) -> Datas
     """
     from workers.fib.made_inputs import described, filled_inputs
 
-    setup = _with_generator(resolve(settings))
+    setup = resolve(settings)
+    with contextlib.suppress(SpaceError):  # no space fits the definition, so nothing says what its inputs do
+        setup = setup.with_generator()
     problem, found = setup.problem, []
     for number, workload in enumerate(problem.workloads):
         if view is not None:
@@ -68,11 +71,3 @@ def profile_dataset(settings: SweepSettings, view: Steps | None = None) -> Datas
     order = list(dict.fromkeys(w.profile for w in found))
     found.sort(key=lambda w: (order.index(w.profile), tuple(w.axes.values())))
     return DatasetProfile(problem.name, str(problem.definition["op_type"]), tuple(found), problem.left_out)
-
-
-def _with_generator(setup: Setup) -> Setup:
-    """The setup with the generator of the space that fits; as it is where none does."""
-    try:
-        return setup.with_generator()
-    except SpaceError:
-        return setup

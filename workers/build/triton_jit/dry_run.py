@@ -63,7 +63,7 @@ def dry_run(
     Args:
         load: Imports it and gives its entry point.
         definition: The definition that it solves.
-        workloads: Documents of workloads; those whose sizes Triton may tell apart are taken.
+        workloads: Documents of workloads, as :func:`told_apart` picks them.
         target: What kernels are compiled for.
         cache: Folder for what Triton compiles.
         deadline_s: Seconds that the build may take.
@@ -83,16 +83,17 @@ def dry_run(
     found = DryRun()
     with stand_in.installed(target) as mode:
         function = load()
-        try:
-            for workload in told_apart(workloads):
-                if time.monotonic() - began > _SHARE_OF_TIME * deadline_s:
-                    found.remark = f"not all sizes were compiled within {_SHARE_OF_TIME * deadline_s:g} s"
-                    break
-                arguments = _arguments(definition, workload, destination_passing)
+        for workload in workloads:
+            if time.monotonic() - began > _SHARE_OF_TIME * deadline_s:
+                found.remark = f"not all sizes were compiled within {_SHARE_OF_TIME * deadline_s:g} s"
+                break
+            arguments = _arguments(definition, workload, destination_passing)
+            try:
                 with mode:
                     function(*arguments)
-        except Exception as error:
-            found.remark = _what_stopped(error, target, cache, mode.data_was_read)
+            except Exception as error:
+                found.remark = _what_stopped(error, target, cache, mode.data_was_read)
+                break
     found.figures = figures_of(cache)
     return found
 
