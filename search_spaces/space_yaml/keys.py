@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from search_spaces.expression import LIMITS
 from search_spaces.parameters import SpaceError, is_parameter_name
 from search_spaces.space import CONFIG_FILE, HEADER_LANGUAGES
 from search_spaces.space_yaml.groups import flat_config, flat_parameters
@@ -57,12 +58,18 @@ def _parameter_name(name: str) -> str:
     return name
 
 
+def _target(name: str) -> str:
+    if name not in LIMITS:
+        raise SpaceError(f"allowed are {', '.join(LIMITS)}")
+    return name
+
+
 AsList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 OneOrMore = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else (value,))
 Text = Annotated[str, Field(pattern=r"\S")]
 Texts = Annotated[tuple[Text, ...], OneOrMore]
 Size = Annotated[int, Field(ge=0)]
-Target = Literal["cpu", "sm_90a", "sm_100a"]
+Target = Annotated[str, AfterValidator(_target)]
 Name = Annotated[str, AfterValidator(_parameter_name)]
 
 
