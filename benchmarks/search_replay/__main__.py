@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.search_replay.draw import draw
-from benchmarks.search_replay.loop import Run, recorded, recordings, replay, spread
+from benchmarks.search_replay.loop import Run, readable, recorded, recordings, replay, spread
 from benchmarks.search_replay.score import SpaceFigures, Summary, curve, figures, random_expectation, summary
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.replay.recording import SUFFIX
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the table goes to stdout."""
     options = _parser().parse_args(argv)
     try:
-        paths = recordings(options.data, options.spaces)
+        paths = readable(recordings(options.data, options.spaces))
         strategies = _strategies(options.strategies)
         runs = _run_all(paths, strategies, options)
         _report(paths, strategies, runs, options)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,6 +76,25 @@ def recordings(folder: Path, names: str) -> dict[str, Path]:
         if name not in found:
             raise UsageError(f"no recording {name!r} in {folder}; it has {', '.join(found)}")
     return {name: found[name] for name in chosen}
+
+
+def readable(paths: Mapping[str, Path]) -> dict[str, Path]:
+    """Those that can be read. The others are said, one line each, and must not cost these their results.
+
+    Raises:
+        UsageError: None can be read; the message is about the first.
+    """
+    good, first = {}, None
+    for name, path in paths.items():
+        try:
+            recorded(path)
+            good[name] = path
+        except UsageError as error:
+            first = first or error
+            print(f"search_replay: left out: {error}", file=sys.stderr)
+    if first is not None and not good:
+        raise first
+    return good
 
 
 def spread(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[T]:

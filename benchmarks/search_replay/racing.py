@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.search_replay.loop import recorded, recordings, replay, spread
+from benchmarks.search_replay.loop import readable, recorded, recordings, replay, spread
 from benchmarks.search_replay.score import curve
 from tuner.errors import EXIT_OK, TunerError, UsageError
 from tuner.replay.recording import SUFFIX
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     try:
-        paths = recordings(options.data, options.spaces)
+        paths = readable(recordings(options.data, options.spaces))
         for name, path in paths.items():
             if len(recorded(path)[0].workloads) < 2:
                 raise UsageError(f"recording {name} has one workload; racing needs several")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search_replay.loop import recorded, recordings, replay, spread
+from benchmarks.search_replay.loop import readable, recorded, recordings, replay, spread
 from benchmarks.search_replay.score import NEAR, curve
 from tuner.errors import EXIT_OK, TunerError
 from tuner.replay.recording import SUFFIX
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     try:
-        paths = recordings(options.data, options.spaces)
+        paths = readable(recordings(options.data, options.spaces))
     except TunerError as error:
         print(f"stopping: {error}", file=sys.stderr)
         return error.exit_code

@@ -260,6 +260,18 @@ def test_bad_input_ends_in_one_line(folder, capsys, changes, why):
     assert error.count("\n") == 1
 
 
+def test_a_recording_that_cannot_be_read_costs_the_others_nothing(folder, capsys):
+    (folder / "broken.replay.json.gz").write_bytes(b"no gzip")
+    arguments = ["--strategies", "random", "--budgets", "4", "--seeds", "1", "--jobs", "1"]
+    assert main(["--data", str(folder), *arguments, "--curves", str(folder / "c.html")]) == 0
+    said = capsys.readouterr()
+    assert "first" in said.out
+    assert "second" in said.out
+    assert "left out" in said.err
+    assert "broken.replay.json.gz" in said.err
+    assert main(["--data", str(folder), "--spaces", "broken", *arguments]) == 2
+
+
 def test_an_empty_folder_is_named(tmp_path, capsys):
     assert main(["--data", str(tmp_path)]) == 2
     assert "no *.replay.json.gz file" in capsys.readouterr().err

@@ -182,11 +182,18 @@ def _from_document(document: Mapping[str, Any]) -> Recording:
         workloads=tuple(document.get("workloads", ("recorded",))),
         workload_ms={w: tuple(v) for w, v in document.get("workload_ms", {}).items()},
         default=document.get("default"),
-        problem_size=tuple(document.get("problem_size") or ()),
+        problem_size=_sizes(document.get("problem_size")),
         fixed=document.get("fixed", {}),
     )
     _check(recording)
     return recording
+
+
+def _sizes(given: Any) -> tuple[Any, ...]:
+    """The problem's sizes; a problem of one size may name it alone."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 def _kind(values: list[Value]) -> Any:

@@ -37,6 +37,11 @@ def test_the_space_holds_exactly_the_recorded_configs(tmp_path):
     assert recording.optimum_ms == 1.0
 
 
+@pytest.mark.parametrize(("given", "read"), [(4096, (4096,)), ([64, 32], (64, 32)), (None, ()), (..., ()), (0, (0,))])
+def test_a_problem_of_one_size_may_name_it_alone(tmp_path, given, read):
+    assert read_recording(write(tmp_path / "tiny.replay.json.gz", problem_size=given)).problem_size == read
+
+
 def test_the_recorded_default_is_the_default(tmp_path):
     recording = read_recording(write(tmp_path / "a.replay.json.gz", default=3))
     assert recording.space().default == {"tile": 32, "order": "row", "wide": False}
