@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,24 @@ def test_what_compiles_is_loaded_before_the_first_variant_comes(bench, tmp_path,
         assert (builder.processes()["template"] is not None) == starts
     finally:
         builder.close()
+
+
+def test_the_dsl_is_told_its_target_and_asks_no_driver_for_it(bench, tmp_path):
+    """What it does not know when it is imported, its first build asks the GPU's driver, which takes seconds."""
+    build = (
+        "from cuda.bindings import driver\nfrom cutlass.base_dsl.runtime import cuda\n\n\n"
+        "def build(out_dir):\n    from cutlass.cutlass_dsl import CuTeDSL\n    asked = []\n"
+        "    cuda.cuda.cuInit = lambda flags: asked.append(flags) or (driver.CUresult.CUDA_SUCCESS,)\n"
+        "    return {'arch': CuTeDSL._get_dsl().envar.arch, 'asked': asked}\n"
+    )
+    pytest.importorskip("cutlass", reason="the CuTe DSL is not installed")
+    builder = VariantBuilder(bench.problem.definition, "sm_90a", str(tmp_path / "cache"), 60.0, imports=("cutlass",))
+    try:
+        made = builder.build(replace(variant({"main.py": GOOD, "build.py": build}), target="sm_90a"))
+    finally:
+        builder.close()
+    assert made.status is Status.BUILT, made.log
+    assert made.figures == {"arch": "sm_90a", "asked": []}
 
 
 def test_actors_of_builders_do_not_import_torch():
