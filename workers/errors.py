@@ -6,7 +6,7 @@ import re
 
 from workers.records import Status
 
-_ESCAPE_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+ESCAPE_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _OF_RAY_ALONE = re.compile(r"\s*(class_name|actor_id|pid|namespace|name|ip|job_id|node_id)\s*[:=]")
 LONGEST = 300
 """Characters of an error that is told in another one."""
@@ -14,7 +14,7 @@ LONGEST = 300
 
 def one_line(error: BaseException) -> str:
     """An error of a library in one line: no escape codes, no ids of Ray's, of a traceback only how it ends."""
-    lines = [line.rstrip() for line in _ESCAPE_CODES.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.rstrip() for line in ESCAPE_CODES.sub("", str(error)).splitlines() if line.strip()]
     if lines and (lines[0].startswith(("ray::", "Traceback")) or any("Traceback (most" in line for line in lines)):
         lines = lines[-1:]
     told = [line for line in lines if not _OF_RAY_ALONE.match(line)] or lines or [type(error).__name__]

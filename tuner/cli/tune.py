@@ -204,7 +204,6 @@ def compile_(
     results()
     from tuner.cli.progress_line import StepView
     from tuner.commands.compile import compile_sample
-    from tuner.format import first_line
     from tuner.settings import load
 
     settings = load(given)
@@ -226,7 +225,7 @@ def compile_(
             )
         stdout().print(table)
         stdout().print(f"{result.built} of {len(result.variants)} built in {result.wall_s:.1f} s")
-        reasons = Counter((v["status"], first_line(v["log"])) for v in result.variants if v["log"])
+        reasons = Counter((v["status"], v["reason"]) for v in result.variants if v["reason"])
         for (status, why), count in reasons.most_common():
             stdout().print(f"{count} {status}: {why}", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

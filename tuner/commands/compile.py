@@ -164,5 +164,6 @@ def _document(config: Config, build: BuildResult) -> dict[str, Any]:
         "spill_bytes": figures.pop("spill_bytes", None),
         "smem_bytes": figures.pop("smem_bytes", None),
         "figures": figures,
+        "reason": "" if build.status is Status.BUILT else first_line(build.log),
         "log": "" if build.status is Status.BUILT else build.log[-2000:],
     }

@@ -14,6 +14,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from workers.errors import ESCAPE_CODES
 from workers.sandbox.messages import Raised, status_of
 
 _CPP_STACK = "\nException raised from "
@@ -59,7 +60,7 @@ def raised(error: BaseException) -> Raised:
         text = str(error)
     except Exception as inner:
         text = f"<its text raises {type(inner).__name__}>"
-    text = text.partition(_CPP_STACK)[0]
+    text = ESCAPE_CODES.sub("", text.partition(_CPP_STACK)[0]).strip()
     return Raised(type(error).__name__, text[:_MAX_MESSAGE_CHARS], status_of(error))
 
 

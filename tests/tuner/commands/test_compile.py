@@ -13,6 +13,7 @@ def test_compile_says_once_why_builds_failed_whatever_the_terminal(tmp_path):
     space = shutil.copytree(EXAMPLE, tmp_path / "rmsnorm")
     main = space / "main.py"
     main.write_text(
+        'print("a long log\\n" * 400)\n'
         'raise ImportError("no library of that name here, and a message that is wider than it")\n' + main.read_text()
     )
     done = subprocess.run(

@@ -131,6 +131,13 @@ def test_frames_of_cpp_behind_a_message_of_torch_reach_nobody(child):
     assert caught.value.raised == Raised("RuntimeError", "size is too large", None)
 
 
+def test_a_message_begins_with_its_first_word(child):
+    """Compilers paint their errors, and begin them with an empty line that would be all that a table shows."""
+    with pytest.raises(ChildRaisedError) as caught:
+        call(child, "fail", RuntimeError("\n\x1b[91m\x1b[1merror:\x1b[0m no such layout\n"))
+    assert caught.value.raised == Raised("RuntimeError", "error: no such layout", None)
+
+
 @pytest.mark.parametrize("message", [("phase", "load x"), ("phase", None), ("raised", "ValueError: x")])
 def test_message_of_another_form_is_a_death(child, message):
     with pytest.raises(ChildDiedError):
