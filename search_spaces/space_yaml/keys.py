@@ -1,7 +1,7 @@
 """The keys of a ``space.yaml``, as models, and what is said of a wrong one.
 
-The keys are the fields of the models below, explained in docs/bring-your-own-kernel.md. A field's ``description`` is
-what the message of a mistake says is needed.
+The keys are the fields of the models below, explained in docs/space-file.md. A field's ``description`` is what the
+message of a mistake says is needed.
 """
 
 from __future__ import annotations
