@@ -1,11 +1,13 @@
 """Records of routing_run.py -> docs/results/routing.json and the table of routing.md.
 
-    python -m benchmarks.h200_moe.routing_publish RECORDS VARIANTS --json docs/results/routing.json > table.md
+    python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --table table.json
+    python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --shown SHOWN --json routing.json > table.md
 
 The dispatch table is what a sweep over these points would export: the product's own ranking with its guard in each
-regime, and its bounds where neighbouring winners cross. It is chosen from the first half of the rounds, and so is
-``best_config``, the fastest of all configs at a point alone; all figures are medians of the second half, so that
-nobody is shown by the samples that chose it.
+regime, and its bounds where neighbouring winners cross. It is chosen from the records CHOOSING, and so is
+``best_config``, the fastest of all configs at a point alone. All figures are medians of SHOWN, which was measured
+afterwards, so that nobody is shown by the samples that chose it; there the Solution of the table runs as one, under
+the name ``exported``. Without SHOWN the first half of the rounds chooses and the second is shown.
 """
 
 from __future__ import annotations
@@ -16,20 +18,19 @@ import itertools
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuner.sweeps.finals.crossings import find
 from tuner.sweeps.finals.statistics import Guard, rank
-from tuner.sweeps.regimes import split
+from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
 
 BASELINES = {"deepgemm_us": "baseline_deepgemm", "triton_us": "baseline_triton"}
-REGIMES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-"""Bounds before they are measured."""
+EXPORTED = "exported"
+"""The Solution of the table, where it was measured as one."""
 WORST_FACTOR = 1.5
-OLD_FORM = {"split_rows": 0, "narrow": 0}
-"""What configs have in common that serve all experts by one form, as all did before 2026-11-29."""
 
 
 @dataclass
@@ -44,22 +45,36 @@ class Row:
 class Points:
     """The records, as samples that choose and medians that are shown."""
 
-    def __init__(self, records: list[dict[str, Any]], configs: dict[str, dict[str, Any]]) -> None:
-        self.records = {f"{r['profile']} {r['seq_len']} {r['uuid']}": r for r in records}
-        self.configs = configs
+    def __init__(
+        self,
+        records: list[dict[str, Any]],
+        configs: dict[str, dict[str, Any]],
+        shown: list[dict[str, Any]] | None,
+        bounds: Sequence[int],
+    ) -> None:
+        self.records = {_key(r): r for r in records}
+        self.configs, self.bounds = configs, bounds
         self.choosing: dict[str, dict[str, list[float]]] = {}
         self.shown_us: dict[str, dict[str, float]] = {}
         for key, record in self.records.items():
             for name, rounds in record["samples_us"].items():
-                half = len(rounds) // 2
+                half = len(rounds) // 2 if shown is None else len(rounds)
                 self.choosing.setdefault(key, {})[name] = list(itertools.chain(*rounds[:half]))
-                self.shown_us.setdefault(key, {})[name] = round(statistics.median(itertools.chain(*rounds[half:])), 2)
+                if shown is None:
+                    self.show(key, name, rounds[half:])
+        for record in shown or ():
+            for name, rounds in record["samples_us"].items():
+                self.show(_key(record), name, rounds)
+
+    def show(self, key: str, name: str, rounds: list[list[float]]) -> None:
+        """Take the median of these rounds as the figure of a config at a point."""
+        self.shown_us.setdefault(key, {})[name] = round(statistics.median(itertools.chain(*rounds)), 2)
 
     def table(self, allowed: list[str]) -> list[Row]:
         """The dispatch table from some of the configs."""
         sizes = {key: record["seq_len"] for key, record in self.records.items()}
         default = self.configs["default"]
-        rows, regimes = [], split(sizes, REGIMES)
+        rows, regimes = [], split(sizes, self.bounds)
         for regime in regimes:
             everywhere = [n for n in allowed if all(n in self.choosing[key] for key in regime.workloads)]
             rounds = {n: {key: self.choosing[key][n] for key in regime.workloads} for n in everywhere}
@@ -78,8 +93,14 @@ class Points:
         return rows
 
     def served(self, rows: list[Row], key: str) -> float | None:
-        """Microseconds of the config that a table gives a point."""
-        return self.shown_us[key].get(config_of(rows, self.records[key]["seq_len"]))
+        """Microseconds of the Solution as one, else of the config that the table gives a point."""
+        shown = self.shown_us[key]
+        return shown.get(EXPORTED, shown.get(config_of(rows, self.records[key]["seq_len"])))
+
+
+def _key(record: dict[str, Any]) -> str:
+    """What identifies a point."""
+    return f"{record['profile']} {record['seq_len']} {record['uuid']}"
 
 
 def config_of(rows: list[Row], size: int) -> str:
@@ -92,7 +113,8 @@ def compared(points: Points, rows: list[Row]) -> list[dict[str, Any]]:
     found = []
     for key, record in points.records.items():
         shown, choosing = points.shown_us[key], points.choosing[key]
-        best = min((n for n in shown if n in points.configs), key=lambda n: statistics.median(choosing[n]))
+        tried = [n for n in shown if n in points.configs and n in choosing]
+        best = min(tried, key=lambda n: statistics.median(choosing[n]))
         row = {name: record[name] for name in ("profile", "seq_len", "rows", "active")}
         row |= {"floor_us": round(record["floor_us"], 1), "ours_us": points.served(rows, key)}
         row |= {name: shown.get(baseline) for name, baseline in BASELINES.items()}
@@ -127,26 +149,38 @@ def markdown(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    raw = path.read_bytes()
+    found: list[dict[str, Any]] = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path)
-    parser.add_argument("variants", type=Path, help="the folder of the variants, for their configs")
+    parser.add_argument("choosing", type=Path)
+    parser.add_argument("variants", type=Path, nargs="+", help="folders of variants, for their configs")
+    parser.add_argument("--shown", type=Path, help="records measured afterwards")
+    parser.add_argument("--regimes", default=",".join(map(str, DEFAULT_BOUNDS)), help="bounds before they are measured")
+    parser.add_argument("--only", type=Path, help="JSON with the configs that may be in the table; default: all")
+    parser.add_argument("--table", type=Path, help="only write the table, as one_library.py reads it")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    raw = args.records.read_bytes()
-    records = json.loads(gzip.decompress(raw) if args.records.suffix == ".gz" else raw)
-    paths = args.variants.glob("*/variant.json")
-    points = Points(records, {path.parent.name: json.loads(path.read_text())["config"] for path in paths})
-    rows = points.table(list(points.configs))
-    old = [n for n, c in points.configs.items() if all(c[p] == v for p, v in OLD_FORM.items())]
+    paths = itertools.chain(*(folder.glob("*/variant.json") for folder in args.variants))
+    configs = {path.parent.name: json.loads(path.read_text())["config"] for path in paths}
+    shown = None if args.shown is None else _read(args.shown)
+    points = Points(_read(args.choosing), configs, shown, [int(b) for b in args.regimes.split(",")])
+    allowed = list(points.configs) if args.only is None else list(json.loads(args.only.read_text()))
+    rows = points.table(allowed)
+    if args.table:
+        args.table.write_text(json.dumps([(row.bound, row.config) for row in rows]))
+        return
     found = compared(points, rows)
     if args.json:
         args.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
     print("| up to | config | why |\n|---|---|---|")
     for row in rows:
         print(f"| {row.bound or 'all'} | {row.config} | {row.why} |")
-    before, now = public_geomean(points, points.table(old)), public_geomean(points, rows)
-    print(f"\npublic workloads: {before:.1f} us by configs of the old form, {now:.1f} us now\n")
+    print(f"\npublic workloads: {public_geomean(points, rows):.1f} us\n")
     print(markdown(found))
 
 

@@ -7,7 +7,8 @@ graph whose output is checked against the reference, and timed in turn: ``--roun
 with a cold L2 each. FILE is a JSON list with a record per point, with all samples round by round; what was wrong or
 could not run has a message. DeepGEMM's wrapper gets its number of rows, which it would read back, beforehand.
 
-``--ranges FILE`` says at which sizes a variant is worth its time: JSON, name -> [smallest, largest]. ``--warm`` calls
+``--ranges FILE`` says at which sizes a variant is worth its time: JSON, name -> [smallest, largest]. ``--best N --of
+RECORDS`` leaves out those that were not among the N fastest of earlier records at a point. ``--warm`` calls
 the baselines once at every point and times nothing: their compilation takes longer than the measurement, and several
 such processes at once share their caches.
 """
@@ -120,6 +121,15 @@ def point(modules: dict, case: Case, weights, timer: Timer, options) -> dict:
     return record | {"problems": problems}
 
 
+def too_slow(records: list[dict], most: int) -> dict[tuple[str, int], set[str]]:
+    """(profile, size) -> variants that were not among the fastest there."""
+    found = {}
+    for record in records:
+        order = sorted(record["times_us"], key=record["times_us"].__getitem__)
+        found[record["profile"], record["seq_len"]] = {*order[most:], *record["problems"]} - set(KEPT)
+    return found
+
+
 def call_once(modules: dict, case: Case, weights) -> None:
     """Call every module, so that it compiles what it needs for this case."""
     arguments = make_inputs(MAIN, case, weights, "cuda").arguments(MAIN)
@@ -147,6 +157,8 @@ def main() -> int:
     parser.add_argument("--kernels", action="store_true", help="also mean times per kernel from torch's profiler")
     parser.add_argument("--quick", action="store_true", help="check the graph's output only")
     parser.add_argument("--ranges", type=Path, help="JSON: name of a variant -> [smallest, largest] size")
+    parser.add_argument("--best", type=int, default=6, help="with --of: how many of each point")
+    parser.add_argument("--of", type=Path, help="records of an earlier run over the same points")
     parser.add_argument("--warm", action="store_true", help="only have the baselines compiled")
     parser.add_argument("--total-s", type=float, default=500.0, help="no point is started after this")
     options = parser.parse_args()
@@ -154,6 +166,7 @@ def main() -> int:
     begin = time.monotonic()
     found = sorted(path.parent for folder in options.folders for path in folder.glob("*/main.py"))
     ranges = json.loads(options.ranges.read_text()) if options.ranges else {}
+    slow = too_slow(json.loads(options.of.read_text()), options.best) if options.of else {}
     modules = {path.name: load_variant(path) for path in found if not options.warm or "baseline" in path.name}
     weights, timer, records = make_weights(MAIN, 7, "cuda"), Timer(), []
     for size in options.sizes:
@@ -166,6 +179,7 @@ def main() -> int:
                 call_once(modules, case, weights)
                 continue
             here = {n: m for n, m in modules.items() if n not in ranges or ranges[n][0] <= size <= ranges[n][1]}
+            here = {n: m for n, m in here.items() if n not in slow.get((profile, size), ())}
             record = {"profile": profile, **point(here, case, weights, timer, options)}
             records.append(record | {"conditions": timer.device.conditions(), "device": torch.cuda.get_device_name()})
             options.out.write_text(json.dumps(records, indent=1))

@@ -1,0 +1,107 @@
+"""A pool of configs in one library, from which any dispatch table of them can be made without compiling again.
+
+    python benchmarks/h200_moe/one_library.py build POOL CONFIGS --dataset DIR   # CONFIGS: JSON, name -> config
+    python benchmarks/h200_moe/one_library.py variants POOL OUT                  # a folder per config
+    python benchmarks/h200_moe/one_library.py solution POOL OUT TABLE            # TABLE: JSON, [[bound or null, name]]
+
+A Solution finds its compiled functions by the hash of their config, so the sources of an exported table and the pool's
+library are that Solution: what is not in the table is never called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+PACKAGE = "pool"
+_COMPILE = """
+import importlib, json, sys
+from pathlib import Path
+folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
+sys.path.insert(0, str(folder.parent))
+b = importlib.import_module(folder.name + ".build")
+with b._without_torch():
+    figures = b.compile_config(b.function_name(config), config, folder / "artifacts")
+b.refuse_hangs(figures, dict(b.launches(config, b.SIZES)))
+print(json.dumps({name: figure for name, figure in figures.items() if "gemm" in name}))
+"""
+_LINK = """
+import importlib, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder.parent))
+b = importlib.import_module(folder.name + ".build")
+b._link(sorted((folder / "artifacts").glob("*.o")), folder / "artifacts" / b.LIBRARY)
+"""
+
+
+def build(pool: Path, configs: dict[str, dict], dataset: Path, jobs: int) -> None:
+    """Compile every config and link all objects."""
+    import product  # noqa: F401
+    from problems import MAIN
+
+    from search_spaces.registry import space_for
+
+    definition = json.loads(next(dataset.glob(f"definitions/*/{MAIN.name}.json")).read_text())
+    space = space_for(definition, "sm_90a", "moe_fp8_cute")
+    whole = {name: space.check({**space.default, **config}) for name, config in configs.items()}
+    for name, config in whole.items():
+        if why := space.violation(config):
+            raise SystemExit(f"{name}: {why}")
+    folder = pool.resolve() / PACKAGE
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "artifacts").mkdir(parents=True)
+    for path, text in space.variant_sources(space.default).items():
+        (folder / path).write_text(text)
+    (pool / "configs.json").write_text(json.dumps(whole))
+
+    def compile_one(name: str) -> str:
+        command = [sys.executable, "-c", _COMPILE, str(folder), json.dumps(whole[name])]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return f"{name}: {done.stdout.strip() if not done.returncode else 'FAILED ' + done.stderr.strip()[-300:]}"
+
+    with ThreadPoolExecutor(jobs) as threads:
+        for line in threads.map(compile_one, whole):
+            print(line, flush=True)
+    subprocess.run([sys.executable, "-c", _LINK, str(folder)], check=True)
+    for path in (folder / "artifacts").iterdir():
+        if path.suffix != ".so":
+            path.unlink()
+
+
+def unfold(pool: Path, folder: Path, rows: list[tuple[int | None, dict]]) -> None:
+    """A Solution with this table, and the pool's library."""
+    shutil.copytree(pool / PACKAGE, folder, ignore=shutil.ignore_patterns("artifacts", "__pycache__"))
+    config = folder / "config.py"
+    config.write_text(f"{config.read_text()}\n\nTABLE = {rows!r}\n")
+    (folder / "artifacts").symlink_to((pool / PACKAGE / "artifacts").resolve())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("build", "variants", "solution"))
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("rest", type=Path, nargs="+")
+    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    if args.what == "build":
+        build(args.pool, json.loads(args.rest[0].read_text()), args.dataset, args.jobs)
+        return
+    configs = json.loads((args.pool / "configs.json").read_text())
+    if args.what == "variants":
+        for name, config in configs.items():
+            unfold(args.pool, args.rest[0] / name, [(None, config)])
+            (args.rest[0] / name / "variant.json").write_text(json.dumps({"config": config}))
+    else:
+        table = json.loads(args.rest[1].read_text())
+        unfold(args.pool, args.rest[0], [(bound, configs[name]) for bound, name in table])
+
+
+if __name__ == "__main__":
+    main()
