@@ -56,8 +56,10 @@ class Points:
         self.configs, self.bounds = configs, bounds
         self.choosing: dict[str, dict[str, list[float]]] = {}
         self.shown_us: dict[str, dict[str, float]] = {}
+        wanted = max(len(one) for r in records for rounds in r["samples_us"].values() for one in rounds)
         for key, record in self.records.items():
-            for name, rounds in record["samples_us"].items():
+            for name, given in record["samples_us"].items():
+                rounds = _filled(given, wanted)
                 half = len(rounds) // 2 if shown is None else len(rounds)
                 self.choosing.setdefault(key, {})[name] = list(itertools.chain(*rounds[:half]))
                 if shown is None:
@@ -96,6 +98,13 @@ class Points:
         """Microseconds of the Solution as one, else of the config that the table gives a point."""
         shown = self.shown_us[key]
         return shown.get(EXPORTED, shown.get(config_of(rows, self.records[key]["seq_len"])))
+
+
+def _filled(rounds: list[list[float]], wanted: int) -> list[list[float]]:
+    """Rounds of equal length, since variants are compared in pairs: the timer leaves out samples that were submitted
+    late, and the median of the round stands for them."""
+    everything = list(itertools.chain(*rounds))
+    return [one + [statistics.median(one or everything)] * (wanted - len(one)) for one in rounds]
 
 
 def _key(record: dict[str, Any]) -> str:
