@@ -56,7 +56,7 @@ class DirectoryFamily(SpaceFamily):
             name=file.name,
             target=target,
             parameters=file.parameters,
-            constraints=tuple(c.on(definition, target) for c in file.constraints),
+            constraints=tuple(c.on(definition, target, keys.size_axis) for c in file.constraints),
             default=file.default,
             defaults=file.defaults,
             sources={n: text for n, text in file.sources.items() if self._model is None or n != MODEL_FILE},

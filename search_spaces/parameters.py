@@ -6,7 +6,7 @@ import itertools
 import keyword
 import logging
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -105,6 +105,10 @@ class Constraint:
     reason: str
     holds: Callable[[Mapping[str, Any]], bool]
     _failures: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    def at(self, axis: str | None, sizes: Collection[int]) -> Constraint:
+        """The constraint where the axis has these sizes; most do not depend on them."""
+        return self
 
     def admits(self, config: Mapping[str, Any]) -> bool:
         """Whether a config obeys. If the rule raises, it does not; the first such config is logged."""

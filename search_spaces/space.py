@@ -123,11 +123,26 @@ class SearchSpace:
         return (CONFIG_FILE, HEADER_FILE) if self.language in HEADER_LANGUAGES else (CONFIG_FILE,)
 
     def at(self, sizes: Collection[int]) -> SearchSpace:
-        """This space with the default of these sizes: that of the row that holds most of them."""
-        if not self.defaults or not sizes:
+        """This space where the size axis has these sizes.
+
+        The default is that of the row that holds most of them. Constraints that read the size axis hold for all of
+        them; starts that break one are left out.
+
+        Raises:
+            SpaceError: The default breaks a constraint there.
+        """
+        if not sizes:
             return self
-        row = max(self.defaults, key=lambda row: sum(row.suits([size]) for size in sizes))
-        return self if row.config == self.default else replace(self, default=row.config)
+        rows = self.defaults or (Start(self.default),)
+        default = max(rows, key=lambda row: sum(row.suits([size]) for size in sizes)).config
+        constraints = tuple(c.at(self.size_axis, sizes) for c in self.constraints)
+        if constraints == self.constraints:
+            return self if default == self.default else replace(self, default=default)
+        starts = tuple(s for s in self.starts if all(c.admits(s.config) for c in constraints))
+        try:
+            return replace(self, default=default, defaults=(), constraints=constraints, starts=starts)
+        except SpaceError as error:
+            raise SpaceError(f"{error} (at {self.size_axis} {min(sizes)} to {max(sizes)})") from error
 
     @property
     def default_table(self) -> list[tuple[int | None, Config]]:

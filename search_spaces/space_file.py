@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -48,23 +48,54 @@ class FileConstraint(Constraint):
     where: str = ""
     facts: tuple[str, ...] = ()
 
-    def on(self, definition: Mapping[str, Any], target: str) -> Constraint:
+    def on(self, definition: Mapping[str, Any], target: str, size_axis: str | None) -> Constraint:
         """The constraint for one definition and target.
 
         Raises:
-            SpaceError: It reads an axis that the definition does not have as a constant.
+            SpaceError: It reads an axis that is neither a constant of the definition nor the size axis.
         """
         if not self.facts:
             return self
         axes = definition.get("axes", {})
         sizes = {f"{SIZES}.{n}": axis["value"] for n, axis in axes.items() if axis.get("type") == "const"}
         known = {"target": target, **asdict(LIMITS[target]), **sizes}
-        unknown = [name for name in self.facts if name not in known]
+        size = f"{SIZES}.{size_axis}"
+        unknown = [name for name in self.facts if name not in known and name != size]
         if unknown:
             listed = ", ".join(sorted(sizes)) or "none"
-            raise SpaceError(f"{self.where} reads {unknown[0]!r}; constant axes are {listed}")
-        holds, facts = self.holds, {name: known[name] for name in self.facts}
+            also = "" if size_axis is None else f"; the size axis is {size}"
+            raise SpaceError(f"{self.where} reads {unknown[0]!r}; constant axes are {listed}{also}")
+        holds, facts = self.holds, {name: known[name] for name in self.facts if name in known}
+        if size in self.facts and size_axis is not None:
+            return SizedConstraint(
+                self.parameters, self.reason, lambda _: True, axis=size_axis, rule=holds, facts=facts
+            )
         return Constraint(self.parameters, self.reason, lambda config: holds({**config, **facts}))
+
+
+def _always(_: Mapping[str, Any]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedConstraint(Constraint):
+    """A constraint that reads the size axis. As long as no sizes are known, it admits everything.
+
+    Args:
+        axis: The size axis.
+        rule: What has to hold at each size.
+        facts: Everything else that it reads beside parameters.
+    """
+
+    axis: str
+    rule: Callable[[Mapping[str, Any]], bool]
+    facts: Mapping[str, Any]
+
+    def at(self, axis: str | None, sizes: Collection[int]) -> Constraint:
+        if axis != self.axis:
+            return self
+        each = [{**self.facts, f"{SIZES}.{axis}": size} for size in sorted(set(sizes))]
+        return Constraint(self.parameters, self.reason, lambda c: all(self.rule({**c, **facts}) for facts in each))
 
 
 @dataclass(frozen=True)

@@ -94,3 +94,34 @@ def test_constraints_see_sizes_target_and_limits(tmp_path, expression, target, v
 def test_a_wrong_fact_is_one_line(tmp_path, expression, said):
     with pytest.raises(SpaceError, match=said):
         space(tmp_path, **rule(expression))
+
+
+SPLIT = rule("step == 1 or sizes.n * step <= 512 and sizes.hidden == 64")
+
+
+def test_a_constraint_on_the_size_axis_holds_for_every_size_of_a_regime(tmp_path):
+    """What cannot pay at large sizes is not tried there; at small ones it is."""
+    whole = space(tmp_path, size_axis="n", starts=[{"config": {"step": 4}}], **SPLIT)
+    assert [c["step"] for c in whole.enumerate()] == [1, 2, 4]
+    steps = {
+        n: [c["step"] for c in whole.at(sizes).enumerate()]
+        for n, sizes in {8: [1, 8], 200: [8, 200], 999: [999]}.items()
+    }
+    assert steps == {8: [1, 2, 4], 200: [1, 2], 999: [1]}
+    assert [len(whole.at(sizes).starts) for sizes in ([8], [200], [])] == [1, 0, 1]
+    assert whole.at([200]).fingerprint == whole.fingerprint
+
+
+def test_a_constraint_on_the_size_axis_and_a_table_of_defaults(tmp_path):
+    """The row for large sizes breaks the rule at small ones, where it is not the default."""
+    rows = [{"config": {"step": 1}, "sizes": [0, 16]}, {"config": {"step": 4}, "sizes": [17, None]}]
+    found = space(tmp_path, default=rows, size_axis="n", **rule("step < 4 or sizes.n > 16"))
+    assert [found.at([n]).default["step"] for n in (8, 64)] == [1, 4]
+    assert [c["step"] for c in found.at([8]).enumerate()] == [1, 2]
+    with pytest.raises(SpaceError, match=r"the default config is not valid: it does not fit \(at n 8 to 300\)"):
+        found.at([8, 64, 300])
+
+
+def test_another_axis_than_the_size_axis_is_no_fact(tmp_path):
+    with pytest.raises(SpaceError, match=r"reads 'sizes.k'; constant axes are sizes.hidden; the size axis is sizes.n"):
+        space(tmp_path, size_axis="n", **rule("step < sizes.k"))

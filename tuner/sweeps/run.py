@@ -156,7 +156,8 @@ def run_sweep(
         setup = setup.timed_as(space)
         if resume is not None:
             space = replace(space, name=store.sweeps.get(resume).space)  # the folder may have been renamed
-        setup.regimes(space.size_axis)  # refuses bad values before anything starts
+        for regime in setup.regimes(space.size_axis):  # bad values are refused before anything starts
+            space.at(regime.sizes.values())
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()

@@ -96,3 +96,12 @@ def test_every_form_goes_from_the_file_to_the_solution(place, capfd):
         tuple(t.config[p.name] for p in recording.parameters) for t in trials
     }
     assert all(recording.row(t.config) is not None for t in trials)
+
+
+def test_a_default_that_breaks_a_rule_at_some_size_is_refused_before_workers_start(place, capfd, monkeypatch):
+    rule = "  - expression: gemm.block > 16 or sizes.n > 100\n    reason: small blocks are for long rows\n"
+    (place / "k" / "space.yaml").write_text(SPACE.replace("default:", f"{rule}default:"))
+    monkeypatch.setattr(run, "open_runner", lambda *_: pytest.fail("workers were started"))
+    assert app.run([*SWEEP, "--max-trials", "3"]) == 2
+    said = capfd.readouterr().err.strip()
+    assert said == "tuner: space 'k': the default config is not valid: small blocks are for long rows (at n 8 to 8)"
