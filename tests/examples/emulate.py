@@ -25,14 +25,13 @@ def space(example: str):
     return DirectoryFamily(EXAMPLES / example).space(DEFINITION, "sm_90a")
 
 
-def rmsnorm(ptx: str, rows_of_a_block: int, threads: int, sizes: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
+def rmsnorm(ptx: str, rows_of_a_block: int, threads: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What the kernel leaves and what the reference gives, both [ROWS, 1024] bfloat16.
 
     Args:
-        ptx: Text with one kernel; its parameters are the three tensors, then ``sizes``.
+        ptx: Text with one kernel; its parameters are the three tensors, then the number of rows.
         rows_of_a_block: Rows of one block.
         threads: Threads of one block.
-        sizes: Bytes of the parameters behind the tensors.
     """
     smem = 0
     for name, size in re.findall(r"\.shared [^;]*?(\w+)\[(\d+)\];", ptx):  # the emulator knows the dynamic one alone
@@ -45,7 +44,9 @@ def rmsnorm(ptx: str, rows_of_a_block: int, threads: int, sizes: list[bytes]) ->
         {n: (place, 2048 if n == "weight" else 2048 * ROWS) for n, place in places.items()},
         {"x": x.view(torch.int16).numpy(), "weight": weight.view(torch.int16).numpy()},
     )
-    arguments = [np.uint64(place).tobytes() for place in places.values()] + sizes
+    # CuTe DSL passes the number of rows behind the address of a tensor that has them, too.
+    arguments = [np.array([place, ROWS], np.uint64).tobytes() for place in places.values()]
+    arguments.append(np.int32(ROWS).tobytes())
     blocks = -(-ROWS // rows_of_a_block)
     run(Program(kernel), Launch(name, arguments, blocks, threads, 1, smem, False), memory)
     out = torch.from_numpy(memory.by_name["out"].data.view(np.int16).copy()).view(torch.bfloat16)
