@@ -217,7 +217,7 @@ def _resources(plan: GemmPlan, w: Wave, tiles: int, ctas: int, clock: float, hw:
 
 def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: FittedConstants) -> Wave:
     rows = t.multiplied / (t.count * plan.cluster_t)
-    block = _blackwell(plan, rows, hw) if isinstance(plan, BlackwellPlan) else _hopper(plan, rows, hw, k)
+    block = blackwell_block(plan, rows, hw) if isinstance(plan, BlackwellPlan) else _hopper(plan, rows, hw, k)
     block = replace(block, issue=_issue(plan, t.rows / (t.count * plan.cluster_t)))
     # Filling rows are stored too, but not added.
     out = {
@@ -261,7 +261,7 @@ def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: FittedConstants) -> Bl
     return Block(tensor, (stored + read) / hw.smem_bytes_per_cycle, fma, 0.0, chain, 0.0, l2)
 
 
-def _blackwell(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
+def blackwell_block(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
     """``rows``: token rows of a tile that are multiplied, on average."""
     weights = plan.tile_w
     elements = rows * weights

@@ -331,6 +331,8 @@ class MoeFp8Cute(MoeFamily):
         default = dict(space_sm100.DEFAULT if blackwell else DEFAULT)
         table = BLACKWELL if blackwell else HOPPER
         starts = [Start({**default, **changes}, low, high) for low, high, changes in table]
+        pairs = {**default, **space_sm100.PAIRS} if blackwell else default
+        by_size = (Start(default, 0, space_sm100.PAIRS_FROM - 1), Start(pairs, space_sm100.PAIRS_FROM))
         return SearchSpace(
             name=NAME,
             target=target,
@@ -343,6 +345,7 @@ class MoeFp8Cute(MoeFamily):
             dependencies=("nvidia-cutlass-dsl", "apache-tvm-ffi", "torch"),
             # Made for the main definition; not all are valid for the sizes of others.
             starts=tuple(s for s in starts if all(c.holds(s.config) for c in constraints)),
+            defaults=by_size if blackwell and all(c.holds(pairs) for c in constraints) else (),
             model=MoeModel(sizes),
         )
 

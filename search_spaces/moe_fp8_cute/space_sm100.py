@@ -89,6 +89,11 @@ DEFAULT: Config = {
     "many_mma_m": 128,
     "many_cluster_w": 1,
 }
+PAIRS_FROM = 2049
+"""Tokens from which pairs are the default: the largest of the usual regimes."""
+PAIRS: Config = {f"{name}_{i}": v for i in (1, 2) for name, v in (("mma_m", 256), ("cluster_t", 2), ("stages", 5))}
+"""What the default of many tokens has otherwise. The shared memory port holds one CTA with 128 x 256 at two thirds of
+the tensor cores' rate, a pair with 256 x 256 at all of it; experts with few rows would fill half of a pair's tile."""
 MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
 """Parameters of the launches for experts with many rows."""
 

@@ -15,7 +15,8 @@ from .budget import BLOCK, SMEM_PER_CTA, SMEM_PER_SM, SMEM_RESERVED, GemmPlan
 TMEM_COLUMNS = 512
 """Columns of 128 lanes x 32 bits of an SM's tensor memory; an allocation is a power of two from 32 on."""
 LOAD_COLUMNS = 64
-"""Accumulator columns that a warp loads at a time: 32 registers per thread. Half of it beside 128 sums."""
+"""Accumulator columns that a warp loads at a time: 32 registers per thread. Two loads are alive, one under way and one
+being added, so it is half of it beside 128 sums where registers are few or hold the scales of every column too."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ class BlackwellPlan(GemmPlan):
     def load_columns(self) -> int:
         """Columns of one accumulator that a warp promotes at a time."""
         width = self.tile_t if self.swap else self.sub_w
-        return math.gcd(width, LOAD_COLUMNS if width * self.subs < 256 else LOAD_COLUMNS // 2)
+        crowded = width * self.subs >= 256 and (self.swap or self.registers[1] < 224)
+        return math.gcd(width, LOAD_COLUMNS // 2 if crowded else LOAD_COLUMNS)
 
     @property
     def scales_first(self) -> bool:

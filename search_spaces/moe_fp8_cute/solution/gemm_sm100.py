@@ -6,7 +6,7 @@ import cutlass
 import cutlass.cute as cute
 import cutlass.utils.blackwell_helpers as sm100
 import cutlass.utils.hopper_helpers as sm90
-from cutlass import Float32, Int32, Int64
+from cutlass import Boolean, Float32, Int32, Int64
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
 from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
@@ -16,7 +16,7 @@ from .budget_sm100 import BlackwellPlan
 from .epilogue import make_epilogue
 from .operands import Operands
 from .producer_sm100 import ProducerSm100, by_rank
-from .scales import Scales
+from .scales import Scales, unpacked
 from .sched import TileTable
 
 F8 = cutlass.Float8E4M3FN
@@ -311,8 +311,6 @@ class GroupedGemmSm100:
         self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
             row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across_t) * p.tile_t
-            for s in cutlass.range_constexpr(p.subs):
-                acc[s].fill(0.0)
             rings = self.sum_tile(
                 acc, tmem.toint() + lanes_at, sS, lanes, slab, empty, scale_full, ready, drained, peer, rings
             )
@@ -330,6 +328,9 @@ class GroupedGemmSm100:
         """All K blocks of one tile; returns where the rings stand after it."""
         p = self.plan
         stage, phase, a, a_phase = rings
+        sums = [cute.make_rmem_tensor((cute.size(acc[0]) // 2,), Int64) for _ in range(p.subs)]
+        for s in cutlass.range_constexpr(p.subs):
+            sums[s].fill(0)
         for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
             cute.arch.mbarrier_wait(scale_full + stage, phase)
             for u in cutlass.range(p.k_per_stage, unroll=1):
@@ -340,29 +341,39 @@ class GroupedGemmSm100:
                     self.release(empty + stage, u == p.k_per_stage - 1)
                 cute.arch.mbarrier_wait(ready + a, a_phase)
                 self.fence("after")
-                self.drain(acc, tmem + a * p.acc_columns, sS, lanes, scales, slot, block, drained + a, peer)
+                self.drain(sums, tmem + a * p.acc_columns, sS, lanes, scales, slot, block, drained + a, peer)
                 a, a_phase = self.advance(a, a_phase, p.acc_stages)
                 if cutlass.const_expr(not p.scales_first):
                     self.release(empty + stage, u == p.k_per_stage - 1)
             stage, phase = self.advance(stage, phase, p.stages)
+        for s in cutlass.range_constexpr(p.subs):
+            for i in cutlass.range_constexpr(cute.size(sums[s])):
+                acc[s][2 * i], acc[s][2 * i + 1] = unpacked(sums[s][i])
         return stage, phase, a, a_phase
 
-    @cute.jit
-    def release(self, empty, last):
-        """One arrival per warp, when it has read the scales of the stage's ``last`` K block."""
-        if last:
-            cute.arch.sync_warp()
-            if cute.arch.lane_idx() == 0:
-                cute.arch.mbarrier_arrive(empty)
+    # Arrivals are predicated, not branched to: where a block of code ends, the compiler keeps the sums in other
+    # registers before it than behind it, and moves them in every K block.
 
-    @cute.jit
-    def arrive(self, barrier, peer: Int32):
-        """One arrival per warp, in a pair at the issuing CTA."""
-        if cute.arch.lane_idx() == 0:
-            if cutlass.const_expr(self.plan.pair):
-                cute.arch.mbarrier_arrive(barrier, peer)
-            else:
-                cute.arch.mbarrier_arrive(barrier)
+    def release(self, empty, last) -> None:
+        """One arrival per warp, when it has read the scales of the stage's ``last`` K block."""
+        cute.arch.sync_warp()
+        first = Boolean(last) & (cute.arch.lane_idx() == 0)
+        cute.arch.inline_ptx("mbarrier.arrive.shared.b64 _, [{$r0}];", read_only_args=[empty.toint()], predicate=first)
+
+    def hand_back(self, drained, peer: Int32) -> None:
+        """Release an accumulator that this warp has completely in registers: one arrival, in a pair at the issuer."""
+        self.fence("before")
+        cute.arch.sync_warp()
+        address, space = drained.toint(), "shared"
+        if self.plan.pair:
+            map_address = "mapa.shared::cluster.u32 {$w0}, {$r0}, {$r1};"
+            address = cute.arch.inline_ptx(map_address, write_only_types=[Int32], read_only_args=[address, peer])
+            space = "shared::cluster"
+        cute.arch.inline_ptx(
+            f"mbarrier.arrive.{space}.b64 _, [{{$r0}}];",
+            read_only_args=[address],
+            predicate=cute.arch.lane_idx() == 0,
+        )
 
     def scales_of(self, sS, lanes, slab: Int32, slot: Int32, k: Int32):
         """What one K block is scaled with: token scales of the first columns, or factors of every accumulator."""
@@ -374,43 +385,42 @@ class GroupedGemmSm100:
         self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
         return [self.scales.factors(token, lanes, s, k) for s in range(p.subs)]
 
-    def drain(self, acc, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32, drained, peer: Int32) -> None:
-        """Add one K block to the sums, ``load_columns`` at a time; the MMAs get it back right behind the last load."""
+    def drain(self, sums, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32, drained, peer: Int32) -> None:
+        """Add one K block to the sums, ``load_columns`` at a time.
+
+        The next columns are under way while these are added: a wait is for all loads, so the next one starts right
+        behind it. The MMAs get the accumulator back behind the last wait.
+        """
         p = self.plan
         width = p.tile_t if p.swap else p.sub_w
-        for first in range(0, width, p.load_columns):
-            if p.swap and first > 0:
+        parts = [(first, s) for first in range(0, width, p.load_columns) for s in range(p.subs)]
+        coming = self.load(tmem + (parts[0][1] * width + parts[0][0]), p.load_columns)
+        for i, (first, s) in enumerate(parts):
+            cute.arch.inline_ptx("tcgen05.wait::ld.sync.aligned;")
+            tmp = coming
+            if i + 1 < len(parts):
+                following, t = parts[i + 1]
+                coming = self.load(tmem + (t * width + following), p.load_columns)
+            else:
+                self.hand_back(drained, peer)
+            if p.swap and first > 0 and s == 0:
                 self.scales.load_tokens(sS, scales, slot, 0, first)
-            for s in range(p.subs):
-                tmp = self.load(tmem + (s * width + first), p.load_columns)
-                if first + p.load_columns == width and s == p.subs - 1:
-                    self.hand_back(drained, peer)
-                if p.swap:
-                    self.scales.promote(self.columns(acc[s], first), tmp, scales, lanes, s, k)
-                else:
-                    self.scales.promote_rows(self.columns(acc[s], first), tmp, scales[s])
+            if p.swap:
+                self.scales.promote(self.columns(sums[s], first), tmp, scales, lanes, s, k)
+            else:
+                self.scales.promote_rows(self.columns(sums[s], first), tmp, scales[s])
 
-    @cute.jit
-    def hand_back(self, drained, peer: Int32):
-        """Release an accumulator that this warp has completely in registers."""
-        self.fence("before")
-        cute.arch.sync_warp()
-        self.arrive(drained, peer)
-
-    def columns(self, acc: cute.Tensor, first: int) -> cute.Tensor:
+    def columns(self, sums: cute.Tensor, first: int) -> cute.Tensor:
         """The part of a thread's sums that starts at column ``first``."""
-        return cute.make_tensor(acc.iterator + first // 2, cute.make_layout((self.plan.load_columns // 2,)))
+        return cute.make_tensor(sums.iterator + first // 4, cute.make_layout((self.plan.load_columns // 4,)))
 
     def load(self, address: Int32, columns: int):
-        """16 lanes of ``columns`` accumulators into the fragment of a wgmma; complete when it returns."""
+        """Start to load 16 lanes of ``columns`` accumulators into the fragment of a wgmma; a wait completes it."""
         count = columns // 2
         registers = ", ".join(f"{{$w{i}}}" for i in range(count))
-        code = (
-            f"tcgen05.ld.sync.aligned.16x256b.x{columns // 8}.b32 {{{registers}}}, [{{$r0}}];"
-            " tcgen05.wait::ld.sync.aligned;"
-        )
-        values = cute.arch.inline_ptx(code, write_only_types=[Float32] * count, read_only_args=[address])
-        tmp = cute.make_rmem_tensor((count,), Float32)
+        code = f"tcgen05.ld.sync.aligned.16x256b.x{columns // 8}.b32 {{{registers}}}, [{{$r0}}];"
+        values = cute.arch.inline_ptx(code, write_only_types=[Int32] * count, read_only_args=[address])
+        tmp = cute.make_rmem_tensor((count,), Int32)
         for i in range(count):
             tmp[i] = values[i]
         return tmp

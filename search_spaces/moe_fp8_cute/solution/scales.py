@@ -12,9 +12,25 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, Int64
 
 from .budget import BLOCK, GemmPlan
+
+
+def packed(low, high) -> Int64:
+    """Two 32-bit values in one register of 64, for FMAs of two float32 at a time.
+
+    Sums that stay packed for a whole loop need not be moved: as pairs of float32 that are packed for each FMA, the
+    compiler kept a second copy of them, 64 moves in a K block of a 128 x 256 tile.
+    """
+    return cute.arch.inline_ptx("mov.b64 {$w0}, {{$r0}, {$r1}};", write_only_types=[Int64], read_only_args=[low, high])
+
+
+def unpacked(pair: Int64) -> tuple[Float32, Float32]:
+    """The two values of :func:`packed`."""
+    return cute.arch.inline_ptx(
+        "mov.b64 {{$w0}, {$w1}}, {$r0};", write_only_types=[Float32, Float32], read_only_args=[pair]
+    )
 
 
 class Scales:
@@ -111,9 +127,15 @@ class Scales:
                 self.add(acc, tmp, 4 * j + 2 * h, factors[half + h], factors[half + h])
 
     def add(self, acc: cute.Tensor, tmp: cute.Tensor, i: int, first: Float32, second: Float32) -> None:
-        """``acc += tmp * factor`` for elements ``i`` and ``i + 1``; one instruction where the GPU has it."""
+        """``acc += tmp * factor`` for elements ``i`` and ``i + 1``; for one instruction that does both, sums are
+        :func:`packed`."""
         if self.plan.packed_fma:
-            acc[i], acc[i + 1] = cute.arch.fma_packed_f32x2((tmp[i], tmp[i + 1]), (first, second), (acc[i], acc[i + 1]))
+            value, factor = packed(tmp[i], tmp[i + 1]), packed(first, second)
+            acc[i // 2] = cute.arch.inline_ptx(
+                "fma.rn.f32x2 {$w0}, {$r0}, {$r1}, {$r2};",
+                write_only_types=[Int64],
+                read_only_args=[value, factor, acc[i // 2]],
+            )
         else:
             acc[i] = acc[i] + tmp[i] * first
             acc[i + 1] = acc[i + 1] + tmp[i + 1] * second

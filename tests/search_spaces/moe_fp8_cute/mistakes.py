@@ -120,7 +120,7 @@ ROWS = begins("cp", "async", "bulk", "tensor", "2d", lacks=("gather4",))
 WAIT, EXPECT = begins("mbarrier", "try_wait"), begins("mbarrier", "arrive", "expect_tx")
 SHARE = begins("cp", "async", "bulk", "tensor", has=("multicast",))
 COMMIT, BULK = begins("tcgen05", "commit"), begins("cp", "async", "bulk", "shared::cluster")
-HALVES, NEGATED = begins("cvt", has=("e4m3x2",)), begins("neg", "f32")
+HALVES, MAGNITUDE = begins("cvt", has=("e4m3x2",)), begins("abs", "f32")
 SWIZZLE_100, SWIZZLE_90 = 1 << 61, 1 << 62
 
 
@@ -156,7 +156,7 @@ BLACKWELL = [
             lambda i: replace(i, operands=_put(i.operands, (1, 2, 1), _get(i.operands, (1, 2, 2)))),
         ),
         "128 bytes too many are announced": alter(EXPECT, (-1,), "add.s32", "128", which=0),
-        "magnitudes forget negative values": rewrite(NEGATED, lambda i: replace(i, opcode="mov.b32")),
+        "magnitudes forget negative values": rewrite(MAGNITUDE, lambda i: replace(i, opcode="mov.b32")),
         "halves of an FP8 pair are exchanged": exchanged(HALVES, (1,), (2,)),
         "scales go to the next row": alter(begins("st", "global", "b32"), (0, 1), "add.s64", "4"),
         "nobody waits for the kernel before": without(begins("griddepcontrol", "wait")),

@@ -76,18 +76,20 @@ def before(small_solution):
     return get
 
 
-def check(before, small_solution, name: str) -> None:
-    """One mistake, if it belongs to the target that is built."""
+def check(before, small_solution, name: str, record_property) -> None:
+    """One mistake, if it belongs to the target that is built; what was seen goes into a JUnit report."""
     mistake = MISTAKES[name]
     if mistake.target != small_solution.space.target:
         pytest.skip(f"it is planted for {mistake.target}")
     found = before(mistake.config).verdict(mistake)
     assert found is not None, f"nothing was seen of: {name}"
+    record_property("kernel", mistake.kernel)
+    record_property("seen", found)
 
 
 @pytest.mark.parametrize("name", [n for n in MISTAKES if n.partition(": ")[2] in SAMPLE])
-def test_a_mistake_is_seen(before, small_solution, name):
-    check(before, small_solution, name)
+def test_a_mistake_is_seen(before, small_solution, name, record_property):
+    check(before, small_solution, name, record_property)
 
 
 def test_who_starts_behind_an_empty_launch_waits_for_what_it_reads(small_solution):
@@ -108,5 +110,5 @@ def test_who_starts_behind_an_empty_launch_waits_for_what_it_reads(small_solutio
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in MISTAKES if n.partition(": ")[2] not in SAMPLE])
-def test_every_mistake_is_seen(before, small_solution, name):
-    check(before, small_solution, name)
+def test_every_mistake_is_seen(before, small_solution, name, record_property):
+    check(before, small_solution, name, record_property)

@@ -111,10 +111,36 @@ def test_mmas_have_the_shape_of_the_plan_and_loads_are_waited_for(compiled):
     assert {int(g) for g, _ in issued} == {group}
     assert (16 * (descriptor >> 24 & 31), 8 * (descriptor >> 17 & 63)) == plan.mma_shape
     assert (descriptor >> 4 & 3, descriptor >> 7 & 7, descriptor >> 10 & 7) == (1, 0, 0), "float32 += E4M3 x E4M3"
-    loads = re.findall(r"tcgen05\.ld\.sync\.aligned\.16x256b\.x(\d+)\.b32[^;]*;\s*(\S+)", ptx)
-    assert {8 * int(x) for x, _ in loads} == {plan.load_columns}
-    assert {after for _, after in loads} == {"tcgen05.wait::ld.sync.aligned;"}
+    loads = re.findall(r"tcgen05\.ld\.sync\.aligned\.16x256b\.x(\d+)\.b32", ptx)
+    width = plan.tile_t if plan.swap else plan.sub_w
+    assert [8 * int(x) for x in loads] == width * plan.subs // plan.load_columns * [plan.load_columns]
+    assert ptx.count("tcgen05.wait::ld") == len(loads)
     assert spilled == 0
+
+
+def test_nothing_reads_what_a_load_from_tensor_memory_has_not_brought_yet(compiled):
+    _, ptx, _ = compiled
+    coming: set[str] = set()
+    read_late = 0
+    for line in ptx.splitlines():
+        registers = re.findall(r"%r\d+", line)
+        if "tcgen05.ld." in line:
+            coming |= set(registers[:-1])
+        elif "tcgen05.wait::ld" in line:
+            read_late += len(coming)
+            coming = set()
+        else:
+            assert not coming & set(registers), line
+    assert not coming
+    assert read_late
+
+
+def test_sums_stay_where_they_are_through_a_tile(compiled):
+    _, ptx, _ = compiled
+    added = re.findall(r"fma\.rn\.f32x2\s+(%rd\d+), %rd\d+, %rd\d+, (%rd\d+);", ptx)
+    moved = [f"{into} from {what}" for into, what in added if into != what and ptx.count(f"mov.b64 \t{what}, {into};")]
+    assert added
+    assert not moved, "a sum has another register at the end of a K block"
 
 
 def test_copies_are_those_of_the_plan(compiled):

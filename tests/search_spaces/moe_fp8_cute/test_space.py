@@ -211,3 +211,15 @@ def test_sources_are_complete_and_render(space):
     exec(files["config.py"], names)
     assert names["select"](1) == space.default
     assert names["TARGET"] == "sm_90a"
+
+
+def test_prefill_on_blackwell_begins_with_pairs():
+    """As the default of all sizes, pairs would fill half of their tiles at 1 to 80 tokens."""
+    space = FAMILY.space(made_up(), "sm_100a")
+    assert [space.at([tokens]).default["mma_m_1"] for tokens in (1, 80, 2048, 2049, 14107)] == [128, 128, 128, 256, 256]
+    assert [bound for bound, _ in space.default_table] == [2048, None]
+    _, pairs = space.default_table[1]
+    for plan in plans(pairs, space.sizes):
+        assert plan.mma_shape == (256, 256)
+        assert plan.stages * plan.stage_bytes >= 128 << 10
+    assert FAMILY.space(made_up(), "sm_90a").defaults == ()
