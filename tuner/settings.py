@@ -168,6 +168,12 @@ class SweepSettings(BaseModel):
     final_share: float = Field(0.25, gt=0, lt=1, description="share of budget_s kept for the finals")
     keep_going: bool = Field(False, description="go on where the first trials have all failed for the same reason")
     reuse: Annotated[bool, Served()] = Field(True, description="take measurements that the database already has")
+    verify_first: Annotated[int, Served(Annotated[int, Field(ge=0, le=100)])] = Field(
+        0,
+        ge=0,
+        description="configs that must pass the emulator, on a small definition, before the first trial: the default, "
+        "the starts, a sample",
+    )
     warm_start: bool = Field(True, description="try early what related sweeps and the kernel's author found good")
     compile_s: float = Field(300, gt=0, description="deadline of a build in seconds")
     check_s: float = Field(60, gt=0, description="deadline of a check in seconds")

@@ -18,6 +18,7 @@ from typing import Any
 
 from db.store import Store
 from search_spaces import Config
+from search_spaces.dataset import PATH as PACKAGED
 from search_spaces.emulated_case import EmulatedCase
 from search_spaces.registry import family, for_definition, space_for
 from search_spaces.sample_spread import spread
@@ -26,7 +27,7 @@ from tuner import errors
 from tuner.commands.compile import VariantResults, definition_for
 from tuner.errors import NothingFoundError, UsageError
 from tuner.progress import Steps
-from tuner.settings import SweepSettings
+from tuner.settings import SweepSettings, load
 from tuner.sweeps.setup import open_dataset
 from workers.emulator.host.launches import HostError, compile_mock
 from workers.emulator.judge import SHRUNK_SMS, EmulatedVerdict, judge_sources
@@ -70,6 +71,7 @@ def verify(
     solution: Path | None = None,
     database: str | None = None,
     view: Steps | None = None,
+    starts: bool = False,
 ) -> VerifyResult:
     """Judge the default and a sample of a space, the winners of a sweep, or a Solution.
 
@@ -80,6 +82,7 @@ def verify(
         solution: A Solution file, which is judged instead.
         database: URL of the database that knows the sweep.
         view: Shows the progress, and every failure at once.
+        starts: Take the space's starts before others.
 
     Raises:
         UsageError: The target is no GPU's, or both a sweep and a Solution are named.
@@ -99,11 +102,44 @@ def verify(
     if solution is not None:
         subjects = [_of_solution(solution, maker, space, name)]
     else:
-        configs = spread(space, sample, settings.seed) if sweep is None else _winners(space, sweep, database)
+        configs = _of_space(space, sample, settings.seed, starts) if sweep is None else _winners(space, sweep, database)
         subjects = [_of_config(maker, space, c) for c in configs]
     began = time.perf_counter()
     variants = [_document(c, verdicts) for c, verdicts in _judged(subjects, view)]
     return VerifyResult(space.name, settings.target, name, time.perf_counter() - began, variants)
+
+
+def verify_first(settings: SweepSettings, view: Steps) -> None:
+    """Judge the configs that a sweep would begin with, on the packaged definition that its space solves.
+
+    Which numbers come out is decided by the config and the sizes of a tile; the sweep's own definition may be too large
+    to be emulated. Configs that are not valid for the small one are left out.
+
+    Args:
+        settings: Of the sweep, its target resolved; ``verify_first`` is the number of configs.
+        view: Shows the progress, and every failure at once.
+
+    Raises:
+        UsageError, SpaceError: The emulator does not know the target, or the space does not say what is right.
+        NothingFoundError: A config failed; the message is the first one's.
+    """
+    small = {"space": settings.space, "target": settings.target, "seed": settings.seed, "dataset": PACKAGED}
+    result = verify(load(small), settings.verify_first, starts=True, view=view)
+    failed = [v for v in result.variants if not v["passed"]]
+    if failed:
+        raise NothingFoundError(
+            f"{len(failed)} of {len(result.variants)} configs failed on the emulator, so nothing was timed; "
+            f"{summary_of(failed[0])}"
+        )
+    view.say(f"{result.passed} of {len(result.variants)} passed (emulated on {result.definition})")
+
+
+def _of_space(space: SearchSpace, count: int, seed: int, starts: bool) -> list[Config]:
+    """The first ``count`` of: defaults and starts if ``starts``, the default and a spread sample."""
+    known = [c for _, c in space.default_table] + [s.config for s in space.starts] if starts else []
+    sampled = spread(space, count, seed) if len(known) < count else []
+    found = {space.config_hash(c): dict(c) for c in [*known, *sampled]}
+    return list(found.values())[:count]
 
 
 def _of_config(maker: SpaceFamily, space: SearchSpace, config: Config) -> Subject:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+
+from search_spaces.emulated_case import StageError
+from search_spaces.moe_fp8_cute.space import FAMILY
+from tuner.commands.verify import verify_first
+from tuner.errors import NothingFoundError
+from tuner.progress import Steps
+from tuner.settings import load
 
 SMALL = ["--space", "moe_fp8_cute", "--json"]
 
@@ -28,6 +36,34 @@ def test_what_cannot_be_judged_is_one_line_and_exit_code_2(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_on_a_target_that_cannot_be_emulated_does_not_begin(tmp_path):
+    flags = ["--target", "cpu", "--verify-first", "1", "--db", f"sqlite:///{tmp_path}/t.db"]
+    done = subprocess.run([sys.executable, "-m", "tuner", "sweep", *flags], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--target is cpu; the emulator knows sm_90a, sm_100a" in done.stderr
+    assert "sweep 1" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_config_that_fails_on_the_emulator_keeps_a_sweep_from_beginning(monkeypatch):
+    pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
+
+    def refuse(kernel, memory):
+        raise StageError("y[3] is 1, must be 2")
+
+    right = type(FAMILY).emulated_cases
+    monkeypatch.setattr(
+        type(FAMILY), "emulated_cases", lambda *a: [replace(case, check=refuse) for case in right(*a)[:1]]
+    )
+    said: list[str] = []
+    view = Steps()
+    view.say = said.append
+    settings = load({"space": "moe_fp8_cute", "target": "sm_100a", "verify_first": 1})
+    with pytest.raises(NothingFoundError, match=r"1 of 1 configs failed .* routing, one token: y\[3\] is 1, must be 2"):
+        verify_first(settings, view)
+    assert any("EMULATED_WRONG_NUMBERS" in line for line in said)
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ OTHER = {
     "workloads": ("w1",), "race_factor": 2.0, "warm_start": False, "compile_s": 1.0, "check_s": 1.0, "measure_s": 1.0,
     "mode": "eager", "max_samples": 7, "target_rel_ci": 0.1, "sample_budget_s": 9.0,
     "size_axis": "n", "rtol": 0.5, "atol": 0.5, "required_matched_ratio": 0.5, "judge": {"y": "exact"},
-    "profiles": {"hot:3": 1.0}, "sizes": "auto", "worst_factor": 2.0, "axes": ("n=7",),
+    "profiles": {"hot:3": 1.0}, "sizes": "auto", "worst_factor": 2.0, "axes": ("n=7",), "verify_first": 3,
 }  # fmt: skip
 
 
