@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from emulator_mistakes import MISTAKES
 from product import ROOT
 
 from search_spaces.moe_fp8_cute.routings import weights
@@ -41,14 +43,22 @@ def configs(space: SearchSpace, sample: int, seed: int) -> list[Config]:
     return list(found.values())
 
 
-def build(space: SearchSpace, config: Config, out: Path) -> str:
+def mistaken(space: SearchSpace) -> dict[str, tuple[Config, dict[str, str]]]:
+    """Name -> (config, sources) of the variants with planted mistakes."""
+    found = {}
+    for number, mistake in enumerate(MISTAKES):
+        config = {**space.default, **mistake.config}
+        found[f"m_{number:02}"] = config, mistake.planted(space.variant_sources(config))
+    return found
+
+
+def build(name: str, config: Config, sources: Mapping[str, str], out: Path) -> str:
     """Build one variant; the line to report."""
-    name = f"e_{space.config_hash(config)}"
     package, ptx = out / "variants" / name, out / "ptx" / name
     if (package / "variant.json").is_file():
         return f"{name} is there"
     shutil.rmtree(package, ignore_errors=True)
-    stage(space.variant_sources(config), package)
+    stage(sources, package)
     try:
         build_with_ptx(package)
     except HostError as error:
@@ -68,6 +78,7 @@ def main() -> None:
     parser.add_argument("--target", default="sm_90a")
     parser.add_argument("--sample", type=int, default=18)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mistakes", action="store_true", help="instead: one variant for each of emulator_mistakes.py")
     args = parser.parse_args()
     space = small_space(args.target)
     (args.out / "inputs").mkdir(parents=True, exist_ok=True)
@@ -77,8 +88,13 @@ def main() -> None:
         own = {name: value for name, value in case.inputs.items() if name not in shared}
         scalars = {"offset": np.int64(case.offset), "scaling": np.float64(case.scaling)}
         np.savez_compressed(args.out / "inputs" / f"{case.name.replace(' ', '_')}.npz", **own, **scalars)
-    for config in configs(space, args.sample, args.seed):
-        print(build(space, config, args.out), flush=True)
+    if args.mistakes:
+        variants = mistaken(space)
+    else:
+        chosen = configs(space, args.sample, args.seed)
+        variants = {f"e_{space.config_hash(c)}": (c, space.variant_sources(c)) for c in chosen}
+    for name, (config, sources) in variants.items():
+        print(build(name, config, sources, args.out), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 from search_spaces.dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.model import even_rows
-from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, _blackwell, _hopper, gemm, tiles_of
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, _hopper, blackwell_block, gemm, tiles_of
 from search_spaces.moe_fp8_cute.solution.plans import SMS, many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import SMS_BLACKWELL
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -102,8 +102,8 @@ def test_shared_memory_port_allows_what_its_bytes_say():
     blackwell = FAMILY.space(DEFINITION, "sm_100a")
     alone = plans(blackwell.default, blackwell.sizes)[0]
     pair = many_plans({**blackwell.default, "split_rows": 32, "many_mma_m": 256}, blackwell.sizes)[0]
-    assert cap(_blackwell(alone, 128, gpu("sm_100a"))) == 67
-    assert cap(_blackwell(pair, 128, gpu("sm_100a"))) == 100
+    assert cap(blackwell_block(alone, 128, gpu("sm_100a"))) == 67
+    assert cap(blackwell_block(pair, 128, gpu("sm_100a"))) == 100
 
 
 def test_a_last_wave_of_few_tiles_is_a_tail():

@@ -1,0 +1,106 @@
+"""Judges many sm_100a configs on the emulator, one after the other, into one resumable file.
+
+    python -m benchmarks.emulation sample --out build/emulated.json
+
+Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``sample`` (a stratified sample: every value of
+every parameter about equally often), ``real`` (the same sample, at the hidden and intermediate size of the main
+definition, two local experts). No GPU; about a minute of a core for a config, half of it compiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from search_spaces.dataset.make import MOE_SIZES, MoeSizes, moe_definition
+from search_spaces.moe_fp8_cute.routings import ROUTINGS, Routing
+from search_spaces.moe_fp8_cute.space import FAMILY
+from search_spaces.moe_fp8_cute.stages import cases
+from search_spaces.parameters import Config
+from search_spaces.sample_spread import spread
+from search_spaces.space import SearchSpace
+from workers.emulator.host.launches import compile_mock
+from workers.emulator.judge import judge_sources
+
+TARGET = "sm_100a"
+LADDER = Path(__file__).parent.parent / "h200_moe" / "b200_ladder.json"
+ROOMY = MoeSizes(1024, 512, 64, 4, 3, 8, 4)
+"""Small sizes at which every start is valid."""
+SLICE = MoeSizes(7168, 2048, 32, 2, 2, 8, 4)
+"""Hidden and intermediate size of the main definition, of 32 local experts two."""
+FEW_ROWS = (
+    Routing("one token", 1, local_share=3.0),
+    Routing("uneven", 21, "uneven", 1.0),
+)
+"""At real sizes a row is dear."""
+SETS: dict[str, tuple[MoeSizes, tuple[Routing, ...]]] = {
+    "ladder": (MOE_SIZES, ROUTINGS),
+    "starts": (ROOMY, ROUTINGS),
+    "sample": (MOE_SIZES, ROUTINGS),
+    "real": (SLICE, FEW_ROWS),
+}
+
+
+def space_of(sizes: MoeSizes) -> SearchSpace:
+    """The space for a definition of these sizes."""
+    routing = f"TOP_K, N_GROUP, TOPK_GROUP = {sizes.top_k}, {sizes.groups}, {sizes.topk_groups}\n"
+    return FAMILY.space(moe_definition(sizes, routing), TARGET)
+
+
+def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Config]:
+    """The configs of a set."""
+    if name == "ladder":
+        return [{**space.default, **rung} for rung in json.loads(LADDER.read_text())]
+    if name == "starts":
+        return [dict(start.config) for start in space.starts]
+    return spread(space, count, seed)
+
+
+def judged(space: SearchSpace, configs: list[Config], routings: tuple[Routing, ...]) -> Iterator[dict[str, Any]]:
+    """One record a config: its verdicts on the routings, in order up to the first failure."""
+    with tempfile.TemporaryDirectory(prefix="tuner-emulation-") as scratch:
+        mock = compile_mock(Path(scratch))
+        for number, config in enumerate(configs):
+            began = time.perf_counter()
+            inputs = cases(config, space.sizes, space.target, routings)
+            verdicts = judge_sources(space.variant_sources(config), inputs, Path(scratch) / f"variant_{number}", mock)
+            yield {
+                "hash": space.config_hash(config),
+                "config": config,
+                "fingerprint": space.fingerprint,
+                "status": verdicts[-1].status.value,
+                "passed": verdicts[-1].is_passed and len(verdicts) == len(inputs),
+                "cases": [v.document() for v in verdicts],
+                "wall_s": round(time.perf_counter() - began, 1),
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("set", choices=sorted(SETS))
+    parser.add_argument("--count", type=int, default=60, help="configs of a sample")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="JSON; what it already has is not judged again")
+    arguments = parser.parse_args()
+    sizes, routings = SETS[arguments.set]
+    space = space_of(sizes)
+    records = json.loads(arguments.out.read_text())["variants"] if arguments.out.is_file() else []
+    done = {r["hash"] for r in records if r["fingerprint"] == space.fingerprint and r["set"] == arguments.set}
+    configs = configs_of(arguments.set, space, arguments.count, arguments.seed)
+    for record in judged(space, [c for c in configs if space.config_hash(c) not in done], routings):
+        records.append({"set": arguments.set, "definition": sizes.name, **record})
+        arguments.out.write_text(json.dumps({"emulated": True, "variants": records}, indent=1) + "\n")
+        last = record["cases"][-1]
+        print(len(records), record["status"], record["wall_s"], last["kernel"], last["message"][:200], file=sys.stderr)
+    print(Counter((r["set"], r["status"]) for r in records))
+
+
+if __name__ == "__main__":
+    main()
