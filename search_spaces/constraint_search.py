@@ -19,8 +19,12 @@ PROBES = 100
 """Number of random descents from which the number of valid configs is estimated."""
 REMEMBERED = 4096
 """Most answers that are kept per parameter."""
-RESTARTS = 1000
-"""Random descents that may end in dead ends before all configs are searched for a valid one."""
+RESTARTS = 300
+"""Random descents that may end in dead ends before valid configs are looked for near a known one."""
+LEAST_STEPS = 8
+"""Fewest steps from the known config to a random one; otherwise as many as there are parameters."""
+STEPS_BETWEEN = 3
+"""Steps from one random config to the next."""
 
 
 CHECKS = 2_000_000
@@ -72,11 +76,23 @@ class Walk:
         name: The space's, for messages.
         parameters: Its parameters.
         constraints: Its constraints.
+        start: A valid config, near which others are looked for where they are rare; None if none is known.
+
+    Attributes:
+        is_sparse: Whether random descents were seen to lead nowhere, so that configs are found near ``start``.
     """
 
-    def __init__(self, name: str, parameters: Sequence[Parameter], constraints: Sequence[Constraint]) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameters: Sequence[Parameter],
+        constraints: Sequence[Constraint],
+        start: Config | None = None,
+    ) -> None:
         self._name = name
         self._constraints = constraints
+        self._start = start
+        self.is_sparse = False
         self._values = [p.values for p in parameters]
         self._names = [p.name for p in parameters]
         self._checks = _closing(constraints, self._names)
@@ -109,25 +125,80 @@ class Walk:
             return None
         return None if len(found) > limit else found
 
-    def sample(self, rng: random.Random, effort: Effort | None = None) -> Point:
+    def sample(self, rng: random.Random, effort: Effort | None = None, last: Point | None = None) -> Point:
         """A random valid point.
 
         Parameters are decided in an order in which constraints apply as early as possible, each among the values that
         break nothing so far; after a dead end it starts again. Compared with a uniform draw this favours configs of
-        sparse branches, but it works however rare valid configs are among all combinations.
+        sparse branches. Where all this leads nowhere, the point is some random steps away from the known config.
+
+        Args:
+            rng: Decides.
+            effort: What may be spent.
+            last: The point before, if several are drawn: few steps from it are enough where there are steps.
 
         Raises:
             TooSparseError: The effort is used up, by default ``CHECKS`` and ``CPU_S``.
             SpaceError: No config is valid.
         """
         effort = effort or Effort()
-        for _ in range(RESTARTS):
+        for _ in range(0 if self.is_sparse else RESTARTS):
             point = self._descent(rng, effort)[0]
             if point is not None:
                 return point
+        self.is_sparse = True
+        point = self._near_start(rng, effort) if last is None else self._near(last, rng, effort)
+        if point is not None:
+            return point
         for point in self._in_order((), {}, effort, rng):
             return point
         raise SpaceError(f"space {self._name!r}: no config satisfies all {len(self._constraints)} constraints")
+
+    def _near_start(self, rng: random.Random, effort: Effort) -> Point | None:
+        """The end of a random walk from the known config; None if there is none, or nothing valid is around it."""
+        if self._start is None or not self._admits_all(self._start, effort):
+            return None
+        config = dict(self._start)
+        moved = [self._step(config, rng, effort) for _ in range(max(LEAST_STEPS, len(self._names)))]
+        return self._point(config) if any(moved) else None
+
+    def _near(self, point: Point, rng: random.Random, effort: Effort) -> Point:
+        """A valid point that is a few steps away from a point that was reached by steps."""
+        config: Config = {
+            name: values[code] for name, values, code in zip(self._names, self._values, point, strict=True)
+        }
+        moved = 0
+        while moved < STEPS_BETWEEN:
+            moved += self._step(config, rng, effort)
+        return self._point(config)
+
+    def _point(self, config: Config) -> Point:
+        return tuple(values.index(config[name]) for name, values in zip(self._names, self._values, strict=True))
+
+    def _step(self, config: Config, rng: random.Random, effort: Effort) -> bool:
+        """Change one parameter of a valid config, and if that breaks a constraint one more; False if nothing helps."""
+        count = len(self._names)
+        first = rng.randrange(count)
+        before = dict(config)
+        config[self._names[first]] = rng.choice(self._values[first])
+        if self._admits_all(config, effort):
+            return config != before
+        for second in rng.sample(range(count), count):
+            name, values = self._names[second], self._values[second]
+            if second == first:
+                continue
+            for code in rng.sample(range(len(values)), len(values)):
+                config[name] = values[code]
+                if self._admits_all(config, effort):
+                    return True
+            config[name] = before[name]
+        config.update(before)
+        return False
+
+    def _admits_all(self, config: Config, effort: Effort) -> bool:
+        if not effort.spend(1):
+            raise self._too_sparse(effort)
+        return all(c.admits(config) for c in self._constraints)
 
     def size(self, rng: random.Random) -> float:
         """Estimate of the number of valid points: the mean product of branches along random descents.

@@ -180,7 +180,7 @@ class SearchSpace:
     @cached_property
     def walk(self) -> Walk:
         """Lists and samples the valid configs."""
-        return Walk(self.name, self.parameters, self.constraints)
+        return Walk(self.name, self.parameters, self.constraints, self.default)
 
     def config_at(self, point: tuple[int, ...]) -> Config:
         """The config at these positions of the value lists."""

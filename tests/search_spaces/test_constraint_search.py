@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from search_spaces import constraint_search
 from search_spaces.constraint_search import Effort, TooSparseError
 from search_spaces.expression import compile_expression
 from search_spaces.parameters import Constraint, Parameter, SpaceError
@@ -94,6 +95,8 @@ def sparse_space(kind):
         default = {name: i % 2 == 0 for i, name in enumerate(names)}
         total = sum(w for w, name in zip(weights, names, strict=True) if default[name])
         text = " + ".join(f"({w} if {n} else 0)" for w, n in zip(weights, names, strict=True)) + f" == {total}"
+    if kind == "few":
+        default, text = dict.fromkeys(names, False), f"{' + '.join(names)} <= 3"
     if kind == "odd weights":  # powers of two: the default alone is valid
         text = (
             " + ".join(f"({2**i} if {n} else 0)" for i, n in enumerate(names)) + f" == {sum(4**i for i in range(14))}"
@@ -107,10 +110,11 @@ def sparse_space(kind):
 def _hurried(monkeypatch):
     """A fraction of the effort: what is tested is that there is an end to it."""
     monkeypatch.setattr(Effort.__init__, "__defaults__", (50_000, 0.15))
+    monkeypatch.setattr(table_module, "SPARSE_CPU_S", 0.15)
 
 
 @pytest.mark.parametrize("sampler", ["auto", "grid"])
-@pytest.mark.parametrize("kind", ["product", "weights", "odd weights"])
+@pytest.mark.parametrize("kind", ["product", "few", "weights", "odd weights"])
 def test_a_space_of_which_hardly_anything_is_valid_is_sampled_within_a_bound(kind, sampler, hurried, caplog):
     space = sparse_space(kind)
     began = time.thread_time()
@@ -126,9 +130,31 @@ def test_a_space_of_which_hardly_anything_is_valid_is_sampled_within_a_bound(kin
     # Listing, sampling and the last look each stop at 0.15 s; the regimes' searches share the first look.
     assert time.thread_time() - began < 15
     assert space.config_hash(space.default) in seen
-    assert len(seen) == (12 if kind == "product" else 1) or sampler == "grid"
+    assert len(seen) == (12 if kind in ("product", "few") else 1) or sampler == "grid"
     (remark,) = caplog.messages
     assert "hardly any combination is valid" in remark
+
+
+@pytest.mark.parametrize("kind", ["product", "few"])
+def test_where_descents_lead_nowhere_steps_from_the_default_lead_on(kind):
+    walk, rng = sparse_space(kind).walk, random.Random(2)
+    found = [walk.sample(rng)]
+    while len(found) < 200:
+        found.append(walk.sample(rng, last=found[-1]))
+    assert walk.is_sparse
+    assert len(set(found)) > 150
+    assert all(len({point[i] for point in found}) > 1 for i in range(len(found[0])))
+    apart = {walk.sample(rng) for _ in range(20)}
+    assert len(apart) > 15
+
+
+def test_steps_reach_every_config(monkeypatch):
+    monkeypatch.setattr(constraint_search, "RESTARTS", 0)
+    parameters = ("p0", "p1", "p2")
+    rule = Constraint(parameters, "one sum", lambda c: sum(c.values()) == 9)
+    walk = make_space(3, (rule,), {"p0": 9, "p1": 0, "p2": 0}).walk
+    rng = random.Random(0)
+    assert {walk.sample(rng) for _ in range(2000)} == set(walk.all(10**4, Effort()))
 
 
 def test_a_sample_of_a_sparse_space_ends_too(hurried):

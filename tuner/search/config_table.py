@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.constraint_search import Effort, TooSparseError, Walk
+from search_spaces.constraint_search import CPU_S, Effort, TooSparseError, Walk
 from search_spaces.space import SearchSpace
 from tuner.search.gaussian_process.encoding import Encoding, Point
 
@@ -24,6 +24,9 @@ HOPELESS = 20.0
 """Listing is not tried if the estimated number of configs exceeds the limit by this factor."""
 SAMPLE_START = 2_000
 """Number of configs drawn at the start if the space is not listed."""
+SPARSE_CPU_S = 0.5
+"""Seconds of CPU time for one question about a space of which hardly anything is valid; it would rarely help to look
+longer, and whoever started the sweep is waiting."""
 
 
 @dataclass
@@ -149,7 +152,7 @@ class ConfigTable:
 
     def random_free(self, rng: random.Random) -> int | None:
         """A random free row, None if there is none. If the space is not listed it may be a config new to the table."""
-        effort = Effort()
+        effort = Effort(cpu_s=SPARSE_CPU_S) if self.sparse else Effort()
         drawn = None if self.complete or self.sparse else self._draw(rng, effort)
         free = self.free()
         if drawn is None and len(free):
@@ -193,30 +196,32 @@ class _FirstLook:
 
 
 _LOOKS: WeakKeyDictionary[Walk, _FirstLook] = WeakKeyDictionary()
-"""First looks that are costly and independent of the seed, kept for the other regimes of a sweep."""
+"""First looks at sparse spaces, which are costly, kept for the other regimes of a sweep."""
 
 
 def _first_look(walk: Walk, name: str, rng: random.Random) -> _FirstLook:
     """All valid configs if they can be listed; else a sample of them, as large as it gets within seconds."""
-    can_be_listed = walk.size(rng) < HOPELESS * LIST_LIMIT
+    estimate = walk.size(rng)
     if walk in _LOOKS:
         return _LOOKS[walk]
-    listed = walk.all(LIST_LIMIT, Effort()) if can_be_listed else None
+    cpu_s = CPU_S if estimate else SPARSE_CPU_S
+    listed = walk.all(LIST_LIMIT, Effort(cpu_s=cpu_s)) if estimate < HOPELESS * LIST_LIMIT else None
     if listed is not None:
         return _FirstLook(listed, complete=True, sparse=False)
-    effort = Effort()
+    effort = Effort(cpu_s=cpu_s)
     found: list[Point] = []
     try:
         while len(found) < SAMPLE_START:
-            found.append(walk.sample(rng, effort))
+            found.append(walk.sample(rng, effort, found[-1] if found else None))
     except TooSparseError:
-        look = _LOOKS[walk] = _FirstLook(found, complete=False, sparse=True)
-        _log.warning(
-            f"space {name!r}: hardly any combination is valid; {len(set(found)) or 'none'} found in {effort.spent:,} "
-            "checks, and the search has these and the default to try"
-        )
-        return look
-    return _FirstLook(found, complete=False, sparse=False)
+        pass
+    look = _FirstLook(found, complete=False, sparse=effort.used_up)
+    if walk.is_sparse or look.sparse:
+        _LOOKS[walk] = look
+        seen = f"{len(set(found)) or 'none'} found in {effort.spent:,} checks"
+        more = "the search has these and the default to try" if look.sparse else "the search finds others as it goes"
+        _log.warning(f"space {name!r}: hardly any combination is valid; {seen}, and {more}")
+    return look
 
 
 def _key(point: Sequence[int]) -> bytes:

@@ -23,7 +23,7 @@ class GridConfigSampler(ConfigSampler):
 
     def _rows(self) -> Iterator[int]:
         with contextlib.suppress(TooSparseError):
-            for point in self.table.walk.points(Effort() if self.table.sparse else None):
+            for point in self.table.walk.points(Effort() if self.table.walk.is_sparse else None):
                 (row,) = self.table.add([point])
                 yield row
 
