@@ -34,6 +34,7 @@ export function stateBadge(state) {
 }
 
 export function configBadges(config) {
-  const pairs = Object.entries(config).map(([k, v]) => make("span", {}, make("b", { textContent: k }), ` ${v}`));
+  const text = (v) => (Array.isArray(v) ? `(${v.join(", ")})` : `${v}`); // JSON has no tuples
+  const pairs = Object.entries(config).map(([k, v]) => make("span", {}, make("b", { textContent: k }), ` ${text(v)}`));
   return make("span", { className: "config" }, ...pairs);
 }
