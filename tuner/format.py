@@ -37,3 +37,8 @@ def workload_text(axes: Mapping[str, int], profile: str = RECORDED) -> str:
 def config_text(config: Mapping[str, Any]) -> str:
     """A config on one line."""
     return ", ".join(f"{k}={v}" for k, v in config.items())
+
+
+def changes_text(config: Mapping[str, Any], default: Mapping[str, Any]) -> str:
+    """Where a config differs from the default, on one line."""
+    return config_text({k: v for k, v in config.items() if default.get(k) != v}) or "the default"

@@ -19,7 +19,9 @@ SOUND = {
     "default": {"a": 1, "b": "x"},
 }
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
-KEYS = st.text(max_size=8) | st.sampled_from(["values", "kind", "a", "b", "expression", "reason", "name", "language"])
+KEYS = st.text(max_size=8) | st.sampled_from(
+    ["a.b", "values", "kind", "a", "b", "expression", "reason", "name", "language"]
+)
 VALUES = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
 )
@@ -53,7 +55,9 @@ def read(folder, text):
 @given(data=st.data())
 def test_sound_files_with_something_put_in(folder, data):
     document = {**SOUND}
-    for key in data.draw(st.lists(st.sampled_from([*SOUND, "name", "size_axis", "language", "odd"]), max_size=3)):
+    for key in data.draw(
+        st.lists(st.sampled_from([*SOUND, "configs", "name", "size_axis", "language", "odd"]), max_size=3)
+    ):
         if data.draw(st.booleans()):
             document.pop(key, None)
         else:

@@ -11,7 +11,7 @@ import typer
 from tuner.cli import options
 from tuner.cli.options import with_settings
 from tuner.cli.output import print_json, results, stderr, stdout
-from tuner.format import config_text, microseconds, ratio
+from tuner.format import changes_text, config_text, microseconds, ratio
 from workers.devices.targets import is_cuda
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def _print_sweep(report: Any) -> None:
     console.print("best config of each regime, where it differs from the default:")
     for w in report.winners:
         today = report.default_by_regime.get(w.regime, report.default_config)
-        changed = {k: v for k, v in w.config.items() if today.get(k) != v}
-        console.print(f"  {w.regime}: {config_text(changed) or 'the default'}")
+        console.print(f"  {w.regime}: {changes_text(w.config, today)}")
     for c in report.crossings:
         console.print(f"  {c.lower} hands over to {c.upper} at {c.bound} (before: {c.was}): {c.reason}", markup=False)
     for regime, refused in report.refused.items():
@@ -214,15 +213,18 @@ def compile_(
     else:
         from rich.table import Column, Table
 
-        table = Table(Column("status", no_wrap=True), "build s", "registers", "spill bytes", "smem bytes", "config")
+        figures = ("build s", "registers", "spill bytes", "smem bytes")
+        table = Table(Column("status", no_wrap=True), *figures, Column("config", overflow="fold"))
+        default = result.variants[0]["config"]
         for v in result.variants:
             cells = (v["registers"], v["spill_bytes"], v["smem_bytes"])
             table.add_row(
                 v["status"],
                 f"{v['build_s']:.2f}",
                 *("-" if c is None else str(c) for c in cells),
-                config_text(v["config"]),
+                changes_text(v["config"], default),
             )
+        stdout().print(f"the default: {config_text(default)}", markup=False, soft_wrap=True)
         stdout().print(table)
         stdout().print(f"{result.built} of {len(result.variants)} built in {result.wall_s:.1f} s")
         reasons = Counter((v["status"], v["reason"]) for v in result.variants if v["reason"])
