@@ -111,6 +111,24 @@ def cycles(plan: Any) -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown: one line for each kernel that differs from those before, with what was before and is now."""
+    head = ("config", "kernel", "cycles", "cap", "instructions", "loads", "moves", "handed back", "stalls")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    seen: set[str] = set()
+    for r in records:
+        plan = (r["launch"], str(r["cycles"]), str(r["after"]), str(r["before"]))
+        if str(plan) in seen:
+            continue
+        seen.add(str(plan))
+        busy = ", ".join(f"{r['cycles'][unit]:.0f}" for unit in ("tensor", "smem", "tmem", "fma"))
+        keys = ("instructions", "loads", "moves", "handed_back", "stall_cycles")
+        cells = [f"{r['before'][key]} to {r['after'][key]}" for key in keys]
+        names = [f"{r['regime']}, {r['rank']}", r["launch"].removeprefix("moe_gemm_").replace("_", " ")]
+        lines.append("| " + " | ".join([*names, f"{busy}, {r['issue']}", f"{r['tensor_cap']:.0%}", *cells]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", type=Path, required=True, help="solution folder of the commit to compare with")
@@ -133,9 +151,12 @@ def main() -> None:
                 record = {"regime": regime, "rank": rank, "launch": launch, "changes": changes, "cycles": busy}
                 record |= {"bound": slowest, "tensor_cap": round(busy["tensor"] / busy[slowest], 3)}
                 record |= {"in_flight_bytes": plan.stages * plan.stage_bytes * plan.ctas_per_sm}
-                records.append(record | {when: made[when][launch] for when in made})
+                record |= {when: made[when][launch] for when in made}
+                # A scheduler issues one instruction a cycle, and has one warp of each promotion warpgroup.
+                records.append(record | {"issue": record["after"]["instructions"] * plan.groups})
                 print(json.dumps(records[-1]), file=sys.stderr)
             arguments.out.write_text(json.dumps({"target": TARGET, "gemms": records}, indent=1) + "\n")
+    print(table(records))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def _row(space: SearchSpace, hardware: Hardware, features: WorkloadFeatures, reg
     tokens = features.axes["seq_len"]
     name = next(name for name, (low, high) in REGIMES.items() if low <= tokens <= high)
     config = {**space.default, **regimes[name][0]["changes"]}
+    default = next(c for bound, c in space.default_table if bound is None or tokens <= bound)
     said = predict(config, space.sizes, features, hardware)
     low, high = (predict(config, space.sizes, features, gpu).us for gpu in doubts_of(hardware))
     return {
@@ -109,7 +110,7 @@ def _row(space: SearchSpace, hardware: Hardware, features: WorkloadFeatures, reg
         "us": said.us,
         "low_us": low / (1 + OFF),
         "high_us": high * (1 + OFF),
-        "default_us": predict(space.default, space.sizes, features, hardware).us,
+        "default_us": predict(default, space.sizes, features, hardware).us,
         "bound": said.bound,
     }
 

@@ -28,8 +28,9 @@ GATHER_CYCLES = 12.0
 docs/kernels.md), and as long with 64."""
 EMPTY_US = 1.25
 """A launch none of whose experts have rows: two of them were measured to cost 2.2 to 2.8 us (H200, docs/kernels.md)."""
-DRAIN_CYCLES = 2.4
-"""A promotion warp on Blackwell for each accumulator register: stall counts in SASS, 305 for 128."""
+DRAIN_CYCLES, SWAPPED_DRAIN_CYCLES = 2.0, 2.8
+"""A promotion warp on Blackwell for each accumulator register: stall counts in SASS, 250 for 128, with the weights as M
+350 to 384 (docs/results/blackwell-promotion.md)."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,10 @@ def blackwell_block(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
     stored = plan.weight_rows + plan.token_rows
     read = weights + plan.token_rows * plan.mmas if plan.swap else stored
     registers = elements / (128 * plan.groups)
-    chain = registers * DRAIN_CYCLES + registers / max(1, plan.load_columns // 2) * hw.tmem_load_cycles
+    chain = (
+        registers * (SWAPPED_DRAIN_CYCLES if plan.swap else DRAIN_CYCLES)
+        + registers / max(1, plan.load_columns // 2) * hw.tmem_load_cycles
+    )
     tensor = elements * BLOCK * 2 / hw.tensor_flop_per_cycle
     if plan.groups == 1:
         tensor *= 2  # an MMA of 64 rows takes as long as one of 128: half of the lanes of tensor memory are written

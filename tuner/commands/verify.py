@@ -89,24 +89,30 @@ def verify(
         SpaceError: The family says nothing about what its kernels must leave.
         NothingFoundError: The sweep has no winners that are valid for the definition.
     """
-    if settings.target not in TARGETS:
-        raise UsageError(f"--target is {settings.target}; the emulator knows {', '.join(TARGETS)}")
     if sweep is not None and solution is not None:
         raise UsageError("--sweep and --solution exclude each other")
+    file = read_solution(solution, settings.space) if solution is not None else None
+    target = settings.target or (file.target if file else None)
+    if target is None or target not in TARGETS:
+        given = "give --target" if target is None else f"--target is {target}"
+        raise UsageError(f"{given}; the emulator knows {', '.join(TARGETS)}")
     view = view or Steps()
     dataset = open_dataset(settings.dataset)
-    name = settings.definition or definition_for(dataset.definitions, settings.space, settings.target)
+    own = file.definition if file and file.definition in dataset.definitions else None
+    name = settings.definition or own or definition_for(dataset.definitions, settings.space, target)
     definition = dataset.definition(name)
-    space = space_for(definition, settings.target, settings.space)
-    maker = family(settings.space) if settings.space else for_definition(definition, settings.target)
-    if solution is not None:
-        subjects = [_of_solution(solution, maker, space, name)]
+    space = space_for(definition, target, settings.space)
+    maker = family(settings.space) if settings.space else for_definition(definition, target)
+    if file is not None:
+        subjects = [of_solution(file, maker, space, name)]
+        if file.definition != name:
+            view.say(f"{file.path} solves {file.definition}; its kernels and configs are judged at the sizes of {name}")
     else:
         configs = _of_space(space, sample, settings.seed, starts) if sweep is None else _winners(space, sweep, database)
         subjects = [_of_config(maker, space, c) for c in configs]
     began = time.perf_counter()
     variants = [_document(c, verdicts) for c, verdicts in _judged(subjects, view)]
-    return VerifyResult(space.name, settings.target, name, time.perf_counter() - began, variants)
+    return VerifyResult(space.name, target, name, time.perf_counter() - began, variants)
 
 
 def verify_first(settings: SweepSettings, view: Steps) -> None:
@@ -163,29 +169,62 @@ def _is_valid(space: SearchSpace, config: Mapping[str, Any]) -> bool:
     return set(config) == set(space.default) and space.is_valid(config)
 
 
-def _of_solution(path: Path, maker: SpaceFamily, space: SearchSpace, definition: str) -> Subject:
-    """A Solution file; each case is checked by the config that its table gives for the size.
+@dataclass(frozen=True)
+class SolutionFile:
+    """What verification wants to know of a Solution file; ``table`` has its configs by size."""
+
+    path: Path
+    name: str
+    definition: str
+    target: str
+    sources: Mapping[str, str] = field(repr=False)
+    table: list[tuple[int | None, Config]] = field(repr=False)
+
+
+def read_solution(path: Path, space: str | None) -> SolutionFile:
+    """Read a Solution file.
 
     Raises:
-        UsageError: The file is not a Solution of this space, or for another definition or target.
+        UsageError: It cannot be read, or is no Solution of a space with configs.
     """
     try:
         document = json.loads(path.read_text())
         sources = {s["path"]: s["content"] for s in document["sources"]}
         scope: dict[str, Any] = {}
         exec(compile(sources["config.py"], "config.py", "exec"), scope)
-        select, target = scope["select"], scope["TARGET"]
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+        name = str(document.get("name", path.stem))
+        return SolutionFile(path, name, document["definition"], scope["TARGET"], sources, scope["TABLE"])
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
         why = f"{type(error).__name__}: {error}"[:200]
-        raise UsageError(f"{path} is no Solution of space {space.name!r}: {why}") from error
-    if document.get("definition") != definition or target != space.target:
-        raise UsageError(
-            f"{path} solves {document.get('definition')} on {target}, asked for are {definition} on {space.target}"
-        )
+        wanted = f"space {space!r}" if space else "a space that can be emulated"
+        raise UsageError(f"{path} is no Solution of {wanted}: {why}") from error
+
+
+def of_solution(file: SolutionFile, maker: SpaceFamily, space: SearchSpace, definition: str) -> Subject:
+    """A Solution file; each case is checked by the config that its table gives for the size.
+
+    A Solution of another definition, usually one too large to be emulated, is judged at this one's sizes: its own
+    kernels and table, with the sizes of this definition.
+
+    Raises:
+        UsageError: It is for another target, or has a config that is not valid here.
+    """
+    if file.target != space.target:
+        raise UsageError(f"{file.path} is for {file.target}, asked for is {space.target}")
+    sources = dict(file.sources)
+    if file.definition != definition:
+        for _, config in file.table:
+            why = space.violation(space.check(config)) if set(config) == set(space.default) else "other parameters"
+            if why is not None:
+                raise UsageError(f"{file.path} has a config that is not valid for {definition}: {why}")
+        sources |= {name: space.render(file.table)[name] for name in space.generated_files}
     by_size: list[EmulatedCase] = []
-    for number, case in enumerate(maker.emulated_cases(space, select(0))):
-        by_size.append(maker.emulated_cases(space, select(case.size))[number])
-    return Subject(str(document.get("name", path.stem)), None, sources, by_size)
+    for number, case in enumerate(maker.emulated_cases(space, space.default)):
+        config = next(c for bound, c in file.table if bound is None or case.size <= bound)
+        by_size.append(maker.emulated_cases(space, config)[number])
+    return Subject(file.name, None, sources, by_size)
 
 
 def _judged(subjects: list[Subject], view: Steps) -> Iterator[tuple[Subject, list[EmulatedVerdict]]]:

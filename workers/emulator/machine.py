@@ -10,6 +10,7 @@ and nothing that an earlier kernel writes is touched before ``griddepcontrol.wai
 from __future__ import annotations
 
 import ctypes
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Launch:
     Args:
         kernel: Its name.
         arguments: Bytes of each parameter in order.
-        grid: CTAs.
+        grid: CTAs along x, y and z.
         threads: Threads of a CTA.
         cluster: CTAs of a cluster.
         smem: Bytes of dynamic shared memory.
@@ -45,11 +46,16 @@ class Launch:
 
     kernel: str
     arguments: list[bytes]
-    grid: int
+    grid: tuple[int, int, int]
     threads: int
     cluster: int
     smem: int
     pdl: bool
+
+    @property
+    def ctas(self) -> int:
+        """Of the whole grid; a CTA's number counts along x first."""
+        return math.prod(self.grid)
 
     def raw_arguments(self) -> np.ndarray:
         """The parameters, each in a range of its own."""
@@ -93,10 +99,12 @@ class CtaCluster:
 
     def _special(self, cta: Cta, number: int) -> dict[str, Any]:
         launch, lanes = self.launch, np.arange(WARP, dtype=np.uint32) + WARP * number
+        wide, high, deep = launch.grid
         return {
             "%tid.x": lanes, "%tid.y": 0, "%tid.z": 0, "%ntid.x": launch.threads, "%ntid.y": 1, "%ntid.z": 1,
-            "%ctaid.x": cta.block, "%ctaid.y": 0, "%ctaid.z": 0, "%nctaid.x": launch.grid, "%nctaid.y": 1,
-            "%nctaid.z": 1, "%cluster_ctarank": cta.rank, "%cluster_nctarank": launch.cluster,
+            "%ctaid.x": cta.block % wide, "%ctaid.y": cta.block // wide % high,
+            "%ctaid.z": cta.block // (wide * high), "%nctaid.x": wide, "%nctaid.y": high, "%nctaid.z": deep,
+            "%cluster_ctarank": cta.rank, "%cluster_nctarank": launch.cluster,
             "%cluster_ctaid.x": cta.rank, "%clusterid.x": cta.block // launch.cluster, "%is_explicit_cluster": 1,
             "%warpid": number,
         }  # fmt: skip
@@ -233,7 +241,7 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
     Raises:
         DeadlockError, FaultError, UnknownInstructionError: See the module.
     """
-    firsts = range(0, launch.grid, launch.cluster)
+    firsts = range(0, launch.ctas, launch.cluster)
     if program.waits_for_grid:
         _run([CtaCluster(program, launch, memory, first, seed + first) for first in firsts], seed)
     else:
@@ -241,7 +249,7 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
             _run([CtaCluster(program, launch, memory, first, seed + first)], seed)
     if memory.must_wait and not memory.waited_ctas:
         raise FaultError(
-            f"all {launch.grid} CTAs end without griddepcontrol.wait: whoever waits for this kernel would not have "
+            f"all {launch.ctas} CTAs end without griddepcontrol.wait: whoever waits for this kernel would not have "
             "waited for the one that runs beside it"
         )
 

@@ -102,7 +102,7 @@ def table(request) -> tuple[GemmPlan, Program]:
 def ask(program: Program, counts: np.ndarray, tiles: np.ndarray, rank: int) -> np.ndarray:
     """What warps find: one for each row of ``counts`` and tile."""
     arguments = [number.to_bytes(8, "little") for number in (COUNTS, OUT)]
-    launch = Launch(program.kernel.name, arguments, 1, 32, 1, 0, False)
+    launch = Launch(program.kernel.name, arguments, (1 << 20, 1, 1), 32, 1, 0, False)
     found = np.zeros((len(tiles), RESULTS), np.int32)
     for row, (mine, tile) in enumerate(zip(counts, tiles.tolist(), strict=True)):
         memory = GlobalMemory(

@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from search_spaces.dataset.make import moe_definition
 from search_spaces.emulated_case import StageError
 from search_spaces.moe_fp8_cute.space import FAMILY
-from tuner.commands.verify import verify_first
-from tuner.errors import NothingFoundError
+from tests.search_spaces.moe_fp8_cute.test_space import made_up
+from tuner.commands.verify import of_solution, read_solution, verify_first
+from tuner.errors import NothingFoundError, UsageError
 from tuner.progress import Steps
 from tuner.settings import load
 
@@ -28,7 +30,8 @@ def tuner(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["--space", "moe_fp8_cpu", "--target", "cpu"], "--target is cpu; the emulator knows sm_90a, sm_100a"),
         ([*SMALL, "--target", "sm_90a", "--sweep", "1", "--solution", "x.json"], "exclude each other"),
-        ([*SMALL, "--target", "sm_90a", "--solution", "nowhere.json"], "nowhere.json is no Solution of space"),
+        ([*SMALL, "--target", "sm_90a", "--solution", "nowhere.json"], "nowhere.json cannot be read: No such file"),
+        (SMALL, "give --target; the emulator knows sm_90a, sm_100a"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line_and_exit_code_2(arguments, message):
@@ -36,6 +39,39 @@ def test_what_cannot_be_judged_is_one_line_and_exit_code_2(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def solution_file(folder, definition, **changes):
+    """A Solution of one row with its sources, as an export writes it."""
+    space = FAMILY.space(definition, "sm_100a")
+    sources = space.render([(None, {**space.default, **changes})])
+    document = {"name": "mine", "definition": definition["name"]}
+    document |= {"sources": [{"path": path, "content": text} for path, text in sources.items()]}
+    path = folder / "mine.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_solution_of_a_large_definition_is_judged_at_small_sizes(tmp_path):
+    """Its weights alone have 1.4 GB: emulated as it is, it would take hours."""
+    file = read_solution(solution_file(tmp_path, made_up(), order="mixed"), None)
+    small = moe_definition()
+    space = FAMILY.space(small, "sm_100a")
+    subject = of_solution(file, FAMILY, space, small["name"])
+    scope: dict = {}
+    exec(subject.sources["config.py"], scope)
+    assert scope["SIZES"]["hidden"] == 512
+    assert scope["select"](1)["order"] == "mixed"
+    assert {n: t for n, t in subject.sources.items() if n != "config.py"} == dict(space.sources)
+    assert subject.cases[0].name == "one token"
+
+
+def test_a_solution_whose_config_small_sizes_do_not_take_is_one_line(tmp_path):
+    wide = {"swap_2": True, "mma_m_2": 256, "tile_t_2": 64, "tile_w_2": 256, "cluster_w_2": 4}
+    file = read_solution(solution_file(tmp_path, made_up(), **wide), None)
+    small = moe_definition()
+    with pytest.raises(UsageError, match="has a config that is not valid for moe_fp8_block_scale"):
+        of_solution(file, FAMILY, FAMILY.space(small, "sm_100a"), small["name"])
 
 
 def test_a_sweep_on_a_target_that_cannot_be_emulated_does_not_begin(tmp_path):

@@ -129,7 +129,7 @@ class Host:
             Launch(
                 a["kernel"],
                 [bytes.fromhex(argument) for argument in a["arguments"]],
-                int(np.prod(a["grid"])),
+                (a["grid"][0], a["grid"][1], a["grid"][2]),
                 int(np.prod(a["block"])),
                 int(np.prod(a["cluster"])),
                 a["smem"],
