@@ -1,7 +1,7 @@
 """Records of routing_run.py -> docs/results/routing.json and the table of routing.md.
 
     python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --table table.json
-    python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --shown SHOWN --json routing.json > table.md
+    python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --shown SHOWN --given table.json --json routing.json
 
 The dispatch table is what a sweep over these points would export: the product's own ranking with its guard in each
 regime, and its bounds where neighbouring winners cross. It is chosen from the records CHOOSING, and so is
@@ -118,9 +118,11 @@ def config_of(rows: list[Row], size: int) -> str:
 
 
 def compared(points: Points, rows: list[Row]) -> list[dict[str, Any]]:
-    """A record per point."""
+    """A record per point that was measured again."""
     found = []
     for key, record in points.records.items():
+        if key not in points.shown_us:
+            continue
         shown, choosing = points.shown_us[key], points.choosing[key]
         tried = [n for n in shown if n in points.configs and n in choosing]
         best = min(tried, key=lambda n: statistics.median(choosing[n]))
@@ -134,13 +136,14 @@ def compared(points: Points, rows: list[Row]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (order.index(row["profile"]), row["seq_len"]))
 
 
-def public_geomean(points: Points, rows: list[Row]) -> float:
-    """Geometric mean over the public workloads, in microseconds."""
-    times = {key: points.served(rows, key) for key, record in points.records.items() if record["uuid"]}
+def public_geomean(points: Points, rows: list[Row]) -> tuple[int, float]:
+    """How many public workloads were measured, and their geometric mean in microseconds."""
+    known = [key for key, record in points.records.items() if record["uuid"] and key in points.shown_us]
+    times = {key: points.served(rows, key) for key in known}
     missing = sorted(key for key, us in times.items() if us is None)
     if missing:
         raise ValueError(f"not measured with the table's config, so there is no mean over all: {', '.join(missing)}")
-    return math.exp(statistics.fmean(math.log(us) for us in times.values() if us is not None))
+    return len(times), math.exp(statistics.fmean(math.log(us) for us in times.values() if us is not None))
 
 
 def markdown(found: list[dict[str, Any]]) -> str:
@@ -171,15 +174,18 @@ def main() -> None:
     parser.add_argument("--shown", type=Path, help="records measured afterwards")
     parser.add_argument("--regimes", default=",".join(map(str, DEFAULT_BOUNDS)), help="bounds before they are measured")
     parser.add_argument("--only", type=Path, help="JSON with the configs that may be in the table; default: all")
-    parser.add_argument("--table", type=Path, help="only write the table, as one_library.py reads it")
+    parser.add_argument("--table", type=Path, help="only write the table, as one_library.py reads it, by all rounds")
+    parser.add_argument("--given", type=Path, help="the table of the Solution that was measured")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     paths = itertools.chain(*(folder.glob("*/variant.json") for folder in args.variants))
     configs = {path.parent.name: json.loads(path.read_text())["config"] for path in paths}
-    shown = None if args.shown is None else _read(args.shown)
+    shown = _read(args.shown) if args.shown else [] if args.table else None
     points = Points(_read(args.choosing), configs, shown, [int(b) for b in args.regimes.split(",")])
     allowed = list(points.configs) if args.only is None else list(json.loads(args.only.read_text()))
     rows = points.table(allowed)
+    if args.given:
+        rows = [Row(bound, config, "given") for bound, config in json.loads(args.given.read_text())]
     if args.table:
         args.table.write_text(json.dumps([(row.bound, row.config) for row in rows]))
         return
@@ -189,7 +195,8 @@ def main() -> None:
     print("| up to | config | why |\n|---|---|---|")
     for row in rows:
         print(f"| {row.bound or 'all'} | {row.config} | {row.why} |")
-    print(f"\npublic workloads: {public_geomean(points, rows):.1f} us\n")
+    count, mean_us = public_geomean(points, rows)
+    print(f"\n{count} public workloads: {mean_us:.1f} us\n")
     print(markdown(found))
 
 

@@ -66,7 +66,7 @@ HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (65, 256, {**_swapped(8), **_many(8, 64, 128, 128), "many_ctas_per_sm": 2}),
     (65, 1024, {**_swapped(16), **_many(16, 128, 128, 128), **_PERMUTED}),
     (129, 512, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_PERMUTED, **_small(4, 128)}),
-    (129, 512, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_small(4, 64)}),
+    (129, 2048, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_small(4, 64)}),
     (257, 2048, {**_swapped(16), **_many(16, 64, 256, 128)}),
     (257, 1024, {**_swapped(16), **_many(16, 128, 128, 256), **_PERMUTED}),
     (257, 4096, {**_swapped(32), **_many(32, 128, 256, 128, "weights"), **_PERMUTED}),
