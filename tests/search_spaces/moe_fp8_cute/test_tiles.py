@@ -54,7 +54,7 @@ PLANS = {
         PLAN, swap=False, tile_t=64, groups=1, above=16, small_rows=64, small_tiles=4, small=True, out="finalize"
     ),
     "48 experts, narrow tiles where they are few": dataclasses.replace(
-        PLAN, experts=48, upto=40, narrow=8, narrow_tiles=3, order="tokens"
+        PLAN, experts=48, upto=40, narrow=8, narrow_tiles=4, order="tokens"
     ),
     "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "cluster_w": 2, "cluster_t": 2, "order": "tokens"}),
 }
