@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("init")(tune.init)
 app.command("sweep")(tune.sweep)
 app.command("bench")(tune.bench)
 app.command("compile")(tune.compile_)

@@ -1,4 +1,4 @@
-"""Commands that build and measure: sweep, bench, compile."""
+"""Commands that make spaces, build and measure: init, sweep, bench, compile."""
 
 from __future__ import annotations
 
@@ -230,6 +230,9 @@ def compile_(
         reasons = Counter((v["status"], v["reason"]) for v in result.variants if v["reason"])
         for (status, why), count in reasons.most_common():
             stdout().print(f"{count} {status}: {why}", markup=False, soft_wrap=True)
+        for why, count in Counter(v["figures"].get("remark") for v in result.variants).items():
+            if why is not None:
+                stdout().print(f"{count} BUILT, but {why}", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
 
@@ -260,4 +263,35 @@ def verify(
             stdout().print(summary_of(variant), markup=False, soft_wrap=True)
         count = f"{result.passed} of {len(result.variants)}"
         stdout().print(f"{count} passed (emulated on {result.definition}) in {result.wall_s:.1f} s")
+    raise typer.Exit(result.exit_code)
+
+
+@with_settings("definition", "dataset", "target")
+def init(
+    given: dict[str, Any],
+    path: Annotated[
+        Path, typer.Argument(help="a Triton file, a Solution's JSON, or a contest folder with config.toml")
+    ],
+    out: Annotated[Path | None, typer.Option(help="folder of the new space; default: named after the kernel")] = None,
+    entry: Annotated[str | None, typer.Option(help="function that launches the kernels; default: found")] = None,
+    widen: Annotated[
+        bool, typer.Option("--widen", help="all combinations of the configs' values, not the author's list alone")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=0, help="configs that are compiled to try it; 0 for none")] = 3,
+    json: options.Json = False,
+) -> None:
+    """Make a space of a Triton kernel: its autotune configs become parameters. The code is read, not run."""
+    results()
+    from tuner.cli.progress_line import StepView
+    from tuner.init.command import init_space
+    from tuner.settings import load
+
+    settings = load(given)
+    with StepView() as view:
+        result = init_space(settings, path, out, entry, widen, sample, view)
+    if json:
+        print_json(result.document())
+    else:
+        for line in result.lines():
+            stdout().print(line, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

@@ -256,7 +256,7 @@ class BuildHandler:
         finally:
             for item in loaded:
                 item.unload()
-        return ran.figures, ran.remark
+        return ran.figures | ({"remark": ran.remark} if ran.remark else {}), ran.remark
 
 
 def is_compiled_at_launch(variant: Variant) -> bool:

@@ -31,6 +31,10 @@ _RANDOM_BYTES = 1 << 20
 _CERTAIN = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
 
 
+_COMPILERS = ("triton", "backends")
+"""Where Triton's back ends lie; a pass of theirs that fails raises RuntimeError."""
+
+
 class RejectedError(FailureInSandbox):
     """A kernel cannot be launched on the target."""
 
@@ -104,9 +108,17 @@ def _what_stopped(error: Exception, target: Target, cache: Path, data_was_read: 
     text = f"{name}: {_short(str(error))}"
     if name == "OutOfResources":
         raise RejectedError(f"a kernel cannot be launched on {target.name}: {text}", figures_of(cache)) from error
-    if name in _CERTAIN and not data_was_read:
+    if (name in _CERTAIN or _raised_in(error) == _COMPILERS) and not data_was_read:
         raise CompileError(f"a kernel does not compile for {target.name}: {text}") from error
     return f"its host code stopped without a GPU ({text}); what it had not launched is compiled by its first call"
+
+
+def _raised_in(error: BaseException) -> tuple[str, ...]:
+    """The last two folders of the file that raised an exception."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return () if frame is None else Path(frame.tb_frame.f_code.co_filename).parts[-4:-2]
 
 
 def told_apart(workloads: Sequence[Document]) -> list[Document]:
@@ -187,5 +199,6 @@ def _arguments(definition: Document, workload: Document, destination_passing: bo
 
 
 def _short(text: str) -> str:
-    """An exception's text in one line; compilers append whole files."""
-    return " ".join(text.split())[:600]
+    """An exception's text in one line. Compilers quote whole files, with the place before and the reason behind."""
+    line = " ".join(text.split())
+    return line if len(line) <= 600 else f"{line[:200]} ... {line[-390:]}"

@@ -1,0 +1,66 @@
+"""``tuner init`` from a file to a space whose configs a builder compiles, on a machine without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+pytest.importorskip("torch")
+
+ROW_SUMS = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.autotune([triton.Config({"COLUMNS": 64 * n}, num_warps=n) for n in (1, 2)], key=["columns"])
+@triton.jit
+def add_up(x, weight, out, columns, COLUMNS: tl.constexpr):
+    row, total = tl.program_id(0), tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, columns, COLUMNS):
+        at = start + tl.arange(0, COLUMNS)
+        value = tl.load(x + row * columns + at, at < columns, 0.0).to(tl.float32)
+        total += value * tl.load(weight + at, at < columns, 0.0)
+    tl.store(out + row * columns + tl.arange(0, COLUMNS), total)
+
+
+def sums(hidden_states, weight):
+    out = torch.zeros_like(hidden_states)
+    add_up[(hidden_states.shape[0],)](hidden_states, weight, out, hidden_states.shape[1])
+    return out
+"""
+
+
+def run(tmp_path, *words):
+    environment = {**os.environ, "TUNER_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "tuner", "init", str(tmp_path / "row_sums.py"), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_a_file_becomes_a_space_that_compiles(tmp_path):
+    """Catches edits after which the kernel no longer compiles, and values that do not reach it."""
+    (tmp_path / "row_sums.py").write_text(ROW_SUMS)
+    words = ("--definition", "rmsnorm_h1024", "--out", str(tmp_path / "space"), "--json")
+    done = run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["parameters"] == {"COLUMNS": [64, 128], "num_warps": [1, 2], "num_stages": [3]}
+    assert document["todo"] == []
+    variants = document["compiled"]["variants"]
+    assert {v["status"] for v in variants} == {"BUILT"}
+    assert {v["config"]["num_warps"] for v in variants} == {v["figures"]["kernels"][0]["num_warps"] for v in variants}
+
+    again = run(tmp_path, *words)
+    assert again.returncode == 2
+    assert again.stderr.splitlines()[-1].endswith("is not overwritten; choose another one with --out")
+
+
+def test_what_does_not_compile_says_why(tmp_path):
+    (tmp_path / "row_sums.py").write_text(ROW_SUMS.replace("tl.zeros(", "tl.zeroes("))
+    done = run(tmp_path, "--definition", "rmsnorm_h1024", "--out", str(tmp_path / "space"), "--sample", "1")
+    assert done.returncode == 3
+    assert "0 of 1 configs built for sm_90a" in done.stdout
+    assert "zeroes" in done.stdout.splitlines()[-1]

@@ -1,0 +1,120 @@
+"""Parameters of a kernel that nothing tunes: what its launch says as a number, with values around it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass, field
+
+from tuner.init.source.known_answers import LAUNCH_OPTIONS, TritonConfig
+from tuner.init.source.source_file import SourceFile
+from tuner.init.triton_kernels import KernelLaunch, TritonKernel
+
+_SIZES = re.compile(r"(?i).*(block|tile|group|split|chunk|stages).*|B[A-Z]{1,2}|[A-Z]{1,2}_?B")
+_WARPS = (1, 2, 4, 8, 16)
+_STAGES = (1, 2, 3, 4, 5)
+
+
+@dataclass
+class LaunchValues:
+    """What a launch says.
+
+    Attributes:
+        given: Name -> its number.
+        assigned: Name -> the number's place in an assignment of the launcher, such as ``BLOCK = 64``.
+        computed: Launch options whose value is computed -> the author's expression.
+    """
+
+    given: dict[str, int] = field(default_factory=dict)
+    assigned: dict[str, ast.Constant] = field(default_factory=dict)
+    computed: dict[str, str] = field(default_factory=dict)
+
+
+def read_launch(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel) -> LaunchValues:
+    """The numbers of a launch that may be tuned. One that the grid repeats as a number is none of them."""
+    values = LaunchValues()
+    call = launch.call
+    starred = any(isinstance(a, ast.Starred) for a in call.args)
+    arguments = {} if starred else dict(zip(kernel.arguments, call.args, strict=False))
+    arguments |= {k.arg: k.value for k in call.keywords if k.arg}
+    function = _function_of(file, launch)
+    assert isinstance(call.func, ast.Subscript)
+    by_name = _is_by_name(call.func.slice, function)
+    for name, value in arguments.items():
+        is_option = name in ("num_warps", "num_stages")
+        if not is_option and not (name in kernel.constexprs and _SIZES.fullmatch(name)):
+            continue
+        number = _number(value)
+        place = None if number is not None or function is None else _assigned_number(function, value)
+        if number is not None and (is_option or by_name):
+            values.given[name] = number
+        elif place is not None:
+            values.given[name], values.assigned[name] = int(place.value), place  # type: ignore[arg-type]
+        elif is_option and number is None:
+            values.computed[name] = file.snippet(value)
+    return values
+
+
+def propose(kernel: TritonKernel, values: LaunchValues) -> None:
+    """Give a kernel parameters from its launch; each has the author's number as the default, with some around it."""
+    numbers = dict(values.given)
+    for option in ("num_warps", "num_stages"):
+        numbers.setdefault(option, int(LAUNCH_OPTIONS[option] or 0))
+        if option in values.computed:
+            kernel.remarks.append(f"{option} was {values.computed[option]}; its default is Triton's now")
+    kernel.is_proposed = True
+    kernel.tunable = {name: tuple(sorted(_around(name, number))) for name, number in numbers.items()}
+    options = {name: numbers[name] for name in ("num_warps", "num_stages")}
+    kernel.configs = [TritonConfig({n: v for n, v in numbers.items() if n not in options}, **options)]
+
+
+def _around(name: str, number: int) -> set[int]:
+    if name in ("num_warps", "num_stages"):
+        return {number, *(_WARPS if name == "num_warps" else _STAGES)}
+    is_power = number > 0 and number & (number - 1) == 0
+    return {number // 2, number, number * 2} - {0} if is_power else {number}
+
+
+def _number(node: ast.expr) -> int | None:
+    return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None
+
+
+def _function_of(file: SourceFile, launch: KernelLaunch) -> ast.FunctionDef | None:
+    """The innermost function around a launch."""
+    around = [
+        n
+        for n in ast.walk(file.tree)
+        if isinstance(n, ast.FunctionDef) and n.lineno <= launch.call.lineno <= (n.end_lineno or 0)
+    ]
+    return max(around, key=lambda n: n.lineno, default=None)
+
+
+def _assigned_number(function: ast.FunctionDef, value: ast.expr) -> ast.Constant | None:
+    """The number that a function gives to a name, if it does so once and gives it nothing else."""
+    if not isinstance(value, ast.Name):
+        return None
+    bound = [n for n in ast.walk(function) if isinstance(n, ast.Name | ast.arg) and _binds(n) == value.id]
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and node.targets == bound and isinstance(node.value, ast.Constant):
+            return node.value if _number(node.value) is not None else None
+    return None
+
+
+def _binds(node: ast.Name | ast.arg) -> str | None:
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.id if isinstance(node.ctx, ast.Store) else None
+
+
+def _is_by_name(grid: ast.expr, function: ast.FunctionDef | None) -> bool:
+    """Whether a grid takes its numbers from the kernel's arguments, as ``lambda META: ...`` does."""
+    if isinstance(grid, ast.Lambda):
+        return True
+    if not isinstance(grid, ast.Name) or function is None:
+        return not any(isinstance(n, ast.Constant) and type(n.value) is int and n.value > 1 for n in ast.walk(grid))
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef) and node.name == grid.id:
+            return True
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == grid.id:
+            return _is_by_name(node.value, None)
+    return False
