@@ -55,13 +55,19 @@ def find_entries(file: SourceFile) -> list[EntryFunction]:
         grown = not more <= launching
         launching |= more
     called = {n for u in units if u.binds & launching for n in u.needs if not u.binds >= {n}}
-    entries = [e for u in units for node in u.nodes for e in _entries_of(file, node) if e.name in launching]
+    entries = [e for e in possible_entries(file) if e.name in launching]
 
     def unlikely(entry: EntryFunction) -> tuple[bool, ...]:
         name = entry.name
         return bool(_BACKWARD.search(name)), name in called, name != "run", name[0] == "_", "." in entry.expression
 
     return sorted(entries, key=unlikely)
+
+
+def possible_entries(file: SourceFile) -> list[EntryFunction]:
+    """All functions of a file that could be an entry, tests and benchmarks left out."""
+    nodes = [node for unit in file.units() for node in unit.nodes]
+    return [e for node in nodes if not _is_trial(node) for e in _entries_of(file, node)]
 
 
 def _launches(nodes: Sequence[ast.stmt]) -> bool:

@@ -139,6 +139,9 @@ class _Maker:
         if self.origin.entry is None:
             (file,) = self.tree.files.values()
             entries = entry_point.find_entries(file)
+            possible = entry_point.possible_entries(file)
+            # Launches may be in helpers of other files.
+            entries = entries or [e for e in possible if self._launches_elsewhere(e)]
             chosen = entry_point.choose(entries, wanted, self.definition)
             others = [e.expression for e in entries if e != chosen]
             if others and wanted is None:
@@ -149,6 +152,14 @@ class _Maker:
             if isinstance(node, ast.FunctionDef) and node.name == function:
                 return entry_point.entry_of(path, node)
         return EntryFunction(path, function, (), (), None)
+
+    def _launches_elsewhere(self, entry: EntryFunction) -> bool:
+        self.tree.reach(entry.file, entry.name)
+        launches = [
+            x for path in self.tree.kept for x in find_launches(self.tree.files[path]) if self._is_reached(path, x)
+        ]
+        self.tree.forget()
+        return bool(launches)
 
     def made(self) -> NewSpace:
         """Make the space."""

@@ -1,0 +1,257 @@
+"""What strangers' files have beside a plain decorator: hooks, helpers in other files, numbers in the launch."""
+
+import ast
+import json
+
+import pytest
+
+from search_spaces.directory import DirectoryFamily
+from tuner.errors import UsageError
+from tuner.init.make_space import make_space
+from workers.devices.targets import target_named
+
+HEAD = "import torch\nimport triton\nimport triton.language as tl\n\n"
+DEFINITION = {
+    "name": "copy_n",
+    "op_type": "copy",
+    "axes": {"n": {"type": "var"}},
+    "inputs": {"x": {"shape": ["n"], "dtype": "float32"}},
+    "outputs": {"out": {"shape": ["n"], "dtype": "float32"}},
+    "reference": "def run(x):\n    return x.clone()\n",
+}
+
+
+def made(path, **words):
+    return make_space(path, target_named("sm_90a"), ("sm_90a",), DEFINITION, **words)
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder / next(iter(files))
+
+
+HOOKED = (
+    HEAD
+    + """
+def prepare(nargs):
+    nargs["d"].block = [nargs["B"]]
+
+
+@triton.autotune(
+    configs=[triton.Config({"B": b}, pre_hook=prepare) for b in (32, 64)], key=[], prune_configs_by={"top_k": 3}
+)
+@triton.jit
+def move(d, x, out, n, B: tl.constexpr):
+    pass
+
+
+def moved(x):
+    out = torch.empty_like(x)
+    if out.numel():
+        move[(1,)](make(x), x, out, x.numel())
+    return out
+
+
+def make(x):
+    return x
+"""
+)
+
+
+def test_a_hook_is_called_before_the_launch_with_what_it_reads(tmp_path):
+    """Catches a descriptor that keeps the block of another config, or of none."""
+    space = made(write(tmp_path, {"move.py": HOOKED}))
+    kernel = space.files["move.py"]
+    body = next(n for n in ast.parse(kernel).body if getattr(n, "name", "") == "moved").body
+    assert next(ast.unparse(s) for s in body[1].body) == "prepare({'d': make(x), 'B': config['B']})"
+    assert "def prepare(nargs):" in kernel
+    assert "prunes its configs by its arguments" in space.files["space.yaml"]
+
+
+NUMBERS = (
+    HEAD
+    + """
+@triton.jit
+def move(x, out, n, width: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, GROUP: tl.constexpr):
+    pass
+
+
+def moved(x):
+    out = torch.empty_like(x)
+    BLOCK_M = 64
+    warps = 8 if x.numel() > 99 else 4
+    grid = (triton.cdiv(x.numel(), 128), triton.cdiv(1, BLOCK_M))
+    move[grid](x, out, x.numel(), 16, 128, BLOCK_M=BLOCK_M, GROUP=triton.next_power_of_2(7), num_warps=warps)
+    return out
+"""
+)
+
+
+def test_numbers_of_a_launch_become_parameters_where_one_place_holds_them(tmp_path):
+    """Catches a block that changes in the launch and not in the grid, and constants that are no choice."""
+    space = made(write(tmp_path, {"move.py": NUMBERS}))
+    kernel = space.files["move.py"]
+    assert space.parameters == {
+        "BLOCK_M": (32, 64, 128),
+        "num_warps": (1, 2, 4, 8, 16),
+        "num_stages": (1, 2, 3, 4, 5),
+    }
+    assert '    BLOCK_M = config["BLOCK_M"]\n' in kernel, "the grid reads it too"
+    assert "x.numel(), 16, 128, BLOCK_M=BLOCK_M" in kernel, "128 stands in the grid as well"
+    assert "num_warps was warps; its default is Triton's now" in " ".join(space.remarks)
+    space.write(tmp_path / "space")
+    assert DirectoryFamily(tmp_path / "space").space(DEFINITION, "sm_90a").default["BLOCK_M"] == 64
+
+
+PROJECT = {
+    "project/ops/copy.py": HEAD
+    + """
+from ..helpers import KEPT, blocks, unused
+from project.sub import launch_all as launch
+from nowhere_at_all import gone
+
+
+class Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        from ..late import check
+        check(x, gone)
+        return launch(x, KEPT)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return unused(gradient)
+""",
+    "project/helpers.py": """import torch
+
+KEPT = 4
+OTHER = torch.cuda.nothing_of_the_kind
+
+
+def blocks():
+    return (16, 32)
+
+
+def unused(x):
+    return OTHER
+""",
+    "project/sub/__init__.py": "from ._kernels import launch_all, more\n",
+    "project/sub/_kernels.py": HEAD
+    + """
+from ..helpers import blocks, unused
+
+
+@triton.autotune([triton.Config({"B": b}) for b in blocks()], key=[])
+@triton.jit
+def move(x, out, B: tl.constexpr):
+    pass
+
+
+def launch_all(x, kept):
+    out = torch.empty_like(x)
+    move[(kept,)](x, out)
+    return out
+
+
+more = unused(3)
+""",
+    "project/late.py": "def check(x, gone):\n    pass\n",
+    "project/__init__.py": "raise SystemError\n",
+}
+
+
+def test_helpers_of_the_same_project_come_along_with_what_is_needed_of_them(tmp_path):
+    """Catches a whole package in the space, names that stay behind, and imports that lead out of the folder."""
+    (tmp_path / "project" / "ops").mkdir(parents=True)
+    space = made(write(tmp_path, PROJECT), entry="Copy")
+    files = space.files
+    assert sorted(files) == ["copy.py", "helpers.py", "kernels.py", "late.py", "main.py", "space.yaml", "sub.py"]
+    assert "from .helpers import KEPT\n" in files["copy.py"]
+    assert "from .sub import launch_all as launch\n" in files["copy.py"]
+    assert "from .late import check\n" in files["copy.py"]
+    assert files["sub.py"] == "from .kernels import launch_all\n"
+    assert "OTHER" not in files["helpers.py"]
+    assert "KEPT = 4" in files["helpers.py"]
+    assert space.parameters["B"] == (16, 32), "the configs are made by a helper in another file"
+    assert 'move[(kept,)](x, out, B=config["B"]' in files["kernels.py"]
+    assert "    kernels.config = config\n    return copy.Copy.apply(x)\n" in files["main.py"]
+    (todo,) = space.todo
+    assert (todo.file, todo.what.partition(" (")[0]) == ("copy.py", "module nowhere_at_all")
+
+
+SOLUTION = {
+    "name": "somebody's entry",
+    "definition": "copy_n",
+    "author": "somebody",
+    "spec": {
+        "language": "triton",
+        "target_hardware": ["cuda"],
+        "entry_point": "src/entry.py::kernel",
+        "destination_passing_style": True,
+    },
+    "sources": [
+        {
+            "path": "src/entry.py",
+            "content": "from .move import move\n\ndef kernel(x, out):\n    move[(1,)](x, out)\n",
+        },
+        {
+            "path": "src/move.py",
+            "content": HEAD + '@triton.autotune([triton.Config({"B": 16}), triton.Config({"B": 32})], key=[])\n'
+            "@triton.jit\ndef move(x, out, B: tl.constexpr):\n    pass\n",
+        },
+        {"path": "main.py", "content": "# of somebody\n"},
+        {"path": "table.json", "content": "{}"},
+    ],
+}
+
+
+def test_a_solution_keeps_its_files_and_its_way_to_pass_outputs(tmp_path):
+    path = write(tmp_path, {"solution.json": json.dumps(SOLUTION)})
+    space = made(path)
+    assert space.files["main.py"] == "# of somebody\n"
+    assert "    entry.config = config\n    entry.kernel(x, out)\n" in space.files["main2.py"]
+    assert "from .src import entry\n" in space.files["main2.py"]
+    assert "def run(x, out):\n" in space.files["main2.py"]
+    assert space.files["table.json"] == "{}"
+    space.write(tmp_path / "space")
+    found = DirectoryFamily(tmp_path / "space").space(DEFINITION, "sm_90a")
+    assert (found.entry_point, found.destination_passing) == ("main2.py::run", True)
+    assert [p.name for p in found.parameters] == ["B", "num_warps", "num_stages"]
+
+
+def test_a_contest_folder_is_read_with_its_config(tmp_path):
+    files = {f"solution/mine/{s['path']}": s["content"] for s in SOLUTION["sources"][:2]}
+    build = '[build]\nlanguage = "triton"\nsource_dir = "mine"\nentry_point = "kernel"\n'
+    write(tmp_path, {"config.toml": f'[solution]\nname = "entry-v1"\ndefinition = "copy_n"\n\n{build}', **files})
+    space = made(tmp_path)
+    assert (space.name, space.definition) == ("entry-v1", "copy_n")
+    assert "    entry.kernel(x, out)\n" in space.files["main.py"]
+
+
+def test_a_solution_in_cuda_becomes_a_space_with_a_place_for_parameters(tmp_path):
+    spec = {**SOLUTION["spec"], "language": "cuda", "entry_point": "k.cu::go", "dependencies": ["nvidia-cublas"]}
+    sources = [{"path": "k.cu", "content": "void go() {}\n"}]
+    space = made(write(tmp_path, {"s.json": json.dumps({**SOLUTION, "spec": spec, "sources": sources})}))
+    space.write(tmp_path / "space")
+    found = DirectoryFamily(tmp_path / "space").space(DEFINITION, "sm_90a")
+    assert (found.language, found.entry_point, found.dependencies) == ("cuda", "k.cu::go", ("nvidia-cublas",))
+    assert [t.file for t in space.todo] == ["space.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"sources": [{"path": "../k.py", "content": "x"}]}, "leads out of its folder"),
+        ({"sources": [{"path": "config.py", "content": "x"}]}, "rename it"),
+        ({"sources": []}, "has no sources"),
+        ({"spec": {**SOLUTION["spec"], "entry_point": "gone.py::run"}}, "is not among the sources"),
+        ({"spec": {**SOLUTION["spec"], "language": "rust"}}, "language is 'rust'; allowed are"),
+    ],
+)
+def test_a_solution_that_cannot_be_used_gets_one_line(tmp_path, change, why):
+    path = write(tmp_path, {"solution.json": json.dumps({**SOLUTION, **change})})
+    with pytest.raises(UsageError, match=why) as raised:
+        made(path)
+    assert "\n" not in str(raised.value)
