@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.sweeps.finals.crossings import find
-from tuner.sweeps.finals.statistics import Guard, rank
+from tuner.sweeps.finals.guard import Guard
+from tuner.sweeps.finals.ranking import rank
 from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
 
 BASELINES = {"deepgemm_us": "baseline_deepgemm", "triton_us": "baseline_triton"}

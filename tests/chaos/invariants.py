@@ -16,7 +16,8 @@ from db.records import SweepState, TrialRecord, WinnerRecord
 from db.store import Store
 from tests.chaos.ground import STATUS_OF
 from tuner.settings import SweepSettings
-from tuner.sweeps.finals.statistics import Guard, rank
+from tuner.sweeps.finals.guard import Guard
+from tuner.sweeps.finals.ranking import rank
 from workers.judge.timing.interval import median_interval
 
 TERMINAL = {

@@ -26,7 +26,7 @@ from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
 from tuner.sweeps.finals.crossings import Crossing, settled
 from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
-from tuner.sweeps.finals.statistics import Guard
+from tuner.sweeps.finals.guard import Guard
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage

@@ -24,6 +24,7 @@ from tuner.prediction.expected import expectations, features, of_winners
 from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners, winners_table
 from tuner.results.trace_folder import TraceFolder
+from tuner.search import related_sweeps
 from tuner.settings import SweepSettings
 from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.loop import Sweep, SweepPlan
@@ -325,6 +326,10 @@ def _searched(
 ) -> SweepResult:
     """Run the loop: the search and the finals."""
     s = setup.settings
+    hardware = runner.environment().hardware
+    about = (store, space, setup.problem.name, hardware)
+    sizes = setup.sizes(space.size_axis)
+    by_regime = {r.name: [sizes[uuid] for uuid in r.workloads] for r in regimes}
     plan = SweepPlan(
         definition=setup.problem.definition,
         space=space,
@@ -332,9 +337,9 @@ def _searched(
         method=setup.method,
         settings=s,
         retry_failed=retry_failed,
-        warm_start=_warm_start(store, setup, space, regimes, runner.environment().hardware) if s.warm_start else {},
-        prior=prior(store, setup.problem.name, space, regimes, runner.environment().hardware) if s.warm_start else {},
-        expect=expectations(space, regimes, _like(setup), runner.environment().hardware),
+        warm_start=related_sweeps.suggested(*about, by_regime) if s.warm_start else {},
+        prior=related_sweeps.prior(*about, by_regime) if s.warm_start else {},
+        expect=expectations(space, regimes, _like(setup), hardware),
     )
     with stoppable(store, sweep_id) as checkpoint:
         return Sweep(plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint).run()
@@ -349,30 +354,6 @@ def _like(setup: Setup) -> dict[str, WorkloadFeatures]:
 def _failure(kind: str, details: str) -> dict[str, str]:
     """Why a sweep failed, for its summary. The service's pages show the kind alone: details may name files."""
     return {"error_kind": kind, "error": f"{kind}: {details}"}
-
-
-def _warm_start(
-    store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
-) -> dict[str, tuple[Config, ...]]:
-    """For each regime the best configs of related sweeps (other shapes, other hardware) in the regime of the same name,
-    then the starts that suit its sizes."""
-    related = store.best.related(space.name, definition=setup.problem.name, hardware=hardware, limit=6 * len(regimes))
-    found = {r.name: [dict(c.config) for c in related if c.regime == r.name][:3] for r in regimes}
-    for regime in regimes:
-        sizes = [setup.sizes(space.size_axis)[uuid] for uuid in regime.workloads]
-        found[regime.name] += [dict(s.config) for s in space.starts if s.suits(sizes)]
-    return {name: tuple(configs) for name, configs in found.items()}
-
-
-def prior(
-    store: Store, definition: str, space: SearchSpace, regimes: tuple[Regime, ...], hardware: str
-) -> dict[str, tuple[tuple[Config, float | None], ...]]:
-    """The trials of the nearest finished sweep of the same space family, for the regime of the same name."""
-    nearest = store.best.related(space.name, definition=definition, hardware=hardware, limit=1)
-    if not nearest:
-        return {}
-    trials = store.trials.of(nearest[0].sweep_id, measurements=False)
-    return {r.name: tuple((dict(t.config), t.objective) for t in trials if t.regime == r.name) for r in regimes}
 
 
 def _conclude(

@@ -48,7 +48,7 @@ class VariantBuilder:
         target: Target of all variants.
         cache_dir: Folder of the artifact cache.
         compile_s: Deadline for one build in seconds.
-        nice: Niceness of compilation.
+        nice: Niceness of compilation; :mod:`workers.cluster.ray_runner` chooses it.
         preload: Modules imported once for all builds; None for those that the variants' compiler needs.
         workloads: Documents of the workloads, for whose sizes kernels are compiled that are compiled when launched.
         imports: Modules that the variants import, which tell their compiler; if none, the first variant does.

@@ -24,7 +24,7 @@ class BuilderActor:
         target: Target of all variants.
         cache_dir: Artifact cache on the actor's machine.
         deadlines: Deadline of the compile phase.
-        nice: Niceness of compilation.
+        nice: Niceness of compilation; :mod:`workers.cluster.ray_runner` chooses it.
         pack: Whether artifacts are sent along, for evaluators on other machines.
         imports: Modules that variants import, whose compiler is loaded before the first variant comes.
     """

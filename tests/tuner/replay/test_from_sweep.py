@@ -11,10 +11,10 @@ from tuner.errors import UsageError
 from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording_of_trials
 from tuner.replay.recording import Recording, read_recording, write_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
+from tuner.search.related_sweeps import prior
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
-from tuner.sweeps.run import prior
 from workers.records import Method, Status
 
 RECORDING = Recording(
@@ -73,11 +73,11 @@ def test_the_recording_of_a_replayed_sweep_is_the_recording(tmp_path):
 
 def test_a_new_sweep_learns_from_the_nearest_finished_one():
     space = RECORDING.space()
-    regimes = (Regime("all", None, None, RECORDING.workloads), Regime("17+", 17, None, RECORDING.workloads))
+    regimes = ("all", "17+")
     with Store.open("sqlite://") as store:
-        assert prior(store, "tiny", space, regimes, "some GPU") == {}
+        assert prior(store, space, "tiny", "some GPU", regimes) == {}
         sweep_on(store, RECORDING)
-        found = prior(store, "tiny", space, regimes, "another GPU")
+        found = prior(store, space, "tiny", "another GPU", regimes)
     assert found["17+"] == ()
     values = {RECORDING.row(config): value for config, value in found["all"]}
     assert values[0] == pytest.approx(math.log(4000.0))

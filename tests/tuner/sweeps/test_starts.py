@@ -3,9 +3,9 @@
 import yaml
 
 from db.store import Store
+from tuner.search.related_sweeps import suggested
 from tuner.settings import load
 from tuner.sweeps.regimes import split
-from tuner.sweeps.run import _warm_start
 from tuner.sweeps.setup import resolve
 
 
@@ -30,7 +30,9 @@ def test_starts_of_a_space_come_early_in_the_regimes_they_are_for(tmp_path):
     regimes = tuple(split(sizes, setup.settings.regimes))
     store = Store.open(setup.settings.db)
     try:
-        found = _warm_start(store, setup, space, regimes, "any CPU")
+        found = suggested(
+            store, space, "rmsnorm_h1024", "any CPU", {r.name: [sizes[uuid] for uuid in r.workloads] for r in regimes}
+        )
     finally:
         store.close()
     largest = {r.name: max(sizes[uuid] for uuid in r.workloads) for r in regimes}

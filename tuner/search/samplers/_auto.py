@@ -21,8 +21,8 @@ from tuner.search.gaussian_process.transform import Scale
 from tuner.search.options import Options
 from tuner.search.samplers._base import ConfigSampler
 from tuner.search.stopping_rule import Outlook
+from tuner.search.suggestions import Relative
 from tuner.search.transfer import Transfer
-from tuner.search.warm_start import Relative
 
 Rows = NDArray[np.intp]
 

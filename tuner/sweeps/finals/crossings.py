@@ -15,7 +15,8 @@ from typing import Any
 
 from db.records import WinnerRecord, WinnerWorkload
 from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, FinalResult, guarded, interleaved, samples_and_failures
-from tuner.sweeps.finals.statistics import Guard, Ratio, Rounds, compare, weighted_mean
+from tuner.sweeps.finals.guard import Guard
+from tuner.sweeps.finals.statistics import Ratio, Rounds, compare, weighted_mean
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import median_interval
 from workers.records import ComparisonJob, Method

@@ -12,7 +12,8 @@ import numpy as np
 from search_spaces import Config
 from search_spaces.inputs.generator import RECORDED
 from tuner.progress import Steps
-from tuner.sweeps.finals.statistics import Guard, Ranking, rank
+from tuner.sweeps.finals.guard import Guard
+from tuner.sweeps.finals.ranking import Ranking, rank
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import measured
 from workers.records import BuiltVariant, Comparison, ComparisonJob, Measurement, Method, Status, Variant

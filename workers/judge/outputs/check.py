@@ -1,4 +1,4 @@
-"""Checks that a candidate computes what the reference computes, does so twice, and leaves its inputs unchanged."""
+"""Calls a candidate once, and tells from figures of all its outputs whether they are what the reference gives."""
 
 from __future__ import annotations
 

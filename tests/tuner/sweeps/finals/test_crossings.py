@@ -11,7 +11,7 @@ from db.records import WinnerRecord, WinnerWorkload
 from tests.tuner.sweeps.finals.test_final import Scripted
 from tuner.sweeps.finals.crossings import Crossing, applied, find, settled
 from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, Finalist, run_final
-from tuner.sweeps.finals.statistics import Guard
+from tuner.sweeps.finals.guard import Guard
 from tuner.sweeps.regimes import split
 from workers.records import Method, Variant
 

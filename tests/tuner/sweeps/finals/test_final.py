@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, Finalist, run_final
-from tuner.sweeps.finals.statistics import rank
+from tuner.sweeps.finals.ranking import rank
 from tuner.sweeps.regimes import Regime
 from workers.records import Comparison, Evaluation, Measurement, Method, Status, Variant
 from workers.runner import Runner

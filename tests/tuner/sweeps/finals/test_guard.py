@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from tuner.sweeps.finals.statistics import Guard, compare, rank
+from tuner.sweeps.finals.guard import Guard
+from tuner.sweeps.finals.ranking import rank
+from tuner.sweeps.finals.statistics import compare
 
 ROUNDS = 24
 

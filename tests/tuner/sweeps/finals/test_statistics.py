@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tuner.sweeps.finals.statistics import TIE_MARGIN, compare, rank
+from tuner.sweeps.finals.ranking import rank
+from tuner.sweeps.finals.statistics import TIE_MARGIN, compare
 
 WORKLOADS = ("w1", "w2", "w3")
 

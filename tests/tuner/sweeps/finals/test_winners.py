@@ -6,7 +6,7 @@ import pytest
 
 from db.store import Store
 from tuner.sweeps.finals.final import FinalResult
-from tuner.sweeps.finals.statistics import Ranking
+from tuner.sweeps.finals.ranking import Ranking
 from tuner.sweeps.finals.winners import commit, winner_record
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import measured

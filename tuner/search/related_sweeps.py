@@ -1,0 +1,43 @@
+"""What earlier sweeps of other sizes or hardware tell a search: its first configs, and their trials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from db.store import Store
+from search_spaces import Config, SearchSpace
+
+FIRST = 3
+"""Configs of related sweeps that a regime begins with."""
+
+
+def suggested(
+    store: Store, space: SearchSpace, definition: str, hardware: str, regimes: Mapping[str, Iterable[int | None]]
+) -> dict[str, tuple[Config, ...]]:
+    """For each regime the best configs of related sweeps (other shapes, other hardware) in the regime of the same name,
+    then the starts that suit its sizes.
+
+    Args:
+        store: The database.
+        space: The space.
+        definition: Name of the definition.
+        hardware: As the environment records it.
+        regimes: Name -> sizes of its workloads.
+    """
+    related = store.best.related(space.name, definition=definition, hardware=hardware, limit=2 * FIRST * len(regimes))
+    found = {}
+    for name, sizes in regimes.items():
+        configs = [dict(c.config) for c in related if c.regime == name][:FIRST]
+        found[name] = (*configs, *(dict(s.config) for s in space.starts if s.suits(sizes)))
+    return found
+
+
+def prior(
+    store: Store, space: SearchSpace, definition: str, hardware: str, regimes: Collection[str]
+) -> dict[str, tuple[tuple[Config, float | None], ...]]:
+    """The trials of the nearest finished sweep of the same space family, for the regime of the same name."""
+    nearest = store.best.related(space.name, definition=definition, hardware=hardware, limit=1)
+    if not nearest:
+        return {}
+    trials = store.trials.of(nearest[0].sweep_id, measurements=False)
+    return {name: tuple((dict(t.config), t.objective) for t in trials if t.regime == name) for name in regimes}
