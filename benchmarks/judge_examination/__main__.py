@@ -37,14 +37,14 @@ def main() -> None:
     first, step = map(int, given.part.split("/"))
     for root, dataset, name in every[first::step]:
         done = given.work / f"{name}.{given.device}.json"
-        if done.exists() or not re.search(given.only, name):
-            continue
+        if not re.search(given.only, name) or (done.exists() and json.loads(done.read_text())["found"]):
+            continue  # one that failed, as where a package was missing, is tried again
         began = time.monotonic()
         document = _examined(dataset, name, given.device, packaged=root == PATH)
         document["seconds"] = round(time.monotonic() - began, 1)
         done.write_text(json.dumps(document))
         missed = [f["mistake"] for f in document["found"] if f["caught"] == f["mistake"].startswith("none")]
-        print(name, len(document["found"]), f"{document['seconds']} s", document["why"], missed, flush=True)
+        print(name, len(document["found"]), f"{document['seconds']} s", document.get("why", ""), missed, flush=True)
     if given.out is not None:
         publish.write([json.loads(p.read_text()) for p in sorted(given.work.glob("*.json"))], given.out)
 
@@ -89,7 +89,7 @@ def _examined(dataset: Dataset, name: str, device: str, packaged: bool) -> dict[
                 "date": date.today().isoformat(),
                 "found": [f.document() for f in found],
             }
-    return {**document, "factor": 0, "found": []}
+    return {**document, "factor": 0, "revision": METHOD_REVISION, "date": date.today().isoformat(), "found": []}
 
 
 if __name__ == "__main__":
