@@ -23,6 +23,7 @@ class Options:
         fresh: Random configs that join the candidates at each fit, in a space that is not listed.
         leaders: Best configs whose neighbours are always among the candidates.
         observations_limit: Most values that the model learns from: the best ones and a random rest.
+        others_limit: Most values of searches on other sizes that the model learns from, all of them together.
         least_log_chance: Lower bound of the logarithm of the probability that a config works.
         outlook_configs: Most promising free configs, for which the stopping rule draws joint values.
         outlook_draws: Number of these draws.
@@ -43,6 +44,7 @@ class Options:
     fresh: int = 200
     leaders: int = 5
     observations_limit: int = 200
+    others_limit: int = 100
     least_log_chance: float = -12.0
     outlook_configs: int = 200
     outlook_draws: int = 200

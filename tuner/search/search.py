@@ -52,7 +52,8 @@ class Search:
     """Proposes configs of one space and learns from their values.
 
     Values are minimised; only their order and relative distances matter, not their scale. Used by one thread. Any
-    number of proposals may be in flight. The same space, seed and sequence of calls gives the same proposals.
+    number of proposals may be in flight. The same space, seed and sequence of calls gives the same proposals, where a
+    search learns beside others: of calls of all of them.
 
     Args:
         space: The space to search.
@@ -174,6 +175,15 @@ class Search:
         )
         self.study.add_trial(trial)  # gives it its number
         self._unread = True
+
+    def learn_beside(self, place: float, others: Sequence[Search]) -> None:
+        """Learn from what searches of the same space for other sizes are told; samplers without a model do not.
+
+        Args:
+            place: Where this search is among them by size, in [0, 1].
+            others: The other searches, which must have been given their places before this one is asked.
+        """
+        self._sampler.learn_beside(place, [other._sampler for other in others])
 
     def should_stop(self) -> StopAdvice:
         """Whether more trials are worth it; computed once per finished trial, in a few milliseconds."""

@@ -19,6 +19,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
+from tuner.search.beside import introduce
 from tuner.search.expectation import Expect
 from tuner.settings import SweepSettings
 from tuner.sweeps.earlier_trials import EarlierTrials
@@ -118,6 +119,7 @@ class Sweep:
         self._toolchain = toolchain(self._environment)
         self._phase: Literal["start", "search", "finals", "done"] = "start"
         self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
+        introduce([s.search for s in self._states], [r.sizes.values() for r in plan.regimes])
 
     def run(self) -> SweepResult:
         """Search, then run the finals. Trials that an earlier process of the sweep committed are taken over."""
@@ -413,9 +415,8 @@ class Sweep:
                 tick=self._tick,
                 steps=self._steps,
             )
-            if result is None:
-                continue
-            finals[state.regime.name] = result
+            if result is not None:
+                finals[state.regime.name] = result
         return finals
 
     def _settled(self, finals: Mapping[str, FinalResult]) -> tuple[dict[str, FinalResult], list[Crossing]]:
@@ -476,7 +477,6 @@ class Sweep:
         return tuple(slow for slow in found if slow.waits_s > SLOW_S)
 
     def _emit(self) -> None:
-        reference = {s.regime.name: s.objective.geomean_us(self._reference) for s in self._states}
         self._on_progress(
             Progress(
                 phase=self._phase,
@@ -493,7 +493,7 @@ class Sweep:
                 default_us={
                     s.regime.name: None if s.default is None else math.exp(s.default.value) for s in self._states
                 },
-                reference_us=reference,
+                reference_us={s.regime.name: s.objective.geomean_us(self._reference) for s in self._states},
                 slow=self._slow(),
             )
         )

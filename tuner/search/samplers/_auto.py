@@ -16,7 +16,7 @@ from search_spaces.parameters import Config
 from tuner.search.config_table import ConfigTable
 from tuner.search.expectation import Expect, Expectation
 from tuner.search.gaussian_process.features import Features
-from tuner.search.gaussian_process.model import GaussianModel
+from tuner.search.gaussian_process.model import GaussianModel, Others
 from tuner.search.gaussian_process.transform import Scale
 from tuner.search.options import Options
 from tuner.search.samplers._base import ConfigSampler
@@ -25,6 +25,9 @@ from tuner.search.suggestions import Relative
 from tuner.search.transfer import Transfer
 
 Rows = NDArray[np.intp]
+
+LEAST_TOLD = 4
+"""Configs that must have worked before there is a model, or anything to tell other searches."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class AutoSampler(ConfigSampler):
         self._pool: Rows = np.zeros(0, dtype=np.intp)
         self._left_out: set[int] = set()
         self._fitted_at = 0
+        self._place = 0.0
+        self._siblings: tuple[AutoSampler, ...] = ()
 
     def propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> int:
         # One thread: the matrices are small, and the other cores are building and measuring.
@@ -93,7 +98,7 @@ class AutoSampler(ConfigSampler):
         """The row to propose. A related sweep may have suggested it already, which the model does not know."""
         order, values = self._known()
         passed = [r for r, v in values.items() if v is not None]
-        if len(order) < self.options.start or len(passed) < 4:
+        if len(order) < self.options.start or len(passed) < LEAST_TOLD:
             return self._first(len(order))
         return self._best_promise(passed)
 
@@ -104,6 +109,10 @@ class AutoSampler(ConfigSampler):
 
     def expect(self, expect: Expect) -> None:
         self._expectation = Expectation(self.table, expect)
+
+    def learn_beside(self, place: float, siblings: Sequence[ConfigSampler]) -> None:
+        self._place = place
+        self._siblings = tuple(s for s in siblings if isinstance(s, AutoSampler))
 
     def suggested(self, row: int) -> None:
         if self._relative is not None:
@@ -248,17 +257,45 @@ class AutoSampler(ConfigSampler):
 
     def _fit(self, rows: list[int], values: NDArray[np.float64]) -> None:
         """Fit to what the expectation leaves, and find how far it is to be trusted."""
+        self._model.refit(rows, self._residual(rows, values), self._pool, self._others())
+        expectation = self._expectation
+        if expectation is None:
+            return
+        scale, expectation.trust = Scale.of(values), 1.0
+        line = expectation.targets(rows, expectation.of(rows) - values, scale)
+        trust = self._model.slope(rows, scale(values), line, self.options.trust)
+        expectation.trust = min(max(trust, 0.0), 1.0)
+
+    def _others(self) -> Others | None:
+        """What the searches of other sizes know now; None where there are none."""
+        if not self._siblings:
+            return None
+        most = self.options.others_limit // len(self._siblings)
+        known = [(s._place, *s.told(most)) for s in self._siblings]
+        points, wanted = np.concatenate([p for _, p, _ in known]), np.concatenate([w for _, _, w in known])
+        return Others(self._place, points, np.repeat([p for p, _, _ in known], [len(w) for _, _, w in known]), wanted)
+
+    def told(self, most: int) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+        """Points and targets of configs that worked, less what was expected: half of ``most`` are the best, the others
+        from the whole range."""
+        values = {r: v for r, v in self._known()[1].items() if v is not None}
+        rows, raw = list(values), np.array(list(values.values()))
+        if len(rows) < LEAST_TOLD:
+            return self.table.points[:0], np.zeros(0)
+        ranked = np.argsort(raw, kind="stable")
+        if len(ranked) > most:
+            rest = np.linspace(most // 2, len(ranked) - 1, most - most // 2).astype(np.intp)
+            ranked = np.concatenate([ranked[: most // 2], ranked[rest]])
+        kept = np.array(rows, dtype=np.intp)[ranked]
+        return self.table.points[kept], self._residual(rows, raw)[ranked]
+
+    def _residual(self, rows: list[int], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Targets of finished rows, less what was expected of them."""
         scale, expectation = Scale.of(values), self._expectation
         wanted = scale(values)
         if expectation is None:
-            self._model.refit(rows, wanted, self._pool)
-            return
-        apart = expectation.of(rows) - values
-        self._model.refit(rows, wanted - expectation.targets(rows, apart, scale), self._pool)
-        expectation.trust = 1.0
-        line = expectation.targets(rows, apart, scale)
-        trust = self._model.slope(rows, wanted, line, self.options.trust)
-        expectation.trust = min(max(trust, 0.0), 1.0)
+            return wanted
+        return wanted - expectation.targets(rows, expectation.of(rows) - values, scale)
 
     def _refit_works(self) -> None:
         """Fit the model of failures, once there has been a failure."""

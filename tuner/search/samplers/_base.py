@@ -50,6 +50,14 @@ class ConfigSampler(BaseSampler):
         """Take what a model expects of configs as a first guess. Called once, before the first proposal; ignored by
         default."""
 
+    def learn_beside(self, place: float, siblings: Sequence[ConfigSampler]) -> None:
+        """Learn also from the samplers of other sizes of the same space; not all samplers do.
+
+        Args:
+            place: Where this one is among them, in [0, 1].
+            siblings: The others.
+        """
+
     def suggested(self, row: int) -> None:
         """Called before a config is proposed because a related sweep suggests it; ignored by default."""
 
