@@ -185,6 +185,17 @@ default: {g: {a: 1, h.b: 3}}
     assert (first.parameters, first.default) == (second.parameters, second.default)
 
 
+def test_a_table_of_defaults_may_have_groups(tmp_path):
+    text = """
+size_axis: n
+parameters: {g: {a: [1, 2], b: [3, 4]}}
+default:
+  - {config: {g: {a: 1, b: 3}}, sizes: [0, 16]}
+  - {config: {g: {b: 4}}, sizes: [17, null]}
+"""
+    assert [row.config for row in space(tmp_path, text).defaults] == [{"g.a": 1, "g.b": 3}, {"g.a": 1, "g.b": 4}]
+
+
 def test_listed_configs_may_have_groups(tmp_path):
     found = space(tmp_path, "configs: [{g: {a: 1}, b: 2}, {g.a: 2, b: 3}]\ndefault: {g: {a: 2}, b: 3}\n")
     assert list(found.enumerate()) == [{"g.a": 1, "b": 2}, {"g.a": 2, "b": 3}]
