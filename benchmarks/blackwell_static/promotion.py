@@ -53,7 +53,7 @@ def loop_of(text: str) -> list[Instruction]:
     loads = [n for n, (opcode, _, _) in enumerate(code) if opcode.startswith("LDTM")]
     for n in range(loads[-1], len(code)):
         target = re.search(r"L_x_\d+", code[n][1])
-        if code[n][0].startswith("BRA") and target and at.get(target[0], n) < loads[0]:
+        if code[n][0].startswith("BRA") and target and at.get(target[0], n) <= loads[0]:
             return code[at[target[0]] : n + 1]
     raise ValueError("no loop around the loads from tensor memory")
 

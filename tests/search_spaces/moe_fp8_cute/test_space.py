@@ -223,3 +223,11 @@ def test_prefill_on_blackwell_begins_with_pairs():
         assert plan.mma_shape == (256, 256)
         assert plan.stages * plan.stage_bytes >= 128 << 10
     assert FAMILY.space(made_up(), "sm_90a").defaults == ()
+
+
+def test_starts_for_blackwell_keep_128_kb_on_their_way():
+    """Less, and a TMA does not reach the memory's rate; that is what decides at few tokens."""
+    space = FAMILY.space(made_up(), "sm_100a")
+    for start in space.starts:
+        for plan in plans(start.config, space.sizes):
+            assert plan.stages * plan.stage_bytes * plan.ctas_per_sm >= 128 << 10, (start, plan.role)

@@ -1,0 +1,37 @@
+"""The promotion loop is found in SASS, and counted."""
+
+from __future__ import annotations
+
+from benchmarks.blackwell_static.promotion import figures, loop_of
+
+SASS = """
+.L_x_1:
+        /*0000*/  SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2 ;  /* 0x00000000000075a7 */
+                                                                  /* 0x000e640008000000 */
+.L_x_2:
+        /*0010*/  LDTM.16dp256bit.x8 R4, tmem[UR9] ;              /* 0x00000009000479ee */
+                                                                  /* 0x000e220008120000 */
+        /*0020*/  NOP ;                                           /* 0x0000000000007918 */
+                                                                  /* 0x001fe20000000000 */
+        /*0030*/  @!P1 SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR9], RZ ;  /* 0x000000ffffff99a7 */
+                                                                  /* 0x0001e200081000ff */
+        /*0040*/  FFMA2 R8, R4.F32x2.HI_LO, R2.F32, R8 ;          /* 0x0000000204087249 */
+                                                                  /* 0x000fe40000000008 */
+        /*0050*/  IMAD.MOV.U32 R9, RZ, RZ, R8 ;                   /* 0x000000ffff097224 */
+                                                                  /* 0x000fe200078e0008 */
+        /*0060*/  UMOV UR4, 0x400 ;                               /* 0x0000040000047882 */
+                                                                  /* 0x000fe20000000000 */
+        /*0070*/  @P2 BRA `(.L_x_2) ;                             /* 0xfffffffc00e82947 */
+                                                                  /* 0x000fea000383ffff */
+.L_x_3:
+        /*0080*/  BRA `(.L_x_3) ;                                 /* 0xfffffffc00fc7947 */
+                                                                  /* 0x000fc0000383ffff */
+"""
+
+
+def test_a_loop_is_counted_from_its_label_to_its_branch():
+    """Moves between registers cost issue slots; those of uniform registers are another pipe's."""
+    assert figures(loop_of(SASS)) == {
+        **{"instructions": 7, "loads": 1, "moves": 1, "packed_fma": 1, "local": 0},
+        **{"last_load": 0, "handed_back": 2, "stall_cycles": 1 + 1 + 1 + 2 + 1 + 1 + 5},
+    }
