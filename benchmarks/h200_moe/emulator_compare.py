@@ -24,7 +24,7 @@ from emulator_pack import small_space
 
 from search_spaces.moe_fp8_cute.solution.plans import row_capacity
 from search_spaces.moe_fp8_cute.solution.workspace import sections
-from search_spaces.moe_fp8_cute.stages import Problem, bfloat, real_rows
+from search_spaces.moe_fp8_cute.stages import MoeProblem, bfloat, real_rows
 from workers.emulator.host.launches import Host, compile_mock, opened
 from workers.emulator.pipeline import Module, fresh_memory, short_name, steps
 
@@ -43,7 +43,7 @@ BY_ROW = {"act": 0, "y": 0, "x_rows": 0, "act_scale": 1, "x_scale": 1, "partial"
 """Tensors of the row space: their axis of rows. Filling rows hold nothing that anybody reads."""
 
 
-def gpu_memory(problem: Problem, dumped: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def gpu_memory(problem: MoeProblem, dumped: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The sections that the GPU left, and its output."""
     rows = row_capacity(problem.config, problem.sizes, problem.tokens)
     offsets = list(sections(problem.config, problem.sizes, problem.tokens, rows).items())
@@ -69,7 +69,7 @@ def _leaves(kernel: str, name: str, memory: dict[str, np.ndarray]) -> bool:
     return name in memory
 
 
-def compare(problem: Problem, kernel: str, mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> list[dict]:
+def compare(problem: MoeProblem, kernel: str, mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> list[dict]:
     """One record for each section that the kernel leaves."""
     records = []
     for name in LEFT[kernel]:
@@ -116,7 +116,7 @@ def _share(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), 1e-30))
 
 
-def compare_case(host: Host, ptx: Path, problem: Problem, case: dict[str, Any], dumped: dict) -> list[dict]:
+def compare_case(host: Host, ptx: Path, problem: MoeProblem, case: dict[str, Any], dumped: dict) -> list[dict]:
     """All kernels of a call."""
     theirs = gpu_memory(problem, dumped)
     call = host.call(problem.tokens, None, problem.offset, problem.scaling)
@@ -159,7 +159,7 @@ def main() -> None:
                     if args.cases and path.stem not in args.cases:
                         continue
                     case = {**weights, **dict(np.load(args.packed / "inputs" / path.name))}
-                    problem = Problem(config, sizes, args.target, len(case["logits"]), int(case["offset"]))
+                    problem = MoeProblem(config, sizes, args.target, len(case["logits"]), int(case["offset"]))
                     dumped = dict(np.load(path))
                     records = compare_case(host, args.packed / "ptx" / folder.name, problem, case, dumped)
                     found.setdefault(folder.name, []).extend({"case": path.stem, **r} for r in records)
