@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.records import WinnerRecord
+from db.records import SweepRecord, WinnerRecord
+from db.store import Store
 from workers.devices.targets import TARGETS
 
 
@@ -53,6 +54,28 @@ class Work:
     bytes: float
     flop: float
     dtype: str
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The rooflines of a sweep's workloads.
+
+    Args:
+        us: Workload -> least time in microseconds, for workloads that have one.
+        origin: Where the rates come from, for a caption.
+        label: The same in two words, for a line in a plot.
+    """
+
+    us: Mapping[str, float]
+    origin: str
+    label: str
+
+
+def of_sweep(store: Store, sweep: SweepRecord, winners: Sequence[WinnerRecord]) -> Roofline:
+    """The roofline of each workload that a winner was measured on."""
+    rates = store.catalog.rates(sweep.environment_id)
+    us = floors(store.catalog.definition_body(sweep.definition_id), winners, sweep.hardware, rates)
+    return Roofline(us, source(sweep.hardware, rates), f"roofline ({'measured rates' if rates else 'data sheet'})")
 
 
 def floors(

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from db.records import FailureCount, TrialPoint
-from tuner.results.report.figures import DOTS, best_so_far, explained, html, importance, samples
+from db.records import FailureCount, TrialPoint, WinnerRecord, WinnerWorkload
+from tuner.results.report.figures import DOTS, best_so_far, explained, html, importance, over_sizes, samples
 from tuner.results.report.page import failures
+from tuner.results.roofline import Roofline
 from tuner.service.pages.parallel_coordinates import LINES, TICKS, parallel_coordinates
 
 
@@ -98,3 +99,20 @@ def test_figures_are_json_and_html() -> None:
     assert "seq_len=1" in str(html(figure))
     assert html(None) is None
     assert samples([("none kept", ())]) is None
+
+
+def test_the_roofline_is_a_line_that_says_where_its_rates_come_from() -> None:
+    """Workloads of one size share a point, sizes without a roofline have none, and no roofline draws no line."""
+    workloads = tuple(
+        WinnerWorkload(name, us, us, us, 2 * us, axes={"n": size})
+        for name, us, size in (("a", 10.0, 1), ("b", 40.0, 1), ("c", 90.0, 8), ("d", 95.0, 16))
+    )
+    winner = WinnerRecord("all", "hash", 1.0, 1.0, 1.0, workloads=workloads, size_axis="n")
+    roofline = Roofline({"a": 1.0, "b": 4.0, "c": 9.0}, "somewhere", "roofline (measured rates)")
+    drawn = over_sizes([winner], (), roofline)
+    assert drawn is not None
+    (line,) = [t for t in drawn["data"] if t["name"] == "roofline (measured rates)"]
+    assert (line["x"], line["y"]) == ([1, 8], [pytest.approx(2e-6), pytest.approx(9e-6)])
+    without = over_sizes([winner], (), Roofline({}, "somewhere", "roofline (data sheet)"))
+    assert without is not None
+    assert [t["name"] for t in without["data"]] == ["winner of all", "default"]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from db.records import WinnerWorkload
+from db.store import Store
+from tuner.results.report.page import write_report
 from tuner.results.roofline import floor_us, source
+from tuner.service.pages.charts import Charts
 from tuner.sweeps.setup import open_dataset
 
 H200 = "NVIDIA H200"
@@ -77,3 +83,23 @@ def test_a_machine_without_a_data_sheet_has_the_floor_of_its_measured_rates(moe:
         "rates measured on this AMD EPYC: 12 GB/s copied, 150 Gflop/s multiplied and added"
     )
     assert source(H200, {}) == "the data sheet of NVIDIA H200"
+
+
+@pytest.mark.parametrize("rates", [{}, {"copy_bytes_per_us": 12_000.0, "multiply_add_flop_per_us": 150_000.0}])
+def test_report_and_page_draw_the_roofline_of_a_sweep(rates: dict[str, float], scene: Any, tmp_path: Path) -> None:
+    """Measured where a CPU's rates were measured; nothing where nothing is known of the machine."""
+    store = Store.open("sqlite://")
+    made = scene(store, hardware="AMD EPYC", target="cpu")
+    gemm = open_dataset(None).definition("gemm_n512_k1024")
+    (axis,) = (name for name, spec in gemm["axes"].items() if spec["type"] == "var")
+    made.definition_id = store.catalog.register_definition(gemm["name"], "gemm", gemm)
+    for uuid, axes in made.axes.items():
+        store.catalog.register_workload(made.definition_id, uuid, {axis: axes["seq_len"]}, "shipped")
+    ends = tuple(WinnerWorkload(w, 2.0, 1.9, 2.1, 3.0) for w in ("w1", "w3"))
+    sweep_id = made.finished(made.winner(workloads=ends, size_axis=axis))
+    if rates:
+        store.catalog.set_rates(store.sweeps.get(sweep_id).environment_id, rates)
+    page = json.loads(Charts(store).json(sweep_id))["sizes"]
+    assert [t["name"] for t in page["data"]][2:] == (["roofline (measured rates)"] if rates else [])
+    report = write_report(store, sweep_id, tmp_path / "report.html").read_text()
+    assert ("roofline (measured rates)" in report) == bool(rates)

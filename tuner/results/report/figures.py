@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from db.records import TrialPoint, WinnerRecord
+from db.records import TrialPoint, WinnerRecord, WinnerWorkload
 from tuner.format import workload_text
+from tuner.results.roofline import Roofline
 
 Figure = dict[str, Any]
 """A figure as Plotly's script takes it: ``data`` and ``layout``."""
@@ -185,23 +186,26 @@ def inputs(workloads: Sequence[Mapping[str, Any]]) -> Figure | None:
     return _figure(traces, xaxis=rank, yaxis=_log(titles, automargin=True))
 
 
-def over_sizes(winners: Sequence[WinnerRecord], crossings: Sequence[Mapping[str, Any]] = ()) -> Figure | None:
-    """Each winner's latency over size, and the default's, with the bounds between them; None without a size axis.
+def over_sizes(
+    winners: Sequence[WinnerRecord],
+    crossings: Sequence[Mapping[str, Any]] = (),
+    floors: Roofline | None = None,
+) -> Figure | None:
+    """Each winner's latency over size, the default's and the roofline, with the bounds between the winners.
 
     Args:
         winners: Of one sweep.
         crossings: Of its summary: both winners at the sizes around each bound.
+        floors: Of its workloads; drawn as a line that says where its rates come from.
+
+    Returns:
+        None without a size axis, or with one size.
     """
     axis = next((w.size_axis for w in winners if w.size_axis is not None), "")
     curves: dict[str, dict[int, float]] = {}
     for winner in winners if axis else ():
-        for name, figure in ((winner.regime, "median_us"), ("default", "default_median_us")):
-            by_size: dict[int, list[float]] = defaultdict(list)
-            for w in winner.workloads:
-                if axis in w.axes and getattr(w, figure) is not None:
-                    by_size[w.axes[axis]].append(math.log(getattr(w, figure)))
-            means = {size: math.exp(math.fsum(logs) / len(logs)) for size, logs in by_size.items()}
-            curves.setdefault(name, {}).update(means)
+        curves.setdefault(winner.regime, {}).update(_means(winner, axis, lambda w: w.median_us))
+        curves.setdefault("default", {}).update(_means(winner, axis, lambda w: w.default_median_us))
     for crossing in crossings:
         for point in crossing["curve"]:
             for side in ("lower", "upper"):
@@ -219,12 +223,33 @@ def over_sizes(winners: Sequence[WinnerRecord], crossings: Sequence[Mapping[str,
                 "line": {"color": COLOURS[4] if plain else colour, "dash": "dot" if plain else "solid"},
             }
         )  # fmt: skip
+    least: dict[int, float] = {}
+    for winner in winners if floors is not None else ():
+        least.update(_means(winner, axis, lambda w: floors.us.get(w.workload)))
+    if floors is not None and least:
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines", "name": floors.label, "x": sorted(least),
+                "y": [1e-6 * least[size] for size in sorted(least)],
+                "line": {"color": COLOURS[4], "dash": "dash", "width": 1.5},
+            }
+        )  # fmt: skip
     bounds = [
         {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": w.max_size, "x1": w.max_size,
          "line": {"color": COLOURS[4], "width": 1}}
         for w in winners if w.max_size
     ]  # fmt: skip
     return _figure(traces, xaxis=_log(axis), yaxis=_log("latency", **SECONDS, automargin=True), shapes=bounds)
+
+
+def _means(winner: WinnerRecord, axis: str, figure: Callable[[WinnerWorkload], float | None]) -> dict[int, float]:
+    """Size -> geometric mean of a figure over the winner's workloads of that size, in microseconds."""
+    by_size: dict[int, list[float]] = defaultdict(list)
+    for workload in winner.workloads:
+        us = figure(workload)
+        if axis in workload.axes and us:
+            by_size[workload.axes[axis]].append(math.log(us))
+    return {size: math.exp(math.fsum(logs) / len(logs)) for size, logs in by_size.items()}
 
 
 def _by_regime(trials: Iterable[TrialPoint]) -> dict[str, list[TrialPoint]]:

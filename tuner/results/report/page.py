@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,7 @@ class Material:
     trials: list[TrialPoint]
     failed: list[FailureCount]
     winners: list[WinnerRecord]
-    floors: Mapping[str, float]
-    """Roofline of each workload that has one, in microseconds."""
-    floors_from: str
+    floors: roofline.Roofline
     beside: Beside | None = None
 
 
@@ -59,10 +57,8 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
     if beside is None and (record.summary or {}).get("baseline"):
         beside = of_document(record.summary["baseline"])
     winners = store.winners.of(sweep_id)
-    rates = store.catalog.rates(record.environment_id)
-    floors = roofline.floors(store.catalog.definition_body(record.definition_id), winners, record.hardware, rates)
-    where = roofline.source(record.hardware, rates)
-    material = Material(record, store.trials.points(sweep_id), failed, winners, floors, where, beside)
+    floors = roofline.of_sweep(store, record, winners)
+    material = Material(record, store.trials.points(sweep_id), failed, winners, floors, beside)
     if not material.trials:
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")
@@ -101,10 +97,12 @@ def render(material: Material) -> str:
         progress=figures.html(figures.best_so_far(material.trials)),
         importance=figures.html(figures.importance(material.trials)),
         speedups=figures.html(figures.speedups(material.winners, reference)),
-        floors=material.floors,
-        floors_from=material.floors_from,
+        floors=material.floors.us,
+        floors_from=material.floors.origin,
         expected=material.sweep.summary.get("expected", {}),
-        over_sizes=figures.html(figures.over_sizes(material.winners, material.sweep.summary.get("crossings", ()))),
+        over_sizes=figures.html(
+            figures.over_sizes(material.winners, material.sweep.summary.get("crossings", ()), material.floors)
+        ),
         crossings=material.sweep.summary.get("crossings", ()),
         inputs=input_table(material.sweep.summary.get("inputs", ())),
         input_picture=figures.html(figures.inputs(material.sweep.summary.get("inputs", ()))),

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from db.store import Store
+from tuner.results import roofline
 from tuner.results.report import figures
 
 KEPT = 64
@@ -36,13 +37,15 @@ class Charts:
         if kept is not None and kept[0] == state:
             return kept[1]
         trials = self._store.trials.points(sweep_id)
+        winners = self._store.winners.of(sweep_id)
         reference = dict(sweep.summary.get("reference_by_workload_us", {}))
+        floors = roofline.of_sweep(self._store, sweep, winners)
         drawn = {
             "progress": figures.best_so_far(trials),
             "importance": figures.importance(trials),
-            "sizes": figures.over_sizes(self._store.winners.of(sweep_id), sweep.summary.get("crossings", ())),
+            "sizes": figures.over_sizes(winners, sweep.summary.get("crossings", ()), floors),
             "inputs": figures.inputs(sweep.summary.get("inputs", ())),
-            "speedups": figures.speedups(self._store.winners.of(sweep_id), reference),
+            "speedups": figures.speedups(winners, reference),
         }
         made = json.dumps(drawn, separators=(",", ":")).encode()
         with self._lock:

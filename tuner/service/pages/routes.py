@@ -141,8 +141,7 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     failed = failures(trials, store.trials.failures(sweep_id, not_failures=NOT_FAILURES))
     shown = detail(store, record)
     reference = dict(record.summary.get("reference_by_workload_us", {}))
-    rates = store.catalog.rates(record.environment_id)
-    definition = store.catalog.definition_body(record.definition_id)
+    floors = roofline.of_sweep(store, record, shown.winners)
     return _page(
         "sweep.html",
         viewer,
@@ -150,8 +149,8 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
         failure=record.summary.get("error_kind", "unknown") if "error" in record.summary else None,
         winners=shown.winners,
         workloads=[row for w in shown.winners for row in workload_rows(w, reference)],
-        floors=roofline.floors(definition, shown.winners, record.hardware, rates),
-        floors_from=roofline.source(record.hardware, rates),
+        floors=floors.us,
+        floors_from=floors.origin,
         expected=record.summary.get("expected", {}),
         failures=[{**f, "message": views.last_line(f["message"])} for f in failed[:FAILURES_SHOWN]],
         more_failures=sum(f["count"] for f in failed[FAILURES_SHOWN:]),
