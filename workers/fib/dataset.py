@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -130,6 +130,7 @@ class Dataset:
         self.definitions: dict[str, Document] = {}
         self._files: dict[str, Path] = {}
         self._broken: dict[str, str] = {}
+        ambiguous: dict[str, str] = {}
         for path in documents_below(folder, ".json"):
             try:
                 document = parse(read_text(path, self.root), path)
@@ -139,8 +140,19 @@ class Dataset:
                 self._broken[path.stem] = str(error)
                 continue
             same = self.definitions.get(name) == document
-            if name not in self._files or self._counts("definition", name, name, self._files[name], path, same) == path:
-                self.definitions[name], self._files[name] = document, path
+            try:
+                if (
+                    name in self._files
+                    and self._counts("definition", name, name, self._files[name], path, same) != path
+                ):
+                    continue
+            except DatasetError as error:
+                ambiguous[name] = str(error)
+                continue
+            self.definitions[name], self._files[name] = document, path
+        for name, why in ambiguous.items():
+            self._broken[name] = why
+            del self.definitions[name], self._files[name]
         if not self.definitions:
             raise DatasetError(next(iter(self._broken.values()), f"no definition in {folder}"))
         for fault in self._broken.values():
@@ -248,14 +260,28 @@ class Dataset:
             if size is None or size < 0 or size.bit_length() > _MOST_SIZE_BITS:
                 given = "no size" if size is None else f"a size of {size}" if size < 0 else "too large a size"
                 return f"workload {workload['uuid']}: axes give {given} for {name!r}"
-        for name, spec in workload["inputs"].items():
-            if spec.get("type") not in INPUT_TYPES:
-                allowed = ", ".join(INPUT_TYPES)
-                return f"workload {workload['uuid']}: input {name!r} has type {spec.get('type')!r}; known are {allowed}"
-            why = blob_fault(self.root, spec) if spec["type"] == "safetensors" else None
+        sizes = {n: axis.get("value") for n, axis in definition["axes"].items()} | workload["axes"]
+        for name, tensor in definition["inputs"].items():
+            if name not in workload["inputs"]:
+                return f"workload {workload['uuid']}: it says nothing about input {name!r}"
+            why = self._input_fault(workload["inputs"][name], tensor, sizes)
             if why is not None:
-                return f"workload {workload['uuid']}: input {name!r} needs {why}"
+                return f"workload {workload['uuid']}: input {name!r} {why}"
         return None
+
+    def _input_fault(self, spec: Document, tensor: Document, sizes: Mapping[str, Any]) -> str | None:
+        """Why one input of a workload cannot be made, None if it can."""
+        kind = spec.get("type")
+        if kind not in INPUT_TYPES:
+            return f"has type {kind!r}; known are {', '.join(INPUT_TYPES)}"
+        if kind == "scalar" and not isinstance(spec.get("value"), int | float):
+            return f"is a scalar with the value {spec.get('value')!r}, which is no number"
+        if kind != "safetensors":
+            return None
+        names = tensor.get("shape")
+        shape = [sizes[n] for n in names] if isinstance(names, list) and all(n in sizes for n in names) else None
+        why = blob_fault(self.root, spec, shape, str(tensor.get("dtype")))
+        return why and f"needs {why}"
 
     def solutions(self) -> dict[str, Document]:
         """Name -> Solution document of everything under ``solutions/`` that can be read.
@@ -318,6 +344,8 @@ def _check_definition(document: Document, path: Path) -> None:
     for name, axis in document["axes"].items():
         if axis.get("type") not in ("const", "var"):
             raise DatasetError(f"{path}: axis {name!r} has type {axis.get('type')!r}; allowed are const, var")
+        if axis["type"] == "const" and type(axis.get("value")) is not int:
+            raise DatasetError(f"{path}: axis {name!r} is const and its value {axis.get('value')!r} no whole number")
 
 
 def _workload(workload: Any, where: str) -> Document:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,13 @@ Document = dict[str, Any]
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 _MOST_HEADER_BYTES = 100 << 20
 """Longest header of a safetensors file, the library's own limit."""
+
+
+_DTYPES = {
+    "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "bool": "BOOL",
+}  # fmt: skip
+"""Data types as definitions and as safetensors files spell them."""
 
 
 def documents_below(folder: Path, suffix: str) -> list[Path]:
@@ -52,7 +59,8 @@ def read_lines(path: Path, root: Path) -> tuple[list[tuple[int, Document]], list
         texts = read_text(path, root).split("\n")
     except DatasetError as error:
         return [], [("", str(error))]
-    for number, text in enumerate(texts, start=1):
+    for number, line in enumerate(texts, start=1):
+        text = line.removeprefix("\ufeff")  # files that were joined may each begin with a mark
         if not text.strip():
             continue
         try:
@@ -80,10 +88,16 @@ def parse(text: str, path: Path, line: int | None = None) -> Document:
     return document
 
 
-def blob_fault(root: Path, spec: Mapping[str, Any]) -> str | None:
+def blob_fault(root: Path, spec: Mapping[str, Any], shape: Sequence[int] | None, dtype: str) -> str | None:
     """The file of a safetensors input and why the tensor cannot be read from it, None if it can.
 
     Only the file's header is read.
+
+    Args:
+        root: The dataset's folder.
+        spec: The input as the workload gives it.
+        shape: That the tensor must have; None if it is not known.
+        dtype: That it must have, as definitions spell it.
 
     Source: the safetensors format: eight bytes with the header's length, the header as JSON, the tensors' bytes.
     """
@@ -110,7 +124,14 @@ def blob_fault(root: Path, spec: Mapping[str, Any]) -> str | None:
     if key not in ends:
         return f"tensor {key!r} of {path}, which has {', '.join(list(ends)[:5]) or 'none'}"
     whole = 8 + length + max(ends.values())
-    return f"{path}, which is cut off: {size} of {whole} bytes" if size < whole else None
+    if size < whole:
+        return f"{path}, which is cut off: {size} of {whole} bytes"
+    there, kind = header[key].get("shape"), header[key].get("dtype")
+    if shape is not None and there != list(shape):
+        return f"a tensor of shape {list(shape)}, and {key!r} of {path} has {there}"
+    if dtype in _DTYPES and kind != _DTYPES[dtype]:
+        return f"a tensor of {dtype} ({_DTYPES[dtype]}), and {key!r} of {path} has {kind}"
+    return None
 
 
 def _pointer(root: Path) -> str:

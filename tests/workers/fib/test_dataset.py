@@ -165,7 +165,7 @@ def test_broken_folder(folder, damage):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [d for d in BROKEN if d not in (same_name, no_workloads)], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("damage", [d for d in BROKEN if d is not no_workloads], ids=lambda f: f.__name__)
 def test_what_is_wrong_with_one_definition_is_no_matter_for_another(folder, damage, caplog):
     damage(folder)
     dataset = Dataset(folder)
@@ -198,6 +198,11 @@ def byte_order_marks(folder):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
 
 
+def files_joined_with_their_marks(folder):
+    path = first(folder, "scale_add_d64.jsonl")
+    path.write_bytes(b"".join(b"\xef\xbb\xbf" + line + b"\n" for line in path.read_bytes().splitlines()))
+
+
 def another_encoding(folder):
     for path in [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]:
         path.write_text(path.read_text().replace("\n", "\r\n"), encoding="utf-16")
@@ -214,7 +219,15 @@ def newer_fields(folder):
 
 @pytest.mark.parametrize(
     "stray",
-    [checkpoint_folder, files_of_another_system, copies_beside, byte_order_marks, another_encoding, newer_fields],
+    [
+        checkpoint_folder,
+        files_of_another_system,
+        copies_beside,
+        byte_order_marks,
+        files_joined_with_their_marks,
+        another_encoding,
+        newer_fields,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_stray_files_and_foreign_encodings_change_nothing(folder, dataset, stray):
@@ -261,7 +274,20 @@ def another_tensor(path):
     save_file({"other": torch.rand(4)}, path)
 
 
+def another_shape(path):
+    whole_blob(path, 41)
+
+
+def another_type(path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.rand(40, 64).double()}, path)
+
+
 SPOILED = {
+    another_shape: r"needs a tensor of shape \[40, 64\], and 'x' of .*x40\.safetensors has \[41, 64\]",
+    another_type: r"needs a tensor of float32 \(F32\), and 'x' of .*x40\.safetensors has F64",
     pointer: "git-lfs pointer .* lfs pull",
     Path.unlink: "which is missing",
     cut: r"which is cut off: \d+ of \d+ bytes",
@@ -306,6 +332,36 @@ def test_an_input_of_a_kind_that_is_not_known_yet_costs_its_workload_alone(folde
     dataset = Dataset(folder)
     assert [w["axes"]["n"] for w in dataset.problem("scale_add_d64").workloads] == [40]
     assert "type 'paged'" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [({}, "it says nothing about input 'x'"),
+     ({"x": {"type": "scalar"}}, "input 'x' is a scalar with the value None, which is no number"),
+     ({"x": {"type": "scalar", "value": "3"}}, "input 'x' is a scalar with the value '3', which is no number")],
+)  # fmt: skip
+def test_an_input_that_cannot_be_made_costs_its_workload_alone(folder, inputs, said, caplog):
+    path = first(folder, "scale_add_d64.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    given = lines[0]["workload"]["inputs"]
+    lines[0]["workload"]["inputs"] = {n: spec for n, spec in given.items() if n != "x"} | inputs
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert [w["axes"]["n"] for w in Dataset(folder).problem("scale_add_d64").workloads] == [40]
+    (remark,) = caplog.messages
+    assert said in remark
+
+
+@pytest.mark.parametrize("value", ["8", None, 8.0])
+def test_a_constant_axis_without_a_whole_number_is_a_fault_of_its_definition(folder, value, caplog):
+    path = first(folder, "zero_d64.json")
+    document = json.loads(path.read_text())
+    name = next(n for n, axis in document["axes"].items() if axis["type"] == "const")
+    document["axes"][name]["value"] = value
+    path.write_text(json.dumps(document))
+    dataset = Dataset(folder)
+    with pytest.raises(DatasetError, match=f"axis '{name}' is const and its value {value!r} no whole number"):
+        dataset.problem("zero_d64")
+    assert len(dataset.problem("scale_add_d64").workloads) == 2
 
 
 def test_missing_folders(tmp_path):

@@ -223,9 +223,10 @@ def over_sizes(
                 "line": {"color": COLOURS[4] if plain else colour, "dash": "dot" if plain else "solid"},
             }
         )  # fmt: skip
+    us = floors.us if floors is not None else {}
     least: dict[int, float] = {}
-    for winner in winners if floors is not None else ():
-        least.update(_means(winner, axis, lambda w: floors.us.get(w.workload)))
+    for winner in winners:
+        least.update(_means(winner, axis, lambda w: us.get(w.workload)))
     if floors is not None and least:
         traces.append(
             {
