@@ -89,6 +89,8 @@ def _misread(node: yaml.ScalarNode, loader: _Loader, stands_for_itself: bool) ->
             return None
         number = int(text, 8) if text[1:2] in ("o", "O") else int(text) if text.lstrip("+-").isdigit() else float(text)
         return f"{text} is a text to YAML; write {_plain(number)} for the number, or '{text}' for the text"
+    if kind in ("value", "merge") and stands_for_itself:
+        return f"{text} is a sign of YAML's own; write '{text}' for the text"
     if kind == "timestamp":
         return f"{text} is a date to YAML; write '{text}' for the text"
     looks_different = {

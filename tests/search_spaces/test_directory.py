@@ -373,6 +373,8 @@ def test_what_is_called_run_elsewhere_is_no_entry_point(tmp_path, text):
         ("0o17", "0o17 is a text to YAML; write 15 for the number"),
         ("on, off", "on is true to YAML; write true, or 'on' for the text"),
         ("No, y", "No is false to YAML; write false, or 'No' for the text"),
+        ("=", "= is a sign of YAML's own; write '=' for the text"),
+        ("<<", "<< is a sign of YAML's own; write '<<' for the text"),
         ("2024-01-01", "2024-01-01 is a date to YAML; write '2024-01-01' for the text"),
     ],
 )
