@@ -50,8 +50,8 @@ class Points:
         self,
         records: list[dict[str, Any]],
         configs: dict[str, dict[str, Any]],
-        shown: list[dict[str, Any]] | None,
-        bounds: Sequence[int],
+        shown: list[dict[str, Any]] | None = None,
+        bounds: Sequence[int] = DEFAULT_BOUNDS,
     ) -> None:
         self.records = {_key(r): r for r in records}
         self.configs, self.bounds = configs, bounds
