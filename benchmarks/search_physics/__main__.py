@@ -1,7 +1,7 @@
 """``python -m benchmarks.search_physics``: the model of moe_fp8_cute against recorded sweeps, and searches with it.
 
 Example:
-    ``python -m benchmarks.search_physics --sweeps starts.db.gz no-starts.db.gz --others three-hot.db.gz --seeds 10``
+    ``python -m benchmarks.search_physics --sweeps starts.db.gz no-starts.db.gz later.db.gz --others three-hot.db.gz``
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_physics.fit import GPU, KERNELS, SIZES, fit, fitted_to
+from benchmarks.search_physics.live import live
 from benchmarks.search_physics.page import page
 from benchmarks.search_physics.recorded import read
 from benchmarks.search_physics.replay import COUNTS, replay
@@ -24,12 +25,14 @@ from workers.devices.hardware import hardware_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NOT_MEASURED = {
-    "replay_rel_200": "the two sweeps recorded 112 configs a regime, so nothing is left after as many trials",
-    "live_rel_without_starts": "needs a GPU: two sweeps of 240 trials, and their winners in tuner bench",
-    "gpu_busy_real_sweep": "needs a GPU",
-    "trials_240_s": "needs a GPU",
+    "replay_rel_200": "the sweeps recorded about 220 configs a regime, so little is left after as many trials",
+    "trials_240_s": "both live sweeps ended by their time after 222 trials",
     "vs_stock_whole_run": "needs a GPU",
 }
+RANDOM = "spread-hot3"
+"""The sweep of random configs, measured on all its workloads."""
+FITTED_TO = 2
+"""The first sweeps, to which the constants were fitted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_physics", description=__doc__)
     parser.add_argument("--sweeps", type=Path, nargs="+", required=True, help="databases of sweeps of all workloads")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="databases of other workloads")
+    parser.add_argument(
+        "--live",
+        type=Path,
+        nargs=2,
+        help="databases of a sweep without starts, and of one with them beside its winners",
+    )
     parser.add_argument("--seeds", type=int, default=10, help="replays of each kind in each regime")
     parser.add_argument("--fit", action="store_true", help="fit the constants again and print them; nothing is written")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -48,14 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"search_physics: no figures of {recorded.hardware}", file=sys.stderr)
         return 2
     if options.fit:
-        constants, gpu = fit(recorded, fitted_to(recorded, sweeps), hardware)
+        constants, gpu = fit(recorded, fitted_to(recorded, sweeps[:FITTED_TO]), hardware)
         print({n: float(f"{getattr(constants, n):.3g}") for n in KERNELS})
         print({n: float(f"{getattr(gpu, n):.3g}") for n in GPU})
         return 0
     document: dict[str, Any] = {"card": recorded.hardware, "fitted_sizes": list(SIZES)}
     document["agreement"] = [asdict(a) for a in agreement(recorded, hardware, FITTED)]
-    document["by_sweep"] = {s: [asdict(a) for a in agreement(recorded, hardware, FITTED, [s])] for s in sweeps}
-    document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps)
+    document["by_sweep"] = {s: [asdict(a) for a in agreement(recorded, hardware, FITTED, [s])] for s in recorded.tried}
+    document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps[:FITTED_TO])
+    if options.live:
+        document["live"] = live(*options.live)
     document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
     document = {**_headline(document), "seeds": options.seeds, **document}
     (options.out / "search-physics.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -76,14 +87,17 @@ def _crossed(recorded: Any, hardware: Any, sweeps: Sequence[str]) -> dict[str, l
 def _headline(document: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for, those called ``rel`` as a share above the best; null where not measured."""
     unseen = [a for a in document["agreement"] if a["tokens"] not in SIZES]
-    last = COUNTS[-1]
+    last, found = COUNTS[-1], document.get("live")
     after = [c["median"][last] for c in document["replay"] if c["kind"] == "model"]
     return {
         "schema_version": 1,
         "spearman_min": min(a["spearman"] for a in unseen),
+        "spearman_min_random_configs": min((a["spearman"] for a in document["by_sweep"].get(RANDOM, ())), default=None),
         "top10_share": sum(a["best_of_ten"] <= 1.05 for a in unseen) / len(unseen),
         "replay_rel_60": max(after) - 1,
         **dict.fromkeys(NOT_MEASURED),
+        "live_rel_without_starts": found["rel_without_starts"] if found else None,
+        "gpu_busy_real_sweep": found["without_starts"]["gpu_busy_search"] if found else None,
         "not_measured": NOT_MEASURED,
     }
 

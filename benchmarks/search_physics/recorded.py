@@ -83,7 +83,7 @@ def read(databases: Sequence[Path]) -> Recorded:
     space, hardware = None, ""
     for path in databases:
         name = path.name.split(".")[0]
-        with _opened(path) as database:
+        with opened(path) as database:
             (body,) = database.execute("select body from definition").fetchone()
             hardware, target = database.execute("select hardware, target from environment").fetchone()
             definition = json.loads(body)
@@ -104,7 +104,7 @@ def read(databases: Sequence[Path]) -> Recorded:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
     with tempfile.TemporaryDirectory() as folder:
         plain = path
         if path.suffix == ".gz":

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.search_physics.recorded import Recorded
 from search_spaces.parameters import Config
-from search_spaces.prediction.model import Hardware
+from search_spaces.prediction.model import Hardware, WorkloadFeatures
 from search_spaces.space import SearchSpace
 from tuner.prediction.expected import spread
 from tuner.replay.from_sweep import RecordedTrial, recording_of_trials
 from tuner.search import Search
+from tuner.search.beside import introduce
 from tuner.search.expectation import Expect
+from tuner.sweeps.loop import sweep_seed
 from workers.records import Status
 
 REGIMES = {"0-16": (0, 16), "17-256": (17, 256), "257-2048": (257, 2048), "2049+": (2049, 1 << 30)}
-KINDS = ("model", "none", "reversed", "noise", "random")
-"""``none``: auto without a model; ``noise``: a model that says anything; ``random``: no search."""
+KINDS = ("model", "model alone", "none", "none alone", "reversed", "noise", "random")
+"""``none``: auto without a model; ``noise``: a model that says anything; ``alone``: without what the searches of the
+other regimes find; ``random``: no search."""
 COUNTS = (5, 10, 20, 40, 60)
+SHARE = 0.7
+"""Of the recorded configs that a seed's searches can choose from, so that seeds differ."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +50,16 @@ class Curve:
 
 
 def replay(recorded: Recorded, hardware: Hardware, sweeps: Sequence[str], seeds: int) -> list[Curve]:
-    """Every regime with every kind of model."""
+    """All regimes at a time with every kind of model."""
+    trials = {regime: _trials(recorded, sweeps, regime) for regime in REGIMES}
+    found = {kind: [_run(recorded, hardware, trials, kind, seed) for seed in range(seeds)] for kind in KINDS}
     out = []
     for regime in REGIMES:
-        trials = _trials(recorded, sweeps, regime)
-        best = min(value for state, value in trials.values() if state == Status.PASSED and value is not None)
-        space = _space(recorded, regime, trials)
         for kind in KINDS:
-            expect = _expect(recorded, hardware, regime, kind)
-            runs = np.array([_run(space, trials, kind, expect, seed) for seed in range(seeds)])
-            ratios = np.exp(runs - best)
-            out.append(
-                Curve(
-                    regime,
-                    len(trials),
-                    kind,
-                    {n: float(np.median(ratios[:, n - 1])) for n in COUNTS},
-                    {n: float(ratios[:, n - 1].max()) for n in COUNTS},
-                )
-            )
+            ratios = np.array([run[regime] for run in found[kind]])
+            median = {n: float(np.median(ratios[:, n - 1])) for n in COUNTS}
+            worst = {n: float(ratios[:, n - 1].max()) for n in COUNTS}
+            out.append(Curve(regime, len(trials[regime]), kind, median, worst))
     return out
 
 
@@ -89,9 +85,7 @@ def _space(recorded: Recorded, regime: str, trials: Trials) -> SearchSpace:
 
 
 def _expect(recorded: Recorded, hardware: Hardware, regime: str, kind: str) -> Expect | None:
-    low, high = REGIMES[regime]
-    listed = [f for u, f in recorded.features.items() if low <= f.axes["seq_len"] <= high and not u.startswith("hot")]
-    looked_at, model = spread(listed), recorded.space.model
+    looked_at, model = spread(_features(recorded, regime)), recorded.space.model
     assert model is not None, "moe_fp8_cute has a model"
 
     def said(config: Config) -> float:
@@ -99,22 +93,52 @@ def _expect(recorded: Recorded, hardware: Hardware, regime: str, kind: str) -> E
 
     kinds: dict[str, Callable[[Config], float]] = {
         "model": said,
+        "model alone": said,
         "reversed": lambda config: -said(config),
         "noise": lambda config: random.Random(str(_key(config))).gauss(0.0, 0.3),
     }
     return kinds.get(kind)
 
 
-def _run(space: SearchSpace, trials: Trials, kind: str, expect: Expect | None, seed: int) -> list[float]:
-    search = Search(space, sampler="random" if kind == "random" else "auto", seed=seed, expect=expect)
-    best, found = math.inf, []
+def _features(recorded: Recorded, regime: str) -> list[WorkloadFeatures]:
+    """Of the regime's workloads with recorded routing."""
+    low, high = REGIMES[regime]
+    listed = {u: f for u, f in recorded.features.items() if "hot" not in u}
+    return [f for f in listed.values() if low <= f.axes["seq_len"] <= high]
+
+
+def _part(trials: Trials, seed: str) -> Trials:
+    """What one seed can choose from; the first trial was the default."""
+    draw = random.Random(seed)
+    return {key: trial for i, (key, trial) in enumerate(trials.items()) if i == 0 or draw.random() < SHARE}
+
+
+def _run(
+    recorded: Recorded, hardware: Hardware, trials: Mapping[str, Trials], kind: str, seed: int
+) -> dict[str, list[float]]:
+    """Searches of all regimes that take turns: regime -> the best so far over the best there is, by trials."""
+    parts = {regime: _part(known, f"{seed} {regime}") for regime, known in trials.items()}
+    searches = {
+        regime: Search(
+            _space(recorded, regime, part),
+            sampler="random" if kind == "random" else "auto",
+            seed=sweep_seed(seed, i),
+            expect=_expect(recorded, hardware, regime, kind),
+        )
+        for i, (regime, part) in enumerate(parts.items())
+    }
+    if not kind.endswith("alone"):
+        sizes = [[f.axes["seq_len"] for f in _features(recorded, regime)] for regime in searches]
+        introduce(list(searches.values()), sizes)
+    best, found = dict.fromkeys(searches, math.inf), {regime: list[float]() for regime in searches}
     for _ in range(COUNTS[-1]):
-        proposal = search.ask()
-        if proposal is None:
-            break
-        status, value = trials[_key(proposal.config)]
-        search.tell(proposal.number, value if status in (Status.PASSED, Status.RACED_OUT) else None)
-        if status is Status.PASSED and value is not None:
-            best = min(best, value)
-        found.append(best)
-    return found
+        for regime, search in searches.items():
+            proposal = search.ask()
+            if proposal is not None:
+                status, value = parts[regime][_key(proposal.config)]
+                search.tell(proposal.number, value if status in (Status.PASSED, Status.RACED_OUT) else None)
+                if status is Status.PASSED and value is not None:
+                    best[regime] = min(best[regime], value)
+            found[regime].append(best[regime])
+    least = {r: min(v for s, v in part.values() if s is Status.PASSED and v is not None) for r, part in parts.items()}
+    return {regime: [math.exp(value - least[regime]) for value in values] for regime, values in found.items()}

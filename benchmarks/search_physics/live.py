@@ -1,0 +1,80 @@
+"""Two sweeps on a GPU, one without hand-made starts and one with, as their databases recorded them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search_physics.recorded import opened
+
+LONGEST = 15
+"""Builders of a machine of 16 threads: as many first builds."""
+
+PROGRESS = {28: (9, 17), 38: (12, 37), 48: (20, 60), 58: (43, 86)}
+"""Seconds of the search -> trials that were done then without starts: as in the database, and in another such sweep
+after commit 699f712, from when builders initialise no driver (an H200, 2026-11-30; it was ended after 58 s)."""
+
+
+def live(without: Path, with_starts: Path) -> dict[str, Any]:
+    """What the sweeps took, and their winners side by side.
+
+    Args:
+        without: Database of a sweep without starts.
+        with_starts: Database of one with them, whose ``--baseline`` was the Solution of the first one's winners.
+    """
+    found: dict[str, Any] = {"without_starts": _sweep(without), "with_starts": _sweep(with_starts)}
+    beside = _summary(with_starts)["baseline"]
+    times = {name: _medians(beside["solutions"][name]) for name in ("baseline", "tuned")}
+    rows = [
+        {"tokens": tokens, "without_us": us, "with_us": times["tuned"][tokens], "ratio": us / times["tuned"][tokens]}
+        for tokens, us in sorted(times["baseline"].items())
+    ]
+    ratio = beside["ratio_to_first"]["tuned"]
+    return {
+        **found,
+        "side_by_side": rows,
+        "rel_without_starts": 1 / ratio["ratio"] - 1,
+        "rel_interval": [1 / ratio["high"] - 1, 1 / ratio["low"] - 1],
+        "progress": {str(second): {"before": a, "after": b} for second, (a, b) in PROGRESS.items()},
+        "rel_worst": max(row["ratio"] for row in rows) - 1,
+    }
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    with opened(path) as database:
+        found: dict[str, Any] = json.loads(database.execute("select summary from sweep").fetchone()[0])
+        return found
+
+
+def _sweep(path: Path) -> dict[str, Any]:
+    """Trials, seconds, and what its builders and its GPU did."""
+    with opened(path) as database:
+        times = database.execute("select started_at, finished_at, origin from trial order by finished_at").fetchall()
+        builds = [s for (s,) in database.execute("select build_s from build order by build_s")]
+        began, ended = database.execute("select started_at, finished_at from sweep").fetchone()
+    first, last = times[0][0], times[-1][1]
+    usage = _summary(path)["evaluator"]["search"]
+    middle = first + 60
+    later = [end for _, end, _ in times if end > middle]
+    return {
+        "trials": len(times),
+        "sweep_s": ended - began,
+        "search_s": last - first,
+        "gpu_busy_search": usage["gpu_busy_share"],
+        "longest_builds_s": builds[-LONGEST // 2],
+        "builds_s": builds[len(builds) // 2],
+        "trials_a_second_after_60_s": len(later) / (last - middle),
+        "starts": sum(origin == "warm" for *_, origin in times),
+    }
+
+
+def _medians(solution: dict[str, Any]) -> dict[int, float]:
+    """Tokens -> microseconds as a graph."""
+    found = {}
+    for measured in solution["workloads"].values():
+        graph = measured.get("cuda_graph", measured)
+        found[int(graph["axes"].removeprefix("seq_len="))] = float(graph["median_us"])
+    assert all(math.isfinite(us) for us in found.values())
+    return found
