@@ -85,16 +85,20 @@ class InitResult:
             yield f"left for you: {len(space.todo)}"
             for todo in space.todo:
                 yield f"  {todo.file}:{todo.line}: {todo.what}"
-        if self.compiled is None:
-            yield f"not compiled: {self.why_not}"
-            return
         result = self.compiled
+        if result is None:
+            yield f"not compiled: {self.why_not}"
+            yield f"next: tuner compile --space {self.folder} --target {self.target}"
+            return
         yield f"{result.built} of {len(result.variants)} configs built for {result.target} in {result.wall_s:.1f} s"
         for why in dict.fromkeys(f"{v['status']}: {v['reason']}" for v in result.variants if v["reason"]):
             yield f"  {why}"
         for why in dict.fromkeys(v["figures"].get("remark") for v in result.variants):
             if why is not None:
                 yield f"  BUILT, but {why}"
+        if result.built:
+            words = f"--space {self.folder} --definition {space.definition} --target {self.target}"
+            yield f"next, where that GPU is: tuner sweep {words}"
 
 
 def init_space(

@@ -291,10 +291,13 @@ def _call(
         if name not in pairs:
             pairs[name], why = _value_for(definition, name)
             remarks.append(f"{name} is no input of the definition{why}")
+    # A default of the author's need not be the definition's, as with eps.
+    known = {n: _from_reference(definition, n) for n in entry.optional if n not in pairs}
+    pairs |= {n: value for n, value in known.items() if value is not None}
     pairs = {n: v if fills else _as_taken(entry, definition, n, v) for n, v in pairs.items()}
     call = [pairs.pop(name) for name in entry.needed]
     if entry.is_applied:  # which takes no names
-        left += [v for n, v in pairs.items() if n not in entry.optional[: len(pairs)]]
+        left += [v for n, v in pairs.items() if n not in entry.optional[: len(pairs)] and v in given]
         call += [pairs[n] for n in entry.optional[: len(pairs)] if n in pairs]
     else:
         call += [f"{name}={value}" for name, value in pairs.items()]
@@ -310,14 +313,22 @@ def _as_taken(entry: EntryFunction, definition: Mapping[str, Any], parameter: st
     return f"{argument}.t()" if len(shape) == 2 and named == shape[::-1] != shape else argument
 
 
-def _value_for(definition: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """A value for a parameter that is no input: the reference's, or a usual one; and where it is from."""
-    reference = str(definition.get("reference", ""))
-    for node in ast.walk(ast.parse(reference)):
+def _from_reference(definition: Mapping[str, Any], name: str) -> str | None:
+    """The constant that a definition's reference gives to a name."""
+    for node in ast.walk(ast.parse(str(definition.get("reference", "")))):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             target = node.targets[0]
             if isinstance(target, ast.Name) and target.id.lower() == name.lower():
-                return repr(node.value.value), f"; {node.value.value!r} is its reference's"
+                return repr(node.value.value)
+    return None
+
+
+def _value_for(definition: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """A value for a parameter that is no input: the reference's, or a usual one; and where it is from."""
+    reference = str(definition.get("reference", ""))
+    known = _from_reference(definition, name)
+    if known is not None:
+        return known, f"; {known} is its reference's"
     if "causal" in name.lower():
         value = str("causal" in str(definition["name"]) or "tril" in reference)
         return value, f"; {value} is a guess"

@@ -123,7 +123,8 @@ def read_configs(kernel: TritonKernel, file: SourceFile, static: StaticFile) -> 
         return
     kernel.configs = _distinct(configs)
     _read_tunable(kernel)
-    _read_hook(kernel)
+    if kernel.configs:
+        _read_hook(kernel)
 
 
 def _shown(values: Any) -> str:
@@ -147,13 +148,14 @@ def _read_tunable(kernel: TritonKernel) -> None:
         kernel.why_unread = f"the value of {name} is {getattr(value, 'why', None) or getattr(value, 'name', value)}"
         kernel.configs = []
         return
-    names = dict.fromkeys(name for c in kernel.configs for name in c.kwargs)
+    names = list(kernel.configs[0].kwargs)
+    alike = [c for c in kernel.configs if set(c.kwargs) == set(names)]
+    if len(alike) < len(kernel.configs):
+        kernel.remarks.append(f"{len(kernel.configs) - len(alike)} configs give other names than the first; left out")
+        kernel.configs = alike
     known: dict[str, tuple[Any, ...]] = {}
     for name in names:
         if name in kernel.arguments or name in LAUNCH_OPTIONS:
-            if any(name not in c.kwargs for c in kernel.configs):
-                kernel.remarks.append(f"not all configs give {name}; those that do not are left out")
-                kernel.configs = [c for c in kernel.configs if name in c.kwargs]
             known[name] = ()
         elif name not in _OTHER_VENDORS:
             kernel.remarks.append(f"its configs give {name}, which is neither an argument nor an option; left out")

@@ -191,6 +191,12 @@ def test_inputs_are_handed_over_as_the_author_takes_them(tmp_path):
     ]
 
 
+def test_a_default_of_the_author_gives_way_to_the_reference(tmp_path):
+    """Catches a norm with the author's eps where the definition has another: it passes with large inputs alone."""
+    text = MATMUL.replace("eps, is_causal, activation", "is_causal, eps=1e-3, activation")
+    assert "matmul(A, B.t(), False, eps=1e-06)[0]" in made(tmp_path, text, GEMM).files["main.py"]
+
+
 def test_arguments_go_behind_the_last_one_and_its_comment_stays(tmp_path):
     """Catches code that lands in a comment, and a comma too many or too few."""
     kernel = made(tmp_path, MATMUL, GEMM).files["twice.py"]

@@ -70,6 +70,14 @@ def test_a_hook_is_called_before_the_launch_with_what_it_reads(tmp_path):
     assert "prunes its configs by its arguments" in space.files["space.yaml"]
 
 
+def test_configs_of_other_names_are_left_out_and_counted(tmp_path):
+    """Catches a config without a value for what the kernel needs."""
+    text = HOOKED.replace("for b in (32, 64)]", "for b in (32, 64)] + [triton.Config({'OTHER': 1})]")
+    space = made(write(tmp_path, {"move.py": text}))
+    assert space.parameters["B"] == (32, 64)
+    assert "move.py: move: 1 configs give other names than the first; left out" in space.remarks
+
+
 NUMBERS = (
     HEAD
     + """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import itertools
 import math
 import operator
@@ -85,7 +86,7 @@ def answers_for(target: Target) -> Answers:
         "os.environ": {},
         "torch.version.hip": None,
         "torch.version.cuda": "12.8",
-        "triton.__version__": "3.6.0",
+        **{f"{package}.__version__": _installed(package) for package in ("torch", "triton")},
         "sys.platform": "linux",
         f"{driver}.get_current_target().backend": "cuda",
         f"{driver}.get_current_target().arch": major * 10 + minor,
@@ -95,6 +96,14 @@ def answers_for(target: Target) -> Answers:
         **{f"{driver}.utils.get_device_properties().{name}": value for name, value in properties.items()},
     }
     return Answers(functions, values)
+
+
+def _installed(package: str) -> str:
+    """The version of a package here; a usual one where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return {"torch": "2.11.0", "triton": "3.6.0"}[package]
 
 
 def _version(text: str) -> Any:

@@ -161,7 +161,7 @@ class StaticFile:
         for alias in node.names:
             found = self._imported(node, alias.name)
             name = alias.asname or alias.name
-            scope[name] = Dotted(f"{'.' * node.level}{node.module or ''}.{alias.name}") if found is None else found
+            scope[name] = _dotted(node, alias.name) if found is None else found
 
     def _do_functiondef(self, node: ast.FunctionDef, scope: dict[str, Any]) -> None:
         plain = all(_is_harmless(d) for d in node.decorator_list)
@@ -466,6 +466,10 @@ class StaticFile:
     def _eval_dictcomp(self, node: ast.DictComp, scope: dict[str, Any]) -> Any:
         scopes = self._generated(node.generators, dict(scope))
         return {self._known(node.key, inner): self._eval(node.value, inner) for inner in scopes}
+
+
+def _dotted(node: ast.ImportFrom, name: str) -> Dotted:
+    return Dotted(f"{'.' * node.level}{node.module or ''}.{name}", node.lineno)
 
 
 def _is_harmless(decorator: ast.expr) -> bool:
