@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuner.init.source.expressions import UnreadableError
 from tuner.init.source.known_answers import LAUNCH_OPTIONS, TritonConfig
 from tuner.init.source.source_file import SourceFile
-from tuner.init.source.static_values import StaticFile, UnreadableError
+from tuner.init.source.static_values import StaticFile
 
 _AUTOTUNE_ARGUMENTS = ("configs", "key", "prune_configs_by", "reset_to_zero", "restore_value", "pre_hook")
 _OTHER_VENDORS = frozenset(("waves_per_eu", "matrix_instr_nonkdim", "kpack", "grf_mode"))

@@ -4,8 +4,9 @@ import ast
 
 import pytest
 
+from tuner.init.source.expressions import UnreadableError
 from tuner.init.source.known_answers import TritonConfig, answers_for
-from tuner.init.source.static_values import StaticFile, UnreadableError
+from tuner.init.source.static_values import StaticFile
 from workers.devices.targets import target_named
 
 
@@ -74,6 +75,7 @@ def test_configs_are_read_with_their_launch_options():
         ("found = 0\nwhile True:\n    found += 1", "steps"),
         ("found = 2 ** 64 ** 9", "too large"),
         ("found = [0] * 10 ** 9", "line 1"),
+        ("from itertools import product\nfound = list(product(range(99), repeat=9))", "line 2: a list is too long"),
         ("found = ().__class__.__base__.__subclasses__()", "__class__ is not read"),
     ],
 )

@@ -132,14 +132,14 @@ BUILTINS: Mapping[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         range, len, min, max, list, tuple, dict, set, frozenset, sorted, sum, zip, enumerate, int, float, bool, str,
-        abs, any, all, filter, map, reversed, round, isinstance, pow, divmod,
+        abs, any, all, filter, map, reversed, round, isinstance,
     )
 }  # fmt: skip
 
 METHODS: Mapping[type, frozenset[str]] = {
     list: frozenset(["append", "extend", "insert", "remove", "pop", "copy", "index", "count", "sort", "reverse"]),
     dict: frozenset(["get", "items", "keys", "values", "update", "copy", "pop", "setdefault"]),
-    str: frozenset(["lower", "upper", "startswith", "endswith", "split", "join", "strip", "replace", "format"]),
+    str: frozenset(["lower", "upper", "startswith", "endswith", "split", "join", "strip"]),
     set: frozenset(["add", "union", "discard", "copy"]),
     tuple: frozenset(["index", "count"]),
     TritonConfig: frozenset(("all_kwargs",)),
