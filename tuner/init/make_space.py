@@ -175,8 +175,9 @@ class _Maker:
         # Decorators are gone by now, and hooks are called: what is needed is found anew.
         self.tree.forget()
         self.tree.reach(self.entry.file, self.entry.name)
-        for hook in {k.hook for k in tuned.values() if k.hook}:
-            self.tree.reach(self.entry.file, hook)
+        for kernel in tuned.values():
+            if kernel.hook:
+                self.tree.reach(kernel.file, kernel.hook)
         self._note_missing()
         self.tree.rewrite_imports()
         size_axis = self._size_axis(list(tuned.values()))
@@ -297,8 +298,8 @@ class _Maker:
 
     def _hook(self, file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, access: Mapping[str, str]) -> None:
         function = next((n for n in file.tree.body if isinstance(n, ast.FunctionDef) and n.name == kernel.hook), None)
-        keys = None if function is None else rewrite.keys_read(function)
-        if not rewrite.call_hook(file, launch, kernel, access, keys):
+        # A hook of another file has no name here.
+        if function is None or not rewrite.call_hook(file, launch, kernel, access, rewrite.keys_read(function)):
             what = f"call {kernel.hook} before the launch of {kernel.name}, as its configs did"
             rewrite.mark(file, launch.statement.lineno, what)
 

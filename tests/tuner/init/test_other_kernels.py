@@ -70,6 +70,21 @@ def test_a_hook_is_called_before_the_launch_with_what_it_reads(tmp_path):
     assert "prunes its configs by its arguments" in space.files["space.yaml"]
 
 
+def test_a_hook_of_another_file_is_left_to_the_author(tmp_path):
+    """Catches a call of a name that the launching file does not have."""
+    kernels, launcher = HOOKED.split("def moved(x):")
+    (tmp_path / "place").mkdir()
+    files = {
+        "launch.py": "import torch\nfrom .kernels import move\n\n\ndef moved(x):" + launcher,
+        "kernels.py": kernels,
+    }
+    space = made(write(tmp_path / "place", files))
+    assert "prepare(" not in space.files["launch.py"]
+    assert [t.what for t in space.todo if t.file == "launch.py"] == [
+        "call prepare before the launch of move, as its configs did"
+    ]
+
+
 def test_configs_of_other_names_are_left_out_and_counted(tmp_path):
     """Catches a config without a value for what the kernel needs."""
     text = HOOKED.replace("for b in (32, 64)]", "for b in (32, 64)] + [triton.Config({'OTHER': 1})]")
