@@ -38,13 +38,14 @@ COMMANDS = {
     "sweep": ["sweep", *RMSNORM, "--max-trials", "400", "--out", "{folder}/swept"],
     "bench": ["bench", "default", "reference", "--definition", "rmsnorm_h1024", "--target", "cpu", "--rounds", "2000"],
     "export": ["export", "--out", "{folder}/exported"],
-    "compile": ["compile", "--space", "moe_fp8_cpu", "--target", "cpu", "--sample", "40"],
+    "compile": ["compile", "--space", "moe_fp8_cute", "--target", "sm_90a", "--sample", "40"],
     "verify": ["verify", "--space", "moe_fp8_cute", "--target", "sm_90a", "--sample", "2"],
     "report": ["report", "--out", "{folder}/page.html"],
     "study": ["study", "export", "1", "--out", "{folder}/study-{now}.db"],
     "serve": ["serve", "--port", "0"],
     "doctor": ["doctor"],
     "status": ["status"],
+    "explain": ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a"],
     "best": ["best", "--definition", "rmsnorm_h1024", "--axes", "batch_size=1"],
 }
 
@@ -198,6 +199,7 @@ if __name__ == "__main__":
                         "slowest_s": round(max((s.back_s for s in found), default=0.0), 2),
                         "back_s": [round(s.back_s, 2) for s in found],
                         "after_s": [round(s.after_s, 1) for s in found],
+                        "load": round(os.getloadavg()[0], 1),
                         "faults": dict(faults),
                         "examples": [s.stderr[-1500:] for s in found if s.faults][:3],
                     }

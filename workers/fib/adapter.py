@@ -17,6 +17,7 @@ from typing import Any
 from workers.devices.targets import target_named
 from workers.errors import DatasetError
 from workers.fib.dataset import Document
+from workers.fib.importing import importable
 from workers.records import Measurement, Status, Variant
 
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
@@ -46,6 +47,7 @@ def definition_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
+    importable()
     from flashinfer_bench.data import Definition
 
     return _model(Definition, document, f"definition {document.get('name')!r}")
@@ -57,6 +59,7 @@ def workload_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
+    importable()
     from flashinfer_bench.data import Workload
 
     return _model(Workload, document, f"workload {document.get('uuid')!r}")
@@ -68,6 +71,7 @@ def solution_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
+    importable()
     from flashinfer_bench.data import Solution
 
     return _model(Solution, document, f"Solution {document.get('name')!r}")
@@ -175,6 +179,7 @@ def build(variant: Variant, definition: Document) -> Any:
     Raises:
         flashinfer_bench.compile.BuildError: The builder failed.
     """
+    importable()
     from flashinfer_bench.compile import BuilderRegistry
     from flashinfer_bench.compile.builders import TorchBuilder
 
@@ -204,6 +209,7 @@ def make_inputs(definition: Any, workload: Any, root: str, device: str, absent: 
     Raises:
         DatasetError: A blob is missing, or does not hold the tensor of the definition.
     """
+    importable()
     import torch
     from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
 
@@ -236,6 +242,7 @@ def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[
     Raises:
         DatasetError: The reference does not run on these inputs.
     """
+    importable()
     import torch
     from flashinfer_bench.bench.evaluators.utils import normalize_result
 
@@ -273,6 +280,7 @@ def normalize(definition: Any, result: Any, device: str) -> list[Any]:
     Raises:
         ValueError: There are more or fewer values than outputs.
     """
+    importable()
     from flashinfer_bench.bench.evaluators.utils import normalize_result
 
     return list(normalize_result(definition, result, device))
@@ -288,6 +296,7 @@ def trace(
     reference_us: float | None = None,
 ) -> Any:
     """flashinfer-bench's Trace of a measurement. A status that it does not know becomes RUNTIME_ERROR, with a log."""
+    importable()
     from flashinfer_bench.data import Correctness, Environment, Evaluation, EvaluationStatus, Performance, Trace
 
     known = measurement.status in _PUBLIC_STATUSES
@@ -336,6 +345,7 @@ def trace_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
+    importable()
     from flashinfer_bench.data import Trace
 
     return _model(Trace, document, f"trace of {document.get('solution')!r}")
@@ -343,6 +353,7 @@ def trace_model(document: Document) -> Any:
 
 def write_solution(root: Path, model: Any, op_type: str) -> Path:
     """Store a Solution in a flashinfer-trace folder; the path is ``solutions/<op>/<definition>/<name>.json``."""
+    importable()
     from flashinfer_bench.data import save_json_file
 
     path = root / "solutions" / op_type / model.definition / f"{model.name}.json"
@@ -352,6 +363,7 @@ def write_solution(root: Path, model: Any, op_type: str) -> Path:
 
 def append_traces(root: Path, traces: Sequence[Any], op_type: str) -> Path:
     """Append traces of one definition to ``traces/<op>/<definition>.jsonl`` of a flashinfer-trace folder."""
+    importable()
     from flashinfer_bench.data import append_jsonl_file
 
     path = root / "traces" / op_type / f"{traces[0].definition}.jsonl"

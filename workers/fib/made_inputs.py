@@ -18,6 +18,7 @@ from search_spaces.inputs.generator import RECORDED
 from workers.errors import DatasetError
 from workers.fib import adapter as fib
 from workers.fib.dataset import LENDS, LIKE, PROFILE, Document, Problem, profile_of
+from workers.fib.importing import importable
 
 
 def inputs_of(problem: Problem, document: Document, device: str, lent: Mapping[str, Any] | None = None) -> fib.Inputs:
@@ -143,6 +144,7 @@ def _rows_of_files(
     problem: Problem, document: Document, files: Mapping[str, Any], definition: Any, device: str
 ) -> dict[str, Any]:
     """Inputs from files, as many along each axis as the workload wants."""
+    importable()
     import torch
     from flashinfer_bench.bench.utils import load_safetensors
 
