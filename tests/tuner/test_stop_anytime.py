@@ -120,7 +120,9 @@ def running(folder):
 def files_left(folder):
     """Files and folders that were to be gone: temporary ones, halves of results, what is staged in the cache."""
     places = [(folder / "tmp", "*"), (folder, "**/.tuner-*"), (folder, "**/*.part"), (folder / "cache", "stage*/*")]
-    return [str(path) for root, pattern in places for path in root.glob(pattern)]
+    found = [path for root, pattern in places for path in root.glob(pattern)]
+    # The CuTe DSL keeps a cache there, of whatever process compiles.
+    return [str(path) for path in found if not (path / "cutlass_python_cache").is_dir()]
 
 
 def newest_sweep(folder):
