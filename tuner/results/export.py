@@ -210,7 +210,9 @@ def _stock_traces(runner: Runner, setup: Setup, model: Any, view: Steps) -> list
     statuses = run.statuses(model.name)
     wanted = [w["uuid"] for w in setup.problem.listed]
     ours = {uuid for uuid, found in setup.prepared.items() if not found.plainly}
-    excused = {uuid for uuid in ours if statuses.get(uuid) == Status.INCORRECT_NUMERICAL}
+    # Where the reference does not keep to its definition's dtype or shape, a Solution that does is wrong to stock.
+    as_they_see_it = (Status.INCORRECT_NUMERICAL, Status.INCORRECT_DTYPE, Status.INCORRECT_SHAPE)
+    excused = {uuid for uuid in ours if statuses.get(uuid) in as_they_see_it}
     failed = [
         f"{uuid} {statuses.get(uuid, 'not run')}"
         for uuid in wanted

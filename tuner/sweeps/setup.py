@@ -77,6 +77,10 @@ class Setup:
         axis = self.settings.size_axis
         if axis is None:
             axis = space.size_axis
+        variable = [n for n, spec in self.problem.definition["axes"].items() if spec["type"] == "var"]
+        if axis != space.size_axis and axis not in variable:
+            listed = ", ".join(variable) or "none"
+            raise UsageError(f"size axis {axis!r} is not a variable axis of {self.problem.name}; those are {listed}")
         # Over workloads of one size the table has one row, so a kernel need not pass a size.
         if axis is not None and selects_without_a_size(space.sources) and len(set(self.sizes(axis).values())) > 1:
             raise UsageError(
@@ -85,10 +89,6 @@ class Setup:
             )
         if axis == space.size_axis:
             return space
-        variable = [n for n, spec in self.problem.definition["axes"].items() if spec["type"] == "var"]
-        if axis not in variable:
-            listed = ", ".join(variable) or "none"
-            raise UsageError(f"size axis {axis!r} is not a variable axis of {self.problem.name}; those are {listed}")
         if len(space.generated_files) > 1:
             raise UsageError(f"size axis {axis!r}: a Solution in {space.language} holds one config for all sizes")
         return replace(space, size_axis=axis)

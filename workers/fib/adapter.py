@@ -244,7 +244,6 @@ def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[
     """
     importable()
     import torch
-    from flashinfer_bench.bench.evaluators.utils import normalize_result
 
     space: dict[str, Any] = {"__name__": f"reference_of_{definition.name}"}
     try:
@@ -254,7 +253,9 @@ def call_reference(definition: Any, inputs: Sequence[Any], device: str) -> list[
                 result = space["run"](**dict(zip(definition.inputs, inputs, strict=True)))
             else:
                 result = space["run"](*inputs)
-        return list(normalize_result(definition, result, device))
+        if isinstance(result, dict):
+            result = [result[name] for name in definition.outputs]
+        return normalize(definition, result, device)
     except Exception as error:
         raise DatasetError(f"the reference of {definition.name!r} fails: {type(error).__name__}: {error}") from error
 
@@ -279,11 +280,27 @@ def normalize(definition: Any, result: Any, device: str) -> list[Any]:
 
     Raises:
         ValueError: There are more or fewer values than outputs.
+        TypeError: One is neither a tensor nor a number.
     """
     importable()
+    import numpy
+    import torch
     from flashinfer_bench.bench.evaluators.utils import normalize_result
 
-    return list(normalize_result(definition, result, device))
+    values = returned(result)
+    plain = (int, float, bool, numpy.ndarray, numpy.float64, numpy.float32, numpy.int64, numpy.int32, numpy.bool_)
+    for name, value in zip(definition.outputs, values, strict=False):
+        if not isinstance(value, torch.Tensor) and type(value) not in plain:
+            # When flashinfer-bench makes a tensor of it, it may begin to compute: after the call was timed.
+            raise TypeError(f"output {name} is a {type(value).__name__}, neither a tensor nor a number")
+    return list(normalize_result(definition, values, device))
+
+
+def returned(result: Any) -> list[Any]:
+    """What a call returned, as a list. Of a kind of tuple or list, what it holds, whatever it says when it is asked."""
+    if isinstance(result, tuple):
+        return list(tuple.__getitem__(result, slice(None)))
+    return list.__getitem__(result, slice(None)) if isinstance(result, list) else [result]
 
 
 def trace(

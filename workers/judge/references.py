@@ -18,7 +18,7 @@ from workers.fib.dataset import Document, Problem
 
 _LIMIT_BYTES = 8 << 30
 
-_REVISION = 3
+_REVISION = 4
 """Version of the format; files of other versions are never read."""
 
 

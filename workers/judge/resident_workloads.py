@@ -85,9 +85,15 @@ def prepared(resident: Resident) -> Prepared:
         if truth.counted is not None:
             missing = truth.counted.numel() - int(truth.counted.sum())
             notes.append(f"{missing} elements of output {truth.rule.output!r} do not count: unwritten or random")
+        if truth.returned is not None:
+            dtype, shape = truth.returned
+            theirs, declared = f"{dtype} {list(shape)}", f"{truth.value.dtype} {list(truth.value.shape)}"
+            notes.append(f"output {truth.rule.output!r} is {declared} by its definition; its reference gives {theirs}")
         if truth.idle is not None:
             notes.append(f"output {truth.rule.output!r} is no evidence: it {truth.idle}")
-    plainly = all(t.rule.kind is Kind.CLOSE and t.finite and t.counted is None for t in resident.truths)
+    plainly = all(
+        t.rule.kind is Kind.CLOSE and t.finite and t.counted is None and t.returned is None for t in resident.truths
+    )
     return Prepared(
         resident.degenerate, tuple(notes), judged_by(resident.truths), largest_scale(resident.truths), plainly
     )

@@ -67,6 +67,14 @@ def test_an_axis_that_does_not_vary_is_refused(flag, said, tmp_path):
         setup(tmp_path, TWO, flag=flag).space()
 
 
+def test_an_axis_that_does_not_vary_is_named_before_a_kernel_that_passes_no_size(tmp_path):
+    """The kernel's fault was looked for first, in sizes along an axis that no workload has: a traceback."""
+    made = setup(tmp_path, TWO, "cols", flag="depth")
+    toy.kernel(tmp_path / "k", size="", size_axis="cols")
+    with pytest.raises(UsageError, match="'depth' is not a variable axis"):
+        made.space()
+
+
 def test_a_workload_that_gives_the_axis_no_value_is_left_out(tmp_path):
     made = setup(tmp_path, [{"rows": 4, "cols": 8}, {"rows": 4}])
     assert made.sizes("cols") == {"w0": 8}

@@ -78,6 +78,35 @@ HANGS = {
     "prints for ever": (passing("while True: print('x' * 1000)"), Status.TIMEOUT, "'check"),
 }
 
+LATE_LIST = """
+class Late(list):
+    def __iter__(self):
+        return iter([2 * self.x + self.y])
+
+    def __getitem__(self, place):
+        return 2 * self.x + self.y
+
+
+def run(x, y):
+    late = Late([0])
+    late.x, late.y = x, y
+    return late
+"""
+LATE_NUMBER = """
+class Late:
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, place):
+        return (2 * self.x + self.y)[place].tolist()
+
+
+def run(x, y):
+    return Late(x, y)
+"""
 RETURNING = {
     "wrong shape": ("def run(x, y):\n    return (2 * x + y)[:, :-1]\n", Status.INCORRECT_SHAPE, "not ["),
     "wrong dtype": ("def run(x, y):\n    return (2 * x + y).double()\n", Status.INCORRECT_DTYPE, "float64"),
@@ -87,6 +116,8 @@ RETURNING = {
         Status.NOT_REPEATABLE,
         "right the first time",
     ),
+    "a list that computes": (LATE_LIST, Status.INCORRECT_SHAPE, "has shape []"),
+    "a number that computes": (LATE_NUMBER, Status.RUNTIME_ERROR, "is a Late, neither a tensor nor a number"),
     "nothing": ("def run(x, y):\n    return None\n", Status.RUNTIME_ERROR, "NoneType"),
     "two values": ("def run(x, y):\n    return x, y\n", Status.RUNTIME_ERROR, "1 outputs"),
 }

@@ -40,6 +40,8 @@ def choice_of(output: Any, choices: Sequence[Choice]) -> Choice | None:
         return None
     for choice in reversed(choices):
         if not _same(output, [choice]):
+            if _best_of(output, choice):
+                return replace(choice, ordered=False)
             continue
         if choice.drawn or choice.axis is None or output.dim() == choice.indices.dim():
             return choice
@@ -52,6 +54,21 @@ def choice_of(output: Any, choices: Sequence[Choice]) -> Choice | None:
             if len(kept) > 1 and _same(output, kept):
                 return _stacked(kept, output)
     return None
+
+
+def _best_of(output: Any, choice: Choice) -> bool:
+    """Whether these are indices of a choice without its order: one end of what was sorted, or put in rising order."""
+    axis, indices = choice.axis, choice.indices
+    if axis is None or choice.drawn or output.dim() != indices.dim() or indices.numel() == output.numel() == 0:
+        return False
+    count, length = output.shape[axis], indices.shape[axis]
+    if count == length:
+        parts = [indices.sort(axis).values]
+    elif choice.ordered and count < length:
+        parts = [indices.narrow(axis, start, count) for start in (0, length - count)]
+    else:
+        return False
+    return any(part.shape == output.shape and bool((part == output).all()) for part in parts)
 
 
 def _same(output: Any, choices: Sequence[Choice]) -> bool:

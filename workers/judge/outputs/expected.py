@@ -14,7 +14,11 @@ from workers.judge.outputs.truth import Truth, as_rows
 from workers.records import Status, Tolerance
 
 FLOOR = 1e-3
-"""Least scale of a row, as a share of the mean magnitude of the output: rows of zeros may have rounding errors."""
+"""Least scale of a row, as a share of that of the usual row: rows of zeros may have rounding errors."""
+
+OUTLIER = 10.0
+"""A number counts towards the scale of its row as at most so many times the usual one. Otherwise a few large numbers
+(an outlier channel, an attention sink) would leave the others unjudged."""
 
 NEARLY = 0.99
 """A token may be drawn if its weight is at least this share of the least weight that the reference draws, since
@@ -24,9 +28,13 @@ rounding decides where top-p ends in a vocabulary of 100,000."""
 def truths_of(rules: Sequence[Rule], seen: Observed, inputs: Sequence[Any]) -> tuple[Truth, ...]:
     """The truth of each output, from what was observed of the reference."""
     return tuple(
-        replace(_truth(_refined(rule, choice, random, value), value, counted, choice, random, inputs), draws=draws)
-        for rule, value, counted, random, choice, draws in zip(
-            rules, seen.expected, seen.counted, seen.random, seen.choice, seen.draws, strict=True
+        replace(
+            _truth(_refined(rule, choice, random, value), value, counted, choice, random, inputs),
+            draws=draws,
+            returned=returned,
+        )
+        for rule, value, counted, random, choice, draws, returned in zip(
+            rules, seen.expected, seen.counted, seen.random, seen.choice, seen.draws, seen.returned, strict=True
         )
     )
 
@@ -78,10 +86,12 @@ def _with_scale(truth: Truth) -> Truth:
     finite = usable if truth.counted is None else usable | ~as_rows(truth.counted)
     if truth.counted is not None:
         usable = usable & as_rows(truth.counted)
-    sums, counts = torch.where(usable, values, 0).to(torch.float64).sum(1), usable.sum(1)
-    means = sums / counts.clamp(min=1)
+    usable = usable & (values > 0)  # zeros, as of a ReLU, say nothing of how exact the numbers around them are
+    usual = torch.where(usable, values, torch.nan).nanmedian(1, keepdim=True).values.nan_to_num(0.0)
+    kept = torch.where(usable, torch.minimum(values, OUTLIER * usual), 0)
+    means = kept.to(torch.float64).sum(1) / usable.sum(1).clamp(min=1)
     scale = float(means.max()) if means.numel() else 0.0
-    whole = sums.sum() / counts.sum().clamp(min=1)
+    whole = torch.where(means > 0, means, torch.nan).nanmedian().nan_to_num(0.0)
     atol = tolerance.atol * torch.maximum(means, FLOOR * whole) if tolerance.by_scale else means * 0 + tolerance.atol
     return replace(truth, atol=atol.to(torch.float32).unsqueeze(1), finite=bool(finite.all()), scale=scale)
 

@@ -19,7 +19,7 @@ COLUMNS = 128
 them: rounding errors are everywhere, a mistake is in one place."""
 
 EPSILON = 1e-8
-"""flashinfer-bench's constant in the denominator of relative errors."""
+"""flashinfer-bench's constant in the denominator of relative errors, which are reported and decide nothing."""
 
 
 def figures(outputs: Sequence[Any], truths: Sequence[Truth]) -> Any:
@@ -73,8 +73,10 @@ def _close(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]
         counted = as_rows(counted)
         bad = bad & counted
         error = torch.where(counted, error, 0.0)
-    relative = error / (torch.abs(y) + EPSILON)
-    wrong = (error > truth.atol) & (relative > rule.rtol)
+    size = torch.abs(y)
+    relative = error / (size + EPSILON)
+    # By the product: where numbers are as small as EPSILON, the figure says less than the truth.
+    wrong = (error > truth.atol) & (error > rule.rtol * size)
     counts = _counts(wrong)
     part = _worst_part(counts, wrong.shape) if rule.required_matched_ratio < 1 else 0.0
     return (
@@ -157,7 +159,9 @@ def _selected(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[A
         # The candidate computes its scores with different rounding.
         size = torch.abs(choice.scores)
         size = torch.where(torch.isfinite(size), size, 0).mean(1, keepdim=True)
-        wrong = (error > DEFAULT.atol * size) & (relative > DEFAULT.rtol)
+        wrong = (error > DEFAULT.atol * size) & (error > DEFAULT.rtol * torch.abs(theirs))
+        # NaN and infinities are as good as themselves only; beside them, every relative error is NaN.
+        wrong = torch.where(torch.isfinite(mine) & torch.isfinite(theirs), wrong, mine != theirs)
     twice = 0.0
     if choice is not None and mine.shape[-1] > 1:
         indices = _by_row(output, choice).sort(-1).values

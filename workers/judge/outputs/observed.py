@@ -47,6 +47,7 @@ class Observed:
         choice: The call that its whole numbers come from, if it was observed.
         wrote: Names of the inputs that it wrote to (it gets copies).
         draws: [draws, samples] for random whole numbers whose weights were not observed, else None.
+        returned: Dtype and shape that the reference returned where the definition says another, else None.
     """
 
     expected: list[Any]
@@ -55,6 +56,7 @@ class Observed:
     choice: list[Choice | None] = field(default_factory=list)
     wrote: list[str] = field(default_factory=list)
     draws: list[Any] = field(default_factory=list)
+    returned: list[tuple[Any, tuple[int, ...]] | None] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         """Plain values and tensors, for a file."""
@@ -77,22 +79,28 @@ def observe(definition: Any, inputs: Sequence[Any], device: str) -> Observed:
     wants_choices = any(str(spec.dtype.value).startswith("int") for spec in definition.outputs.values())
     first = _Watch(0, wants_choices, inputs)
     copies = memory.copies_of(inputs)
+    declared = fib.allocate_outputs(definition, inputs, "meta")
     digests = [memory.digest(value) for value in copies]
     with _seeded(SEEDS[0], device) as used_random_numbers:
-        expected = _run(definition, copies, device, first)
+        raw = _run(definition, copies, device, first)
         is_random = used_random_numbers()
+    expected = _as_declared(raw, declared)
     names = list(definition.inputs)
     wrote = [name for name, value, known in zip(names, copies, digests, strict=True) if _changed(value, known)]
     del copies
     none = [None] * len(expected)
     seen = Observed(expected, [*none], [False] * len(expected), [*none], wrote, [*none])
+    seen.returned = [
+        None if value is given else (given.dtype, tuple(given.shape))
+        for value, given in zip(expected, raw, strict=True)
+    ]
     if first.saw_empty:
         with _seeded(SEEDS[0], device):
-            again = _run(definition, memory.copies_of(inputs), device, _Watch(1, False, ()))
+            again = _as_declared(_run(definition, memory.copies_of(inputs), device, _Watch(1, False, ())), declared)
         seen.counted = [_written(a, b) for a, b in zip(expected, again, strict=True)]
     if is_random:
         with _seeded(SEEDS[1], device):
-            other = _run(definition, memory.copies_of(inputs), device, _Watch(0, False, ()))
+            other = _as_declared(_run(definition, memory.copies_of(inputs), device, _Watch(0, False, ())), declared)
         same = [_written(a, b) for a, b in zip(expected, other, strict=True)]
         seen.random = [
             mask is not None and bool((~mask if counted is None else ~mask & counted).any())
@@ -244,6 +252,18 @@ def _run(definition: Any, copies: Sequence[Any], device: str, watch: _Watch) -> 
         outputs = fib.call_reference(definition, copies, device)
     # An output may be an input that was written to, or share memory with another output.
     return [output.detach().clone() for output in outputs]
+
+
+def _as_declared(outputs: Sequence[Any], declared: Sequence[Any]) -> list[Any]:
+    """The outputs in the dtype and shape of the definition, which a reference does not always keep: argmax gives int64,
+    a sum over all a tensor without axes. Only axes of one are added or taken away; other shapes stay as they are."""
+    found = []
+    for output, like in zip(outputs, declared, strict=True):
+        alike = [n for n in output.shape if n != 1] == [n for n in like.shape if n != 1]
+        shape = like.shape if alike else output.shape
+        same = output.dtype == like.dtype and output.shape == shape
+        found.append(output if same else output.reshape(shape).to(like.dtype))
+    return found
 
 
 @contextmanager

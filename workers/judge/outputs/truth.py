@@ -31,6 +31,8 @@ class Truth:
         draws: DRAWN, if the weights were not observed: what the reference drew, [draws, rows].
         idle: Why the output is no evidence that a candidate is right, None if it is.
         scale: Largest mean magnitude of a row.
+        returned: Dtype and shape that the reference returned, if the definition says another; candidates may return it
+            in either form.
     """
 
     rule: Rule
@@ -44,6 +46,7 @@ class Truth:
     draws: Any = None
     idle: str | None = None
     scale: float = 0.0
+    returned: tuple[Any, tuple[int, ...]] | None = None
 
     @property
     def tensors(self) -> list[Any]:

@@ -57,6 +57,9 @@ class TimedRun:
     def _returned(self) -> list[Any]:
         import torch
 
-        result = self._result if isinstance(self._result, (tuple, list)) else (self._result,)
         inputs = {t.untyped_storage().data_ptr() for t in self._inputs if isinstance(t, torch.Tensor)}
-        return [t for t in result if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in inputs]
+        return [
+            t
+            for t in fib.returned(self._result)
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in inputs
+        ]

@@ -69,6 +69,48 @@ def test_rows_of_different_scale_are_each_judged_by_their_own():
     assert status(wrong, expected) is WRONG
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-12, 1e-30])
+def test_tiny_numbers_are_judged_like_large_ones(scale):
+    """Against a constant in the denominator of the relative error, every kernel was right where numbers were small."""
+    expected = randn(8, 64) * scale
+    assert why_unjudgeable(plain([expected])) is None
+    assert status(expected * 1.001, expected) is Status.PASSED
+    assert status(expected * 1.05, expected) is WRONG
+    one_row = expected.clone()
+    one_row[5] *= 1.3
+    assert status(one_row, expected) is WRONG
+
+
+@pytest.mark.parametrize(("columns", "large"), [(64, 1), (4096, 3), (4, 1)])
+def test_a_few_large_numbers_do_not_hide_the_others(columns, large):
+    """By the mean magnitude of a row with an outlier channel, all other numbers in it could be zero."""
+    expected = randn(64, columns)
+    expected[:, :large] *= 1e5
+    rest = expected.clone()
+    rest[:, large:] = 0
+    assert status(rest, expected) is WRONG
+    last = expected.clone()
+    last[-1, -1] += 1
+    assert status(last, expected) is WRONG
+    assert status((expected + 1e-3).bfloat16(), expected.bfloat16()) is Status.PASSED
+
+
+def test_a_row_of_large_numbers_does_not_hide_the_other_rows():
+    expected = randn(64, 128)
+    expected[7] *= 1e6
+    wrong = expected.clone()
+    wrong[20] = 0
+    assert status(wrong, expected) is WRONG
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_rounding_at_zeros_of_a_relu_is_no_mistake(share):
+    """Most numbers may be zero; what rounds to just above it is judged by the scale of the others."""
+    x = randn(64, 256) - torch.special.ndtri(torch.tensor(share))
+    noise = randn(64, 256, seed=1) * 4e-4
+    assert status((x + noise).relu(), x.relu()) is Status.PASSED
+
+
 @pytest.mark.parametrize("parts", [1, 8, 64])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_long_reduction_in_parts_passes(parts, dtype):

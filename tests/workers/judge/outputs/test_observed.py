@@ -1,5 +1,7 @@
 """What the reference was seen to do: unwritten elements, inputs it writes to, what it selects and draws from."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -15,16 +17,17 @@ WRONG = Status.INCORRECT_NUMERICAL
 
 
 class Case:
-    """A reference on one input x, and what its outputs are judged by."""
+    """A reference on one input x, and what its outputs are judged by; they have the axes of x unless told."""
 
-    def __init__(self, reference: str, x: torch.Tensor, **outputs: str) -> None:
+    def __init__(self, reference: str, x: torch.Tensor, shape: Sequence[str] | None = ("all",), **outputs: str) -> None:
         axes = {f"a{i}": {"type": "var"} for i in range(x.dim())}
+        shape = list(axes) if shape == ("all",) else shape
         document = {
             "name": "d",
             "op_type": "toy",
             "axes": axes,
             "inputs": {"x": {"shape": list(axes), "dtype": str(x.dtype).removeprefix("torch.")}},
-            "outputs": {name: {"shape": list(axes), "dtype": dtype} for name, dtype in outputs.items()},
+            "outputs": {name: {"shape": shape, "dtype": dtype} for name, dtype in outputs.items()},
             "reference": f"import torch\n\n\ndef run(x):\n{reference}",
         }
         self.x = x
@@ -123,6 +126,63 @@ def test_indices_are_judged_by_what_they_select(name, dtype):
         twice = expected.clone()
         twice.select(axis, 1).copy_(twice.select(axis, 0))
         assert case.status(twice) is WRONG
+
+
+CUTS = {
+    "best of a sort": "x.argsort(-1, descending=True)[:, :8]",
+    "last of a sort": "torch.sort(x, stable=True).indices[:, -8:]",
+    "top-k in rising order": "x.topk(8).indices.sort(-1).values",
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_part_of_a_sort_is_judged_by_what_it_selects(name):
+    """References that take the first of a sort: exact indices would refuse every kernel that breaks ties otherwise."""
+    x = randn(16, 300)
+    x[:, 17] = x[:, 200] = 9.0
+    case = Case(f"    return {CUTS[name]}\n", x, y="int64")
+    expected = case.seen.expected[0]
+    ties = torch.where(expected == 17, 200, torch.where(expected == 200, 17, expected))
+    assert not torch.equal(ties, expected)
+    assert case.status(ties) is Status.PASSED
+    assert case.status(expected.flip(1)) is Status.PASSED
+    assert case.status((expected + 1) % 300) is WRONG
+    ninth = expected.clone()
+    ninth[ninth == x.topk(8).indices[:, -1:]] = x.topk(9).indices[:, -1]
+    assert case.status(ninth) is WRONG
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_selected_too(special):
+    """The relative error beside an infinite score is NaN, which is above no tolerance."""
+    x = randn(8, 100)
+    x[:, 50] = special
+    case = Case("    return (x * 1.5).argmax(-1)\n", x, y="int64")
+    assert case.status(torch.full((8,), 50)) is Status.PASSED
+    assert case.status(x[:, :50].argmax(-1)) is WRONG
+
+
+AS_DECLARED = {
+    "int64 for int32": ("x.argmax(-1)", "int32", ["a0"], lambda x: x.argmax(-1).int()),
+    "float64 for float32": ("x.double().cumsum(-1)", "float32", ["a0", "a1"], lambda x: x.cumsum(-1)),
+    "an axis of one": ("x.sum(-1, keepdim=True)", "float32", ["a0"], lambda x: x.sum(-1)),
+    "a number for a tensor": ("float(x.abs().sum())", "float32", None, lambda x: x.abs().sum()),
+    "by name": ("{'y': x + 1}", "float32", ["a0", "a1"], lambda x: x + 1),
+}
+
+
+@pytest.mark.parametrize("name", AS_DECLARED)
+def test_reference_that_does_not_keep_to_its_definition_is_taken_as_declared(name):
+    """Destination-passing kernels are given outputs as declared, and would all be refused. What returns its outputs may
+    also return them as the reference does."""
+    expression, dtype, shape, right = AS_DECLARED[name]
+    case = Case(f"    return {expression}\n", randn(16, 32), shape=shape, y=dtype)
+    assert case.status(right(case.x)) is Status.PASSED
+    assert case.status(right(case.x) + 9) is WRONG
+    if "by name" not in name and "number" not in name:
+        theirs = eval(expression, {"x": case.x})
+        assert case.status(theirs) is Status.PASSED
+        assert case.status(theirs + 9) is WRONG
 
 
 def test_order_of_a_sort_counts_and_that_of_equal_numbers_does_not():
