@@ -252,6 +252,9 @@ class VariantEvaluator:
             )
             if judgement.status.is_failure:
                 judgement = replace(judgement, message=f"{judgement.message}\n{log[-_LOG_CHARS:]}".strip())
+            if judgement.status is Status.TAMPERED:
+                # What the process said of the workloads is not worth more than what it said of the whole.
+                measurements = [replace(m, status=judgement.status, message=judgement.message) for m in measurements]
         except ChildError as failure:
             if ahead is not None and self._phase == Phase(PhaseKind.LOAD, ahead.variant.key):
                 # The next variant's fault, which will be found in its turn; this one has done nothing wrong so far.

@@ -118,7 +118,7 @@ class Judge:
         self._device.usage()
 
     def rates(self) -> Mapping[str, float]:
-        """What the device does at most, see :meth:`workers.devices.device.Device.rates`."""
+        """What the device does, see :meth:`workers.devices.device.Device.rates`."""
         return self._device.rates()
 
     def prepare(self, uuid: str) -> Prepared:
@@ -140,6 +140,7 @@ class Judge:
             ahead: The variant of the next job. It is loaded while the device warms up for the last measurement. If it
                 names a first workload it is called once, after the last measurement, while memory is inspected.
         """
+        replaced = self._verdicts.replaced  # held here, where no candidate puts another one in its place
         self._usage.clear()
         self._uncaptured = None
         if ahead is not None and ahead.package == staged.package:
@@ -153,11 +154,16 @@ class Judge:
             candidate.compiles_late = self._loaded.compiles_late
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
             self._begin_turn(self._loaded)
-            judgement = self._judge(job, candidate, ahead)
+            judgement = _blamed(self._judge(job, candidate, ahead), replaced())
             if not judgement.replace:
                 judgement = self._inspect(judgement, job, ahead)
         except (ProcessChangedError, loader.LoadError) as error:
-            judgement = self._spoiled(error.status, str(error))
+            judgement = _blamed(self._spoiled(error.status, str(error)), replaced())
+        except Exception as error:
+            part = replaced()
+            if part is None or isinstance(error, DeviceLostError):
+                raise
+            judgement = _blamed(Judgement(Status.TAMPERED, str(raised(error))), part)
         finally:
             self._verdicts.forget()
             if self._loaded is not None:
@@ -244,10 +250,8 @@ class Judge:
         candidate.function, candidate.was_called = self._loaded.function, False
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
-        """At the end of the job, check that everything in memory is unchanged; load the next variant meanwhile.
-
-        This finds a candidate that wrote into another workload's memory, before the next one is affected.
-        """
+        """At the end of the job, check that everything in memory is unchanged, that of other workloads as well; load
+        the next variant meanwhile."""
         with self._device.span(CHECK):
             found = self._residents.begin_inspection()
         if ahead is not None and not judgement.replace:
@@ -303,7 +307,7 @@ class Judge:
                 raise DeviceLostError(str(raised(error))) from error
         finally:
             loaded.stuck = tuple(self._state.give_turn(present))
-        if loaded.stuck:
+        if loaded.stuck or self._verdicts.replaced() is not None:
             raise DeviceLostError(f"after {staged.variant.key} was called")
 
     def _one(
@@ -394,11 +398,7 @@ class Judge:
             resident.others.undo()
 
     def _load_unstuck(self, staged: Staged) -> loader.Loaded:
-        """Load a variant.
-
-        Raises:
-            ProcessChangedError: It has changed its process for good.
-        """
+        """Load a variant; raises ProcessChangedError if it has changed its process for good."""
         loaded = self._load(staged)
         if loaded.stuck:
             raise ProcessChangedError(changed(loaded.stuck))
@@ -410,12 +410,8 @@ class Judge:
             return Judgement(status, message, replace=True)
         if not self._device.is_healthy():
             return Judgement(Status.CRASHED, f"the device does not recover: {message}", replace=True)
-        part = self._verdicts.replaced()
-        if part is not None:
-            # The evaluator itself was modified, so this explains any other failure.
-            return Judgement(Status.TAMPERED, f"{tampered(part)}\n{message}", replace=True)
         self._usage.update(self._device.usage())
-        return Judgement(status, message)
+        return Judgement(status, message, replace=status is Status.TAMPERED)
 
     def compare(
         self, job: ComparisonJob, staged: Mapping[str, Staged], turn_file: str, uncaptured: Mapping[str, str]
@@ -486,6 +482,11 @@ class Judge:
             self._compared.pop(key).unload()
         if not self._compared:
             self._state.put_back_imports([])
+
+
+def _blamed(found: Judgement, part: str | None) -> Judgement:
+    """The judgement, unless the candidate replaced a part of the evaluator: that explains any other failure."""
+    return found if part is None else Judgement(Status.TAMPERED, f"{tampered(part)}\n{found.message}", replace=True)
 
 
 def _open_device(target: str) -> Device:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,14 +74,15 @@ class Alteration:
         return cls(tuple(Place(**place) for place in document))
 
 
-def choose(inputs: Sequence[Any], share: float, rng: random.Random) -> Alteration | None:
+def choose(inputs: Sequence[Any], share: float, rng: random.Random, drawn: Collection[int] = ()) -> Alteration | None:
     """Choose blocks of every float input; None if there is none with two blocks.
 
-    Whole numbers stay unchanged: they may be lengths, offsets or indices.
+    Whole numbers and booleans stay unchanged, since they may be lengths, offsets or indices; but not those at the
+    positions ``drawn``, all of whose elements were drawn at random, independent of each other: any order is as good.
     """
     places = []
     for index, value in enumerate(inputs):
-        if not _is_changeable(value):
+        if not (_has_blocks(value) and (value.is_floating_point() or index in drawn)):
             continue
         block = max(1, value.numel() // _BLOCKS)
         blocks = value.numel() // block
@@ -94,12 +95,11 @@ def choose(inputs: Sequence[Any], share: float, rng: random.Random) -> Alteratio
     return Alteration(tuple(places)) if places else None
 
 
-def _is_changeable(value: Any) -> bool:
+def _has_blocks(value: Any) -> bool:
     import torch
 
     return (
         isinstance(value, torch.Tensor)
-        and value.is_floating_point()
         and value.dim() > 0
         and value.numel() > 1
         and value.is_contiguous()
@@ -155,7 +155,7 @@ class OtherValues:
     def nudge(self) -> None:
         """Change small numbers in one piece of every input that may change, so that inputs differ from all before."""
         if self._nudges is None:
-            self._nudges = [_Nudges(value) for value in self.inputs if _is_changeable(value)]
+            self._nudges = [_Nudges(value) for value in self.inputs if _has_blocks(value) and value.is_floating_point()]
         _copy_all([change for nudges in self._nudges for change in nudges.next()])
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import random
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workers.devices.device import Device
 from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
-from workers.fib.dataset import LIKE, PROFILE, Problem
+from workers.fib.dataset import LIKE, PROFILE, Document, Problem
 from workers.fib.made_inputs import described, inputs_of, lent_names
 from workers.judge.other_values import SHARES, Alteration, OtherValues, choose
 from workers.judge.outputs import check, memory
@@ -195,7 +195,7 @@ class Residents:
         elif may_compute:
             seen = observe(self._definition, inputs, device)
             self._device.synchronize()
-            other = self._other_answer(inputs, seen)
+            other = self._other_answer(inputs, seen, self._drawn(self._problem.workload(uuid)))
             self._store.save(uuid, {"digests": list(digests), "seen": seen.document(), "other": other})
             # A reference may need many times the memory of its inputs.
             self._device.release()
@@ -236,13 +236,19 @@ class Residents:
         document = self._problem.workload(uuid)
         return str(document[LIKE]["uuid"]) if PROFILE in document else uuid
 
-    def _other_answer(self, inputs: fib.Inputs, seen: Observed) -> dict[str, Any] | None:
+    def _drawn(self, document: Document) -> list[int]:
+        """Positions of the inputs that flashinfer-bench draws at random."""
+        filled = () if self._problem.generator is None or PROFILE not in document else self._problem.generator.fills
+        given = {name for name, spec in document["inputs"].items() if spec["type"] != "random"}
+        return [i for i, name in enumerate(self._problem.definition["inputs"]) if name not in given | set(filled)]
+
+    def _other_answer(self, inputs: fib.Inputs, seen: Observed, drawn: Collection[int]) -> dict[str, Any] | None:
         """Other values on which the usual answer is wrong, and what the reference does with them; None if none were
         found."""
         from workers.judge.outputs.observed import observe
 
         for share in SHARES:
-            alteration = choose(inputs, share, random.SystemRandom())
+            alteration = choose(inputs, share, random.SystemRandom(), drawn)
             if alteration is None:
                 return None
             with OtherValues(inputs, alteration).altered():

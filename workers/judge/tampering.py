@@ -4,102 +4,139 @@ from __future__ import annotations
 
 import importlib
 import operator
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 _WATCHED = {
     "builtins": "abs all any float getattr int isinstance len max min sum type zip",
-    "torch": "isfinite isnan equal allclose isclose abs where maximum stack cat clone zeros zeros_like empty "
-    "empty_like ones tensor load save no_grad is_tensor",
-    "torch.Tensor": "to sum item view all any fill_ zero_ clone copy_ float max amax reshape data_ptr tolist "
-    "index_copy_ contiguous __eq__ __sub__ __invert__ __gt__ __and__",
+    "torch": "allclose equal load ones save stack zeros",
     "torch.testing": "assert_close",
     "torch.cuda": "synchronize Event Stream current_stream stream _sleep CUDAGraph",
     "flashinfer_bench.bench.utils": "gen_inputs",
     "flashinfer_bench.bench.evaluators.utils": "allocate_outputs normalize_result",
 }
-"""Names that the evaluator, or stock flashinfer-bench after it, uses."""
+"""Names outside of the evaluator that it, or stock flashinfer-bench after it, uses; besides those below."""
 
 _WATCHED_WHOLLY = (
-    "time",
-    "torch.cuda.Event",
-    "torch.cuda.Stream",
-    "torch.cuda.CUDAGraph",
-    "workers.judge.outputs.check",
-    "workers.judge.outputs.memory",
-    "workers.judge.outputs.memory.Seal",
-    "workers.judge.outputs.matching",
-    "workers.judge.timing.timer",
-    "workers.judge.timing.timed_run.TimedRun",
-    "workers.judge.timing.interval",
-    "workers.judge.verdicts.Verdicts",
-    "workers.judge.verified_run.VerifiedRun",
-    "workers.judge.comparison.Comparer",
-    "workers.judge.other_values.OtherValues",
-    "workers.judge.resident_workloads.Residents",
-    "workers.fib.adapter",
-    "workers.devices.cpu.HostDevice",
-    "workers.devices.cuda.CudaDevice",
-    "workers.devices.cuda._Timed",
-)
+    "time", "random.Random", "random.SystemRandom", "torch.cuda.Event", "torch.cuda.Stream", "torch.cuda.CUDAGraph",
+)  # fmt: skip
 """Modules and classes all of whose functions are watched."""
 
-_MISSING = object()
+_OPERATORS = (
+    "add and eq float ge getitem gt int invert le len lt mul ne neg or rmul rsub rtruediv setitem sub truediv xor"
+)
+"""Special methods of tensors, by which comparisons compute."""
+
+_OURS = ("workers.judge", "workers.devices", "workers.fib.adapter", "workers.records", "workers.sandbox")
+"""Modules of the evaluator, and packages of them. All of their names are watched, those of their classes, what their
+functions do, and their tables."""
+
+_ALSO_LOADED = ("workers.judge.outputs.sampling", "workers.judge.outputs.observed")
+"""Modules of the evaluator that are otherwise imported when they are needed."""
+
+_BY_OTHERS = ("manual_seed",)
+"""Names that libraries replace when they are imported, such as torch._dynamo."""
+
+Look = Callable[[], str | None]
+"""Gives the name of something that was replaced, None if nothing was."""
 
 
-class _Place:
-    """What is remembered of one namespace. Compared in one go, several times for each measurement; what that needs was
-    taken from the builtins before any candidate came."""
+def watch() -> Look:
+    """Remember what the evaluator is made of now. It is no defence against native code, nor against a search through
+    memory; but nothing that can be reached by a name changes what the look sees, not even its own module."""
+    places: dict[int, tuple[Mapping[str, Any], list[str], list[str]]] = {}
+    functions: list[tuple[str, FunctionType]] = []
 
-    def __init__(self, place: Mapping[str, Any]) -> None:
-        self._place = place
-        self._labels: list[str] = []
-        self._names: list[str] = []
-        self._originals: list[Any] = []
+    def remember(place: Mapping[str, Any], name: str, label: str) -> None:
+        _, labels, names = places.setdefault(id(place), (place, [], []))
+        labels.append(label)
+        names.append(name)
 
-    def remember(self, label: str, name: str) -> None:
-        """A name and what it is now; it may be missing."""
-        self._labels.append(label)
-        self._names.append(name)
-        self._originals.append(self._place.get(name, _MISSING))
-
-    def replaced(self, all_of: Any = all, each: Any = map, same: Any = operator.is_) -> str | None:
-        """The first label whose name is something else now."""
-        now = [self._place.get(name, _MISSING) for name in self._names]
-        if all_of(each(same, now, self._originals)):
-            return None
-        return next(label for label, a, b in zip(self._labels, now, self._originals, strict=True) if a is not b)
-
-
-class Integrity:
-    """Remembers the evaluator's functions when it starts. It is no defence against native code."""
-
-    def __init__(self) -> None:
-        self._parts: dict[int, _Place] = {}
-        for owner, names in _WATCHED.items():
-            self._remember(owner, names.split())
-        for owner in _WATCHED_WHOLLY:
-            found = vars(_resolve(owner))
-            self._remember(owner, [name for name, value in found.items() if callable(value)])
-
-    def replaced(self) -> str | None:
-        """Name of a function that was replaced, None if there is none."""
-        for part in self._parts.values():
-            label = part.replaced()
-            if label is not None:
-                return label
-        return None
-
-    def _remember(self, owner: str, names: list[str]) -> None:
-        """The place in which each name is found, and those in which another one would hide it."""
+    used = {"__" + name + "__" for name in _OPERATORS.split()}
+    for label, place in _own_places():
+        for name, value in list(place.items()):
+            if name not in ("__dict__", "__weakref__", "__builtins__"):
+                remember(place, name, f"{label}.{name}")
+                functions += [(f"{label}.{name}", function) for function in _functions(value)]
+    for _, function in functions:
+        used |= _names(function.__code__)
+    wanted = {owner: set(names.split()) for owner, names in _WATCHED.items()}
+    for owner in ("torch", "torch.Tensor"):
+        wanted[owner] = wanted.get(owner, set()) | {
+            name for name in used if callable(getattr(_resolve(owner), name, 0))
+        }
+    for owner in _WATCHED_WHOLLY:
+        wanted[owner] = {name for name, value in vars(_resolve(owner)).items() if callable(value)}
+    for owner, names in wanted.items():
         found = _resolve(owner)
-        places = [vars(kind) for kind in found.__mro__] if isinstance(found, type) else [vars(found)]
-        for name in names:
-            for place in places:
-                part = self._parts.setdefault(id(place), _Place(place))
-                part.remember(f"{owner}.{name}", name)
+        mro = [vars(kind) for kind in found.__mro__] if isinstance(found, type) else [vars(found)]
+        for name in sorted(names.difference(_BY_OTHERS)):
+            for place in mro:  # the place in which it is found, and those in which another one would hide it
+                remember(place, name, f"{owner}.{name}")
                 if name in place:
                     break
+    held = [(place.get, labels, names, [place.get(n) for n in names]) for place, labels, names in places.values()]
+    how: list[tuple[Any, list[Any]]] = [
+        (operator.attrgetter(part), []) for part in ("__code__", "__defaults__", "__kwdefaults__")
+    ]
+    for of, originals in how:
+        originals.extend(of(function) for _, function in functions)
+    by_label = ([label for label, _ in functions], [function for _, function in functions])
+    return FunctionType(_look.__code__, {}, argdefs=(held, how, by_label, all, map, list, zip, operator.is_))
+
+
+def _look(
+    held: Any, how: Any, functions: Any, all_of: Any, each: Any, as_list: Any, pairs: Any, same: Any
+) -> str | None:
+    """The look. It is copied, with all that it uses in its defaults, so that it uses no name."""
+    for get, labels, names, originals in held:
+        now = as_list(each(get, names))
+        if not all_of(each(same, now, originals)):
+            for label, a, b in pairs(labels, now, originals):
+                if a is not b:
+                    return label
+    labels, all_functions = functions
+    for of, originals in how:
+        now = as_list(each(of, all_functions))
+        if not all_of(each(same, now, originals)):
+            for label, a, b in pairs(labels, now, originals):
+                if a is not b:
+                    return label
+    return None
+
+
+def _own_places() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Namespaces of the evaluator: its modules, their classes and their tables."""
+    for name in _ALSO_LOADED:
+        importlib.import_module(name)
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or not any(name == own or name.startswith(own + ".") for own in _OURS):
+            continue
+        yield name, vars(module)
+        for key, value in list(vars(module).items()):
+            if isinstance(value, type) and value.__module__ == name:
+                yield f"{name}.{key}", vars(value)
+            elif isinstance(value, dict) and key.isupper():
+                yield f"{name}.{key}", value
+
+
+def _functions(value: Any) -> list[FunctionType]:
+    """The Python functions that a member of a module or class calls."""
+    if isinstance(value, property):
+        return [part for part in (value.fget, value.fset) if isinstance(part, FunctionType)]
+    value = getattr(value, "__func__", value)
+    found = [value, getattr(value, "__wrapped__", None)]
+    return [part for part in found if isinstance(part, FunctionType) and part.__module__.startswith("workers.")]
+
+
+def _names(code: CodeType) -> set[str]:
+    found = set(code.co_names)
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            found |= _names(part)
+    return found
 
 
 def _resolve(dotted: str) -> Any:

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 from workers.devices.device import CHECK, Device
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
+from workers.judge.outputs.expected import plain
+from workers.judge.outputs.matching import figures
 from workers.judge.outputs.truth import Truth
 from workers.judge.resident_workloads import Resident, Residents
-from workers.judge.tampering import Integrity
+from workers.judge.tampering import watch
 from workers.judge.timing.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
 from workers.sandbox.child import raised
@@ -72,6 +74,7 @@ class Verdicts:
 
     Attributes:
         load_again: Loads the present variant again; None if that is impossible.
+        replaced: Gives the part of the evaluator that a candidate has replaced, None if there is none.
     """
 
     def __init__(self, device: Device, definition: Any, residents: Residents, state: ProcessState) -> None:
@@ -79,7 +82,8 @@ class Verdicts:
         self._definition = definition
         self._residents = residents
         self._state = state
-        self._integrity = Integrity()
+        self.replaced = watch()
+        self._canary = _Canary(device.name)
         self._own_threads = _threads()
         self.load_again: Callable[[], None] | None = None
         self._begun: _Begun | None = None
@@ -87,10 +91,6 @@ class Verdicts:
     def forget(self) -> None:
         """Drop everything that belongs to the present variant."""
         self.load_again = self._begun = None
-
-    def replaced(self) -> str | None:
-        """The function of the evaluator that a candidate has replaced, None if there is none."""
-        return self._integrity.replaced()
 
     def first_check(self, candidate: Candidate, resident: Resident) -> Verdict:
         """Check a first run on poisoned outputs. A later run is checked again, and the inputs with it; if this check
@@ -202,12 +202,21 @@ class Verdicts:
         return check.begin_compare(outputs, truths)
 
     def finish(self, begun: Verification, resident: Resident) -> Verdict:
-        """The verdict: right outputs, unchanged inputs, an untouched evaluator, or what is wrong."""
-        part = self._integrity.replaced()
-        if part is not None:
-            return Verdict(Status.TAMPERED, tampered(part))
+        """The verdict: right outputs, unchanged inputs, or what is wrong."""
         verdict = self._with_inputs(begun.errors.verdict(), resident, begun.unchanged)
         return verdict if verdict.status is Status.PASSED else _not_repeatable(begun.which, verdict)
+
+    def of_an_untouched_evaluator(self, verdict: Callable[[], Verdict]) -> Verdict:
+        """The verdict, unless the evaluator was replaced, or wrong numbers would pass as well: operators of torch can
+        be replaced below Python."""
+        part = self.replaced()
+        if part is not None:
+            return Verdict(Status.TAMPERED, tampered(part))
+        found = verdict()
+        with self._state.evaluators():
+            if found.status is Status.PASSED and self._canary.is_dead():
+                return Verdict(Status.TAMPERED, tampered("operators of torch, so that wrong numbers would pass"))
+        return found
 
     def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
         """The verdict, or that the inputs have changed."""
@@ -215,6 +224,21 @@ class Verdicts:
             return verdict
         self._residents.drop(resident.uuid)
         return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
+
+
+class _Canary:
+    """Wrong outputs that every comparison has to find."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        right = [torch.arange(1, 65, device=device, dtype=dtype) for dtype in (torch.float32, torch.int32)]
+        self._truths = plain(right)
+        self._wrong = [-value for value in right]
+
+    def is_dead(self) -> bool:
+        """Whether one of them passes; waits for the device."""
+        return not all(wrong for _, wrong, *_ in figures(self._wrong, self._truths).tolist())
 
 
 def _threads() -> int:

@@ -77,17 +77,19 @@ class VerifiedRun:
     def verdict(self) -> Verdict:
         """The verdict on the verified run; waits for it."""
         try:
-            for seen in reversed(
-                self._seen
-            ):  # the inputs first: a candidate that writes to them is wrong on the changed ones
-                verdict = self._verdicts.finish(seen, self._resident)
-                if verdict.status is Status.NOT_REPEATABLE and self._at is not None:
-                    return self._explained(verdict)
-                if verdict.status is not Status.PASSED:
-                    return verdict
-            return verdict
+            return self._verdicts.of_an_untouched_evaluator(self._verdict)
         finally:
             self._others.undo()
+
+    def _verdict(self) -> Verdict:
+        # The inputs first: a candidate that writes to them is wrong on the changed ones.
+        for seen in reversed(self._seen):
+            verdict = self._verdicts.finish(seen, self._resident)
+            if verdict.status is Status.NOT_REPEATABLE and self._at is not None:
+                return self._explained(verdict)
+            if verdict.status is not Status.PASSED:
+                return verdict
+        return verdict
 
     def _on_other_values(self) -> Verification:
         others = self._others

@@ -1,10 +1,15 @@
 """Other values in inputs: which they are, that all is undone, and that a nudge changes no amount of work."""
 
+import json
 import random
 
 import pytest
 
+from workers.devices.cpu import HostDevice
+from workers.fib.dataset import Dataset
 from workers.judge.other_values import OtherValues, choose
+from workers.judge.references import ReferenceStore
+from workers.judge.resident_workloads import Residents
 
 torch = pytest.importorskip("torch")
 
@@ -89,3 +94,40 @@ def test_largest_numbers_of_a_format_stay_numbers():
     for _ in range(5):
         others.nudge()
         assert torch.isfinite(x.to(torch.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "bool"])
+def test_whole_numbers_are_replaced_where_all_of_them_were_drawn_at_random(dtype, tmp_path):
+    """A kernel of whole numbers that remembers its first answer was believed. Numbers from a file stay as they are:
+    they may be offsets, and in another order lead out of memory."""
+    from safetensors.torch import save_file
+
+    for part in ("definitions", "workloads"):
+        (tmp_path / part / "toy").mkdir(parents=True)
+    row = {"shape": ["n"], "dtype": dtype}
+    document = {
+        "name": "whole", "op_type": "toy", "axes": {"n": {"type": "var"}}, "inputs": {"x": row}, "outputs": {"y": row},
+        "reference": "def run(x):\n    return ~x\n",
+    }  # fmt: skip
+    (tmp_path / "definitions/toy/whole.json").write_text(json.dumps(document))
+    x = torch.arange(300) % 7 > 2 if dtype == "bool" else torch.arange(300).to(getattr(torch, dtype))
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    given = {
+        "drawn": {"type": "random"},
+        "from a file": {"type": "safetensors", "path": "x.safetensors", "tensor_key": "x"},
+    }
+    lines = [
+        json.dumps({"definition": "whole", "workload": {"uuid": uuid, "axes": {"n": 300}, "inputs": {"x": spec}}})
+        for uuid, spec in given.items()
+    ]
+    (tmp_path / "workloads/toy/whole.jsonl").write_text("\n".join(lines))
+    problem = Dataset(tmp_path).problem("whole")
+    device = HostDevice()
+    residents = Residents(problem, device, ReferenceStore(tmp_path / "store", problem, device.model), 1 << 30)
+    drawn = residents.get("drawn", may_compute=True)
+    before = drawn.inputs[0].clone()
+    with drawn.others.altered():
+        assert not torch.equal(drawn.inputs[0], before)
+        assert torch.equal(drawn.other_truths[0].value, ~drawn.inputs[0])
+    assert torch.equal(drawn.inputs[0], before)
+    assert residents.get("from a file", may_compute=True).others.alteration is None

@@ -111,6 +111,17 @@ PATCHES = {
     "the check": "import workers.judge.outputs.check as c; c.begin_compare = lambda o, t: c.Known(c.Verdict('PASSED'))",
     "the poison": "import workers.judge.outputs.memory as c; c.poison = lambda *a: None",
     "the timer": "import workers.judge.timing.interval as i; i.median_interval = lambda s: None",
+    "a verdict's method": "import workers.judge.outputs.check as c; c.Errors.verdict = lambda self: None",
+    "how a verdict is made": "import workers.judge.outputs.check as c; c.Verdict.__init__ = lambda *a, **k: None",
+    "what a function does": "import workers.judge.outputs.memory as m; m.all_true.__code__ = (lambda f: True).__code__",
+    "its defaults": "import workers.judge.outputs.check as c; c.Verdict.__init__.__defaults__ = ()",
+    "the table of rules": "import workers.judge.outputs.matching as m; m._BY_KIND.update(dict.fromkeys(m._BY_KIND))",
+    "the judge's own method": "import workers.judge.judge as j; j.Judge._measure = lambda *a, **k: (None, None)",
+    "the clock's name": "import workers.devices.cpu as c; c.time = type('Time', (), {'perf_counter_ns': lambda: 0})",
+    "the moment that cannot be known": "import random; random.SystemRandom.random = lambda self: 0.9",
+    "who looks for this": "import workers.judge.tampering as t; t._look.__code__ = (lambda *a: None).__code__",
+    "an operator below Python": "sys.kept = sys.__dict__.get('kept') or torch.library.Library('aten', 'IMPL'); "
+    "'aten/abs/CPU' in sys.kept._op_impls or sys.kept.impl('abs', torch.zeros_like, 'CPU')",
     "the device": "from workers.devices.cpu import HostDevice; HostDevice.submit = lambda *a: None",
 }
 
