@@ -39,6 +39,7 @@ COMMANDS = {
     "bench": ["bench", "default", "reference", "--definition", "rmsnorm_h1024", "--target", "cpu", "--rounds", "2000"],
     "export": ["export", "--out", "{folder}/exported"],
     "compile": ["compile", "--space", "moe_fp8_cute", "--target", "sm_90a", "--sample", "40"],
+    "init": ["init", "{folder}/kernel.py", "--definition", "rmsnorm_h1024", "--out", "{folder}/space-{now}"],
     "verify": ["verify", "--space", "moe_fp8_cute", "--target", "sm_90a", "--sample", "2"],
     "report": ["report", "--out", "{folder}/page.html"],
     "study": ["study", "export", "1", "--out", "{folder}/study-{now}.db"],
@@ -48,6 +49,25 @@ COMMANDS = {
     "explain": ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a"],
     "best": ["best", "--definition", "rmsnorm_h1024", "--axes", "batch_size=1"],
 }
+
+KERNEL = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.autotune([triton.Config({"COLUMNS": 64 * n}, num_warps=n) for n in (1, 2, 4)], key=["columns"])
+@triton.jit
+def add_up(x, weight, out, columns, COLUMNS: tl.constexpr):
+    at = tl.arange(0, COLUMNS)
+    tl.store(out + tl.program_id(0) * columns + at, tl.load(x + at) * tl.load(weight + at))
+
+
+def sums(hidden_states, weight):
+    out = torch.zeros_like(hidden_states)
+    add_up[(hidden_states.shape[0],)](hidden_states, weight, out, hidden_states.shape[1])
+    return out
+"""
 
 
 @dataclass(frozen=True)
@@ -157,7 +177,8 @@ def stop(folder, name, after_s, number):
 
 
 def prepared(folder):
-    """A finished sweep, which export, report and bench need."""
+    """A finished sweep, which export, report and bench need, and a kernel for init."""
+    (folder / "kernel.py").write_text(KERNEL)
     words = ["sweep", *RMSNORM, "--max-trials", "3", "--no-export"]
     subprocess.run([sys.executable, "-m", "tuner", *words], env=environment(folder), check=True, capture_output=True)
 

@@ -218,6 +218,8 @@ class ChildProcess:
             return
         if self._control:
             self._control.close()
+        if not self._ready:  # it still imports: it has no child, and would see the closed socket only after that
+            self._template.kill()
         try:
             self._template.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -200,6 +200,16 @@ def test_close_ends_everything(child):
     assert not any(map(psutil.pid_exists, (pid, grandchild, template)))
 
 
+def test_close_does_not_wait_for_a_fork_server_that_still_imports(handler_path):
+    """It would end by itself, with 0, once its imports are done."""
+    (handler_path / "slow_to_import.py").write_text("import time; time.sleep(3)")
+    process = ChildProcess(ForkRequest("toy_handler:Handler", ("hello",)), preload=("slow_to_import",))
+    process.start()
+    template = process._template
+    process.close()
+    assert template.returncode == -signal.SIGKILL
+
+
 PARENT = """
 import sys, time
 from workers.sandbox.messages import ChildDiedError, ChildRaisedError, Phase, PhaseKind, PhaseTimeoutError, Raised
