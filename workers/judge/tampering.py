@@ -33,7 +33,9 @@ _OURS = ("workers.judge", "workers.devices", "workers.fib.adapter", "workers.rec
 """Modules of the evaluator, and packages of them. All of their names are watched, those of their classes, what their
 functions do, and their tables."""
 
-_ALSO_LOADED = ("workers.judge.outputs.sampling", "workers.judge.outputs.observed")
+_ALSO_LOADED = (
+    "workers.judge.outputs.sampling", "workers.judge.outputs.observed", "workers.devices.cpu", "workers.devices.cuda",
+)  # fmt: skip
 """Modules of the evaluator that are otherwise imported when they are needed."""
 
 _BY_OTHERS = ("manual_seed",)

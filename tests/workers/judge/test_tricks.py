@@ -6,6 +6,7 @@ The same table runs on a GPU, in eager mode and as a graph, with the tricks that
 """
 
 import ast
+import textwrap
 
 import pytest
 
@@ -120,8 +121,8 @@ PATCHES = {
     "the clock's name": "import workers.devices.cpu as c; c.time = type('Time', (), {'perf_counter_ns': lambda: 0})",
     "the moment that cannot be known": "import random; random.SystemRandom.random = lambda self: 0.9",
     "who looks for this": "import workers.judge.tampering as t; t._look.__code__ = (lambda *a: None).__code__",
-    "an operator below Python": "sys.kept = sys.__dict__.get('kept') or torch.library.Library('aten', 'IMPL'); "
-    "'aten/abs/CPU' in sys.kept._op_impls or sys.kept.impl('abs', torch.zeros_like, 'CPU')",
+    "an operator below Python": "sys.kept = vars(sys).get('kept') or torch.library.Library('aten', 'IMPL')\n"
+    "for d in ('CPU', 'CUDA'): f'aten/abs/{d}' in sys.kept._op_impls or sys.kept.impl('abs', torch.zeros_like, d)",
     "the device": "from workers.devices.cpu import HostDevice; HostDevice.submit = lambda *a: None",
 }
 
@@ -293,7 +294,7 @@ def test_work_after_the_call_has_returned(judge, mode, how):
 def test_patched_evaluator(judge, what, when):
     patch = PATCHES[what]
     source = (
-        passing("good(x, y, out)", f"if IN_JUDGE:\n    {patch}\n")
+        passing("good(x, y, out)", "if IN_JUDGE:\n" + textwrap.indent(patch, "    ") + "\n")
         if when == "imported"
         else passing(f"{patch}\ngood(x, y, out)")
     )
