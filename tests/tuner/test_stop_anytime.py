@@ -45,6 +45,7 @@ COMMANDS = {
     "study": ["study", "export", "1", "--out", "{folder}/study-{now}.db"],
     "serve": ["serve", "--port", "0"],
     "doctor": ["doctor"],
+    "profile": ["profile", "--definition", "rmsnorm_h1024"],
     "status": ["status"],
     "explain": ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a"],
     "best": ["best", "--definition", "rmsnorm_h1024", "--axes", "batch_size=1"],
