@@ -16,6 +16,13 @@ from workers.judge.outputs.rules import STEPS_SHARE, Kind
 from workers.judge.outputs.truth import Truth
 from workers.records import Status
 
+NEAR = 3.0
+"""Times its tolerance that a float may be off where few are beyond it at all."""
+NEAR_SHARE = 1e-3
+"""Share of floats that may be beyond their tolerance so."""
+NEAR_FROM = 100
+"""Elements of an output from which on at least one may be."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -105,6 +112,8 @@ def _what_is_wrong(truth: Truth, wrong: float, share: float, absolute: float, pa
     rule, output, size = truth.rule, f"output {truth.rule.output}", truth.value.numel()
     if rule.kind is Kind.CLOSE:
         ratio = rule.tolerance.required_matched_ratio
+        if ratio == 1:
+            return _what_is_off(truth, wrong, share, absolute, part)
         if share < ratio:
             return (
                 f"{output}: {share:.4%} of the elements are within the tolerance ({rule}), {ratio:.4%} are required; "
@@ -123,6 +132,24 @@ def _what_is_wrong(truth: Truth, wrong: float, share: float, absolute: float, pa
     if rule.kind is Kind.STEPS and part > STEPS_SHARE:
         return f"{output}: {part:.2%} of the elements are a step off, {STEPS_SHARE:.2%} may be ({rule})"
     return ""
+
+
+def _what_is_off(truth: Truth, wrong: float, share: float, absolute: float, times: float) -> str:
+    """One line about floats of which all have to match, empty if they do.
+
+    The tolerance is in units of the row's magnitude where it is ours. Rounding errors are spread about like a bell, so
+    a few of many right elements are a little beyond it, as in attention whose weights are bfloat16; none is far.
+    """
+    rule, size = truth.rule, truth.value.numel()
+    may = max(NEAR_SHARE * size, float(size >= NEAR_FROM)) if rule.tolerance.by_scale else 0.0
+    if not wrong or (wrong <= may and times <= NEAR):
+        return ""
+    text = (
+        f"output {rule.output}: {share:.4%} of the elements are within the tolerance ({rule}), 100.0000% are required"
+    )
+    if may:
+        text += f" but for {NEAR_SHARE:.1%} up to {NEAR:g} times it"
+    return f"{text}; largest absolute error {absolute:.4g}, {times:.3g} times its tolerance"
 
 
 def most_in_a_part(ratio: float) -> float:

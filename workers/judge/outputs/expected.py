@@ -92,7 +92,11 @@ def _with_scale(truth: Truth) -> Truth:
     means = kept.to(torch.float64).sum(1) / usable.sum(1).clamp(min=1)
     scale = float(means.max()) if means.numel() else 0.0
     whole = torch.where(means > 0, means, torch.nan).nanmedian().nan_to_num(0.0)
-    atol = tolerance.atol * torch.maximum(means, FLOOR * whole) if tolerance.by_scale else means * 0 + tolerance.atol
+    atol = means * 0 + tolerance.atol
+    if tolerance.by_scale:
+        # Where the format's numbers are further apart, as those of float16 near zero, the next one is as good.
+        kind = torch.finfo(truth.value.dtype if truth.value.is_floating_point() else torch.float32)
+        atol = (atol * torch.maximum(means, FLOOR * whole)).clamp(min=1.5 * kind.smallest_normal * kind.eps)
     return replace(truth, atol=atol.to(torch.float32).unsqueeze(1), finite=bool(finite.all()), scale=scale)
 
 

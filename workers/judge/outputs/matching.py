@@ -12,11 +12,15 @@ from workers.judge.outputs.truth import Truth, as_rows
 
 FIGURES = 5
 """Number of figures of each output, float64: elements that should be finite and are not, or the reverse; elements that
-do not match; largest absolute error; largest relative error; largest share of a part of it that does not match."""
+do not match; largest absolute error; largest relative error; largest share of a part of it that does not match or, of
+floats that all have to match, how many times its tolerance the worst is off."""
 
 COLUMNS = 128
 """Columns in a part of an output. Where a share of elements may be wrong, no row and no part may have many more of
 them: rounding errors are everywhere, a mistake is in one place."""
+
+_LEAST = 1e-37
+"""Least tolerance, so that an error of zero is none of zero's."""
 
 EPSILON = 1e-8
 """flashinfer-bench's constant in the denominator of relative errors, which are reported and decide nothing."""
@@ -76,9 +80,13 @@ def _close(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]
     size = torch.abs(y)
     relative = error / (size + EPSILON)
     # By the product: where numbers are as small as EPSILON, the figure says less than the truth.
-    wrong = (error > truth.atol) & (error > rule.rtol * size)
+    times = error / torch.maximum(truth.atol, rule.rtol * size).clamp_(min=_LEAST)
+    wrong = times > 1
     counts = _counts(wrong)
-    part = _worst_part(counts, wrong.shape) if rule.required_matched_ratio < 1 else 0.0
+    if rule.required_matched_ratio < 1:
+        part = _worst_part(counts, wrong.shape)
+    else:
+        part = times.max() if truth.finite else times.nan_to_num(0.0).max()
     return (
         bad.sum(),
         counts.sum(),

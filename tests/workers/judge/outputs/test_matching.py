@@ -9,7 +9,7 @@ from workers.judge.outputs import check, memory
 from workers.judge.outputs.expected import plain
 from workers.judge.outputs.rules import LOW_BIT
 from workers.judge.outputs.truth import why_unjudgeable
-from workers.records import Status
+from workers.records import Status, Tolerance
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 WRONG = Status.INCORRECT_NUMERICAL
@@ -121,6 +121,47 @@ def test_long_reduction_in_parts_passes(parts, dtype):
     sums = torch.einsum("mpk,npk->pmn", a, b).to(dtype)
     assert status(sums.float().sum(0).to(dtype), expected) is Status.PASSED
     assert status(sums[:-1].float().sum(0).to(dtype) if parts > 1 else sums[0] * 1.05, expected) is WRONG
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_attention_with_weights_in_bfloat16_passes(seed):
+    """As every flash attention: about one right element in 50,000 is a little beyond the tolerance."""
+    q, k, v = (randn(512, 128, seed=3 * seed + i).bfloat16().float() for i in range(3))
+    scores = q @ k.T / math.sqrt(128)
+    expected = (scores.softmax(-1) @ v).bfloat16()
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    right = ((weights.bfloat16().float() @ v) / weights.sum(-1, keepdim=True)).bfloat16()
+    assert status(right, expected) is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    ("many", "times", "passes"),
+    [(10, 2.5, True), (30, 2.5, False), (1, 3.5, False), (1, 1000, False), (20, 1.5, True), (21, 1.5, False)],
+)
+def test_few_floats_may_be_a_little_beyond_the_tolerance_and_none_far(many, times, passes):
+    """Would catch a share without a bound, which lets one element be anything, and a bound without a share."""
+    expected = torch.ones(20, 1000)
+    output = expected.clone()
+    output.view(-1)[:: 20_000 // many][:many] += 0.01 * times
+    assert status(output, expected) is (Status.PASSED if passes else WRONG)
+    assert status(output, expected, Tolerance(rtol=0.01, atol=0.01)) is WRONG, "a user's tolerance is what it says"
+
+
+def test_one_of_few_floats_may_not_be_beyond_the_tolerance():
+    expected = torch.ones(99)
+    output = expected.clone()
+    output[7] += 0.015
+    assert status(output, expected) is WRONG
+
+
+def test_float16_near_zero_may_be_its_neighbour():
+    """A softmax whose small weights are below float16's normal numbers: one step there is 6 % of 1e-6."""
+    x = randn(64, 512) * 2
+    x[:, 0] = 20
+    exact = x.double().softmax(-1)
+    step = 2.0**-24
+    assert status((exact + 0.6 * step).half(), exact.half()) is Status.PASSED
+    assert status(torch.where(exact < 1e-4, 0, exact).half(), exact.half()) is WRONG
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8])
