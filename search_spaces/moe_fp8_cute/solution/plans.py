@@ -107,7 +107,7 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
     return first, second
 
 
-def _narrow(config: Mapping[str, Any], i: int) -> dict[str, int]:
+def _narrow(config: Mapping[str, Any], i: int) -> dict[str, Any]:
     """The second N of GEMM ``i``: only swapped tiles of more tokens have one. And when all tiles are of that size."""
     if not config["narrow"] or not config[f"swap_{i}"] or config[f"tile_t_{i}"] <= config["narrow"]:
         return {}
