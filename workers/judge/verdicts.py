@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -60,6 +61,9 @@ class Verification:
     which: str
 
 
+_CANARY_SHARE = 0.25
+"""Share of the later measurements of a variant at which the canary is asked."""
+
 _RIGHT = check.Known(Verdict(Status.PASSED))
 
 
@@ -84,6 +88,8 @@ class Verdicts:
         self._state = state
         self.replaced = watch()
         self._canary = _Canary(device.name)
+        self._asks_canary = True
+        self._random = random.SystemRandom().random
         self._own_threads = _threads()
         self.load_again: Callable[[], None] | None = None
         self._begun: _Begun | None = None
@@ -91,6 +97,7 @@ class Verdicts:
     def forget(self) -> None:
         """Drop everything that belongs to the present variant."""
         self.load_again = self._begun = None
+        self._asks_canary = True
 
     def first_check(self, candidate: Candidate, resident: Resident) -> Verdict:
         """Check a first run on poisoned outputs. A later run is checked again, and the inputs with it; if this check
@@ -213,8 +220,10 @@ class Verdicts:
         if part is not None:
             return Verdict(Status.TAMPERED, tampered(part))
         found = verdict()
+        # It costs a look at the device: at the first measurement of a variant, and at some of the others.
+        asks, self._asks_canary = self._asks_canary or self._random() < _CANARY_SHARE, False
         with self._state.evaluators():
-            if found.status is Status.PASSED and self._canary.is_dead():
+            if asks and found.status is Status.PASSED and self._canary.is_dead():
                 return Verdict(Status.TAMPERED, tampered("operators of torch, so that wrong numbers would pass"))
         return found
 
