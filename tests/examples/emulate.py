@@ -48,7 +48,7 @@ def rmsnorm(ptx: str, rows_of_a_block: int, threads: int) -> tuple[torch.Tensor,
     arguments = [np.array([place, ROWS], np.uint64).tobytes() for place in places.values()]
     arguments.append(np.int32(ROWS).tobytes())
     blocks = -(-ROWS // rows_of_a_block)
-    run(Program(kernel), Launch(name, arguments, blocks, threads, 1, smem, False), memory)
+    run(Program(kernel), Launch(name, arguments, (blocks, 1, 1), threads, 1, smem, False), memory)
     out = torch.from_numpy(memory.by_name["out"].data.view(np.int16).copy()).view(torch.bfloat16)
     scope: dict = {}
     exec(DEFINITION["reference"], scope)

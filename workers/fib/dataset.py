@@ -263,6 +263,8 @@ class Dataset:
         sizes = {n: axis.get("value") for n, axis in definition["axes"].items()} | workload["axes"]
         for name, tensor in definition["inputs"].items():
             if name not in workload["inputs"]:
+                if tensor.get("optional"):
+                    continue
                 return f"workload {workload['uuid']}: it says nothing about input {name!r}"
             why = self._input_fault(workload["inputs"][name], tensor, sizes)
             if why is not None:

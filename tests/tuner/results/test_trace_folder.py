@@ -111,11 +111,11 @@ def test_blobs_come_along_and_another_of_the_same_path_is_refused(root, tmp_path
     root = toy.dataset(tmp_path / "blobs", LOADS, inputs=given)
     blob, copied = root / "blob" / "x.safetensors", out / "blob" / "x.safetensors"
     blob.parent.mkdir()
-    save_file({"x": np.zeros(4, np.float32)}, blob)
+    save_file({"x": np.zeros((8, 64), np.float32)}, blob)
     folder(out, root).complete()
     first = blob.read_bytes()
     assert copied.read_bytes() == first
-    save_file({"x": np.ones(4, np.float32)}, blob)
+    save_file({"x": np.ones((8, 64), np.float32)}, blob)
     with pytest.raises(UsageError, match=r"x\.safetensors differs from"):
         folder(out, root).check()
     assert copied.read_bytes() == first
