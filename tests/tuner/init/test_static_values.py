@@ -31,6 +31,11 @@ READ = [
         "        n *= 2\n    return out\nfound = sizes(step=16)",
         [16, 32, 64],
     ),
+    (
+        "found, n = [], 0\nwhile n < 2:\n    n += 1\nelse:\n    found.append('all')\n"
+        "for n in range(3):\n    if n == 1:\n        break\nelse:\n    found.append('no')",
+        ["all"],
+    ),
     ("LIMIT = 2\nfound = list(filter(lambda n: n > LIMIT, [1, 2, 3]))", [3]),
     (
         "import triton\ndef cuda():\n    return triton.runtime.driver.active.get_current_target().backend == 'cuda'\n"

@@ -6,7 +6,7 @@ The file is not run: a small part of Python is interpreted here, and what goes b
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tuner.init.source.expressions import Dotted, Expressions, Function, NotKnown, ReturnedError, UnreadableError
@@ -114,8 +114,22 @@ class StaticFile(Expressions):
         self._body(node.body if self._known(node.test, scope) else node.orelse, scope)
 
     def _do_for(self, node: ast.For, scope: dict[str, Any]) -> None:
-        for item in self._items(node.iter, scope):
-            self._bind(node.target, item, scope)
+        def turns() -> Iterator[None]:
+            for item in self._items(node.iter, scope):
+                self._bind(node.target, item, scope)
+                yield
+
+        self._loop(node, turns(), scope)
+
+    def _do_while(self, node: ast.While, scope: dict[str, Any]) -> None:
+        def turns() -> Iterator[None]:
+            while self._known(node.test, scope):
+                yield
+
+        self._loop(node, turns(), scope)
+
+    def _loop(self, node: ast.For | ast.While, turns: Iterator[None], scope: dict[str, Any]) -> None:
+        for _ in turns:
             try:
                 self._body(node.body, scope)
             except _ContinueError:
@@ -123,15 +137,6 @@ class StaticFile(Expressions):
             except _BreakError:
                 return
         self._body(node.orelse, scope)
-
-    def _do_while(self, node: ast.While, scope: dict[str, Any]) -> None:
-        while self._known(node.test, scope):
-            try:
-                self._body(node.body, scope)
-            except _ContinueError:
-                continue
-            except _BreakError:
-                return
 
     def _do_try(self, node: ast.Try, scope: dict[str, Any]) -> None:
         self._body([*node.body, *node.orelse, *node.finalbody], scope)
