@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         group = "ray" if item.get_closest_marker("ray") else item.path.relative_to(config.rootpath)
         item.add_marker(pytest.mark.xdist_group(str(group)))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.fixture(autouse=True)
+def commands_run_elsewhere() -> Iterator[None]:
+    """A command takes stdout for its results: run in this process, it would take them from every later test."""
+    yield
+    output = sys.modules.get("tuner.cli.output")
+    bound = output is not None and output.results.cache_info().currsize
+    assert not bound, "run commands in processes of their own (tests.tuner.without_ray)"
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,11 @@ CASES = {
     "space without the target": (["sweep", "--space", "moe_fp8_cpu", "--target", "sm_90a"], USAGE, ["sm_90a", "cpu"]),
     "unknown target": (["sweep", "--target", "tpu"], USAGE, ["tpu", "sm_90a"]),
     "unknown sampler": (["sweep", "--sampler", "magic"], USAGE, ["magic", "random"]),
+    "several kinds, no cluster": (
+        ["sweep", "--accelerators", "H200,B200"],
+        USAGE,
+        ["several --accelerators need the --ray-address of a cluster that has them"],
+    ),
     "bad regimes": (["sweep", "--regimes", "16,8"], USAGE, ["16,8", "rising"]),
     "regimes that are no numbers": (["sweep", "--regimes", "a,b"], USAGE, ["a,b"]),
     "no trials": (["sweep", "--max-trials", "0"], USAGE, ["max_trials", "0"]),

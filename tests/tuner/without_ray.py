@@ -6,6 +6,8 @@ the Solution's folder should go, when the search is over; ``--bug`` raises in th
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,19 @@ from tests.tuner import toy
 from tuner.cli import app
 from tuner.results import export
 from tuner.sweeps import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one command in a process of its own, in ``folder`` and with the database ``results.db`` there."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
+    own = {"TUNER_DB_URL": f"sqlite:///{folder}/results.db", "TUNER_CACHE_DIR": f"{folder}/cache"}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.tuner.without_ray", *arguments],
+        capture_output=True, encoding="utf-8", cwd=folder, timeout=180,
+        env={**clean, **own, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

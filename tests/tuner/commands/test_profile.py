@@ -5,7 +5,7 @@ import torch
 from search_spaces.dataset import PATH
 from search_spaces.dataset.make import MOE
 from tests.tuner import toy
-from tuner.cli.app import run
+from tests.tuner.without_ray import command
 from tuner.commands.profile import profile_dataset
 from tuner.results.report import figures
 from tuner.results.report.input_page import input_table
@@ -47,5 +47,6 @@ def test_an_op_whose_inputs_nobody_describes_has_its_sizes_alone(tmp_path):
 def test_the_command_writes_a_picture(tmp_path):
     page = tmp_path / "page.html"
     given = ["profile", "--definition", MOE, "--target", "cpu", "--workload", "be511fc9", "--out", str(page)]
-    assert run(given) == 0
+    done = command(tmp_path, *given)
+    assert done.returncode == 0, done.stderr
     assert "rows per expert" in page.read_text()

@@ -7,11 +7,10 @@ import pytest
 
 from db.store import Store
 from tests.tuner import toy
-from tuner.cli import app
+from tests.tuner.without_ray import command
 from tuner.replay.recording import read_recording
-from tuner.results import documents, export
+from tuner.results import documents
 from tuner.results.best_config import BestConfig
-from tuner.sweeps import run
 
 SPACE = """
 op_type: toy
@@ -39,41 +38,35 @@ VALID = 3 * 2 + 2
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path):
     toy.dataset(tmp_path / "d", [{"n": 8}])
     folder = toy.kernel(tmp_path / "k", size="x.shape[0]")
     (folder / "main.py").write_text(MAIN)
     (folder / "space.yaml").write_text(SPACE)
     toy.quick_settings(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUNER_DB_URL", f"sqlite:///{tmp_path}/results.db")
-    monkeypatch.setenv("TUNER_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(run, "open_runner", toy.in_process)
-    monkeypatch.setattr(export, "open_runner", toy.in_process)
     return tmp_path
 
 
-def tuner(capfd, *arguments):
-    code = app.run(list(arguments))
-    captured = capfd.readouterr()
-    assert code == 0, captured.err
-    return captured.out
+def tuner(place, *arguments):
+    done = command(place, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 SWEEP = ("sweep", "--dataset", "d", "--space", "k", "--target", "cpu", "--config", "quick.yaml", "--out", "out")
 
 
-def test_every_form_goes_from_the_file_to_the_solution(place, capfd):
+def test_every_form_goes_from_the_file_to_the_solution(place):
     """A list for a tuple anywhere on the way would be another value, or none that can be a key."""
-    tuner(capfd, *SWEEP, "--max-trials", "3")
-    tuner(capfd, "sweep", "--resume", "1", "--max-trials", "50")
+    tuner(place, *SWEEP, "--max-trials", "3")
+    tuner(place, "sweep", "--resume", "1", "--max-trials", "50")
     with Store.open(f"sqlite:///{place}/results.db") as store:
         trials = store.trials.of(1)
     assert len(trials) == VALID
     assert {type(t.config["cluster"]) for t in trials} == {tuple}
     assert trials[1].config == {"cluster": (1, 1), "warps": 4, "gemm.block": 64, "gemm.order": "rows"}
 
-    answer = json.loads(tuner(capfd, "best", "--definition", "a", "--axes", "n=8", "--json"))
+    answer = json.loads(tuner(place, "best", "--definition", "a", "--axes", "n=8", "--json"))
     assert isinstance(answer["config"]["cluster"], list)
     read = documents.read(BestConfig, answer)
     assert isinstance(read.config["cluster"], tuple)
@@ -84,13 +77,14 @@ def test_every_form_goes_from_the_file_to_the_solution(place, capfd):
     exec(sources["config.py"], scope)
     assert scope["select"](8) == read.config
 
-    tuner(capfd, "report", "1", "--out", "report.html")
+    tuner(place, "report", "1", "--out", "report.html")
     assert "gemm.block" in (place / "report.html").read_text()
-    tuner(capfd, "study", "export", "1", "--out", "study.db")
-    (study,) = optuna.get_all_study_summaries("sqlite:///study.db")
-    loaded = optuna.load_study(study_name=study.study_name, storage="sqlite:///study.db")
+    tuner(place, "study", "export", "1", "--out", "study.db")
+    study_db = f"sqlite:///{place}/study.db"
+    (study,) = optuna.get_all_study_summaries(study_db)
+    loaded = optuna.load_study(study_name=study.study_name, storage=study_db)
     assert {t.params["cluster"] for t in loaded.trials} == {"(1, 1)", "(2, 1)", "(2, 2)"}
-    tuner(capfd, "study", "record", "1", "--out", "recorded.replay.json.gz")
+    tuner(place, "study", "record", "1", "--out", "recorded.replay.json.gz")
     recording = read_recording(place / "recorded.replay.json.gz")
     assert {tuple(c.values()) for c in recording.space().enumerate()} == {
         tuple(t.config[p.name] for p in recording.parameters) for t in trials
@@ -98,10 +92,10 @@ def test_every_form_goes_from_the_file_to_the_solution(place, capfd):
     assert all(recording.row(t.config) is not None for t in trials)
 
 
-def test_a_default_that_breaks_a_rule_at_some_size_is_refused_before_workers_start(place, capfd, monkeypatch):
+def test_a_default_that_breaks_a_rule_at_some_size_is_refused_before_workers_start(place):
     rule = "  - expression: gemm.block > 16 or sizes.n > 100\n    reason: small blocks are for long rows\n"
     (place / "k" / "space.yaml").write_text(SPACE.replace("default:", f"{rule}default:"))
-    monkeypatch.setattr(run, "open_runner", lambda *_: pytest.fail("workers were started"))
-    assert app.run([*SWEEP, "--max-trials", "3"]) == 2
-    said = capfd.readouterr().err.strip()
-    assert said == "tuner: space 'k': the default config is not valid: small blocks are for long rows (at n 8 to 8)"
+    done = command(place, *SWEEP, "--max-trials", "3")
+    assert done.returncode == 2
+    said = "tuner: space 'k': the default config is not valid: small blocks are for long rows (at n 8 to 8)"
+    assert done.stderr.strip() == said

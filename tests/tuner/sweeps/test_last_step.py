@@ -1,16 +1,15 @@
 """The last step cannot lose the search: real sweeps (without Ray) whose export fails, and what is left of them."""
 
 import json
-import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from db.store import Store
 from tests.tuner import toy
+from tests.tuner.without_ray import command
 
 ROOT = Path(__file__).resolve().parents[3]
 LOADS = [{"n": 8, "heads": 2}, {"n": 300, "heads": 2}]
@@ -33,12 +32,7 @@ class Place:
         toy.kernel(self.folder / "k", body, "x.shape[0]", size_axis="n")
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNER_", "FIB_", "RAY_"))}
-        own = {"TUNER_DB_URL": self.database, "TUNER_CACHE_DIR": f"{self.folder}/cache", "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            [sys.executable, "-m", "tests.tuner.without_ray", *arguments],
-            capture_output=True, encoding="utf-8", cwd=self.folder, env={**clean, **own, **environment}, timeout=180,
-        )  # fmt: skip
+        return command(self.folder, *arguments, **environment)
 
     def state(self) -> tuple[str, int]:
         with Store.open(self.database) as store:

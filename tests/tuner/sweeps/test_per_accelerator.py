@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from db.store import Store
-from tuner.cli.app import run
 from tuner.errors import UsageError
 from tuner.settings import SweepSettings
 from tuner.sweeps.per_accelerator import KindResult, exit_code, target_for
@@ -41,14 +40,6 @@ def test_the_target_is_the_one_given_or_the_accelerators_own():
 def test_the_first_failure_is_the_exit_code():
     assert exit_code([KindResult("a", 0, ""), KindResult("b", 0, "")]) == 0
     assert exit_code([KindResult("a", 0, ""), KindResult("b", 3, ""), KindResult("c", 4, "")]) == 3
-
-
-def test_several_kinds_need_a_cluster(capsys, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert run(["sweep", "--accelerators", "H200,B200"]) == 2
-    assert capsys.readouterr().err == (
-        "tuner: several --accelerators need the --ray-address of a cluster that has them\n"
-    )
 
 
 @pytest.mark.ray
