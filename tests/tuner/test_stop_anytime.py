@@ -35,10 +35,20 @@ FOREIGN = re.compile(
 
 RMSNORM = ["--definition", "rmsnorm_h1024", "--space", "examples/rmsnorm"]
 COMMANDS = {
-    "sweep": ["sweep", *RMSNORM, "--max-trials", "400", "--out", "{folder}/swept"],
+    "sweep": ["sweep", *RMSNORM, "--max-trials", "400", "--no-reuse", "--out", "{folder}/swept"],
     "bench": ["bench", "default", "reference", "--definition", "rmsnorm_h1024", "--target", "cpu", "--rounds", "2000"],
     "export": ["export", "--out", "{folder}/exported"],
-    "compile": ["compile", "--space", "moe_fp8_cute", "--target", "sm_90a", "--sample", "40"],
+    "compile": [
+        "compile",
+        "--space",
+        "moe_fp8_cute",
+        "--target",
+        "sm_90a",
+        "--sample",
+        "40",
+        "--cache-dir",
+        "{folder}/cache/{now}",
+    ],
     "init": ["init", "{folder}/kernel.py", "--definition", "rmsnorm_h1024", "--out", "{folder}/space-{now}"],
     "verify": ["verify", "--space", "moe_fp8_cute", "--target", "sm_90a", "--sample", "2"],
     "report": ["report", "--out", "{folder}/page.html"],
@@ -115,10 +125,13 @@ def environment(folder):
 
 
 def start(folder, name):
-    words = [sys.executable, "-m", "tuner", *(w.format(folder=folder, now=time.monotonic_ns()) for w in COMMANDS[name])]
+    now = time.monotonic_ns()
+    words = [sys.executable, "-m", "tuner", *(w.format(folder=folder, now=now) for w in COMMANDS[name])]
+    # What compile has built once it would not build again.
+    own = {"TUNER_CACHE_DIR": f"{folder}/cache/{now}"} if name == "compile" else {}
     return subprocess.Popen(
         words,
-        env=environment(folder),
+        env={**environment(folder), **own},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -140,7 +153,7 @@ def running(folder):
 
 def files_left(folder):
     """Files and folders that were to be gone: temporary ones, halves of results, what is staged in the cache."""
-    places = [(folder / "tmp", "*"), (folder, "**/.tuner-*"), (folder, "**/*.part"), (folder / "cache", "stage*/*")]
+    places = [(folder / "tmp", "*"), (folder, "**/.tuner-*"), (folder, "**/*.part"), (folder / "cache", "**/stage*/*")]
     found = [path for root, pattern in places for path in root.glob(pattern)]
     # The CuTe DSL keeps a cache there, of whatever process compiles.
     return [str(path) for path in found if not (path / "cutlass_python_cache").is_dir()]

@@ -33,7 +33,8 @@ from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
 from tuner.sweeps.reuse import LoadBeside, other_load, usable
 from tuner.sweeps.trials.eager import EagerTrials
-from tuner.sweeps.trials.modes import EAGER, RegimeMode, final_method, remarks
+from tuner.sweeps.trials.modes import RegimeMode, final_method, remarks
+from tuner.sweeps.trials.reference_times import ReferenceTimes
 from tuner.sweeps.trials.trial import Leader, RegimeState, Trial
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.devices.targets import target_named
@@ -41,8 +42,6 @@ from workers.fib.adapter import reference_variant
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 from workers.runner import Runner
 
-REFERENCE_KEY = "reference"
-REFERENCE_SAMPLES = 3
 HEARTBEAT_S = 5.0
 BUILDS_KEPT = 1000
 """Most builds that are remembered for other regimes. Older ones are submitted again and found in the cache."""
@@ -110,9 +109,9 @@ class Sweep:
         self._beside_load: list[LoadBeside] = []
         self._done = 0
         self._next_number = self._earlier.next_number
-        self._reference: dict[str, Measurement] = {}
-        self._reference_waits = plan.time_reference
-        """Whether the reference is still to be timed."""
+        reference = reference_variant(plan.definition, plan.space.target)
+        every = [w for r in plan.regimes for w in r.workloads]
+        self._reference = ReferenceTimes(runner, reference, every, plan.method, plan.time_reference)
         self._started = time.monotonic()
         self._last_beat = 0.0
         self._environment = runner.environment()
@@ -126,6 +125,7 @@ class Sweep:
         self._restore()
         self._phase = "search"
         self._search()
+        self._reference.again(self._is_in_time(), self._beat)
         self._phase = "finals"
         finals, crossed = self._settled(self._finals())
         regimes = {s.regime.name: s.regime for s in self._states}
@@ -138,7 +138,7 @@ class Sweep:
             self.sweep_id,
             finals,
             won,
-            dict(self._reference),
+            self._reference.measured,
             self._done,
             dict(self._failures),
             usage,
@@ -182,11 +182,10 @@ class Sweep:
     # -- search ------------------------------------------------------------------------------------------------------
 
     def _search(self) -> None:
-        if self.plan.time_reference:
-            self.runner.submit_build(reference_variant(self.plan.definition, self.plan.space.target))
+        self._reference.start()
         while True:
             self._fill()
-            if not self._in_flight() and not (self._reference_waits and self._is_in_time()):
+            if not self._in_flight() and not (self._reference.waiting and self._is_in_time()):
                 return
             for outcome in self.runner.wait(1.0):
                 if isinstance(outcome, BuildResult):
@@ -271,8 +270,7 @@ class Sweep:
         return {}
 
     def _on_build(self, build: BuildResult) -> None:
-        if build.key == REFERENCE_KEY:
-            self._on_reference_build(build)
+        if self._reference.took(build):
             return
         trials = self._waiting_for_build.pop(build.key)
         self._builds[build.key] = build
@@ -302,11 +300,7 @@ class Sweep:
 
     def _on_evaluation(self, evaluation: Evaluation) -> None:
         self._usage = summed((self._usage, evaluation.usage))
-        if evaluation.key == REFERENCE_KEY:
-            self._reference_waits = False
-            self._reference = {m.workload: m for m in evaluation.measurements if m.status is Status.PASSED}
-            return
-        if self._eager.took(evaluation):
+        if self._reference.took(evaluation) or self._eager.took(evaluation):
             return
         trial = self._evaluating.pop(evaluation.key)
         mode = trial.state.mode
@@ -376,20 +370,6 @@ class Sweep:
             self._raced_out += 1
         elif status is not Status.PASSED:
             self._failures[status.value] += 1
-
-    def _on_reference_build(self, build: BuildResult) -> None:
-        """Time the reference beside the candidates, so that reports can show the speed-up."""
-        if build.artifact is None:
-            self._reference_waits = False
-            return
-        workloads = tuple(w for r in self.plan.regimes for w in r.workloads)
-        # It waits for the device while it runs, so it cannot be captured as a graph.
-        modes = target_named(self.plan.space.target).modes
-        mode = EAGER if EAGER in modes else self.plan.method.mode
-        few = REFERENCE_SAMPLES
-        method = replace(self.plan.method, mode=mode, min_samples=few, max_samples=few, budget_s=0.0)
-        variant = reference_variant(self.plan.definition, self.plan.space.target).built(build.artifact)
-        self.runner.submit_evaluation(EvaluationJob(variant, workloads, method, check=False))
 
     # -- finals ------------------------------------------------------------------------------------------------------
 
@@ -493,7 +473,7 @@ class Sweep:
                 default_us={
                     s.regime.name: None if s.default is None else math.exp(s.default.value) for s in self._states
                 },
-                reference_us={s.regime.name: s.objective.geomean_us(self._reference) for s in self._states},
+                reference_us={s.regime.name: s.objective.geomean_us(self._reference.measured) for s in self._states},
                 slow=self._slow(),
             )
         )

@@ -13,8 +13,9 @@ from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.settings import SweepSettings
 from tuner.sweeps.failures import ALIKE
-from tuner.sweeps.loop import REFERENCE_KEY, Sweep, SweepPlan, evaluator_usage
+from tuner.sweeps.loop import Sweep, SweepPlan, evaluator_usage
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.trials.reference_times import REFERENCE_KEY
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 
 TILES, STAGES, MODES = (16, 32, 64, 128), (1, 2, 3, 4), ("a", "b", "c")
@@ -260,27 +261,35 @@ def test_failures_that_have_nothing_to_do_with_the_default_stop_nothing(recordin
     assert make_sweep(only_default, store, max_trials=30).run().trials == 30
 
 
+class SlowReference(ReplayRunner):
+    """Knows the definition's own reference too, and answers for it last."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reference_us = [50.0, 5.0]
+
+    def submit_build(self, variant):
+        if variant.key != REFERENCE_KEY:
+            return super().submit_build(variant)
+        self._ready.append((None, BuildResult(variant.key, Status.BUILT, 0.0, artifact="reference")))
+
+    def submit_evaluation(self, job):
+        if job.variant.key != REFERENCE_KEY:
+            return super().submit_evaluation(job)
+        us = self.reference_us.pop(0)
+        measured = tuple(Measurement(w, Status.PASSED, median_us=us) for w in job.workloads)
+        self._ready.append((None, Evaluation(job.variant.key, Status.PASSED, measured)))
+
+    def wait(self, timeout_s):
+        self._ready.rotate(-1 if self._ready and getattr(self._ready[0][1], "key", "") == REFERENCE_KEY else 0)
+        return super().wait(timeout_s)
+
+
 def test_the_reference_is_timed_although_no_trial_is_left_to_be_run(recording, store):
-    """The search must not end before it: the finals wait for outcomes of their own and would find this one."""
+    """The search must not end before it: the finals wait for outcomes of their own and would find this one.
 
-    class SlowReference(ReplayRunner):
-        """Knows the definition's own reference too, and answers for it last."""
-
-        def submit_build(self, variant):
-            if variant.key != REFERENCE_KEY:
-                return super().submit_build(variant)
-            self._ready.append((None, BuildResult(variant.key, Status.BUILT, 0.0, artifact="reference")))
-
-        def submit_evaluation(self, job):
-            if job.variant.key != REFERENCE_KEY:
-                return super().submit_evaluation(job)
-            measured = tuple(Measurement(w, Status.PASSED, median_us=5.0) for w in job.workloads)
-            self._ready.append((None, Evaluation(job.variant.key, Status.PASSED, measured)))
-
-        def wait(self, timeout_s):
-            self._ready.rotate(-1 if self._ready and getattr(self._ready[0][1], "key", "") == REFERENCE_KEY else 0)
-            return super().wait(timeout_s)
-
+    On a CPU its figure is that of the second time: builders were at work at the first.
+    """
     for _ in range(2):
         runner = SlowReference(recording, in_flight=3)
         sweep = make_sweep(recording, store, runner, max_trials=1, reuse=True, time_reference=True)
