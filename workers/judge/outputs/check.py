@@ -171,10 +171,7 @@ class Known:
 
 def begin_compare(outputs: Sequence[Any], truths: Sequence[Truth]) -> Errors | Known:
     """Start comparing outputs with the reference's. Shape and dtype are known at once, the rest later."""
-    outputs = [
-        y.reshape(t.value.shape).to(t.value.dtype) if (y.dtype, tuple(y.shape)) == t.returned else y
-        for y, t in zip(outputs, truths, strict=True)
-    ]
+    outputs = [truth.as_declared(output) for output, truth in zip(outputs, truths, strict=True)]
     for output, truth in zip(outputs, truths, strict=True):
         reference = truth.value
         if tuple(output.shape) != tuple(reference.shape):

@@ -77,6 +77,7 @@ def _close(output: Any, value: Any, counted: Any, truth: Truth) -> Sequence[Any]
         counted = as_rows(counted)
         bad = bad & counted
         error = torch.where(counted, error, 0.0)
+        y = torch.where(counted, y, 0.0)  # poison, beside which every figure would be NaN
     size = torch.abs(y)
     relative = error / (size + EPSILON)
     # By the product: where numbers are as small as EPSILON, the figure says less than the truth.

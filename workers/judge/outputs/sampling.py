@@ -71,7 +71,7 @@ def draw(
             else:
                 found = fib.normalize(definition, candidate.function(*inputs), device.name)
                 for i in drawn:
-                    kept[i][made].copy_(found[i])
+                    kept[i][made].copy_(truths[i].as_declared(found[i]))
             made += 1
     return {i: tokens[:made].reshape(made, -1) for i, tokens in kept.items()}
 

@@ -63,6 +63,20 @@ def test_padding_that_went_through_arithmetic_does_not_count_either():
     assert case.status(right) is Status.PASSED
 
 
+def test_written_elements_beside_unwritten_ones_have_the_allowance_of_all():
+    """Poison is NaN: a figure of it would be NaN for the whole output."""
+    case = Case("    y = torch.empty_like(x)\n    y[:5] = x[:5]\n    return y\n", randn(8, 64), y="float32")
+    near = case.x.clone()
+    place = case.truths[0].atol[2].item() > 0.01 * near[2].abs()  # where the absolute tolerance counts
+    at = int(place.nonzero()[0])
+    near[2, at] += 2 * case.truths[0].atol[2].item()
+    verdict = check.compare([near], case.truths)
+    assert verdict.status is Status.PASSED, verdict.message
+    assert verdict.max_rel_error > 0
+    near[2, at] += 2 * case.truths[0].atol[2].item()
+    assert case.status(near) is WRONG
+
+
 def test_output_that_is_nowhere_written_is_no_evidence():
     case = Case("    return torch.empty_like(x)\n", randn(8, 64), y="float32")
     assert "is not written" in why_unjudgeable(case.truths)

@@ -147,3 +147,12 @@ def test_right_samplers_are_not_refused_by_chance():
     for _ in range(30):
         tokens = torch.stack([right(probs, k) for _ in range(256)])
         assert sampling.why_wrong(tokens, truth) is None
+
+
+def test_samples_in_the_form_of_a_reference_that_keeps_an_axis_pass():
+    """torch.multinomial gives [rows, 1] where a definition says [rows]: candidates may return either."""
+    sampler = Sampler(BATCH.replace(".squeeze(1)", ""), 8, 64)
+    assert sampler.truths[0].returned == (torch.int64, (8, 1))
+    assert sampler.judge(lambda probs, k: right(probs, k).unsqueeze(1)) is Status.PASSED
+    assert sampler.judge(right) is Status.PASSED
+    assert sampler.judge(lambda probs, k: right(probs, k, shift=1).unsqueeze(1)) is WRONG
