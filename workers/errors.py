@@ -59,6 +59,12 @@ class ProcessChangedError(FailureInSandbox):
     status = Status.PROCESS_CHANGED
 
 
+class TamperedError(FailureInSandbox):
+    """A part of the evaluator is not what it was. The message names it."""
+
+    status = Status.TAMPERED
+
+
 class CompileError(FailureInSandbox):
     """A candidate does not compile for its target; the first line says why."""
 

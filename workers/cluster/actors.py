@@ -19,7 +19,7 @@ from workers.devices.device_lock import device_lock
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun, verify
 from workers.judge.evaluator import VariantEvaluator
-from workers.judge.judge import Staged
+from workers.judge.judgement import Staged
 from workers.records import (
     Comparison,
     ComparisonJob,

@@ -18,13 +18,9 @@ from workers.devices import environment
 from workers.devices.device import CaptureError
 from workers.devices.environment import memory_bytes
 from workers.devices.targets import is_cuda, target_named
-from workers.errors import (
-    ArtifactMissingError,
-    DatasetError,
-    WorkerError,
-)
+from workers.errors import ArtifactMissingError, DatasetError, WorkerError
 from workers.fib.dataset import Problem
-from workers.judge.judge import Judgement, Staged
+from workers.judge.judgement import Judgement, Staged
 from workers.records import (
     AUTO,
     BuiltVariant,
@@ -300,6 +296,8 @@ class VariantEvaluator:
             taken = {variant.key: [] for variant in left}
             known = set(self._uncaptured)
             culprit, busy_s = self._compare(replace(job, variants=tuple(left)), staged, taken)
+            if Status.TAMPERED in [culprit and culprit.status, *(m.status for found in taken.values() for m in found)]:
+                culprit = self._tamperer(replace(job, variants=tuple(left)), staged) or culprit
             if culprit is None:
                 break
             artifact = {v.key: v.artifact for v in left}[culprit.key]
@@ -366,6 +364,19 @@ class VariantEvaluator:
                 if "uncaptured" in measurement.conditions:
                     self._uncaptured[variant.artifact] = str(measurement.conditions["uncaptured"])
         return None, busy_s
+
+    def _tamperer(self, job: ComparisonJob, staged: Mapping[str, Staged]) -> Evaluation | None:
+        """After a part of the evaluator was replaced in a process that several variants share: the Evaluation of the
+        one that does so when it runs alone, None if none does."""
+        for variant in job.variants:
+            self._replace()
+            alone: dict[str, list[Measurement]] = {variant.key: []}
+            culprit, _ = self._compare(replace(job, variants=(variant,)), staged, alone)
+            found = culprit or self._compared(variant, alone[variant.key], 0.0)
+            if found.status is Status.TAMPERED:
+                break
+        self._replace()
+        return found if found.status is Status.TAMPERED else None
 
     def _compared(self, variant: BuiltVariant, measurements: list[Measurement], seconds: float) -> Evaluation:
         if not measurements:

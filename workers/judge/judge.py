@@ -7,7 +7,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from workers.build import loader
 from workers.build.triton_jit import kernel_cache
 from workers.devices.device import CHECK, CaptureError, Device
 from workers.devices.targets import is_cuda
-from workers.errors import DatasetError, DeviceLostError, ProcessChangedError
+from workers.errors import DatasetError, DeviceLostError, ProcessChangedError, TamperedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge.comparison import Comparer, take_turn
 from workers.judge.first_call import FirstCalls
+from workers.judge.judgement import Judgement, Staged
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
@@ -31,44 +32,10 @@ from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
 from workers.judge.verdicts import Verdicts, failed, failure, tampered
 from workers.judge.verified_run import VerifiedRun
-from workers.records import BuiltVariant, ComparisonJob, EvaluationJob, Measurement, Prepared, Status
+from workers.records import ComparisonJob, EvaluationJob, Measurement, Prepared, Status
 from workers.sandbox.child import raised
 from workers.sandbox.messages import Phase, PhaseKind, Send
 from workers.sandbox.process_state import ProcessState, Turns, changed
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How a job ended in the sandbox.
-
-    Args:
-        status: Of the variant.
-        message: What happened.
-        replace: Whether the parent is to replace this process.
-        usage: How long the device was busy, in seconds by kind of work.
-        uncaptured: Why the variant cannot be captured in a graph, if that is what ended the job.
-    """
-
-    status: Status
-    message: str = ""
-    replace: bool = False
-    usage: Mapping[str, float] = field(default_factory=dict)
-    uncaptured: str = ""
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if that is to
-    be made when the variant is loaded ahead."""
-
-    variant: BuiltVariant
-    folder: str
-    first: str = ""
-
-    @property
-    def package(self) -> str:
-        """Name of its package in the folder."""
-        return loader.package_name(self.variant.artifact)
 
 
 class Judge:
@@ -425,6 +392,7 @@ class Judge:
         Returns:
             How long the device was busy, in seconds by kind of work.
         """
+        replaced = self._verdicts.replaced
         self._usage.clear()
         turns = os.open(turn_file, os.O_WRONLY)
         try:
@@ -465,6 +433,8 @@ class Judge:
                 comparer.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:
+            if (part := replaced()) is not None:
+                raise TamperedError(f"{tampered(part)}\n{raised(error)}") from error
             if isinstance(error, (CaptureError, DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
                 raise
             raise DeviceLostError(str(raised(error))) from error

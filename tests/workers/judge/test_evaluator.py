@@ -1,5 +1,7 @@
 """Candidates are judged rightly; every way to misbehave has its own status and does not touch the next candidate."""
 
+from dataclasses import replace
+
 import psutil
 import pytest
 
@@ -247,6 +249,22 @@ def test_candidate_that_breaks_the_evaluator_does_not_reach_the_next(bench, make
     first = bench.judge(make(passing(body)))
     assert first.status is Status.TAMPERED
     assert "replaced torch.no_grad" in first.message
+    assert_good_passes(bench, make)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["good(x, y, out)\ntorch.no_grad = None", "good(x, y, out)\nsys.modules['workers.judge.judge'].timer = None"],
+)
+def test_comparison_blames_the_one_that_broke_the_evaluator(bench, make, body):
+    """All share one process: without more, all of them would be refused, and those of the next job as well."""
+    variants = [make(key="a"), make(passing(body), key="breaks"), make(key="b", marker="# b")]
+    built = tuple(v.built(bench.builder.build(v).artifact) for v in variants)
+    job = ComparisonJob(built, bench.workloads, QUICK, rounds=3, keep_loaded=True)
+    for variants, broken in ((built, Status.TAMPERED), (built[1:2], Status.TAMPERED), (built[::2], None)):
+        found = bench.evaluator.compare(replace(job, variants=variants)).evaluations
+        wanted = [broken if e.key == "breaks" else Status.PASSED for e in found]
+        assert [e.status for e in found] == wanted, [e.message for e in found]
     assert_good_passes(bench, make)
 
 

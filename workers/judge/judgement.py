@@ -1,0 +1,43 @@
+"""What the evaluator gives its sandbox to judge, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from workers.build import loader
+from workers.records import BuiltVariant, Status
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a job ended in the sandbox.
+
+    Args:
+        status: Of the variant.
+        message: What happened.
+        replace: Whether the parent is to replace this process.
+        usage: How long the device was busy, in seconds by kind of work.
+        uncaptured: Why the variant cannot be captured in a graph, if that is what ended the job.
+    """
+
+    status: Status
+    message: str = ""
+    replace: bool = False
+    usage: Mapping[str, float] = field(default_factory=dict)
+    uncaptured: str = ""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A variant on disk: its folder, and the package in it. ``first`` is the workload of its first call, if that is to
+    be made when the variant is loaded ahead."""
+
+    variant: BuiltVariant
+    folder: str
+    first: str = ""
+
+    @property
+    def package(self) -> str:
+        """Name of its package in the folder."""
+        return loader.package_name(self.variant.artifact)
