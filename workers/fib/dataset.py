@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 PROFILE = "profile"
 """Key of a workload that the dataset does not list: its profile (:mod:`search_spaces.inputs.generator`)."""
 LIKE = "like"
+"""Key of such a workload: uuid and axes of the listed one that it is made after, and what that lends."""
 LENDS = "lends"
-"""Key of such a workload: uuid and axes of the listed one that it is made after."""
+"""Key in ``like``: names of the inputs that both have in common."""
 
 _MOST_SIZE_BITS = 63
 """Of a size, for torch and for the database."""

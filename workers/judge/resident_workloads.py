@@ -224,7 +224,7 @@ class Residents:
         wanted = lent_names(document)
         lent = {name: common[name] for name in wanted} if common.keys() >= set(wanted) else None
         inputs = inputs_of(self._problem, document, self._device.name, lent)
-        if wanted:
+        if PROFILE in document:
             return inputs
         # A listed workload, of which some that were made after it are in memory.
         known = fib.Inputs(common.get(name, value) for name, value in zip(names, inputs, strict=True))

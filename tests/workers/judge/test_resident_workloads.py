@@ -68,6 +68,17 @@ def test_weights_are_in_memory_once_whoever_comes_first(problem, residents, orde
         assert list(resident.inputs.axes) == list(alone.axes)
 
 
+def test_one_that_has_nothing_in_common_is_itself(tmp_path):
+    """It would have the inputs, and the size, of the workload that it is made after."""
+    folder = toy.dataset(tmp_path, [{"n": 4}, {"n": 9}])
+    problem = made_workloads.mixed(Dataset(folder).problem("a"), {"recorded": 1.0}, (6, 8), "n", None)
+    residents = Residents(problem, HostDevice(), ReferenceStore(tmp_path / "references", problem, "cpu"), 1 << 30)
+    for workload in problem.workloads:
+        resident = residents.get(workload["uuid"], may_compute=True)
+        alone = inputs_of(problem, workload, "cpu")
+        assert all(torch.equal(a, b) for a, b in zip(alone, resident.inputs, strict=True)), workload["uuid"]
+
+
 def test_what_is_not_fixed_is_its_own(problem, residents):
     listed, made = (residents.get(uuid, may_compute=True) for uuid in ("w1", "w1~ones"))
     assert not torch.equal(listed.inputs[1], made.inputs[1])
