@@ -17,7 +17,7 @@ from tuner.format import first_line, workload_text
 from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, settings_of
+from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, same_space, settings_of
 from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
 from workers.errors import DatasetError
@@ -241,6 +241,7 @@ def _tuned(setup: Setup, which: str) -> Variant:
         space = replace(setup, settings=swept).space()
         table: list[tuple[int | None, Config]] = space.default_table
         if which == "best":
+            space = same_space(store.sweeps.get(sweep_id), space)
             table = winners_table(store.winners.of(sweep_id), space, sweep_id)
     finally:
         store.close()

@@ -14,7 +14,7 @@ from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from tuner.replay.runner import STATUS_OF
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import open_dataset, settings_of
+from tuner.sweeps.setup import open_dataset, same_space, settings_of
 from workers.records import Status
 
 
@@ -33,12 +33,8 @@ def record_sweep(store: Store, sweep_id: int, regime: str | None, given: SweepSe
     """
     sweep = store.sweeps.get(sweep_id)
     settings = settings_of(store, sweep_id, given)
-    space = space_for(open_dataset(settings.dataset).definition(sweep.definition), sweep.target, settings.space)
-    if space.fingerprint != sweep.space_fingerprint:
-        raise UsageError(
-            f"sweep {sweep_id} searched another version of space {space.name} ({sweep.space_fingerprint}, now "
-            f"{space.fingerprint}); install that version to record it"
-        )
+    definition = open_dataset(settings.dataset).definition(sweep.definition)
+    space = same_space(sweep, space_for(definition, sweep.target, settings.space))
     known = list(dict.fromkeys(t.regime for t in store.trials.of(sweep_id, measurements=False)))
     if regime is None and len(known) == 1:
         regime = known[0]

@@ -26,7 +26,7 @@ from tuner.progress import Steps
 from tuner.results.dispatch import NEAREST_LIMIT, dispatch_table
 from tuner.results.trace_folder import TraceFolder
 from tuner.sweeps.failures import telling_line
-from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, settings_of
+from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, same_space, settings_of
 from tuner.sweeps.variants import solution_variant
 from workers.devices.targets import is_cuda
 from workers.fib import adapter as fib
@@ -274,6 +274,7 @@ def export_solution(
 
     Raises:
         NothingFoundError: No such sweep, or it has no winner.
+        UsageError: The space has changed since, or the folder holds something else of the same name.
         ExportRefusedError: The Solution does not pass on this machine.
     """
     from tuner.settings import load
@@ -286,7 +287,7 @@ def export_solution(
         sweep_id = sweep if sweep is not None else newest_finished(store, definition, hardware)
         settings = settings_of(store, sweep_id, given)
         setup = resolve(settings)
-        searched = setup.space()
+        searched = same_space(store.sweeps.get(sweep_id), setup.space())
         winners_table(store.winners.of(sweep_id), searched, sweep_id)
         TraceFolder(Path(out), setup.dataset, setup.problem).check()
         view = view or Steps()

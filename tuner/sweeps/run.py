@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
-from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings
+from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings, same_space
 from tuner.sweeps.stop_requests import stoppable
 from tuner.sweeps.variants import solution_variant
 from workers.devices.libraries import imported_names
@@ -156,7 +156,7 @@ def run_sweep(
         space = setup.space()
         setup = setup.timed_as(space)
         if resume is not None:
-            space = replace(space, name=store.sweeps.get(resume).space)  # the folder may have been renamed
+            space = same_space(store.sweeps.get(resume), space)
         for regime in setup.regimes(space.size_axis):  # bad values are refused before anything starts
             space.at(regime.sizes.values())
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
@@ -268,11 +268,6 @@ def _register(
     space_id = store.catalog.register_space(space.name, space.target, space.fingerprint)
     if resume is not None:
         known = store.sweeps.get(resume)
-        if known.space_fingerprint != space.fingerprint:
-            raise UsageError(
-                f"sweep {resume} searched another version of space {space.name} ({known.space_fingerprint}, now "
-                f"{space.fingerprint}); start a new sweep, it reuses what still holds"
-            )
         if known.definition_id != definition_id:
             raise UsageError(
                 f"sweep {resume} is about another version of definition {definition['name']} than the one in "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from db.records import SweepRecord
 from db.store import Store
 from search_spaces import SearchSpace, SpaceFamily
 from search_spaces.inputs.generator import RECORDED
@@ -324,6 +325,21 @@ def settings_of(store: Store, sweep_id: int, given: SweepSettings) -> SweepSetti
     here = {"db": given.db, "cache_dir": given.cache_dir, "ray_address": given.ray_address}
     moved = {key: value for key in ("dataset", "space") if (value := getattr(given, key)) is not None}
     return SweepSettings(**{**stored, **here, **moved})
+
+
+def same_space(sweep: SweepRecord, space: SearchSpace) -> SearchSpace:
+    """The space that a sweep searched, under the name that its folder had then.
+
+    Raises:
+        UsageError: It has changed since.
+    """
+    named = replace(space, name=sweep.space)
+    if named.fingerprint != sweep.space_fingerprint:
+        raise UsageError(
+            f"sweep {sweep.id} searched another version of space {named.name} ({sweep.space_fingerprint}, now "
+            f"{named.fingerprint}); bring that version back, or start a new sweep, which reuses what still holds"
+        )
+    return named
 
 
 CHANGEABLE = frozenset((

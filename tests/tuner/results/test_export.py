@@ -8,8 +8,9 @@ import pytest
 from db.records import StoredBuild, SweepRecord, TrialRecord, WinnerRecord, WinnerWorkload
 from db.store import Store
 from tests.tuner import toy
-from tuner.errors import NothingFoundError
-from tuner.results.export import ExportRefusedError, export_winners, newest_finished
+from tuner.commands.bench import run_bench
+from tuner.errors import NothingFoundError, UsageError
+from tuner.results.export import ExportRefusedError, export_solution, export_winners, newest_finished
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve
 from workers.fib import adapter as fib
@@ -98,7 +99,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path):
-    with Store.open("sqlite://") as store:
+    with Store.open(f"sqlite:///{tmp_path}/results.db") as store:
         yield Place(tmp_path, store)
 
 
@@ -197,3 +198,14 @@ def test_what_is_exported_without_an_id_is_the_newest_sweep_that_is_done(place):
     assert newest_finished(place.store) == newest_finished(place.store, "a", HERE.hardware) == place.sweep
     with pytest.raises(NothingFoundError, match="for a on NVIDIA H200"):
         newest_finished(place.store, "a", "NVIDIA H200")
+
+
+def test_winners_of_other_sources_are_neither_exported_nor_measured_as_the_best(place, tmp_path):
+    """The sweep searched sources that the folder does not hold any more: its figures are not of what is there now."""
+    place.export(Workers())
+    of = {"db": f"sqlite:///{tmp_path}/results.db", "dataset": tmp_path / "d", "space": str(tmp_path / "k")}
+    with pytest.raises(UsageError, match=r"sweep 1 searched another version of space k \(src, now \w+\)"):
+        export_solution(place.sweep, out=tmp_path / "again", **of)
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(UsageError, match="another version"):
+        run_bench(SweepSettings(definition="a", target="cpu", **of), ["best", "default"], 6)
