@@ -286,7 +286,8 @@ class Judge:
         the variant ``ahead``.
         """
         self._send("phase", Phase(PhaseKind.PREPARE, uuid))
-        resident = self._residents.get(uuid)
+        with self._state.evaluators():  # it may have to be made now
+            resident = self._residents.get(uuid)
         if resident.degenerate:
             return failed(resident, Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate), job.method)
         candidate.writes = candidate.is_reference and bool(resident.wrote)
@@ -428,8 +429,10 @@ class Judge:
                 uncaptured,
             )
             for index, uuid in enumerate(job.workloads):
+                with self._state.evaluators():
+                    wrote = bool(self._residents.get(uuid).wrote)
                 for candidate in candidates.values():
-                    candidate.writes = candidate.is_reference and bool(self._residents.get(uuid).wrote)
+                    candidate.writes = candidate.is_reference and wrote
                 comparer.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:

@@ -66,9 +66,8 @@ def watch() -> Look:
         used |= _names(function.__code__)
     wanted = {owner: set(names.split()) for owner, names in _WATCHED.items()}
     for owner in ("torch", "torch.Tensor"):
-        wanted[owner] = wanted.get(owner, set()) | {
-            name for name in used if callable(getattr(_resolve(owner), name, 0))
-        }
+        found = _resolve(owner)
+        wanted[owner] = wanted.get(owner, set()) | {name for name in used if callable(getattr(found, name, 0))}
     for owner in _WATCHED_WHOLLY:
         wanted[owner] = {name for name, value in vars(_resolve(owner)).items() if callable(value)}
     for owner, names in wanted.items():

@@ -3,7 +3,12 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from tests.tuner import toy
+from workers.fib import made_workloads
+from workers.fib.dataset import Dataset
 from workers.records import ComparisonJob, EvaluationJob, Method, Status
 
 QUICK = Method(warmup_s=0.0, min_samples=3, max_samples=6, budget_s=0.5, cold_cache=False)
@@ -160,6 +165,31 @@ def test_variant_that_is_loaded_ahead_does_not_change_the_present_one(bench, mak
     job = EvaluationJob(built[0], bench.workloads, QUICK)
     assert bench.evaluator.evaluate(job, first, second).status is Status.PASSED
     assert bench.evaluator.evaluate(EvaluationJob(built[1], bench.workloads, QUICK), second).status is Status.PASSED
+
+
+def test_workload_that_is_made_in_a_candidates_turn_is_made_under_our_settings(bench, tmp_path):
+    """As after a crash. A kernel that sets a default device, as many for GPUs do, would lose its worker then."""
+    from workers.build.builder import VariantBuilder
+    from workers.judge.evaluator import VariantEvaluator
+    from workers.records import Deadlines, Variant
+
+    blob = {"type": "safetensors", "path": "x.safetensors", "tensor_key": "x"}
+    folder = toy.dataset(tmp_path, [{"n": 100}], inputs={"x": blob})
+    save_file({"x": torch.rand(100, 64)}, folder / "x.safetensors")
+    problem = made_workloads.mixed(Dataset(folder).problem("a"), {"recorded": 1.0}, (30,), "n", None)
+    builder = VariantBuilder(problem.definition, "cpu", str(bench.cache_dir))
+    evaluator = VariantEvaluator(problem, "cpu", str(bench.cache_dir), Deadlines())
+    right = f"import torch\n\n{CHANGES['default device']}\n\n\ndef run(x, y):\n    torch.add(x, 1, out=y)\n"
+    try:
+        found = []
+        for source in ("import os\n\n\ndef run(x, y):\n    os._exit(1)\n", right):
+            variant = Variant("toy", "a", {"main.py": source}, "main.py::run", "python", "cpu")
+            variant = variant.built(builder.build(variant).artifact)
+            found.append(evaluator.evaluate(EvaluationJob(variant, ("n=30~recorded",), QUICK)))
+        assert [e.status for e in found] == [Status.CRASHED, Status.PASSED], found[-1].message
+    finally:
+        evaluator.close()
+        builder.close()
 
 
 def test_one_that_cannot_be_put_back_is_left_out_of_a_comparison(bench, make):
