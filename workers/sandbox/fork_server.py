@@ -5,7 +5,8 @@ the parent's end of the control socket closes, even if the parent was killed wit
 first, the kernel sends SIGKILL to its children.
 
 Requests and answers on the control socket are single datagrams:
-``fork`` with two file descriptors (channel, log) and a pickled ForkRequest -> the child's pid;
+``fork`` with three file descriptors (channel, log, and a file with a pickled ForkRequest, which may be larger than a
+datagram) -> the child's pid;
 ``reap`` with a pid -> kills its remaining descendants, waits for it, answers the raw wait status.
 
 Source: the idea of forking from a process that has loaded everything is that of Android's zygote and CPython's
@@ -66,7 +67,7 @@ def main(control_fd: int, preload: list[str]) -> None:
         os._exit(0)
     while True:
         try:
-            data, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE_BYTES, 2)
+            data, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE_BYTES, 3)
         except OSError:
             data, fds = b"", []
         if not data:
@@ -74,7 +75,7 @@ def main(control_fd: int, preload: list[str]) -> None:
             os._exit(0)
         kind, payload = pickle.loads(data)
         if kind == "fork":
-            pid = _fork(control, libc, payload, fds)
+            pid = _fork(control, libc, fds)
             control.send(pickle.dumps(("pid", pid)))
         else:
             kill_descendants(os.getpid())
@@ -96,7 +97,7 @@ def _preload(modules: list[str]) -> dict[str, str]:
     return failures
 
 
-def _fork(control: socket.socket, libc: ctypes.CDLL, request: ForkRequest, fds: list[int]) -> int:
+def _fork(control: socket.socket, libc: ctypes.CDLL, fds: list[int]) -> int:
     server = os.getpid()
     pid = os.fork()
     if pid:
@@ -109,6 +110,9 @@ def _fork(control: socket.socket, libc: ctypes.CDLL, request: ForkRequest, fds: 
             os._exit(1)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         control.close()
+        with open(fds.pop(), "rb") as file:
+            file.seek(0)
+            request = pickle.load(file)
         _become(request, *fds)
         from workers.sandbox import child
 

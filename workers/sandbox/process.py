@@ -204,12 +204,16 @@ class ChildProcess:
         # A candidate may have killed the fork server too; the kernel has then killed the child.
         with contextlib.suppress(WorkerError):
             status = int(self._ask("reap", pid)[1])
+        self._close_child()
+        return status
+
+    def _close_child(self) -> None:
+        """Close the channel and the log of a child that has ended; what it printed last is kept."""
         if self._connection:
             self._connection.close()
         if self._log:
             self._log.drain()
             os.close(self._log.fd)
-        return status
 
     def close(self) -> None:
         """End the child and the fork server."""
@@ -233,7 +237,13 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         log_read, log_write = os.pipe()
         try:
-            _, self._pid = self._ask("fork", self._request, [theirs.fileno(), log_write])
+            with os.fdopen(os.memfd_create("request"), "wb") as request:
+                pickle.dump(self._request, request)
+                request.flush()
+                _, self._pid = self._ask("fork", None, [theirs.fileno(), log_write, request.fileno()])
+        except BaseException:
+            os.close(log_read)
+            raise
         finally:
             theirs.close()
             os.close(log_write)
@@ -277,6 +287,8 @@ class ChildProcess:
         self._control.close()
         self._template.kill()
         code = self._template.wait()
+        if self._pid is not None:
+            self._close_child()
         self._template = self._control = self._pid = None
         return WorkerError(f"the worker's fork server ended (exit {code}{f', {error}' if error else ''})")
 

@@ -87,6 +87,16 @@ def call(child, method, *args, phase=LOAD, **more):
     return child.call(method, *args, limits_s=LIMITS_S, phase=phase, **more)
 
 
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_arguments_may_be_larger_than_a_message(handler_path, size):
+    """A problem with some hundred workloads is: its fork server died of it."""
+    large = ChildProcess(ForkRequest("toy_handler:Handler", ("x" * size,)))
+    try:
+        assert call(large, "greet")[0] == "x" * size
+    finally:
+        large.close()
+
+
 def test_result_and_reuse(child):
     assert call(child, "greet")[0] == "hello"
     pid = child.pid
