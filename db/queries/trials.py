@@ -131,6 +131,23 @@ class Trials:
         )
         return [TrialPoint(*row) for row in self._db.rows(query)]
 
+    def workloads(self, sweep_id: int) -> set[tuple[str, str, str | None, str | None]]:
+        """What a sweep's trials ran on: regime, state, and a workload's uuid and content, both None if it ran on none.
+
+        A content is empty if it is not known.
+        """
+        link, workload = schema.trial_measurement, schema.workload
+        query = (
+            select(_trial.c.regime, _trial.c.state, workload.c.uuid, workload.c.content)
+            .distinct()
+            .select_from(_trial)
+            .outerjoin(link, link.c.trial_id == _trial.c.id)
+            .outerjoin(_measurement, _measurement.c.id == link.c.measurement_id)
+            .outerjoin(workload, workload.c.id == _measurement.c.workload_id)
+            .where(_trial.c.sweep_id == sweep_id)
+        )
+        return {tuple(row) for row in self._db.rows(query)}
+
     def failures(self, sweep_id: int, *, not_failures: Collection[str]) -> list[FailureCount]:
         """Trials of a sweep counted by state and reason, without those in ``not_failures``; in order of the first."""
         first = func.min(_trial.c.number)

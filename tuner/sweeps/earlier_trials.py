@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from db.records import TrialRecord
 from search_spaces import Config
+from tuner.errors import UsageError
+from tuner.sweeps.regimes import Regime
 from workers.records import OF_THE_MACHINE, Status
 
 
@@ -34,3 +36,38 @@ class EarlierTrials:
             again.setdefault(record.regime, []).append(dict(record.config))
         done = tuple(r for r in newest.values() if r not in failed)
         return cls(done, again, 1 + max((r.number for r in newest.values()), default=-1))
+
+
+def check_workloads(
+    sweep_id: int,
+    ran: Collection[tuple[str, str, str | None, str | None]],
+    regimes: Iterable[Regime],
+    contents: Mapping[str, str],
+) -> None:
+    """Refuse to go on with a sweep whose earlier trials ran on other workloads: their values mean something else.
+
+    Args:
+        sweep_id: The sweep.
+        ran: What its trials ran on, from :meth:`db.queries.trials.Trials.workloads`.
+        regimes: With today's workloads.
+        contents: Workload uuid -> digest of its inputs today.
+
+    Raises:
+        UsageError: A workload has gone, come, or has other inputs.
+    """
+    workloads = {r.name: r.workloads for r in regimes}
+    for regime, _, uuid, content in sorted(ran, key=str):
+        if regime not in workloads or (uuid is not None and uuid not in workloads[regime]):
+            what = "regime " + regime if uuid is None else f"workload {uuid} of regime {regime}"
+            raise UsageError(_changed(sweep_id, f"{what}, which is not there now"))
+        if content and content != contents[str(uuid)]:
+            raise UsageError(_changed(sweep_id, f"workload {uuid} with other inputs than it has now"))
+    passed = {(regime, uuid) for regime, state, uuid, _ in ran if state == Status.PASSED}
+    for regime in sorted({regime for regime, _ in passed}):
+        for uuid in workloads[regime]:
+            if (regime, uuid) not in passed:
+                raise UsageError(_changed(sweep_id, f"regime {regime} without workload {uuid}, which is there now"))
+
+
+def _changed(sweep_id: int, what: str) -> str:
+    return f"sweep {sweep_id} measured {what}; start a new sweep, it reuses what still holds"

@@ -26,6 +26,7 @@ from tuner.results.export import Export, export_winners, winners_table
 from tuner.results.trace_folder import TraceFolder
 from tuner.search import related_sweeps
 from tuner.settings import SweepSettings
+from tuner.sweeps.earlier_trials import check_workloads
 from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.objective import Objective
@@ -176,7 +177,7 @@ def run_sweep(
             setup = judgeable(setup, runner, say)
             sizes = setup.sizes(space.size_axis)
             regimes = setup.regimes(space.size_axis)
-            sweep_id = _register(store, setup, space, runner, resume, ticket)
+            sweep_id = _register(store, setup, space, regimes, runner, resume, ticket)
             with _recorded_end(store, sweep_id):
                 _measure_rates(store, sweep_id, runner, view)
                 shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
@@ -254,17 +255,25 @@ def _shown(url: str) -> str:
 
 
 def _register(
-    store: Store, setup: Setup, space: SearchSpace, runner: Runner, resume: int | None, ticket: str | None
+    store: Store,
+    setup: Setup,
+    space: SearchSpace,
+    regimes: tuple[Regime, ...],
+    runner: Runner,
+    resume: int | None,
+    ticket: str | None,
 ) -> int:
     """Register the sweep and what it refers to, and claim it for this process."""
     owner = f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
     settings, definition = setup.settings, setup.problem.definition
     environment_id = store.catalog.register_environment(runner.environment())
     definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
+    contents = {w["uuid"]: setup.problem.content(w["uuid"]) for w in setup.problem.workloads}
+    if resume is not None:
+        check_workloads(resume, store.trials.workloads(resume), regimes, contents)
     for workload in setup.problem.workloads:
-        uuid, root = workload["uuid"], str(setup.dataset.root)
-        content, profile = setup.problem.content(uuid), profile_of(workload)
-        store.catalog.register_workload(definition_id, uuid, workload["axes"], root, content, profile)
+        uuid, root, profile = workload["uuid"], str(setup.dataset.root), profile_of(workload)
+        store.catalog.register_workload(definition_id, uuid, workload["axes"], root, contents[uuid], profile)
     space_id = store.catalog.register_space(space.name, space.target, space.fingerprint)
     if resume is not None:
         known = store.sweeps.get(resume)
