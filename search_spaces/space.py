@@ -125,16 +125,16 @@ class SearchSpace:
     def at(self, sizes: Collection[int]) -> SearchSpace:
         """This space where the size axis has these sizes.
 
-        The default is that of the row that holds most of them. Constraints that read the size axis hold for all of
-        them; starts that break one are left out.
+        The default is that of the row of :attr:`default_table` that holds most of them. Constraints that read the size
+        axis hold for all of them; starts that break one are left out.
 
         Raises:
             SpaceError: The default breaks a constraint there.
         """
         if not sizes:
             return self
-        rows = self.defaults or (Start(self.default),)
-        default = max(rows, key=lambda row: sum(row.suits([size]) for size in sizes)).config
+        rows = [row_of(self.default_table, size) for size in sorted(sizes)]
+        _, default = max(rows, key=rows.count)
         constraints = tuple(c.at(self.size_axis, sizes) for c in self.constraints)
         if constraints == self.constraints:
             return self if default == self.default else replace(self, default=default)
@@ -152,6 +152,18 @@ class SearchSpace:
         if not table or table[-1][0] is not None:
             table.append((None, self.default))
         return table
+
+    def by_axis(self, axis: str) -> SearchSpace:
+        """This space where a Solution chooses by another axis.
+
+        Raises:
+            SpaceError: The default or a constraint goes by the space's own.
+        """
+        sized = [c for c in self.constraints if c.at(self.size_axis, [1]) is not c]
+        if sized or self.defaults:
+            what = f"its constraint {sized[0].reason!r}" if sized else "its default"
+            raise SpaceError(f"size axis {axis!r}: space {self.name!r} goes by {self.size_axis!r}, as {what} does")
+        return replace(self, size_axis=axis)
 
     @cached_property
     def by_name(self) -> dict[str, Parameter]:
@@ -253,6 +265,11 @@ class SearchSpace:
     def variant_sources(self, config: Mapping[str, Any]) -> dict[str, str]:
         """The Solution's sources for one config."""
         return self.render([(None, config)])
+
+
+def row_of(table: Sequence[tuple[int | None, Config]], size: int) -> tuple[int | None, Config]:
+    """The row of a dispatch table that holds a size, as the generated ``select`` finds it."""
+    return next(row for row in table if row[0] is None or size <= row[0])
 
 
 _CONFIG_TEMPLATE = '''\

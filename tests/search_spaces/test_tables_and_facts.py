@@ -34,6 +34,17 @@ def test_each_size_has_the_default_that_runs_today(tmp_path):
     assert config_variant("a", table, {"step": 2}) == config_variant("a", table.at([100]), {"step": 2})
 
 
+@pytest.mark.parametrize("sizes", [([0, 64], [128, None]), ([128, None], [0, 64]), ([50, 200], [0, 100])])
+def test_rows_with_gaps_or_overlaps_mean_the_same_to_a_regime_and_to_a_table(tmp_path, sizes):
+    """The sweep compared with one row, ``tuner bench default`` with another."""
+    rows = [{"config": {"step": step}, "sizes": held} for step, held in zip((1, 2), sizes, strict=True)]
+    made = space(tmp_path, default=rows, size_axis="n")
+    scope: dict = {}
+    exec(made.render(made.default_table)["config.py"], scope)
+    for size in (1, 60, 64, 65, 100, 101, 150, 201, 5000):
+        assert made.at([size]).default == scope["select"](size), size
+
+
 def test_one_default_serves_all_sizes(tmp_path):
     plain = space(tmp_path, default={"step": 2}, size_axis="n")
     assert plain.at([1, 5000]) is plain

@@ -22,7 +22,7 @@ from search_spaces.dataset import PATH as PACKAGED
 from search_spaces.emulated_case import EmulatedCase
 from search_spaces.registry import family, for_definition, space_for
 from search_spaces.sample_spread import spread
-from search_spaces.space import SearchSpace, SpaceFamily
+from search_spaces.space import SearchSpace, SpaceFamily, row_of
 from tuner import errors
 from tuner.commands.compile import VariantResults, definition_for
 from tuner.errors import NothingFoundError, UsageError
@@ -222,7 +222,7 @@ def of_solution(file: SolutionFile, maker: SpaceFamily, space: SearchSpace, defi
         sources |= {name: space.render(file.table)[name] for name in space.generated_files}
     by_size: list[EmulatedCase] = []
     for number, case in enumerate(maker.emulated_cases(space, space.default)):
-        config = next(c for bound, c in file.table if bound is None or case.size <= bound)
+        _, config = row_of(file.table, case.size)
         by_size.append(maker.emulated_cases(space, config)[number])
     return Subject(file.name, None, sources, by_size)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from db.records import WinnerRecord, WinnerWorkload
 from search_spaces import Config
+from search_spaces.space import row_of
 
 NEAREST_LIMIT = 4.0
 """Largest factor between a size and the nearest measured one for which that one's config is used."""
@@ -51,21 +52,24 @@ def choose(winners: Sequence[WinnerRecord], size: int, limit: float = NEAREST_LI
     return winners[min(near)[2]] if near else None
 
 
-def dispatch_table(winners: Sequence[WinnerRecord], default: Config | None = None) -> list[tuple[int | None, Config]]:
+def dispatch_table(
+    winners: Sequence[WinnerRecord], default: Sequence[tuple[int | None, Config]] | None = None
+) -> list[tuple[int | None, Config]]:
     """Rows for :meth:`SearchSpace.render`: largest size and config, neighbours with the same config merged.
 
     Args:
         winners: Of one sweep, with the axes of their workloads.
-        default: For sizes that :func:`choose` has no winner for; None where the default is known to fail: they take the
-            nearest winner, however far it is.
+        default: Rows for sizes that :func:`choose` has no winner for; None where the default is known to fail: they
+            take the nearest winner, however far it is.
     """
     limit = math.inf if default is None else NEAREST_LIMIT
     rows: list[tuple[int | None, Config]] = []
-    bounds: list[int | None] = [*sorted(set(_turning_points(winners))), None]
+    ends = {*_turning_points(winners), *(bound for bound, _ in default or () if bound is not None)}
+    bounds: list[int | None] = [*sorted(ends), None]
     for bound in bounds:
         size = bound if bound is not None else max((b for b in bounds if b is not None), default=0) + 1
         winner = choose(winners, size, limit)
-        config = dict(winner.config) if winner is not None else dict(default or {})
+        config = dict(winner.config if winner is not None else row_of(default or [(None, {})], size)[1])
         if rows and rows[-1][1] == config:
             rows.pop()
         rows.append((bound, config))

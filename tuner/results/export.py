@@ -153,7 +153,7 @@ def winners_table(
             f"{space.size_axis or 'none'}; sweep again, or set its size_axis back"
         )
     passes = all(w.default_median_us is not None for w in winners)
-    return dispatch_table(winners, space.default if passes else None)
+    return dispatch_table(winners, space.default_table if passes else None)
 
 
 def _verify(runner: Runner, variant: Variant, setup: Setup, view: Steps) -> Evaluation:

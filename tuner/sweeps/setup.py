@@ -71,7 +71,7 @@ class Setup:
         """The family's space for the definition, with the size axis that the settings name.
 
         Raises:
-            SpaceError: There is no family, or it does not fit.
+            SpaceError: There is no family, it does not fit, or it goes by another axis than the named one.
             UsageError: The named axis is not one that a Solution of the space could dispatch by.
         """
         space = self.family().space(self.problem.definition, self.target)
@@ -88,11 +88,11 @@ class Setup:
                 f"size axis {axis!r}: space {space.name!r} calls select() without a size, so its Solution would take "
                 f"the config of the smallest size for all; write select(SIZE), or name no size axis"
             )
-        if axis == space.size_axis:
+        if axis is None or axis == space.size_axis:
             return space
         if len(space.generated_files) > 1:
             raise UsageError(f"size axis {axis!r}: a Solution in {space.language} holds one config for all sizes")
-        return replace(space, size_axis=axis)
+        return space.by_axis(axis)
 
     def timed_as(self, space: SearchSpace) -> Setup:
         """This setup with the mode that the space asks for, unless the settings name one."""

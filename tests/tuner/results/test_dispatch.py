@@ -7,13 +7,14 @@ import pytest
 
 from db.records import WinnerRecord, WinnerWorkload
 from search_spaces.parameters import Parameter, SpaceError
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, Start
 from tuner.errors import NothingFoundError, UsageError
 from tuner.results.dispatch import NEAREST_LIMIT, choose, dispatch_table
 from tuner.results.export import winners_table
 from tuner.sweeps.regimes import split
 
 DEFAULT = {"tile": 0}
+TODAY = [(None, DEFAULT)]
 
 
 def winner(tile: int, low: int | None, high: int | None, *sizes: int, axis: str | None = "n") -> WinnerRecord:
@@ -39,7 +40,7 @@ def space(size_axis: str | None = "n") -> SearchSpace:
 
 def test_bounds_are_where_regimes_end_and_where_the_measured_sizes_are_too_far():
     winners = [winner(1, 0, 16, 8), winner(2, 17, 256, 20, 200), winner(3, 257, None, 300)]
-    assert dispatch_table(winners, DEFAULT) == [
+    assert dispatch_table(winners, TODAY) == [
         (16, {"tile": 1}),
         (256, {"tile": 2}),
         (1200, {"tile": 3}),
@@ -49,24 +50,24 @@ def test_bounds_are_where_regimes_end_and_where_the_measured_sizes_are_too_far()
 
 def test_below_the_first_regime_the_default_holds_too():
     """The only workload has 300 rows: at 8 rows nobody knows the winner to work."""
-    assert dispatch_table([winner(1, 257, None, 300)], DEFAULT) == [(74, DEFAULT), (1200, {"tile": 1}), (None, DEFAULT)]
+    assert dispatch_table([winner(1, 257, None, 300)], TODAY) == [(74, DEFAULT), (1200, {"tile": 1}), (None, DEFAULT)]
 
 
 def test_between_regimes_without_workloads_the_nearest_measured_size_decides():
     winners = [winner(1, 0, 16, 10), winner(2, 257, None, 1000)]
-    assert dispatch_table(winners, DEFAULT) == [
+    assert dispatch_table(winners, TODAY) == [
         (40, {"tile": 1}), (249, DEFAULT), (4000, {"tile": 2}), (None, DEFAULT)
     ]  # fmt: skip
     # 257 belongs to a regime that was searched, though its only workload is far; 256 belongs to none.
     winners = [winner(1, 0, 16, 10), winner(2, 257, None, 5000)]
-    assert dispatch_table(winners, DEFAULT)[1:3] == [(256, DEFAULT), (20_000, {"tile": 2})]
+    assert dispatch_table(winners, TODAY)[1:3] == [(256, DEFAULT), (20_000, {"tile": 2})]
     winners = [winner(1, 0, 16, 16), winner(2, 33, None, 64)]
-    assert dispatch_table(winners, DEFAULT)[0] == (32, {"tile": 1})  # 32 is twice 16 and half of 64: the smaller one's
+    assert dispatch_table(winners, TODAY)[0] == (32, {"tile": 1})  # 32 is twice 16 and half of 64: the smaller one's
 
 
 def test_neighbours_with_the_same_config_are_one_row():
     winners = [winner(1, 0, 16, 8), winner(1, 17, 256, 20), winner(0, 257, None, 300)]
-    assert dispatch_table(winners, DEFAULT) == [(256, {"tile": 1}), (None, DEFAULT)]
+    assert dispatch_table(winners, TODAY) == [(256, {"tile": 1}), (None, DEFAULT)]
 
 
 def test_a_default_that_fails_is_never_chosen():
@@ -74,9 +75,18 @@ def test_a_default_that_fails_is_never_chosen():
     assert winners_table(winners, space(), 1) == [(100, {"tile": 1}), (None, {"tile": 2})]
 
 
+def test_far_sizes_have_the_default_that_runs_there_today():
+    """Not that of the first row, which may not even fit there."""
+    today = replace(
+        space(), defaults=(Start({"tile": 0}, 0, 50), Start({"tile": 3}, 51, 5000), Start({"tile": 2}, 5001))
+    )
+    table = winners_table([winner(1, 65, None, 100)], today, 1)
+    assert table == [(24, {"tile": 0}), (400, {"tile": 1}), (5000, {"tile": 3}), (None, {"tile": 2})]
+
+
 def test_without_a_size_axis_one_config_serves_all_sizes():
     (regime,) = split({"a": None, "b": None})
-    assert dispatch_table([winner(2, regime.low, regime.bound, axis=None)], DEFAULT) == [(None, {"tile": 2})]
+    assert dispatch_table([winner(2, regime.low, regime.bound, axis=None)], TODAY) == [(None, {"tile": 2})]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -87,7 +97,7 @@ def test_the_table_says_what_the_lookup_says_at_every_size(seed):
     winners = [
         winner(rng.randint(0, 3), r.low, r.bound, *(sizes[w] for w in r.workloads)) for r in split(sizes, bounds)
     ]
-    table = dispatch_table(winners, DEFAULT)
+    table = dispatch_table(winners, TODAY)
     bounds_of = [b for b, _ in table]
     assert bounds_of == [*sorted({b for b in bounds_of if b is not None}), None]
     for size in range(int(max(sizes.values()) * NEAREST_LIMIT) + 10):

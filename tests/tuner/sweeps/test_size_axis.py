@@ -2,6 +2,7 @@
 
 import pytest
 
+from search_spaces import SpaceError
 from tests.tuner import toy
 from tuner.errors import UsageError
 from tuner.settings import load
@@ -56,6 +57,21 @@ def test_without_an_axis_there_is_one_config_and_it_is_said_before_the_first_tri
 
 def test_a_flag_gives_an_axis_to_a_space_that_names_none(tmp_path):
     assert set(regimes(setup(tmp_path, TWO, flag="cols"))) == {"0-16", "17-256", "257+"}
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"constraints": [{"expression": "step < sizes.cols", "reason": "too wide"}]}, "constraint 'too wide' does"),
+        ({"default": [{"config": {"step": 1}, "sizes": [0, 8]}, {"config": {"step": 2}}]}, "its default does"),
+    ],
+)
+def test_another_axis_than_the_one_that_the_space_goes_by_is_refused(own, said, tmp_path):
+    """The constraint was never applied, and rows of the default were chosen by sizes along the other axis."""
+    made = setup(tmp_path, TWO, "cols", flag="rows")
+    toy.kernel(tmp_path / "k", size="x.shape[0]", size_axis="cols", **own)
+    with pytest.raises(SpaceError, match=f"size axis 'rows': space 'k' goes by 'cols', as .*{said}"):
+        made.space()
 
 
 @pytest.mark.parametrize(
