@@ -75,7 +75,7 @@ def _same(output: Any, choices: Sequence[Choice]) -> bool:
     if sum(c.indices.numel() for c in choices) != output.numel():
         return False
     found = torch.cat([c.indices.reshape(-1) for c in choices])
-    return bool((found.to(output.device) == output.reshape(-1)).all())
+    return bool((found == output.reshape(-1)).all())
 
 
 def _stacked(choices: Sequence[Choice], output: Any) -> Choice:

@@ -218,6 +218,8 @@ class _Watch(TorchFunctionMode):
         indices = result if isinstance(result, torch.Tensor) else getattr(result, "indices", None)
         if not isinstance(given, torch.Tensor) or indices is None or indices.is_floating_point():
             return None
+        if self._inputs:  # a reference may select on the host; candidates are compared where the inputs are
+            given, indices = given.to(self._inputs[0].device), indices.to(self._inputs[0].device)
         if func in _BEST and isinstance(result, torch.Tensor) and func.__name__ in ("max", "min"):
             return None
         if func in _DRAW:

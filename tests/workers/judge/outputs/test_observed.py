@@ -31,7 +31,7 @@ class Case:
             "reference": f"import torch\n\n\ndef run(x):\n{reference}",
         }
         self.x = x
-        self.seen = observe(fib.definition_model(document), [x], "cpu")
+        self.seen = observe(fib.definition_model(document), [x], "cuda:0" if x.is_cuda else "cpu")
         self.truths = truths_of(rules_for(document), self.seen, [x])
 
     def status(self, *outputs: torch.Tensor) -> Status:
@@ -75,6 +75,16 @@ def test_written_elements_beside_unwritten_ones_have_the_allowance_of_all():
     assert verdict.max_rel_error > 0
     near[2, at] += 2 * case.truths[0].atol[2].item()
     assert case.status(near) is WRONG
+
+
+@pytest.mark.gpu
+def test_selection_on_the_host_is_observed_on_a_gpu():
+    """Its scores would be on the host, and the outputs on the GPU."""
+    x = randn(8, 64).cuda()
+    case = Case("    return x.cpu().argmax(-1)\n", x, shape=["a0"], index="int64")
+    assert case.truths[0].choice is not None
+    assert case.status(x.argmax(-1)) is Status.PASSED
+    assert case.status((x.argmax(-1) + 1) % 64) is WRONG
 
 
 def test_output_that_is_nowhere_written_is_no_evidence():
