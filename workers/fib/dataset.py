@@ -151,6 +151,7 @@ class Dataset:
                 ambiguous[name] = str(error)
                 continue
             self.definitions[name], self._files[name] = document, path
+            ambiguous.pop(name, None)  # a third one is called by the name
         for name, why in ambiguous.items():
             self._broken[name] = why
             del self.definitions[name], self._files[name]

@@ -187,10 +187,10 @@ def files_of_another_system(folder):
 
 
 def copies_beside(folder):
-    """What "duplicate" in a file manager leaves, edited since."""
+    """What "duplicate" in a file manager leaves, each edited since."""
     for path in [*folder.rglob("scale_add_d64.json"), *folder.rglob("scale_add_d64.jsonl")]:
         for name in (f"{path.stem} copy", f"Copy of {path.stem}"):
-            (path.parent / f"{name}{path.suffix}").write_text(path.read_text().replace('"toy"', '"old"'))
+            (path.parent / f"{name}{path.suffix}").write_text(path.read_text().replace('"toy"', f'"old_{len(name)}"'))
 
 
 def byte_order_marks(folder):
