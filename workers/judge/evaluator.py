@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -392,6 +394,8 @@ class VariantEvaluator:
         )
 
     def _folder(self, digest: str, packed: bytes | None) -> Path:
+        with contextlib.suppress(OSError):
+            os.utime(self._scratch)  # what is not touched for a day is taken for a dead process's
         entry = self._cache.get(digest)
         if entry is None and packed is not None:
             entry = self._cache.unpack(digest, packed)

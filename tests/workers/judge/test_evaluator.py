@@ -1,10 +1,12 @@
 """Candidates are judged rightly; every way to misbehave has its own status and does not touch the next candidate."""
 
+import os
 from dataclasses import replace
 
 import psutil
 import pytest
 
+from workers.build.artifact_cache import ArtifactCache
 from workers.errors import ArtifactMissingError, CacheFullError, DatasetError
 from workers.judge.evaluator import VariantEvaluator
 from workers.records import BuildResult, ComparisonJob, Deadlines, EvaluationJob, Method, Status
@@ -266,6 +268,15 @@ def test_comparison_blames_the_one_that_broke_the_evaluator(bench, make, body):
         wanted = [broken if e.key == "breaks" else Status.PASSED for e in found]
         assert [e.status for e in found] == wanted, [e.message for e in found]
     assert_good_passes(bench, make)
+
+
+def test_files_of_an_evaluator_that_works_for_days_stay(bench, make):
+    """The cache removes what nobody has touched for a day, as that of a dead process."""
+    assert_good_passes(bench, make)
+    os.utime(bench.evaluator._scratch, (0, 0))
+    assert_good_passes(bench, make)
+    ArtifactCache(bench.cache_dir).evict()
+    assert bench.evaluator._scratch.exists()
 
 
 def test_missing_artifact_is_told(bench, make):
