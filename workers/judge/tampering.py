@@ -39,7 +39,7 @@ _ALSO_LOADED = (
 """Modules of the evaluator that are otherwise imported when they are needed."""
 
 _BY_OTHERS = ("manual_seed",)
-"""Names that libraries replace when they are imported, such as torch._dynamo."""
+"""Names that libraries replace while they are imported: torch._dynamo wraps it."""
 
 Look = Callable[[], str | None]
 """Gives the name of something that was replaced, None if nothing was."""
@@ -78,29 +78,17 @@ def watch() -> Look:
                 remember(place, name, f"{owner}.{name}")
                 if name in place:
                     break
-    held = [(place.get, labels, names, [place.get(n) for n in names]) for place, labels, names in places.values()]
-    how: list[tuple[Any, list[Any]]] = [
-        (operator.attrgetter(part), []) for part in ("__code__", "__defaults__", "__kwdefaults__")
-    ]
-    for of, originals in how:
-        originals.extend(of(function) for _, function in functions)
-    by_label = ([label for label, _ in functions], [function for _, function in functions])
-    return FunctionType(_look.__code__, {}, argdefs=(held, how, by_label, all, map, list, zip, operator.is_))
+    kept: list[Any] = [(place.get, labels, names) for place, labels, names in places.values()]
+    labels, found = [label for label, _ in functions], [function for _, function in functions]
+    kept += [(operator.attrgetter(part), labels, found) for part in ("__code__", "__defaults__", "__kwdefaults__")]
+    kept = [(read, labels, of, [read(one) for one in of]) for read, labels, of in kept]
+    return FunctionType(_look.__code__, {}, argdefs=(kept, all, map, list, zip, operator.is_))
 
 
-def _look(
-    held: Any, how: Any, functions: Any, all_of: Any, each: Any, as_list: Any, pairs: Any, same: Any
-) -> str | None:
+def _look(kept: Any, all_of: Any, each: Any, as_list: Any, pairs: Any, same: Any) -> str | None:
     """The look. It is copied, with all that it uses in its defaults, so that it uses no name."""
-    for get, labels, names, originals in held:
-        now = as_list(each(get, names))
-        if not all_of(each(same, now, originals)):
-            for label, a, b in pairs(labels, now, originals):
-                if a is not b:
-                    return label
-    labels, all_functions = functions
-    for of, originals in how:
-        now = as_list(each(of, all_functions))
+    for read, labels, of, originals in kept:
+        now = as_list(each(read, of))
         if not all_of(each(same, now, originals)):
             for label, a, b in pairs(labels, now, originals):
                 if a is not b:

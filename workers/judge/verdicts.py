@@ -61,8 +61,8 @@ class Verification:
     which: str
 
 
-_CANARY_SHARE = 0.25
-"""Share of the later measurements of a variant at which the canary is asked."""
+_KNOWN_WRONG_SHARE = 0.25
+"""Share of the later measurements of a variant at which outputs that are known to be wrong are compared too."""
 
 _RIGHT = check.Known(Verdict(Status.PASSED))
 
@@ -87,8 +87,8 @@ class Verdicts:
         self._residents = residents
         self._state = state
         self.replaced = watch()
-        self._canary = _Canary(device.name)
-        self._asks_canary = True
+        self._known_wrong = _KnownWrong(device.name)
+        self._was_asked = False
         self._random = random.SystemRandom().random
         self._own_threads = _threads()
         self.load_again: Callable[[], None] | None = None
@@ -97,7 +97,7 @@ class Verdicts:
     def forget(self) -> None:
         """Drop everything that belongs to the present variant."""
         self.load_again = self._begun = None
-        self._asks_canary = True
+        self._was_asked = False
 
     def first_check(self, candidate: Candidate, resident: Resident) -> Verdict:
         """Check a first run on poisoned outputs. A later run is checked again, and the inputs with it; if this check
@@ -221,9 +221,9 @@ class Verdicts:
             return Verdict(Status.TAMPERED, tampered(part))
         found = verdict()
         # It costs a look at the device: at the first measurement of a variant, and at some of the others.
-        asks, self._asks_canary = self._asks_canary or self._random() < _CANARY_SHARE, False
+        asks, self._was_asked = not self._was_asked or self._random() < _KNOWN_WRONG_SHARE, True
         with self._state.evaluators():
-            if asks and found.status is Status.PASSED and self._canary.is_dead():
+            if asks and found.status is Status.PASSED and self._known_wrong.would_pass():
                 return Verdict(Status.TAMPERED, tampered("operators of torch, so that wrong numbers would pass"))
         return found
 
@@ -235,8 +235,8 @@ class Verdicts:
         return Verdict(Status.INPUTS_MODIFIED, "the candidate wrote to its inputs")
 
 
-class _Canary:
-    """Wrong outputs that every comparison has to find."""
+class _KnownWrong:
+    """Outputs that are known to be wrong: if a comparison accepts them, it says nothing of others."""
 
     def __init__(self, device: str) -> None:
         import torch
@@ -245,8 +245,8 @@ class _Canary:
         self._truths = plain(right)
         self._wrong = [-value for value in right]
 
-    def is_dead(self) -> bool:
-        """Whether one of them passes; waits for the device."""
+    def would_pass(self) -> bool:
+        """Whether a comparison accepts one of them; waits for the device."""
         return not all(wrong for _, wrong, *_ in figures(self._wrong, self._truths).tolist())
 
 

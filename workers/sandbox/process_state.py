@@ -149,6 +149,7 @@ def changed(parts: Sequence[str]) -> str:
 
 
 _OURS = ("default dtype", "default device", "modes", "deterministic algorithms", "gradients", "anomaly detection")
-"""What the evaluator's own tensor work would trip over."""
+"""Parts that would change, or break, the evaluator's own work with tensors."""
 
 _ONE_WAY = ("modes",)
+"""Of these, what a candidate does not get back after the evaluator's work."""
