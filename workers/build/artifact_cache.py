@@ -246,7 +246,7 @@ class ArtifactCache:
 
     def _remove(self, folder: Path) -> None:
         """Delete an entry, renaming it first so that no reader sees half of it."""
-        away = Path(tempfile.mkdtemp(dir=self._staging))
+        away = self.stage()
         with contextlib.suppress(OSError):
             os.rename(folder, away / "removed")
         shutil.rmtree(away, ignore_errors=True)

@@ -243,7 +243,9 @@ class VariantEvaluator:
     def _judge(self, job: EvaluationJob, staged: Staged, ahead: Staged | None) -> tuple[Judgement, list[Measurement]]:
         measurements: list[Measurement] = []
         self._start_process()
-        staged, ahead = self._staged_here(staged), ahead and self._staged_here(ahead)
+        staged, following, ahead = self._staged_here(staged), ahead, None
+        with contextlib.suppress(ArtifactMissingError):  # that is told in its turn
+            ahead = following and self._staged_here(following)
         try:
             judgement, log = self._call(
                 "judge", job, staged, ahead, phase=Phase(PhaseKind.LOAD), on_event=measurements.append
