@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from workers.devices.libraries import package_named
 from workers.devices.targets import target_named
 from workers.errors import CompileError
 from workers.fib import adapter as fib
@@ -139,7 +140,7 @@ def _folders(dependencies: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     libraries: dict[Path, None] = {}
     for name in dependencies:
         try:
-            files = metadata.distribution(re.split(r"[\s<>=!~;\[]", name, maxsplit=1)[0]).files or []
+            files = metadata.distribution(package_named(name)).files or []
         except (metadata.PackageNotFoundError, ValueError):
             continue
         for file in files:

@@ -29,11 +29,16 @@ def imported_names(sources: Mapping[str, str], dependencies: Sequence[str] = ())
     run time are not found.
     """
     own = {Path(path).parts[0].partition(".")[0] for path in sources}
-    found = {re.split(r"[\s<>=!~;\[]", d.strip(), maxsplit=1)[0] for d in dependencies}
+    found = {package_named(dependency) for dependency in dependencies}
     for path, text in sources.items():
         if path.endswith(".py"):
             found |= _imports(text) - own
     return tuple(sorted(found - sys.stdlib_module_names - {""}))
+
+
+def package_named(requirement: str) -> str:
+    """The package's name in a requirement: without version, extras and markers."""
+    return re.split(r"[\s<>=!~;\[]", requirement.strip(), maxsplit=1)[0]
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

@@ -14,13 +14,20 @@ CALLS = (
 
 
 @pytest.fixture
-def judged(bench, make, order, tmp_path, monkeypatch):
-    """Judge a source with another one ahead, in this process: the judgement and everything that was sent."""
+def judge_here(bench, tmp_path, monkeypatch):
+    """A judge in this process that knows the workloads."""
     monkeypatch.setattr(HostDevice, "runs_ahead", True)
-    sent = []
-    judge = Judge(lambda *message: sent.append(message), bench.problem, "cpu", str(tmp_path))
+    judge = Judge(lambda *_: None, bench.problem, "cpu", str(tmp_path))
     for uuid in bench.workloads:
         judge.prepare(uuid)
+    return judge
+
+
+@pytest.fixture
+def judged(bench, make, order, judge_here, monkeypatch):
+    """Judge a source with another one ahead, in this process: the judgement and everything that was sent."""
+    sent = []
+    monkeypatch.setattr(judge_here, "_send", lambda *message: sent.append(message))
 
     def stage(variant):
         return bench.evaluator.stage(variant.built(bench.builder.build(variant).artifact))
@@ -28,7 +35,7 @@ def judged(bench, make, order, tmp_path, monkeypatch):
     def run(source, ahead=CALLS) -> tuple:
         variant, following = make(source, key="present"), make(ahead + "\n", key="next")
         built = bench.builder.build(variant)
-        return judge.judge(order(variant, built, bench.workloads), stage(variant), stage(following)), sent
+        return judge_here.judge(order(variant, built, bench.workloads), stage(variant), stage(following)), sent
 
     return run
 
@@ -54,6 +61,25 @@ def test_check_of_the_following_workload_is_begun_and_judges_it(judged, bench):
         (bench.workloads[0], Status.PASSED),
         (bench.workloads[1], Status.INCORRECT_NUMERICAL),
     ]
+
+
+def test_a_workload_that_has_no_room_beside_what_a_candidate_keeps_is_made_after_it_was_loaded_anew(
+    judged, judge_here, monkeypatch
+):
+    """It was a lost worker, three times: a candidate may keep workspaces of all memory that a workload leaves."""
+    residents, failed = judge_here._residents, []
+    make = residents._make
+
+    def without_room(uuid, may_compute):
+        if not failed:
+            failed.append(uuid)
+            raise MemoryError("no room")
+        return make(uuid, may_compute)
+
+    residents.keep_only("")
+    monkeypatch.setattr(residents, "_make", without_room)
+    judgement, _ = judged(CALLS)
+    assert (judgement.status, len(failed)) == (Status.PASSED, 1), judgement.message
 
 
 def test_what_fails_once_when_begun_has_failed(judged, bench):

@@ -150,10 +150,10 @@ def _why_idle(truth: Truth, random: bool) -> str | None:
 
 
 def _zeros_fail(truth: Truth) -> bool:
-
-    zeros = truth.value.clone().zero_()
+    """Whether zeros are wrong, in all places in which the reference is finite."""
     import torch
 
+    zeros = torch.zeros_like(truth.value)
     special = ~torch.isfinite(truth.value.to(torch.float32))
     zeros[special] = truth.value[special]
     return check.compare([zeros], [replace(truth, idle=None)]).status is not Status.PASSED
