@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 
@@ -28,6 +29,20 @@ class Part:
     read: Callable[[], Any]
     write: Callable[[Any], Any]
     own: bool = True
+
+
+def name_parts() -> dict[str, Part]:
+    """Names that everybody in the process uses. A candidate may add some; what it replaces or removes comes back."""
+    own = [
+        vars(module)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in sys.stdlib_module_names and isinstance(module, ModuleType)
+    ]
+    kinds = (BuiltinFunctionType, FunctionType, type)
+    return {
+        "Python's own functions": _kept([(p, {n: v for n, v in p.items() if isinstance(v, kinds)}) for p in own]),
+        "imported modules": _kept([(sys.modules, dict(sys.modules))]),
+    }
 
 
 def torch_parts() -> dict[str, Part]:
@@ -106,6 +121,19 @@ def process_parts() -> dict[str, Part]:
         "recursion limit": Part(sys.getrecursionlimit, sys.setrecursionlimit),
         "switching of threads": Part(sys.getswitchinterval, sys.setswitchinterval),
     }
+
+
+def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
+    """Namespaces, each with what it keeps. Reading them uses no built-in name, since those may be what was replaced."""
+
+    def replaced() -> list[str]:
+        return [n for place, names in held for n, value in names.items() if n not in place or place[n] is not value]
+
+    def put_back(_: Any) -> None:
+        for place, names in held:
+            place.update(names)
+
+    return Part(replaced, put_back, own=False)
 
 
 class _Same:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workers.errors import ProcessChangedError
-from workers.sandbox.process_parts import cuda_parts, process_parts, torch_parts
+from workers.sandbox.process_parts import cuda_parts, name_parts, process_parts, torch_parts
 
 Values = Mapping[str, Any]
 """Part -> what it is."""
@@ -30,7 +30,8 @@ class ProcessState:
 
     def __init__(self, cuda: bool) -> None:
         of_torch = torch_parts() if "torch" in sys.modules else {}
-        self._parts = of_torch | (cuda_parts() if cuda else {}) | process_parts()
+        # Names first: the others are read and written with functions that a candidate may have replaced.
+        self._parts = name_parts() | of_torch | (cuda_parts() if cuda else {}) | process_parts()
         self._own = [name for name, part in self._parts.items() if part.own]
         self._ours = [name for name in _OURS if name in self._parts]
         self._base = self._read(self._parts)

@@ -33,6 +33,7 @@ FAILING = {
     "build raises": ({"main.py": GOOD, "build.py": "def build(d): return 1 / 0"}, Status.COMPILE_ERROR, "ZeroDivision"),
     "rejected": ({"main.py": GOOD, "build.py": REJECTING}, Status.REJECTED, "spills 512 bytes"),
     "leaves the folder": ({"main.py": GOOD, "../x.py": "x = 1"}, Status.COMPILE_ERROR, "leaves the Solution's folder"),
+    "hides open": ({"main.py": GOOD + "import builtins; builtins.open = None"}, Status.COMPILE_ERROR, "TypeError"),
     "c++ error": ({"main.cpp": "int main( {"}, Status.COMPILE_ERROR, "error:"),
 }
 

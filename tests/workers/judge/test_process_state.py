@@ -37,6 +37,9 @@ CHANGES = {
     "limits": "resource.setrlimit(resource.RLIMIT_NOFILE, (500, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
     "streams": "sys.stdout = sys.stderr = open(os.devnull, 'w')",
     "tracing": "sys.setprofile(lambda *_: None)",
+    "built-in function": "import builtins; builtins.print = None",
+    "function of Python's library": "json.dumps = None; vars(json).pop('loads', None)",
+    "loaded modules": "sys.modules.update(json=None); sys.modules.pop('numpy', None)",
     "CPUs": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
 }
 
@@ -45,13 +48,13 @@ FOR_GOOD = {
     "inference mode": ("setattr(torch, 'mine', torch.inference_mode()) or torch.mine.__enter__()", "inference mode"),
 }
 
-IMPORTS = "import gc, logging, os, random, resource, signal, sys, warnings\nimport numpy as np\nimport torch\n\n"
+IMPORTS = "import gc, json, logging, os, random, resource, signal, sys, warnings\nimport numpy as np\nimport torch\n\n"
 
 
 def probe(note) -> str:
     """Tells what it finds."""
     return IMPORTS + (
-        "import json\n\n\ndef found():\n    from torch.utils import _device\n    return {\n"
+        "\n\ndef found():\n    from torch.utils import _device\n    return {\n"
         "        'threads': torch.get_num_threads(), 'dtype': str(torch.get_default_dtype()),\n"
         "        'device': str(_device.CURRENT_DEVICE), 'modes': torch._C._len_torch_function_stack(),\n"
         "        'deterministic': torch.are_deterministic_algorithms_enabled(), 'grad': torch.is_grad_enabled(),\n"
@@ -62,6 +65,7 @@ def probe(note) -> str:
         "        'disabled': logging.root.manager.disable, 'term': str(signal.getsignal(signal.SIGTERM)),\n"
         "        'gc': gc.isenabled(), 'limit': resource.getrlimit(resource.RLIMIT_NOFILE), 'out': sys.stdout.name,\n"
         "        'profile': str(sys.getprofile()), 'cpus': sorted(os.sched_getaffinity(0)),\n"
+        "        'print': str(print), 'json': str((json.dumps, json.loads)), 'numpy': np is sys.modules['numpy'],\n"
         "        'drawn': [torch.rand(1).item(), random.random(), np.random.rand()],\n    }\n\n\n"
         f"open({str(note)!r}, 'w').write(json.dumps(found()))\n{KERNEL}"
     )
