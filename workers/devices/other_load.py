@@ -38,6 +38,8 @@ class OtherLoad:
     def __init__(self) -> None:
         self._past: deque[_Reading] = deque(maxlen=_KEPT)
         self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
+        # A candidate may narrow the process to some of them, and all readings have to be of the same ones.
+        self._cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         self._recent()
 
     def watch(self) -> Callable[[], dict[str, float]]:
@@ -61,7 +63,7 @@ class OtherLoad:
         wall_s = max(now.at_s - since.at_s, self._tick_s)
         # Each core's counter may be off by one step at either end.
         others_s = (now.busy_s - since.busy_s) - (now.own_s - since.own_s) - 2 * self._tick_s
-        return {"other_cores": round(max(0.0, others_s / wall_s), 2), "cores": len(os.sched_getaffinity(0))}
+        return {"other_cores": round(max(0.0, others_s / wall_s), 2), "cores": len(self._cores)}
 
     def _recent(self) -> _Reading | None:
         """The last reading, or a new one."""
@@ -74,9 +76,8 @@ class OtherLoad:
 
     def _read(self) -> _Reading | None:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
             lines = (line.split() for line in _STAT.read_text().splitlines() if line.startswith("cpu"))
-            ticks = sum(sum(int(fields[1 + c]) for c in _OTHERS) for fields in lines if fields[0] in names)
+            ticks = sum(sum(int(fields[1 + c]) for c in _OTHERS) for fields in lines if fields[0] in self._cores)
             # Where we are niced ourselves, as workers of somebody's Ray cluster are, no column has our time.
             own_s = time.process_time() if os.getpriority(os.PRIO_PROCESS, 0) <= 0 else 0.0
             return _Reading(time.monotonic(), ticks * self._tick_s, own_s)

@@ -36,6 +36,18 @@ def test_others_on_our_cores_count_and_nothing_else(kernel):
     assert seen() == {"other_cores": 1.1, "cores": 2}
 
 
+def test_process_that_was_narrowed_meanwhile_is_watched_on_the_same_cores(kernel, monkeypatch):
+    """A candidate that chose a core gave "up to 49477.8 cores": all seconds since the start of those that it left."""
+    kernel(100.0, cpu0=10, cpu2=5000)
+    load = other_load.OtherLoad()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    kernel(105.0, cpu0=10, cpu2=5000)
+    seen = load.watch()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
+    kernel(110.0, cpu0=15, cpu2=5000)
+    assert seen() == {"other_cores": pytest.approx(1.0, abs=0.01), "cores": 2}
+
+
 def test_short_measurement_is_seen_over_half_a_second(kernel):
     load = other_load.OtherLoad()
     kernel(100.0, cpu0=0, cpu2=0)
