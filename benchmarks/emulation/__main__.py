@@ -3,19 +3,25 @@
     python -m benchmarks.emulation sample --out build/emulated.json
 
 Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``sample`` (a stratified sample: every value of
-every parameter about equally often), ``real`` (the same sample, at the hidden and intermediate size of the main
-definition, two local experts). No GPU; about a minute of a core for a config, half of it compiling.
+every parameter about equally often), ``real`` (such a sample of the space at the hidden and intermediate size of the
+main definition, two local experts). No GPU; about a minute of a core for a config, half of it compiling.
+
+Each record says what it was made of and by: the space's fingerprint, digests of the variant's sources and PTX, the
+seed, the last commit that touched kernels or emulator, and a digest of the emulator and of what it checks (``method``).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +36,15 @@ from workers.emulator.host.launches import compile_mock
 from workers.emulator.judge import judge_sources
 
 TARGET = "sm_100a"
-LADDER = Path(__file__).parent.parent / "h200_moe" / "b200_ladder.json"
+ROOT = Path(__file__).resolve().parents[2]
+LADDER = ROOT / "benchmarks" / "h200_moe" / "b200_ladder.json"
+JUDGED_BY = (
+    "workers/emulator",
+    "search_spaces/emulated_case.py",
+    "search_spaces/moe_fp8_cute/routings.py",
+    "search_spaces/moe_fp8_cute/stages.py",
+)
+"""What a verdict depends on besides the variant."""
 ROOMY = MoeSizes(1024, 512, 64, 4, 3, 8, 4)
 """Small sizes at which every start is valid."""
 SLICE = MoeSizes(7168, 2048, 32, 2, 2, 8, 4)
@@ -63,23 +77,53 @@ def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Con
     return spread(space, count, seed)
 
 
+def digest(texts: Iterable[tuple[str, bytes]]) -> str:
+    """16 hex digits of named contents; the order does not matter."""
+    whole = hashlib.sha256()
+    for name, content in sorted(texts):
+        whole.update(f"\0{name}\0{len(content)}\0".encode() + content)
+    return whole.hexdigest()[:16]
+
+
+def method() -> str:
+    """Digest of the emulator and of what it checks: two verdicts are of one kind only if it is the same."""
+    paths = [p for name in JUDGED_BY for p in [ROOT / name, *(ROOT / name).rglob("*")] if p.suffix in (".py", ".c")]
+    return digest((str(p.relative_to(ROOT)), p.read_bytes()) for p in paths)
+
+
+def commit() -> str:
+    """The last commit that touched kernels or emulator; with a plus sign where files differ from it."""
+    paths = ["search_spaces", "workers/emulator"]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words, "--", *paths], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
+
+
 def judged(space: SearchSpace, configs: list[Config], routings: tuple[Routing, ...]) -> Iterator[dict[str, Any]]:
     """One record a config: its verdicts on the routings, in order up to the first failure."""
+    made_by = {"fingerprint": space.fingerprint, "method": method(), "commit": commit()}
     with tempfile.TemporaryDirectory(prefix="tuner-emulation-") as scratch:
         mock = compile_mock(Path(scratch))
         for number, config in enumerate(configs):
             began = time.perf_counter()
+            folder = Path(scratch) / f"variant_{number}"
             inputs = cases(config, space.sizes, space.target, routings)
-            verdicts = judge_sources(space.variant_sources(config), inputs, Path(scratch) / f"variant_{number}", mock)
+            sources = space.variant_sources(config)
+            verdicts = judge_sources(sources, inputs, folder, mock)
             yield {
                 "hash": space.config_hash(config),
                 "config": config,
-                "fingerprint": space.fingerprint,
+                **made_by,
+                "sources": digest((name, text.encode()) for name, text in sources.items()),
+                "ptx": digest((p.name, p.read_bytes()) for p in (folder / "artifacts").glob("*.ptx")),
                 "status": verdicts[-1].status.value,
                 "passed": verdicts[-1].is_passed and len(verdicts) == len(inputs),
                 "cases": [v.document() for v in verdicts],
                 "wall_s": round(time.perf_counter() - began, 1),
             }
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
@@ -92,11 +136,15 @@ def main() -> None:
     sizes, routings = SETS[arguments.set]
     space = space_of(sizes)
     records = json.loads(arguments.out.read_text())["variants"] if arguments.out.is_file() else []
-    done = {r["hash"] for r in records if r["fingerprint"] == space.fingerprint and r["set"] == arguments.set}
+    now = (arguments.set, space.fingerprint, method())
+    done = {r["hash"] for r in records if (r["set"], r["fingerprint"], r["method"]) == now}
     configs = configs_of(arguments.set, space, arguments.count, arguments.seed)
     for record in judged(space, [c for c in configs if space.config_hash(c) not in done], routings):
-        records.append({"set": arguments.set, "definition": sizes.name, **record})
-        arguments.out.write_text(json.dumps({"emulated": True, "variants": records}, indent=1) + "\n")
+        drawn = {"count": arguments.count, "seed": arguments.seed} if arguments.set in ("sample", "real") else {}
+        records.append({"set": arguments.set, "definition": sizes.name, **drawn, **record})
+        whole = arguments.out.with_suffix(".part")
+        whole.write_text(json.dumps({"emulated": True, "variants": records}, indent=1) + "\n")
+        whole.replace(arguments.out)
         last = record["cases"][-1]
         print(len(records), record["status"], record["wall_s"], last["kernel"], last["message"][:200], file=sys.stderr)
     print(Counter((r["set"], r["status"]) for r in records))
