@@ -47,6 +47,8 @@ def gpu_memory(problem: MoeProblem, dumped: dict[str, np.ndarray]) -> dict[str, 
     """The sections that the GPU left, and its output."""
     rows = row_capacity(problem.config, problem.sizes, problem.tokens)
     offsets = list(sections(problem.config, problem.sizes, problem.tokens, rows).items())
+    if offsets[-1][1] != dumped["workspace"].size:
+        raise ValueError(f"the workspace has {dumped['workspace'].size} bytes, by its config {offsets[-1][1]}")
     found = {name: dumped["workspace"][at:end] for (name, at), (_, end) in itertools.pairwise(offsets)}
     return {**found, "out": dumped["out"].reshape(-1).view(np.uint8)}
 
@@ -144,7 +146,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--cases", nargs="*", help="names of inputs; all by default")
     args = parser.parse_args()
-    sizes = small_space(args.target).sizes
+    space = small_space(args.target)
+    sizes = space.sizes
     weights = dict(np.load(args.packed / "inputs" / "weights.npz"))
     found: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -153,7 +156,8 @@ def main() -> None:
             if not folder.is_dir() or (args.only and folder.name not in args.only):
                 continue
             package = args.packed / "variants" / folder.name
-            config = json.loads((package / "variant.json").read_text())
+            # Parameters that came after the variant was built: their defaults leave the kernels as they were.
+            config = {**space.default, **json.loads((package / "variant.json").read_text())}
             with opened(mock, package) as host:
                 for path in sorted(folder.glob("*.npz")):
                     if args.cases and path.stem not in args.cases:
