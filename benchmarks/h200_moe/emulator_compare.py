@@ -6,7 +6,8 @@ PACKED is emulator_pack.py's folder, RESULTS the dump. Kernel by kernel, each on
 so that a difference shows where it is made. Sections whose sums have a fixed order are compared bit for bit; sums by
 atomics within the rounding of their other orders. What is not equal is counted with its largest distance in units in
 the last place: ``ex2.approx`` and ``rcp.approx`` are the correctly rounded functions here, the GPU's differ in the last
-bits, and that reaches the activations' scales.
+bits, and that reaches the activations' scales. What the GPU left is also held against what the kernel must leave
+(``wrong``): of a variant with a planted mistake this says that the GPU's numbers are wrong too, and where.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import numpy as np
 import product  # noqa: F401
 from emulator_pack import small_space
 
+from search_spaces.emulated_case import StageError
 from search_spaces.moe_fp8_cute.solution.plans import row_capacity
 from search_spaces.moe_fp8_cute.solution.workspace import sections
-from search_spaces.moe_fp8_cute.stages import MoeProblem, bfloat, real_rows
+from search_spaces.moe_fp8_cute.stages import CHECKS, MoeProblem, bfloat, real_rows
 from workers.emulator.host.launches import Host, compile_mock, opened
 from workers.emulator.pipeline import Module, fresh_memory, short_name, steps
 
@@ -119,7 +121,7 @@ def _share(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare_case(host: Host, ptx: Path, problem: MoeProblem, case: dict[str, Any], dumped: dict) -> list[dict]:
-    """All kernels of a call."""
+    """All kernels of a call: the records of :func:`compare`, and what is wrong with what the GPU's kernel left."""
     theirs = gpu_memory(problem, dumped)
     call = host.call(problem.tokens, None, problem.offset, problem.scaling)
     given = {name: value for name, value in case.items() if name not in ("offset", "scaling")}
@@ -128,13 +130,23 @@ def compare_case(host: Host, ptx: Path, problem: MoeProblem, case: dict[str, Any
     for launch in steps(Module(ptx / f"{call.function}.ptx"), call, memory):
         kernel = short_name(launch.kernel)
         mine = {name: r.data for name, r in memory.by_name.items()}
-        records += compare(problem, kernel, mine, theirs)
+        found = compare(problem, kernel, mine, theirs)
         for name in LEFT[kernel]:
             # The next kernel works on what the GPU's kernel left.
             if _leaves(kernel, name, mine):
                 size = min(mine[name].size, theirs[name].size)
                 mine[name][:size] = theirs[name][:size]
+        records += [{**record, "wrong": _wrong(problem, kernel, mine)} for record in found]
     return records
+
+
+def _wrong(problem: MoeProblem, kernel: str, memory: dict[str, np.ndarray]) -> str:
+    """The element that is not what the kernel must leave, "" if all are."""
+    try:
+        CHECKS[kernel](problem, memory)
+    except StageError as error:
+        return str(error)
+    return ""
 
 
 def main() -> None:
