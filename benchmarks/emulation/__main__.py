@@ -6,25 +6,26 @@ Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``sample
 every parameter about equally often), ``real`` (such a sample of the space at the hidden and intermediate size of the
 main definition, two local experts). No GPU; about a minute of a core for a config, half of it compiling.
 
-Each record says what it was made of and by: the space's fingerprint, digests of the variant's sources and PTX, the
-seed, the last commit that touched kernels or emulator, and a digest of the emulator and of what it checks (``method``).
+Each record says what it was made of and by: the space's fingerprint, a digest of the variant's sources, the compiler,
+the seed, the last commit that touched kernels or emulator, and a digest of the emulator and of what it checks
+(``method``).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.emulation.method import commit, digest, method
 from search_spaces.dataset.make import MOE_SIZES, MoeSizes, moe_definition
 from search_spaces.moe_fp8_cute.routings import ROUTINGS, Routing
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -36,15 +37,7 @@ from workers.emulator.host.launches import compile_mock
 from workers.emulator.judge import judge_sources
 
 TARGET = "sm_100a"
-ROOT = Path(__file__).resolve().parents[2]
-LADDER = ROOT / "benchmarks" / "h200_moe" / "b200_ladder.json"
-JUDGED_BY = (
-    "workers/emulator",
-    "search_spaces/emulated_case.py",
-    "search_spaces/moe_fp8_cute/routings.py",
-    "search_spaces/moe_fp8_cute/stages.py",
-)
-"""What a verdict depends on besides the variant."""
+LADDER = Path(__file__).parent.parent / "h200_moe" / "b200_ladder.json"
 ROOMY = MoeSizes(1024, 512, 64, 4, 3, 8, 4)
 """Small sizes at which every start is valid."""
 SLICE = MoeSizes(7168, 2048, 32, 2, 2, 8, 4)
@@ -77,33 +70,10 @@ def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Con
     return spread(space, count, seed)
 
 
-def digest(texts: Iterable[tuple[str, bytes]]) -> str:
-    """16 hex digits of named contents; the order does not matter."""
-    whole = hashlib.sha256()
-    for name, content in sorted(texts):
-        whole.update(f"\0{name}\0{len(content)}\0".encode() + content)
-    return whole.hexdigest()[:16]
-
-
-def method() -> str:
-    """Digest of the emulator and of what it checks: two verdicts are of one kind only if it is the same."""
-    paths = [p for name in JUDGED_BY for p in [ROOT / name, *(ROOT / name).rglob("*")] if p.suffix in (".py", ".c")]
-    return digest((str(p.relative_to(ROOT)), p.read_bytes()) for p in paths)
-
-
-def commit() -> str:
-    """The last commit that touched kernels or emulator; with a plus sign where files differ from it."""
-    paths = ["search_spaces", "workers/emulator"]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words, "--", *paths], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
-
-
 def judged(space: SearchSpace, configs: list[Config], routings: tuple[Routing, ...]) -> Iterator[dict[str, Any]]:
     """One record a config: its verdicts on the routings, in order up to the first failure."""
-    made_by = {"fingerprint": space.fingerprint, "method": method(), "commit": commit()}
+    compiler = f"nvidia-cutlass-dsl {version('nvidia-cutlass-dsl')}"
+    made_by = {"fingerprint": space.fingerprint, "method": method(), "commit": commit(), "compiler": compiler}
     with tempfile.TemporaryDirectory(prefix="tuner-emulation-") as scratch:
         mock = compile_mock(Path(scratch))
         for number, config in enumerate(configs):
@@ -117,7 +87,6 @@ def judged(space: SearchSpace, configs: list[Config], routings: tuple[Routing, .
                 "config": config,
                 **made_by,
                 "sources": digest((name, text.encode()) for name, text in sources.items()),
-                "ptx": digest((p.name, p.read_bytes()) for p in (folder / "artifacts").glob("*.ptx")),
                 "status": verdicts[-1].status.value,
                 "passed": verdicts[-1].is_passed and len(verdicts) == len(inputs),
                 "cases": [v.document() for v in verdicts],

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
 from benchmarks.h200_moe.routing_publish import Points, Row, compared, markdown, public_geomean
+from tuner.sweeps.regimes import DEFAULT_BOUNDS
 
 CONFIGS = {name: {"tile": tile} for tile, name in enumerate(("default", "few", "many", "other"))}
 
@@ -73,3 +80,69 @@ def test_samples_that_the_timer_left_out_do_not_break_the_pairs():
     late["samples_us"]["few"][5] = []
     (row,) = Points([late], CONFIGS).table(["default", "few"])
     assert row.config == "few"
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+POWERS = [2**n for n in range(3, 13)]
+
+
+@pytest.fixture(scope="module")
+def raw() -> dict:
+    """What the published figures are made of."""
+    return json.loads(gzip.decompress((RESULTS / "routing-raw.json.gz").read_bytes()))
+
+
+def test_the_published_points_are_medians_of_the_published_samples(raw):
+    points = Points(raw["choosing"], raw["configs"], raw["shown"], POWERS)
+    rows = [Row(bound, config, "given") for bound, config in raw["table"]]
+    assert compared(points, rows) == json.loads((RESULTS / "routing.json").read_text())
+
+
+def test_the_published_table_follows_from_the_rounds_that_the_page_names(raw):
+    """The page names eight samples: the first half of five rounds, which is what chooses where nothing is shown."""
+    rows = Points(raw["choosing"], raw["configs"], None, POWERS).table(raw["in_table"])
+    assert [[row.bound, row.config] for row in rows] == raw["table"]
+
+
+def _by_regimes(raw: dict, bounds: Sequence[int]) -> str:
+    """What the page says of a table whose regimes have these bounds at first."""
+    points = Points(raw["choosing"], raw["configs"], None, bounds)
+    behind = [p["ours_us"] / p["best_config_us"] for p in compared(points, points.table(raw["in_table"]))]
+    mean = math.exp(sum(map(math.log, behind)) / len(behind))
+    first = " behind the best config on average (geometric mean)" if bounds == DEFAULT_BOUNDS else ""
+    return f"{100 * (mean - 1):.1f} %{first}, {max(behind):.2f} times"
+
+
+def test_what_the_routing_page_says_of_all_points_follows_from_them(raw):
+    page = (RESULTS / "routing.md").read_text()
+    points = json.loads((RESULTS / "routing.json").read_text())
+    assert markdown(points) in page
+
+    def mean(name: str) -> float:
+        return math.exp(sum(math.log(p["ours_us"] / p[name]) for p in points) / len(points))
+
+    behind = [p["ours_us"] / p["best_config_us"] for p in points]
+    slower = [p for p in points if p["ours_us"] > min(p["deepgemm_us"], p["triton_us"])]
+    throttled = [r for r in raw["shown"] if r["conditions"]["throttle_reasons"]]
+    fast = [r["conditions"]["sm_mhz"] for r in raw["shown"] if not r["conditions"]["throttle_reasons"]]
+    passed = [c for c in raw["checks"] if c["status"] == "PASSED" and not c["failed"]]
+    _, public_us = public_geomean(
+        Points(raw["choosing"], raw["configs"], raw["shown"]), [Row(b, c, "") for b, c in raw["table"]]
+    )
+    for claim in (
+        f"**{len(points) - len(slower)} of {len(points)} points**",
+        f"{mean('deepgemm_us'):.2f} of DeepGEMM's time, {mean('triton_us'):.2f} of Triton's",
+        f"**{sum(b <= 1.05 for b in behind)} of {len(points)} points**, worst {max(behind):.3f}",
+        f"**{100 * (mean('best_config_us') - 1):.1f} %**",
+        f"| {public_us:.1f} |",
+        f"At {len(throttled)} of {len(points)} points",
+        f"{len(passed)} configs (",
+        f"worst Frobenius error {max(c['worst_frobenius'] for c in passed):.4f}",
+        f"{len(raw['configs'])} configs, five rounds of four samples each",
+        *(_by_regimes(raw, bounds) for bounds in (DEFAULT_BOUNDS, POWERS, (16, 256, 2048))),
+    ):
+        assert claim in " ".join(page.split()), claim
+    assert min(r["seq_len"] for r in throttled) == 512
+    assert sorted(set(fast)) == [1965, 1980]
+    assert all("0 errors" in s["summary"] for s in raw["sanitizers"])
+    assert all(e["status"] == "EMULATED_PASSED" and len(e["inputs"]) == 7 for e in raw["emulated"])

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 
+from benchmarks.emulation.method import method
 from search_spaces.emulated_case import EmulatedCase, StageError
 from search_spaces.moe_fp8_cute.routings import Routing
 from search_spaces.moe_fp8_cute.stages import cases
@@ -81,9 +82,11 @@ def check(before, small_solution, name: str, record_property) -> None:
     mistake = MISTAKES[name]
     if mistake.target != small_solution.space.target:
         pytest.skip(f"it is planted for {mistake.target}")
+    record_property("fingerprint", small_solution.space.fingerprint)
+    record_property("method", method())
+    record_property("kernel", mistake.kernel)
     found = before(mistake.config).verdict(mistake)
     assert found is not None, f"nothing was seen of: {name}"
-    record_property("kernel", mistake.kernel)
     record_property("seen", found)
 
 
