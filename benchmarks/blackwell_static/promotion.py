@@ -14,7 +14,6 @@ import argparse
 import importlib
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blackwell_static.sample import PACKAGE, TARGET, main_definition, stage
-from benchmarks.blackwell_static.sass import disassembler
+from benchmarks.blackwell_static.sass import INSTRUCTION, LABEL, kernels
 from search_spaces.moe_fp8_cute.model_gemm import blackwell_block
 from search_spaces.moe_fp8_cute.solution.plans import launches
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -31,8 +30,6 @@ from workers.devices.hardware import hardware_of
 FORECAST = Path("docs/results/b200-forecast.json")
 OF_EACH_REGIME = {"0-16": 2, "17-256": 2, "257-2048": 2, "2049+": 4}
 """Ten: promotion decides most where experts have many rows."""
-_CODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)([^;]*);")
-_LABEL = re.compile(r"^\s*\.(L_x_\d+):")
 _CONTROL = re.compile(r"^\s*/\* 0x([0-9a-f]{16}) \*/\s*$")
 
 Instruction = tuple[str, str, int]
@@ -44,9 +41,9 @@ def loop_of(text: str) -> list[Instruction]:
     code: list[Instruction] = []
     at: dict[str, int] = {}
     for line in text.splitlines():
-        if label := _LABEL.match(line):
+        if label := LABEL.match(line):
             at[label[1]] = len(code)
-        elif found := _CODE.match(line):
+        elif found := INSTRUCTION.search(line):
             code.append((found[2], found[3], 0))
         elif (control := _CONTROL.match(line)) and code:
             code[-1] = (*code[-1][:2], int(control[1], 16) >> 41 & 15)
@@ -85,13 +82,12 @@ def gemms(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[
     build = importlib.import_module(f"{name}.build")
     with tempfile.TemporaryDirectory() as scratch:
         found = build.compile_config("config", dict(config), Path(scratch), keep=True)
-        command = [disassembler(), "-c", "-hex", f"{scratch}/config.cubin"]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for section in re.split(r"\.section\s+\.text\.", text)[1:]:
-        launch = re.match(r"(moe_gemm_[12](?:_many)?)_\d", section)
+        code = kernels(Path(scratch) / "config.cubin", "-hex")
+    for kernel, text in code.items():
+        launch = re.match(r"(moe_gemm_[12](?:_many)?)_\d", kernel)
         if launch:
             spilled = next(f["spill_bytes"] for n, f in found.items() if re.match(rf"{launch[1]}_\d", n))
-            yield launch[1], figures(loop_of(section)) | {"spill_bytes": spilled}
+            yield launch[1], figures(loop_of(text)) | {"spill_bytes": spilled}
 
 
 def configs() -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -113,7 +109,7 @@ def cycles(plan: Any) -> dict[str, float]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """Markdown: one line for each kernel that differs from those before, with what was before and is now."""
-    head = ("config", "kernel", "cycles", "cap", "instructions", "loads", "moves", "handed back", "stalls")
+    head = ("config", "kernel", "cycles", "cap", "instructions", "loads", "moves", "handed back at", "stalls")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     seen: set[str] = set()
     for r in records:

@@ -13,8 +13,8 @@ from pathlib import Path
 COUNTED = re.compile(r"UTCQMMA|UTCBAR|UTMALDG|UBLKCP|LDGSTS|LDTM|UTCATOMSWS|USETMAXREG|FFMA|LDL|STL|ACQBULK|PREEXIT")
 WORK = ("LDTM", "UTCQMMA", "UTMALDG", "LDGSTS")
 """A main loop is an innermost loop with one of these: promotion, MMA, copies."""
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)([^;]*);")
-_LABEL = re.compile(r"^\s*\.(L_x_\d+):")
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)([^;]*);")
+LABEL = re.compile(r"^\s*\.(L_x_\d+):")
 
 Block = tuple[list[str], list[str]]
 """Opcodes of a basic block, and the labels that follow it."""
@@ -37,9 +37,9 @@ def disassembler() -> str:
     return found
 
 
-def kernels(cubin: Path) -> dict[str, str]:
-    """SASS of every kernel in a cubin."""
-    done = subprocess.run([disassembler(), "-c", str(cubin)], capture_output=True, text=True, check=True)
+def kernels(cubin: Path, *options: str) -> dict[str, str]:
+    """SASS of every kernel in a cubin; ``options`` are nvdisasm's, as ``-hex`` for the encodings."""
+    done = subprocess.run([disassembler(), "-c", *options, str(cubin)], capture_output=True, text=True, check=True)
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in done.stdout.splitlines():
@@ -52,7 +52,7 @@ def kernels(cubin: Path) -> dict[str, str]:
 
 def counts(text: str) -> dict[str, int]:
     """How often each counted opcode occurs."""
-    opcodes = (m[2] for m in _INSTRUCTION.finditer(text))
+    opcodes = (m[2] for m in INSTRUCTION.finditer(text))
     return dict(sorted(Counter(o for o in opcodes if COUNTED.match(o)).items()))
 
 
@@ -62,7 +62,7 @@ def blocks(text: str) -> dict[str, Block]:
     name = "entry"
     opcodes: list[str] = []
     for line in text.splitlines():
-        label, instruction = _LABEL.match(line), _INSTRUCTION.search(line)
+        label, instruction = LABEL.match(line), INSTRUCTION.search(line)
         if label:
             found[name] = (opcodes, [label[1]])
             name, opcodes = label[1], []

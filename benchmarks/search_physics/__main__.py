@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.search_physics.fit import GPU, KERNELS, SIZES, fit, fitted_to
 from benchmarks.search_physics.live import live
-from benchmarks.search_physics.page import page
+from benchmarks.search_physics.page import RANDOM, page
 from benchmarks.search_physics.recorded import read
 from benchmarks.search_physics.replay import COUNTS, replay
 from benchmarks.search_physics.validate import agreement
@@ -24,13 +24,7 @@ from search_spaces.moe_fp8_cute.model import FITTED
 from workers.devices.hardware import hardware_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-NOT_MEASURED = {
-    "replay_rel_200": "the sweeps recorded about 220 configs a regime, so little is left after as many trials",
-    "trials_240_s": "both live sweeps ended by their time after 222 trials",
-    "vs_stock_whole_run": "needs a GPU",
-}
-RANDOM = "spread-hot3"
-"""The sweep of random configs, measured on all its workloads."""
+NOT_MEASURED = ("replay_rel_200", "trials_240_s", "vs_stock_whole_run")
 FITTED_TO = 2
 """The first sweeps, to which the constants were fitted."""
 
@@ -84,6 +78,18 @@ def _crossed(recorded: Any, hardware: Any, sweeps: Sequence[str]) -> dict[str, l
     return out
 
 
+def _not_measured(document: dict[str, Any]) -> dict[str, str]:
+    """Why a figure that is asked for is not there."""
+    configs = sorted({curve["configs"] for curve in document["replay"]})
+    few = f"the sweeps recorded {configs[0]} to {configs[-1]} configs a regime, so little is left after as many trials"
+    live = document.get("live")
+    ended = "no live sweeps were given"
+    if live:
+        trials = " and ".join(str(live[name]["trials"]) for name in ("without_starts", "with_starts"))
+        ended = f"the live sweeps ended by their time after {trials} trials"
+    return dict(zip(NOT_MEASURED, (few, ended, "needs a GPU"), strict=True))
+
+
 def _headline(document: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for, those called ``rel`` as a share above the best; null where not measured."""
     unseen = [a for a in document["agreement"] if a["tokens"] not in SIZES]
@@ -98,7 +104,7 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
         **dict.fromkeys(NOT_MEASURED),
         "live_rel_without_starts": found["rel_without_starts"] if found else None,
         "gpu_busy_real_sweep": found["without_starts"]["gpu_busy_search"] if found else None,
-        "not_measured": NOT_MEASURED,
+        "not_measured": _not_measured(document),
     }
 
 

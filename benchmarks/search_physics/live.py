@@ -12,9 +12,8 @@ from benchmarks.search_physics.recorded import opened
 LONGEST = 15
 """Builders of a machine of 16 threads: as many first builds."""
 
-PROGRESS = {28: (9, 17), 38: (12, 37), 48: (20, 60), 58: (43, 86)}
-"""Seconds of the search -> trials that were done then without starts: as in the database, and in another such sweep
-after commit 699f712, from when builders initialise no driver (an H200, 2026-11-30; it was ended after 58 s)."""
+SECONDS = (28, 38, 48, 58)
+"""Of the search, at which its trials are counted: what its first minute went into."""
 
 
 def live(without: Path, with_starts: Path) -> dict[str, Any]:
@@ -37,7 +36,6 @@ def live(without: Path, with_starts: Path) -> dict[str, Any]:
         "side_by_side": rows,
         "rel_without_starts": 1 / ratio["ratio"] - 1,
         "rel_interval": [1 / ratio["high"] - 1, 1 / ratio["low"] - 1],
-        "progress": {str(second): {"before": a, "after": b} for second, (a, b) in PROGRESS.items()},
         "rel_worst": max(row["ratio"] for row in rows) - 1,
     }
 
@@ -53,17 +51,24 @@ def _sweep(path: Path) -> dict[str, Any]:
     with opened(path) as database:
         times = database.execute("select started_at, finished_at, origin from trial order by finished_at").fetchall()
         builds = [s for (s,) in database.execute("select build_s from build order by build_s")]
-        began, ended = database.execute("select started_at, finished_at from sweep").fetchone()
+        first_build = database.execute("select build_s from build order by id").fetchone()[0]
+        began, ended, budget_s, most = database.execute(
+            "select started_at, finished_at, budget_s, max_trials from sweep"
+        ).fetchone()
     first, last = times[0][0], times[-1][1]
     usage = _summary(path)["evaluator"]["search"]
     middle = first + 60
     later = [end for _, end, _ in times if end > middle]
     return {
         "trials": len(times),
+        "max_trials": most,
+        "budget_s": budget_s,
+        "first_build_s": first_build,
+        "trials_after_s": {str(s): sum(end - first <= s for _, end, _ in times) for s in SECONDS},
         "sweep_s": ended - began,
         "search_s": last - first,
         "gpu_busy_search": usage["gpu_busy_share"],
-        "longest_builds_s": builds[-LONGEST // 2],
+        "longest_builds_s": builds[-LONGEST:][len(builds[-LONGEST:]) // 2],
         "builds_s": builds[len(builds) // 2],
         "trials_a_second_after_60_s": len(later) / (last - middle),
         "starts": sum(origin == "warm" for *_, origin in times),

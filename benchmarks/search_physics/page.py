@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+RANDOM = "spread-hot3"
+"""The sweep of random configs, measured on all its workloads."""
 INTRODUCTION = """# The model of the MoE kernels, and searches that begin with it
 
-Made by `python -m benchmarks.search_physics --sweeps DATABASE... --live DATABASE DATABASE`, from databases that are not
-part of the repository; those of 2026-11-30 are in it as recordings (`benchmarks/search_physics/recordings`). All was
-recorded by sweeps on {card}s on 2026-11-29 and 30, with synthetic routing. Raw figures:
-[search-physics.json](search-physics.json).
+Made by `python -m benchmarks.search_physics --sweeps DATABASE... --others DATABASE... --live DATABASE DATABASE`, from
+databases that are not part of the repository; those of 2026-11-30 are in it as recordings
+(`benchmarks/search_physics/recordings`). All was recorded by sweeps on {card}s on 2026-11-29 and 30,
+with synthetic routing. Raw figures: [search-physics.json](search-physics.json).
 
 ## What the model says
 
@@ -17,7 +20,7 @@ recorded by sweeps on {card}s on 2026-11-29 and 30, with synthetic routing. Raw 
 tiles, bytes from device memory and through each SM's port to the L2, loads in flight, tensor core, shared memory port,
 promotion, epilogue, launches. It has {constants} constants of the kernels and {gpu} figures of the GPU that no data
 sheet has; these were fitted to the workloads of {sizes} tokens of the first two sweeps. Everything else
-is from data sheets and architecture documents (`workers/devices/hardware.py`). A prediction takes about 0.1 ms.
+is from data sheets and architecture documents (`workers/devices/hardware.py`).
 
 *Spearman* is the rank correlation of predicted and measured time, *best of ten* the best measured time of the ten
 configs that are predicted fastest, over the best of all. *Ratio* and *spread*: median and standard deviation (of the
@@ -31,7 +34,7 @@ def page(document: dict[str, Any]) -> str:
 
     sizes = document["fitted_sizes"]
     unseen = [a for a in document["agreement"] if a["tokens"] not in sizes]
-    listed = ", ".join(f"{s:,}" for s in sizes[:-1]) + f" and {sizes[-1]:,}"
+    listed = _listed(sizes)
     text = INTRODUCTION.format(card=document["card"], constants=len(KERNELS), gpu=len(GPU), sizes=listed)
     lines = [text, "## Against sizes that it was not fitted to", ""]
     lines += [
@@ -70,6 +73,12 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _listed(sizes: Sequence[int]) -> str:
+    """Numbers as words of a sentence."""
+    words = [f"{s:,}" for s in sizes]
+    return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), *words[-1:]])
+
+
 def _table(found: list[dict[str, Any]]) -> list[str]:
     head = "| tokens | configs | near | Spearman | best of ten | ratio | spread |"
     rows = [
@@ -82,10 +91,14 @@ def _table(found: list[dict[str, Any]]) -> list[str]:
 
 def _later(document: dict[str, Any]) -> list[str]:
     """The model on the sweeps that the fit did not see, each by itself."""
+    random = document["by_sweep"].get(RANDOM, ())
+    configs = max((a["configs"] for a in random), default=0)
+    sizes = _listed(sorted({a["tokens"] for a in random}))
     lines = [
         "",
-        "Sweeps that the fit did not see, each by itself, at all sizes. `spread-hot3` measured 46 random configs on",
-        "sizes of 15, 57, 901 and 11,948 tokens, as recorded and with three hot experts: its ranks are over the whole",
+        "Sweeps that the fit did not see, each by itself, at all sizes. "
+        f"`{RANDOM}` measured {configs} random configs on",
+        f"sizes of {sizes} tokens, as recorded and with three hot experts: its ranks are over the whole",
         "space. `no-starts-later` was led by the model. Most of its configs are those that it expected to be the",
         "fastest; they are close to each other, and what ranks them is what the model does not know. In the table",
         "above such sweeps outweigh the others.",
@@ -105,12 +118,16 @@ def _live(document: dict[str, Any]) -> list[str]:
     if (found := document.get("live")) is None:
         return []
     low, high = (f"{100 * x:.1f}" for x in found["rel_interval"])
+    first = found["without_starts"]
+    done = first["trials_after_s"]
     lines = [
         "",
         "## Live: without starts and with them",
         "",
-        "Two sweeps of the main definition on one H200, 16 threads, empty caches, 19 workloads, at most 240 trials and",
-        "112 s of search (commit b8c599e: before regimes learnt from each other). Then their winners side by side, as",
+        "Two sweeps of the main definition on one H200, 16 threads, empty caches, "
+        f"{len(found['side_by_side'])} workloads, at most {first['max_trials']} trials",
+        f"and {first['budget_s']:.0f} s (commit b8c599e: before regimes learnt from each other). "
+        "Then their winners side by side, as",
         "`tuner bench` does (`--baseline`), interleaved, as graphs.",
         "",
         "| | without starts | with starts |",
@@ -129,19 +146,15 @@ def _live(document: dict[str, Any]) -> list[str]:
     for key, (name, form) in names.items():
         cells = " | ".join(format(found[sweep][key], form) for sweep in ("without_starts", "with_starts"))
         lines.append(f"| {name} | {cells} |")
-    seconds = list(found["progress"])
     lines += [
         "",
-        "Most of the first minute went into first builds: each of 15 builders initialised the GPU's driver, as it",
-        "seems one after the other (the first took 12 s). Commit 699f712 ended that. Trials done so far, and those of",
-        "another such sweep after it, which had to end after 58 s:",
+        "Most of the first minute went into first builds: each builder initialised the GPU's driver, as it seems one",
+        f"after the other (the first build took {first['first_build_s']:.0f} s). From commit 699f712 on",
+        "builders do not touch the driver. Trials done so far, without starts:",
         "",
-        f"| search, s | {' | '.join(seconds)} |",
-        f"|---|{'---|' * len(seconds)}",
-        *(
-            f"| {when} | {' | '.join(str(found['progress'][s][when]) for s in seconds)} |"
-            for when in ("before", "after")
-        ),
+        f"| search, s | {' | '.join(done)} |",
+        f"|---|{'---|' * len(done)}",
+        f"| trials | {' | '.join(map(str, done.values()))} |",
     ]
     lines += [
         "",
@@ -174,8 +187,8 @@ def _replay(document: dict[str, Any]) -> list[str]:
         "",
         "`auto` over the configs that all sweeps recorded in a regime, one in flight, the regimes taking turns,",
         f"{document['seeds']} seeds; each can choose from another 70 % of the configs. Median of the best so far over",
-        "the best recorded there (worst seed), after so many trials. These are few configs, found by searches, half of",
-        "them near the best: a live search has 25 million to choose from.",
+        "the best recorded there (worst seed), after so many trials. These are few configs, found by searches, many of",
+        "them near the best: a live search has the whole space to choose from.",
         "",
         f"| regime (configs) | | {' | '.join(str(c) for c in counts)} |",
         f"|---|---|{'---|' * len(counts)}",

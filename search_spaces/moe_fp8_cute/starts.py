@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from search_spaces.moe_fp8_cute.space_sm100 import PAIRS
+
 
 def _swapped(tile_t: int, **others: Any) -> dict[str, Any]:
     """Weights as M in both GEMMs, as many stages as fit, rows added in bfloat16."""
@@ -83,12 +85,7 @@ _FEW_ROWS: dict[str, Any] = {
     **{"tile_w_1": 256, "stages_1": 3, "tile_w_2": 128, "stages_2": 5},
     **{f"{name}_{i}": value for i in (1, 2) for name, value in (("swap", True), ("k_tile", 256), ("acc_stages", 2))},
 }
-_PAIRS: dict[str, Any] = {
-    "gather": "kernel",
-    "combine": "atomic_bf16",
-    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("mma_m", 256), ("cluster_t", 2), ("stages", 5))},
-}
-_PAIRS_FOR_MANY: dict[str, Any] = {"combine": "atomic_bf16", "many_mma_m": 256, "many_cluster_w": 2}
+_PAIRS: dict[str, Any] = {"gather": "kernel", "combine": "atomic_bf16", **PAIRS}
 _FORECAST_1: dict[str, Any] = {
     **{"sms": 128, "combine": "atomic_bf16", "tile_w_1": 128, "cluster_w_1": 2, "stages_1": 10},
     **{"tile_w_2": 64, "stages_2": 12, "ctas_per_sm_2": 2},

@@ -47,7 +47,8 @@ class GlobalMemory:
 
     ``written`` and ``touched`` collect the names of the regions that the kernel under way writes and touches; the
     regions in ``running_writes`` and ``running_touches`` belong to kernels that may not have ended when it starts.
-    ``waited_ctas`` are its CTAs in which a warp has waited for them; where it ``must_wait``, all must.
+    ``waited_ctas`` are its CTAs in which a warp has waited for them; where it ``must_wait``, at least one of them must
+    have at its end, so that whoever waits for this kernel has waited for those before it too.
     """
 
     def __init__(self, regions: Iterable[Region]):
