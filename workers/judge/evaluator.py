@@ -359,7 +359,7 @@ class VariantEvaluator:
                     self._cache.check_room()
                     raise WorkerError(f"a comparison failed before any variant's turn: {failure}") from failure
                 fingerprint = self.environment().fingerprint
-                if isinstance(failure, ChildRaisedError) and failure.raised.kind == CaptureError.__name__:
+                if isinstance(failure, ChildRaisedError) and failure.raised.no_graph:
                     artifact = next(v.artifact for v in job.variants if v.key == key)
                     self._uncaptured[artifact] = failure.raised.text
                 return Evaluation(key, failure.status or Status.RUNTIME_ERROR, (), 0.0, _text(failure), fingerprint), {}

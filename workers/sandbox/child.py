@@ -14,6 +14,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from workers.devices.device import CaptureError
 from workers.errors import ESCAPE_CODES
 from workers.sandbox.messages import Raised, status_of
 
@@ -61,7 +62,7 @@ def raised(error: BaseException) -> Raised:
     except Exception as inner:
         text = f"<its text raises {type(inner).__name__}>"
     text = ESCAPE_CODES.sub("", text.partition(_CPP_STACK)[0]).strip()
-    return Raised(type(error).__name__, text[:_MAX_MESSAGE_CHARS], status_of(error))
+    return Raised(type(error).__name__, text[:_MAX_MESSAGE_CHARS], status_of(error), isinstance(error, CaptureError))
 
 
 def _flush() -> None:

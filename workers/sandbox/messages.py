@@ -53,11 +53,13 @@ class Raised:
         kind: Name of its class.
         text: Its text.
         status: What it means for the candidate, if it is one of the errors that say so.
+        no_graph: Whether it is the device's own word that the candidate cannot be captured in a graph.
     """
 
     kind: str
     text: str
     status: Status | None = None
+    no_graph: bool = False
 
     def __str__(self) -> str:
         return self.text if self.status is Status.SKIPPED else f"{self.kind}: {self.text}"

@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from workers.devices.device import CaptureError
 from workers.errors import DeviceLostError, ProcessChangedError
 from workers.records import Status
+from workers.sandbox.child import raised
 from workers.sandbox.fork_server import ForkRequest
 from workers.sandbox.messages import ChildDiedError, ChildRaisedError, Phase, PhaseKind, PhaseTimeoutError, Raised
 from workers.sandbox.process import ChildProcess
@@ -116,6 +118,12 @@ def test_each_phase_has_its_own_limit_and_events_arrive_before_the_end(child):
     assert phases == [quick, slow]
     assert call(child, "greet")[0] == "hello"
     assert child.forks == 2
+
+
+def test_whether_a_graph_is_possible_is_not_read_from_a_name():
+    """A candidate may call its exceptions as it likes."""
+    theirs = type("CaptureError", (RuntimeError,), {})
+    assert [raised(e).no_graph for e in (theirs("no"), CaptureError("no"))] == [False, True]
 
 
 @pytest.mark.parametrize(
