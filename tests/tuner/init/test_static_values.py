@@ -53,6 +53,8 @@ READ = [
         "found = list(filter(partial(keep, least=2), [1, 2]))",
         [2],
     ),
+    ("import copy\nfound = [[1]]\nmore = copy.deepcopy(found)\nmore[0].append(2)\ncopy.copy(found).append(3)", [[1]]),
+    ("n = 2\nfound = f'{n}x{n + 1}'", "2x3"),
     ("base = dict(num_warps=4)\nfound = {**base, 'BLOCK': 2 ** 5}", {"num_warps": 4, "BLOCK": 32}),
 ]
 
@@ -81,6 +83,10 @@ def test_configs_are_read_with_their_launch_options():
         ("found = 2 ** 64 ** 9", "too large"),
         ("found = [0] * 10 ** 9", "line 1"),
         ("from itertools import product\nfound = list(product(range(99), repeat=9))", "line 2: a list is too long"),
+        ("found = [1]\ntry:\n    found.extend(unknown())\nexcept NameError:\n    pass", "line 3: unknown is not known"),
+        ("found = [1]\nwith unknown():\n    found.append(2)", "line 2: a With statement is not read"),
+        ("found = {'a': 1}\nfound['a'] = [*unknown()]", "line 2: unknown is not known"),
+        ("found = f'{2:02d}'", "has a format, which is not read"),
         ("found = ().__class__.__base__.__subclasses__()", "__class__ is not read"),
     ],
 )

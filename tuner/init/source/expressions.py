@@ -323,8 +323,12 @@ class Expressions:
         return found
 
     def _eval_joinedstr(self, node: ast.JoinedStr, scope: dict[str, Any]) -> Any:
-        parts = [p.value if isinstance(p, ast.FormattedValue) else p for p in node.values]
-        return "".join(str(self._known(p, scope)) for p in parts)
+        parts = []
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue) and (part.format_spec is not None or part.conversion != -1):
+                raise self._not_known(node, f"{ast.unparse(part)[:60]} has a format, which is not read")
+            parts.append(self._known(part.value if isinstance(part, ast.FormattedValue) else part, scope))
+        return "".join(map(str, parts))
 
     def _items(self, node: ast.expr, scope: dict[str, Any]) -> list[Any]:
         return list(self._known(node, scope))

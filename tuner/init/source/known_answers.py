@@ -5,6 +5,7 @@ Configs are listed by code that asks where it runs. It is not run here, so these
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import importlib.metadata
@@ -70,8 +71,8 @@ def answers_for(target: Target) -> Answers:
         "functools.partial": functools.partial,
         "functools.reduce": functools.reduce,
         "operator.mul": operator.mul,
-        "copy.copy": lambda value: value,
-        "copy.deepcopy": lambda value: value,
+        "copy.copy": copy.copy,
+        "copy.deepcopy": copy.deepcopy,
         "os.getenv": lambda _, default=None: default,
         "torch.cuda.is_available": lambda: True,
         "torch.cuda.get_device_capability": lambda *_: (major, minor),

@@ -257,4 +257,19 @@ def bound_names(node: ast.stmt) -> Iterator[str]:
             yield from (n.id for n in changed if isinstance(n, ast.Name))
 
 
-_CHANGES = frozenset(("append", "extend", "insert", "update", "add", "setdefault", "pop", "remove"))
+_CHANGES = frozenset(
+    (
+        "append",
+        "extend",
+        "insert",
+        "update",
+        "add",
+        "setdefault",
+        "pop",
+        "remove",
+        "discard",
+        "clear",
+        "sort",
+        "reverse",
+    )
+)

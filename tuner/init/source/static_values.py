@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.init.source.expressions import Dotted, Expressions, Function, NotKnown, ReturnedError, UnreadableError
 from tuner.init.source.known_answers import Answers
+from tuner.init.source.source_file import bound_names
 
 
 class _BreakError(Exception): ...
@@ -39,7 +40,7 @@ class StaticFile(Expressions):
             try:
                 self._do(statement, self.names)
             except (UnreadableError, ReturnedError, _BreakError, _ContinueError) as error:
-                for name in _touched(statement):
+                for name in bound_names(statement):
                     self.names[name] = NotKnown(str(error) or f"line {statement.lineno}")
             for name, value in known.items():
                 if self.names[name] is not value:
@@ -155,19 +156,3 @@ def _dotted(node: ast.ImportFrom, name: str) -> Dotted:
 def _is_harmless(decorator: ast.expr) -> bool:
     name = ast.unparse(decorator)
     return any(word in name for word in ("cache", "staticmethod", "constexpr_function"))
-
-
-def _touched(statement: ast.stmt) -> set[str]:
-    """Names that a statement may bind or whose value it may change."""
-    found: set[str] = set()
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return {statement.name}
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.Call | ast.Subscript) and not isinstance(statement, ast.Assign):
-            base = node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
-            base = node.value if isinstance(node, ast.Subscript) else base
-            if isinstance(base, ast.Name) and isinstance(statement, ast.For | ast.While | ast.Expr | ast.If):
-                found.add(base.id)
-    return found
