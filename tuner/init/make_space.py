@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search_spaces.space import HEADER_LANGUAGES
 from tuner.errors import UsageError
 from tuner.init import entry_point, rewrite
 from tuner.init.author_configs import AuthorChoices, choices_of
@@ -100,7 +101,9 @@ def make_space(
         UsageError: It cannot be made; the message says why.
     """
     origin = read_origin(path)
-    if origin.language in ("cpp", "cuda"):
+    if entry is not None and origin.entry is not None:
+        raise UsageError(f"{path} says itself that its entry point is {origin.entry}; leave --entry out")
+    if origin.language in HEADER_LANGUAGES:
         return _compiled_language(origin, targets, definition)
     return _Maker(origin, target, targets, definition, entry, widen, workloads).made()
 
@@ -168,7 +171,7 @@ class _Maker:
         kernels = [k for path in list(self.tree.kept or files) for k in self._kernels_of(files[path])]
         if not kernels:
             kernels = [k for path in list(self.tree.kept or files) for k in self._proposed(files[path])]
-        tuned = {k.name: k for k in kernels if k.tunable}
+        tuned = _by_name(kernels)
         choices = choices_of(list(tuned.values()), self.widen) if tuned else NO_CHOICES
         self.remarks += choices.remarks
         modules = self._edit_launches(tuned, choices.names)
@@ -324,6 +327,22 @@ class _Maker:
 
     def _entry_file(self, modules: Mapping[str, str], size_axis: str | None) -> EntryFile:
         return entry_point.entry_file(self.entry, modules, self.definition, size_axis, self.origin.destination_passing)
+
+
+def _by_name(kernels: Sequence[TritonKernel]) -> dict[str, TritonKernel]:
+    """Name -> kernel, of those with parameters. Copies of one kernel share theirs.
+
+    Raises:
+        UsageError: Two that differ have the same name, by which launches and parameters are told apart.
+    """
+    found: dict[str, TritonKernel] = {}
+    for kernel in (k for k in kernels if k.tunable):
+        first = found.setdefault(kernel.name, kernel)
+        if (first.arguments, first.configs) != (kernel.arguments, kernel.configs):
+            raise UsageError(
+                f"{first.file} and {kernel.file} have different tuned kernels called {kernel.name}; rename one"
+            )
+    return found
 
 
 def _access(config: str, name: str, meta: str) -> str:

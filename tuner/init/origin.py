@@ -8,9 +8,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from search_spaces.parameters import SpaceError
 from search_spaces.source_files import read_sources
+from search_spaces.space import HEADER_LANGUAGES
 from tuner.errors import UsageError
 from tuner.init.source.source_tree import free_name
 
@@ -88,7 +90,7 @@ def _solution(path: Path, text: str) -> Origin:
         raise UsageError(f"{path} is no Solution: {what}") from None
     return _whole(
         path, name, files, entry, document.get("definition"), language,
-        spec.get("destination_passing_style", True), spec.get("binding"), tuple(spec.get("dependencies") or ()),
+        spec.get("destination_passing_style", True), spec.get("binding"), spec.get("dependencies"),
     )  # fmt: skip
 
 
@@ -96,13 +98,14 @@ def _contest(folder: Path) -> Origin:
     path = folder / CONTEST_FILE
     try:
         document = tomllib.loads(_text(path))
-        solution, build = document["solution"], document["build"]
+        solution, build = dict(document["solution"]), dict(document["build"])
         language, entry = str(build["language"]), str(build["entry_point"])
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else "something else than tables"
         raise UsageError(
-            f"{path} has no {error}; needed are [solution] definition and [build] language, entry_point"
+            f"{path} has {what}; needed are [solution] definition and [build] language, entry_point"
         ) from None
     candidates = [folder / "solution" / str(build.get("source_dir", language)), folder / "solution"]
     source = next((c for c in candidates if c.is_dir()), None)
@@ -114,31 +117,35 @@ def _contest(folder: Path) -> Origin:
         raise UsageError(f"{source}: {error}") from None
     return _whole(
         path, str(solution.get("name", folder.resolve().name)), files, entry, solution.get("definition"), language,
-        build.get("destination_passing_style", True), build.get("binding"), tuple(build.get("dependencies") or ()),
+        build.get("destination_passing_style", True), build.get("binding"), build.get("dependencies"),
     )  # fmt: skip
 
 
 def _whole(
-    path: Path, name: str, files: Mapping[str, str], entry: str, definition: str | None, language: str,
-    destination_passing: bool, binding: str | None, dependencies: tuple[str, ...],
+    path: Path, name: str, files: Mapping[str, str], entry: str, definition: Any, language: str,
+    destination_passing: bool, binding: str | None, dependencies: Any,
 ) -> Origin:  # fmt: skip
     if language not in LANGUAGES:
         raise UsageError(f"{path}: language is {language!r}; allowed are {', '.join(LANGUAGES)}")
     if not files:
         raise UsageError(f"{path} has no sources")
-    if "config.py" in files and language not in ("cpp", "cuda"):
+    if not isinstance(definition, str | None):
+        raise UsageError(f"{path}: definition is {definition!r}; needed is its name")
+    if not isinstance(dependencies, list | None) or not all(isinstance(d, str) for d in dependencies or ()):
+        raise UsageError(f"{path}: dependencies are {dependencies!r}; needed is a list of names")
+    if "config.py" in files and language not in HEADER_LANGUAGES:
         raise UsageError(f"{path} has a file config.py, whose name the tuner needs; rename it")
     outside = [p for p in files if Path(p).is_absolute() or ".." in Path(p).parts]
     if outside:
         raise UsageError(f"{path} has a source {outside[0]!r}, which leads out of its folder")
     file, _, function = entry.rpartition("::")
+    possible = [p for p in sorted(files) if language in HEADER_LANGUAGES or p.endswith(".py")]
     if not file:
-        file = next((p for p, text in sorted(files.items()) if re.search(rf"\b{re.escape(function)}\s*\(", text)), "")
-    if file not in files:
-        raise UsageError(
-            f"{path}: the file of entry_point {entry!r} is not among the sources: {', '.join(sorted(files))}"
-        )
+        file = next((p for p in possible if re.search(rf"\b{re.escape(function)}\s*\(", files[p])), "")
+    if file not in possible:
+        listed = ", ".join(possible) or "none"
+        raise UsageError(f"{path}: the file of entry_point {entry!r} is not among the sources in {language}: {listed}")
     return Origin(
         re.sub(r"[^\w.-]", "_", name), dict(files), None, f"{file}::{function}", definition, language,
-        destination_passing, binding, dependencies,
+        destination_passing, binding, tuple(dependencies or ()),
     )  # fmt: skip

@@ -79,6 +79,13 @@ def take_values(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, ac
             file.replace(file.start(value), file.end(value), expression)
     if added:
         _append_arguments(file, launch, added)
+        unpacked = [file.snippet(k.value) for k in call.keywords if k.arg is None]
+        if unpacked:
+            mark(
+                file,
+                launch.statement.lineno,
+                f"**{unpacked[0]} must not hold what the config gives: {', '.join(access)}",
+            )
 
 
 def _append_arguments(file: SourceFile, launch: KernelLaunch, added: list[str]) -> None:

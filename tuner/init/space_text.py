@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from tuner.init.author_configs import AuthorChoices
 from tuner.init.source.source_file import TODO
 
@@ -94,6 +96,8 @@ def value_text(value: Any) -> str:
         return "{" + ", ".join(f"{k}: {value_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(value_text(v) for v in value) + "]"
+    if isinstance(value, float):  # JSON's 1e-06 is a text to YAML
+        return str(yaml.safe_dump(value).splitlines()[0])
     if isinstance(value, str) and value.replace("_", "").isalnum() and not value[:1].isdigit():
         return json.dumps(value) if value.lower() in _WORDS else value
     return json.dumps(value)

@@ -132,6 +132,7 @@ def test_configs_that_cannot_be_read_are_marked_and_left_as_they_are(tmp_path):
         ("k.txt", "", "is no .py file"),
         ("k.json", json.dumps({"name": "a"}), "k.json is no Solution: key 'spec' is missing"),
         ("config.toml", "[solution]\nname = 'a'\n", "config.toml has no 'build'"),
+        ("config.toml", "solution = 'a'\nbuild = 'b'\n", "config.toml has something else than tables"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, name, text, why):

@@ -270,6 +270,9 @@ def test_a_solution_in_cuda_becomes_a_space_with_a_place_for_parameters(tmp_path
         ({"sources": [{"path": "config.py", "content": "x"}]}, "rename it"),
         ({"sources": []}, "has no sources"),
         ({"spec": {**SOLUTION["spec"], "entry_point": "gone.py::run"}}, "is not among the sources"),
+        ({"spec": {**SOLUTION["spec"], "entry_point": "table.json::run"}}, "is not among the sources in triton: "),
+        ({"definition": ["copy_n"]}, "definition is \\['copy_n'\\]; needed is its name"),
+        ({"spec": {**SOLUTION["spec"], "dependencies": "torch"}}, "dependencies are 'torch'; needed is a list"),
         ({"spec": {**SOLUTION["spec"], "language": "rust"}}, "language is 'rust'; allowed are"),
     ],
 )
@@ -278,3 +281,51 @@ def test_a_solution_that_cannot_be_used_gets_one_line(tmp_path, change, why):
     with pytest.raises(UsageError, match=why) as raised:
         made(path)
     assert "\n" not in str(raised.value)
+
+
+def test_an_entry_beside_the_authors_own_is_refused(tmp_path):
+    """It was ignored, so the space had another entry point than the one that was asked for."""
+    path = write(tmp_path, {"solution.json": json.dumps(SOLUTION)})
+    with pytest.raises(
+        UsageError, match=r"says itself that its entry point is src/entry.py::kernel; leave --entry out"
+    ):
+        made(path, entry="other")
+
+
+def tuned(sizes):
+    configs = ", ".join(f'triton.Config({{"B": {size}}})' for size in sizes)
+    jit = "@triton.jit\ndef move(x, out, B: tl.constexpr):\n    pass\n"
+    return f"{HEAD}@triton.autotune(configs=[{configs}], key=[])\n{jit}"
+
+
+def test_two_kernels_of_one_name_are_refused_unless_they_are_copies(tmp_path):
+    """Parameters go by the kernel's name: one list of configs took the other one's place."""
+    main = {"path": "m.py", "content": "from . import a, b\ndef run(x, out):\n    a.go(x, out)\n    b.go(x, out)\n"}
+
+    def solution(folder, first, second):
+        go = "def go(x, out):\n    move[(1,)](x, out)\n"
+        parts = [{"path": f"{n}.py", "content": tuned(s) + go} for n, s in (("a", first), ("b", second))]
+        document = {**SOLUTION, "spec": {**SOLUTION["spec"], "entry_point": "m.py::run"}, "sources": [main, *parts]}
+        return write(tmp_path / folder, {"s.json": json.dumps(document)})
+
+    with pytest.raises(UsageError, match=r"[ab].py and [ab].py have different tuned kernels called move; rename one"):
+        made(solution("other", (32, 64), (128, 256)))
+    space = made(solution("same", (32, 64), (32, 64)))
+    assert space.parameters["B"] == (32, 64)
+    assert all('B=config["B"]' in space.files[f"{name}.py"] for name in "ab")
+
+
+def test_values_that_are_unpacked_into_a_launch_are_marked(tmp_path):
+    """Were num_warps among them, Python would refuse the call, in the first build."""
+    go = "def moved(x, out):\n    more = {'num_warps': 8}\n    move[(1,)](x, out, **more)\n"
+    space = made(write(tmp_path, {"k.py": tuned((32, 64)) + go}))
+    (todo,) = [t for t in space.todo if t.file == "k.py"]
+    assert todo.what == "**more must not hold what the config gives: B, num_warps, num_stages"
+
+
+def test_small_numbers_are_written_as_yaml_reads_them(tmp_path):
+    text = tuned((32,)).replace('{"B": 32}', '{"B": 32, "eps": 1e-06}').replace("out, B", "out, eps, B")
+    space = made(write(tmp_path, {"k.py": text + "def moved(x, out):\n    move[(1,)](x, out)\n"}))
+    space.write(tmp_path / "space")
+    found = DirectoryFamily(tmp_path / "space").space(DEFINITION, "sm_90a")
+    assert found.default["eps"] == 1e-06

@@ -137,14 +137,18 @@ class SourceTree:
             names = [a.name for a in inner.names if is_local or wanted in ("*", a.name, a.asname)]
             file = self.file_of(here, inner)
             for name in names:
+                module = self._module(here, inner, name)
                 if file is not None and (name == "*" or self._defines(file, name)):
                     yield file, name
-                elif not self._is_module(here, inner, name):
+                elif module is not None:  # its names are attributes, and may be any
+                    yield module, "*"
+                else:
                     self._is_missing(here, inner.lineno, "." * inner.level + (inner.module or ""), (name,))
 
-    def _is_module(self, here: str, node: ast.ImportFrom, name: str) -> bool:
+    def _module(self, here: str, node: ast.ImportFrom, name: str) -> str | None:
+        """The file that an imported name is, where all files are given."""
         inside = ast.ImportFrom(f"{node.module}.{name}" if node.module else name, [], node.level)
-        return self._is_whole and self.file_of(here, inside) is not None
+        return self.file_of(here, inside) if self._is_whole else None
 
     def _defines(self, path: str, name: str) -> bool:
         return any(name in unit.binds for unit in self.files[path].units())
