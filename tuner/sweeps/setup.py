@@ -226,7 +226,11 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
         from search_spaces.registry import family
 
         named = family(space)  # reading a folder takes a while and may log a warning
-        fitting = [n for n, d in dataset.definitions.items() if named.why_not(d) is None]
+        reasons = {name: named.why_not(definition) for name, definition in dataset.definitions.items()}
+        fitting = [name for name, why_not in reasons.items() if why_not is None]
+        if len(reasons) == 1 and not fitting:
+            ((name, why_not),) = reasons.items()
+            raise UsageError(f"space {named.name!r} cannot solve {name!r}: {why_not}")
     else:
         fitting = [n for n, d in dataset.definitions.items() if d["op_type"] == "moe"]
     if len(fitting) == 1:

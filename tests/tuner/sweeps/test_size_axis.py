@@ -37,6 +37,12 @@ def test_regimes_follow_the_second_axis_if_the_space_does(tmp_path):
     assert regimes(made) == {"0-16": {"w0"}, "17-256": {"w1"}, "257+": {"w2", "w3"}}
 
 
+def test_the_only_definition_is_refused_with_the_reason(tmp_path):
+    """Where no definition is named. It said "0 of the dataset's fit; some are" and the definition that does not."""
+    with pytest.raises(UsageError, match=r"space 'k' cannot solve 'a': size_axis 'depth' is not .* rows, cols"):
+        setup(tmp_path, TWO, "depth")
+
+
 def test_the_flag_and_the_file_name_another_axis(tmp_path):
     assert regimes(setup(tmp_path / "a", TWO, "cols", flag="rows")) == {"0-16": {"w0", "w1", "w2", "w3"}}
     by_file = setup(tmp_path / "b", THREE, "heads", config="size_axis: keys\n")
