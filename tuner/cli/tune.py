@@ -15,6 +15,10 @@ from tuner.format import changes_text, config_text, microseconds, ratio
 from workers.devices.targets import is_cuda
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tuner.commands.bench_result import BenchResult
     from tuner.settings import SweepSettings
     from tuner.sweeps.per_accelerator import KindResult
 
@@ -177,17 +181,29 @@ def bench(
     if json:
         print_json(result.document())
     else:
-        from rich.table import Table
-
-        table = Table("workload", *result.names)
-        for axes, row in result.rows():
-            table.add_row(axes, *row)
-        stdout().print(table)
+        stdout().print(_bench_table(result, stdout()))
         for line in result.verdicts():
             stdout().print(line, markup=False)
         if result.interrupted:
             stderr().print("interrupted: the table holds what was measured until then")
     raise typer.Exit(result.exit_code)
+
+
+def _bench_table(result: BenchResult, console: Console) -> Table:
+    """A column for each Solution; where those do not fit into the console's width, a row for each."""
+    from rich.table import Table
+
+    table = Table("workload", *result.names)
+    for axes, row in result.rows():
+        table.add_row(axes, *row)
+    if console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width:
+        return table
+    table = Table("workload", "Solution", "time")
+    for axes, row in result.rows():
+        for name, cell in zip(result.names, row, strict=True):
+            table.add_row(axes, name, cell)
+        table.add_section()
+    return table
 
 
 @with_settings("space", "target", "definition", "dataset", "seed")

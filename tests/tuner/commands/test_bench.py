@@ -4,9 +4,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 from db.store import Store
 from tests.tuner import toy
+from tuner.cli.tune import _bench_table
 from tuner.commands.bench import _told_apart
 from tuner.commands.bench_result import BenchResult, skipped
 from tuner.errors import UsageError
@@ -76,6 +78,20 @@ def timed(name: str, **us: float) -> Evaluation:
         for w in ("w1", "w2") for mode, t in us.items()
     )  # fmt: skip
     return Evaluation(name, Status.PASSED, measurements)
+
+
+@pytest.mark.parametrize(("number", "of_columns"), [(2, True), (14, False)])
+def test_every_figure_of_a_bench_can_be_read_whatever_the_number_of_solutions(number, of_columns):
+    """Fourteen columns in a terminal's width were "g…" over "1…"."""
+    evaluations = {f"solution_{i}": passed(f"solution_{i}", 100.0 + i) for i in range(number)}
+    console = Console(width=80)
+    table = _bench_table(BenchResult(DEFINITION, "CPU", tuple(evaluations), {"w1": "n=8"}, evaluations), console)
+    with console.capture() as told:
+        console.print(table)
+    assert ("time" not in told.get()) is of_columns
+    for i in range(number):
+        assert f"solution_{i}" in told.get()
+        assert f"{100 + i} us [{99 + i} us, {101 + i} us]" in told.get()
 
 
 def test_graphs_are_compared_with_graphs_and_eager_figures_with_eager_ones():
