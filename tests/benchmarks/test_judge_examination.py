@@ -3,6 +3,7 @@ planted mistake passes."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from benchmarks.judge_examination.examine import RIGHT, examine
 from search_spaces.dataset import PATH
 from workers.fib.dataset import Dataset
 from workers.judge.outputs.rules import Asked
+from workers.records import METHOD_REVISION
 
 N, M = {"n": {"type": "var"}}, {"m": {"type": "const", "value": 64}}
 
@@ -145,3 +147,11 @@ def test_page_and_records_say_what_was_missed(problem_of, tmp_path):
     assert {"definition", "mistake", "verdict", "caught", "device"} <= set(
         json.loads((tmp_path / "judge.json").read_text())[0]
     )
+
+
+def test_the_page_says_which_figures_are_of_an_earlier_judge():
+    """A page of an earlier revision would claim for the present judge what another one has shown."""
+    results = Path(__file__).parents[2] / "docs" / "results"
+    records = json.loads((results / "judge.json").read_text())
+    older = {r["revision"] for r in records if r["revision"] < METHOD_REVISION}
+    assert not older or f"method than {METHOD_REVISION}." in (results / "judge.md").read_text()
