@@ -149,6 +149,14 @@ def _wrong(problem: MoeProblem, kernel: str, memory: dict[str, np.ndarray]) -> s
     return ""
 
 
+def built_for(package: Path) -> dict[str, Any]:
+    """Sizes and routing constants that a package was built for: the definition may have been read otherwise since."""
+    scope: dict[str, Any] = {}
+    exec(compile((package / "config.py").read_text(), str(package / "config.py"), "exec"), scope)
+    found: dict[str, Any] = scope["SIZES"]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packed", type=Path)
@@ -159,7 +167,6 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", help="names of inputs; all by default")
     args = parser.parse_args()
     space = small_space(args.target)
-    sizes = space.sizes
     weights = dict(np.load(args.packed / "inputs" / "weights.npz"))
     found: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -170,6 +177,7 @@ def main() -> None:
             package = args.packed / "variants" / folder.name
             # Parameters that came after the variant was built: their defaults leave the kernels as they were.
             config = {**space.default, **json.loads((package / "variant.json").read_text())}
+            sizes = built_for(package)
             with opened(mock, package) as host:
                 for path in sorted(folder.glob("*.npz")):
                     if args.cases and path.stem not in args.cases:

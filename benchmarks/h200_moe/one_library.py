@@ -5,7 +5,9 @@
     python benchmarks/h200_moe/one_library.py solution POOL OUT TABLE            # TABLE: JSON, [[bound or null, name]]
 
 A Solution finds its compiled functions by the hash of their config, so the sources of an exported table and the pool's
-library are that Solution: what is not in the table is never called.
+library are that Solution: what is not in the table is never called. Each config is built by the Solution's own
+``build`` in a process of its own, which refuses it by plan, registers and spills as everywhere; a config that does not
+build is not in the pool, and the command ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from pathlib import Path
 
 PACKAGE = "pool"
 _COMPILE = """
-import importlib, json, sys
+import importlib, json, shutil, sys, tempfile
 from pathlib import Path
 folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 sys.path.insert(0, str(folder.parent))
 b = importlib.import_module(folder.name + ".build")
-with b._without_torch():
-    figures = b.compile_config(b.function_name(config), config, folder / "artifacts")
-b.refuse_hangs(figures, dict(b.launches(config, b.SIZES)))
+b.TABLE = [(None, config)]
+# The one object goes into the library of the whole pool.
+b._link = lambda objects, library: [shutil.copy(path, folder / "artifacts") for path in objects]
+with tempfile.TemporaryDirectory() as scratch:
+    figures = b.build(scratch)["kernels"]
 print(json.dumps({name: figure for name, figure in figures.items() if "gemm" in name}))
 """
 _LINK = """
@@ -40,8 +44,16 @@ b._link(sorted((folder / "artifacts").glob("*.o")), folder / "artifacts" / b.LIB
 """
 
 
-def build(pool: Path, configs: dict[str, dict], dataset: Path, jobs: int) -> None:
-    """Compile every config and link all objects."""
+def compile_one(folder: Path, name: str, config: dict) -> tuple[bool, str]:
+    """Build one config of the staged pool: whether its object is there, and the line to report."""
+    command = [sys.executable, "-c", _COMPILE, str(folder), json.dumps(config)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = done.stdout.strip() if not done.returncode else "FAILED " + done.stderr.strip()[-300:]
+    return not done.returncode, f"{name}: {said}"
+
+
+def build(pool: Path, configs: dict[str, dict], dataset: Path, jobs: int) -> list[str]:
+    """Compile every config and link the objects of those that build; the names of the others."""
     import product  # noqa: F401
     from problems import MAIN
 
@@ -58,20 +70,22 @@ def build(pool: Path, configs: dict[str, dict], dataset: Path, jobs: int) -> Non
     (folder / "artifacts").mkdir(parents=True)
     for path, text in space.variant_sources(space.default).items():
         (folder / path).write_text(text)
-    (pool / "configs.json").write_text(json.dumps(whole))
-
-    def compile_one(name: str) -> str:
-        command = [sys.executable, "-c", _COMPILE, str(folder), json.dumps(whole[name])]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return f"{name}: {done.stdout.strip() if not done.returncode else 'FAILED ' + done.stderr.strip()[-300:]}"
-
+    failed = []
     with ThreadPoolExecutor(jobs) as threads:
-        for line in threads.map(compile_one, whole):
+        for name, (is_built, line) in zip(
+            whole, threads.map(lambda name: compile_one(folder, name, whole[name]), whole), strict=True
+        ):
             print(line, flush=True)
+            if not is_built:
+                failed.append(name)
+    if len(failed) == len(whole):
+        return failed
+    (pool / "configs.json").write_text(json.dumps({n: c for n, c in whole.items() if n not in failed}))
     subprocess.run([sys.executable, "-c", _LINK, str(folder)], check=True)
     for path in (folder / "artifacts").iterdir():
         if path.suffix != ".so":
             path.unlink()
+    return failed
 
 
 def unfold(pool: Path, folder: Path, rows: list[tuple[int | None, dict]]) -> None:
@@ -91,7 +105,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     if args.what == "build":
-        build(args.pool, json.loads(args.rest[0].read_text()), args.dataset, args.jobs)
+        failed = build(args.pool, json.loads(args.rest[0].read_text()), args.dataset, args.jobs)
+        if failed:
+            raise SystemExit(f"{len(failed)} configs do not build and are not in the pool: {', '.join(failed)}")
         return
     configs = json.loads((args.pool / "configs.json").read_text())
     if args.what == "variants":
