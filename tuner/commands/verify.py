@@ -6,6 +6,7 @@ measurements never meet in one record.
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import shutil
@@ -188,10 +189,11 @@ def read_solution(path: Path, space: str | None) -> SolutionFile:
         UsageError: It cannot be read, or is no Solution of a space with configs.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         sources = {s["path"]: s["content"] for s in document["sources"]}
-        scope: dict[str, Any] = {}
-        exec(compile(sources["config.py"], "config.py", "exec"), scope)
+        assigned = [node for node in ast.parse(sources["config.py"]).body if isinstance(node, ast.Assign)]
+        # The generated file holds nothing but literals; a stranger's file is not run in this process.
+        scope: dict[str, Any] = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
         name = str(document.get("name", path.stem))
         return SolutionFile(path, name, document["definition"], scope["TARGET"], sources, scope["TABLE"])
     except OSError as error:

@@ -302,12 +302,16 @@ def export_solution(
 
 
 def newest_finished(store: Store, definition: str | None = None, hardware: str | None = None) -> int:
-    """ID of the newest finished sweep that fits.
+    """ID of the newest finished sweep that fits; ``hardware`` as in :func:`tuner.api.best_config`.
 
     Raises:
         NothingFoundError: There is none.
     """
+    if hardware == "auto":
+        from workers.devices.environment import cpu_model, gpu_name
+
+        hardware = gpu_name() or cpu_model()
     for sweep in store.sweeps.newest(limit=1000, definition=definition):
-        if sweep.state == "DONE" and (hardware is None or sweep.hardware == hardware):
+        if sweep.state == "DONE" and (hardware is None or sweep.hardware.lower() == hardware.lower()):
             return sweep.id
     raise NothingFoundError(f"no finished sweep for {definition or 'any definition'} on {hardware or 'any hardware'}")

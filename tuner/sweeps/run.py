@@ -170,7 +170,7 @@ def run_sweep(
         if settings.verify_first and resume is None:
             from tuner.commands.verify import verify_first
 
-            own = settings.model_copy(update={"space": setup.family().name, "target": setup.target})
+            own = settings.model_copy(update={"space": settings.space or setup.family().name, "target": setup.target})
             verify_first(own, view)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
             view.step(preparing(setup))

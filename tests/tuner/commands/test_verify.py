@@ -115,3 +115,11 @@ def test_the_default_passes_and_says_that_it_was_emulated(target):
     assert variant["status"] == "EMULATED_PASSED"
     assert len(variant["cases"]) == 7
     assert not any("_us" in key for key in variant)
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(7)\nTARGET = 'sm_90a'", "TARGET = nobody_knows", "TARGET = ("])
+def test_the_config_of_a_strangers_solution_is_read_and_not_run(tmp_path, code):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"definition": "a", "sources": [{"path": "config.py", "content": code}]}))
+    with pytest.raises(UsageError, match="is no Solution of a space that can be emulated"):
+        read_solution(path, None)

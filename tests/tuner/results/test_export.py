@@ -1,6 +1,7 @@
 """From a sweep's winners to a Solution in a folder: what is written, what is recorded, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from tuner.errors import NothingFoundError, UsageError
 from tuner.results.export import ExportRefusedError, export_solution, export_winners, newest_finished
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve
+from workers.devices.environment import cpu_model, gpu_name
 from workers.fib import adapter as fib
 from workers.fib.official_run import StockRun
 from workers.records import BuildResult, Environment, Evaluation, Measurement, Prepared, Status
@@ -195,9 +197,12 @@ def test_what_is_exported_without_an_id_is_the_newest_sweep_that_is_done(place):
     record = place.store.sweeps.get(place.sweep)
     running = SweepRecord(record.definition_id, record.space_id, record.environment_id, owner="t")
     assert place.store.sweeps.create(running) > place.sweep
-    assert newest_finished(place.store) == newest_finished(place.store, "a", HERE.hardware) == place.sweep
+    assert newest_finished(place.store) == newest_finished(place.store, "a", HERE.hardware.upper()) == place.sweep
     with pytest.raises(NothingFoundError, match="for a on NVIDIA H200"):
         newest_finished(place.store, "a", "NVIDIA H200")
+    here = re.escape(gpu_name() or cpu_model())
+    with pytest.raises(NothingFoundError, match=f"for a on {here}"):
+        newest_finished(place.store, "a", "auto")
 
 
 def test_winners_of_other_sources_are_neither_exported_nor_measured_as_the_best(place, tmp_path):
