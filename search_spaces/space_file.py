@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import yaml_text
-from search_spaces.expression import LIMITS, Limits, compile_expression
+from search_spaces.expression import LIMITS, Expression, Limits, compile_expression
 from search_spaces.inputs.generator import InputGenerator
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
 from search_spaces.source_files import ANY, python_names, read_sources, why_unfit
@@ -197,7 +197,7 @@ def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, .
     if not names:
         raise SpaceError(f"{where}: expression {text} reads no parameter; known are {', '.join(values)}")
     if facts:
-        return FileConstraint(names, reason, expression, where=where, facts=facts)
+        return FileConstraint(names, reason, _judging(expression, text), where=where, facts=facts)
     combinations = itertools.product(*(values[n] for n in expression.names))
     outcomes, failure = set(), None
     for combination in itertools.islice(combinations, MAX_CHECKED):
@@ -214,6 +214,18 @@ def _constraint(where: str, spec: ConstraintKeys, parameters: tuple[Parameter, .
     if True not in outcomes and math.prod(len(values[n]) for n in expression.names) <= MAX_CHECKED:
         raise SpaceError(f"{where}: expression {text} is false for all values, so no config is valid")
     return FileConstraint(expression.names, reason, expression)
+
+
+def _judging(expression: Expression, text: str) -> Callable[[Mapping[str, Any]], bool]:
+    """The expression of a rule whose facts are not known yet: what is no truth then is an error, not a true one."""
+
+    def holds(values: Mapping[str, Any]) -> bool:
+        outcome = expression(values)
+        if not isinstance(outcome, bool):
+            raise SpaceError(f"expression {text} gives {show(outcome)}; needed is true or false")
+        return outcome
+
+    return holds
 
 
 def _defaults(

@@ -107,6 +107,13 @@ def test_a_wrong_fact_is_one_line(tmp_path, expression, said):
         space(tmp_path, **rule(expression))
 
 
+def test_a_rule_on_facts_that_gives_a_number_holds_for_no_config(tmp_path, caplog):
+    """A number that is not 0 would count as true, and the rule hold for all."""
+    with pytest.raises(SpaceError, match="the default config is not valid: it does not fit"):
+        space(tmp_path, **rule("sizes.hidden // step"))
+    assert "expression 'sizes.hidden // step' gives 64; needed is true or false" in caplog.text
+
+
 SPLIT = rule("step == 1 or sizes.n * step <= 512 and sizes.hidden == 64")
 
 

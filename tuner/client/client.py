@@ -130,10 +130,10 @@ class Client:
             if kept is None:
                 raise
             return kept.answer(stale=True)
+        document = kept.document if status == 304 and kept is not None else self._json(body)
         if status == 404:
             self._cache.drop(key)
             return None
-        document = kept.document if status == 304 and kept is not None else json.loads(body)
         max_age = _MAX_AGE.search(reply_headers.get("cache-control", ""))
         age = reply_headers.get("age", "0")
         max_age_s = float(max_age[1]) - float(age if age.isdecimal() else 0) if max_age else 0.0
@@ -205,10 +205,18 @@ class Client:
 
     def _document(self, path: str) -> dict[str, Any]:
         status, _, body = self._read(path, {})
-        document: dict[str, Any] = json.loads(body)
+        document = self._json(body)
         if status == 404:
             raise ServiceError(404, str(document.get("detail", "not found")))
         return document
+
+    def _json(self, body: bytes) -> dict[str, Any]:
+        """The object that the service answers; what else answers there, as a proxy's page, is no answer of its."""
+        with self._readable():
+            document = json.loads(body)
+            if not isinstance(document, dict):
+                raise ValueError(f"needed is a JSON object, not {document!r}")
+            return document
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:

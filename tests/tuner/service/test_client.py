@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,21 @@ def test_sweeps_and_their_events(client: Client, stage: Any) -> None:
 def test_an_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="http://HOST:PORT"):
         Client(url)
+
+
+@pytest.mark.parametrize("path", ["", "/missing"])
+def test_another_web_server_is_no_service_that_knows_nothing(path: str, tmp_path: Path) -> None:
+    """Its 404 would mean that no record is known, and its page be read as an answer."""
+    page = tmp_path / "api" / "v1" / "best-config"
+    page.parent.mkdir(parents=True)
+    page.write_text("<html>a web page</html>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = Client(f"http://127.0.0.1:{server.server_port}{path}", cache_dir=tmp_path / "cache")
+        with pytest.raises(UnusableEnvironmentError, match="what this version cannot read"):
+            client.best_config("gemm")
+        server.shutdown()
 
 
 def test_the_command_line_asks_a_service(stage: Any, command: Callable[..., Any], tmp_path: Path) -> None:
