@@ -29,7 +29,7 @@ class Notes(logging.Handler):
         self._said.add(record.getMessage())
         head = "note" if remark else f"{record.levelname}:{record.name}"
         try:
-            stderr().print(f"{head}: {self.format(record)}", markup=False)
+            stderr().print(f"{head}: {self.format(record)}")
         except Exception:
             self.handleError(record)
 

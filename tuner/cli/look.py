@@ -65,7 +65,7 @@ def _print_sweep(document: dict) -> None:
             f"default): {config_text(w['config'])}"
         )
     for line in failure_lines(document["failures"]):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if document["resumable"]:
         console.print(f"go on with: tuner sweep --resume {document['id']}")
 
@@ -162,7 +162,7 @@ def profile(
         table.add_row(profile_, sizes_, *cells)
     stdout().print(table)
     for why in found.left_out:
-        stdout().print(f"left out: {why}", markup=False)
+        stdout().print(f"left out: {why}")
     if rows is None:
         stdout().print("what the inputs do is not known: no search space here says it for this op")
 

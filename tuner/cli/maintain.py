@@ -60,5 +60,5 @@ def doctor(
     else:
         for check in checks:
             mark = "ok  " if check.ok else "FAIL" if check.needed else "none"
-            stdout().print(f"{mark}  {check.name}: {check.message}", markup=False)
+            stdout().print(f"{mark}  {check.name}: {check.message}")
     raise typer.Exit(4 if any(c.needed and not c.ok for c in checks) else 0)

@@ -31,10 +31,10 @@ def results() -> TextIO:
 
 @cache
 def stdout() -> Console:
-    """Console for results."""
+    """Console for results. Paths and messages may have ``[words]``, which are no markup."""
     from rich.console import Console
 
-    return Console(file=results(), highlight=False, soft_wrap=not results().isatty())
+    return Console(file=results(), highlight=False, markup=False, soft_wrap=not results().isatty())
 
 
 @cache
@@ -42,7 +42,7 @@ def stderr() -> Console:
     """Console for progress and remarks."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class StepView(Ticking):
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def step(self, text: str, limit_s: float | None = None) -> None:
         """Show what is done from now on, and how many seconds it may take at most."""
@@ -85,4 +85,4 @@ class StepView(Ticking):
             self._status.update(escape(self._step.line()))
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            self._console.print(self._step.line(), markup=False)
+            self._console.print(self._step.line())

@@ -41,7 +41,7 @@ class SweepView(Ticking, View):
     def say(self, text: str) -> None:
         """Print a line that stays."""
         if self._enabled:
-            self._console.print(text, markup=False)
+            self._console.print(text)
 
     def step(self, text: str, limit_s: float | None = None) -> None:
         """Show what is done from now on, beside the sweep's figures."""
@@ -67,7 +67,7 @@ class SweepView(Ticking, View):
         if now - self._last_line >= LINE_EVERY_S or phase != self._last_phase:
             self._last_line, self._last_phase = now, phase
             for line in self._lines():
-                self._console.print(line, markup=False)
+                self._console.print(line)
 
     def _lines(self) -> Iterator[str]:
         """Without a terminal: the search's figures until it is over, then the step."""

@@ -83,7 +83,7 @@ def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str]
     else:
         for result in found:
             stdout().print(f"== {result.accelerator}")
-            stdout().print(result.output, end="", markup=False, highlight=False)
+            stdout().print(result.output, end="", highlight=False)
     return exit_code(found)
 
 
@@ -104,9 +104,9 @@ def _print_sweep(report: Any) -> None:
     )
     if not report.winners:
         for reason in report.reasons:
-            console.print(reason, markup=False)
+            console.print(reason)
         for why in report.left_out:
-            console.print(f"left out: {why}", markup=False)
+            console.print(f"left out: {why}")
         early = "; stopped, as the first trials all failed alike (--keep-going goes on)" if report.stopped_early else ""
         console.print(f"no config passed{early}; `tuner status {report.sweep_id}` shows all trials")
         return
@@ -123,22 +123,22 @@ def _print_sweep(report: Any) -> None:
     if report.reference_us and is_cuda(report.target):
         console.print("the reference is timed eagerly: its figure holds its host time")
     for line in report.beside_baseline.verdicts() if report.beside_baseline is not None else ():
-        console.print(line, markup=False)
+        console.print(line)
     console.print("best config of each regime, where it differs from the default:")
     for w in report.winners:
         today = report.default_by_regime.get(w.regime, report.default_config)
         console.print(f"  {w.regime}: {changes_text(w.config, today)}")
     for c in report.crossings:
-        console.print(f"  {c.lower} hands over to {c.upper} at {c.bound} (before: {c.was}): {c.reason}", markup=False)
+        console.print(f"  {c.lower} hands over to {c.upper} at {c.bound} (before: {c.was}): {c.reason}")
     for regime, refused in report.refused.items():
         for config_hash, why in refused.items():
-            console.print(f"  {regime}: the guard refused {config_hash}: {why}", markup=False)
+            console.print(f"  {regime}: the guard refused {config_hash}: {why}")
     if report.export is not None:
         console.print(f"Solution {report.export.name} written to {report.export.path}, {report.export.verdict}")
     if report.export_failure is not None:
         console.print(f"the winners are kept, but no Solution was written; go on with: {report.export_command}")
     for why in report.left_out:
-        console.print(f"left out: {why}", markup=False)
+        console.print(f"left out: {why}")
     console.print(f"ask for it: tuner best --definition {report.definition} {report.example_axes}")
 
 
@@ -183,7 +183,7 @@ def bench(
     else:
         stdout().print(_bench_table(result, stdout()))
         for line in result.verdicts():
-            stdout().print(line, markup=False)
+            stdout().print(line)
         if result.interrupted:
             stderr().print("interrupted: the table holds what was measured until then")
     raise typer.Exit(result.exit_code)
@@ -240,15 +240,15 @@ def compile_(
                 *("-" if c is None else str(c) for c in cells),
                 changes_text(v["config"], default),
             )
-        stdout().print(f"the default: {config_text(default)}", markup=False, soft_wrap=True)
+        stdout().print(f"the default: {config_text(default)}", soft_wrap=True)
         stdout().print(table)
         stdout().print(f"{result.built} of {len(result.variants)} built in {result.wall_s:.1f} s")
         reasons = Counter((v["status"], v["reason"]) for v in result.variants if v["reason"])
         for (status, why), count in reasons.most_common():
-            stdout().print(f"{count} {status}: {why}", markup=False, soft_wrap=True)
+            stdout().print(f"{count} {status}: {why}", soft_wrap=True)
         for why, count in Counter(v["figures"].get("remark") for v in result.variants).items():
             if why is not None:
-                stdout().print(f"{count} BUILT, but {why}", markup=False, soft_wrap=True)
+                stdout().print(f"{count} BUILT, but {why}", soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
 
@@ -276,7 +276,7 @@ def verify(
         print_json(result.document())
     else:
         for variant in result.variants:
-            stdout().print(summary_of(variant), markup=False, soft_wrap=True)
+            stdout().print(summary_of(variant), soft_wrap=True)
         count = f"{result.passed} of {len(result.variants)}"
         stdout().print(f"{count} passed (emulated on {result.definition}) in {result.wall_s:.1f} s")
     raise typer.Exit(result.exit_code)
@@ -309,5 +309,5 @@ def init(
         print_json(result.document())
     else:
         for line in result.lines():
-            stdout().print(line, markup=False, highlight=False, soft_wrap=True)
+            stdout().print(line, highlight=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

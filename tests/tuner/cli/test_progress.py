@@ -21,7 +21,7 @@ def written(monkeypatch):
     """What goes to a stderr that is no terminal, each line at once."""
     text = io.StringIO()
     for module in (progress_line, sweep_progress):
-        monkeypatch.setattr(module, "stderr", lambda: Console(file=text, soft_wrap=True, highlight=False))
+        monkeypatch.setattr(module, "stderr", lambda: Console(file=text, soft_wrap=True, highlight=False, markup=False))
         monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
     return text
 
