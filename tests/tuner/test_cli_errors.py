@@ -56,6 +56,8 @@ CASES = {
     "space without the target": (["sweep", "--space", "moe_fp8_cpu", "--target", "sm_90a"], USAGE, ["sm_90a", "cpu"]),
     "unknown target": (["sweep", "--target", "tpu"], USAGE, ["tpu", "sm_90a"]),
     "unknown sampler": (["sweep", "--sampler", "magic"], USAGE, ["magic", "random"]),
+    "a sweep that is no number": (["report", "abc"], USAGE, ["sweep", "'abc'", "integer"]),
+    "a budget that is no number": (["sweep", "--budget-s", "1h"], USAGE, ["--budget-s", "'1h'", "number"]),
     "several kinds, no cluster": (
         ["sweep", "--accelerators", "H200,B200"],
         USAGE,

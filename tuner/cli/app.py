@@ -114,6 +114,9 @@ def _on_stop(handler: Any, *numbers: int) -> None:
 
 def _one_line(error: Exception) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    given = getattr(error.__cause__, "errors", None)
+    if isinstance(error, USAGE_ERROR) and given is not None:  # Typer leaves out what was given
+        message += "; given was " + ", ".join(repr(e["input"]) for e in given())
     return " ".join(message.split())
 
 
