@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -124,10 +125,23 @@ def process_parts() -> dict[str, Part]:
 
 
 def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
-    """Namespaces, each with what it keeps. Reading them uses no built-in name, since those may be what was replaced."""
+    """Namespaces, each with what it keeps. Reading them uses no built-in name, since those may be what was replaced.
 
-    def replaced() -> list[str]:
-        return [n for place, names in held for n, value in names.items() if n not in place or place[n] is not value]
+    Thousands of names are looked at after every candidate, so a whole namespace is compared at once.
+    """
+    looks = [(place, itemgetter(*names, next(iter(names))), names) for place, names in held if names]
+    whole = [(place, get, get(names), names) for place, get, names in looks]
+
+    def replaced(missing: type[BaseException] = KeyError) -> list[dict[str, Any]]:
+        found = []
+        for place, get, values, names in whole:
+            try:
+                if get(place) == values:
+                    continue
+            except missing:
+                pass
+            found.append(names)
+        return found
 
     def put_back(_: Any) -> None:
         for place, names in held:
