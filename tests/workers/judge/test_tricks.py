@@ -286,7 +286,8 @@ def test_remembered_output(judge, mode, how):
 
 @pytest.mark.parametrize("how", LATE)
 def test_work_after_the_call_has_returned(judge, mode, how):
-    assert_status(judge(LATE[how]), mode, Status.UNFINISHED)
+    # Late once and in time when it is tried again, as on a busy machine, it is not repeatable.
+    assert_status(judge(LATE[how]), mode, Status.UNFINISHED, Status.NOT_REPEATABLE)
 
 
 @pytest.mark.parametrize("what", PATCHES)
