@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +11,8 @@ from search_spaces.moe_fp8_cute.space import FAMILY
 
 
 @pytest.fixture(scope="module")
-def one_library():
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "h200_moe"))
-    try:
-        return importlib.import_module("one_library")
-    finally:
-        sys.path.pop(0)
+def one_library(of_h200_moe):
+    return of_h200_moe("one_library")
 
 
 @pytest.fixture

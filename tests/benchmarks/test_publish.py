@@ -1,9 +1,6 @@
 """The published table of the H200 benchmark: which config serves a regime, and what is said about its target."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +8,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 
 @pytest.fixture(scope="module")
-def publish():
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "h200_moe"))
-    try:
-        return importlib.import_module("publish")
-    finally:
-        sys.path.pop(0)
+def publish(of_h200_moe):
+    return of_h200_moe("publish")
 
 
 def result(publish, name: str, medians: dict[int, float], status: str = "PASSED") -> dict:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
 
 @pytest.fixture(scope="module")
-def routing_run():
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "h200_moe"))
-    try:
-        return importlib.import_module("routing_run")
-    finally:
-        sys.path.pop(0)
+def routing_run(of_h200_moe):
+    return of_h200_moe("routing_run")
 
 
 def record(profile: str, problems: dict[str, str], **us: float) -> dict:

@@ -125,9 +125,10 @@ class Sweep:
         self._restore()
         self._phase = "search"
         self._search()
-        self._reference.again(self._is_in_time(), self._beat)
         self._phase = "finals"
         finals, crossed = self._settled(self._finals())
+        if self.settings.budget_s is None or time.monotonic() - self._started < self.settings.budget_s:
+            self._reference.again(self._beat)
         regimes = {s.regime.name: s.regime for s in self._states}
         axis = self.plan.space.size_axis
         won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, axis, crossed)

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import is_, itemgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -129,14 +129,14 @@ def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
 
     Thousands of names are looked at after every candidate, so a whole namespace is compared at once.
     """
-    looks = [(place, itemgetter(*names, next(iter(names))), names) for place, names in held if names]
-    whole = [(place, get, get(names), names) for place, get, names in looks]
+    whole = [(place, itemgetter(*names, next(iter(names))), names) for place, names in held if names]
+    kept = [(place, get, get(names), names) for place, get, names in whole]
 
-    def replaced(missing: type[BaseException] = KeyError) -> list[dict[str, Any]]:
+    def replaced(all_of: Any = all, each: Any = map, missing: type[BaseException] = KeyError) -> list[dict[str, Any]]:
         found = []
-        for place, get, values, names in whole:
+        for place, get, values, names in kept:
             try:
-                if get(place) == values:
+                if all_of(each(is_, get(place), values)):
                     continue
             except missing:
                 pass

@@ -53,15 +53,14 @@ class ReferenceTimes:
             self._runner.submit_evaluation(self._job)
         return True
 
-    def again(self, is_in_time: bool, tick: Callable[[], None]) -> None:
+    def again(self, tick: Callable[[], None]) -> None:
         """Time it once more when nothing is built any more, on a CPU alone.
 
         There builders take cores from it, and its threads wait for one another: it has been seen to take twenty times
         as long as by itself. On a GPU what it takes is the device's.
 
         Args:
-            is_in_time: Whether the sweep's budget allows it.
             tick: Called about once a second.
         """
-        if self._job is not None and is_in_time and not is_cuda(self._variant.target):
+        if self._job is not None and not is_cuda(self._variant.target):
             self.took(self._runner.evaluated(self._job, tick))
