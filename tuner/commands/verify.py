@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import json
 import shutil
 import tempfile
 import time
@@ -27,6 +26,7 @@ from search_spaces.space import SearchSpace, SpaceFamily, row_of
 from tuner import errors
 from tuner.commands.compile import VariantResults, definition_for
 from tuner.errors import NothingFoundError, UsageError
+from tuner.json_file import read_object
 from tuner.progress import Steps
 from tuner.settings import SweepSettings, load
 from tuner.sweeps.setup import open_dataset
@@ -188,16 +188,14 @@ def read_solution(path: Path, space: str | None) -> SolutionFile:
     Raises:
         UsageError: It cannot be read, or is no Solution of a space with configs.
     """
+    document = read_object(path, "Solution file")
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
         sources = {s["path"]: s["content"] for s in document["sources"]}
         assigned = [node for node in ast.parse(sources["config.py"]).body if isinstance(node, ast.Assign)]
         # The generated file holds nothing but literals; a stranger's file is not run in this process.
         scope: dict[str, Any] = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
         name = str(document.get("name", path.stem))
         return SolutionFile(path, name, document["definition"], scope["TARGET"], sources, scope["TABLE"])
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         why = f"{type(error).__name__}: {error}"[:200]
         wanted = f"space {space!r}" if space else "a space that can be emulated"

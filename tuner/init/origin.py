@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from search_spaces.source_files import read_sources
 from search_spaces.space import HEADER_LANGUAGES
 from tuner.errors import UsageError
 from tuner.init.source.source_tree import free_name
+from tuner.json_file import read_object
 
 CONTEST_FILE = "config.toml"
 LANGUAGES = ("python", "triton", "cpp", "cuda", "tilelang")
@@ -59,9 +59,9 @@ def read_origin(path: Path) -> Origin:
         return _contest(path)
     if path.name == CONTEST_FILE:
         return _contest(path.parent)
-    text = _text(path)
     if path.suffix == ".json":
-        return _solution(path, text)
+        return _solution(path)
+    text = _text(path)
     if path.suffix == ".py":
         stem = "kernel" if path.stem in ("main", "config", "__init__") else path.stem
         file = free_name(stem, {"config.py", "main.py"})
@@ -78,9 +78,9 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _solution(path: Path, text: str) -> Origin:
+def _solution(path: Path) -> Origin:
+    document = read_object(path, "Solution file")
     try:
-        document = json.loads(text)
         spec, sources = document["spec"], document["sources"]
         files = {str(s["path"]): str(s["content"]) for s in sources}
         name, language = str(document["name"]), str(spec["language"])

@@ -123,7 +123,7 @@ def test_graphs_are_compared_with_graphs_and_eager_figures_with_eager_ones():
     ("text", "said"),
     [
         (None, "No such file"),
-        ("{", "is not what `tuner bench --json` writes: JSONDecodeError"),
+        ("{", "bench file .*bench.json is not JSON: Expecting property name"),
         ('{"solutions": {}}', "is not what `tuner bench --json` writes: KeyError"),
         ('{"solutions": {}, "definition": "other", "ratio_to_first": {}, "hardware": "x"}', "is about other"),
     ],
@@ -168,5 +168,7 @@ def test_workloads_are_chosen_by_size(tmp_path):
         chosen(axes=("n=58",))
     with pytest.raises(UsageError, match="there is no axis 'seq_len'"):
         chosen(axes=("seq_len=1",))
+    with pytest.raises(UsageError, match="no workload of a starts with x; it has 3"):  # it was left out without a word
+        chosen(workloads=("w0", "x"))
     with pytest.raises(UsageError, match="must be NAME=NUMBER, such as seq_len=57"):
         chosen(axes=("n",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tuner.errors import UsageError
 from tuner.format import first_line, microseconds
+from tuner.json_file import read_object
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,10 @@ def read(path: Path, definition: str) -> Beside:
     Raises:
         UsageError: It cannot be read, is not such a file, or is about another definition.
     """
+    document = read_object(path, "bench file")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         found = str(document["definition"])
         beside = of_document(document)
-    except OSError as error:
-        raise UsageError(f"bench file {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"bench file {path} is not what `tuner bench --json` writes: {problem}") from None
