@@ -111,7 +111,7 @@ class Arena:
                     templates = process.children()
                     if part == "actor":
                         return process.pid
-                    if part == "template":
+                    if part == "fork_server":
                         return templates[0].pid if templates else None
                     return next((c.pid for t in templates for c in t.children()), None)
         return None
@@ -167,7 +167,7 @@ class Arena:
                     continue
                 living = [c for c in process.children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
                 if len(living) > 1:
-                    lines.append(f"template {process.pid} has {len(living)} processes below it")
+                    lines.append(f"fork server {process.pid} has {len(living)} processes below it")
         return lines
 
     # -- databases ---------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class KillProcess(Fault):
 
     def __init__(self, rng: random.Random, trials: int) -> None:
         super().__init__(rng, trials)
-        self.worker, self.part = rng.choice(("builder", "evaluator")), rng.choice(("actor", "template", "child"))
+        self.worker, self.part = rng.choice(("builder", "evaluator")), rng.choice(("actor", "fork_server", "child"))
 
     def strike(self, run: Run) -> None:
         time.sleep(self.rng.uniform(0, 0.1))

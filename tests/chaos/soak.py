@@ -30,7 +30,7 @@ KINDS = (
     ("ray::EvaluatorActor", "evaluator actor"),
     ("raylet", "raylet"),
     ("gcs_server", "gcs"),
-    ("workers.sandbox.fork_server", "template or candidate"),
+    ("workers.sandbox.fork_server", "fork server or candidate"),
 )
 
 

@@ -107,8 +107,8 @@ class VariantBuilder:
     def processes(self) -> dict[str, int | None]:
         """Process IDs of the fork server and the child."""
         if self._process is None:
-            return {"template": None, "child": None}
-        return {"template": self._process.template_pid, "child": self._process.pid}
+            return {"fork_server": None, "child": None}
+        return {"fork_server": self._process.fork_server_pid, "child": self._process.pid}
 
     def close(self) -> None:
         """End the process."""

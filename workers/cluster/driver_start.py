@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+
+_PyOS_getsig = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(("PyOS_getsig", ctypes.pythonapi))
+_PyOS_setsig = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(("PyOS_setsig", ctypes.pythonapi))
 
 
 @contextlib.contextmanager
@@ -20,7 +24,7 @@ def starting() -> Iterator[None]:
     import ray
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+    before, native = signal.getsignal(signal.SIGTERM), _PyOS_getsig(signal.SIGTERM)
     try:
         with _hidden_stack():
             yield
@@ -30,8 +34,10 @@ def starting() -> Iterator[None]:
         atexit.unregister(ray.shutdown)
         raise
     finally:
-        if is_main:
+        if is_main and before is not None:
             signal.signal(signal.SIGTERM, before)
+        elif is_main:  # the program that Python is embedded in has a handler of its own
+            _PyOS_setsig(signal.SIGTERM, native)
 
 
 @contextlib.contextmanager

@@ -320,7 +320,7 @@ class VariantEvaluator:
 
     def processes(self) -> dict[str, int | None]:
         """Process IDs of the fork server and the child."""
-        return {"template": self._process.template_pid, "child": self._process.pid}
+        return {"fork_server": self._process.fork_server_pid, "child": self._process.pid}
 
     def release(self) -> None:
         """End the process, which frees the device's memory; the next job starts another one."""

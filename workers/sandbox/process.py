@@ -84,7 +84,7 @@ class ChildProcess:
         self._request = request
         self._preload = list(preload)
         self._env = dict(env or {})
-        self._template: subprocess.Popen[bytes] | None = None
+        self._fork_server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._ready = False
         self._pid: int | None = None
@@ -98,23 +98,23 @@ class ChildProcess:
         return self._pid
 
     @property
-    def template_pid(self) -> int | None:
+    def fork_server_pid(self) -> int | None:
         """Process ID of the fork server."""
-        return self._template.pid if self._template else None
+        return self._fork_server.pid if self._fork_server else None
 
     def start(self) -> None:
         """Start the fork server without waiting for its imports."""
-        if self._template is not None:
-            if self._template.poll() is None:
+        if self._fork_server is not None:
+            if self._fork_server.poll() is None:
                 return
-            self._template_lost(None)  # it died while idle; start another one
+            self._fork_server_lost(None)  # it died while idle; start another one
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {k: v for k, v in os.environ.items() if k not in _DROPPED_ENV} | self._env
         # The fork server must not initialise CUDA, or its children could not use it; torch asks NVML instead.
         env["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         env |= {**threads(env), **interpreter.variables(), "PYTHONPATH": interpreter.python_path(*sys.path)}
         command = interpreter.command("workers.sandbox.fork_server", str(theirs.fileno()), *self._preload)
-        self._template = subprocess.Popen(
+        self._fork_server = subprocess.Popen(
             command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
         )
         theirs.close()
@@ -218,18 +218,18 @@ class ChildProcess:
     def close(self) -> None:
         """End the child and the fork server."""
         self.kill()
-        if self._template is None:
+        if self._fork_server is None:
             return
         if self._control:
             self._control.close()
         if not self._ready:  # it still imports: it has no child, and would see the closed socket only after that
-            self._template.kill()
+            self._fork_server.kill()
         try:
-            self._template.wait(timeout=5)
+            self._fork_server.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._template.kill()
-            self._template.wait()
-        self._template = self._control = None
+            self._fork_server.kill()
+            self._fork_server.wait()
+        self._fork_server = self._control = None
 
     def _fork(self) -> None:
         self.start()
@@ -267,7 +267,7 @@ class ChildProcess:
         try:
             socket.send_fds(self._control, [pickle.dumps((kind, payload))], list(fds))
         except OSError as error:
-            raise self._template_lost(error) from error
+            raise self._fork_server_lost(error) from error
         return self._receive()
 
     def _receive(self) -> tuple[str, Any]:
@@ -275,21 +275,21 @@ class ChildProcess:
         try:
             data = self._control.recv(1 << 16)
         except OSError as error:
-            raise self._template_lost(error) from error
+            raise self._fork_server_lost(error) from error
         if not data:
-            raise self._template_lost(None)
+            raise self._fork_server_lost(None)
         return pickle.loads(data)
 
-    def _template_lost(self, error: OSError | None) -> WorkerError:
+    def _fork_server_lost(self, error: OSError | None) -> WorkerError:
         """Forget the fork server, so that the next call starts another one."""
-        assert self._template is not None
+        assert self._fork_server is not None
         assert self._control is not None
         self._control.close()
-        self._template.kill()
-        code = self._template.wait()
+        self._fork_server.kill()
+        code = self._fork_server.wait()
         if self._pid is not None:
             self._close_child()
-        self._template = self._control = self._pid = None
+        self._fork_server = self._control = self._pid = None
         return WorkerError(f"the worker's fork server ended (exit {code}{f', {error}' if error else ''})")
 
     def _died(self, phase: Phase) -> ChildDiedError:

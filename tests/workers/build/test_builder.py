@@ -142,7 +142,7 @@ def test_what_compiles_is_loaded_before_the_first_variant_comes(bench, tmp_path,
     builder = VariantBuilder(bench.problem.definition, "sm_90a", str(tmp_path / "cache"), imports=imports)
     try:
         builder.start()
-        assert (builder.processes()["template"] is not None) == starts
+        assert (builder.processes()["fork_server"] is not None) == starts
     finally:
         builder.close()
 

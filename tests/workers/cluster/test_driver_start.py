@@ -75,3 +75,19 @@ def test_a_process_without_a_standard_error_output_keeps_what_has_its_number():
     )
     shell = f'exec {sys.executable} -c "$CODE" 2>&-'
     assert subprocess.run(["sh", "-c", shell], env={**os.environ, "CODE": code}).returncode == 0
+
+
+def test_the_handler_of_a_program_that_python_is_embedded_in_is_put_back():
+    """Python cannot name such a handler: ``getsignal`` gives None for it, which ``signal`` does not take."""
+    code = (
+        "import ctypes, os, signal, workers.cluster.driver_start as d\n"
+        "harmless = ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p)\n"
+        "d._PyOS_setsig(signal.SIGTERM, harmless)\n"
+        "signal.getsignal = lambda number: None\n"
+        "with d.starting():\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('alive')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

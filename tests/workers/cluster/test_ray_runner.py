@@ -114,7 +114,7 @@ def test_what_is_timed_goes_before_what_builds(runner):
     assert builder is None or psutil.Process(builder).nice() == 19
 
 
-@pytest.mark.parametrize("victim", ["actor", "template", "child"])
+@pytest.mark.parametrize("victim", ["actor", "fork_server", "child"])
 def test_killed_builder(runner, make, victim):
     """A lost actor is not the candidate's fault; the candidate's own process dying cannot be told from a crash."""
     pids = runner.processes()[0]

@@ -223,7 +223,7 @@ def test_replaced_process_has_its_workloads_again(bench, make):
     bench.judge(make(passing("os._exit(1)")))
     assert_good_passes(bench, make)
     after = bench.evaluator.processes()
-    assert after["template"] == before["template"]
+    assert after["fork_server"] == before["fork_server"]
     assert after["child"] != before["child"]
 
 

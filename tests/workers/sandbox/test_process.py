@@ -201,11 +201,11 @@ def test_a_child_that_was_killed_while_idle_is_not_the_next_calls_fault(child, l
 def test_killed_template_is_replaced(child, left_after):
     call(child, "greet")
     forked = psutil.Process(child.pid)
-    psutil.Process(child.template_pid).kill()
+    psutil.Process(child.fork_server_pid).kill()
     assert left_after(20, [forked]) == []
     assert call(child, "greet")[0] == "hello"
     child.kill()
-    idle = psutil.Process(child.template_pid)
+    idle = psutil.Process(child.fork_server_pid)
     idle.kill()
     assert left_after(20, [idle]) == []
     assert call(child, "greet")[0] == "hello"
@@ -213,9 +213,9 @@ def test_killed_template_is_replaced(child, left_after):
 
 def test_close_ends_everything(child):
     (pid, grandchild), _ = call(child, "spawn")
-    template = child.template_pid
+    fork_server = child.fork_server_pid
     child.close()
-    assert not any(map(psutil.pid_exists, (pid, grandchild, template)))
+    assert not any(map(psutil.pid_exists, (pid, grandchild, fork_server)))
 
 
 def test_close_does_not_wait_for_a_fork_server_that_still_imports(handler_path):
@@ -223,9 +223,9 @@ def test_close_does_not_wait_for_a_fork_server_that_still_imports(handler_path):
     (handler_path / "slow_to_import.py").write_text("import time; time.sleep(3)")
     process = ChildProcess(ForkRequest("toy_handler:Handler", ("hello",)), preload=("slow_to_import",))
     process.start()
-    template = process._template
+    fork_server = process._fork_server
     process.close()
-    assert template.returncode == -signal.SIGKILL
+    assert fork_server.returncode == -signal.SIGKILL
 
 
 PARENT = """
@@ -236,7 +236,7 @@ from workers.sandbox.fork_server import ForkRequest
 
 child = ChildProcess(ForkRequest("toy_handler:Handler", ("hello",)))
 (pid, grandchild), _ = child.call("spawn", limits_s={PhaseKind.LOAD: 60.0}, phase=Phase(PhaseKind.LOAD))
-print(pid, grandchild, child.template_pid, flush=True)
+print(pid, grandchild, child.fork_server_pid, flush=True)
 if sys.argv[1] == "busy":
     slow = Phase(PhaseKind.CHECK, "slow")
 child.call("phases", [slow], limits_s=dict.fromkeys(PhaseKind, 600.0), phase=Phase(PhaseKind.LOAD))
