@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from db.errors import StoreError
+from db.errors import NoDatabase, StoreError
 
 BUSY_TIMEOUT_S = 30.0
 """How long SQLite waits for another process's write transaction, which takes milliseconds."""
@@ -66,7 +66,8 @@ def make_engine(url: URL, *, create: bool) -> Engine:
     ``rebuilds`` foreign keys are not enforced: SQLite changes a table by making a new one and dropping the old one.
 
     Raises:
-        StoreError: The file or its folder is missing and ``create`` is False, or the folder cannot be made.
+        NoDatabase: The file or its folder is missing and ``create`` is False.
+        StoreError: The folder cannot be made.
     """
     if url.get_backend_name() != "sqlite":
         options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "tuner"}
@@ -96,7 +97,7 @@ def _make_folder(url: URL, *, create: bool) -> None:
     if path.exists():
         return
     if not create:
-        raise StoreError(f"there is no database at {path}; a sweep creates it")
+        raise NoDatabase(f"there is no database at {path}; a sweep creates it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from db import migrate, schema
 from db.database import Database
 from db.engine import label, make_engine, parse_url
-from db.errors import StoreError
+from db.errors import NoDatabase, StoreError
 from db.queries.catalog import Catalog
 from db.queries.exports import Exports
 from db.queries.lookups import Lookups
@@ -58,7 +58,8 @@ class Store:
                 Opening never waits for a server that is not there.
 
         Raises:
-            StoreError: The URL cannot be read, the database is missing, unreachable, damaged, may not be written, or
+            NoDatabase: It is missing or empty, and ``create`` is False.
+            StoreError: The URL cannot be read, the database is unreachable, damaged, may not be written, or
                 has a schema that this code does not work with.
         """
         parsed = parse_url(url)
@@ -77,7 +78,7 @@ class Store:
         where = label(self.database.url)
         if version is None:
             if not create:
-                raise StoreError(f"database {where} holds no results yet; a sweep creates the tables")
+                raise NoDatabase(f"database {where} holds no results yet; a sweep creates the tables")
         elif self.database.url.get_backend_name() != "sqlite" and not upgrade:
             raise StoreError(
                 f"database {where} has schema {version!r} and {schema.REVISIONS[-1]!r} is needed: run tuner db upgrade"

@@ -84,17 +84,15 @@ def best_config(
 
     Returns:
         The config, how it was found, where it was measured, and its interval; None if nothing is known.
+
+    Raises:
+        UsageError: The question is incomplete, or names an axis that does not exist.
+        StoreError: The database that ``db`` names is missing, or cannot be used.
     """
-    from db.store import Store
+    from tuner.database import open_to_read
     from tuner.results.best_config import best_config as look_up
-    from tuner.settings import load
+    from workers.devices.environment import hardware_named
 
-    if hardware == "auto":
-        from workers.devices.environment import cpu_model, gpu_name
-
-        hardware = gpu_name() or cpu_model()
-    store = Store.open(load({"db": db}).db)
-    try:
-        return look_up(store.best, definition, dict(axes or {}), hardware=hardware, profile=profile)
-    finally:
-        store.close()
+    with open_to_read(db) as store:
+        model = hardware_named(hardware)
+        return look_up(store.best, definition, dict(axes or {}), hardware=model, profile=profile)

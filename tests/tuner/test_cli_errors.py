@@ -87,6 +87,32 @@ CASES = {
     "sweep of 23 digits": (["status", "9" * 23], NOTHING, ["there is no sweep 999"]),
     "list of 23 digits": (["status", "--limit", "9" * 23], ENVIRONMENT, ["does not fit into 64 bits"]),
     "Solution without a definition": (["bench", "{tmp}/bad.json"], USAGE, ["does not name its definition"]),
+    "retries without a sweep": (["sweep", "--retry-failed"], USAGE, ["--retry-failed", "--resume"]),
+    "retries on several kinds": (
+        ["sweep", "--retry-failed", "--accelerators", "H200,B200", "--ray-address", "127.0.0.1:1"], USAGE,
+        ["--retry-failed", "leave --accelerators out"],
+    ),
+    "explain on a GPU that is not known": (
+        ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a", "--hardware", "V100"], USAGE, ["figures of V100"]
+    ),
+    **{
+        f"{name} of a mistyped database": (
+            [*arguments, "--db", "sqlite:///{tmp}/mistyped.db"], ENVIRONMENT, ["there is no database at", "mistyped.db"]
+        )
+        for name, arguments in {
+            "status": ["status"],
+            "report": ["report"],
+            "best": ["best", "--definition", MOE],
+            "export": ["export", "--out", "{tmp}/out"],
+            "bench": ["bench", "best"],
+            "explain": ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a"],
+            "tokens": ["token", "list"],
+            "revocation": ["token", "revoke", "abc"],
+            "winners": ["verify", "--sweep", "1", "--target", "sm_90a"],
+            "study": ["study", "export", "1", "--out", "{tmp}/s.db"],
+            "prune": ["db", "prune", "--older-than-days", "1"],
+        }.items()
+    },
     "unreadable database url": (["status", "--db", "nonsense"], ENVIRONMENT, ["sqlite:///"]),
     "unreachable database": (
         ["status", "--db", "postgresql://u:secret@127.0.0.1:1/x"], ENVIRONMENT, ["127.0.0.1"]
@@ -127,6 +153,7 @@ def test_bad_input(case, tmp_path):
     assert "secret" not in done.stderr
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "tuner-out").exists()
+    assert not (tmp_path / "mistyped.db").exists()
 
 
 def test_importing_tuner_loads_nothing_heavy(tmp_path):

@@ -24,14 +24,11 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Show sweeps, or one sweep with its trials by state and its winners."""
-    from db.store import Store
+    from tuner.database import open_to_read
     from tuner.results.status import describe, overview
 
-    store = Store.open(options.database_url(db))
-    try:
+    with open_to_read(db) as store:
         document = overview(store, limit, definition) if sweep is None else describe(store, sweep)
-    finally:
-        store.close()
     if json:
         print_json(document)
     elif sweep is None:
@@ -177,14 +174,11 @@ def report(
     json: options.Json = False,
 ) -> None:
     """Write one self-contained HTML page about a sweep."""
-    from db.store import Store
+    from tuner.database import open_to_read
     from tuner.results.report import write_report
 
-    store = Store.open(options.database_url(db))
-    try:
+    with open_to_read(db) as store:
         path = write_report(store, sweep, out, bench)
-    finally:
-        store.close()
     if json:
         print_json({"path": str(path)})
     else:
@@ -202,12 +196,12 @@ def explain(
     json: options.Json = False,
 ) -> None:
     """Show what a config should take by the space's model, what bounds it, and what was measured. Needs no GPU."""
-    from db.store import Store
+    from tuner.database import open_to_read
     from tuner.prediction.explain import explain as explained
     from tuner.settings import load
 
     settings = load(given)
-    with Store.open(settings.db) as store:
+    with open_to_read(given["db"]) as store:
         found = explained(store, settings, config, hardware)
     if json:
         print_json(found.document())

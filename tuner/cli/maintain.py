@@ -8,6 +8,7 @@ import typer
 
 from tuner.cli import options
 from tuner.cli.output import print_json, stdout
+from tuner.errors import EXIT_ENVIRONMENT, EXIT_OK
 
 db = typer.Typer(help="Look after the database.")
 
@@ -61,4 +62,4 @@ def doctor(
         for check in checks:
             mark = "ok  " if check.ok else "FAIL" if check.needed else "none"
             stdout().print(f"{mark}  {check.name}: {check.message}")
-    raise typer.Exit(4 if any(c.needed and not c.ok for c in checks) else 0)
+    raise typer.Exit(EXIT_ENVIRONMENT if any(c.needed and not c.ok for c in checks) else EXIT_OK)

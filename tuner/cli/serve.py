@@ -83,11 +83,11 @@ def list_(db: options.Db = None, json: options.Json = False) -> None:
     """Show all tokens, without their secrets."""
     import time
 
-    from db.store import Store
+    from tuner.database import open_to_read
     from tuner.results.status import moment
     from tuner.service.tokens import state
 
-    with Store.open(options.database_url(db)) as store:
+    with open_to_read(db) as store:
         known = store.tokens.all()
     rows: list[dict[str, Any]] = [
         {
@@ -122,10 +122,10 @@ def revoke(
     json: options.Json = False,
 ) -> None:
     """Revoke a token. Servers refuse it at once."""
-    from db.store import Store
+    from tuner.database import open_to_read
     from tuner.errors import NothingFoundError
 
-    with Store.open(options.database_url(db)) as store:
+    with open_to_read(db) as store:
         found = store.tokens.revoke(key)
     if not found:
         raise NothingFoundError(f"there is no token {key!r}; `tuner token list` shows them")

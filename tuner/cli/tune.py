@@ -51,7 +51,7 @@ def sweep(
     settings = load(given, config)
     if len(settings.accelerators) > 1:
         words = ["--no-export"] if no_export else ["--out", str(out)]
-        raise typer.Exit(_sweep_on_each(settings, resume, words, json))
+        raise typer.Exit(_sweep_on_each(settings, resume is not None or retry_failed, words, json))
     with SweepView() as view:
         report = run_sweep(
             settings,
@@ -70,13 +70,15 @@ def sweep(
     raise typer.Exit(report.exit_code)
 
 
-def _sweep_on_each(settings: SweepSettings, resume: int | None, words: list[str], json: bool) -> int:
+def _sweep_on_each(settings: SweepSettings, goes_on: bool, words: list[str], json: bool) -> int:
     """Sweep on several kinds of machine and print the output of each, in the order in which they were given."""
     from tuner.errors import UsageError
     from tuner.sweeps.per_accelerator import exit_code, run_on_each
 
-    if resume is not None:
-        raise UsageError("--resume goes on with the sweep of one kind of machine; leave --accelerators out")
+    if goes_on:
+        raise UsageError(
+            "--resume and --retry-failed go on with the sweep of one kind of machine; leave --accelerators out"
+        )
     found = run_on_each(settings, [*words, *(["--json"] if json else [])], lambda line: stderr().print(line))
     if json:
         print_json({"sweeps": [_document(result) for result in found]})
@@ -164,7 +166,8 @@ def _print_sweep(report: Any) -> None:
 def bench(
     given: dict[str, Any],
     solutions: Annotated[
-        list[str], typer.Argument(help="Solution names in the dataset, JSON files, or 'default'/'best'")
+        list[str],
+        typer.Argument(help="names in the dataset, JSON files, 'reference', or 'default'/'best' of a sweep"),
     ],
     rounds: Annotated[int, typer.Option(min=6, help="interleaved rounds")] = 36,
     json: options.Json = False,

@@ -118,7 +118,11 @@ class Client:
             query.append(("hardware", hardware))
         if profile is not None:
             query.append(("profile", profile))
-        own = _own_hardware() if hardware == "auto" else ""
+        own = ""
+        if hardware == "auto":
+            from workers.devices.environment import own_hardware
+
+            own = own_hardware()
         key = hashlib.sha256(json.dumps([self._url, query, own]).encode()).hexdigest()[:32]
         kept = self._cache.read(key)
         if kept is not None and 0 <= time.time() - kept.fetched_at < kept.max_age_s:
@@ -312,9 +316,3 @@ def _events(reply: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
         elif "event" in fields:
             yield fields["id"], fields["event"], json.loads(fields["data"])
             fields = {}
-
-
-def _own_hardware() -> str:
-    from workers.devices.environment import cpu_model, gpu_name
-
-    return gpu_name() or cpu_model()

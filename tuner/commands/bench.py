@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
 from tuner.errors import UsageError
 from tuner.format import first_line, workload_text
+from tuner.json_file import read_object
 from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, same_space, settings_of
+from tuner.sweeps.setup import (
+    Setup,
+    judgeable,
+    local_target,
+    open_runner,
+    preparing,
+    resolve,
+    same_space,
+    settings_of,
+)
 from tuner.sweeps.stop_requests import noted_signals
 from tuner.sweeps.variants import solution_variant
+from workers.devices.environment import hardware_of_target
 from workers.errors import DatasetError
 from workers.fib import adapter as fib
 from workers.fib.dataset import profile_of, unknown
@@ -39,17 +50,22 @@ def run_bench(settings: SweepSettings, solutions: Sequence[str], rounds: int, vi
     Args:
         settings: Settings with definition, dataset, target, workloads and database.
         solutions: Names in the dataset's ``solutions/``, paths of Solution JSON files, or ``best`` and ``default`` of
-            the newest finished sweep, or ``reference``.
+            the newest finished sweep of the target on this hardware, or ``reference``.
         rounds: Number of samples of each Solution on each workload.
         view: Shows what is being done, and each workload's results as they arrive.
 
     Raises:
         UsageError: A Solution is unknown, or they solve different definitions.
     """
-    settings = settings.model_copy(update=_named_by(settings, solutions))
-    setup = resolve(settings)
-    variants = _variants(setup, solutions)
     view = view or Steps()
+    settings = settings.model_copy(update=_named_by(settings, solutions))
+    tuned = {"best", "default"} & set(solutions)
+    sweep = _swept(settings, view.say) if tuned else None
+    if sweep is not None:
+        dataset = settings.dataset or _path(sweep.settings.get("dataset"))
+        settings = settings.model_copy(update={"definition": sweep.definition, "dataset": dataset})
+    setup = resolve(settings)
+    variants = _variants(setup, solutions, sweep)
     with open_runner(setup, view.say) as runner:
         view.step(preparing(setup))
         setup = judgeable(setup, runner, view.say)
@@ -152,21 +168,31 @@ def _evaluation(name: str, failure: tuple[Status, str] | None, measurements: Seq
 
 
 def _named_by(settings: SweepSettings, solutions: Sequence[str]) -> dict[str, Any]:
-    """Definition and dataset if they are not given: those of a Solution file, or of the newest sweep."""
-    found: dict[str, Any] = {}
+    """The definition of a Solution file, if none is given."""
+    if settings.definition is not None:
+        return {}
     for solution in solutions:
-        if settings.definition is None and solution.endswith(".json") and Path(solution).is_file():
-            named = _read(Path(solution)).get("definition")
+        if solution.endswith(".json") and Path(solution).is_file():
+            named = read_object(Path(solution), "Solution file").get("definition")
             if not isinstance(named, str):
                 raise UsageError(f"Solution file {solution} does not name its definition")
-            found["definition"] = named
-            break
-    definition = settings.definition or found.get("definition")
-    if {"best", "default"} & set(solutions) and (definition is None or settings.dataset is None):
-        with Store.open(settings.db) as store:
-            sweep = store.sweeps.get(newest_finished(store, definition))
-        found |= {"definition": sweep.definition, "dataset": settings.dataset or _path(sweep.settings.get("dataset"))}
-    return found
+            return {"definition": named}
+    return {}
+
+
+def _swept(settings: SweepSettings, say: Callable[[str], None]) -> SweepRecord:
+    """The sweep that ``best`` and ``default`` mean: the newest finished one of the target on the hardware that is
+    measured on; on any hardware where a cluster decides.
+
+    Raises:
+        NothingFoundError: There is none.
+    """
+    target = settings.target or local_target()
+    here = hardware_of_target(target) if settings.ray_address is None else None
+    with Store.open(settings.db, create=False) as store:
+        sweep = store.sweeps.get(newest_finished(store, settings.definition, here, target))
+    say(f"best and default are those of sweep {sweep.id}: space {sweep.space} for {sweep.target} on {sweep.hardware}")
+    return sweep
 
 
 def baseline_variant(setup: Setup) -> Variant | None:
@@ -179,7 +205,7 @@ def baseline_variant(setup: Setup) -> Variant | None:
     if path is None:
         return None
     try:
-        variant = fib.variant_of(_read(path), setup.target)
+        variant = fib.variant_of(read_object(path, "Solution file"), setup.target)
     except DatasetError as error:
         raise UsageError(f"baseline {path}: {error}") from None
     if variant.definition != setup.problem.name:
@@ -191,8 +217,8 @@ def _path(text: Any) -> Path | None:
     return Path(text) if text else None
 
 
-def _variants(setup: Setup, solutions: Sequence[str]) -> list[Variant]:
-    variants = [_variant(setup, name) for name in solutions]
+def _variants(setup: Setup, solutions: Sequence[str], sweep: SweepRecord | None) -> list[Variant]:
+    variants = [_variant(setup, name, sweep) for name in solutions]
     variants = _told_apart(solutions, variants)
     for variant in variants:
         if variant.definition != setup.problem.name:
@@ -219,43 +245,26 @@ def _told_apart(given: Sequence[str], variants: Sequence[Variant]) -> list[Varia
     return [replace(v, key=key) for v, key in zip(variants, keys, strict=True)]
 
 
-def _variant(setup: Setup, name: str) -> Variant:
+def _variant(setup: Setup, name: str, sweep: SweepRecord | None) -> Variant:
     if name == "reference":
         return fib.reference_variant(setup.problem.definition, setup.target)
-    if name in ("best", "default"):
-        return _tuned(setup, name)
+    if name in ("best", "default") and sweep is not None:
+        return _tuned(setup, name, sweep)
     if name.endswith(".json"):
-        return fib.variant_of(_read(Path(name)), setup.target)
+        return fib.variant_of(read_object(Path(name), "Solution file"), setup.target)
     known = setup.dataset.solutions()
     if name not in known:
         raise UsageError(unknown("Solution", name, [*known, *SPECIAL]))
     return fib.variant_of(known[name], setup.target)
 
 
-def _tuned(setup: Setup, which: str) -> Variant:
-    """The best Solution of the definition's newest finished sweep, or its space's default config."""
-    store = Store.open(setup.settings.db)
-    try:
-        sweep_id = newest_finished(store, setup.problem.name)
-        swept = settings_of(store, sweep_id, setup.settings)
+def _tuned(setup: Setup, which: str, sweep: SweepRecord) -> Variant:
+    """The best Solution of a sweep, or its space's default config."""
+    with Store.open(setup.settings.db, create=False) as store:
+        swept = settings_of(store, sweep.id, setup.settings)
         space = replace(setup, settings=swept).space()
         table: list[tuple[int | None, Config]] = space.default_table
         if which == "best":
-            space = same_space(store.sweeps.get(sweep_id), space)
-            table = winners_table(store.winners.of(sweep_id), space, sweep_id)
-    finally:
-        store.close()
+            space = same_space(sweep, space)
+            table = winners_table(store.winners.of(sweep.id), space, sweep.id)
     return solution_variant(setup.problem.name, space, table, which)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-        document = json.loads(content.decode(json.detect_encoding(content)))
-    except OSError as error:
-        raise UsageError(f"Solution file {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"Solution file {path} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"Solution file {path} must hold a JSON object")
-    return document

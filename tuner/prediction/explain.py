@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ from search_spaces.parameters import Config, SpaceError
 from search_spaces.prediction.model import Hardware, Prediction, WorkloadFeatures
 from search_spaces.space import SearchSpace, hash_of
 from tuner.errors import NothingFoundError, UsageError
+from tuner.json_file import as_object, read_object
 from tuner.prediction.expected import features
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, resolve
+from workers.devices.environment import hardware_named
 from workers.devices.hardware import hardware_of
 from workers.devices.targets import accelerators_of
 from workers.fib.dataset import Document, profile_of
@@ -102,8 +104,8 @@ def explain(store: Store, settings: SweepSettings, text: str, hardware: str | No
         settings: Dataset, definition, space, target and workloads.
         text: ``default``; a JSON object, or a file with one, of what differs from the default; or the first digits of
             the hash of a config that a sweep tried.
-        hardware: GPU model; default: that of the newest sweep of the definition whose figures are known, else the
-            target's first one.
+        hardware: GPU model, ``auto`` for this machine's; default: that of the newest sweep of the definition whose
+            figures are known, else the target's first one.
 
     Raises:
         UsageError: The config is none of these, or nothing is known of the GPU.
@@ -142,11 +144,12 @@ def _workloads(setup: Setup) -> Iterator[tuple[Document, WorkloadFeatures]]:
 
 
 def _hardware(given: str | None, sweeps: list[SweepRecord], target: str) -> Hardware:
-    names = [given] if given is not None else [*(s.hardware for s in sweeps), *accelerators_of(target)]
+    model = hardware_named(given)
+    names = [model] if model is not None else [*(s.hardware for s in sweeps), *accelerators_of(target)]
     found = next((gpu for name in names if (gpu := hardware_of(name)) is not None), None)
     if found is None:
         raise UsageError(
-            f"no figures of {given or f'a GPU of {target}'}; workers/devices/hardware.py has those that are known"
+            f"no figures of {model or f'a GPU of {target}'}; workers/devices/hardware.py has those that are known"
         )
     return found
 
@@ -155,9 +158,9 @@ def _config(store: Store, space: SearchSpace, sweeps: list[SweepRecord], text: s
     if text == "default":
         return dict(space.default)
     if text.lstrip().startswith("{"):
-        return _changed(space, text, "the config")
-    if Path(text).is_file():
-        return _changed(space, Path(text).read_text(encoding="utf-8"), text)
+        return space.check({**space.default, **as_object(text, "the config")})
+    if text.endswith(".json") or os.path.exists(text):
+        return space.check({**space.default, **read_object(Path(text), "config file")})
     for sweep in sweeps:
         for trial in store.trials.points(sweep.id):
             config = {**space.default, **trial.config}
@@ -167,16 +170,6 @@ def _config(store: Store, space: SearchSpace, sweeps: list[SweepRecord], text: s
         f"config {text!r} must be 'default', a JSON object or a file with one, or the first digits of the hash of a "
         f"config that a sweep in this database tried"
     )
-
-
-def _changed(space: SearchSpace, text: str, where: str) -> Config:
-    try:
-        changes = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON: {error}") from None
-    if not isinstance(changes, dict):
-        raise UsageError(f"{where} must be a JSON object of parameters, not {type(changes).__name__}")
-    return space.check({**space.default, **changes})
 
 
 def _measured(

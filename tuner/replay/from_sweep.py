@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 from db.store import Store
 from search_spaces.parameters import Config, value_key
-from search_spaces.registry import space_for
 from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
 from tuner.replay.recording import Recording
 from tuner.replay.runner import STATUS_OF
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import open_dataset, same_space, settings_of
+from tuner.sweeps.setup import resolve, same_space, settings_of
 from workers.records import Status
 
 
@@ -32,15 +31,15 @@ def record_sweep(store: Store, sweep_id: int, regime: str | None, given: SweepSe
         StoreError: There is no such sweep.
     """
     sweep = store.sweeps.get(sweep_id)
-    settings = settings_of(store, sweep_id, given)
-    definition = open_dataset(settings.dataset).definition(sweep.definition)
-    space = same_space(sweep, space_for(definition, sweep.target, settings.space))
+    setup = resolve(settings_of(store, sweep_id, given))
+    space = same_space(sweep, setup.space())
     known = list(dict.fromkeys(t.regime for t in store.trials.of(sweep_id, measurements=False)))
     if regime is None and len(known) == 1:
         regime = known[0]
     if regime not in known:
         raise UsageError(f"--regime must be one of {', '.join(known) or 'none: there is no trial'}; got {regime!r}")
-    return recording_of_sweep(store, sweep_id, space, regime, sweep.hardware)
+    sizes = [s for r in setup.regimes(space.size_axis) if r.name == regime for s in r.sizes.values() if s is not None]
+    return recording_of_sweep(store, sweep_id, space.at(sizes), regime, sweep.hardware)
 
 
 def recording_of_sweep(store: Store, sweep_id: int, space: SearchSpace, regime: str, hardware: str) -> Recording:
@@ -49,7 +48,7 @@ def recording_of_sweep(store: Store, sweep_id: int, space: SearchSpace, regime: 
     Args:
         store: Where the sweep is.
         sweep_id: Which sweep.
-        space: The space it searched.
+        space: The space that it searched there; its default is that of the regime.
         regime: Name of the regime; each has its own recording.
         hardware: Where it ran, for people.
 

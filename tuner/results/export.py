@@ -20,6 +20,7 @@ from db.records import ExportRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.source_files import why_unfit
+from tuner.database import open_to_read
 from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
 from tuner.format import microseconds, workload_text
 from tuner.progress import Steps
@@ -28,6 +29,7 @@ from tuner.results.trace_folder import TraceFolder
 from tuner.sweeps.failures import telling_line
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, same_space, settings_of
 from tuner.sweeps.variants import solution_variant
+from workers.devices.environment import hardware_named
 from workers.devices.targets import is_cuda
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document, profile_of
@@ -282,8 +284,7 @@ def export_solution(
     if name is not None and (why := why_unfit(name)) is not None:
         raise UsageError(f"the Solution's name {name!r} {why}")
     given = load({"db": db, "dataset": dataset, "space": space, "ray_address": ray_address})
-    store = Store.open(given.db)
-    try:
+    with open_to_read(db) as store:
         sweep_id = sweep if sweep is not None else newest_finished(store, definition, hardware)
         settings = settings_of(store, sweep_id, given)
         setup = resolve(settings)
@@ -297,21 +298,21 @@ def export_solution(
             return export_winners(
                 store, sweep_id, setup, searched, runner, Path(out), name=name, author=author, view=view
             )
-    finally:
-        store.close()
 
 
-def newest_finished(store: Store, definition: str | None = None, hardware: str | None = None) -> int:
+def newest_finished(
+    store: Store, definition: str | None = None, hardware: str | None = None, target: str | None = None
+) -> int:
     """ID of the newest finished sweep that fits; ``hardware`` as in :func:`tuner.api.best_config`.
 
     Raises:
         NothingFoundError: There is none.
     """
-    if hardware == "auto":
-        from workers.devices.environment import cpu_model, gpu_name
-
-        hardware = gpu_name() or cpu_model()
+    model = hardware_named(hardware)
     for sweep in store.sweeps.newest(limit=1000, definition=definition):
-        if sweep.state == "DONE" and (hardware is None or sweep.hardware.lower() == hardware.lower()):
+        fits = model is None or sweep.hardware.lower() == model.lower()
+        if sweep.state == "DONE" and fits and target in (None, sweep.target):
             return sweep.id
-    raise NothingFoundError(f"no finished sweep for {definition or 'any definition'} on {hardware or 'any hardware'}")
+    by = f" and target {target}" if target is not None else ""
+    where = f"{model or 'any hardware'}{by}"
+    raise NothingFoundError(f"no finished sweep for {definition or 'any definition'} on {where}")

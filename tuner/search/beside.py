@@ -13,7 +13,7 @@ def introduce(searches: Sequence[Search], sizes: Sequence[Collection[int]]) -> N
     size, whose length scale for the size says how much they have in common.
 
     Args:
-        searches: Of spaces that differ in nothing but their default.
+        searches: Of one space at several sizes: default and constraints on the size may differ, parameters may not.
         sizes: What each of them searches for.
     """
     if len(searches) < 2 or not all(len(own) for own in sizes):

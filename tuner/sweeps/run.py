@@ -154,12 +154,10 @@ def run_sweep(
         if resume is not None:
             settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)
-        space = setup.space()
+        space = setup.checked_space()  # bad values are refused before anything starts
         setup = setup.timed_as(space)
         if resume is not None:
             space = same_space(store.sweeps.get(resume), space)
-        for regime in setup.regimes(space.size_axis):  # bad values are refused before anything starts
-            space.at(regime.sizes.values())
         folder = None if out is None else TraceFolder(out, setup.dataset, setup.problem)
         if folder is not None:
             folder.check()

@@ -94,6 +94,17 @@ class Setup:
             raise UsageError(f"size axis {axis!r}: a Solution in {space.language} holds one config for all sizes")
         return space.by_axis(axis)
 
+    def checked_space(self) -> SearchSpace:
+        """The space, known to have a valid default at the sizes of each regime.
+
+        Raises:
+            SpaceError, UsageError: As for :meth:`space` and :meth:`regimes`, or a default is not valid.
+        """
+        space = self.space()
+        for regime in self.regimes(space.size_axis):
+            space.at(regime.sizes.values())
+        return space
+
     def timed_as(self, space: SearchSpace) -> Setup:
         """This setup with the mode that the space asks for, unless the settings name one."""
         if self.settings.mode is not None or space.mode == AUTO or not is_cuda(self.target):
@@ -134,13 +145,18 @@ class Setup:
         )
 
 
-def resolve(settings: SweepSettings) -> Setup:
+def resolve(settings: SweepSettings, dataset: Dataset | None = None) -> Setup:
     """Find dataset, definition, workloads and target; nothing is started.
+
+    Args:
+        settings: What is named.
+        dataset: The dataset, if it has been read already.
 
     Raises:
         UsageError, DatasetError: Something named does not exist, or the choice is not clear.
+        NothingFoundError: The definition's outputs cannot be judged.
     """
-    dataset = open_dataset(settings.dataset)
+    dataset = dataset or open_dataset(settings.dataset)
     name = settings.definition or _only_definition(dataset, settings.space)
     definition = dataset.definition(name)
     chosen = _chosen(settings, name, dataset.workloads(name))
@@ -165,14 +181,14 @@ def _chosen(settings: SweepSettings, definition: str, workloads: Sequence[Docume
     """Uuids of the workloads that the settings name by uuid and size; None for all.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or none of a uuid or size that is named.
     """
     if not settings.workloads and not settings.axes:
         return None
+    for prefix in settings.workloads:
+        if not any(str(w["uuid"]).startswith(prefix) for w in workloads):
+            raise UsageError(f"no workload of {definition} starts with {prefix}; it has {len(workloads)}")
     chosen = [w for w in workloads if not settings.workloads or str(w["uuid"]).startswith(settings.workloads)]
-    if not chosen:
-        count = f"it has {len(workloads)}"
-        raise UsageError(f"no workload of {definition} starts with {', '.join(settings.workloads)}; {count}")
     sizes: dict[str, set[int]] = {}
     for name, _, number in (pair.partition("=") for pair in settings.axes):
         sizes.setdefault(name, set()).add(int(number))

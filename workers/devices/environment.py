@@ -219,3 +219,18 @@ def gpu_name() -> str | None:
     """The marketing name of this machine's first visible GPU, None without one."""
     opened = open_nvml()
     return None if opened is None else str(opened[0].nvmlDeviceGetName(opened[1]))
+
+
+def own_hardware() -> str:
+    """The model that records of this machine name: its GPU, else its processor."""
+    return gpu_name() or cpu_model()
+
+
+def hardware_of_target(target: str) -> str | None:
+    """The model of this machine that runs a target; None where that is a GPU and there is none."""
+    return gpu_name() if is_cuda(target) else cpu_model()
+
+
+def hardware_named(given: str | None) -> str | None:
+    """The model that a user means; ``auto`` is this machine's. Records are compared with it in lower case."""
+    return own_hardware() if given == "auto" else given

@@ -66,13 +66,13 @@ _BY_NAME = {
 """Ray accelerator type -> figures."""
 
 
-_OTHERS = re.compile(r"\b(PCIe|NVL)\b")
+_OTHERS = re.compile(r"\b(PCIe|NVL)\b", re.IGNORECASE)
 """Variants of a model that have other memory, or fewer units."""
 
 
 def hardware_of(reported: str) -> Hardware | None:
     """The figures of a GPU as its driver or a user names it (``NVIDIA H200``); None where nobody has filled them in."""
-    found = [hardware for name, hardware in _BY_NAME.items() if re.search(rf"\b{name}\b", reported)]
+    found = [hardware for name, hardware in _BY_NAME.items() if re.search(rf"\b{name}\b", reported, re.IGNORECASE)]
     return None if _OTHERS.search(reported) or not found else found[0]
 
 

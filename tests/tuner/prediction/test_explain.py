@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from search_spaces.space import hash_of
 from tuner.errors import NothingFoundError, UsageError
 from tuner.prediction.explain import explain
 from tuner.settings import load
+from workers.devices.environment import own_hardware
+from workers.devices.hardware import hardware_of
 from workers.fib.dataset import Dataset
 
 GEMM = "gemm_n512_k1024"
@@ -116,3 +119,14 @@ def test_the_command_prints_the_document(folder, database):
     text = subprocess.run([*command, "--target", "sm_90a"], capture_output=True, text=True, check=True).stdout
     assert "multiply" in text
     assert "H100 (model)" in text
+
+
+def test_hardware_is_named_as_everywhere(folder, database):
+    """``--hardware auto`` is this machine's, and upper and lower case are one."""
+    assert explained(folder, database, hardware="nvidia h200")["hardware"] == "H200"
+    here = own_hardware()
+    if hardware_of(here) is None:
+        with pytest.raises(UsageError, match=f"no figures of {re.escape(here)}"):
+            explained(folder, database, hardware="auto")
+    else:
+        assert explained(folder, database, hardware="auto") == explained(folder, database, hardware=here)

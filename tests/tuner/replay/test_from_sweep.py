@@ -7,14 +7,16 @@ import pytest
 from db.records import SweepRecord, SweepState
 from db.store import Store
 from search_spaces.parameters import Parameter
+from tests.tuner import toy
 from tuner.errors import UsageError
-from tuner.replay.from_sweep import RecordedTrial, recording_of_sweep, recording_of_trials
+from tuner.replay.from_sweep import RecordedTrial, record_sweep, recording_of_sweep, recording_of_trials
 from tuner.replay.recording import Recording, read_recording, write_recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.search.related_sweeps import prior
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.setup import resolve
 from workers.records import Method, Status
 
 RECORDING = Recording(
@@ -105,3 +107,25 @@ def test_a_sweep_without_a_success_cannot_be_recorded():
     trials = [RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR)]
     with pytest.raises(UsageError, match="no trial of empty passed"):
         recording_of_trials(RECORDING.space(), trials, name="empty", hardware="x", workloads=("small",))
+
+
+def test_the_default_of_a_recording_is_that_of_its_regime(tmp_path, scene):
+    """The first row of a default by size was every regime's: samplers were compared from a start that nobody has."""
+    toy.dataset(tmp_path / "d", [{"n": 8}, {"n": 300}])
+    rows = [{"sizes": [0, 16], "config": {"step": 1}}, {"sizes": [17, None], "config": {"step": 4}}]
+    folder = toy.kernel(tmp_path / "k", size="x.shape[0]", size_axis="n", default=rows)
+    given = SweepSettings(dataset=tmp_path / "d", space=str(folder), definition="a", target="cpu")
+    space = resolve(given).space()
+    with Store.open("sqlite://") as store:
+        names = {"definition": "a", "target": "cpu", "space": space.name, "fingerprint": space.fingerprint}
+        here = scene(store, axes={"w0": {"n": 8}, "w1": {"n": 300}}, **names)
+        sweep_id = here.sweep(settings={"dataset": str(given.dataset), "space": given.space, "regimes": (16,)})
+        for number, config in enumerate([{"step": 1}, {"step": 4}]):
+            for uuid, regime in (("w0", "0-16"), ("w1", "17+")):
+                measured = (here.measurement(uuid),)
+                tried = {"config": config, "config_hash": space.config_hash(config), "regime": regime}
+                store.trials.commit(
+                    here.trial(sweep_id, number + 2 * (regime == "17+"), measurements=measured, **tried)
+                )
+        starts = {r: record_sweep(store, sweep_id, r, given).space().default["step"] for r in ("0-16", "17+")}
+    assert starts == {"0-16": 1, "17+": 4}

@@ -11,6 +11,7 @@ from db.store import Store
 from tests.tuner import toy
 from tuner.commands.bench import run_bench
 from tuner.errors import NothingFoundError, UsageError
+from tuner.progress import Steps
 from tuner.results.export import ExportRefusedError, export_solution, export_winners, newest_finished
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve
@@ -73,10 +74,20 @@ def winner(step: int, low: int, high: int | None, uuid: str) -> WinnerRecord:
     )  # fmt: skip
 
 
+class Said(Steps):
+    """Keeps what a command says."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
 class Place:
     """A dataset, a kernel, and a database with a finished sweep of two regimes."""
 
-    def __init__(self, folder, store, target="cpu"):
+    def __init__(self, folder, store, target="cpu", hardware=HERE.hardware):
         toy.dataset(folder / "d", [{"n": 8}, {"n": 300}])
         kernel = toy.kernel(folder / "k", size="x.shape[0]", size_axis="n", targets=["cpu", "sm_90a"])
         settings = SweepSettings(dataset=folder / "d", space=str(kernel), target=target, db="sqlite://")
@@ -86,7 +97,8 @@ class Place:
         for uuid, axes in (("w0", {"n": 8}), ("w1", {"n": 300})):
             catalog.register_workload(definition, uuid, axes, "")
         space = catalog.register_space("k", "cpu", "src")
-        self.sweep = store.sweeps.create(SweepRecord(definition, space, catalog.register_environment(HERE), owner="t"))
+        environment = catalog.register_environment(replace(HERE, hardware=hardware, fingerprint=hardware))
+        self.sweep = store.sweeps.create(SweepRecord(definition, space, environment, owner="t"))
         self.winners = [winner(2, 0, 16, "w0"), winner(4, 17, None, "w1")]
 
     def export(self, runner, winners=None):
@@ -212,5 +224,19 @@ def test_winners_of_other_sources_are_neither_exported_nor_measured_as_the_best(
     with pytest.raises(UsageError, match=r"sweep 1 searched another version of space k \(src, now \w+\)"):
         export_solution(place.sweep, out=tmp_path / "again", **of)
     assert not (tmp_path / "again").exists()
-    with pytest.raises(UsageError, match="another version"):
-        run_bench(SweepSettings(definition="a", target="cpu", **of), ["best", "default"], 6)
+
+
+def test_a_bench_takes_the_newest_sweep_of_the_target_on_this_machine(tmp_path):
+    """And not the newest one of all, whose winners are another machine's: it said nothing of that."""
+    of = {"db": f"sqlite:///{tmp_path}/results.db", "dataset": tmp_path / "d", "space": str(tmp_path / "k")}
+    settings = SweepSettings(definition="a", target="cpu", **of)
+    with Store.open(of["db"]) as store:
+        here = Place(tmp_path, store, hardware=cpu_model())
+        here.export(Workers())
+        Place(tmp_path, store, hardware="Another CPU").export(Workers())
+    said = Said()
+    with pytest.raises(UsageError, match="sweep 1 searched another version"):
+        run_bench(settings, ["best", "default"], 6, said)
+    assert said.lines == [f"best and default are those of sweep 1: space k for cpu on {cpu_model()}"]
+    with pytest.raises(NothingFoundError, match="no finished sweep for a on any hardware and target sm_90a"):
+        run_bench(settings.model_copy(update={"target": "sm_90a", "ray_address": "head:1"}), ["best"], 6)

@@ -16,6 +16,8 @@ from db.store import Store
 from tuner.results.report import write_report
 from tuner.sweeps.setup import open_dataset
 
+MOE = "moe_fp8_block_scale_ds_routing_topk4_ng4_kg2_e8_h512_i256"
+
 PROBLEM = "application/problem+json"
 HOSTILE = [
     "'; DROP TABLE sweep; --",
@@ -224,6 +226,9 @@ def test_sql_in_headers_and_paths_finds_nothing(client: httpx.Client, stage: Any
         ({"definition": "gemm_n512_k1024", "budget_s": -1}, "budget_s"),
         ({"definition": "gemm_n512_k1024", "sampler": "none_such"}, "none_such"),
         ({"definition": "gemm_n512_k1024", "target": "cpu"}, "space"),
+        ({"definition": MOE, "target": "cpu", "workloads": ["zzz"]}, "starts with zzz"),
+        ({"definition": MOE, "target": "cpu", "axes": ["seq_len=2"]}, "sizes of seq_len are 1, "),
+        ({"definition": MOE, "target": "cpu", "axes": ["rows=2"]}, "there is no axis 'rows'"),
         ([], "body"),
     ],
 )  # fmt: skip

@@ -14,7 +14,8 @@ from typing import Any
 from db.records import SweepState
 from db.store import Store
 from search_spaces import SpaceError
-from search_spaces.registry import family, names, space_for
+from search_spaces.registry import family, names
+from tuner.errors import NothingFoundError, UsageError
 from tuner.results.status import state_now
 from tuner.search import sampler_names
 from tuner.service.metrics import STARTED
@@ -23,8 +24,8 @@ from tuner.service.models import Choices, StartSweep, TunableDefinition
 from tuner.service.settings import ServiceSettings
 from tuner.service.start_sweep.launchers import Launched, SweepLauncher
 from tuner.setting_flags import arguments
-from tuner.settings import SweepSettings
-from tuner.sweeps.setup import local_target, open_dataset
+from tuner.settings import SweepSettings, load
+from tuner.sweeps.setup import open_dataset, resolve
 from workers.errors import DatasetError
 from workers.fib.dataset import Dataset
 
@@ -122,16 +123,17 @@ class Starter:
         dataset = served(self.settings.dataset)
         if definition not in dataset.definitions:
             raise _invalid("definition", definition, sorted(dataset.definitions))
-        target: str = given.get("target") or local_target()
         try:
-            space_for(dataset.definition(definition), target, space)
+            setup = resolve(load(given), dataset)
+            setup.checked_space()
         except SpaceError as error:
             raise ProblemError(422, str(error), kind="no-space", title="No search space fits") from None
-        known = [str(w["uuid"]) for w in dataset.workloads(definition)]
-        for prefix in given.get("workloads", ()):
-            if not any(uuid.startswith(prefix) for uuid in known):
-                raise _invalid("workload", prefix, known)
-        return target
+        except (UsageError, NothingFoundError) as error:
+            raise ProblemError(422, str(error), kind="unusable-settings", title="Unusable settings") from None
+        except DatasetError as error:
+            logger.error("definition %s cannot be swept: %s", definition, error)
+            raise ProblemError(502, "the server's dataset cannot be used; the server's log has the reason") from None
+        return setup.target
 
 
 def _invalid(kind: str, name: str, known: Sequence[str]) -> ProblemError:
