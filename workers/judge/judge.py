@@ -127,7 +127,7 @@ class Judge:
         except (ProcessChangedError, loader.LoadError) as error:
             judgement = _blamed(self._spoiled(error.status, str(error)), replaced())
         except Exception as error:
-            part = replaced()
+            part = self._taken(replaced)
             if part is None or isinstance(error, DeviceLostError):
                 raise
             judgement = _blamed(Judgement(Status.TAMPERED, str(raised(error))), part)
@@ -207,6 +207,12 @@ class Judge:
         if stuck or self._state.threads_left():
             return replace(judgement, replace=True)
         return judgement
+
+    def _taken(self, replaced: Callable[[], str | None]) -> str | None:
+        """After an exception: what the candidate replaced of the evaluator or of what that is written with, which is
+        given back first. Where the next variant is loaded already, it may be that one's doing."""
+        name = self._state.put_back_names()
+        return replaced() or (name if self._ahead is None else None)
 
     def _renew(self, candidate: Candidate, staged: Staged) -> None:
         """Load the present variant again, without what it kept from earlier workloads."""
@@ -439,7 +445,7 @@ class Judge:
                 comparer.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:
-            if (part := replaced()) is not None:
+            if (part := self._taken(replaced)) is not None:
                 raise TamperedError(f"{tampered(part)}\n{raised(error)}") from error
             if isinstance(error, (CaptureError, DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
                 raise

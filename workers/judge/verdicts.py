@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from workers.judge.resident_workloads import Resident, Residents
 from workers.judge.tampering import watch
 from workers.judge.timing.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
-from workers.sandbox.child import raised
+from workers.sandbox.child import log_traceback, raised
 from workers.sandbox.process_state import ProcessState
 
 T = TypeVar("T")
@@ -277,7 +276,7 @@ def tampered(part: str) -> str:
 
 def failure(error: BaseException, when: str = "") -> Verdict:
     """The verdict on a candidate that raised; its traceback goes to the log."""
-    traceback.print_exc()
+    log_traceback()
     told = raised(error)
     if told.status is Status.SKIPPED:
         return Verdict(Status.SKIPPED, str(told))

@@ -6,6 +6,7 @@ for a partial result, then exactly one of ``done`` and ``raised``, the latter wi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -51,8 +52,14 @@ def _answer(handler: Any, method: str, args: tuple[Any, ...]) -> tuple[str, Any]
         return "done", getattr(handler, method)(*args)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt in a candidate's code are a failure of it and must not end this process.
-        traceback.print_exc()
+        log_traceback()
         return "raised", raised(error)
+
+
+def log_traceback() -> None:
+    """Write the traceback of the present exception to the log, which a candidate may have closed."""
+    with contextlib.suppress(Exception):
+        traceback.print_exc()
 
 
 def raised(error: BaseException) -> Raised:

@@ -132,7 +132,7 @@ def _become(request: ForkRequest, channel_fd: int, log_fd: int) -> None:
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     os.close(null)
-    os.close(log_fd)
+    os.set_inheritable(log_fd, False)  # it stays open: a candidate that closes its output has not ended
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     # Needs no interpreter, so it also shows where a child hangs in native code.

@@ -113,6 +113,7 @@ def process_parts() -> dict[str, Part]:
             lambda: signal.getitimer(signal.ITIMER_REAL)[1], lambda _: signal.setitimer(0, 0), own=False
         ),
         "limits of resources": Part(_limits, _set_limits, own=False),
+        "descriptors of standard output and error": Part(lambda: (_file(1), _file(2)), _cannot, own=False),
         "standard streams": Part(lambda: _Same(sys.stdout, sys.stderr), _set_streams, own=False),
         "hooks of the interpreter": Part(
             lambda: _Same(sys.excepthook, sys.displayhook, sys.gettrace(), sys.getprofile(), *sys.meta_path),
@@ -125,14 +126,15 @@ def process_parts() -> dict[str, Part]:
 
 
 def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
-    """Namespaces, each with what it keeps. Reading them uses no built-in name, since those may be what was replaced.
+    """Namespaces, each with what it keeps; read are those in which something is missing, with what they should have.
+    Reading them uses no built-in name, since those may be what was replaced.
 
     Thousands of names are looked at after every candidate, so a whole namespace is compared at once.
     """
     whole = [(place, itemgetter(*names, next(iter(names))), names) for place, names in held if names]
     kept = [(place, get, get(names), names) for place, get, names in whole]
 
-    def replaced(all_of: Any = all, each: Any = map, missing: type[BaseException] = KeyError) -> list[dict[str, Any]]:
+    def replaced(all_of: Any = all, each: Any = map, missing: type[BaseException] = KeyError) -> list[Any]:
         found = []
         for place, get, values, names in kept:
             try:
@@ -140,7 +142,7 @@ def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
                     continue
             except missing:
                 pass
-            found.append(names)
+            found.append((place, names))
         return found
 
     def put_back(_: Any) -> None:
@@ -240,6 +242,16 @@ def _folder() -> str:
         return os.getcwd()
     except OSError:
         return ""  # it was removed
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is of. What was opened under its number since it was closed is in use, so that it cannot
+    be made what it was."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _environment() -> dict[bytes, bytes]:

@@ -11,7 +11,7 @@ import contextlib
 import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workers.errors import ProcessChangedError
@@ -31,7 +31,8 @@ class ProcessState:
     def __init__(self, cuda: bool) -> None:
         of_torch = torch_parts() if "torch" in sys.modules else {}
         # Names first: the others are read and written with functions that a candidate may have replaced.
-        self._parts = name_parts() | of_torch | (cuda_parts() if cuda else {}) | process_parts()
+        self._names = name_parts()
+        self._parts = self._names | of_torch | (cuda_parts() if cuda else {}) | process_parts()
         self._own = [name for name, part in self._parts.items() if part.own]
         self._ours = [name for name in _OURS if name in self._parts]
         self._base = self._read(self._parts)
@@ -58,6 +59,19 @@ class ProcessState:
     def put_back(self) -> list[str]:
         """Make everything what it was; the names of what cannot be."""
         return self._write(self._base)
+
+    def put_back_names(self) -> str | None:
+        """Give everybody's names back what a candidate took from them; one of them, None if it took nothing. Uses no
+        built-in name."""
+        taken = None
+        for part in self._names.values():
+            for place, names in part.read():
+                owner = place.get("__name__")
+                for name in names:
+                    if taken is None and place.get(name) is not names[name]:
+                        taken = f"{owner}.{name}" if owner else name
+            part.write(None)
+        return taken
 
     def put_back_imports(self, keep: Sequence[str]) -> None:
         """Forget folders that a candidate put on the import path, but for some."""
@@ -86,8 +100,12 @@ class ProcessState:
         finally:
             self._write({name: theirs[name] for name in changed if name not in _ONE_WAY})
 
-    def _read(self, names: Iterable[str]) -> dict[str, Any]:
-        return {name: self._parts[name].read() for name in names}
+    def _read(self, names: Collection[str]) -> dict[str, Any]:
+        try:
+            return {name: self._parts[name].read() for name in names}
+        except Exception:  # a candidate took a name with which they are read
+            self.put_back_names()
+            return {name: self._parts[name].read() for name in names}
 
     def _write(self, values: Values) -> list[str]:
         stuck = []

@@ -255,9 +255,29 @@ def test_candidate_that_breaks_the_evaluator_does_not_reach_the_next(bench, make
     assert_good_passes(bench, make)
 
 
+TAKES = {
+    "a built-in function": ("import builtins\nbuiltins.list = None", Status.TAMPERED, "replaced builtins.list"),
+    "a function of Python's library": ("import pickle\npickle.dumps = None", Status.TAMPERED, "replaced pickle.dumps"),
+    "the output": ("if calls == 1: os.closerange(1, 3)", Status.PROCESS_CHANGED, "standard output and error"),
+}
+
+
+@pytest.mark.parametrize("what", TAKES)
+def test_what_a_candidate_takes_from_the_evaluator_is_its_own_fault(bench, make, what):
+    """It was the worker's, which tried the candidate three times; without output the process was killed for it."""
+    body, status, said = TAKES[what]
+    evaluation = bench.judge(make(passing(f"good(x, y, out)\n{body}"), key=what))
+    assert (evaluation.status, said in evaluation.message) == (status, True), evaluation.message
+    assert_good_passes(bench, make)
+
+
 @pytest.mark.parametrize(
     "body",
-    ["good(x, y, out)\ntorch.no_grad = None", "good(x, y, out)\nsys.modules['workers.judge.judge'].timer = None"],
+    [
+        "good(x, y, out)\ntorch.no_grad = None",
+        "import builtins\ngood(x, y, out)\nbuiltins.list = None",
+        "good(x, y, out)\nsys.modules['workers.judge.judge'].timer = None",
+    ],
 )
 def test_comparison_blames_the_one_that_broke_the_evaluator(bench, make, body):
     """All share one process: without more, all of them would be refused, and those of the next job as well."""

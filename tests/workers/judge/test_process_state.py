@@ -41,6 +41,8 @@ CHANGES = {
     "function of Python's library": "json.dumps = None; vars(json).pop('loads', None)",
     "function that says it is the same": "import builtins; "
     "builtins.print = type('Same', (), {'__eq__': lambda *_: True, '__hash__': None, '__call__': lambda *_: None})()",
+    "function that reads the process": "os.getcwd = os.sched_getaffinity = None",
+    "module that a function imports": "sys.modules.update(math=None)",
     "loaded modules": "sys.modules.update(json=None); sys.modules.pop('numpy', None)",
     "CPUs": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
 }
