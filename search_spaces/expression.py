@@ -49,31 +49,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs,
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of a target as kernels count them; zero for a CPU.
-
-    Args:
-        shared_memory_bytes: Shared memory that one block may have.
-        registers: Registers of 32 bits of a multiprocessor.
-        units: Multiprocessors of the first of the target's accelerators.
-
-    Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability"; NVIDIA's data sheets.
-    """
-
-    shared_memory_bytes: int = 0
-    registers: int = 0
-    units: int = 0
-
-
-LIMITS: Mapping[str, Limits] = {
-    "cpu": Limits(),
-    "sm_90a": Limits(shared_memory_bytes=232448, registers=65536, units=132),
-    "sm_100a": Limits(shared_memory_bytes=232448, registers=65536, units=148),
-}
-"""Target -> what its kernels are limited by; expressions may read it."""
-
-
-@dataclass(frozen=True)
 class Expression:
     """A checked expression; call it with a config.
 

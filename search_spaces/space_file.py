@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from search_spaces import yaml_text
-from search_spaces.expression import LIMITS, Expression, Limits, compile_expression
+from search_spaces.expression import Expression, compile_expression
 from search_spaces.inputs.generator import InputGenerator
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
 from search_spaces.source_files import ANY, python_names, read_sources, why_unfit
 from search_spaces.space import CONFIG_FILE, HEADER_FILE, HEADER_LANGUAGES, Start, macros
+from search_spaces.space_yaml import yaml_text
 from search_spaces.space_yaml.keys import (
     ConstraintKeys,
     ParameterKeys,
@@ -29,6 +29,7 @@ from search_spaces.space_yaml.keys import (
     show,
 )
 from search_spaces.space_yaml.listed_configs import listed_parameters
+from search_spaces.targets import Limits, target_named
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class FileConstraint(Constraint):
             return self
         axes = definition.get("axes", {})
         sizes = {f"{SIZES}.{n}": axis["value"] for n, axis in axes.items() if axis.get("type") == "const"}
-        known = {"target": target, **asdict(LIMITS[target]), **sizes}
+        known = {"target": target, **asdict(target_named(target).limits), **sizes}
         size = f"{SIZES}.{size_axis}"
         unknown = [name for name in self.facts if name not in known and name != size]
         if unknown:

@@ -20,11 +20,11 @@ from pydantic import (
 )
 
 from search_spaces.inputs.generator import RECORDED
+from search_spaces.targets import NAMES as TARGETS
+from search_spaces.targets import target_named
 from tuner.errors import UsageError
 from tuner.setting_flags import Flag, Served
 from tuner.sweeps.regimes import DEFAULT_BOUNDS
-from workers.devices.targets import NAMES as TARGETS
-from workers.devices.targets import target_named
 
 ENVIRONMENT = {
     "db": ("TUNER_DB_URL",),
@@ -91,7 +91,7 @@ AxisSize = Annotated[str, AfterValidator(_name_and_number)]
 """An axis with one size; several of one axis are alternatives."""
 
 TargetName = Annotated[str, AfterValidator(_known_target), WithJsonSchema({"type": "string", "enum": list(TARGETS)})]
-"""A target of :data:`workers.devices.targets.TARGETS`."""
+"""A target of :data:`search_spaces.targets.TARGETS`."""
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
@@ -330,7 +330,8 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSett
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    from search_spaces import SpaceError, yaml_text
+    from search_spaces import SpaceError
+    from search_spaces.space_yaml import yaml_text
 
     try:
         loaded = yaml_text.load(path.read_text(encoding="utf-8-sig"), values=(), but=())

@@ -123,7 +123,7 @@ class Variant:
         sources: Path -> text of all files.
         entry_point: ``file::function``.
         language: flashinfer-bench's language.
-        target: One of :data:`workers.devices.targets.NAMES`.
+        target: One of :data:`search_spaces.targets.NAMES`.
         dependencies: Package names.
         destination_passing: Whether outputs are the last arguments.
         binding: flashinfer-bench's binding for C++ and CUDA sources.

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from search_spaces.expression import LIMITS
 from search_spaces.parameters import SpaceError, is_parameter_name
 from search_spaces.space import CONFIG_FILE, HEADER_LANGUAGES
 from search_spaces.space_yaml.groups import flat_config, flat_parameters
+from search_spaces.targets import NAMES
 
 
 def one_type(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -59,8 +59,8 @@ def _parameter_name(name: str) -> str:
 
 
 def _target(name: str) -> str:
-    if name not in LIMITS:
-        raise SpaceError(f"allowed are {', '.join(LIMITS)}")
+    if name not in NAMES:
+        raise SpaceError(f"allowed are {', '.join(NAMES)}")
     return name
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search_spaces.targets import is_cuda
 from tuner.cli import options
 from tuner.cli.options import with_settings
 from tuner.cli.output import print_json, results, stderr, stdout
 from tuner.format import changes_text, config_text, microseconds, ratio
-from workers.devices.targets import is_cuda
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.parameters import SpaceError
+from search_spaces.targets import TARGETS, is_cuda, target_named
 from tuner import errors
 from tuner.commands.compile import CompileResult, compile_sample
 from tuner.errors import UsageError
@@ -17,7 +18,6 @@ from tuner.init.space_text import NO_DEFINITION
 from tuner.progress import Steps
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import open_dataset
-from workers.devices.targets import TARGETS, is_cuda, target_named
 from workers.errors import DatasetError
 
 _GPU_TARGETS = tuple(t.name for t in TARGETS if is_cuda(t.name))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.space import HEADER_LANGUAGES
+from search_spaces.targets import Target
 from tuner.errors import UsageError
 from tuner.init import entry_point, rewrite
 from tuner.init.author_configs import AuthorChoices, choices_of
@@ -21,7 +22,6 @@ from tuner.init.source.source_tree import SourceTree, free_name, is_installed
 from tuner.init.source.static_values import StaticFile
 from tuner.init.space_text import SpaceParts, space_text
 from tuner.init.triton_kernels import KernelLaunch, TritonKernel, find_kernels, find_launches, read_configs
-from workers.devices.targets import Target
 
 NO_CHOICES = AuthorChoices({"choice": (0,)}, (), {"choice": 0}, (), {})
 """Stands where the author has to name parameters: a space needs one."""

@@ -13,6 +13,7 @@ from db.store import Store
 from search_spaces.parameters import Config, SpaceError
 from search_spaces.prediction.model import Hardware, Prediction, WorkloadFeatures
 from search_spaces.space import SearchSpace, hash_of
+from search_spaces.targets import accelerators_of
 from tuner.errors import NothingFoundError, UsageError
 from tuner.json_file import as_object, read_object
 from tuner.prediction.expected import features
@@ -20,7 +21,6 @@ from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, resolve
 from workers.devices.environment import hardware_named
 from workers.devices.hardware import hardware_of
-from workers.devices.targets import accelerators_of
 from workers.fib.dataset import Document, profile_of
 from workers.records import Status
 

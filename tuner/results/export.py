@@ -20,6 +20,7 @@ from db.records import ExportRecord, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.source_files import why_unfit
+from search_spaces.targets import is_cuda
 from tuner.database import open_to_read
 from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
 from tuner.format import microseconds, workload_text
@@ -30,7 +31,6 @@ from tuner.sweeps.failures import telling_line
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, same_space, settings_of
 from tuner.sweeps.variants import solution_variant
 from workers.devices.environment import hardware_named
-from workers.devices.targets import is_cuda
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document, profile_of
 from workers.fib.official_run import StockJob

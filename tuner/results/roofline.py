@@ -16,7 +16,7 @@ from typing import Any
 
 from db.records import SweepRecord, WinnerRecord
 from db.store import Store
-from workers.devices.targets import TARGETS
+from search_spaces.targets import TARGETS
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from db.records import StoredBuild, StoredMeasurement, TrialRecord, method_hash
 from db.store import Store
 from search_spaces import Config, SearchSpace
+from search_spaces.targets import target_named
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
 from tuner.search.beside import introduce
@@ -37,7 +38,6 @@ from tuner.sweeps.trials.modes import RegimeMode, final_method, remarks
 from tuner.sweeps.trials.reference_times import ReferenceTimes
 from tuner.sweeps.trials.trial import Leader, RegimeState, Trial
 from tuner.sweeps.variants import config_variant, toolchain
-from workers.devices.targets import target_named
 from workers.fib.adapter import reference_variant
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 from workers.runner import Runner

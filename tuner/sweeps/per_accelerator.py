@@ -19,9 +19,9 @@ from typing import IO
 
 import yaml
 
+from search_spaces.targets import NAMES, target_of_accelerator
 from tuner.errors import EXIT_OK, UsageError
 from tuner.settings import ENVIRONMENT, SweepSettings
-from workers.devices.targets import NAMES, target_of_accelerator
 from workers.sandbox import interpreter
 
 _BY_ENVIRONMENT = {name: variables[0] for name, variables in ENVIRONMENT.items()}

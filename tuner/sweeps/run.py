@@ -16,6 +16,7 @@ from db.records import SweepRecord, SweepState, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.prediction.model import WorkloadFeatures
+from search_spaces.targets import is_cuda
 from tuner import errors
 from tuner.commands.bench import BASELINE_ROUNDS, baseline_variant, measure
 from tuner.commands.bench_result import BenchResult
@@ -37,7 +38,6 @@ from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve
 from tuner.sweeps.stop_requests import stoppable
 from tuner.sweeps.variants import solution_variant
 from workers.devices.libraries import imported_names
-from workers.devices.targets import is_cuda
 from workers.errors import WorkerError
 from workers.fib.dataset import profile_of
 from workers.records import Variant

@@ -12,10 +12,10 @@ from db.store import Store
 from search_spaces import SearchSpace, SpaceFamily
 from search_spaces.inputs.generator import RECORDED
 from search_spaces.source_files import selects_without_a_size
+from search_spaces.targets import accelerators_of, is_cuda, target_named
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import GRAPH_MODES, SweepSettings
 from tuner.sweeps.regimes import Regime, split
-from workers.devices.targets import accelerators_of, is_cuda, target_named
 from workers.errors import WorkerError
 from workers.fib.adapter import definition_model
 from workers.fib.dataset import Dataset, Document, Problem, profile_of

@@ -19,12 +19,12 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
 
+from search_spaces.targets import is_cuda, target_named
 from workers.build import loader
 from workers.build.artifact_cache import DISK_FULL, ArtifactCache
 from workers.build.triton_jit.dry_run import told_apart
 from workers.devices.environment import toolchain
 from workers.devices.libraries import imported_names
-from workers.devices.targets import is_cuda, target_named
 from workers.errors import CacheFullError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document

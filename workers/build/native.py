@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from search_spaces.targets import target_named
 from workers.devices.libraries import package_named
-from workers.devices.targets import target_named
 from workers.errors import CompileError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document

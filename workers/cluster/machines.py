@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search_spaces.targets import accelerators_of, is_cuda
 from workers.cluster import driver_start, local
 from workers.devices.environment import cores
-from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ClusterError, one_line
 from workers.records import Environment
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from search_spaces.targets import accelerators_of, is_cuda
 from workers.build.artifact_cache import ArtifactCache, default_cache_dir
 from workers.cluster import actors
 from workers.cluster.blob_transfer import pack
@@ -23,7 +24,6 @@ from workers.cluster.machines import (
     join,
 )
 from workers.devices.environment import gpu_name, variables
-from workers.devices.targets import accelerators_of, is_cuda
 from workers.errors import ClusterError, WorkerError, one_line
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockJob, StockRun
@@ -54,7 +54,7 @@ class RayRunner(Runner):
 
     Args:
         problem: Definition and workloads.
-        target: One of :data:`workers.devices.targets.NAMES`.
+        target: One of :data:`search_spaces.targets.NAMES`.
         deadlines: Deadline of each phase of a candidate.
         ray_address: Address of a running cluster.
         accelerator: Ray accelerator type of the machines that evaluate; needed if several kinds fit the target.

@@ -75,7 +75,7 @@ class DeviceLock:
 
 def device_lock(target: str, purpose: str) -> DeviceLock:
     """The lock of the device that this process measures a target's kernels on."""
-    from workers.devices.targets import is_cuda
+    from search_spaces.targets import is_cuda
 
     if not is_cuda(target):
         return DeviceLock("cpu", purpose)

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
+from search_spaces.targets import is_cuda, target_of_capability
 from workers.devices.libraries import library_versions
-from workers.devices.targets import is_cuda, target_of_capability
 from workers.errors import WorkerError
 from workers.records import Environment
 

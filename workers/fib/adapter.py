@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from workers.devices.targets import target_named
+from search_spaces.targets import target_named
 from workers.errors import DatasetError
 from workers.fib.dataset import Document
 from workers.fib.importing import importable

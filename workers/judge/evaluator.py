@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from search_spaces.targets import is_cuda, target_named
 from workers.build.artifact_cache import ArtifactCache
 from workers.build.private_copies import PrivateCopies
 from workers.build.triton_jit import kernel_cache
 from workers.devices import environment
 from workers.devices.device import CaptureError
 from workers.devices.environment import memory_bytes
-from workers.devices.targets import is_cuda, target_named
 from workers.errors import ArtifactMissingError, DatasetError, WorkerError
 from workers.fib.dataset import Problem
 from workers.judge.judgement import Judgement, Staged

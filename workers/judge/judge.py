@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from search_spaces.targets import is_cuda
 from workers.build import loader
 from workers.build.triton_jit import kernel_cache
 from workers.devices.device import CHECK, CaptureError, Device
-from workers.devices.targets import is_cuda
 from workers.errors import DatasetError, DeviceLostError, ProcessChangedError, TamperedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from search_spaces.directory import DirectoryFamily
+from search_spaces.targets import target_named
 from tuner.errors import UsageError
 from tuner.init.make_space import make_space
-from workers.devices.targets import target_named
 
 TWICE = '''# Copyright of somebody.
 import torch, triton

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from search_spaces.directory import DirectoryFamily
+from search_spaces.targets import target_named
 from tuner.errors import UsageError
 from tuner.init.make_space import make_space
-from workers.devices.targets import target_named
 
 HEAD = "import torch\nimport triton\nimport triton.language as tl\n\n"
 DEFINITION = {

@@ -4,10 +4,10 @@ import ast
 
 import pytest
 
+from search_spaces.targets import target_named
 from tuner.init.source.expressions import UnreadableError
 from tuner.init.source.known_answers import TritonConfig, answers_for
 from tuner.init.source.static_values import StaticFile
-from workers.devices.targets import target_named
 
 
 def value(text: str, expression: str = "found"):

@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip("triton")
 pytest.importorskip("torch")
 
+from search_spaces.targets import target_named
 from workers.build.builder import VariantBuilder
 from workers.build.triton_jit import kernel_cache
 from workers.build.triton_jit.dry_run import FOLDER, dry_run, told_apart
-from workers.devices.targets import target_named
 from workers.records import Status
 
 HEAD = """

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.targets import target_of_accelerator
 from workers.cluster.machines import alike
 from workers.devices.environment import describe
-from workers.devices.targets import target_of_accelerator
 from workers.errors import ClusterError
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.devices.targets import Target
+from search_spaces.targets import Target
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from search_spaces.targets import is_cuda, target_named
 from tuner.sweeps.trials.modes import EAGER
-from workers.devices.targets import is_cuda, target_named
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status, Variant
 from workers.runner import Runner
 

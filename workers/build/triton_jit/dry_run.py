@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workers.devices.targets import Target
+from search_spaces.targets import Target
 from workers.errors import CompileError, FailureInSandbox
 from workers.fib.dataset import Document
 from workers.records import Status

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from search_spaces.targets import Target
 from workers.build.triton_jit import launchers
-from workers.devices.targets import Target
 
 _SMALL_BYTES = 1 << 20
 """Uninitialised tensors up to this size are zeroed, so that a build does the same each time. Fresh memory of larger

@@ -12,6 +12,7 @@ import pytest
 from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Parameter, SpaceError
+from search_spaces.targets import target_named
 from tests.tuner import toy
 from tuner.replay.recording import Recording
 from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of
@@ -20,7 +21,6 @@ from tuner.sweeps import loop
 from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.setup import resolve
-from workers.devices.targets import target_named
 from workers.records import AUTO, EvaluationJob, Method
 
 POINTS = tuple(product(range(6), range(2)))

@@ -8,7 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from search_spaces.expression import LIMITS, Limits
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a target as kernels count them; zero for a CPU.
+
+    Args:
+        shared_memory_bytes: Shared memory that one block may have.
+        registers: Registers of 32 bits of a multiprocessor.
+        units: Multiprocessors of the first of the target's accelerators.
+
+    Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability"; NVIDIA's data sheets.
+    """
+
+    shared_memory_bytes: int = 0
+    registers: int = 0
+    units: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Target:
         modes: How a variant may be timed, the default first.
         capability: CUDA's compute capability of the GPUs that run it.
         accelerators: The GPU models that run it.
-        limits: Of one multiprocessor.
+        limits: What its kernels are limited by; constraints of spaces may read it.
     """
 
     name: str
@@ -48,7 +63,7 @@ class Target:
     modes: tuple[str, ...]
     capability: tuple[int, int] | None = None
     accelerators: tuple[Accelerator, ...] = ()
-    limits: Limits = LIMITS["cpu"]
+    limits: Limits = Limits()
 
 
 _CUDA_MODES = ("cuda_graph", "eager")
@@ -66,7 +81,7 @@ TARGETS = (
             Accelerator("H20"),
             Accelerator("GH200"),
         ),
-        LIMITS["sm_90a"],
+        Limits(shared_memory_bytes=232448, registers=65536, units=132),
     ),
     Target(
         "sm_100a",
@@ -74,7 +89,7 @@ TARGETS = (
         _CUDA_MODES,
         (10, 0),
         (Accelerator("B200", 8.0, 2250.0), Accelerator("GB200", 8.0, 2500.0)),
-        LIMITS["sm_100a"],
+        Limits(shared_memory_bytes=232448, registers=65536, units=148),
     ),
 )
 
