@@ -233,6 +233,8 @@ class WinnerRecord:
         max_size: Largest size of the regime (inclusive), None for no bound.
         config: Filled when read.
         profile: "" for the winner over all workloads, else the profile that it is the winner for.
+        unfit_sizes: Ranges of the size axis, ends included, where a constraint of the space forbids the config; the
+            last may end with None, for all larger sizes.
     """
 
     regime: str
@@ -249,6 +251,7 @@ class WinnerRecord:
     max_size: int | None = None
     config: Json = field(default_factory=dict)
     profile: str = ""
+    unfit_sizes: tuple[tuple[int, int | None], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from db.records import FIGURES, RESOURCES, canonical
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
@@ -316,6 +316,7 @@ winner = Table(
     Column("max_size", BigInteger),
     # "" for the winner over all workloads, else for those of one profile.
     Column("profile", PlainText, nullable=False, server_default=""),
+    Column("unfit_sizes", JsonText, nullable=False, server_default="[]"),
     UniqueConstraint("sweep_id", "regime", "profile"),
 )
 

@@ -110,6 +110,10 @@ class Constraint:
         """The constraint where the axis has these sizes; most do not depend on them."""
         return self
 
+    def admits_at(self, config: Mapping[str, Any], axis: str | None, size: int) -> bool:
+        """Whether a config that obeys may be used at a size of the axis."""
+        return True
+
     def admits(self, config: Mapping[str, Any]) -> bool:
         """Whether a config obeys. If the rule raises, it does not; the first such config is logged."""
         try:

@@ -144,6 +144,20 @@ class SearchSpace:
         except SpaceError as error:
             raise SpaceError(f"{error} (at {self.size_axis} {min(sizes)} to {max(sizes)})") from error
 
+    def unfit_sizes(self, config: Mapping[str, Any], low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Ranges of the size axis within ``low`` to ``high``, ends included, where a constraint forbids the config."""
+        sized = [c for c in self.constraints if c.at(self.size_axis, [1]) is not c]
+        first = None
+        for size in range(low, high + 1) if sized else ():
+            fits = all(c.admits_at(config, self.size_axis, size) for c in sized)
+            if not fits and first is None:
+                first = size
+            elif fits and first is not None:
+                yield first, size - 1
+                first = None
+        if first is not None:
+            yield first, high
+
     @property
     def default_table(self) -> list[tuple[int | None, Config]]:
         """The default as rows of a dispatch table: what runs today."""

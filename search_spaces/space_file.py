@@ -98,6 +98,14 @@ class SizedConstraint(Constraint):
         each = [{**self.facts, f"{SIZES}.{axis}": size} for size in sorted(set(sizes))]
         return Constraint(self.parameters, self.reason, lambda c: all(self.rule({**c, **facts}) for facts in each))
 
+    def admits_at(self, config: Mapping[str, Any], axis: str | None, size: int) -> bool:
+        if axis != self.axis:
+            return True
+        try:
+            return bool(self.rule({**config, **self.facts, f"{SIZES}.{axis}": size}))
+        except SpaceError:  # as where it is searched: a rule that cannot be computed admits nothing
+            return False
+
 
 @dataclass(frozen=True)
 class SpaceFile:

@@ -25,7 +25,9 @@ _sweep, _winner, _finalist, _variant, _export = (
 )
 
 _OWN = ("median_us", "low_us", "high_us", "default_median_us")
-_WINNER = ("regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "min_size", "max_size", "profile")
+_WINNER = (
+    "regime", *_OWN, "default_low_us", "default_high_us", "size_axis", "min_size", "max_size", "profile", "unfit_sizes"
+)  # fmt: skip
 
 
 class Winners:
@@ -176,7 +178,8 @@ def winner_record(row: Any, workloads: tuple[WinnerWorkload, ...]) -> WinnerReco
     """The record of a row of :func:`winner_columns`."""
     values = row._mapping
     return WinnerRecord(
-        **{name: values[name] for name in _WINNER},
+        **{name: values[name] for name in _WINNER if name != "unfit_sizes"},
+        unfit_sizes=tuple((low, high) for low, high in row.unfit_sizes),
         config_hash=row.config_hash,
         config=row.config,
         workloads=workloads,

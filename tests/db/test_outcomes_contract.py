@@ -56,9 +56,10 @@ def test_a_finalist_is_a_config_with_a_trial(store: Store, scene: Any) -> None:
 def test_winners_come_back_as_they_were_set(store: Store, scene: Any) -> None:
     scene = scene(store)
     large = scene.winner(1, "large", workloads=(), size_axis=None, max_size=None, default_median_us=None)
-    sweep_id = scene.finished(scene.winner(0), large)
+    unfit = ((3, 4), (100, None))
+    sweep_id = scene.finished(scene.winner(0, unfit_sizes=unfit), large)
     axes = [{"seq_len": 1}, {"seq_len": 10}]
-    small = scene.winner(0, config={"tile": 0})
+    small = scene.winner(0, config={"tile": 0}, unfit_sizes=unfit)
     small = replace(small, workloads=tuple(replace(w, axes=a) for w, a in zip(small.workloads, axes, strict=True)))
     assert store.winners.of(sweep_id) == [small, replace(large, config={"tile": 1})]
 

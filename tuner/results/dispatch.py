@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from db.records import WinnerRecord, WinnerWorkload
-from search_spaces import Config
+from search_spaces import Config, SearchSpace
 from search_spaces.space import row_of
 
 NEAREST_LIMIT = 4.0
 """Largest factor between a size and the nearest measured one for which that one's config is used."""
+
+MOST_RANGES = 256
+"""Of sizes that are kept for a winner."""
 
 
 def measured(winner: WinnerRecord) -> list[tuple[int, WinnerWorkload]]:
@@ -21,9 +25,36 @@ def measured(winner: WinnerRecord) -> list[tuple[int, WinnerWorkload]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def with_unfit_sizes(winner: WinnerRecord, space: SearchSpace, sizes: Mapping[str, int]) -> WinnerRecord:
+    """The winner with the sizes, of all that :func:`choose` may take it for, at which its space forbids its config.
+
+    Args:
+        winner: The winner.
+        space: The space that was searched, with its constraints on the size.
+        sizes: Workload -> size.
+    """
+    own = [sizes[w.workload] for w in winner.workloads if w.workload in sizes]
+    if winner.size_axis is None or not own:
+        return winner
+    low = min(math.ceil(min(own) / NEAREST_LIMIT), winner.min_size or 0)
+    high = max(math.floor(max(own) * NEAREST_LIMIT), winner.max_size or 0)
+    unfit: list[tuple[int, int | None]] = [*space.unfit_sizes(winner.config, low, high)]
+    if len(unfit) > MOST_RANGES:  # such as all that are not divisible by 16: then what was measured is what is known
+        ends = [low - 1, *sorted(set(own)), high + 1]
+        unfit = [(a + 1, b - 1) for a, b in itertools.pairwise(ends) if a + 1 < b]
+    if unfit and unfit[-1][1] == high:
+        unfit[-1] = (unfit[-1][0], None)
+    return replace(winner, unfit_sizes=tuple(unfit))
+
+
+def is_unfit(winner: WinnerRecord, size: int) -> bool:
+    """Whether a constraint of the space forbids the winner's config at a size."""
+    return any(low <= size and (high is None or size <= high) for low, high in winner.unfit_sizes)
+
+
 def holds(winner: WinnerRecord, size: int) -> bool:
     """Whether a size belongs to the winner's regime; one that is open upwards ends with its largest measured size."""
-    if size < (winner.min_size or 0):
+    if size < (winner.min_size or 0) or is_unfit(winner, size):
         return False
     highest = winner.max_size
     if highest is None:
@@ -38,7 +69,10 @@ def distance(size: int, other: int) -> float:
 
 
 def nearest(winner: WinnerRecord, size: int) -> tuple[float, int, WinnerWorkload] | None:
-    """The measured size nearest to a size, the smaller of equals: how far it is, the size, its workload."""
+    """The measured size nearest to a size, the smaller of equals: how far it is, the size, its workload; None where the
+    config must not be used."""
+    if is_unfit(winner, size):
+        return None
     found = [(distance(size, other), other, workload) for other, workload in measured(winner)]
     return min(found, key=lambda f: f[:2], default=None)
 
@@ -69,6 +103,8 @@ def dispatch_table(
     for bound in bounds:
         size = bound if bound is not None else max((b for b in bounds if b is not None), default=0) + 1
         winner = choose(winners, size, limit)
+        if winner is None and default is None:  # something has to serve the size
+            winner = choose([replace(w, unfit_sizes=()) for w in winners], size, limit)
         config = dict(winner.config if winner is not None else row_of(default or [(None, {})], size)[1])
         if rows and rows[-1][1] == config:
             rows.pop()
@@ -82,6 +118,7 @@ def _turning_points(winners: Sequence[WinnerRecord]) -> Iterator[int]:
     for winner in winners:
         own = measured(winner)
         ends = [(winner.min_size or 0) - 1, winner.max_size, own[-1][0] if own else None]
+        ends += [end for low, high in winner.unfit_sizes for end in (low - 1, high)]
         yield from (end for end in ends if end is not None and end >= 0)
     for size in sizes:
         yield from (end for end in (math.ceil(size / NEAREST_LIMIT) - 1, math.floor(size * NEAREST_LIMIT)) if end >= 0)

@@ -130,8 +130,7 @@ class Sweep:
         if self.settings.budget_s is None or time.monotonic() - self._started < self.settings.budget_s:
             self._reference.again(self._beat)
         regimes = {s.regime.name: s.regime for s in self._states}
-        axis = self.plan.space.size_axis
-        won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, axis, crossed)
+        won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, self.plan.space, crossed)
         self._phase = "done"
         self._emit()
         usage = evaluator_usage(self._usage, [f.usage for f in finals.values()])

@@ -121,6 +121,14 @@ def test_of_several_workloads_with_the_same_axes_the_slowest_speaks(store: Store
     assert (answer.median_us, answer.detail) == (60.0, "measured on workload w6, the slowest of 2 with seq_len=5")
 
 
+def test_a_config_that_is_forbidden_at_a_size_is_not_named_for_it(store: Store) -> None:
+    """A constraint of the space on the size holds beyond what was measured, too."""
+    _sweep(store, SMALL, replace(LARGE, unfit_sizes=((17, 40), (1500, None))))
+    assert [_found(store, size) for size in (17, 40, 41, 999, 1499, 1500)] == [
+        ("nearest", 1), ("nearest", 1), ("regime", 2), ("regime", 2), ("nearest", 2), None
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("size", "tile"), [(0, 1), (2, 1), (16, 1), (17, 2), (999, 2)])
 def test_a_size_between_is_answered_by_its_regime(store: Store, size: int, tile: int) -> None:
     _sweep(store, SMALL, LARGE)

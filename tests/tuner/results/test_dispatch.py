@@ -8,10 +8,13 @@ import pytest
 from db.records import WinnerRecord, WinnerWorkload
 from search_spaces.parameters import Parameter, SpaceError
 from search_spaces.space import SearchSpace, Start
+from tests.tuner import toy
 from tuner.errors import NothingFoundError, UsageError
-from tuner.results.dispatch import NEAREST_LIMIT, choose, dispatch_table
+from tuner.results.dispatch import NEAREST_LIMIT, choose, dispatch_table, with_unfit_sizes
 from tuner.results.export import winners_table
+from tuner.settings import load
 from tuner.sweeps.regimes import split
+from tuner.sweeps.setup import resolve
 
 DEFAULT = {"tile": 0}
 TODAY = [(None, DEFAULT)]
@@ -36,6 +39,11 @@ def space(size_axis: str | None = "n") -> SearchSpace:
     return SearchSpace(
         "k", "cpu", (Parameter("tile", (0, 1, 2, 3)),), (), DEFAULT, {"main.py": ""}, size_axis=size_axis
     )
+
+
+def read_space(folder, data) -> SearchSpace:
+    """The space of a folder for the definition of a toy dataset."""
+    return resolve(load({"dataset": data, "space": str(folder), "definition": "a", "target": "cpu"})).space()
 
 
 def test_bounds_are_where_regimes_end_and_where_the_measured_sizes_are_too_far():
@@ -97,6 +105,10 @@ def test_the_table_says_what_the_lookup_says_at_every_size(seed):
     winners = [
         winner(rng.randint(0, 3), r.low, r.bound, *(sizes[w] for w in r.workloads)) for r in split(sizes, bounds)
     ]
+    if seed % 2:
+        first, last = sorted((rng.randint(1, 300), rng.randint(1, 300)))
+        ends = rng.choice((last, None))
+        winners = [replace(w, unfit_sizes=((first, ends),)) if rng.random() < 0.5 else w for w in winners]
     table = dispatch_table(winners, TODAY)
     bounds_of = [b for b, _ in table]
     assert bounds_of == [*sorted({b for b in bounds_of if b is not None}), None]
@@ -124,3 +136,31 @@ def test_what_an_export_makes_of_a_sweep():
 def test_a_table_without_a_last_row_is_refused():
     with pytest.raises(SpaceError, match="ends with the bound None"):
         space().render([(16, DEFAULT)])
+
+
+def test_a_config_is_not_used_where_its_space_forbids_it(tmp_path):
+    """Measured at 64 and 100, so by the rule of the nearest size up to 400; but the kernel is wrong beyond 128."""
+    folder = toy.kernel(
+        tmp_path, size="x.shape[0]", size_axis="n",
+        constraints=[{"expression": "step == 1 or sizes.n * step <= 512", "reason": "fits"}],
+    )  # fmt: skip
+    kernel = read_space(folder, toy.dataset(tmp_path / "d", [{"n": 8}]))
+    won = replace(winner(4, 17, None, 64, 100), config={"step": 4})
+    found = with_unfit_sizes(won, kernel, {w.workload: w.axes["n"] for w in won.workloads})
+    assert found.unfit_sizes == ((129, None),)
+    assert [choose([found], size) is not None for size in (100, 128, 129, 400)] == [True, True, False, False]
+    assert winners_table([found], kernel, 1) == [(15, {"step": 1}), (128, {"step": 4}), (None, {"step": 1})]
+    anywhere = replace(won, config={"step": 1})
+    assert with_unfit_sizes(anywhere, kernel, {w.workload: w.axes["n"] for w in won.workloads}) == anywhere
+    nothing_else = [replace(found, default_median_us=None)]
+    assert winners_table(nothing_else, kernel, 1) == [(None, {"step": 4})], "something has to serve the size"
+
+
+def test_a_config_that_fits_every_16th_size_is_known_to_fit_where_it_was_measured(tmp_path):
+    rule = {"expression": "step == 1 or sizes.n % 16 == 0", "reason": "whole tiles"}
+    folder = toy.kernel(tmp_path, size="x.shape[0]", size_axis="n", constraints=[rule])
+    kernel = read_space(folder, toy.dataset(tmp_path / "d", [{"n": 8}]))
+    sizes = {"n:16": 16, "n:4096": 4096}
+    won = replace(winner(2, 1, None, 16, 4096), config={"step": 2})
+    found = with_unfit_sizes(won, kernel, dict(zip([w.workload for w in won.workloads], sizes.values(), strict=True)))
+    assert found.unfit_sizes == ((1, 15), (17, 4095), (4097, None))

@@ -8,6 +8,8 @@ import numpy as np
 
 from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.store import Store
+from search_spaces import SearchSpace
+from tuner.results.dispatch import with_unfit_sizes
 from tuner.sweeps.finals.crossings import Crossing, applied
 from tuner.sweeps.finals.final import FinalResult
 from tuner.sweeps.finals.statistics import weighted_mean
@@ -70,7 +72,7 @@ def commit(
     regimes: Mapping[str, Regime],
     finals: Mapping[str, FinalResult],
     environment: Environment,
-    size_axis: str | None,
+    space: SearchSpace,
     crossings: Sequence[Crossing] = (),
 ) -> list[WinnerRecord]:
     """Store the finals' samples and the winners, replacing those of an earlier process of the sweep; the winners of
@@ -83,10 +85,11 @@ def commit(
             for m in by_workload.values()
         ]
         store.winners.commit_comparison(sweep_id, measurements)
-        records.append(winner_record(regimes[name], final, size_axis))
-    records = applied(records, crossings)
+        records.append(winner_record(regimes[name], final, space.size_axis))
+    sizes = {workload: size for regime in regimes.values() for workload, size in regime.sizes.items()}
+    records = [with_unfit_sizes(w, space, sizes) for w in applied(records, crossings)]
     alone = [
-        winner_record(regimes[name], final, size_axis, profile)
+        with_unfit_sizes(winner_record(regimes[name], final, space.size_axis, profile), space, sizes)
         for name, final in finals.items()
         for profile in final.by_profile
     ]

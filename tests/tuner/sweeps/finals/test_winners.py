@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from db.store import Store
+from search_spaces.parameters import Parameter
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import SizedConstraint
 from tuner.sweeps.finals.final import FinalResult
 from tuner.sweeps.finals.ranking import Ranking
 from tuner.sweeps.finals.winners import commit, winner_record
@@ -24,6 +27,11 @@ def final(samples_us: dict[str, list[float]], default: str | None) -> FinalResul
         measurements={key: {"w": measured("w", us, Method(), {})} for key, us in samples_us.items()},
         rounds=3,
     )
+
+
+def fits(values) -> bool:
+    """Of a space: nothing is right beyond 200."""
+    return values["sizes.seq_len"] <= 200
 
 
 def test_a_winner_is_kept_with_the_range_that_it_was_chosen_for_and_the_defaults_figures():
@@ -53,16 +61,19 @@ def test_the_winners_of_all_regimes_are_stored_with_their_samples_and_those_of_p
         finals = {"0-16": with_workload(first, "w1"), "17+": with_workload(final({"hash1": [7.0] * 3}, "hash1"), "w3")}
         finals["0-16"] = replace(finals["0-16"], by_profile={"recorded": Ranking("hash1", {}, True, "fastest")})
         regimes = {
-            "0-16": Regime("0-16", 0, 16, ("w1",), profiles={"w1": "recorded"}),
-            "17+": Regime("17+", 17, None, ("w3",)),
+            "0-16": Regime("0-16", 0, 16, ("w1",), {"w1": 1}, profiles={"w1": "recorded"}),
+            "17+": Regime("17+", 17, None, ("w3",), {"w3": 100}),
         }
+        rule = SizedConstraint(("tile",), "fits", lambda _: True, axis="seq_len", rule=fits, facts={})
+        space = SearchSpace("tiles", "cpu", (Parameter("tile", (0, 1)),), (rule,), {"tile": 0}, {}, size_axis="seq_len")
         here = Environment(ground.hardware, ground.target, fingerprint=ground.environment)
-        commit(store, sweep, regimes, finals, here, "seq_len")
+        commit(store, sweep, regimes, finals, here, space)
         found = {w.regime: w for w in store.winners.of(sweep)}
         assert {name: (w.config_hash, w.config, w.max_size) for name, w in found.items()} == {
             "0-16": ("hash0", {"tile": 0}, 16),
             "17+": ("hash1", {"tile": 1}, None),
         }
+        assert {name: w.unfit_sizes for name, w in found.items()} == {"0-16": (), "17+": ((201, None),)}
         assert [(w.workload, w.median_us, w.default_median_us) for w in found["0-16"].workloads] == [("w1", 2.0, 5.0)]
         (alone,) = store.winners.of(sweep, alone=True)
         assert (alone.profile, alone.config_hash, alone.median_us) == ("recorded", "hash1", pytest.approx(5.0))
