@@ -74,10 +74,6 @@ class FileConstraint(Constraint):
         return Constraint(self.parameters, self.reason, lambda config: holds({**config, **facts}))
 
 
-def _always(_: Mapping[str, Any]) -> bool:
-    return True
-
-
 @dataclass(frozen=True, kw_only=True)
 class SizedConstraint(Constraint):
     """A constraint that reads the size axis. As long as no sizes are known, it admits everything.

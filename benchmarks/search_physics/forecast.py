@@ -1,7 +1,7 @@
 """``python -m benchmarks.search_physics.forecast``: what the model expects of a GPU that nobody has measured.
 
 A forecast, no measurement. The band goes from the best to the worst that may be found of what is not known of the GPU
-(``workers.devices.hardware.doubts_of``), and 10 % further at each end, about twice what the model is off on an H200.
+(:data:`UNKNOWN`), and 10 % further at each end, about twice what the model is off on an H200.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,28 @@ from search_spaces.space import SearchSpace
 from tuner.prediction.expected import spread
 from tuner.search.config_table import ConfigTable
 from tuner.search.expectation import Expectation
-from workers.devices.hardware import doubts_of, hardware_of
+from workers.devices.hardware import hardware_of
 
 TEN = 10
 OFF = 0.10
 """What the model may be off by itself, at each end."""
+
+UNKNOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "B200": (
+        {"hbm_bytes_per_us": 7.5e6, "sustained_mhz": 1850, "load_latency_us": 1.1, "tmem_load_cycles": 26},
+        {
+            **{"hbm_bytes_per_us": 6.6e6, "sustained_mhz": 1400, "load_latency_us": 1.6, "tmem_load_cycles": 60},
+            **{"tmem_bytes_per_cycle": 197, "programmatic_us": 0.9},
+        },
+    )
+}
+"""The best and the worst that may be found of what is [E] or [P] in ``workers/devices/hardware.py`` and matters."""
+
+
+def doubts_of(hardware: Hardware) -> tuple[Hardware, Hardware]:
+    """The GPU as good and as bad as it may turn out; twice the same where it was measured."""
+    good, bad = UNKNOWN.get(hardware.name, ({}, {}))
+    return replace(hardware, **good), replace(hardware, **bad)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

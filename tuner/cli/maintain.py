@@ -20,9 +20,8 @@ def upgrade(db: options.Db = None, json: options.Json = False) -> None:
     """Bring the database to this version's schema. Safe to run in several processes at once."""
     from db.store import Store
 
-    store = Store.open(options.database_url(db), upgrade=True)
-    version = store.schema_version()
-    store.close()
+    with Store.open(options.database_url(db), upgrade=True) as store:
+        version = store.schema_version()
     if json:
         print_json({"schema": version})
     else:

@@ -26,11 +26,24 @@ class Step:
         return f"{self._text} ({time.monotonic() - self._since:.0f}{self._limit} s)"
 
 
-class Ticking(Steps):
-    """Calls its own :meth:`tick` once a second, by a thread, while it is used as a context manager: what a command does
-    may take minutes without coming back to it."""
+class StepView(Steps):
+    """Shows steps on stderr. A context manager; commands use it in one thread.
+
+    While it is used, :meth:`tick` is called once a second by a thread: what a command does may take minutes without
+    coming back to it.
+    """
+
+    def __init__(self) -> None:
+        self._console = stderr()
+        self._display: Any = None
+        """What is drawn on a terminal; None without one."""
+        self._step: Step | None = None
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._display = self._made_display()
+            self._display.start()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_ticking, daemon=True, name="progress")
         self._thread.start()
@@ -39,31 +52,15 @@ class Ticking(Steps):
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        if self._display is not None:
+            self._display.stop()
 
     def _keep_ticking(self) -> None:
         while not self._ended.wait(1.0):
             self.tick()
 
-
-class StepView(Ticking):
-    """Shows steps on stderr. A context manager; commands use it in one thread."""
-
-    def __init__(self) -> None:
-        self._console = stderr()
-        self._status: Any = None
-        self._step: Step | None = None
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._status = self._console.status("")
-            self._status.start()
-        return super().__enter__()
-
-    def __exit__(self, *given: object) -> None:
-        super().__exit__(*given)
-        if self._status is not None:
-            self._status.stop()
+    def _made_display(self) -> Any:
+        return self._console.status("")
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -78,11 +75,10 @@ class StepView(Ticking):
         """Update the line."""
         if self._step is None:
             return
-        now = time.monotonic()
-        if self._status is not None:
+        if self._display is not None:
             from rich.markup import escape
 
-            self._status.update(escape(self._step.line()))
-        elif now - self._last_line >= LINE_EVERY_S:
-            self._last_line = now
+            self._display.update(escape(self._step.line()))
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
             self._console.print(self._step.line())

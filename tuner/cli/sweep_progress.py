@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
-from tuner.cli.output import stderr
-from tuner.cli.progress_line import LINE_EVERY_S, Step, Ticking
+from tuner.cli import progress_line
+from tuner.cli.progress_line import StepView
 from tuner.format import microseconds, ratio
 from tuner.progress import Progress
 from tuner.sweeps.run import View
 
 
-class SweepView(Ticking, View):
+class SweepView(StepView, View):
     """Shows :class:`~tuner.progress.Progress` snapshots and steps on stderr. A context manager."""
 
-    def __init__(self, enabled: bool = True) -> None:
-        self._console = stderr()
-        self._enabled = enabled
-        self._live: Any = None
+    def __init__(self) -> None:
+        super().__init__()
         self._last_line = float("-inf")
         self._last_phase = ""
         self._progress: Progress | None = None
-        self._step: Step | None = None
 
-    def __enter__(self) -> Self:
-        if self._enabled and self._console.is_terminal:
-            from rich.live import Live
+    def _made_display(self) -> Any:
+        from rich.live import Live
 
-            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-            self._live.start()
-        return super().__enter__()
-
-    def __exit__(self, *given: object) -> None:
-        super().__exit__(*given)
-        if self._live is not None:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-        if self._enabled:
-            self._console.print(text)
-
-    def step(self, text: str, limit_s: float | None = None) -> None:
-        """Show what is done from now on, beside the sweep's figures."""
-        self._step = Step(text, limit_s)
-        self.tick()
+        return Live(console=self._console, refresh_per_second=4, transient=True)
 
     def __call__(self, progress: Progress) -> None:
         """Show a snapshot."""
@@ -57,14 +36,12 @@ class SweepView(Ticking, View):
 
     def tick(self) -> None:
         """Update what is shown."""
-        if not self._enabled:
-            return
-        if self._live is not None:
-            self._live.update(self._picture())
+        if self._display is not None:
+            self._display.update(self._picture())
             return
         now = time.monotonic()
         phase = self._progress.phase if self._progress else ""
-        if now - self._last_line >= LINE_EVERY_S or phase != self._last_phase:
+        if now - self._last_line >= progress_line.LINE_EVERY_S or phase != self._last_phase:
             self._last_line, self._last_phase = now, phase
             for line in self._lines():
                 self._console.print(line)

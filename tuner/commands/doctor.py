@@ -7,17 +7,16 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from db.errors import StoreError
 from tuner.commands import place
-from tuner.commands.place import Check
+from tuner.commands.place import Check, guarded
 from tuner.settings import load
 from workers.build.artifact_cache import default_cache_dir
-from workers.errors import NoPlaceError, WorkerError
+from workers.errors import NoPlaceError
 
 FREE_BYTES_WANTED = 2 << 30
 
@@ -35,9 +34,9 @@ def examine(flags: Mapping[str, Any]) -> list[Check]:
         *(_package(name) for name in ("torch", "flashinfer-bench", "numba", "ray", "optuna", "sqlalchemy")),
         *(_package(name, needed=False) for name in ("nvidia-cutlass-dsl", "apache-tvm-ffi", "nvidia-ml-py", "psycopg")),
         _gpu(),
-        _guard("dataset", lambda: _dataset(settings.dataset)),
-        _guard("database", lambda: _database(load({"db": flags.get("db")}).db)),
-        _guard("artifact cache", lambda: _cache(settings.cache_dir or default_cache_dir())),
+        guarded("dataset", lambda: _dataset(settings.dataset)),
+        guarded("database", lambda: _database(load({"db": flags.get("db")}).db)),
+        guarded("artifact cache", lambda: _cache(settings.cache_dir or default_cache_dir())),
         *(_tool(name, *looked_for) for name, looked_for in TOOLS.items()),
         *place.examine(settings.ray_address is None),
         _ray(settings.ray_address),
@@ -81,13 +80,6 @@ def _gpu() -> Check:
     return Check("gpu", target is not None, message, needed=False)
 
 
-def _guard(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, look())
-    except (StoreError, WorkerError) as error:
-        return Check(name, False, str(error))
-
-
 def _dataset(folder: Path | None) -> str:
     from tuner.sweeps.setup import open_dataset
 
@@ -98,11 +90,8 @@ def _dataset(folder: Path | None) -> str:
 def _database(url: str) -> str:
     from db.store import Store
 
-    store = Store.open(url)
-    try:
+    with Store.open(url) as store:
         return f"schema {store.schema_version()}"
-    finally:
-        store.close()
 
 
 def _cache(folder: Path) -> str:

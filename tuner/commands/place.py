@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from db.errors import StoreError
 from workers.cluster import local
 from workers.devices.environment import cores, cpu_quota
 from workers.errors import WorkerError
@@ -36,17 +37,18 @@ def examine(starts_ray: bool) -> list[Check]:
     return [
         _home(),
         _cpus(),
-        _guard("loopback network", _loopback, needed=starts_ray),
+        guarded("loopback network", _loopback, needed=starts_ray),
         _temporary_folder(starts_ray),
         _shared_memory(),
         _proxies(),
     ]
 
 
-def _guard(name: str, look: Callable[[], str], needed: bool) -> Check:
+def guarded(name: str, look: Callable[[], str], needed: bool = True) -> Check:
+    """A check that fails with the one line that a sweep would end with."""
     try:
         return Check(name, True, look(), needed)
-    except WorkerError as error:
+    except (StoreError, WorkerError) as error:
         return Check(name, False, str(error), needed)
 
 

@@ -37,7 +37,8 @@ from tuner.service.start_sweep.start import Starter, choices
 router = APIRouter(prefix="/api/v1", responses=responses(400, 401, 403, 413, 414, 422, 429, 503))
 
 
-def _store(request: Request) -> Store:
+def store_of(request: Request) -> Store:
+    """The server's store."""
     store: Store = request.app.state.store
     return store
 
@@ -69,7 +70,7 @@ def sweeps(
     definition: Annotated[str | None, Query(pattern=NAME)] = None,
 ) -> SweepList:
     """Sweeps, newest first."""
-    store = _store(request)
+    store = store_of(request)
     found = store.sweeps.newest(limit, definition=definition, before=before)
     more = found[-1].id if len(found) == limit else None
     return SweepList(heads(store, found), more)
@@ -86,7 +87,7 @@ def start(request: Request, caller: MayRun, wanted: StartSweep, response: Respon
 @router.get("/sweeps/{sweep_id}", tags=["sweeps"], responses=responses(404))
 def sweep(request: Request, caller: MayRead, sweep_id: Id) -> SweepDetail:
     """One sweep with its winners."""
-    store = _store(request)
+    store = store_of(request)
     return detail(store, store.sweeps.get(sweep_id))
 
 
@@ -100,7 +101,7 @@ def resume(request: Request, caller: MayRun, sweep_id: Id) -> Started:
 @router.delete("/sweeps/{sweep_id}", tags=["sweeps"], status_code=202, responses=responses(404))
 def stop(request: Request, caller: MayRun, sweep_id: Id) -> Started:
     """Ask a sweep to stop. Finished trials are kept; it ends as INTERRUPTED and can be resumed."""
-    store = _store(request)
+    store = store_of(request)
     if state_now(store.sweeps.get(sweep_id)) == SweepState.RUNNING:
         store.sweeps.request_stop(sweep_id)
     return _started(request, sweep_id)
@@ -115,7 +116,7 @@ def trials(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> TrialList:
     """Trials in the order in which they were committed."""
-    store = _store(request)
+    store = store_of(request)
     store.sweeps.get(sweep_id)
     found = store.trials.of(sweep_id, measurements=False, after_id=after, limit=limit)
     more = found[-1].id if len(found) == limit else None
@@ -125,7 +126,7 @@ def trials(
 @router.get("/sweeps/{sweep_id}/trials/{number}", tags=["sweeps"], responses=responses(404))
 def trial(request: Request, caller: MayRead, sweep_id: Id, number: int) -> TrialDetail:
     """One trial with its build, samples and clocks."""
-    return views.trial_detail(find_trial(_store(request), sweep_id, number))
+    return views.trial_detail(find_trial(store_of(request), sweep_id, number))
 
 
 def find_trial(store: Store, sweep_id: int, number: int) -> TrialRecord:
@@ -159,7 +160,7 @@ async def events(
 
     The stream ends when the token is revoked or expires.
     """
-    store = _store(request)
+    store = store_of(request)
     state = request.app.state
     await request.app.state.in_thread(store.sweeps.get, sweep_id)
     if state.streams >= state.settings.max_streams:
@@ -191,7 +192,7 @@ def solutions(
     request: Request, caller: MayRead, definition: Annotated[str | None, Query(pattern=NAME)] = None
 ) -> SolutionList:
     """Exported Solutions, newest first."""
-    found = _store(request).exports.newest(definition)
+    found = store_of(request).exports.newest(definition)
     return SolutionList([views.solution_head(e) for e in found])
 
 
@@ -202,7 +203,7 @@ def solutions(
 )
 def solution(request: Request, caller: MayRead, solution_id: Id) -> Response:
     """An exported Solution, byte for byte as it was verified: flashinfer-bench's JSON."""
-    found = _store(request).exports.get(solution_id)
+    found = store_of(request).exports.get(solution_id)
     if found is None or not found.content:
         raise ProblemError(404, f"there is no Solution {solution_id}")
     headers = {"ETag": f'"{found.digest}"', "Cache-Control": "private, max-age=86400, immutable"}
@@ -215,5 +216,5 @@ def _starter(request: Request) -> Starter:
 
 
 def _started(request: Request, sweep_id: int) -> Started:
-    state = state_now(_store(request).sweeps.get(sweep_id))
+    state = state_now(store_of(request).sweeps.get(sweep_id))
     return Started(id=sweep_id, state=str(state), url=f"/sweeps/{sweep_id}")

@@ -149,8 +149,7 @@ def run_sweep(
     if retry_failed and resume is None:
         raise UsageError("--retry-failed goes on with a sweep: give its ID with --resume")
     view = view or View()
-    store = Store.open(settings.db)
-    try:
+    with Store.open(settings.db) as store:
         if resume is not None:
             settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)
@@ -190,8 +189,6 @@ def run_sweep(
                 return _conclude(store, setup, space, regimes, runner, result, out, view, baseline)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"the winners are kept; go on with: {export_command(sweep_id, out)}") from None
-    finally:
-        store.close()
 
 
 def _measure_rates(store: Store, sweep_id: int, runner: Runner, view: View) -> None:

@@ -7,8 +7,6 @@ sweeps (docs/results/search-physics.md), ``[P]`` published by others, ``[E]`` es
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import Any
 
 from search_spaces.prediction.model import Hardware
 
@@ -74,21 +72,3 @@ def hardware_of(reported: str) -> Hardware | None:
     """The figures of a GPU as its driver or a user names it (``NVIDIA H200``); None where nobody has filled them in."""
     found = [hardware for name, hardware in _BY_NAME.items() if re.search(rf"\b{name}\b", reported, re.IGNORECASE)]
     return None if _OTHERS.search(reported) or not found else found[0]
-
-
-_UNKNOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "B200": (
-        {"hbm_bytes_per_us": 7.5e6, "sustained_mhz": 1850, "load_latency_us": 1.1, "tmem_load_cycles": 26},
-        {
-            **{"hbm_bytes_per_us": 6.6e6, "sustained_mhz": 1400, "load_latency_us": 1.6, "tmem_load_cycles": 60},
-            **{"tmem_bytes_per_cycle": 197, "programmatic_us": 0.9},
-        },
-    )
-}
-"""The best and the worst that may be found of what is [E] or [P] and matters."""
-
-
-def doubts_of(hardware: Hardware) -> tuple[Hardware, Hardware]:
-    """The GPU as good and as bad as it may turn out; twice the same where it was measured."""
-    good, bad = _UNKNOWN.get(hardware.name, ({}, {}))
-    return replace(hardware, **good), replace(hardware, **bad)

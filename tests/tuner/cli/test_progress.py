@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from tuner.cli import progress_line, sweep_progress
+from tuner.cli import progress_line
 from tuner.cli.progress_line import StepView
 from tuner.cli.sweep_progress import SweepView
 from tuner.progress import Progress, Slow
@@ -20,9 +20,9 @@ SEARCH = Progress("search", 3, 8, 12.0, None, 1, 1, {}, 0, 0, REGIMES, REGIMES, 
 def written(monkeypatch):
     """What goes to a stderr that is no terminal, each line at once."""
     text = io.StringIO()
-    for module in (progress_line, sweep_progress):
-        monkeypatch.setattr(module, "stderr", lambda: Console(file=text, soft_wrap=True, highlight=False, markup=False))
-        monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
+    console = Console(file=text, soft_wrap=True, highlight=False, markup=False)
+    monkeypatch.setattr(progress_line, "stderr", lambda: console)
+    monkeypatch.setattr(progress_line, "LINE_EVERY_S", 0.0)
     return text
 
 

@@ -14,14 +14,13 @@ import jinja2
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
-from db.store import Store
 from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report.figures import samples
 from tuner.results.report.input_page import input_table
 from tuner.results.status import NOT_FAILURES, detail, heads
 from tuner.service import views
-from tuner.service.api import find_trial
+from tuner.service.api import find_trial, store_of
 from tuner.service.middleware.auth import COOKIE, Caller, MayRead, presented
 from tuner.service.middleware.problems import ProblemError, answer
 from tuner.service.models import HARDWARE, MAX_ID, NAME, Id
@@ -110,17 +109,12 @@ def _page(name: str, viewer: Viewer, status: int = 200, **values: Any) -> HTMLRe
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
 
 
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
 @router.get("/")
 def sweeps(
     request: Request, viewer: SignedIn, before: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None
 ) -> HTMLResponse:
     """The newest sweeps, and a form that starts one."""
-    store = _store(request)
+    store = store_of(request)
     found = store.sweeps.newest(LISTED, before=before)
     return _page(
         "sweeps.html",
@@ -135,7 +129,7 @@ def sweeps(
 @router.get("/sweeps/{sweep_id}")
 def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     """The page of one sweep."""
-    store = _store(request)
+    store = store_of(request)
     record = store.sweeps.get(sweep_id)
     trials = store.trials.points(sweep_id)
     failed = failures(trials, store.trials.failures(sweep_id, not_failures=NOT_FAILURES))
@@ -171,7 +165,7 @@ def sweep_figures(request: Request, caller: MayRead, sweep_id: Id) -> Response:
 @router.get("/sweeps/{sweep_id}/trials/{number}")
 def trial(request: Request, viewer: SignedIn, sweep_id: Id, number: int) -> HTMLResponse:
     """One trial: config, build, samples, clocks."""
-    store = _store(request)
+    store = store_of(request)
     record = find_trial(store, sweep_id, number)
     sizes = store.catalog.workload_axes([m.workload for m in record.measurements])
     labels = {m.workload: workload_text(sizes[m.workload], m.profile) for m in record.measurements}
@@ -195,7 +189,7 @@ def compare(
     b: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
 ) -> HTMLResponse:
     """Two sweeps side by side, on one GPU or on two."""
-    store = _store(request)
+    store = store_of(request)
     listed = store.sweeps.newest(LISTED_TO_COMPARE)
     pair = None if a is None or b is None else [store.sweeps.get(a), store.sweeps.get(b)]
     return _page(
@@ -216,7 +210,7 @@ def best(
     hardware: Annotated[str | None, Query(pattern=HARDWARE)] = None,
 ) -> HTMLResponse:
     """The best configs per definition and hardware, and a form that asks for one size."""
-    store = _store(request)
+    store = store_of(request)
     known = store.best.swept()
     if definition is None and known:
         definition = known[0][0]
