@@ -23,6 +23,7 @@ from search_spaces.inputs.generator import RECORDED
 from search_spaces.targets import NAMES as TARGETS
 from search_spaces.targets import target_named
 from tuner.errors import UsageError
+from tuner.files import read_text
 from tuner.setting_flags import Flag, Served
 from tuner.sweeps.regimes import DEFAULT_BOUNDS
 
@@ -334,11 +335,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     from search_spaces.space_yaml import yaml_text
 
     try:
-        loaded = yaml_text.load(path.read_text(encoding="utf-8-sig"), values=(), but=())
-    except OSError as error:
-        raise UsageError(f"config file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"config file {path} is not YAML: not UTF-8 text") from None
+        loaded = yaml_text.load(read_text(path, "config file"), values=(), but=())
     except SpaceError as error:
         raise UsageError(f"config file {path} is {' '.join(str(error).split())}") from None
     if loaded is None:

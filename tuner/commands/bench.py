@@ -13,8 +13,8 @@ from db.store import Store
 from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
 from tuner.errors import UsageError
+from tuner.files import read_object
 from tuner.format import first_line, workload_text
-from tuner.json_file import read_object
 from tuner.progress import Steps
 from tuner.results.export import newest_finished, winners_table
 from tuner.settings import SweepSettings

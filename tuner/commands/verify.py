@@ -26,7 +26,7 @@ from search_spaces.space import SearchSpace, SpaceFamily, row_of
 from tuner import errors
 from tuner.commands.compile import VariantResults, definition_for
 from tuner.errors import NothingFoundError, UsageError
-from tuner.json_file import read_object
+from tuner.files import read_object
 from tuner.progress import Steps
 from tuner.settings import SweepSettings, load
 from tuner.sweeps.setup import open_dataset

@@ -13,8 +13,8 @@ from search_spaces.parameters import SpaceError
 from search_spaces.source_files import read_sources
 from search_spaces.space import HEADER_LANGUAGES
 from tuner.errors import UsageError
+from tuner.files import read_object, read_text
 from tuner.init.source.source_tree import free_name
-from tuner.json_file import read_object
 
 CONTEST_FILE = "config.toml"
 LANGUAGES = ("python", "triton", "cpp", "cuda", "tilelang")
@@ -61,21 +61,12 @@ def read_origin(path: Path) -> Origin:
         return _contest(path.parent)
     if path.suffix == ".json":
         return _solution(path)
-    text = _text(path)
+    text = read_text(path, "")
     if path.suffix == ".py":
         stem = "kernel" if path.stem in ("main", "config", "__init__") else path.stem
         file = free_name(stem, {"config.py", "main.py"})
         return Origin(file.removesuffix(".py"), {file: text}, disk=path.resolve())
     raise UsageError(f"{path} is no .py file, no Solution's .json and no folder with {CONTEST_FILE}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _solution(path: Path) -> Origin:
@@ -97,7 +88,7 @@ def _solution(path: Path) -> Origin:
 def _contest(folder: Path) -> Origin:
     path = folder / CONTEST_FILE
     try:
-        document = tomllib.loads(_text(path))
+        document = tomllib.loads(read_text(path, ""))
         solution, build = dict(document["solution"]), dict(document["build"])
         language, entry = str(build["language"]), str(build["entry_point"])
     except tomllib.TOMLDecodeError as error:

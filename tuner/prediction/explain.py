@@ -15,7 +15,7 @@ from search_spaces.prediction.model import Hardware, Prediction, WorkloadFeature
 from search_spaces.space import SearchSpace, hash_of
 from search_spaces.targets import accelerators_of
 from tuner.errors import NothingFoundError, UsageError
-from tuner.json_file import as_object, read_object
+from tuner.files import as_object, read_object
 from tuner.prediction.expected import features
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, resolve

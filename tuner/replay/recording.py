@@ -8,7 +8,6 @@ as expressions. Optional keys that ``tuner study record`` writes: ``kinds``, ``d
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import math
@@ -25,7 +24,8 @@ from search_spaces.constraint_search import only_listed
 from search_spaces.expression import compile_expression
 from search_spaces.parameters import Config, Constraint, Parameter, Value, value_key, value_of_json
 from search_spaces.space import SearchSpace
-from tuner.errors import UnusableEnvironmentError, UsageError
+from tuner.errors import UsageError
+from tuner.files import replacing
 
 FORMAT = "search-replay-1"
 SUFFIX = ".replay.json.gz"
@@ -152,15 +152,13 @@ def read_recording(path: Path) -> Recording:
 
 def write_recording(path: Path, recording: Recording) -> None:
     """Write a recording; the same recording gives the same bytes. Never leaves an incomplete file."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
-            file.write(json.dumps(_document(recording), separators=(",", ":")).encode())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UnusableEnvironmentError(f"{path} cannot be written: {error.strerror}") from None
+    text = json.dumps(_document(recording), separators=(",", ":"))
+    with (
+        replacing(path, "the recording") as scratch,
+        scratch.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file,
+    ):
+        file.write(text.encode())
 
 
 def _from_document(document: Mapping[str, Any]) -> Recording:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tuner.errors import UnusableEnvironmentError, UsageError
-from workers.fib.dataset import Dataset, Problem
+from tuner.files import replacing
+from workers.fib.dataset import Dataset, Problem, blob_paths
 
 
 class TraceFolder:
@@ -71,7 +70,7 @@ class TraceFolder:
         if self._known_definition() is None:
             definition.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, definition)
-        for path in self._blobs(missing):
+        for path in blob_paths(missing):
             (self.path / path).parent.mkdir(parents=True, exist_ok=True)
             if not (self.path / path).exists():
                 shutil.copyfile(Path(self._problem.root) / path, self.path / path)
@@ -123,28 +122,19 @@ class TraceFolder:
         return [w for w in self._problem.listed if w["uuid"] not in listed]
 
     def _refuse_other_blobs(self) -> None:
-        for path in self._blobs(self._problem.listed):
+        for path in blob_paths(self._problem.listed):
             there, ours = self.path / path, Path(self._problem.root) / path
             if there.exists() and not filecmp.cmp(there, ours, shallow=False):
                 raise UsageError(f"{there} differs from {ours}; give another --out")
-
-    def _blobs(self, workloads: Any) -> Iterator[str]:
-        """Paths in the dataset of the files with workloads' inputs."""
-        for workload in workloads:
-            for spec in workload["inputs"].values():
-                if spec.get("type") == "safetensors":
-                    yield spec["path"]
 
     def _list(self, workloads: list[dict[str, Any]]) -> None:
         """Add workloads to the folder's list, which is replaced as a whole so that no reader sees half of it."""
         name = self._problem.name
         listing = self.path / "workloads" / self._op_type / f"{name}.jsonl"
-        listing.parent.mkdir(parents=True, exist_ok=True)
         text = listing.read_text(encoding="utf-8") if listing.exists() else ""
         text += "\n" if text and not text.endswith("\n") else ""
         for workload in workloads:
             line = {"definition": name, "solution": None, "workload": workload, "evaluation": None}
             text += json.dumps(line) + "\n"
-        scratch = listing.with_name(listing.name + ".part")
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, listing)
+        with replacing(listing, "the list of workloads") as scratch:
+            scratch.write_text(text, encoding="utf-8")

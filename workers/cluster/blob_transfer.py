@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from workers.fib.dataset import Problem
+from workers.fib.dataset import Problem, blob_paths
 
 Files = Mapping[str, bytes]
 """Path in the dataset -> content."""
@@ -34,9 +34,7 @@ def at_hand(problem: Problem, files: Files, cache_dir: str | Path) -> Problem:
 
 
 def _blobs(problem: Problem) -> list[str]:
-    specs = (spec for workload in problem.workloads for spec in workload["inputs"].values())
-    found = (spec["path"] for spec in specs if spec.get("type") == "safetensors")
-    return [path for path in dict.fromkeys(found) if not Path(path).is_absolute()]
+    return [path for path in blob_paths(problem.workloads) if not Path(path).is_absolute()]
 
 
 def _write(path: Path, content: bytes) -> None:

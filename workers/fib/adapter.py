@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -47,10 +48,7 @@ def definition_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
-    importable()
-    from flashinfer_bench.data import Definition
-
-    return _model(Definition, document, f"definition {document.get('name')!r}")
+    return _model("Definition", document, f"definition {document.get('name')!r}")
 
 
 def workload_model(document: Document) -> Any:
@@ -59,10 +57,7 @@ def workload_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
-    importable()
-    from flashinfer_bench.data import Workload
-
-    return _model(Workload, document, f"workload {document.get('uuid')!r}")
+    return _model("Workload", document, f"workload {document.get('uuid')!r}")
 
 
 def solution_model(document: Document) -> Any:
@@ -71,17 +66,15 @@ def solution_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
+    return _model("Solution", document, f"Solution {document.get('name')!r}")
+
+
+def _model(kind: str, document: Document, what: str) -> Any:
     importable()
-    from flashinfer_bench.data import Solution
-
-    return _model(Solution, document, f"Solution {document.get('name')!r}")
-
-
-def _model(model: Any, document: Document, what: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return model.model_validate(document)
+        return getattr(importlib.import_module("flashinfer_bench.data"), kind).model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
@@ -362,10 +355,7 @@ def trace_model(document: Document) -> Any:
     Raises:
         DatasetError: It breaks the schema; the message names the field.
     """
-    importable()
-    from flashinfer_bench.data import Trace
-
-    return _model(Trace, document, f"trace of {document.get('solution')!r}")
+    return _model("Trace", document, f"trace of {document.get('solution')!r}")
 
 
 def write_solution(root: Path, model: Any, op_type: str) -> Path:

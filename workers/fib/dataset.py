@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -96,6 +96,12 @@ class Problem:
             made = [document[PROFILE], document[LIKE], None if self.generator is None else self.generator.digest]
         text = json.dumps([document["axes"], inputs, *made], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def blob_paths(workloads: Iterable[Document]) -> list[str]:
+    """The files that hold inputs of these workloads, each once, as the workloads name them."""
+    specs = (spec for workload in workloads for spec in workload["inputs"].values())
+    return list(dict.fromkeys(spec["path"] for spec in specs if spec.get("type") == "safetensors"))
 
 
 def _file_digest(path: Path) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workers.fib.dataset import Document, Problem
+from workers.fib.dataset import Document, Problem, blob_paths
 from workers.records import Tolerance
 
 _CLI = "from flashinfer_bench.cli.main import cli; cli()"
@@ -84,13 +84,11 @@ def stage(problem: Problem, solutions: Sequence[Document], folder: Path) -> None
     _write(folder / "definitions" / op_type / f"{name}.json", json.dumps(problem.definition))
     lines = [{"definition": name, "solution": None, "workload": w, "evaluation": None} for w in problem.listed]
     _write(folder / "workloads" / op_type / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    for workload in problem.listed:
-        for spec in workload["inputs"].values():
-            if spec.get("type") == "safetensors" and not Path(spec["path"]).is_absolute():
-                link = folder / spec["path"]
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.exists():
-                    link.symlink_to((Path(problem.root) / spec["path"]).resolve())
+    for path in blob_paths(problem.listed):
+        if not Path(path).is_absolute():
+            link = folder / path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((Path(problem.root) / path).resolve())
     for solution in solutions:
         _write(folder / "solutions" / op_type / name / f"{solution['name']}.json", json.dumps(solution))
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import UnusableEnvironmentError
-from tuner.format import workload_text
+from tuner.files import replacing
+from tuner.format import config_text, microseconds, workload_text
 from tuner.results.report import figures
 
 
@@ -37,20 +37,23 @@ def write_picture(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         UnusableEnvironmentError: The file cannot be written.
     """
+    text = from_template(
+        "inputs.html",
+        definition=document["definition"],
+        table=input_table(document["workloads"]),
+        picture=figures.html(figures.inputs(document["workloads"])),
+    )
+    with replacing(path, "the page") as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def from_template(name: str, **values: Any) -> str:
+    """A page of this folder as HTML text, with Plotly's script in it."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    text = environment.get_template("inputs.html").render(
-        definition=document["definition"],
-        table=input_table(document["workloads"]),
-        picture=figures.html(figures.inputs(document["workloads"])),
-        plotly=get_plotlyjs(),
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UnusableEnvironmentError(f"the page cannot be written to {path}: {error.strerror or error}") from None
+    environment.filters.update(us=microseconds, config=config_text)
+    return environment.get_template(name).render(plotly=get_plotlyjs(), **values)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,11 +10,12 @@ from typing import Any
 
 from db.records import FailureCount, SweepRecord, TrialPoint, WinnerRecord
 from db.store import Store
-from tuner.errors import NothingFoundError, UnusableEnvironmentError
-from tuner.format import config_text, microseconds, ratio, workload_text
+from tuner.errors import NothingFoundError
+from tuner.files import replacing
+from tuner.format import ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report import figures
-from tuner.results.report.input_page import input_table
+from tuner.results.report.input_page import from_template, input_table
 from tuner.results.report.side_by_side import Beside, of_document, read
 from tuner.results.status import NOT_FAILURES, moment
 
@@ -63,29 +62,16 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
         raise NothingFoundError(f"sweep {sweep_id} has no finished trial yet")
     path = out or Path(f"tuner-report-{sweep_id}.html")
     text = render(material)
-    scratch = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "the report") as scratch:
         scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise UnusableEnvironmentError(f"the report cannot be written to {path}: {error.strerror or error}") from None
     return path
 
 
 def render(material: Material) -> str:
     """The page as HTML text."""
-    import jinja2
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters.update(us=microseconds, config=config_text)
     reference = dict(material.sweep.summary.get("reference_by_workload_us", {}))
-    return environment.get_template("page.html").render(
+    return from_template(
+        "page.html",
         sweep=material.sweep,
         started=moment(material.sweep.started_at),
         finished=moment(material.sweep.finished_at),
@@ -107,7 +93,6 @@ def render(material: Material) -> str:
         inputs=input_table(material.sweep.summary.get("inputs", ())),
         input_picture=figures.html(figures.inputs(material.sweep.summary.get("inputs", ()))),
         beside=material.beside,
-        plotly=get_plotlyjs(),
         ratio=ratio,
     )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
+from tuner.files import read_object
 from tuner.format import first_line, microseconds
-from tuner.json_file import read_object
 
 
 @dataclass(frozen=True)

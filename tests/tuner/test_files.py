@@ -7,8 +7,8 @@ from tests.tuner import toy
 from tuner.commands.bench import run_bench
 from tuner.commands.verify import read_solution
 from tuner.errors import UsageError
+from tuner.files import read_object
 from tuner.init.origin import read_origin
-from tuner.json_file import read_object
 from tuner.prediction.explain import explain
 from tuner.results.report.side_by_side import read
 from tuner.settings import SweepSettings
