@@ -114,11 +114,32 @@ def point(modules: dict, case: Case, weights, timer: Timer, options) -> dict:
         name: round(statistics.median(us for turn in found for us in turn), 2) for name, found in samples.items()
     }
     record["samples_us"] = samples
+    if options.steady:
+        record["steady"] = {name: steady(replay, timer, options.steady) for name, replay in replays.items()}
     if options.kernels:
         record["kernels_us"] = {name: kernel_times(replay, timer) for name, replay in replays.items()}
     if checksum(inputs) != before:
         problems["all"] = "inputs were modified"
     return record | {"problems": problems}
+
+
+def steady(replay: Callable[[], None], timer: Timer, seconds: float) -> dict:
+    """What the card settles at when a call is replayed back to back: microseconds per replay in the second half of
+    ``seconds``, with a warm L2, and clock and power at their end."""
+
+    def run(until: float) -> float:
+        begin, count = time.monotonic(), 0
+        while time.monotonic() < until:
+            for _ in range(20):
+                replay()
+            torch.cuda.synchronize()
+            count += 20
+        return 1e6 * (time.monotonic() - begin) / max(count, 1)
+
+    begin = time.monotonic()
+    run(begin + seconds / 2)
+    us = run(begin + seconds)
+    return {"us": round(us, 2), **timer.device.conditions()}
 
 
 def too_slow(records: list[dict], most: int) -> dict[tuple[str, int], set[str]]:
@@ -155,6 +176,7 @@ def main() -> int:
         "--within", type=float, default=4.0, help="drop what is more than this many times slower than the best"
     )
     parser.add_argument("--kernels", action="store_true", help="also mean times per kernel from torch's profiler")
+    parser.add_argument("--steady", type=float, default=0.0, help="seconds of replays back to back: clock and power")
     parser.add_argument("--quick", action="store_true", help="check the graph's output only")
     parser.add_argument("--ranges", type=Path, help="JSON: name of a variant -> [smallest, largest] size")
     parser.add_argument("--best", type=int, default=6, help="with --of: how many of each point")

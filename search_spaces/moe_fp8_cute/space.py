@@ -45,13 +45,20 @@ PARAMETERS = (
     Parameter("layout", ("flat", "batched"), "categorical", "row space: experts back to back, or [E, max rows, K]"),
     Parameter(
         "gather",
-        ("fused", "kernel", "many"),
+        ("fused", "kernel", "many", "beside"),
         "categorical",
-        "GEMM 1 gathers token rows itself, or a permute kernel does, for all experts or those of many rows",
+        "GEMM 1 gathers token rows itself; or a permute kernel does, for all experts or those of many rows; or idle "
+        "warps of GEMM 1 permute them beside its MMAs, where tokens are M",
     ),
     Parameter("requant", ("fused", "kernel"), "categorical", "SwiGLU and requantisation in GEMM 1's epilogue or apart"),
     Parameter(
         "combine", ("finalize", "atomic_f32", "atomic_bf16"), "categorical", "weighted sum: own kernel, or GEMM 2 adds"
+    ),
+    Parameter(
+        "clear",
+        ("ahead", "along"),
+        "categorical",
+        "combine = atomic_bf16: a warp of GEMM 1 clears the output as fast as it can, or some of it with every K block",
     ),
     *_gemm_parameters(1, ", half up and half gate", "the requantisation kernel"),
     *_gemm_parameters(2, "", "the atomics of the combine"),
@@ -115,6 +122,7 @@ DEFAULT: Config = {
     "gather": "fused",
     "requant": "fused",
     "combine": "finalize",
+    "clear": "ahead",
     **{f"{name}_1": value for name, value in _DEFAULT_GEMM.items()},
     **{f"{name}_2": value for name, value in _DEFAULT_GEMM.items()},
     "alternate": False,
@@ -173,7 +181,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         return lambda c: problem(which, tuple((n, c[n]) for n in names)) is None
 
     bases = ("swap", "tile_t", "tile_w", "groups", "stages", "ctas_per_sm", "split_k", "multicast")
-    first = ("gather", "requant", "sms", *(f"{n}_1" for n in bases))
+    first = ("gather", "requant", "sms", "split_rows", *(f"{n}_1" for n in bases))
     second = ("combine", "sms", *(f"{n}_2" for n in bases))
     many = ("gather", "combine", "sms", "split_rows", *MANY)
 
@@ -192,8 +200,18 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             "one launch for all experts gathers all rows or none",
             lambda c: c["gather"] != "many" or c["split_rows"] > 0,
         ),
+        Constraint(
+            ("gather", "swap_1", "split_rows"),
+            "rows are permuted beside GEMM 1 in tiles of 64 rows or more: tokens are M where one launch serves all experts",
+            lambda c: c["gather"] != "beside" or c["split_rows"] > 0 or not c["swap_1"],
+        ),
         *_gemm_constraints(1),
         *_gemm_constraints(2),
+        Constraint(
+            ("combine", "clear"),
+            "only an output that GEMM 2 adds to in bfloat16 is cleared by GEMM 1: else only the default is taken",
+            lambda c: c["combine"] == "atomic_bf16" or c["clear"] == DEFAULT["clear"],
+        ),
         Constraint(
             ("requant", "split_k_1"),
             "SwiGLU needs the full sum: parts of K are added by the requantisation kernel",
@@ -207,7 +225,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         Constraint(
             ("gather", "multicast_1"),
             "cp.async cannot multicast: only token rows that come by TMA can be shared",
-            lambda c: c["multicast_1"] != "tokens" or c["gather"] == "kernel",
+            lambda c: c["multicast_1"] != "tokens" or c["gather"] in ("kernel", "beside"),
         ),
         Constraint(
             ("gather", "many_multicast"),

@@ -203,7 +203,11 @@ def real_rows(p: MoeProblem, memory: Arrays, which: str = "all") -> tuple[np.nda
 
 def check_permute(p: MoeProblem, memory: Arrays) -> None:
     """x_rows and x_scale of rows with a token."""
-    rows, _ = real_rows(p, memory, "above" if p.config["gather"] == "many" else "all")
+    _permuted(p, memory, real_rows(p, memory, "above" if p.config["gather"] == "many" else "all")[0])
+
+
+def _permuted(p: MoeProblem, memory: Arrays, rows: np.ndarray) -> None:
+    """These rows, and their scales, are those of their tokens."""
     token = p.view(memory, "row_token")[rows]
     _equal("x_rows of the rows with a token", p.view(memory, "x_rows")[rows], p.view(memory, "x")[token])
     scale = p.view(memory, "x_scale")[:, rows]
@@ -233,7 +237,7 @@ def _product(
 
 def _gemm_1(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     permuted = "x_rows" in memory
-    if p.config["gather"] == "many":
+    if p.split_rows and p.config["gather"] in ("many", "beside"):
         permuted = len(rows) > p.split_rows
     if permuted:
         x, xs = p.view(memory, "x_rows")[rows], p.view(memory, "x_scale")[:, rows].T
@@ -246,6 +250,8 @@ def _gemm_1(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tup
 def check_gemm_1(p: MoeProblem, memory: Arrays, which: str = "all") -> None:
     """Partial sums, or requantised activations and their scales."""
     rows, experts = real_rows(p, memory, which)
+    if p.config["gather"] == "beside" and (which != "all" or not p.split_rows):
+        _permuted(p, memory, rows)
     for e in np.unique(experts):
         mine = rows[experts == e]
         sums, room = _gemm_1(p, memory, int(e), mine)

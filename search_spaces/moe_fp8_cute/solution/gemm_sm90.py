@@ -54,7 +54,7 @@ class GroupedGemm:
     The weights ``w`` [E, N, K] and the token rows are K-major FP8 E4M3; the other tensors are in operands.py.
 
     Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
-    one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]``
+    with ``copies`` warp 2 makes the copy that TMA reads; one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]``
     counts one arrival of the weight warp, and one of the row warp or one per gathering thread; ``empty[s]`` counts one
     arrival per consumer thread. With ``early_weights`` the weight warp does not wait for the previous kernel: it fills
     the pipeline while that kernel drains.
@@ -181,14 +181,18 @@ class GroupedGemm:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_decrease(p.registers[0])
             if warp == 0:
-                self.producer.weights(atom_w, tma_w, sW, full, empty, operands.counts, tiler, alone)
+                self.producer.weights(atom_w, tma_w, operands, sW, full, empty, tiler, alone)
             if warp >= 1 and warp < 1 + self.producer.row_warps:
                 if cutlass.const_expr(p.gather):
                     self.producer.gather(operands, sX, sS, full, empty, alone)
                 else:
                     self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, alone)
+            if warp == 2:
+                if cutlass.const_expr(p.copies):
+                    self.producer.wait(alone)
+                    self.producer.copy.rest(operands)
             if warp == 3:
-                if cutlass.const_expr(operands.zeroed is not None):
+                if cutlass.const_expr(operands.zeroed is not None and p.clear == "ahead"):
                     self.producer.zero(operands.zeroed, operands.counts)
                 if cutlass.const_expr(p.pdl and p.chained):
                     cute.arch.griddepcontrol_wait()
@@ -208,6 +212,8 @@ class GroupedGemm:
         self.producer.wait(alone)
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
+        if cutlass.const_expr(p.copies):
+            self.producer.copy.first(operands)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
         main = self._main_loop(p.tile_t if p.swap else p.sub_w, warp // 4, lanes, sW, sX, sS, full, empty)

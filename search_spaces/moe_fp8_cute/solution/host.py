@@ -19,7 +19,7 @@ from .operands import Operands
 from .permute import Permute
 from .plans import blocks, launches, plans, row_align, sm_count
 from .routing import Routing
-from .workspace import sections
+from .workspace import ready_ints, sections
 
 
 class Moe:
@@ -51,7 +51,7 @@ class Moe:
         )
         self.gemms = [self._gemm(plan, name) for name, plan in launches(config, sizes)]
         self.permute = None
-        if not all(gemm.plan.gather for gemm in self.gemms if gemm.plan.paired):
+        if not all(gemm.plan.gather or gemm.plan.copies for gemm in self.gemms if gemm.plan.paired):
             above = config["split_rows"] if config["gather"] == "many" else 0
             self.permute = Permute(hidden, sizes["top_k"], pdl, experts, above)
         self.act = None
@@ -100,6 +100,10 @@ class Moe:
             target = self._cut(workspace, at["acc"], Float32, (tokens, hidden))
         if cutlass.const_expr(self.zero is not None):
             self.zero(target, stream)
+        ready = None
+        if cutlass.const_expr("ready" in at):
+            ready = self._cut(workspace, at["ready"], Int32, (ready_ints(rows),))
+        copied = (x, xs, ready)
         self.routing(
             logits,
             bias,
@@ -113,13 +117,15 @@ class Moe:
             token_row,
             scratch,
             barrier,
+            ready,
             stream,
         )
         gathered = {True: (x, xs)}
-        if cutlass.const_expr(self.permute is not None):
+        if cutlass.const_expr("x_rows" in at):
             x_rows = self._cut(workspace, at["x_rows"], F8, (rows, hidden))
             x_scale = self._cut(workspace, at["x_scale"], Float32, (blocks(hidden), rows))
             gathered[False] = (x_rows, x_scale)
+        if cutlass.const_expr(self.permute is not None):
             table = (counts, m_indptr) if cutlass.const_expr(self.permute.above > 0) else (None, None)
             self.permute(x, xs, token_row, *table, x_rows, x_scale, stream)
         # Reductions into the output need zeros there: GEMM 1 writes them on the side.
@@ -127,11 +133,11 @@ class Moe:
         if cutlass.const_expr(self.act is not None):
             partial = self._cut(workspace, at["partial"], Float32, (self.plans[0].split_k, rows, 2 * inter))
             rest = (s13, row_token, counts, m_indptr, partial, None, None, zeroed)
-            self.launch("gate_up", w13, gathered, rest, stream)
+            self.launch("gate_up", w13, gathered, rest, stream, copied)
             self.act(partial, counts, m_indptr, act, act_scale, max_m, stream)
         else:
             rest = (s13, row_token, counts, m_indptr, act, act_scale, None, zeroed)
-            self.launch("gate_up", w13, gathered, rest, stream)
+            self.launch("gate_up", w13, gathered, rest, stream, copied)
         rest = (s2, row_token, counts, m_indptr, target, None, row_weight, None)
         self.launch("down", w2, {False: (act, act_scale)}, rest, stream)
         if cutlass.const_expr(self.finalize is not None):
@@ -139,11 +145,13 @@ class Moe:
         if cutlass.const_expr(self.cast is not None):
             self.cast(target, out, stream)
 
-    def launch(self, role: str, weights, rows: dict, rest: tuple, stream) -> None:
-        """The one or two kernels of a GEMM; ``rows`` are values and scales to be gathered, and in row space."""
+    def launch(self, role: str, weights, rows: dict, rest: tuple, stream, copied: tuple = ()) -> None:
+        """The kernels of a GEMM; ``rows`` are values and scales to be gathered, and in row space; ``copied`` what a
+        launch copies there itself."""
         for gemm in self.gemms:
             if gemm.plan.role == role:
-                gemm(weights, Operands(*rows[gemm.plan.gather], *rest), stream)
+                more = copied if gemm.plan.copies else ()
+                gemm(weights, Operands(*rows[gemm.plan.gather], *rest, *more), stream)
 
     def _cut(self, workspace: cute.Tensor, offset, dtype, shape: tuple) -> cute.Tensor:
         """A row-major tensor that starts ``offset`` bytes into the workspace."""

@@ -19,6 +19,9 @@ class Operands(NamedTuple):
         out_scale: Scales of FP8 rows, float32 [N/256, P]; None where ``out`` has none.
         row_weight: Routing weights, float32 [P]; None where the epilogue has no use for them.
         zeroed: A bfloat16 tensor [T, H] that an idle warp fills with zeros meanwhile, or None.
+        source: FP8 token rows [T, K] that the launch copies to ``x`` itself, or None.
+        source_scale: Their scales, float32 [K/128, T], copied to ``xs``.
+        ready: int32 counters of that copy (row_copy.py).
     """
 
     x: Any
@@ -31,3 +34,6 @@ class Operands(NamedTuple):
     out_scale: Any
     row_weight: Any
     zeroed: Any
+    source: Any = None
+    source_scale: Any = None
+    ready: Any = None

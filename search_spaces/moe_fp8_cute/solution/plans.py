@@ -69,7 +69,9 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
     shared = common(config, sizes)
     first = GemmPlan(
         **_first(config, sizes),
-        gather=config["gather"] != "kernel",
+        gather=_gathers(config),
+        copies=config["gather"] == "beside" and not _gathers(config),
+        clear=config["clear"],
         swap=config["swap_1"],
         tile_t=config["tile_t_1"],
         tile_w=config["tile_w_1"],
@@ -105,6 +107,11 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         **shared,
     )
     return first, second
+
+
+def _gathers(config: Mapping[str, Any]) -> bool:
+    """Whether GEMM 1 gathers where one launch serves all experts, or the launch for those of few rows."""
+    return config["gather"] == "fused" or (config["gather"] in ("many", "beside") and config["split_rows"] > 0)
 
 
 def _narrow(config: Mapping[str, Any], i: int) -> dict[str, Any]:
@@ -155,6 +162,8 @@ def _above_sm90(
         ctas_per_sm=per_sm,
         ctas=config["sms"] * per_sm,
         gather=i == 1 and config["gather"] == "fused",
+        copies=i == 1 and config["gather"] == "beside",
+        clear=config["clear"],
         early_weights=i == 2 and config["early_weights"],
         above=config["split_rows"],
         small_rows=config["small_tile_t"] if i == 1 and config["small_tiles"] else 0,

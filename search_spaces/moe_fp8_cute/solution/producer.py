@@ -9,6 +9,7 @@ from cutlass.cute.nvgpu import cpasync
 
 from .budget import BLOCK, GemmPlan
 from .operands import Operands
+from .row_copy import RowCopy
 from .sched import TileTable
 
 EVICT_LAST = 0x14F0000000000000
@@ -21,6 +22,7 @@ class Producer:
     def __init__(self, plan: GemmPlan, table: TileTable):
         self.plan = plan
         self.table = table
+        self.copy = RowCopy(plan) if plan.copies else None
         self.row_warps = plan.gather_threads // 32 if plan.gather else 1
 
     @cute.jit
@@ -50,21 +52,28 @@ class Producer:
                 cute.arch.griddepcontrol_wait()
 
     @cute.jit
-    def weights(self, atom, tma_w, sW, full, empty, counts, tiler: cutlass.Constexpr, alone):
-        """Stream weight tiles; needs nothing of the previous kernel but the counts."""
+    def weights(self, atom, tma_w, operands: Operands, sW, full, empty, tiler: cutlass.Constexpr, alone):
+        """Stream weight tiles; needs nothing of the previous kernel but the counts. May clear the output on the way."""
         p = self.plan
         if cutlass.const_expr(not p.early_weights):
             self.wait(alone)
         cpasync.prefetch_descriptor(atom)
         parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
-        total, tile, rank = self.start(counts, cum)
+        total, tile, rank = self.start(operands.counts, cum)
         shares = 2 if p.multicast == "weights" else 1
         own = rank if cutlass.const_expr(shares == 2) else 0
         tWs, tWg = cpasync.tma_partition(atom, own, cute.make_layout(shares), cute.group_modes(sW, 0, 2), parts)
         oWs, oWg = cpasync.tma_partition(
             atom, shares - 1 - own, cute.make_layout(shares), cute.group_modes(sW, 0, 2), parts
         )
+        at, vectors, steps = Int32(0), Int32(0), Int32(0)
+        if cutlass.const_expr(self.clears_along(operands)):
+            at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
+            vectors = self.to_clear(operands.zeroed, operands.counts)
+            blocks = (total - tile + (p.ctas // p.cluster - 1)) // (p.ctas // p.cluster) * p.k_blocks
+            each = 32 * p.ctas * cutlass.max(blocks, 1)
+            steps = (vectors + (each - 1)) // each
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, _token_tile, weight_tile, part, together = self.table.place(cum, tile, rank)
@@ -72,21 +81,27 @@ class Producer:
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 with cute.arch.elect_one():
                     cute.arch.mbarrier_arrive_and_expect_tx(full + stage, p.tile_w * BLOCK)
-                at = (None, (weight_tile, part * p.k_blocks + k, expert))
+                box = (None, (weight_tile, part * p.k_blocks + k, expert))
                 if cutlass.const_expr(shares == 1):
-                    cute.copy(atom, tWg[at], tWs[(None, stage)], tma_bar_ptr=full + stage)
+                    cute.copy(atom, tWg[box], tWs[(None, stage)], tma_bar_ptr=full + stage)
                 else:
                     # This CTA's half to both of them, or, where they want different tiles, both halves to itself.
                     mask = cutlass.Int16(3 if together else 1 << rank)
-                    cute.copy(atom, tWg[at], tWs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
+                    cute.copy(atom, tWg[box], tWs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
                     if not together:
-                        cute.copy(atom, oWg[at], oWs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
+                        cute.copy(atom, oWg[box], oWs[(None, stage)], tma_bar_ptr=full + stage, mcast_mask=mask)
+                if cutlass.const_expr(self.clears_along(operands)):
+                    at = self.clear(operands.zeroed, at, cutlass.min(vectors, at + 32 * p.ctas * steps))
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
+        if cutlass.const_expr(self.clears_along(operands)):
+            self.clear(operands.zeroed, at, vectors)
 
     @cute.jit
     def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, alone):
         """Token rows that lie in row space: a TMA box per accumulator along the tokens, a bulk copy of scales.
+
+        Where the launch copies them there itself, a tile's rows are waited for.
 
         Boxes whose rows are all filling are left out. Where the CTAs of a cluster share tokens, each fetches its share
         of a box and delivers it to all of them.
@@ -102,6 +117,8 @@ class Producer:
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
             row0 = operands.m_indptr[expert] + token_tile * height
+            if cutlass.const_expr(p.copies):
+                self.copy.wait(operands, expert, token_tile, row0)
             gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.box_t, BLOCK), (None, None))
             parts = cute.zipped_divide(sX, (p.box_t, BLOCK))
             tXs, tXg = cpasync.tma_partition(
@@ -216,14 +233,30 @@ class Producer:
         """
         if cutlass.const_expr(self.plan.waits):
             cute.arch.griddepcontrol_wait()
+        vectors = self.to_clear(target, counts)
+        at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
+        self.clear(target, at, vectors)
+
+    def clears_along(self, operands: Operands) -> bool:
+        """Whether the weight warp clears the output as it goes."""
+        return operands.zeroed is not None and self.plan.clear == "along"
+
+    @cute.jit
+    def to_clear(self, target, counts) -> Int32:
+        """How many 16-byte pieces of ``target`` this launch fills with zeros."""
         vectors = Int32(target.shape[0] * (target.shape[1] // 8))
         if cutlass.const_expr(self.plan.above + self.plan.upto > 0):
             forms = self.table.forms(counts)
             mine = (forms & 6) == 0 if cutlass.const_expr(self.plan.upto > 0) else (forms & self.plan.form) != 0
             vectors = vectors if mine else 0
-        at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
+        return vectors
+
+    @cute.jit
+    def clear(self, target, at: Int32, vectors: Int32) -> Int32:
+        """Fill this lane's pieces from ``at`` up to ``vectors`` with zeros; returns its next one."""
         while at < vectors:
             # Streaming stores: the zeros are not read before GEMM 2 and should not push weights out of the L2.
             pointer = (target.iterator + 8 * Int64(at)).toint()
             cute.arch.inline_ptx("st.global.cs.v4.b32 [{$r0}], {0, 0, 0, 0};", read_only_args=[pointer])
             at = at + 32 * self.plan.ctas
+        return at

@@ -114,15 +114,17 @@ class Routing:
         token_row: cute.Tensor,
         scratch: cute.Tensor,
         barrier: cute.Tensor,
+        ready: cute.Tensor | None,
         stream,
     ):
         """Launch one kernel. ``offset`` is the first local expert; ``scaling`` multiplies ``deepseek`` weights;
-        ``max_m`` is read in the batched layout only."""
+        ``max_m`` is read in the batched layout only; ``ready`` is zeroed where it is given."""
         tokens = Int32(cute.size(logits, mode=[0]))
         outputs = (counts, m_indptr, row_token, row_weight, token_row)
+        shared = (scratch, barrier, ready)
         if tokens <= self.small_tokens:
             chunk = (tokens + (CLUSTER - 1)) // CLUSTER
-            self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, scratch, barrier, True).launch(
+            self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, *shared, True).launch(
                 grid=(CLUSTER, 1, 1),
                 block=(SMALL_THREADS, 1, 1),
                 cluster=(CLUSTER, 1, 1),
@@ -131,7 +133,7 @@ class Routing:
             )
         else:
             chunk, ctas = grid_shape(tokens, cutlass.max)
-            self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, scratch, barrier, False).launch(
+            self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, *shared, False).launch(
                 grid=(ctas, 1, 1),
                 block=(GRID_THREADS, 1, 1),
                 stream=stream,
@@ -151,6 +153,7 @@ class Routing:
         outputs: tuple[cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor],
         scratch: cute.Tensor,
         barrier: cute.Tensor,
+        ready: cute.Tensor | None,
         clustered: cutlass.Constexpr[bool],
     ):
         threads = SMALL_THREADS if clustered else GRID_THREADS
@@ -209,6 +212,9 @@ class Routing:
                 row_weight[row] = s_weight[i]
             token_row[first + token, i % self.top_k] = row
         self.fill(cta, num_ctas, s_total, s_start, row_token, row_weight, threads)
+        if const_expr(ready is not None):
+            for i in cutlass.range(cta * threads + tid, cute.size(ready), num_ctas * threads, unroll=1):
+                ready[i] = Int32(0)
         if cta == 0:
             for e in cutlass.range(tid, self.num_local + 1, threads, unroll=1):
                 m_indptr[e] = s_start[e]

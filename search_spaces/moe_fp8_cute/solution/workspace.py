@@ -16,6 +16,14 @@ ROUTING_CTAS = 128
 """CTAs whose counts the routing kernel exchanges through its scratch (routing.GRID_CTAS)."""
 MAX_TOKENS = ROUTING_CTAS * 256
 """Tokens that the routing kernel's CTAs have room for (Routing.max_tokens)."""
+SMALLEST_TILE = 64
+"""Token rows of the smallest tile whose rows a GEMM copies for itself: tokens are the M side."""
+
+
+def ready_ints(rows):
+    """Counters of GEMM 1's own copy of token rows (row_copy.py), a plain integer or a run-time one: the next row, then
+    the copied rows of every tile; a tile has at least ``SMALLEST_TILE`` rows."""
+    return rows // SMALLEST_TILE + 2
 
 
 def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) -> dict[str, Any]:
@@ -23,8 +31,8 @@ def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) 
 
     Sections: ``barrier`` (must start as zeros), ``scratch``, ``counts``, ``m_indptr``, ``token_row`` [T, top_k],
     ``row_token`` [P], ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and where the config has a
-    use for them ``partial`` [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``y`` [P, H]
-    bfloat16, ``acc`` [T, H] float32.
+    use for them ``partial`` [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``ready`` (counters of
+    :func:`ready_ints`), ``y`` [P, H] bfloat16, ``acc`` [T, H] float32.
     """
     first, _ = plans(config, sizes)
     experts, hidden, intermediate = sizes["local_experts"], sizes["hidden"], sizes["intermediate"]
@@ -41,8 +49,10 @@ def sections(config: Mapping[str, Any], sizes: Mapping[str, Any], tokens, rows) 
     ]
     if first.out == "partial":
         wanted.append(("partial", rows * (8 * intermediate * first.split_k)))
-    if config["gather"] in ("kernel", "many"):
+    if config["gather"] in ("kernel", "many", "beside"):
         wanted += [("x_rows", rows * hidden), ("x_scale", rows * (4 * blocks(hidden)))]
+    if config["gather"] == "beside":
+        wanted.append(("ready", 4 * ready_ints(rows)))
     if config["combine"] == "finalize":
         wanted.append(("y", rows * (2 * hidden)))
     if config["combine"] == "atomic_f32":
