@@ -202,7 +202,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         ),
         Constraint(
             ("gather", "swap_1", "split_rows"),
-            "rows are permuted beside GEMM 1 in tiles of 64 rows or more: tokens are M where one launch serves all experts",
+            "rows are permuted beside GEMM 1 in tiles of 64 rows or more: where one launch serves all, tokens are M",
             lambda c: c["gather"] != "beside" or c["split_rows"] > 0 or not c["swap_1"],
         ),
         *_gemm_constraints(1),

@@ -250,6 +250,9 @@ def _gemm_1(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tup
 def check_gemm_1(p: MoeProblem, memory: Arrays, which: str = "all") -> None:
     """Partial sums, or requantised activations and their scales."""
     rows, experts = real_rows(p, memory, which)
+    if p.config["combine"] == "atomic_bf16" and which == "all":
+        # It is the last of GEMM 1's launches, and GEMM 2 adds.
+        _equal("out, to be cleared by GEMM 1,", p.view(memory, "out"), np.zeros((p.tokens, p.sizes["hidden"]), "u2"))
     if p.config["gather"] == "beside" and (which != "all" or not p.split_rows):
         _permuted(p, memory, rows)
     for e in np.unique(experts):

@@ -76,6 +76,7 @@ HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (1025, None, _SHARED_WEIGHTS),
     (1025, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
     (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
+    (4097, None, {**_SHARED_WEIGHTS, "gather": "beside", "clear": "along"}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
 

@@ -43,8 +43,8 @@ class GemmPlan:
             and expert, for the finalize kernel), ``atomic_f32`` or ``atomic_bf16`` (weighted sum into the token's row).
         gather: Token rows are gathered by index with cp.async; otherwise rows are contiguous and come by TMA.
         copies: GEMM 1: the launch copies the token rows of its own tiles into row space itself (row_copy.py).
-        clear: How GEMM 1 clears the output where GEMM 2 adds to it: ``ahead``, by a warp of its own as fast as it can, or
-            ``along``, some of it with every K block.
+        clear: How GEMM 1 clears the output where GEMM 2 adds to it: ``ahead``, by a warp of its own as fast as it can,
+            or ``along``, some of it with every K block.
         overlap: Two sets of temporary accumulators, so that promotion runs under the next K block's MMAs.
         alternate: The two consumer warpgroups take turns on the tensor cores instead of running freely.
         ctas_per_sm: CTAs per SM that the plan must leave room for.

@@ -54,10 +54,10 @@ class GroupedGemm:
     The weights ``w`` [E, N, K] and the token rows are K-major FP8 E4M3; the other tensors are in operands.py.
 
     Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
-    with ``copies`` warp 2 makes the copy that TMA reads; one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales. ``full[s]``
-    counts one arrival of the weight warp, and one of the row warp or one per gathering thread; ``empty[s]`` counts one
-    arrival per consumer thread. With ``early_weights`` the weight warp does not wait for the previous kernel: it fills
-    the pipeline while that kernel drains.
+    with ``copies`` warp 2 makes the copy that TMA reads; one or two consumer warpgroups run wgmma. A stage is 128 of
+    K: weights, token rows, token scales. ``full[s]`` counts one arrival of the weight warp, and one of the row warp or
+    one per gathering thread; ``empty[s]`` counts one arrival per consumer thread. With ``early_weights`` the weight
+    warp does not wait for the previous kernel: it fills the pipeline while that kernel drains.
 
     Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight
     gate rows alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M
@@ -190,7 +190,7 @@ class GroupedGemm:
             if warp == 2:
                 if cutlass.const_expr(p.copies):
                     self.producer.wait(alone)
-                    self.producer.copy.rest(operands)
+                    self.producer.row_copy.rest(operands)
             if warp == 3:
                 if cutlass.const_expr(operands.zeroed is not None and p.clear == "ahead"):
                     self.producer.zero(operands.zeroed, operands.counts)
@@ -213,7 +213,7 @@ class GroupedGemm:
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
         if cutlass.const_expr(p.copies):
-            self.producer.copy.first(operands)
+            self.producer.row_copy.first(operands)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
         main = self._main_loop(p.tile_t if p.swap else p.sub_w, warp // 4, lanes, sW, sX, sS, full, empty)

@@ -22,7 +22,7 @@ class Producer:
     def __init__(self, plan: GemmPlan, table: TileTable):
         self.plan = plan
         self.table = table
-        self.copy = RowCopy(plan) if plan.copies else None
+        self.row_copy = RowCopy(plan) if plan.copies else None
         self.row_warps = plan.gather_threads // 32 if plan.gather else 1
 
     @cute.jit
@@ -118,7 +118,7 @@ class Producer:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
             row0 = operands.m_indptr[expert] + token_tile * height
             if cutlass.const_expr(p.copies):
-                self.copy.wait(operands, expert, token_tile, row0)
+                self.row_copy.wait(operands, expert, token_tile, row0)
             gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.box_t, BLOCK), (None, None))
             parts = cute.zipped_divide(sX, (p.box_t, BLOCK))
             tXs, tXg = cpasync.tma_partition(

@@ -22,6 +22,8 @@ from workers.emulator.host.launches import Host, build_with_ptx, compile_mock
 
 SMALL = {"experts": 64, "local": 4, "hidden": 512, "intermediate": 512, "top_k": 3}
 """Sizes of the small Solution."""
+BOUNDS = [6, 128, 901, 5000, 20_000]
+"""Tokens after which the small Solution takes its next config."""
 CTAS = 4
 """SMs that its persistent grids are made for: many tiles for each CTA."""
 CONFIGS = {
@@ -51,6 +53,12 @@ CONFIGS = {
             **{"many_ctas_per_sm": 2, "small_tiles": 2, "narrow_tiles": 2},
             **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "narrow": 8},
             **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3},
+        },
+        # rows permuted beside GEMM 1, the output cleared along its main loop
+        "beside": {
+            **{"gather": "beside", "combine": "atomic_bf16", "clear": "along", "multicast_1": "weights"},
+            **{"order": "mixed", "tile_w_2": 128, "stages_2": 4},
+            **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2},
         },
     },
     "sm_100a": {
@@ -174,10 +182,9 @@ def build_solution(tmp_path_factory) -> Iterator[Callable[..., Built]]:
 
 @pytest.fixture(scope="session", params=sorted(CONFIGS))
 def small_solution(request, build_solution, make_definition) -> Built:
-    """The configs of the table above in one Solution with its PTX; it dispatches after 6, 128, 901 and 5,000 tokens."""
+    """The configs of the table above in one Solution with its PTX; it dispatches after BOUNDS."""
     table = CONFIGS[request.param]
-    built = build_solution(
-        request.param, make_definition(**SMALL), [*table.values()], [6, 128, 901, 5000], ctas=CTAS, keep_ptx=True
-    )
+    bounds = BOUNDS[: len(table) - 1]
+    built = build_solution(request.param, make_definition(**SMALL), [*table.values()], bounds, ctas=CTAS, keep_ptx=True)
     built.names = list(table)
     return built

@@ -124,6 +124,11 @@ HALVES, MAGNITUDE = begins("cvt", has=("e4m3x2",)), begins("abs", "f32")
 SWIZZLE_100, SWIZZLE_90 = 1 << 61, 1 << 62
 
 
+def _counted_in_full(i: Instruction) -> Instruction:
+    """A counter of copied rows seems to be complete."""
+    return Instruction("mov.b32", [i.operands[0], "128"], i.guard)
+
+
 def _on(target: str, config: str, kernel: str, edits: dict[str, Edit]) -> list[Mistake]:
     return [Mistake(f"{target} {config}: {name}", target, config, kernel, edit) for name, edit in edits.items()]
 
@@ -221,6 +226,13 @@ HOPPER = [
     }),
     *_on("sm_90a", "split", "moe_gemm_2", {
         "turned rows go to the next token": alter(begins("red"), (0, 1), "add.s64", "1024"),
+    }),
+    *_on("sm_90a", "beside", "moe_gemm_1", {
+        "rows are read before they are copied": rewrite(begins("ld", "acquire"), _counted_in_full),
+        "a copied row is counted twice": alter(begins("red", "release"), (1,), "add.s32", "1"),
+        "rows are copied to the next row": alter(begins("st", "global", "v4", lacks=("cs",)), (0, 1), "add.s64", "512"),
+        "scales come from the next token": alter(begins("ld", "global", "b32"), (1, 1), "add.s64", "4"),
+        "a piece of every lane is not cleared": without(begins("st", "global", "cs"), 0),
     }),
     *_on("sm_90a", "multicast", "moe_gemm_2", {
         "a multicast reaches its first CTA alone": alter(SHARE, (3,), "mov.b16", "1"),

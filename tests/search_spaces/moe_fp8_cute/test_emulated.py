@@ -13,7 +13,9 @@ pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 
 from search_spaces.moe_fp8_cute.routings import ROUTINGS, Routing
 from search_spaces.moe_fp8_cute.stages import cases
+from tests.search_spaces.moe_fp8_cute.conftest import CTAS, SMALL
 from workers.emulator.judge import EmulatedStatus, run_case
+from workers.emulator.pipeline import Module, fresh_memory, steps
 
 QUICK = (Routing("uneven", 21, "uneven", 1.0),)
 
@@ -42,6 +44,22 @@ def test_every_routing(small_solution, routing):
 def test_the_order_of_warps_and_copies_does_not_matter(small_solution, seed):
     for row in range(len(small_solution.configs)):
         judge(small_solution, row, QUICK, seed)
+
+
+def test_permuting_beside_gemm_1_changes_no_bit(build_solution, make_definition):
+    """With the finalize kernel every sum has one order: rows that come another way must give the same bytes."""
+    tiles = {f"{name}_{i}": value for i in (1, 2) for name, value in (("tile_t", 128), ("groups", 2), ("stages", 4))}
+    changes = [{**tiles, "gather": gather} for gather in ("kernel", "beside")]
+    built = build_solution("sm_90a", make_definition(**SMALL), changes, [128], ctas=CTAS, keep_ptx=True)
+    outputs = []
+    for row, config in enumerate(built.configs):
+        (case,) = cases(config, built.space.sizes, "sm_90a", [Routing("odd ends", 140, "uneven", 2.0)])
+        call = built.host.call(case.size, row, case.offset, case.scaling)
+        module = Module(built.folder / "artifacts" / f"{call.function}.ptx")
+        memory = fresh_memory(call, dict(case.inputs))
+        assert sum(1 for _ in steps(module, call, memory)) == len(call.launches)
+        outputs.append(memory.by_name["out"].data.copy())
+    assert len(set(map(bytes, outputs))) == 1
 
 
 def test_a_call_that_the_host_refuses_is_no_pass(small_solution):

@@ -48,12 +48,13 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
     vectors = (ceil(tokens * hidden // 8, 128), 1, 1)
     out = {"finalize": "y", "atomic_f32": "acc", "atomic_bf16": "out"}[config["combine"]]
     permuted, apart = config["gather"] in ("kernel", "many"), config["requant"] == "kernel"
+    ready = {"ready"} if config["gather"] == "beside" else set()
     sms = 148 if "acc_stages_1" in config else 132
     launches = []
     if config["combine"] == "atomic_f32":
         launches.append(Expected("zero", vectors, 128, frozenset({"acc"})))
     routed = {"logits", "counts", "m_indptr", "row_token", "row_weight", "token_row", "scratch", "barrier"}
-    routed |= {"bias"} if sizes["routing"] == "deepseek" else set()
+    routed |= ready | ({"bias"} if sizes["routing"] == "deepseek" else set())
     if tokens <= 128:
         launches.append(Expected("routing", (8, 1, 1), 512, frozenset(routed), cluster=8))
     else:
@@ -68,7 +69,9 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
     written = ({"partial"} if apart else {"act", "act_scale"}) | ({"out"} if out == "out" else set())
     by_role = {name.removeprefix("moe_"): plan for name, plan in gemm_launches(config, sizes)}
     for name in (n for n in by_role if n.startswith("gemm_1")):
-        launches.append(gemm(name, by_role[name], {"w13", "s13"} | rows[by_role[name].gather] | read | written))
+        plan = by_role[name]
+        source = rows[True] | ready if plan.copies else set()
+        launches.append(gemm(name, plan, {"w13", "s13"} | rows[plan.gather] | source | read | written))
     if apart:
         pointers = frozenset({"partial", "counts", "m_indptr", "act", "act_scale"})
         launches.append(Expected("act_quant", (4 * sms, 1, 1), 256, pointers))

@@ -40,7 +40,7 @@ def compiled(routing: Routing) -> str:
         tensor(BFloat16, routing.num_experts, align=16) if deepseek else None,
         *(Int32(0), Float32(1.0), Int32(0), tensor(Int32, local), tensor(Int32, local + 1)),
         *(tensor(Int32, rows), tensor(Float32, rows), tensor(Int32, tokens, routing.top_k)),
-        *(tensor(Int32, routing.scratch_ints, align=16), tensor(Int32, 1)),
+        *(tensor(Int32, routing.scratch_ints, align=16), tensor(Int32, 1), None),
         make_fake_stream(use_tvm_ffi_env_stream=True),
     ]
     options = "--enable-tvm-ffi --gpu-arch sm_90a --keep-ptx --keep-cubin --dump-dir "

@@ -130,6 +130,8 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
         ({"split_k_1": 2}, "SwiGLU needs the full sum"),
         ({"split_k_2": 2}, "added by the atomics"),
         ({"multicast_1": "tokens"}, "cp.async cannot multicast"),
+        ({"gather": "beside", "swap_1": True, "tile_t_1": 16}, "tokens are M"),
+        ({"clear": "along"}, "only an output that GEMM 2 adds to"),
         ({"stages_1": 12}, "GEMM 1"),
         ({"stages_2": 12}, "GEMM 2"),
         ({"pdl": False}, "without programmatic launch"),
@@ -194,7 +196,11 @@ def test_workspace_sections_do_not_overlap_and_hold_their_tensors(space):
         assert sizes["act"] >= rows * SIZES["intermediate"]
         assert sizes["token_row"] >= 4 * tokens * SIZES["top_k"]
         assert ("partial" in sizes) == (config["requant"] == "kernel")
-        assert ("x_rows" in sizes) == (config["gather"] in ("kernel", "many"))
+        assert ("x_rows" in sizes) == (config["gather"] in ("kernel", "many", "beside"))
+        assert ("ready" in sizes) == (config["gather"] == "beside")
+        if "ready" in sizes:
+            # A tile's counter is behind the claims; the last tile begins at most 64 rows before the end.
+            assert sizes["ready"] >= 4 * (1 + rows // 64)
         assert ("y" in sizes) == (config["combine"] == "finalize")
 
 
