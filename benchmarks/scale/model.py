@@ -10,8 +10,8 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
+from benchmarks.search_replay.runner import config_of
 from search_spaces import Config, SearchSpace
-from tuner.replay.runner import config_of
 from workers.records import (
     BuildResult,
     Comparison,

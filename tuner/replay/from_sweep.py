@@ -10,8 +10,7 @@ from db.store import Store
 from search_spaces.parameters import Config, value_key
 from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
-from tuner.replay.recording import Recording
-from tuner.replay.runner import STATUS_OF
+from tuner.replay.recording import STATUS_OF, Recording
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import resolve, same_space, settings_of
 from workers.records import Status

@@ -26,6 +26,7 @@ from search_spaces.parameters import Config, Constraint, Parameter, Value, value
 from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
 from tuner.files import replacing
+from workers.records import Status
 
 FORMAT = "search-replay-1"
 SUFFIX = ".replay.json.gz"
@@ -35,6 +36,16 @@ FAILED = ("compile", "runtime", "incorrect")
 
 SEARCHED = 1_000_000
 """Combinations that can be tried one by one to find those that were recorded."""
+
+
+STATUS_OF = {
+    "ok": Status.PASSED,
+    "compile": Status.COMPILE_ERROR,
+    "runtime": Status.RUNTIME_ERROR,
+    "incorrect": Status.INCORRECT_NUMERICAL,
+    "raced": Status.RACED_OUT,
+}
+"""Status in a recording -> status of a worker."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner
 from db.records import SweepRecord, SweepState
 from db.store import Store
 from search_spaces.parameters import Parameter
@@ -11,7 +12,6 @@ from tests.tuner import toy
 from tuner.errors import UsageError
 from tuner.replay.from_sweep import RecordedTrial, record_sweep, recording_of_sweep, recording_of_trials
 from tuner.replay.recording import Recording, read_recording, write_recording
-from tuner.replay.runner import ReplayFamily, ReplayRunner
 from tuner.search.related_sweeps import prior
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Sweep, SweepPlan

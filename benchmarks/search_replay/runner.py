@@ -1,4 +1,4 @@
-"""A runner that answers from a recording, so that the real sweep loop runs without the hardware."""
+"""A runner that answers from a recording, so that the real sweep loop runs without the hardware. Tests use it too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from search_spaces.parameters import Config
 from search_spaces.space import CONFIG_FILE, SearchSpace, SpaceFamily
 from tuner.errors import UsageError
-from tuner.replay.recording import Recording
+from tuner.replay.recording import STATUS_OF, Recording
 from workers.records import (
     BuildResult,
     Comparison,
@@ -25,15 +25,6 @@ from workers.records import (
     Variant,
 )
 from workers.runner import Outcome, Runner
-
-STATUS_OF = {
-    "ok": Status.PASSED,
-    "compile": Status.COMPILE_ERROR,
-    "runtime": Status.RUNTIME_ERROR,
-    "incorrect": Status.INCORRECT_NUMERICAL,
-    "raced": Status.RACED_OUT,
-}
-"""Status in a recording -> status of a worker."""
 
 
 class ReplayRunner(Runner):

@@ -2,10 +2,10 @@
 
 import pytest
 
+from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner, config_of
 from search_spaces.parameters import Parameter
 from tuner.errors import UsageError
 from tuner.replay.recording import Recording
-from tuner.replay.runner import ReplayFamily, ReplayRunner, config_of
 from tuner.sweeps.variants import config_variant
 from workers.records import BuildResult, ComparisonJob, EvaluationJob, Method, Status, Variant
 
