@@ -61,14 +61,15 @@ class ProcessState:
         return self._write(self._base)
 
     def put_back_names(self) -> str | None:
-        """Give everybody's names back what a candidate took from them; one of them, None if it took nothing. Uses no
-        built-in name."""
+        """Give everybody's names back what they were. Returns one that a candidate had taken or made None, if there
+        is any; libraries replace functions by others that work. Uses no built-in name."""
         taken = None
         for part in self._names.values():
             for place, names in part.read():
                 owner = place.get("__name__")
                 for name in names:
-                    if taken is None and place.get(name) is not names[name]:
+                    now = place.get(name, names)
+                    if taken is None and (now is None or (now is names and owner)):
                         taken = f"{owner}.{name}" if owner else name
             part.write(None)
         return taken

@@ -291,6 +291,16 @@ def test_comparison_blames_the_one_that_broke_the_evaluator(bench, make, body):
     assert_good_passes(bench, make)
 
 
+def test_an_error_of_one_that_wrapped_a_function_of_pythons_library_is_its_error(bench, make):
+    """Libraries do that as they are imported; it is not what the comparison failed by."""
+    body = "import json\njson.dumps = lambda *_: ''\nraise ValueError('no luck')"
+    variants = [make(key="a"), make(passing(body), key="raises")]
+    built = tuple(v.built(bench.builder.build(v).artifact) for v in variants)
+    found = bench.evaluator.compare(ComparisonJob(built, bench.workloads, QUICK, rounds=3)).evaluations
+    assert [e.status for e in found] == [Status.PASSED, Status.RUNTIME_ERROR], [e.message for e in found]
+    assert "no luck" in found[1].message
+
+
 def test_files_of_an_evaluator_that_works_for_days_stay(bench, make):
     """The cache removes what nobody has touched for a day, as that of a dead process."""
     assert_good_passes(bench, make)
