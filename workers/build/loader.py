@@ -52,6 +52,8 @@ class Loaded:
     """What it has made of the settings of its process, see :mod:`workers.sandbox.process_state`."""
     stuck: tuple[str, ...] = ()
     """Of those, what cannot be put back."""
+    tampered: str | None = None
+    """The part of the evaluator that it replaced when it was loaded."""
     before: Mapping[str, Any] = field(default_factory=lambda: dict(sys.modules), repr=False)
     """The modules that were there before it; its own are among the others."""
     compiles_late: bool = False

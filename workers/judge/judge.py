@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 from collections import Counter
@@ -20,7 +19,7 @@ from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge.comparison import Comparer, take_turn
 from workers.judge.first_call import FirstCalls
-from workers.judge.judgement import Judgement, Staged
+from workers.judge.judgement import Judgement, Staged, blamed, with_part
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
@@ -121,16 +120,16 @@ class Judge:
             candidate.compiles_late = self._loaded.compiles_late
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
             self._begin_turn(self._loaded)
-            judgement = _blamed(self._judge(job, candidate, ahead), replaced())
+            judgement = blamed(self._judge(job, candidate, ahead), replaced())
             if not judgement.replace:
                 judgement = self._inspect(judgement, job, ahead)
-        except (ProcessChangedError, loader.LoadError) as error:
-            judgement = _blamed(self._spoiled(error.status, str(error)), replaced())
+        except (ProcessChangedError, TamperedError, loader.LoadError) as error:
+            judgement = blamed(self._spoiled(error.status, str(error)), replaced())
         except Exception as error:
             part = self._taken(replaced)
             if part is None or isinstance(error, DeviceLostError):
                 raise
-            judgement = _blamed(Judgement(Status.TAMPERED, str(raised(error))), part)
+            judgement = blamed(Judgement(Status.TAMPERED, str(raised(error))), part)
         finally:
             self._verdicts.forget()
             if self._loaded is not None:
@@ -172,6 +171,7 @@ class Judge:
         compiles_late = kernel_cache.offer(Path(staged.folder) / staged.package)
         if compiles_late:
             self._first_calls.prepare()
+        replaced = self._verdicts.replaced
         present = self._state.own()
         self._state.reseed()
         try:
@@ -179,9 +179,14 @@ class Judge:
             if loaded.preload is not None:
                 loaded.preload()
         except BaseException as error:
+            part = self._taken(replaced)
             verdict = failure(error, "loading failed: ")
-            raise loader.LoadError(verdict.message, verdict.status) from error
+            status = verdict.status if part is None else Status.TAMPERED
+            raise loader.LoadError(with_part(verdict.message, part), status) from error
         else:
+            # Names come back at once: others are loaded, and have their turns, before this one's are over.
+            loaded.tampered = replaced()
+            self._state.put_back_names()
             loaded.settings = self._state.own()
         finally:
             stuck = self._state.give_turn(present)
@@ -193,7 +198,10 @@ class Judge:
 
         Raises:
             ProcessChangedError: It made a change that cannot be undone.
+            TamperedError: It replaced a part of the evaluator.
         """
+        if loaded.tampered is not None:
+            raise TamperedError(tampered(loaded.tampered))
         stuck = loaded.stuck or self._state.give_turn(loaded.settings or {})
         if stuck:
             raise ProcessChangedError(changed(stuck))
@@ -209,10 +217,10 @@ class Judge:
         return judgement
 
     def _taken(self, replaced: Callable[[], str | None]) -> str | None:
-        """After an exception: what the candidate replaced of the evaluator or of what that is written with, which is
-        given back first. Where the next variant is loaded already, it may be that one's doing."""
-        name = self._state.put_back_names()
-        return replaced() or (name if self._ahead is None else None)
+        """After an exception: what the candidate replaced of the evaluator or of what that is written with; names are
+        given back. Where the next variant is loaded already, it may be that one's doing."""
+        part, name = replaced(), self._state.put_back_names()
+        return part or (name if self._ahead is None else None)
 
     def _renew(self, candidate: Candidate, staged: Staged) -> None:
         """Load the present variant again, without what it kept from earlier workloads."""
@@ -250,11 +258,15 @@ class Judge:
         """
         self._send("phase", Phase(PhaseKind.LOAD, staged.variant.key))
         if self._ahead is None or self._ahead[0] != staged.package:
-            # If this fails it will fail again when its turn comes, and count as its fault then.
-            with contextlib.suppress(loader.LoadError):
-                self._ahead = (staged.package, self._load(staged))
-            is_stuck = self._ahead is not None and self._ahead[1].stuck
-            if is_stuck or self._verdicts.replaced() is not None or not self._device.is_healthy():
+            is_spoiled = False
+            try:
+                loaded = self._load(staged)
+                is_spoiled = bool(loaded.stuck or loaded.tampered)
+                self._ahead = (staged.package, loaded)
+            except loader.LoadError as error:
+                # It will fail again when its turn comes, and that counts as its fault then.
+                is_spoiled = error.status is Status.TAMPERED
+            if is_spoiled or not self._device.is_healthy():
                 raise DeviceLostError(f"after {staged.variant.key} was loaded")
         self._send("phase", then)
 
@@ -376,8 +388,11 @@ class Judge:
             resident.others.undo()
 
     def _load_unstuck(self, staged: Staged) -> loader.Loaded:
-        """Load a variant; raises ProcessChangedError if it has changed its process for good."""
+        """Load a variant; raises ProcessChangedError if it has changed its process for good, TamperedError if it has
+        replaced a part of the evaluator."""
         loaded = self._load(staged)
+        if loaded.tampered is not None:
+            raise TamperedError(tampered(loaded.tampered))
         if loaded.stuck:
             raise ProcessChangedError(changed(loaded.stuck))
         return loaded
@@ -464,11 +479,6 @@ class Judge:
             self._compared.pop(key).unload()
         if not self._compared:
             self._state.put_back_imports([])
-
-
-def _blamed(found: Judgement, part: str | None) -> Judgement:
-    """The judgement, unless the candidate replaced a part of the evaluator: that explains any other failure."""
-    return found if part is None else Judgement(Status.TAMPERED, f"{tampered(part)}\n{found.message}", replace=True)
 
 
 def _open_device(target: str) -> Device:

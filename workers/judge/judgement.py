@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workers.build import loader
+from workers.judge.verdicts import tampered
 from workers.records import BuiltVariant, Status
 
 
@@ -41,3 +42,15 @@ class Staged:
     def package(self) -> str:
         """Name of its package in the folder."""
         return loader.package_name(self.variant.artifact)
+
+
+def blamed(found: Judgement, part: str | None) -> Judgement:
+    """The judgement, unless the candidate replaced a part of the evaluator: that explains any other failure."""
+    return found if part is None else Judgement(Status.TAMPERED, with_part(found.message, part), replace=True)
+
+
+def with_part(message: str, part: str | None) -> str:
+    """A message that begins with the part of the evaluator that was replaced, if there is one."""
+    if part is None or message.startswith(tampered(part)):
+        return message
+    return f"{tampered(part)}\n{message}"

@@ -10,10 +10,10 @@ import resource
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import is_, itemgetter
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 
@@ -32,17 +32,32 @@ class Part:
     own: bool = True
 
 
+_LIBRARIES = (
+    "torch",
+    "torch.nn",
+    "torch.nn.functional",
+    "torch.cuda",
+    "torch.linalg",
+    "triton",
+    "triton.language",
+    "numpy",
+)
+"""Modules of others whose functions candidates use, and could replace for each other."""
+
+_CLASSES = (("torch", "Tensor"), ("torch.nn", "Module"))
+"""Classes whose methods are the same to them."""
+
+
 def name_parts() -> dict[str, Part]:
     """Names that everybody in the process uses. A candidate may add some; what it replaces or removes comes back."""
-    own = [
-        vars(module)
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in sys.stdlib_module_names and isinstance(module, ModuleType)
-    ]
-    kinds = (BuiltinFunctionType, FunctionType, type)
+    modules = list(sys.modules.items())
+    own = [m for n, m in modules if n.partition(".")[0] in sys.stdlib_module_names and isinstance(m, ModuleType)]
+    theirs: list[Any] = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
+    theirs += [getattr(sys.modules[module], name) for module, name in _CLASSES if module in sys.modules]
     return {
-        "Python's own functions": _kept([(p, {n: v for n, v in p.items() if isinstance(v, kinds)}) for p in own]),
-        "imported modules": _kept([(sys.modules, dict(sys.modules))]),
+        "Python's own functions": _kept([_functions(module) for module in own]),
+        "functions of libraries": _kept([_functions(owner) for owner in theirs]),
+        "imported modules": _kept([_Kept(sys.modules, dict(sys.modules), sys.modules.update)]),
     }
 
 
@@ -125,20 +140,49 @@ def process_parts() -> dict[str, Part]:
     }
 
 
-def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
-    """Namespaces, each with what it keeps; read are those in which something is missing, with what they should have.
-    Reading them uses no built-in name, since those may be what was replaced.
+@dataclass(frozen=True)
+class _Kept:
+    """A namespace, what it keeps, what gives it names back, and names that would hide what it inherits."""
+
+    place: Mapping[str, Any]
+    names: Mapping[str, Any]
+    give: Callable[[Mapping[str, Any]], Any]
+    hiding: frozenset[str] = frozenset()
+
+
+def _functions(owner: Any) -> _Kept:
+    """What can be called in a module or a class."""
+    place = vars(owner)
+    names = {name: value for name, value in place.items() if callable(value)}
+    if isinstance(place, dict):
+        return _Kept(place, names, place.update)
+
+    hiding = frozenset(dir(owner)).difference(place)
+
+    def give(names: Mapping[str, Any], put: Any = setattr, remove: Any = delattr) -> None:
+        for name in names:
+            if place.get(name) is not names[name]:
+                put(owner, name, names[name])
+        for name in hiding.intersection(place):
+            remove(owner, name)
+
+    return _Kept(place, names, give, hiding)
+
+
+def _kept(held: list[_Kept]) -> Part:
+    """Namespaces; read are those in which something is missing, with what they should have. Reading them uses no
+    built-in name, since those may be what was replaced.
 
     Thousands of names are looked at after every candidate, so a whole namespace is compared at once.
     """
-    whole = [(place, itemgetter(*names, next(iter(names))), names) for place, names in held if names]
-    kept = [(place, get, get(names), names) for place, get, names in whole]
+    whole = [(one, itemgetter(*one.names, next(iter(one.names)))) for one in held if one.names]
+    kept = [(one.place, get, get(one.place), one.names, one.hiding) for one, get in whole]
 
     def replaced(all_of: Any = all, each: Any = map, missing: type[BaseException] = KeyError) -> list[Any]:
         found = []
-        for place, get, values, names in kept:
+        for place, get, values, names, hiding in kept:
             try:
-                if all_of(each(is_, get(place), values)):
+                if all_of(each(is_, get(place), values)) and (not hiding or hiding.isdisjoint(place)):
                     continue
             except missing:
                 pass
@@ -146,8 +190,8 @@ def _kept(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> Part:
         return found
 
     def put_back(_: Any) -> None:
-        for place, names in held:
-            place.update(names)
+        for one in held:
+            one.give(one.names)
 
     return Part(replaced, put_back, own=False)
 

@@ -65,13 +65,15 @@ class ProcessState:
         is any; libraries replace functions by others that work. Uses no built-in name."""
         taken = None
         for part in self._names.values():
-            for place, names in part.read():
-                owner = place.get("__name__")
+            found = part.read()
+            for place, names in found:
+                owner = place.get("__name__") or place.get("__module__")
                 for name in names:
                     now = place.get(name, names)
                     if taken is None and (now is None or (now is names and owner)):
                         taken = f"{owner}.{name}" if owner else name
-            part.write(None)
+            if found:
+                part.write(None)
         return taken
 
     def put_back_imports(self, keep: Sequence[str]) -> None:

@@ -52,6 +52,15 @@ def test_failing_build(bench, name):
     assert bench.builder.build(variant({"main.py": GOOD, "marker.py": name})).status is Status.BUILT
 
 
+def test_what_a_module_replaces_is_whole_for_the_next_build(bench):
+    """The next one's import would fail, and be its own COMPILE_ERROR."""
+    takes = "import json, numpy, torch\njson.dumps = torch.no_grad = numpy.mean = None\n"
+    asks = "import json, numpy, torch\nwith torch.no_grad():\n    json.dumps(float(numpy.mean([1, 3])))\n"
+    assert bench.builder.build(variant({"main.py": takes + GOOD})).status is Status.BUILT
+    found = bench.builder.build(variant({"main.py": asks + GOOD}))
+    assert found.status is Status.BUILT, found.log
+
+
 def test_hanging_build(hasty):
     result = hasty.builder.build(variant({"main.py": "while True: pass"}))
     assert result.status is Status.TIMEOUT

@@ -44,6 +44,7 @@ CHANGES = {
     "function that reads the process": "os.getcwd = os.sched_getaffinity = None",
     "module that a function imports": "sys.modules.update(math=None)",
     "loaded modules": "sys.modules.update(json=None); sys.modules.pop('numpy', None)",
+    "function of a library": "torch.nn.functional.silu = np.mean = None; torch.Tensor.tanh = torch.Tensor.sin",
     "CPUs": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
 }
 
@@ -70,6 +71,7 @@ def probe(note) -> str:
         "        'gc': gc.isenabled(), 'limit': resource.getrlimit(resource.RLIMIT_NOFILE), 'out': sys.stdout.name,\n"
         "        'profile': str(sys.getprofile()), 'cpus': sorted(os.sched_getaffinity(0)),\n"
         "        'print': str(print), 'json': str((json.dumps, json.loads)), 'numpy': np is sys.modules['numpy'],\n"
+        "        'libraries': str((torch.nn.functional.silu, np.mean, torch.Tensor.tanh)),\n"
         "        'drawn': [torch.rand(1).item(), random.random(), np.random.rand()],\n    }\n\n\n"
         f"open({str(note)!r}, 'w').write(json.dumps(found()))\n{KERNEL}"
     )
@@ -164,6 +166,21 @@ def test_each_has_its_own_settings_when_they_are_compared_as_it_had_them_alone(b
     assert [e.status for e in alone] == [Status.PASSED] * 3, alone[0].message
     together = bench.evaluator.compare(ComparisonJob(tuple(built), bench.workloads, QUICK, rounds=4))
     assert [(e.status, e.message) for e in together.evaluations] == [(Status.PASSED, "")] * 3
+
+
+def test_function_that_one_replaces_when_it_is_loaded_is_whole_for_those_loaded_after_it(bench, make):
+    """A comparison loads all before the first turn: the second would fail, and be blamed, for what the first did."""
+    asks = "import textwrap\nimport numpy as np\nassert textwrap.dedent(' a') == 'a' and np.mean([1, 3]) == 2\n"
+    takes = "import textwrap\nimport numpy as np\ntextwrap.dedent = np.mean = None\n"
+    cheats = "import sys, torch\nif 'workers.judge.judge' in sys.modules: torch.equal = lambda *_: True\n"
+    variants = [
+        make(more + "import torch\n" + KERNEL, key=key)
+        for key, more in (("takes", takes), ("cheats", cheats), ("asks", asks))
+    ]
+    built = [v.built(bench.builder.build(v).artifact) for v in variants]
+    together = bench.evaluator.compare(ComparisonJob(tuple(built), bench.workloads, QUICK, rounds=4))
+    found = {e.key: e.status for e in together.evaluations}
+    assert found == {"takes": Status.PASSED, "cheats": Status.TAMPERED, "asks": Status.PASSED}
 
 
 def test_variant_that_is_loaded_ahead_does_not_change_the_present_one(bench, make):
