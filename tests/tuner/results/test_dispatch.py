@@ -156,6 +156,12 @@ def test_a_config_is_not_used_where_its_space_forbids_it(tmp_path):
     assert winners_table(nothing_else, kernel, 1) == [(None, {"step": 4})], "something has to serve the size"
 
 
+def test_sizes_within_a_regime_at_which_its_winner_must_not_be_used_have_none():
+    hole = replace(winner(1, 0, 16, 8), unfit_sizes=((3, 4),))
+    assert [choose([hole], size) is None for size in (2, 3, 4, 5)] == [False, True, True, False]
+    assert dispatch_table([hole], TODAY) == [(2, {"tile": 1}), (4, DEFAULT), (32, {"tile": 1}), (None, DEFAULT)]
+
+
 def test_a_config_that_fits_every_16th_size_is_known_to_fit_where_it_was_measured(tmp_path):
     rule = {"expression": "step == 1 or sizes.n % 16 == 0", "reason": "whole tiles"}
     folder = toy.kernel(tmp_path, size="x.shape[0]", size_axis="n", constraints=[rule])
