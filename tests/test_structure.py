@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tuner", "db", "workers", "search_spaces")
 """From the top floor to the ground."""
@@ -94,6 +96,12 @@ def floors(graph: Graph) -> int:
 
 def test_no_file_imports_itself_by_way_of_others():
     assert circles(imports(ROOT)) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_folder_imports_itself_by_way_of_others(package):
+    """Else nobody can say which of two is built on the other, and to read one is to read both."""
+    assert circles(folders(imports(ROOT), package, ROOT)) == []
 
 
 def test_imports_go_downwards():

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tuner.commands.sweep import SweepReport
     from tuner.results.best_config import BestConfig
     from tuner.results.export import Export
-    from tuner.sweeps.run import SweepReport
 
 
 def sweep(
@@ -39,9 +39,9 @@ def sweep(
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
     """
+    from tuner.commands.sweep import run_sweep
     from tuner.own_process import call, is_in_a_task
     from tuner.settings import load
-    from tuner.sweeps.run import run_sweep
 
     effective = load({"definition": definition, **settings}, None if config is None else Path(config))
     if is_in_a_task() and "ray_address" not in settings:

@@ -25,7 +25,6 @@ from search_spaces.targets import target_named
 from tuner.errors import UsageError
 from tuner.files import read_text
 from tuner.setting_flags import Flag, Served
-from tuner.sweeps.regimes import DEFAULT_BOUNDS
 
 ENVIRONMENT = {
     "db": ("TUNER_DB_URL",),
@@ -90,6 +89,13 @@ def _name_and_number(given: str) -> str:
 
 AxisSize = Annotated[str, AfterValidator(_name_and_number)]
 """An axis with one size; several of one axis are alternatives."""
+
+DEFAULT_BOUNDS = (8, 32, 128, 512, 2048)
+"""From a few decoded sequences to a long prefill, in steps of four.
+
+On one H200, over 89 sizes and routings of the FP8 MoE, the table that these bounds lead to is 2.8 % behind the best
+config of each point on average; 16, 256, 2048 are 5.0 %, steps of two 2.4 % with twice as many regimes to search.
+"""
 
 TargetName = Annotated[str, AfterValidator(_known_target), WithJsonSchema({"type": "string", "enum": list(TARGETS)})]
 """A target of :data:`search_spaces.targets.TARGETS`."""

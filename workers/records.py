@@ -85,6 +85,16 @@ revision are not reused. Those stored before there were revisions count as 0."""
 
 
 @dataclass(frozen=True)
+class Asked:
+    """How a user wants outputs to be judged: output name -> value; the empty name stands for all float outputs."""
+
+    rtol: Mapping[str, float] = field(default_factory=dict)
+    atol: Mapping[str, float] = field(default_factory=dict)
+    required_matched_ratio: Mapping[str, float] = field(default_factory=dict)
+    judge: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Method:
     """How a measurement is taken. Measurements of different methods are never mixed.
 

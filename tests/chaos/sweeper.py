@@ -22,7 +22,7 @@ import tuner.search.samplers._auto
 import tuner.search.samplers._random  # noqa: F401
 from tests.chaos.host import HostRunner
 from tuner.cli import app
-from tuner.sweeps import run as session
+from tuner.commands import sweep as session
 from tuner.sweeps import setup
 from workers.runner import Runner
 

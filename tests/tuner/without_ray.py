@@ -14,8 +14,8 @@ from typing import Any
 
 from tests.tuner import toy
 from tuner.cli import app
+from tuner.commands import sweep as run
 from tuner.results import export
-from tuner.sweeps import run
 
 ROOT = Path(__file__).resolve().parents[2]
 

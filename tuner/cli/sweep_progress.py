@@ -8,9 +8,9 @@ from typing import Any
 
 from tuner.cli import progress_line
 from tuner.cli.progress_line import StepView
+from tuner.commands.sweep import View
 from tuner.format import microseconds, ratio
 from tuner.progress import Progress
-from tuner.sweeps.run import View
 
 
 class SweepView(StepView, View):

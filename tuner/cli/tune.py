@@ -45,8 +45,8 @@ def sweep(
     """Search for the fastest correct config of each regime and write the best ones as one Solution."""
     results()
     from tuner.cli.sweep_progress import SweepView
+    from tuner.commands.sweep import run_sweep
     from tuner.settings import load
-    from tuner.sweeps.run import run_sweep
 
     settings = load(given, config)
     if len(settings.accelerators) > 1:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from db.records import WinnerRecord, WinnerWorkload
-from search_spaces import Config, SearchSpace
+from search_spaces import Config
 from search_spaces.space import row_of
-
-NEAREST_LIMIT = 4.0
-"""Largest factor between a size and the nearest measured one for which that one's config is used."""
-
-MOST_RANGES = 256
-"""Of sizes that are kept for a winner."""
+from tuner.sweeps.regimes import NEAREST_LIMIT
 
 
 def measured(winner: WinnerRecord) -> list[tuple[int, WinnerWorkload]]:
@@ -23,28 +18,6 @@ def measured(winner: WinnerRecord) -> list[tuple[int, WinnerWorkload]]:
     axis = winner.size_axis
     found = [(w.axes[axis], w) for w in winner.workloads if axis is not None and axis in w.axes]
     return sorted(found, key=lambda pair: pair[0])
-
-
-def with_unfit_sizes(winner: WinnerRecord, space: SearchSpace, sizes: Mapping[str, int]) -> WinnerRecord:
-    """The winner with the sizes, of all that :func:`choose` may take it for, at which its space forbids its config.
-
-    Args:
-        winner: The winner.
-        space: The space that was searched, with its constraints on the size.
-        sizes: Workload -> size.
-    """
-    own = [sizes[w.workload] for w in winner.workloads if w.workload in sizes]
-    if winner.size_axis is None or not own:
-        return winner
-    low = min(math.ceil(min(own) / NEAREST_LIMIT), winner.min_size or 0)
-    high = max(math.floor(max(own) * NEAREST_LIMIT), winner.max_size or 0)
-    unfit: list[tuple[int, int | None]] = [*space.unfit_sizes(winner.config, low, high)]
-    if len(unfit) > MOST_RANGES:  # such as all that are not divisible by 16: then what was measured is what is known
-        ends = [low - 1, *sorted(set(own)), high + 1]
-        unfit = [(a + 1, b - 1) for a, b in itertools.pairwise(ends) if a + 1 < b]
-    if unfit and unfit[-1][1] == high:
-        unfit[-1] = (unfit[-1][0], None)
-    return replace(winner, unfit_sizes=tuple(unfit))
 
 
 def is_unfit(winner: WinnerRecord, size: int) -> bool:

@@ -11,9 +11,10 @@ from db.records import SweepRecord, SweepState
 from db.store import Store
 from tuner.results.documents import SweepDetail, SweepHead
 from tuner.sweeps.failures import telling_line
-from tuner.sweeps.run import CLAIM_STALE_S
 from workers.records import Status
 
+CLAIM_STALE_S = 30.0
+"""A sweep may be taken over if its owner has shown no sign of life for this long."""
 FAILURES_SHOWN = 10
 NOT_FAILURES = tuple(status.value for status in Status if not status.is_failure)
 RESUMABLE = ("INTERRUPTED", "FAILED", "LOST")

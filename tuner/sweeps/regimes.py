@@ -7,13 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from search_spaces.inputs.generator import RECORDED
 from tuner.errors import UsageError
+from tuner.settings import DEFAULT_BOUNDS
 
-DEFAULT_BOUNDS = (8, 32, 128, 512, 2048)
-"""From a few decoded sequences to a long prefill, in steps of four.
-
-On one H200, over 89 sizes and routings of the FP8 MoE, the table that these bounds lead to is 2.8 % behind the best
-config of each point on average; 16, 256, 2048 are 5.0 %, steps of two 2.4 % with twice as many regimes to search.
-"""
+NEAREST_LIMIT = 4.0
+"""Largest factor between a size and the nearest measured one for which that one's config is used."""
 
 
 @dataclass(frozen=True)

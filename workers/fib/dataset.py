@@ -18,7 +18,7 @@ from search_spaces.inputs.generator import RECORDED, InputGenerator
 from search_spaces.source_files import why_unfit
 from workers.errors import DatasetError
 from workers.fib.dataset_files import Document, blob_fault, documents_below, parse, read_lines, read_text
-from workers.judge.outputs.rules import Asked
+from workers.records import Asked
 
 _log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from search_spaces.parameters import Parameter, SpaceError
 from search_spaces.space import SearchSpace, Start
 from tests.tuner import toy
 from tuner.errors import NothingFoundError, UsageError
-from tuner.results.dispatch import NEAREST_LIMIT, choose, dispatch_table, with_unfit_sizes
+from tuner.results.dispatch import choose, dispatch_table
 from tuner.results.export import winners_table
 from tuner.settings import load
-from tuner.sweeps.regimes import split
+from tuner.sweeps.finals.winners import with_unfit_sizes
+from tuner.sweeps.regimes import NEAREST_LIMIT, split
 from tuner.sweeps.setup import resolve
 
 DEFAULT = {"tile": 0}

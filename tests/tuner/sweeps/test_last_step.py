@@ -159,7 +159,7 @@ def test_winners_are_measured_beside_what_runs_today(place):
 def test_a_baseline_that_does_not_fit_is_told_before_the_first_trial(place):
     for file, said in (
         (solution(place, "other", definition="b"), "other.json solves b, not a"),
-        ("missing.json", "missing.json: No such file"),
+        ("missing.json", "missing.json cannot be read: No such file"),
     ):
         done = place.run("sweep", *QUICK, "--baseline", file)
         assert done.returncode == 2

@@ -5,9 +5,9 @@ import pytest
 from db.records import StoredBuild, StoredMeasurement, TrialRecord
 from db.store import Store
 from tests.tuner import toy
+from tuner.commands.sweep import _register
 from tuner.errors import UsageError
 from tuner.settings import load
-from tuner.sweeps.run import _register
 from tuner.sweeps.setup import resolve
 from workers.records import Environment, Status
 

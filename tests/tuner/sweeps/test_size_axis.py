@@ -4,10 +4,10 @@ import pytest
 
 from search_spaces import SpaceError
 from tests.tuner import toy
+from tuner.commands.sweep import _parts
 from tuner.errors import UsageError
 from tuner.settings import load
 from tuner.sweeps.regimes import split
-from tuner.sweeps.run import _parts
 from tuner.sweeps.setup import Setup, resolve
 
 TWO = [{"rows": 4, "cols": c} for c in (8, 64, 512, 4096)]

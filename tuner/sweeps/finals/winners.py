@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from db.records import StoredMeasurement, WinnerRecord, WinnerWorkload
 from db.store import Store
 from search_spaces import SearchSpace
-from tuner.results.dispatch import with_unfit_sizes
 from tuner.sweeps.finals.crossings import Crossing, applied
 from tuner.sweeps.finals.final import FinalResult
 from tuner.sweeps.finals.statistics import weighted_mean
-from tuner.sweeps.regimes import Regime
+from tuner.sweeps.regimes import NEAREST_LIMIT, Regime
 from workers.judge.timing.interval import MedianInterval, median_interval
 from workers.records import Environment, Measurement
+
+MOST_RANGES = 256
+"""Of sizes that are kept for a winner."""
 
 
 def overall(measured: Mapping[str, Measurement], weights: Mapping[str, float] | None = None) -> MedianInterval:
@@ -59,6 +64,29 @@ def winner_record(regime: Regime, final: FinalResult, size_axis: str | None, pro
         config=dict(final.configs[winner]),
         profile=profile,
     )
+
+
+def with_unfit_sizes(winner: WinnerRecord, space: SearchSpace, sizes: Mapping[str, int]) -> WinnerRecord:
+    """The winner with the sizes at which its space forbids its config, of all that a lookup or a table may take it for
+    (:func:`tuner.results.dispatch.choose`).
+
+    Args:
+        winner: The winner.
+        space: The space that was searched, with its constraints on the size.
+        sizes: Workload -> size.
+    """
+    own = [sizes[w.workload] for w in winner.workloads if w.workload in sizes]
+    if winner.size_axis is None or not own:
+        return winner
+    low = min(math.ceil(min(own) / NEAREST_LIMIT), winner.min_size or 0)
+    high = max(math.floor(max(own) * NEAREST_LIMIT), winner.max_size or 0)
+    unfit: list[tuple[int, int | None]] = [*space.unfit_sizes(winner.config, low, high)]
+    if len(unfit) > MOST_RANGES:  # such as all that are not divisible by 16: then what was measured is what is known
+        ends = [low - 1, *sorted(set(own)), high + 1]
+        unfit = [(a + 1, b - 1) for a, b in itertools.pairwise(ends) if a + 1 < b]
+    if unfit and unfit[-1][1] == high:
+        unfit[-1] = (unfit[-1][0], None)
+    return replace(winner, unfit_sizes=tuple(unfit))
 
 
 def _figure(value: float | None) -> float:

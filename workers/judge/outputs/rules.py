@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from workers.records import Tolerance
+from workers.records import Asked, Tolerance
 
 
 class Kind(StrEnum):
@@ -48,16 +48,6 @@ _INDICES = re.compile(r"(^|_)(indices|index|idx|ids?|top_?k|arg_?max|arg_?min)(_
 _QUANTISES = re.compile(r"(^|_|:)(de)?quant")
 _LOW_BIT = re.compile(r"(^|_)(fp8|fp4|nvfp4|mxfp4|mxfp8)(_|$)")
 _TAG = re.compile(r"judge:([^=]+)=(.+)")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The user's settings: output name -> value; the empty name stands for all float outputs."""
-
-    rtol: Mapping[str, float] = field(default_factory=dict)
-    atol: Mapping[str, float] = field(default_factory=dict)
-    required_matched_ratio: Mapping[str, float] = field(default_factory=dict)
-    judge: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

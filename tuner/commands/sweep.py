@@ -24,6 +24,7 @@ from tuner.errors import UsageError
 from tuner.prediction.expected import expectations, features, of_winners
 from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners, winners_table
+from tuner.results.status import CLAIM_STALE_S
 from tuner.results.trace_folder import TraceFolder
 from tuner.search import related_sweeps
 from tuner.settings import SweepSettings
@@ -42,9 +43,6 @@ from workers.errors import WorkerError
 from workers.fib.dataset import profile_of
 from workers.records import Variant
 from workers.runner import Runner
-
-CLAIM_STALE_S = 30.0
-"""A sweep may be taken over if its owner has shown no sign of life for this long."""
 
 
 class View(Steps):
