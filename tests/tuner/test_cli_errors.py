@@ -93,7 +93,8 @@ CASES = {
         ["--retry-failed", "leave --accelerators out"],
     ),
     "explain on a GPU that is not known": (
-        ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a", "--hardware", "V100"], USAGE, ["figures of V100"]
+        ["explain", "--space", "moe_fp8_cute", "--target", "sm_90a", "--hardware", "V100"], USAGE,
+        ["figures of V100; known are H100, H200, B200"]
     ),
     **{
         f"{name} of a mistyped database": (

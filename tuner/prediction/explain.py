@@ -20,7 +20,7 @@ from tuner.prediction.expected import features
 from tuner.settings import SweepSettings
 from tuner.sweeps.setup import Setup, resolve
 from workers.devices.environment import hardware_named
-from workers.devices.hardware import hardware_of
+from workers.devices.hardware import KNOWN, hardware_of
 from workers.fib.dataset import Document, profile_of
 from workers.records import Status
 
@@ -149,7 +149,8 @@ def _hardware(given: str | None, sweeps: list[SweepRecord], target: str) -> Hard
     found = next((gpu for name in names if (gpu := hardware_of(name)) is not None), None)
     if found is None:
         raise UsageError(
-            f"no figures of {model or f'a GPU of {target}'}; workers/devices/hardware.py has those that are known"
+            f"no figures of {model or f'a GPU of {target}'}; known are {', '.join(KNOWN)}, as "
+            "workers/devices/hardware.py has them"
         )
     return found
 

@@ -63,6 +63,9 @@ _BY_NAME = {
 }
 """Ray accelerator type -> figures."""
 
+KNOWN = tuple(_BY_NAME)
+"""The GPUs whose figures are known."""
+
 
 _OTHERS = re.compile(r"\b(PCIe|NVL)\b", re.IGNORECASE)
 """Variants of a model that have other memory, or fewer units."""

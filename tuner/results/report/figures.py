@@ -27,6 +27,19 @@ DOTS = 2000
 """Most trials drawn as dots. Of more, every n-th is drawn, and each that was the best so far."""
 
 
+def of_sweep(
+    trials: Sequence[TrialPoint], winners: Sequence[WinnerRecord], summary: Mapping[str, Any], floors: Roofline
+) -> dict[str, Figure | None]:
+    """The figures of a sweep by name, from its trials, winners and summary; None while there is too little to show."""
+    return {
+        "progress": best_so_far(trials),
+        "importance": importance(trials),
+        "sizes": over_sizes(winners, summary.get("crossings", ()), floors),
+        "inputs": inputs(summary.get("inputs", ())),
+        "speedups": speedups(winners, summary.get("reference_by_workload_us", {})),
+    }
+
+
 def best_so_far(trials: Sequence[TrialPoint]) -> Figure | None:
     """Each regime's trials as dots and its best so far as a line; None if no trial has a latency.
 

@@ -70,6 +70,7 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
 def render(material: Material) -> str:
     """The page as HTML text."""
     reference = dict(material.sweep.summary.get("reference_by_workload_us", {}))
+    drawn = figures.of_sweep(material.trials, material.winners, material.sweep.summary, material.floors)
     return from_template(
         "page.html",
         sweep=material.sweep,
@@ -80,18 +81,12 @@ def render(material: Material) -> str:
         winners=[_winner_row(w, material) for w in material.winners],
         workloads=[row for w in material.winners for row in workload_rows(w, reference)],
         failures=failures(material.trials, material.failed),
-        progress=figures.html(figures.best_so_far(material.trials)),
-        importance=figures.html(figures.importance(material.trials)),
-        speedups=figures.html(figures.speedups(material.winners, reference)),
+        pictures={name: figures.html(figure) for name, figure in drawn.items()},
         floors=material.floors.us,
         floors_from=material.floors.origin,
         expected=material.sweep.summary.get("expected", {}),
-        over_sizes=figures.html(
-            figures.over_sizes(material.winners, material.sweep.summary.get("crossings", ()), material.floors)
-        ),
         crossings=material.sweep.summary.get("crossings", ()),
         inputs=input_table(material.sweep.summary.get("inputs", ())),
-        input_picture=figures.html(figures.inputs(material.sweep.summary.get("inputs", ()))),
         beside=material.beside,
         ratio=ratio,
     )

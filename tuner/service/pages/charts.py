@@ -38,15 +38,7 @@ class Charts:
             return kept[1]
         trials = self._store.trials.points(sweep_id)
         winners = self._store.winners.of(sweep_id)
-        reference = dict(sweep.summary.get("reference_by_workload_us", {}))
-        floors = roofline.of_sweep(self._store, sweep, winners)
-        drawn = {
-            "progress": figures.best_so_far(trials),
-            "importance": figures.importance(trials),
-            "sizes": figures.over_sizes(winners, sweep.summary.get("crossings", ()), floors),
-            "inputs": figures.inputs(sweep.summary.get("inputs", ())),
-            "speedups": figures.speedups(winners, reference),
-        }
+        drawn = figures.of_sweep(trials, winners, sweep.summary, roofline.of_sweep(self._store, sweep, winners))
         made = json.dumps(drawn, separators=(",", ":")).encode()
         with self._lock:
             self._kept[sweep_id] = (state, made)
