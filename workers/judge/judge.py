@@ -120,7 +120,9 @@ class Judge:
             candidate.compiles_late = self._loaded.compiles_late
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
             self._begin_turn(self._loaded)
-            judgement = blamed(self._judge(job, candidate, ahead), replaced())
+            judgement = self._judge(job, candidate, ahead)
+            if judgement.status.is_failure:  # otherwise the last verdict was given after a look
+                judgement = blamed(judgement, replaced())
             if not judgement.replace:
                 judgement = self._inspect(judgement, job, ahead)
         except (ProcessChangedError, TamperedError, loader.LoadError) as error:

@@ -212,18 +212,24 @@ class Verdicts:
         verdict = self._with_inputs(begun.errors.verdict(), resident, begun.unchanged)
         return verdict if verdict.status is Status.PASSED else _not_repeatable(begun.which, verdict)
 
-    def of_an_untouched_evaluator(self, verdict: Callable[[], Verdict]) -> Verdict:
+    def ask(self) -> Any:
+        """Start to compare outputs that are known to be wrong: at the first measurement of a variant, and at some of
+        the others. What :meth:`of_an_untouched_evaluator` takes, None at the rest."""
+        asks, self._was_asked = not self._was_asked or self._random() < _KNOWN_WRONG_SHARE, True
+        if not asks:
+            return None
+        with self._state.evaluators():
+            return self._known_wrong.figures()
+
+    def of_an_untouched_evaluator(self, verdict: Callable[[], Verdict], asked: Any) -> Verdict:
         """The verdict, unless the evaluator was replaced, or wrong numbers would pass as well: operators of torch can
         be replaced below Python."""
         part = self.replaced()
         if part is not None:
             return Verdict(Status.TAMPERED, tampered(part))
         found = verdict()
-        # It costs a look at the device: at the first measurement of a variant, and at some of the others.
-        asks, self._was_asked = not self._was_asked or self._random() < _KNOWN_WRONG_SHARE, True
-        with self._state.evaluators():
-            if asks and found.status is Status.PASSED and self._known_wrong.would_pass():
-                return Verdict(Status.TAMPERED, tampered("operators of torch, so that wrong numbers would pass"))
+        if asked is not None and found.status is Status.PASSED and self._known_wrong.would_pass(asked):
+            return Verdict(Status.TAMPERED, tampered("operators of torch, so that wrong numbers would pass"))
         return found
 
     def _with_inputs(self, verdict: Verdict, resident: Resident, unchanged: list[Any]) -> Verdict:
@@ -244,9 +250,14 @@ class _KnownWrong:
         self._truths = plain(right)
         self._wrong = [-value for value in right]
 
-    def would_pass(self) -> bool:
+    def figures(self) -> Any:
+        """What a comparison finds in them. Does not wait for the device."""
+        return figures(self._wrong, self._truths)
+
+    @staticmethod
+    def would_pass(found: Any) -> bool:
         """Whether a comparison accepts one of them; waits for the device."""
-        return not all(wrong for _, wrong, *_ in figures(self._wrong, self._truths).tolist())
+        return not all(wrong for _, wrong, *_ in found.tolist())
 
 
 def _threads() -> int:

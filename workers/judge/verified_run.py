@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from workers.devices.device import CANDIDATE, Device, Run
 from workers.judge.outputs import check
@@ -47,11 +48,13 @@ class VerifiedRun:
         self._method = method
         self._samples = 0
         self._seen: list[Verification] = []
+        self._asked: Any = None
+        self._was_due = False
         self._at = None if is_known or resident.others.alteration is None else _moment(method)
 
     def is_due(self) -> bool:
         """Whether the run on other values is to be taken now."""
-        return self._at is not None and not self._seen and self._samples >= self._at
+        return self._at is not None and not self._was_due and self._samples >= self._at
 
     def before_sample(self) -> None:
         """Submit what precedes a sample: changed inputs, poisoned outputs."""
@@ -62,22 +65,26 @@ class VerifiedRun:
 
     def take(self) -> None:
         """Run on other values and start to check the result. Does not wait if the device works on its own."""
+        self._was_due = True
         self._seen.append(self._on_other_values())
 
     def at_the_end(self) -> None:
-        """After the last sample: start the remaining checks and restore the inputs."""
+        """After what may be the last sample: start the remaining checks and restore the inputs. If more samples follow,
+        the run on other values is still to come at its moment, or at the end."""
+        asked = self._verdicts.ask()
+        self._asked = self._asked if asked is None else asked
         if self._at is None:
             self._seen.append(self._verdicts.begin(self._run, self._resident))
             return
-        if not self._seen:
-            self.take()
+        if not self._was_due:
+            self._seen.append(self._on_other_values())
         self._others.undo()
         self._seen.append(self._verdicts.begin_inputs(self._resident))
 
     def verdict(self) -> Verdict:
         """The verdict on the verified run; waits for it."""
         try:
-            return self._verdicts.of_an_untouched_evaluator(self._verdict)
+            return self._verdicts.of_an_untouched_evaluator(self._verdict, self._asked)
         finally:
             self._others.undo()
 

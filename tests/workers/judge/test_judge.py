@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from workers.devices.cpu import HostDevice
+from workers.judge import verified_run
 from workers.judge.judge import Judge
-from workers.records import Status
+from workers.records import Method, Status
 
 CALLS = (
     "import torch\n\ncalls = []\n\n\ndef run(x, y, out):\n    calls.append(x.shape[0])\n"
@@ -50,6 +51,40 @@ def test_next_variant_is_loaded_while_the_last_workload_warms_up(judged, bench):
     last = bench.workloads[-1]
     seen = phases(sent)
     assert seen[seen.index(f"measure {last}") :][:3] == [f"measure {last}", "load next", f"measure {last}"]
+
+
+STALE_LATER = """
+import torch
+
+calls, kept = [], {}
+
+
+def run(x, y, out):
+    calls.append(x.shape[0])
+    if calls.count(x.shape[0]) > HONEST:
+        out.copy_(kept[x.shape[0]])
+    else:
+        kept[x.shape[0]] = torch.add(y, x, alpha=2, out=out).clone()
+"""
+
+
+def test_a_run_on_other_values_comes_at_its_moment_also_after_one_behind_the_first_samples(
+    bench, make, order, tmp_path, monkeypatch
+):
+    """Who is honest for the first samples, and noisy, would get many more in which to be fast and wrong."""
+    monkeypatch.setattr(HostDevice, "runs_ahead", True)
+    monkeypatch.setattr(HostDevice, "modes", ("cuda_graph",))
+    monkeypatch.setattr(verified_run, "_moment", lambda _: 25)
+    judge = Judge(lambda *_: None, bench.problem, "cpu", str(tmp_path))
+    judge.prepare(bench.workloads[0])
+    method = Method("cuda_graph", 0.0, min_samples=10, max_samples=30, target_rel_ci=0.0, cold_cache=False)
+    found = {}
+    for honest in (20, 1000):
+        variant = make(STALE_LATER.replace("HONEST", str(honest)), key=f"honest for {honest} calls")
+        built = bench.builder.build(variant)
+        job = order(variant, built, bench.workloads[:1], method=method)
+        found[honest] = judge.judge(job, bench.evaluator.stage(variant.built(built.artifact))).status
+    assert found == {20: Status.NOT_REPEATABLE, 1000: Status.PASSED}
 
 
 def test_check_of_the_following_workload_is_begun_and_judges_it(judged, bench):

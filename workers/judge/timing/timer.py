@@ -66,7 +66,8 @@ def measure(
         device: The device.
         stop_above_us: Median that is certain to lose.
         before_sample: Submitted before each sample, outside the timed part and before the cache is flushed.
-        behind: Submitted after the last sample of each attempt, for the device to do while conditions are read.
+        behind: Submitted after the last sample of each attempt, for the device to do while conditions are read. If
+            samples are queued it is submitted with the first ones already, and again if more are taken.
         meanwhile: Work for the host while the device warms up. It takes longer than the warm-up, part of which is
             therefore repeated after it.
 
@@ -83,9 +84,7 @@ def measure(
             meanwhile = None
             warm_up(run, replace(method, warmup_s=_AGAIN_SHARE * method.warmup_s), device)
         before = device.conditions()
-        samples, late = _samples(run, method, device, stop_above_us, before_sample)
-        if behind is not None:
-            behind()
+        samples, late = _samples(run, method, device, stop_above_us, before_sample, behind)
         after = device.conditions()
         doubts = why_doubtful(device, (before, after), samples)
         if not doubts or retaken == device.retakes:
@@ -101,8 +100,11 @@ def _samples(
     device: Device,
     stop_above_us: float | None,
     before_sample: Callable[[], None] | None,
+    behind: Callable[[], None] | None,
 ) -> tuple[list[float], int]:
     """One attempt's samples, and how many more were dropped because the host was late."""
+    # The first samples are mostly enough, and while the device works on them the host has time to submit it.
+    first = behind if _is_queued(method, device) else None
 
     def get_ready() -> None:
         if before_sample is not None:
@@ -114,27 +116,39 @@ def _samples(
     deadline = time.perf_counter() + method.budget_s
     while True:
         count = max(1, method.min_samples - len(samples))
-        for sample in _submitted(run, method, device, count, get_ready):
+        followed, first = first, None
+        for sample in _submitted(run, method, device, count, get_ready, followed):
             us = sample.us()
             if sample.late and late < method.max_samples:
                 late += 1
             else:
                 samples.append(us)
         if len(samples) >= method.min_samples and _is_enough(samples, method, deadline, stop_above_us):
+            if behind is not None and followed is None:
+                behind()
             return samples, late
 
 
-def _submitted(run: Run, method: Method, device: Device, count: int, get_ready: Callable[[], None]) -> Iterator[Sample]:
+def _submitted(
+    run: Run,
+    method: Method,
+    device: Device,
+    count: int,
+    get_ready: Callable[[], None],
+    then: Callable[[], None] | None,
+) -> Iterator[Sample]:
     """Some samples of one run, submitted ahead of the host.
 
-    A graph needs nothing of the host, so all are queued at once. Otherwise the device prepares the next sample while
-    the host handles this one, since the candidate's own launches must not run ahead.
+    A graph needs nothing of the host, so all are queued at once, and ``then`` what follows them. Otherwise the device
+    prepares the next sample while the host handles this one, since the candidate's own launches must not run ahead.
     """
-    if device.runs_ahead and method.mode == "cuda_graph":
+    if _is_queued(method, device):
         queued = []
         for _ in range(count):
             get_ready()
             queued.append(device.submit(run, method.mode))
+        if then is not None:
+            then()
         yield from queued
         return
     get_ready()
@@ -143,6 +157,11 @@ def _submitted(run: Run, method: Method, device: Device, count: int, get_ready: 
         if number < count:
             get_ready()
         yield sample
+
+
+def _is_queued(method: Method, device: Device) -> bool:
+    """Whether samples are submitted all at once."""
+    return device.runs_ahead and method.mode == "cuda_graph"
 
 
 def _is_enough(samples: Sequence[float], method: Method, deadline: float, stop_above_us: float | None) -> bool:
