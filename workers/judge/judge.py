@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class Judge:
                 names a first workload it is called once, after the last measurement, while memory is inspected.
         """
         replaced = self._verdicts.replaced  # held here, where no candidate puts another one in its place
+        inspected = False
         self._usage.clear()
         self._uncaptured = None
         if ahead is not None and ahead.package == staged.package:
@@ -124,7 +125,7 @@ class Judge:
             if judgement.status.is_failure:  # otherwise the last verdict was given after a look
                 judgement = blamed(judgement, replaced())
             if not judgement.replace:
-                judgement = self._inspect(judgement, job, ahead)
+                judgement, inspected = self._inspect(judgement, job, ahead), True
         except (ProcessChangedError, TamperedError, loader.LoadError) as error:
             judgement = blamed(self._spoiled(error.status, str(error)), replaced())
         except Exception as error:
@@ -137,7 +138,7 @@ class Judge:
             if self._loaded is not None:
                 self._loaded.unload()
                 self._loaded = None
-        judgement = self._put_back(judgement)
+        judgement = self._put_back(judgement, self._state.names if inspected else ())
         if not judgement.replace:
             self._device.tidy()
         why = "" if self._uncaptured is None else str(self._uncaptured)
@@ -208,9 +209,9 @@ class Judge:
         if stuck:
             raise ProcessChangedError(changed(stuck))
 
-    def _put_back(self, judgement: Judgement) -> Judgement:
-        """End the turn: restore the process's settings, or have it replaced."""
-        stuck = self._state.put_back()
+    def _put_back(self, judgement: Judgement, done: Collection[str]) -> Judgement:
+        """End the turn: restore the process's settings, or have it replaced. Some of it may be done."""
+        stuck = self._state.put_back(but=done)
         self._state.put_back_imports([self._ahead[1].path] if self._ahead and self._ahead[1].path else [])
         if stuck and not judgement.status.is_failure:
             return replace(judgement, status=Status.PROCESS_CHANGED, message=changed(stuck), replace=True)
@@ -241,6 +242,7 @@ class Judge:
             self._load_ahead(ahead, then=Phase(PhaseKind.LOAD, ahead.variant.key))
             if self._ahead is not None:
                 self._call_first(ahead, self._ahead[1])
+        self._state.put_back_names()  # here, while the device works: it takes a millisecond
         self._send("phase", Phase(PhaseKind.INSPECT, job.variant.key))
         if not memory.all_true([part for parts in found.values() for part in parts]):
             where = ", ".join(uuid for uuid, parts in found.items() if not memory.all_true(parts))

@@ -56,9 +56,15 @@ class ProcessState:
         """The parts in which candidates differ from each other or from the evaluator."""
         return [n for n in self._own if any(values[n] != self._base[n] for values in several)]
 
-    def put_back(self) -> list[str]:
-        """Make everything what it was; the names of what cannot be."""
-        return self._write(self._base)
+    def put_back(self, but: Iterable[str] = ()) -> list[str]:
+        """Make everything what it was, but for some parts; the names of what cannot be."""
+        left = dict.fromkeys(but)
+        return self._write({name: value for name, value in self._base.items() if name not in left})
+
+    @property
+    def names(self) -> Collection[str]:
+        """The parts that :meth:`put_back_names` gives back."""
+        return self._names.keys()
 
     def put_back_names(self) -> str | None:
         """Give everybody's names back what they were. Returns one that a candidate had taken or made None, if there
