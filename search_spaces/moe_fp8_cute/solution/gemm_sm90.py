@@ -212,8 +212,6 @@ class GroupedGemm:
         self.producer.wait(alone)
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
-        if cutlass.const_expr(p.copies):
-            self.producer.row_copy.first(operands)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
         main = self._main_loop(p.tile_t if p.swap else p.sub_w, warp // 4, lanes, sW, sX, sS, full, empty)
@@ -225,6 +223,10 @@ class GroupedGemm:
         height = self.table.height(operands.counts)
         rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
         tile = cute.arch.block_idx()[0] // p.cluster
+        if cutlass.const_expr(p.copies):
+            if total > 0:
+                last = cutlass.min(total, p.ctas // p.cluster) - 1
+                self.producer.row_copy.first(operands, self.table.find(cum, last)[0])
         stage, phase, done = Int32(0), Int32(0), Int32(0)
         expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
         self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)

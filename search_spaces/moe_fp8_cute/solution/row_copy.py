@@ -22,10 +22,11 @@ PIECES = 7
 class RowCopy:
     """Copies the token rows of a launch's own tiles, in the order in which experts and their token tiles lie.
 
-    Warps claim rows one by one by an atomic counter, so nobody depends on a CTA that has not started. At its start
-    every consumer warp copies one row, together the rows of the first tiles; one producer warp per CTA copies the
-    others. A tile's counter says how many of its rows are there; the row warp waits for all of them before its first
-    TMA. The counters are zeroed by the routing kernel.
+    Warps claim rows one by one by an atomic counter, so nobody depends on a CTA that has not started. Before its first
+    tile every consumer warp copies rows until all those of the first tiles of all CTAs are claimed: one each where an
+    expert has few token tiles, more where many are multiplied with the same weights. One producer warp per CTA copies
+    the others. A tile's counter says how many of its rows are there; the row warp waits for all of them before its
+    first TMA. The counters are zeroed by the routing kernel.
 
     Source: dispatch warps that pull rows beside the MMA are DeepGEMM's (Mega MoE); claims and counters are ours.
     """
@@ -36,11 +37,16 @@ class RowCopy:
         self.tiles = TileTable(replace(plan, order="weights", tile_w=plan.n, multicast="none", split_k=1))
 
     @cute.jit
-    def first(self, operands: Operands):
-        """Copy one row; every consumer warp does."""
+    def first(self, operands: Operands, expert: Int32):
+        """Copy rows of the experts up to ``expert``, one by one, until all are claimed; every consumer warp does."""
+        p = self.plan
         cum = cute.make_rmem_tensor((self.tiles.chunks,), Int32)
-        total = self.tiles.load(operands.counts, cum) * self.plan.tile_t
-        if total > 0:
+        total = self.tiles.load(operands.counts, cum) * p.tile_t
+        wanted = cutlass.min(self.tiles.upto(cum, expert) * p.tile_t, total)
+        # While this warp copies a row, each of the others takes one.
+        others = 4 * p.groups * p.ctas
+        item = Int32(0) - others
+        while item + others < wanted:
             item = self.claim(operands.ready)
             if item < total:
                 self.copy(operands, cum, item, FIRST_PIECES)
