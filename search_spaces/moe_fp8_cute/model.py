@@ -22,6 +22,10 @@ ROUTING_US_PER_TOKEN = 1.25e-3
 GRID_BARRIER_US = 1.0
 """Above 128 tokens routing counts through a grid barrier instead of a cluster (H200, docs/kernels.md)."""
 
+FIRST_ROWS_US = 12.0
+"""Until the rows of the first tiles are there that GEMM 1 permutes itself: at 2,048 tokens it takes 2 to 7 us longer
+than with a permute kernel of 8 (H200, docs/results/prefill.md)."""
+
 
 def predict(
     config: Mapping[str, Any],
@@ -105,6 +109,8 @@ def _kernels(
     if config["gather"] in ("kernel", "many"):
         above = config["split_rows"] if config["gather"] == "many" else 0
         out.append(mover("permute", sum(count for count in rows if count > above) * hidden * 2))
+    if config["gather"] == "beside":
+        out.append(KernelPrediction("first rows", FIRST_ROWS_US, {"dependent steps": FIRST_ROWS_US}))
     cleared = tokens * hidden * 2 if combine == "atomic_bf16" else 0
     for name, plan in _launches(tuple(config.items()), tuple(sizes.items())):
         one = gemm(name, plan, rows, hw, k, cleared if name == "moe_gemm_1" else 0)

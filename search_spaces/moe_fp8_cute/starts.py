@@ -1,7 +1,7 @@
 """Configs that a sweep should try early: on Hopper the fastest that were measured on H100s and H200s at some size.
 
-Source: docs/results/h100-moe.md, gpu-sweep.md, and routing.md for the newest ones. They are only starts: another card,
-definition or routing has other winners.
+Source: docs/results/h100-moe.md, gpu-sweep.md, routing.md, and prefill.md for the newest ones. They are only starts:
+another card, definition or routing has other winners.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _NARROW: dict[str, Any] = {
 }
 _PERMUTED: dict[str, Any] = {"gather": "many"}
 """Rows of experts with many rows come by TMA from a permuted copy."""
+_BESIDE: dict[str, Any] = {"gather": "beside", "clear": "along"}
+"""GEMM 1 makes that copy and clears the output, both while it multiplies."""
 
 
 def _small(tiles: int, tile_t: int) -> dict[str, Any]:
@@ -76,7 +78,8 @@ HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (1025, None, _SHARED_WEIGHTS),
     (1025, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
     (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
-    (4097, None, {**_SHARED_WEIGHTS, "gather": "beside", "clear": "along"}),
+    (2049, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_BESIDE}),
+    (4097, None, {**_SHARED_WEIGHTS, **_BESIDE}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
 
