@@ -229,7 +229,6 @@ HOPPER = [
     }),
     *_on("sm_90a", "beside", "moe_gemm_1", {
         "rows are read before they are copied": rewrite(begins("ld", "acquire"), _counted_in_full),
-        "a copied row is counted twice": alter(begins("red", "release"), (1,), "add.s32", "1"),
         "rows are copied to the next row": alter(begins("st", "global", "v4", lacks=("cs",)), (0, 1), "add.s64", "512"),
         "scales come from the next token": alter(begins("ld", "global", "b32"), (1, 1), "add.s64", "4"),
         "a piece of every lane is not cleared": without(begins("st", "global", "cs"), 0),

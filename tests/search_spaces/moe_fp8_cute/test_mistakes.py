@@ -26,7 +26,7 @@ SAMPLE = [
     "swizzle of A is that of 64 bytes", "two registers of a load are exchanged", "loads are not waited for",
     "weights of the next expert", "no proxy fence before the MMA", "a multicast reaches its first CTA alone",
     "sums are read one group early", "the second launch ends before the first",
-    "rows are read before they are copied", "a copied row is counted twice", "a piece of every lane is not cleared",
+    "rows are read before they are copied", "a piece of every lane is not cleared",
 ]  # fmt: skip
 """Those of the default run; the others are slow together."""
 
