@@ -235,7 +235,7 @@ def _register(store: Store, plan: SweepPlan, runner: Any, uuids: dict[str, tuple
             definition_id=definition_id,
             space_id=store.catalog.register_space(plan.space.name, plan.space.target, plan.space.fingerprint),
             environment_id=store.catalog.register_environment(runner.environment()),
-            max_trials=int(plan.max_trials),
+            max_trials=int(plan.settings.max_trials),
             host=socket.gethostname(),
         )
     )

@@ -83,7 +83,7 @@ class Search:
             raise ValueError(f"unknown sampler {sampler!r}; allowed are {', '.join(_SAMPLERS)}")
         import optuna
 
-        from tuner.search.storage import PackedStorage
+        from tuner.search.storage import CompactStorage
 
         self.space = space
         self._rng = random.Random(seed)
@@ -99,7 +99,7 @@ class Search:
         self._suggested = {self._encoding.point(c) for c in warm_start if c in of_the_relative and self._usable(c)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study: optuna.Study = optuna.create_study(
-            storage=PackedStorage(), sampler=self._sampler, direction="minimize"
+            storage=CompactStorage(), sampler=self._sampler, direction="minimize"
         )
         """Optuna's study of all trials, including those in flight; failed ones have the state FAIL. It guides the
         search: the sampler is asked and told through it, and learns observed trials from it."""
