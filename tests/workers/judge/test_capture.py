@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from workers.devices import targets
+from search_spaces import targets
 from workers.judge.evaluator import VariantEvaluator
 from workers.records import AUTO, ComparisonJob, Deadlines, Method, Status
 
