@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_physics.fit import GPU, KERNELS, SIZES, fit, fitted_to
-from benchmarks.search_physics.live import live
+from benchmarks.search_physics.live import again, live
 from benchmarks.search_physics.page import RANDOM, page
 from benchmarks.search_physics.recorded import read
 from benchmarks.search_physics.replay import COUNTS, replay
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs=2,
         help="databases of a sweep without starts, and of one with them beside its winners",
     )
+    parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
     parser.add_argument("--seeds", type=int, default=10, help="replays of each kind in each regime")
     parser.add_argument("--fit", action="store_true", help="fit the constants again and print them; nothing is written")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps[:FITTED_TO])
     if options.live:
         document["live"] = live(*options.live)
+    if options.live and options.again:
+        document["live"]["again"] = again(options.again)
     document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
     document = {**_headline(document), "seeds": options.seeds, **document}
     (options.out / "search-physics.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -40,6 +40,11 @@ def live(without: Path, with_starts: Path) -> dict[str, Any]:
     }
 
 
+def again(path: Path) -> dict[str, Any]:
+    """What a later sweep without starts took, which need not have come to its end."""
+    return _sweep(path)
+
+
 def _summary(path: Path) -> dict[str, Any]:
     with opened(path) as database:
         found: dict[str, Any] = json.loads(database.execute("select summary from sweep").fetchone()[0])
@@ -56,7 +61,7 @@ def _sweep(path: Path) -> dict[str, Any]:
             "select started_at, finished_at, budget_s, max_trials from sweep"
         ).fetchone()
     first, last = times[0][0], times[-1][1]
-    usage = _summary(path)["evaluator"]["search"]
+    usage = _summary(path).get("evaluator", {}).get("search", {})  # none of a sweep that was interrupted
     middle = first + 60
     later = [end for _, end, _ in times if end > middle]
     return {
@@ -67,7 +72,7 @@ def _sweep(path: Path) -> dict[str, Any]:
         "trials_after_s": {str(s): sum(end - first <= s for _, end, _ in times) for s in SECONDS},
         "sweep_s": ended - began,
         "search_s": last - first,
-        "gpu_busy_search": usage["gpu_busy_share"],
+        "gpu_busy_search": usage.get("gpu_busy_share"),
         "longest_builds_s": builds[-LONGEST:][len(builds[-LONGEST:]) // 2],
         "builds_s": builds[len(builds) // 2],
         "trials_a_second_after_60_s": len(later) / (last - middle),

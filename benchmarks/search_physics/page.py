@@ -156,6 +156,16 @@ def _live(document: dict[str, Any]) -> list[str]:
         f"|---|{'---|' * len(done)}",
         f"| trials | {' | '.join(map(str, done.values()))} |",
     ]
+    if (later := found.get("again")) is not None:
+        lines += [
+            f"| trials, 2026-11-30 at dff8d26 | {' | '.join(map(str, later['trials_after_s'].values()))} |",
+            "",
+            f"The last line is of another sweep without starts ({later['trials']} trials in {later['search_s']:.0f} s, "
+            "then interrupted): its 15 longest",
+            f"builds took {later['longest_builds_s']:.1f} s, median, all builds {later['builds_s']:.1f} s. At that "
+            f"rate 240 trials take {240 * later['search_s'] / later['trials']:.0f} s (wanted: 75).",
+            "They are compiled whole: of its 200 variants 106 have another first GEMM and 145 another second one.",
+        ]
     lines += [
         "",
         f"Without starts the winners are {100 * found['rel_without_starts']:.1f} % [{low}, {high}] slower (wanted:",

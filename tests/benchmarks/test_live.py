@@ -6,7 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
-from benchmarks.search_physics.live import live
+from benchmarks.search_physics.live import again, live
 
 SUMMARY = {"evaluator": {"search": {"gpu_busy_share": 0.5}}}
 
@@ -42,3 +42,9 @@ def test_progress_is_counted_in_the_database(tmp_path):
     assert (first["search_s"], first["sweep_s"], first["starts"], found["with_starts"]["starts"]) == (100, 210, 0, 2)
     assert [(r["tokens"], r["ratio"]) for r in found["side_by_side"]] == [(7, 1.25), (57, 1.25)]
     assert (found["rel_without_starts"], found["rel_interval"], found["rel_worst"]) == (1.0, [0.25, 1.5], 0.25)
+
+
+def test_an_interrupted_sweep_says_what_its_database_has(tmp_path):
+    """It has no summary, which was a KeyError."""
+    found = again(database(tmp_path / "c.db", {}, [20, 30, 100], "search"))
+    assert (found["trials"], found["search_s"], found["gpu_busy_search"]) == (3, 100, None)
