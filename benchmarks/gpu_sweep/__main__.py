@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.gpu_sweep import jobs, publish, stages, stock_run
 from benchmarks.gpu_sweep.campaign import Campaign, parse
 from benchmarks.gpu_sweep.context import MAIN, Context
-from workers.fib.official_run import Effort
+from workers.fib.official_run import StockEffort
 
 STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "setup": lambda c, a: stages.setup(c),
@@ -37,8 +37,8 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "baselines": lambda c, a: stages.baselines(c, a.rounds),
     "throughput": lambda c, a: jobs.throughput(c, 1, 1, a.builders),
     "eager": lambda c, a: jobs.throughput(c, 1, 1, a.builders, "eager"),
-    "stock": lambda c, a: stock_run.run(c, Effort()),
-    "again": lambda c, a: stock_run.again(c, Effort()),
+    "stock": lambda c, a: stock_run.run(c, StockEffort()),
+    "again": lambda c, a: stock_run.again(c, StockEffort()),
     "scaling": lambda c, a: jobs.scaling(c, a.builders),
     "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),
 }

@@ -22,7 +22,7 @@ from workers.devices.libraries import imported_names
 from workers.fib import adapter as fib
 from workers.fib import official_run as stock
 from workers.fib.dataset import Document
-from workers.fib.official_run import Effort, StockJob, StockRun
+from workers.fib.official_run import StockEffort, StockJob, StockRun
 from workers.judge.outputs.rules import for_official_run, rules_for
 from workers.records import Variant
 
@@ -53,7 +53,7 @@ def parts(context: Context) -> list[tuple[str, ...]]:
     return [p for p in (first, rest) if p]
 
 
-def run(context: Context, effort: Effort) -> dict[str, Any]:
+def run(context: Context, effort: StockEffort) -> dict[str, Any]:
     """``flashinfer-bench run`` on all workloads, in two calls; the second is left out if the time will not do.
 
     It finds the Solutions compiled, see :func:`_place_compiled`.
@@ -87,7 +87,7 @@ def run(context: Context, effort: Effort) -> dict[str, Any]:
     return result
 
 
-def again(context: Context, effort: Effort) -> dict[str, Any]:
+def again(context: Context, effort: StockEffort) -> dict[str, Any]:
     """More runs of what ``stock`` had in another order than ``eager``: does it have that order every time?
 
     Only the pairs in question, on the workloads with the largest differences.
@@ -112,7 +112,7 @@ def again(context: Context, effort: Effort) -> dict[str, Any]:
 
 
 def _call(
-    context: Context, documents: list[Document], uuids: tuple[str, ...], number: int, left_s: float, effort: Effort
+    context: Context, documents: list[Document], uuids: tuple[str, ...], number: int, left_s: float, effort: StockEffort
 ) -> StockRun:
     folder = context.work / f"stock-{number}"
     shutil.rmtree(folder, ignore_errors=True)
