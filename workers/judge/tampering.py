@@ -29,7 +29,10 @@ _OPERATORS = (
 )
 """Special methods of tensors, by which comparisons compute."""
 
-_OURS = ("workers.judge", "workers.devices", "workers.fib.adapter", "workers.records", "workers.sandbox")
+_OURS = (
+    "workers.judge", "workers.devices", "workers.fib.adapter", "workers.records", "workers.sandbox",
+    "search_spaces.targets",
+)  # fmt: skip
 """Modules of the evaluator, and packages of them. All of their names are watched, those of their classes, what their
 functions do, and their tables."""
 
@@ -117,7 +120,9 @@ def _functions(value: Any) -> list[FunctionType]:
         return [part for part in (value.fget, value.fset) if isinstance(part, FunctionType)]
     value = getattr(value, "__func__", value)
     found = [value, getattr(value, "__wrapped__", None)]
-    return [part for part in found if isinstance(part, FunctionType) and part.__module__.startswith("workers.")]
+    return [
+        part for part in found if isinstance(part, FunctionType) and part.__module__.startswith(("workers.", *_OURS))
+    ]
 
 
 def _names(code: CodeType) -> set[str]:

@@ -118,6 +118,8 @@ PATCHES = {
     "its defaults": "import workers.judge.outputs.check as c; c.Verdict.__init__.__defaults__ = ()",
     "the table of rules": "import workers.judge.outputs.matching as m; m._BY_KIND.update(dict.fromkeys(m._BY_KIND))",
     "the judge's own method": "import workers.judge.judge as j; j.Judge._measure = lambda *a, **k: (None, None)",
+    "what a target is": "import search_spaces.targets as t; t.is_cuda.__code__ = (lambda name: False).__code__",
+    "the table of targets": "import search_spaces.targets as t; t.target_named = lambda name: t.TARGETS[0]",
     "the clock's name": "import workers.devices.cpu as c; c.time = type('Time', (), {'perf_counter_ns': lambda: 0})",
     "the moment that cannot be known": "import random; random.SystemRandom.random = lambda self: 0.9",
     "who looks for this": "import workers.judge.tampering as t; t._look.__code__ = (lambda *a: None).__code__",
