@@ -36,6 +36,12 @@ HEADER_FILE = "config.h"
 HEADER_LANGUAGES = ("cpp", "cuda")
 """Languages whose Solutions get a header beside ``config.py``."""
 
+MOST_SIZES = 1 << 19
+"""Sizes at which constraints are asked about one config, which takes 2 s."""
+
+MOST_RANGES = 256
+"""Ranges of sizes that are kept for one config."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -144,19 +150,27 @@ class SearchSpace:
         except SpaceError as error:
             raise SpaceError(f"{error} (at {self.size_axis} {min(sizes)} to {max(sizes)})") from error
 
-    def unfit_sizes(self, config: Mapping[str, Any], low: int, high: int) -> Iterator[tuple[int, int]]:
-        """Ranges of the size axis within ``low`` to ``high``, ends included, where a constraint forbids the config."""
+    def unfit_sizes(self, config: Mapping[str, Any], low: int, high: int) -> list[tuple[int, int]] | None:
+        """Ranges of the size axis within ``low`` to ``high``, ends included, where a constraint forbids the config.
+
+        None where that takes too long to find out, or there are too many: above ``MOST_SIZES`` and ``MOST_RANGES``.
+        """
         sized = [c for c in self.constraints if c.at(self.size_axis, [1]) is not c]
-        first = None
-        for size in range(low, high + 1) if sized else ():
-            fits = all(c.admits_at(config, self.size_axis, size) for c in sized)
-            if not fits and first is None:
-                first = size
-            elif fits and first is not None:
-                yield first, size - 1
-                first = None
-        if first is not None:
-            yield first, high
+        if not sized:
+            return []
+        if high - low >= MOST_SIZES:
+            return None
+        found: list[tuple[int, int]] = []
+        for size in range(low, high + 1):
+            if all(c.admits_at(config, self.size_axis, size) for c in sized):
+                continue
+            if found and found[-1][1] == size - 1:
+                found[-1] = (found[-1][0], size)
+            elif len(found) == MOST_RANGES:
+                return None
+            else:
+                found.append((size, size))
+        return found
 
     @property
     def default_table(self) -> list[tuple[int | None, Config]]:

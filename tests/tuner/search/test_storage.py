@@ -54,3 +54,11 @@ def test_trials_of_an_earlier_process_share_what_they_have_in_common():
     tracemalloc.stop()
     assert held / 200 < 1000
     assert study.get_trials(deepcopy=False)[-1].params == dict.fromkeys(distributions, 16)
+
+
+def test_the_last_of_a_hundred_thousand_choices_is_kept():
+    """Positions take 16 bits where that is enough; it would end the sweep where it is not."""
+    study = optuna.create_study(storage=CompactStorage())
+    distributions = {"p": CategoricalDistribution(range(100_000))}
+    study.add_trial(optuna.trial.create_trial(params={"p": 99_999}, distributions=distributions, value=1.0))
+    assert study.best_params == {"p": 99_999}

@@ -19,9 +19,6 @@ from tuner.sweeps.regimes import NEAREST_LIMIT, Regime
 from workers.judge.timing.interval import MedianInterval, median_interval
 from workers.records import Environment, Measurement
 
-MOST_RANGES = 256
-"""Of sizes that are kept for a winner."""
-
 
 def overall(measured: Mapping[str, Measurement], weights: Mapping[str, float] | None = None) -> MedianInterval:
     """Median and interval, in microseconds, of the per-round weighted geometric mean over workloads of paired
@@ -80,10 +77,11 @@ def with_unfit_sizes(winner: WinnerRecord, space: SearchSpace, sizes: Mapping[st
         return winner
     low = min(math.ceil(min(own) / NEAREST_LIMIT), winner.min_size or 0)
     high = max(math.floor(max(own) * NEAREST_LIMIT), winner.max_size or 0)
-    unfit: list[tuple[int, int | None]] = [*space.unfit_sizes(winner.config, low, high)]
-    if len(unfit) > MOST_RANGES:  # such as all that are not divisible by 16: then what was measured is what is known
+    found = space.unfit_sizes(winner.config, low, high)
+    if found is None:  # such as all that are not divisible by 16: only those that were measured are known to fit
         ends = [low - 1, *sorted(set(own)), high + 1]
-        unfit = [(a + 1, b - 1) for a, b in itertools.pairwise(ends) if a + 1 < b]
+        found = [(a + 1, b - 1) for a, b in itertools.pairwise(ends) if a + 1 < b]
+    unfit: list[tuple[int, int | None]] = [*found]
     if unfit and unfit[-1][1] == high:
         unfit[-1] = (unfit[-1][0], None)
     return replace(winner, unfit_sizes=tuple(unfit))
