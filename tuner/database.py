@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from db.engine import make_engine, parse_url
 from db.errors import NoDatabase
 from db.store import Store
 from tuner.settings import load
@@ -14,7 +15,7 @@ def open_to_read(db: str | None) -> Store:
     and missing is a mistake.
 
     Raises:
-        StoreError: It is named and missing, or cannot be used.
+        StoreError: It is named and missing, or cannot be used, or there is no place for the default one.
     """
     url = load({"db": db}).db
     try:
@@ -22,4 +23,5 @@ def open_to_read(db: str | None) -> Store:
     except NoDatabase:
         if db is not None:
             raise
+        make_engine(parse_url(url), create=True).dispose()  # makes no file, but says where there could be none
         return Store.open("sqlite://")
