@@ -328,7 +328,7 @@ class Judge:
 
         hooks: dict[str, Callable[[], None]] = {}
         if self._device.runs_ahead and following is not None and job.check and not candidate.compiles_late:
-            hooks["behind"] = lambda: self._verdicts.check_ahead(candidate, following)
+            hooks["then"] = lambda: self._verdicts.check_ahead(candidate, following)
         if self._device.runs_ahead and following is None and ahead is not None:
             hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=measuring)
         try:
@@ -363,10 +363,11 @@ class Judge:
         candidate: Candidate,
         resident: Resident,
         job: EvaluationJob,
-        behind: Callable[[], None] | None = None,
+        then: Callable[[], None] | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[timer.Timing, Verdict]:
-        """Time the candidate, and verify one run."""
+        """Time the candidate, and verify one run. ``then`` is done after the last sample, before the verdict is waited
+        for."""
         timer.check_mode(job.method, self._device)
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
         prepared = self._device.prepare(run, job.method.mode)
@@ -377,16 +378,15 @@ class Judge:
                 look.take()
             look.before_sample()
 
-        def after_samples() -> None:
-            look.at_the_end()
-            if behind is not None:
-                behind()
-
         limit = job.stop_above_us.get(resident.uuid)
         drift = self._drift.conditions()
         try:
-            timing = timer.measure(prepared, job.method, self._device, limit, before_sample, after_samples, meanwhile)
+            timing = timer.measure(prepared, job.method, self._device, limit, before_sample, look.at_the_end, meanwhile)
             timing = replace(timing, conditions={**timing.conditions, **drift})
+            # Not behind queued samples, which may be followed by more: a graph reads what a candidate keeps from its
+            # calls, and a call on another workload may make that anew.
+            if then is not None:
+                then()
             return timing, look.verdict()
         finally:
             resident.others.undo()

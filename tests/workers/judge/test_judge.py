@@ -24,6 +24,28 @@ def judge_here(bench, tmp_path, monkeypatch):
     return judge
 
 
+NOISY = Method("cuda_graph", 0.0, min_samples=10, max_samples=30, target_rel_ci=0.0, cold_cache=False)
+
+
+@pytest.fixture
+def judged_noisy(bench, make, order, tmp_path, monkeypatch):
+    """Judge a source where ten samples of a graph are queued, and are never enough; after 25, one on other values."""
+    monkeypatch.setattr(HostDevice, "runs_ahead", True)
+    monkeypatch.setattr(HostDevice, "modes", ("cuda_graph",))
+    monkeypatch.setattr(verified_run, "_moment", lambda _: 25)
+    judge = Judge(lambda *_: None, bench.problem, "cpu", str(tmp_path))
+    for uuid in bench.workloads:
+        judge.prepare(uuid)
+
+    def run(source, workloads):
+        variant = make(source, key=f"noisy{hash(source)}")
+        built = bench.builder.build(variant)
+        job = order(variant, built, workloads, method=NOISY)
+        return judge.judge(job, bench.evaluator.stage(variant.built(built.artifact)))
+
+    return run
+
+
 @pytest.fixture
 def judged(bench, make, order, judge_here, monkeypatch):
     """Judge a source with another one ahead, in this process: the judgement and everything that was sent."""
@@ -68,23 +90,31 @@ def run(x, y, out):
 """
 
 
-def test_a_run_on_other_values_comes_at_its_moment_also_after_one_behind_the_first_samples(
-    bench, make, order, tmp_path, monkeypatch
-):
+def test_a_run_on_other_values_comes_at_its_moment_also_after_one_behind_the_first_samples(bench, judged_noisy):
     """Who is honest for the first samples, and noisy, would get many more in which to be fast and wrong."""
-    monkeypatch.setattr(HostDevice, "runs_ahead", True)
-    monkeypatch.setattr(HostDevice, "modes", ("cuda_graph",))
-    monkeypatch.setattr(verified_run, "_moment", lambda _: 25)
-    judge = Judge(lambda *_: None, bench.problem, "cpu", str(tmp_path))
-    judge.prepare(bench.workloads[0])
-    method = Method("cuda_graph", 0.0, min_samples=10, max_samples=30, target_rel_ci=0.0, cold_cache=False)
-    found = {}
-    for honest in (20, 1000):
-        variant = make(STALE_LATER.replace("HONEST", str(honest)), key=f"honest for {honest} calls")
-        built = bench.builder.build(variant)
-        job = order(variant, built, bench.workloads[:1], method=method)
-        found[honest] = judge.judge(job, bench.evaluator.stage(variant.built(built.artifact))).status
+    sources = {honest: STALE_LATER.replace("HONEST", str(honest)) for honest in (20, 1000)}
+    found = {honest: judged_noisy(source, bench.workloads[:1]).status for honest, source in sources.items()}
     assert found == {20: Status.NOT_REPEATABLE, 1000: Status.PASSED}
+
+
+KEPT = """
+import torch
+
+kept = {}
+
+
+def run(x, y, out):
+    kept.setdefault(x.shape[0], len(kept))
+    if kept[x.shape[0]] != len(kept) - 1:
+        raise ValueError("a graph would read what is no longer there")
+    torch.add(y, x, alpha=2, out=out)
+"""
+
+
+def test_no_sample_follows_a_run_on_the_next_workload(bench, judged_noisy):
+    """A workspace that grew was freed, or a table in it was written anew, under a graph that was replayed again."""
+    judgement = judged_noisy(KEPT, bench.workloads)
+    assert judgement.status is Status.PASSED, judgement.message
 
 
 def test_check_of_the_following_workload_is_begun_and_judges_it(judged, bench):
