@@ -76,6 +76,8 @@ class ProcessState:
                 owner = place.get("__name__") or place.get("__module__")
                 for name in names:
                     now = place.get(name, names)
+                    if now is names[name]:
+                        continue  # None in sys.modules stands for a module that cannot be imported
                     if taken is None and (now is None or (now is names and owner)):
                         taken = f"{owner}.{name}" if owner else name
             if found:
