@@ -464,7 +464,10 @@ class Judge:
                 comparer.on(uuid, candidates, job.seed + index)
                 self._usage.update(self._device.usage())
         except Exception as error:
-            if (part := self._taken(replaced)) is not None:
+            part = self._taken(replaced)
+            if isinstance(error, TamperedError):  # it says which part
+                raise
+            if part is not None:
                 raise TamperedError(f"{tampered(part)}\n{raised(error)}") from error
             if isinstance(error, (CaptureError, DeviceLostError, ProcessChangedError)) or self._device.is_healthy():
                 raise

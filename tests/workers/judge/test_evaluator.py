@@ -291,6 +291,19 @@ def test_comparison_blames_the_one_that_broke_the_evaluator(bench, make, body):
     assert_good_passes(bench, make)
 
 
+def test_a_comparison_names_what_was_replaced_at_import_once(bench, make):
+    """The same sentence stood twice at the head of the message, with the traceback of each."""
+    cheats = "import sys\nif 'workers.judge.judge' in sys.modules: sys.modules['workers.judge.judge'].timer = None\n"
+    variants = [make(key="a"), make(cheats + passing("good(x, y, out)"), key="cheats")]
+    built = tuple(v.built(bench.builder.build(v).artifact) for v in variants)
+    first, second = bench.evaluator.compare(ComparisonJob(built, bench.workloads, QUICK, rounds=3)).evaluations
+    assert (first.status, second.status) == (Status.PASSED, Status.TAMPERED)
+    lines = second.message.splitlines()
+    assert "workers.judge.judge.timer" in lines[0]
+    assert lines[0] != lines[1]
+    assert second.message.count("Traceback") == 1
+
+
 def test_an_error_of_one_that_wrapped_a_function_of_pythons_library_is_its_error(bench, make):
     """Libraries do that as they are imported; it is not what the comparison failed by."""
     body = "import json\njson.dumps = lambda *_: ''\nraise ValueError('no luck')"
