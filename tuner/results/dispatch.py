@@ -95,5 +95,7 @@ def _turning_points(winners: Sequence[WinnerRecord]) -> Iterator[int]:
         yield from (end for end in ends if end is not None and end >= 0)
     for size in sizes:
         yield from (end for end in (math.ceil(size / NEAREST_LIMIT) - 1, math.floor(size * NEAREST_LIMIT)) if end >= 0)
-    for small, large in itertools.pairwise(sizes):
+    # Between neighbours; where a nearer one must not be used, between any two.
+    pairs = itertools.combinations(sizes, 2) if any(w.unfit_sizes for w in winners) else itertools.pairwise(sizes)
+    for small, large in pairs:
         yield math.isqrt(small * large)

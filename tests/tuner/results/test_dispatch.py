@@ -163,6 +163,16 @@ def test_sizes_within_a_regime_at_which_its_winner_must_not_be_used_have_none():
     assert dispatch_table([hole], TODAY) == [(2, {"tile": 1}), (4, DEFAULT), (32, {"tile": 1}), (None, DEFAULT)]
 
 
+def test_where_the_nearest_winner_must_not_be_used_the_next_ones_share_its_sizes():
+    """Half way was looked for between neighbours alone: the table took the last config already from 16 up."""
+    between = replace(winner(2, 9, 40, 30), unfit_sizes=((9, 29), (31, 40)))
+    winners = [winner(1, 0, 8, 6), between, winner(3, 41, None, 64)]
+    first, second, third = ({"tile": tile} for tile in (1, 2, 3))
+    wanted = [(19, first), (29, third), (30, second), (256, third), (None, DEFAULT)]
+    assert dispatch_table(winners, TODAY) == wanted
+    assert [choose(winners, size).config for size in (19, 20, 30, 31)] == [first, third, second, third]
+
+
 def test_a_config_that_fits_every_16th_size_is_known_to_fit_where_it_was_measured(tmp_path):
     rule = {"expression": "step == 1 or sizes.n % 16 == 0", "reason": "whole tiles"}
     folder = toy.kernel(tmp_path, size="x.shape[0]", size_axis="n", constraints=[rule])
