@@ -88,7 +88,8 @@ def stage(problem: Problem, solutions: Sequence[Document], folder: Path) -> None
         if not Path(path).is_absolute():
             link = folder / path
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to((Path(problem.root) / path).resolve())
+            if not link.is_symlink():  # workloads may write one path in two ways
+                link.symlink_to((Path(problem.root) / path).resolve())
     for solution in solutions:
         _write(folder / "solutions" / op_type / name / f"{solution['name']}.json", json.dumps(solution))
 

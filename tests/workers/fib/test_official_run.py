@@ -58,6 +58,16 @@ def test_a_staged_folder_is_a_dataset_with_its_blobs(problem, tmp_path):
             assert (tmp_path / spec["path"]).read_bytes() == (Path(problem.root) / spec["path"]).read_bytes()
 
 
+def test_a_file_that_two_workloads_write_in_two_ways_is_staged_once(problem, tmp_path):
+    """``x.safetensors`` and ``./x.safetensors``: the second link ended an export at its last step."""
+    (workload,) = problem.workloads
+    other = {name: {**s, "path": f"./{s['path']}"} if "path" in s else s for name, s in workload["inputs"].items()}
+    assert other != workload["inputs"]
+    twice = replace(problem, workloads=(workload, {**workload, "uuid": "again", "inputs": other}))
+    stock.stage(twice, [], tmp_path)
+    assert all((tmp_path / spec["path"]).is_file() for spec in other.values() if "path" in spec)
+
+
 def test_the_command_names_the_rule_that_our_workers_judge_by(problem, tmp_path):
     rule = for_official_run((Rule("output", Kind.CLOSE, LOW_BIT, "low-bit MoE"),), scale=2000.0)
     words = stock.command(tmp_path, problem.name, ["a", "b"], rule, StockEffort(3, 20, 2))
