@@ -27,7 +27,10 @@ from .shared import INSIDE, RANK_SHIFT, Barrier, Cta
 from .warp import Warp
 
 TURNS = 400_000
-"""Number of scheduler turns after which a run counts as endless."""
+"""Scheduler turns without a change (an arrival, an atomic, a warp's end) after which a run counts as endless."""
+
+MOST_TURNS = 25 * TURNS
+"""Turns after which it does in any case. A GEMM at public sizes takes more than TURNS a cluster."""
 
 
 @dataclass(frozen=True)
@@ -257,13 +260,17 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
 def _run(clusters: list[CtaCluster], seed: int) -> None:
     chance = random.Random(seed)
     left = list(clusters)
-    for _ in range(TURNS):
+    quiet = 0
+    for _ in range(MOST_TURNS):
         if not left:
             return
         cluster = left[chance.randrange(len(left))]
+        before = cluster.version
         if cluster.turn():
-            continue
-        if cluster.is_done:
+            quiet = quiet + 1 if cluster.version == before else 0
+            if quiet > TURNS:
+                break
+        elif cluster.is_done:
             cluster.finish()
             left.remove(cluster)
         else:
