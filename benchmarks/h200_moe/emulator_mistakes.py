@@ -38,7 +38,7 @@ class SourceMistake:
 
 PERMUTED = {"gather": "kernel"}
 ADDED = {"combine": "atomic_bf16"}
-_WEIGHTS = "at = (None, (weight_tile, part * p.k_blocks + k, expert))"
+_WEIGHTS = "box = (None, (weight_tile, part * p.k_blocks + k, expert))"
 
 MISTAKES = (
     SourceMistake(
