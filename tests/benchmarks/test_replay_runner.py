@@ -3,24 +3,10 @@
 import pytest
 
 from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner, config_of
-from search_spaces.parameters import Parameter
+from tests.tuner.toy_recording import RECORDING
 from tuner.errors import UsageError
-from tuner.replay.recording import Recording
 from tuner.sweeps.variants import config_variant
 from workers.records import BuildResult, ComparisonJob, EvaluationJob, Method, Status, Variant
-
-RECORDING = Recording(
-    name="tiny",
-    kernel="copy",
-    gpu="some GPU",
-    parameters=(Parameter("tile", (8, 16, 32, 64)), Parameter("wide", (False, True))),
-    restrictions=(),
-    points=((0, 0), (1, 0), (2, 1), (3, 0), (3, 1)),
-    time_ms=(4.0, 2.0, None, None, None),
-    status=("ok", "ok", "compile", "incorrect", "raced"),
-    workloads=("small", "large"),
-    workload_ms={"small": (2.0, 1.0, None, 1.5, 9.0), "large": (8.0, 4.0, None, None, None)},
-)
 
 
 def variant(row):

@@ -19,7 +19,7 @@ from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge.comparison import Comparer, take_turn
 from workers.judge.first_call import FirstCalls
-from workers.judge.judgement import Judgement, Staged, blamed, with_part
+from workers.judge.judgement import Judgement, Staged, blamed, refuse_spoiler, with_part
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
@@ -203,9 +203,8 @@ class Judge:
             ProcessChangedError: It made a change that cannot be undone.
             TamperedError: It replaced a part of the evaluator.
         """
-        if loaded.tampered is not None:
-            raise TamperedError(tampered(loaded.tampered))
-        stuck = loaded.stuck or self._state.give_turn(loaded.settings or {})
+        refuse_spoiler(loaded)
+        stuck = self._state.give_turn(loaded.settings or {})
         if stuck:
             raise ProcessChangedError(changed(stuck))
 
@@ -391,14 +390,10 @@ class Judge:
         finally:
             resident.others.undo()
 
-    def _load_unstuck(self, staged: Staged) -> loader.Loaded:
-        """Load a variant; raises ProcessChangedError if it has changed its process for good, TamperedError if it has
-        replaced a part of the evaluator."""
+    def _load_unspoiled(self, staged: Staged) -> loader.Loaded:
+        """Load a variant; raises as :func:`refuse_spoiler`."""
         loaded = self._load(staged)
-        if loaded.tampered is not None:
-            raise TamperedError(tampered(loaded.tampered))
-        if loaded.stuck:
-            raise ProcessChangedError(changed(loaded.stuck))
+        refuse_spoiler(loaded)
         return loaded
 
     def _spoiled(self, status: Status, message: str) -> Judgement:
@@ -432,7 +427,7 @@ class Judge:
                 take_turn(turns, variant.key)
                 self._send("phase", Phase(PhaseKind.LOAD, variant.key))
                 if variant.key not in self._compared:
-                    self._compared[variant.key] = self._load_unstuck(staged[variant.key])
+                    self._compared[variant.key] = self._load_unspoiled(staged[variant.key])
                 loaded = self._compared[variant.key]
                 candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
                 candidates[variant.key].is_reference = self._is_reference(staged[variant.key])
@@ -440,7 +435,7 @@ class Judge:
 
             def renew(key: str) -> None:
                 self._compared[key].unload()
-                self._compared[key] = self._load_unstuck(staged[key])
+                self._compared[key] = self._load_unspoiled(staged[key])
                 candidates[key].function, candidates[key].was_called = self._compared[key].function, False
 
             comparer = Comparer(

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workers.build import loader
+from workers.errors import ProcessChangedError, TamperedError
 from workers.judge.verdicts import tampered
 from workers.records import BuiltVariant, Status
+from workers.sandbox.process_state import changed
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,16 @@ def with_part(message: str, part: str | None) -> str:
     if part is None or message.startswith(tampered(part)):
         return message
     return f"{tampered(part)}\n{message}"
+
+
+def refuse_spoiler(loaded: loader.Loaded) -> None:
+    """Refuse a variant by what it did to the process when it was loaded.
+
+    Raises:
+        TamperedError: It replaced a part of the evaluator.
+        ProcessChangedError: It made a change that cannot be undone.
+    """
+    if loaded.tampered is not None:
+        raise TamperedError(tampered(loaded.tampered))
+    if loaded.stuck:
+        raise ProcessChangedError(changed(loaded.stuck))

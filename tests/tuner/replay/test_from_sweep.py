@@ -7,30 +7,17 @@ import pytest
 from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner
 from db.records import SweepRecord, SweepState
 from db.store import Store
-from search_spaces.parameters import Parameter
 from tests.tuner import toy
+from tests.tuner.toy_recording import RECORDING
 from tuner.errors import UsageError
 from tuner.replay.from_sweep import RecordedTrial, record_sweep, recording_of_sweep, recording_of_trials
-from tuner.replay.recording import Recording, read_recording, write_recording
+from tuner.replay.recording import read_recording, write_recording
 from tuner.search.related_sweeps import prior
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.setup import resolve
 from workers.records import Method, Status
-
-RECORDING = Recording(
-    name="tiny",
-    kernel="copy",
-    gpu="some GPU",
-    parameters=(Parameter("tile", (8, 16, 32, 64)), Parameter("wide", (False, True))),
-    restrictions=(),
-    points=((0, 0), (1, 0), (2, 1), (3, 0), (3, 1)),
-    time_ms=(4.0, 2.0, None, None, None),
-    status=("ok", "ok", "compile", "incorrect", "raced"),
-    workloads=("small", "large"),
-    workload_ms={"small": (2.0, 1.0, None, 1.5, 9.0), "large": (8.0, 4.0, None, None, None)},
-)
 
 
 def sweep_on(store, recording, **settings):

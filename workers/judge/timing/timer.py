@@ -135,11 +135,11 @@ def _submitted(
     device: Device,
     count: int,
     get_ready: Callable[[], None],
-    then: Callable[[], None] | None,
+    behind: Callable[[], None] | None,
 ) -> Iterator[Sample]:
     """Some samples of one run, submitted ahead of the host.
 
-    A graph needs nothing of the host, so all are queued at once, and ``then`` what follows them. Otherwise the device
+    A graph needs nothing of the host, so all are queued at once, and ``behind`` after them. Otherwise the device
     prepares the next sample while the host handles this one, since the candidate's own launches must not run ahead.
     """
     if _is_queued(method, device):
@@ -147,8 +147,8 @@ def _submitted(
         for _ in range(count):
             get_ready()
             queued.append(device.submit(run, method.mode))
-        if then is not None:
-            then()
+        if behind is not None:
+            behind()
         yield from queued
         return
     get_ready()
