@@ -150,13 +150,13 @@ class OtherValues:
         for rows, to, old, _ in self._ready:
             rows.index_copy_(0, to, old)
         self._ready = []
-        _copy_all([change for nudges in self._nudges or () for change in nudges.undo()])
+        _add_all([change for nudges in self._nudges or () for change in nudges.undo()])
 
     def nudge(self) -> None:
         """Change small numbers in one piece of every input that may change, so that inputs differ from all before."""
         if self._nudges is None:
             self._nudges = [_Nudges(value) for value in self.inputs if _has_blocks(value) and value.is_floating_point()]
-        _copy_all([change for nudges in self._nudges for change in nudges.next()])
+        _add_all([change for nudges in self._nudges for change in nudges.next()])
 
 
 class _Blocks:
@@ -174,7 +174,10 @@ class _Blocks:
 
 
 class _Nudges:
-    """Changes small numbers in some pieces of a tensor, and changes them back."""
+    """Changes small numbers in some pieces of a tensor, and changes them back.
+
+    Differences are added to bytes and subtracted again: old values would repair what a candidate wrote there.
+    """
 
     def __init__(self, value: Any) -> None:
         import torch
@@ -188,25 +191,26 @@ class _Nudges:
         new = _with_small_ones_changed(old.view(value.dtype), rng.getrandbits(63)).view(torch.uint8)
         differing = (new != old).flatten(1).any(1).nonzero().view(-1)[:_NUDGED]
         self._places = [pieces[numbers[n]] for n in differing.tolist()]
-        self._values = list(zip(old[differing].unbind(), new[differing].unbind(), strict=True))
+        there = new[differing] - old[differing]  # bytes, modulo 256
+        self._differences = list(zip((-there).unbind(), there.unbind(), strict=True))
         self._there: set[int] = set()
         self._wanted: set[int] = set()
         self._step = 0
 
     def next(self) -> list[tuple[Any, Any]]:
-        """Places and values such that one piece differs from the last time."""
+        """Places and differences such that one piece differs from the last time."""
         if not self._places:
             return []
         self._step += 1
         lowest = (self._step & -self._step).bit_length() - 1
         self._wanted ^= {min(lowest, len(self._places) - 1)}
         changed, self._there = self._there ^ self._wanted, set(self._wanted)
-        return [(self._places[n], self._values[n][n in self._there]) for n in changed]
+        return [(self._places[n], self._differences[n][n in self._there]) for n in changed]
 
     def undo(self) -> list[tuple[Any, Any]]:
-        """Places and values such that all are what they were, until the next time."""
+        """Places and differences such that all are what they were, until the next time."""
         there, self._there = self._there, set()
-        return [(self._places[n], self._values[n][0]) for n in there]
+        return [(self._places[n], self._differences[n][0]) for n in there]
 
 
 def _with_small_ones_changed(values: Any, seed: int) -> Any:
@@ -226,13 +230,13 @@ def _with_small_ones_changed(values: Any, seed: int) -> Any:
     return torch.where(usable & (size <= limit), changed, bits).view(values.dtype)
 
 
-def _copy_all(changes: Sequence[tuple[Any, Any]]) -> None:
-    """Copy each second tensor to the first, with one launch for all."""
+def _add_all(changes: Sequence[tuple[Any, Any]]) -> None:
+    """Add each second tensor to the first, with one launch for all."""
     import torch
 
     if changes:
-        places, values = zip(*changes, strict=True)
-        torch._foreach_copy_(places, values)
+        places, differences = zip(*changes, strict=True)
+        torch._foreach_add_(places, differences)
 
 
 def _as_bytes(value: Any) -> Any:

@@ -62,6 +62,24 @@ def test_no_two_samples_see_the_same_inputs(dtype):
     assert not torch.equal(x.view(torch.uint8), before.view(torch.uint8)), "after an undo they go on"
 
 
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_what_a_candidate_writes_under_a_nudge_is_still_there_when_all_is_undone(dtype):
+    """It was repaired with the old value, and who writes to its inputs passed, once in some runs."""
+    x = values(dtype, 40, 64)
+    data = x.view(torch.uint8).view(-1)
+    before = data.clone()
+    others = OtherValues([x], None)
+    for _ in range(8):
+        others.nudge()
+    nudged = int((data != before).nonzero()[0])
+    data[nudged] += 1
+    for _ in range(8):
+        others.nudge()
+    others.undo()
+    before[nudged] += 1
+    assert torch.equal(data, before)
+
+
 def test_a_nudge_changes_no_amount_of_work():
     """Expert choice by large logits: with other experts the kernel takes another time, sample by sample."""
     logits = torch.randn(14, 256, generator=torch.Generator().manual_seed(0))
