@@ -24,6 +24,7 @@ class AuthorChoices:
         starts: Other configs of the authors, each what differs from the default.
         names: Kernel, meta-parameter or launch option -> name.
         remarks: What a reader should know of it.
+        docs: Name -> what its value 0 stands for, where it is no number like the others.
     """
 
     parameters: Mapping[str, tuple[Any, ...]]
@@ -32,6 +33,7 @@ class AuthorChoices:
     starts: Sequence[Mapping[str, Any]]
     names: Mapping[tuple[str, str], str]
     remarks: Sequence[str] = field(default=())
+    docs: Mapping[str, str] = field(default_factory=dict)
 
     def values(self) -> dict[str, tuple[Any, ...]]:
         """Name -> values, of all names."""
@@ -66,7 +68,8 @@ def choices_of(kernels: Sequence[TritonKernel], widen: bool) -> AuthorChoices:
         if k.name != listed
         for m, values in k.tunable.items()
     }
-    return AuthorChoices(parameters, rows.get(listed or "", []), default, starts[:MOST_STARTS], names, remarks)
+    docs = {names[k.name, m]: f"0 is the author's own: {text}" for k in kernels for m, text in k.computed.items()}
+    return AuthorChoices(parameters, rows.get(listed or "", []), default, starts[:MOST_STARTS], names, remarks, docs)
 
 
 def is_product(kernel: TritonKernel) -> bool:

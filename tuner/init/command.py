@@ -90,7 +90,10 @@ class InitResult:
             yield f"not compiled: {self.why_not}"
             yield f"next: tuner compile --space {self.folder} --target {self.target}"
             return
-        yield f"{result.built} of {len(result.variants)} configs built for {result.target} in {result.wall_s:.1f} s"
+        idle = result.built and not any(v["figures"].get("kernels") for v in result.variants)
+        what = "; none of their kernels was compiled" if idle else ""
+        share = f"{result.built} of {len(result.variants)}"
+        yield f"{share} configs built for {result.target} in {result.wall_s:.1f} s{what}"
         for why in dict.fromkeys(f"{v['status']}: {v['reason']}" for v in result.variants if v["reason"]):
             yield f"  {why}"
         for why in dict.fromkeys(v["figures"].get("remark") for v in result.variants):

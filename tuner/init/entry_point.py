@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -51,7 +51,7 @@ def find_entries(file: SourceFile) -> list[EntryFunction]:
     units = [u for u in file.units() if not any(_is_trial(node) for node in u.nodes)]
     grown = True
     while grown:
-        more = {n for u in units if u.needs & launching for n in u.binds if _can_be_called(u.nodes)}
+        more = {n for u in units if u.needs & launching for n in u.binds if _can_be_called(_with_branches(u.nodes))}
         grown = not more <= launching
         launching |= more
     called = {n for u in units if u.binds & launching for n in u.needs if not u.binds >= {n}}
@@ -66,8 +66,16 @@ def find_entries(file: SourceFile) -> list[EntryFunction]:
 
 def possible_entries(file: SourceFile) -> list[EntryFunction]:
     """All functions of a file that could be an entry, tests and benchmarks left out."""
-    nodes = [node for unit in file.units() for node in unit.nodes]
+    nodes = [node for unit in file.units() for node in _with_branches(unit.nodes)]
     return [e for node in nodes if not _is_trial(node) for e in _entries_of(file, node)]
+
+
+def _with_branches(nodes: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a file's top level, those of its ``if`` and ``try`` included."""
+    for node in nodes:
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            yield from _with_branches([*node.body, *node.orelse])
 
 
 def _launches(nodes: Sequence[ast.stmt]) -> bool:
@@ -76,7 +84,7 @@ def _launches(nodes: Sequence[ast.stmt]) -> bool:
     return any(True for _ in find_launches(trial))
 
 
-def _can_be_called(nodes: Sequence[ast.stmt]) -> bool:
+def _can_be_called(nodes: Iterable[ast.stmt]) -> bool:
     return any(isinstance(n, ast.FunctionDef | ast.ClassDef) or _applied_class(n) for n in nodes)
 
 
@@ -193,11 +201,11 @@ def choose(entries: Sequence[EntryFunction], wanted: str | None, definition: Map
         return entries[0]
     inputs, outputs = len(definition["inputs"]), len(definition["outputs"])
 
-    def misfit(entry: EntryFunction) -> tuple[bool, int]:
-        most = len(entry.needed) + len(entry.optional)
-        return bool(_BACKWARD.search(entry.name)), min(
-            max(0, len(entry.needed) - n) + max(0, n - most) for n in (inputs, inputs + outputs)
-        )
+    def misfit(entry: EntryFunction) -> tuple[bool, int, int]:
+        taken = {name.lower() for name in (*entry.needed, *entry.optional)}
+        wrong = min(max(0, len(entry.needed) - n) + max(0, n - len(taken)) for n in (inputs, inputs + outputs))
+        unnamed = sum(name.lower() not in taken for name in definition["inputs"])
+        return bool(_BACKWARD.search(entry.name)), wrong, unnamed
 
     return min(entries, key=misfit)
 
@@ -294,6 +302,9 @@ def _call(
     # A default of the author's need not be the definition's, as with eps.
     known = {n: _from_reference(definition, n) for n in entry.optional if n not in pairs}
     pairs |= {n: value for n, value in known.items() if value is not None}
+    for name in (n for n in entry.optional if n not in pairs and "causal" in n.lower()):
+        pairs[name], why = _value_for(definition, name)
+        remarks.append(f"{name} is no input of the definition{why}")
     pairs = {n: v if fills else _as_taken(entry, definition, n, v) for n, v in pairs.items()}
     call = [pairs.pop(name) for name in entry.needed]
     if entry.is_applied:  # which takes no names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tuner.init.source.known_answers import LAUNCH_OPTIONS, TritonConfig
@@ -23,11 +24,13 @@ class LaunchValues:
         given: Name -> its number.
         assigned: Name -> the number's place in an assignment of the launcher, such as ``BLOCK = 64``.
         computed: Launch options whose value is computed -> the author's expression.
+        remarks: What a reader should know of it.
     """
 
     given: dict[str, int] = field(default_factory=dict)
     assigned: dict[str, ast.Constant] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def read_launch(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel) -> LaunchValues:
@@ -51,17 +54,41 @@ def read_launch(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel) ->
         elif place is not None:
             values.given[name], values.assigned[name] = int(place.value), place  # type: ignore[arg-type]
         elif is_option and number is None:
-            values.computed[name] = file.snippet(value)
+            values.computed[name] = _origin_of(file, value, function)
+    _tell_apart(values, kernel)
     return values
 
 
-def propose(kernel: TritonKernel, values: LaunchValues) -> None:
-    """Give a kernel parameters from its launch; each has the author's number as the default, with some around it."""
-    numbers = dict(values.given)
+def _tell_apart(values: LaunchValues, kernel: TritonKernel) -> None:
+    """Where one number of the launcher is given under several names, as ``BLOCK_M=BLOCK, BLOCK_N=BLOCK``: the number
+    stays with the name by which programs are counted, since the grid is computed of it, and the others get values of
+    their own. Where that name is not clear they stay one."""
+    for place in {id(p): p for p in values.assigned.values()}.values():
+        names = [n for n, p in values.assigned.items() if p is place]
+        counting = [n for n in names if n in kernel.counts_programs]
+        if len(names) == 1:
+            continue
+        kept = counting[0] if len(counting) == 1 else names[0]
+        for name in (n for n in names if n != kept):
+            del values.assigned[name]
+            if len(counting) != 1:
+                del values.given[name]
+        if len(counting) != 1:
+            values.remarks.append(f"{', '.join(names)} are one number of its launcher; {kept} stands for all of them")
+
+
+def propose(kernel: TritonKernel, launches: Sequence[LaunchValues]) -> None:
+    """Give a kernel parameters from its launches: what all of them say. Each has the author's number as the default,
+    with some around it; 0 stands for what the author computes."""
+    first, *others = launches
+    numbers = {name: number for name, number in first.given.items() if all(name in other.given for other in others)}
+    kernel.remarks += dict.fromkeys(remark for launch in launches for remark in launch.remarks)
     for option in ("num_warps", "num_stages"):
         numbers.setdefault(option, int(LAUNCH_OPTIONS[option] or 0))
-        if option in values.computed:
-            kernel.remarks.append(f"{option} was {values.computed[option]}; its default is Triton's now")
+        computed = [launch.computed[option] for launch in launches if option in launch.computed]
+        if computed:
+            numbers[option] = 0
+            kernel.computed[option] = computed[0]
     kernel.is_proposed = True
     kernel.tunable = {name: tuple(sorted(_around(name, number))) for name, number in numbers.items()}
     options = {name: numbers[name] for name in ("num_warps", "num_stages")}
@@ -77,6 +104,19 @@ def _around(name: str, number: int) -> set[int]:
 
 def _number(node: ast.expr) -> int | None:
     return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None
+
+
+def _origin_of(file: SourceFile, value: ast.expr, function: ast.FunctionDef | None) -> str:
+    """The text of a value; the statement that gives it, if it is a name of its function."""
+    origin: ast.AST = value
+    for node in ast.walk(function) if function is not None and isinstance(value, ast.Name) else ():
+        if isinstance(node, ast.Assign) and ast.unparse(value) in {ast.unparse(n) for n in _targets(node)}:
+            origin = node
+    return " ".join(file.snippet(origin).split())
+
+
+def _targets(node: ast.Assign) -> list[ast.expr]:
+    return [n for t in node.targets for n in (t.elts if isinstance(t, ast.Tuple) else [t])]
 
 
 def _function_of(file: SourceFile, launch: KernelLaunch) -> ast.FunctionDef | None:

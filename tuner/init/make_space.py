@@ -14,7 +14,7 @@ from tuner.errors import UsageError
 from tuner.init import entry_point, rewrite
 from tuner.init.author_configs import AuthorChoices, choices_of
 from tuner.init.entry_point import EntryFile, EntryFunction
-from tuner.init.launch_values import propose, read_launch
+from tuner.init.launch_values import LaunchValues, propose, read_launch
 from tuner.init.origin import Origin, read_origin
 from tuner.init.source.known_answers import answers_for
 from tuner.init.source.source_file import TODO, SourceFile
@@ -128,7 +128,8 @@ class _Maker:
         self.tree = SourceTree({p: t for p, t in origin.files.items() if p.endswith(".py")}, origin.disk)
         self.open_questions: list[str] = []
         self.remarks = list(origin.remarks)
-        self._assigned: dict[str, dict[str, ast.Constant]] = {}
+        self._places: dict[int, dict[str, ast.Constant]] = {}
+        """Identity of a launch -> name -> where the launcher assigns the number."""
         self._static: dict[str, StaticFile | None] = {}
         for file in self.tree.files.values():
             _ = file.tree  # a mistake ends here, with its line
@@ -235,22 +236,19 @@ class _Maker:
     def _proposed(self, file: SourceFile) -> list[TritonKernel]:
         """Kernels that a file launches, with parameters around the numbers of the launch."""
         known = {k.name: k for path in self.tree.kept or self.tree.files for k in find_kernels(self.tree.files[path])}
-        found: list[TritonKernel] = []
+        launches: dict[str, list[LaunchValues]] = {}
         for launch in find_launches(file):
             kernel = known.get(launch.kernel)
-            if kernel is None or not self._is_reached(file.path, launch):
-                continue
-            if kernel in found:  # launched twice: which launch is meant cannot be told
-                kernel.remarks.append("is launched more than once; its launches share their values")
-                self._assigned.pop(kernel.name, None)
-                continue
-            values = read_launch(file, launch, kernel)
-            propose(kernel, values)
-            self._assigned[kernel.name] = values.assigned
-            found.append(kernel)
-        for kernel in found:
-            self.remarks += [f"{file.path}: {kernel.name}: {remark}" for remark in kernel.remarks]
-        return found
+            if kernel is not None and self._is_reached(file.path, launch):
+                values = read_launch(file, launch, kernel)
+                self._places[id(launch.call)] = values.assigned
+                launches.setdefault(kernel.name, []).append(values)
+        for name, several in launches.items():
+            if len(several) > 1:
+                known[name].remarks.append("is launched more than once; its launches share their values")
+            propose(known[name], several)
+            self.remarks += [f"{file.path}: {name}: {remark}" for remark in known[name].remarks]
+        return [known[name] for name in launches]
 
     def _static_of(self, file: SourceFile) -> StaticFile:
         if file.path not in self._static:
@@ -284,8 +282,9 @@ class _Maker:
                 kernel = tuned[launch.kernel]
                 launched.add(kernel.name)
                 access = {n: _access(modules[path], names[kernel.name, n], n) for n in kernel.tunable}
-                for name, place in self._assigned.pop(kernel.name, {}).items():
-                    file.replace(file.start(place), file.end(place), access.pop(name))
+                for name, place in self._places.get(id(launch.call), {}).items():
+                    if name in access:
+                        file.replace(file.start(place), file.end(place), access.pop(name))
                 rewrite.take_values(file, launch, kernel, access)
                 if kernel.hook:
                     self._hook(file, launch, kernel, access)
@@ -297,7 +296,8 @@ class _Maker:
         return modules
 
     def _is_reached(self, path: str, launch: KernelLaunch) -> bool:
-        return any(u.first <= launch.call.lineno <= u.last for u in self.tree.reached(path))
+        is_kept = not self.tree.files[path].is_removed(launch.call)
+        return is_kept and any(u.first <= launch.call.lineno <= u.last for u in self.tree.reached(path))
 
     def _hook(self, file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, access: Mapping[str, str]) -> None:
         function = next((n for n in file.tree.body if isinstance(n, ast.FunctionDef) and n.name == kernel.hook), None)

@@ -7,6 +7,7 @@ import io
 import tokenize
 from collections.abc import Iterable, Mapping
 
+from tuner.init.source.known_answers import LAUNCH_OPTIONS
 from tuner.init.source.source_file import TODO, SourceFile
 from tuner.init.triton_kernels import KernelLaunch, TritonKernel
 
@@ -73,6 +74,10 @@ def take_values(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, ac
     added = []
     for name, expression in access.items():
         value = keywords.get(name, positional.get(name))
+        if name in kernel.computed:  # 0 stands for the author's own
+            own = str(LAUNCH_OPTIONS[name]) if value is None else file.snippet(value)
+            simple = isinstance(value, ast.Name | ast.Attribute | ast.Call | ast.Constant | ast.Subscript | None)
+            expression = f"{expression} or {own if simple else f'({own})'}"
         if value is None:
             added.append(f"{name}={expression}")
         else:

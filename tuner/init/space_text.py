@@ -61,8 +61,9 @@ def space_text(parts: SpaceParts, title: str) -> str:
     if choices.configs:
         lines += ["configs:", *(f"  - {value_text(_nested(config))}" for config in choices.configs)]
     if choices.parameters:
-        lines += ["parameters:", *_block(_nested({n: list(v) for n, v in choices.parameters.items()}))]
-    lines += ["", "default:", *_block(_nested(choices.default))]
+        texts = {n: _parameter_text(v, choices.docs.get(n)) for n, v in choices.parameters.items()}
+        lines += ["parameters:", *_block(_nested(texts))]
+    lines += ["", "default:", *_block(_nested({n: value_text(v) for n, v in choices.default.items()}))]
     if choices.starts:
         lines += ["", "starts:", *(f"  - config: {value_text(_nested(start))}" for start in choices.starts)]
     return "\n".join(lines) + "\n"
@@ -80,14 +81,19 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _block(values: Mapping[str, Any]) -> Iterator[str]:
-    """A mapping in lines of its own, groups included."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
+def _parameter_text(values: Sequence[Any], doc: str | None) -> str:
+    listed = value_text(list(values))
+    return listed if doc is None else f"{{values: {listed}, kind: categorical, doc: {json.dumps(doc)}}}"
+
+
+def _block(texts: Mapping[str, Any]) -> Iterator[str]:
+    """Texts in lines of their own, groups included."""
+    for name, text in texts.items():
+        if isinstance(text, Mapping):
             yield f"  {name}:"
-            yield from (f"    {inner}: {value_text(item)}" for inner, item in value.items())
+            yield from (f"    {inner}: {item}" for inner, item in text.items())
         else:
-            yield f"  {name}: {value_text(value)}"
+            yield f"  {name}: {text}"
 
 
 def value_text(value: Any) -> str:

@@ -31,6 +31,8 @@ class TritonKernel:
         tunable: Meta-parameters and launch options that configs give -> their values.
         constexprs: Names of parameters that are constants of a compilation.
         is_proposed: Whether the values are around those of a launch, for want of configs.
+        computed: Launch options that the author computes -> how; the value 0 stands for it.
+        counts_programs: Names of parameters by which a program's number is multiplied.
     """
 
     file: str
@@ -47,6 +49,8 @@ class TritonKernel:
     tunable: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     constexprs: frozenset[str] = frozenset()
     is_proposed: bool = False
+    computed: dict[str, str] = field(default_factory=dict)
+    counts_programs: frozenset[str] = frozenset()
 
     def row(self, config: TritonConfig) -> dict[str, Any]:
         """A config's value for each tunable name."""
@@ -77,9 +81,38 @@ def find_kernels(file: SourceFile) -> list[TritonKernel]:
         tuners = [d for d in node.decorator_list if _is_autotune(d)]
         decorator = tuners[0] if tuners else None
         assert decorator is None or isinstance(decorator, ast.Call)
-        kernel = TritonKernel(file.path, node.name, node.lineno, arguments, decorator, constexprs=constexprs)
+        kernel = TritonKernel(
+            file.path,
+            node.name,
+            node.lineno,
+            arguments,
+            decorator,
+            constexprs=constexprs,
+            counts_programs=frozenset(_counting_programs(node)),
+        )
         found.append(kernel)
     return found
+
+
+def _counting_programs(kernel: ast.FunctionDef) -> Iterator[str]:
+    """Names that are multiplied by the number of the program, or by what is computed of it."""
+    numbers: set[str] = set()
+
+    def is_number(node: ast.AST) -> bool:
+        return any(
+            n.id in numbers if isinstance(n, ast.Name) else isinstance(n, ast.Attribute) and n.attr == "program_id"
+            for n in ast.walk(node)
+        )
+
+    assigned = [n for n in ast.walk(kernel) if isinstance(n, ast.Assign)]
+    for statement in sorted(assigned, key=lambda n: n.lineno):
+        if is_number(statement.value):
+            numbers |= {n.id for t in statement.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    for node in ast.walk(kernel):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            for one, other in ((node.left, node.right), (node.right, node.left)):
+                if isinstance(one, ast.Name) and is_number(other):
+                    yield one.id
 
 
 def _is_jit(decorator: ast.expr) -> bool:

@@ -1,4 +1,4 @@
-"""What strangers' files have beside a plain decorator: hooks, helpers in other files, numbers in the launch."""
+"""What strangers' files have beside a plain decorator: hooks, helpers in other files, Solutions, folders."""
 
 import ast
 import json
@@ -6,31 +6,8 @@ import json
 import pytest
 
 from search_spaces.directory import DirectoryFamily
-from search_spaces.targets import target_named
+from tests.tuner.init.strangers import DEFINITION, HEAD, made, write
 from tuner.errors import UsageError
-from tuner.init.make_space import make_space
-
-HEAD = "import torch\nimport triton\nimport triton.language as tl\n\n"
-DEFINITION = {
-    "name": "copy_n",
-    "op_type": "copy",
-    "axes": {"n": {"type": "var"}},
-    "inputs": {"x": {"shape": ["n"], "dtype": "float32"}},
-    "outputs": {"out": {"shape": ["n"], "dtype": "float32"}},
-    "reference": "def run(x):\n    return x.clone()\n",
-}
-
-
-def made(path, **words):
-    return make_space(path, target_named("sm_90a"), ("sm_90a",), DEFINITION, **words)
-
-
-def write(folder, files):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder / next(iter(files))
-
 
 HOOKED = (
     HEAD
@@ -91,41 +68,6 @@ def test_configs_of_other_names_are_left_out_and_counted(tmp_path):
     space = made(write(tmp_path, {"move.py": text}))
     assert space.parameters["B"] == (32, 64)
     assert "move.py: move: 1 configs give other names than the first; left out" in space.remarks
-
-
-NUMBERS = (
-    HEAD
-    + """
-@triton.jit
-def move(x, out, n, width: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, GROUP: tl.constexpr):
-    pass
-
-
-def moved(x):
-    out = torch.empty_like(x)
-    BLOCK_M = 64
-    warps = 8 if x.numel() > 99 else 4
-    grid = (triton.cdiv(x.numel(), 128), triton.cdiv(1, BLOCK_M))
-    move[grid](x, out, x.numel(), 16, 128, BLOCK_M=BLOCK_M, GROUP=triton.next_power_of_2(7), num_warps=warps)
-    return out
-"""
-)
-
-
-def test_numbers_of_a_launch_become_parameters_where_one_place_holds_them(tmp_path):
-    """Catches a block that changes in the launch and not in the grid, and constants that are no choice."""
-    space = made(write(tmp_path, {"move.py": NUMBERS}))
-    kernel = space.files["move.py"]
-    assert space.parameters == {
-        "BLOCK_M": (32, 64, 128),
-        "num_warps": (1, 2, 4, 8, 16),
-        "num_stages": (1, 2, 3, 4, 5),
-    }
-    assert '    BLOCK_M = config["BLOCK_M"]\n' in kernel, "the grid reads it too"
-    assert "x.numel(), 16, 128, BLOCK_M=BLOCK_M" in kernel, "128 stands in the grid as well"
-    assert "num_warps was warps; its default is Triton's now" in " ".join(space.remarks)
-    space.write(tmp_path / "space")
-    assert DirectoryFamily(tmp_path / "space").space(DEFINITION, "sm_90a").default["BLOCK_M"] == 64
 
 
 PROJECT = {

@@ -125,6 +125,11 @@ class SourceFile:
         self._removed.append(node)
         self._units = None
 
+    def is_removed(self, node: ast.AST) -> bool:
+        """Whether a node lies in what is taken out."""
+        at = self.start(node)
+        return any(self.start(gone) <= at < self.end(gone) for gone in self._removed)
+
     def insert_line(self, before: int, text: str) -> None:
         """Put lines before a line."""
         at = self.offset(before, 0)

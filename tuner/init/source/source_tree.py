@@ -125,9 +125,10 @@ class SourceTree:
 
     def _imported(self, here: str, unit: Unit, wanted: str) -> Iterator[tuple[str, str]]:
         """What an import of a wanted name needs of another file. Notes what cannot be followed."""
+        guarded = {id(n) for node in unit.nodes for n in _guarded(node)}
         for inner, is_local in _imports(unit):
             if isinstance(inner, ast.Import):
-                for alias in inner.names:
+                for alias in inner.names if id(inner) not in guarded else ():
                     bound = (alias.asname or alias.name).split(".")[0]
                     if (is_local or bound == wanted) and not is_installed(alias.name):
                         self._is_missing(here, inner.lineno, alias.name, ())
@@ -142,7 +143,7 @@ class SourceTree:
                     yield file, name
                 elif module is not None:  # its names are attributes, and may be any
                     yield module, "*"
-                else:
+                elif id(inner) not in guarded:
                     self._is_missing(here, inner.lineno, "." * inner.level + (inner.module or ""), (name,))
 
     def _module(self, here: str, node: ast.ImportFrom, name: str) -> str | None:
@@ -180,6 +181,19 @@ def _imports(unit: Unit) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Import | ast.ImportFrom):
                 yield inner, is_local
+
+
+def _guarded(node: ast.AST) -> Iterator[ast.AST]:
+    """What lies in a ``try`` whose author says what holds without a module."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Try):
+            caught = {name for handler in inner.handlers for name in _names(handler.type)}
+            if caught & {None, "ImportError", "ModuleNotFoundError", "Exception"}:
+                yield from (n for child in inner.body for n in ast.walk(child))
+
+
+def _names(caught: ast.expr | None) -> list[str | None]:
+    return [None] if caught is None else [n.id for n in ast.walk(caught) if isinstance(n, ast.Name)]
 
 
 def _rewrite_import(file: SourceFile, node: ast.ImportFrom, other: str, needed: set[str] | None) -> None:
