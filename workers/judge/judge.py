@@ -13,7 +13,7 @@ from typing import Any
 from search_spaces.targets import is_cuda
 from workers.build import loader
 from workers.build.triton_jit import kernel_cache
-from workers.devices.device import CHECK, CaptureError, Device
+from workers.devices.device import CaptureError, Device
 from workers.errors import DatasetError, DeviceLostError, ProcessChangedError, TamperedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
@@ -24,7 +24,7 @@ from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
 from workers.judge.references import ReferenceStore
-from workers.judge.resident_workloads import Resident, Residents, prepared
+from workers.judge.resident_workloads import Inspection, Resident, Residents, prepared
 from workers.judge.timing import timer
 from workers.judge.timing.drift_reference import DriftReference
 from workers.judge.timing.interval import measured
@@ -63,6 +63,7 @@ class Judge:
         self._compared: dict[str, loader.Loaded] = {}
         self._usage: Counter[str] = Counter()
         self._uncaptured: CaptureError | None = None
+        self._inspection: Inspection | None = None
         torch.set_grad_enabled(False)
         self._state = ProcessState(cuda=is_cuda(target))
         self._verdicts = Verdicts(self._device, self._definition, self._residents, self._state)
@@ -109,7 +110,9 @@ class Judge:
         replaced = self._verdicts.replaced  # held here, where no candidate puts another one in its place
         inspected = False
         self._usage.clear()
-        self._uncaptured = None
+        self._uncaptured = self._inspection = None
+        if self._ahead is None and not self._state.threads_left():
+            self._verdicts.count_threads()
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: a module cannot be loaded twice
         self._send("phase", Phase(PhaseKind.LOAD, job.variant.key))
@@ -138,6 +141,8 @@ class Judge:
             if self._loaded is not None:
                 self._loaded.unload()
                 self._loaded = None
+            if self._ahead is None:
+                gc.freeze()  # libraries that the variant imported, as above
         judgement = self._put_back(judgement, self._state.names if inspected else ())
         if not judgement.replace:
             self._device.tidy()
@@ -235,8 +240,8 @@ class Judge:
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
         """At the end of the job, check that everything in memory is unchanged, that of other workloads as well; load
         the next variant meanwhile."""
-        with self._device.span(CHECK):
-            found = self._residents.begin_inspection()
+        found = None if judgement.status.is_failure else self._inspection
+        found = found or self._residents.begin_inspection()
         if ahead is not None and not judgement.replace:
             self._load_ahead(ahead, then=Phase(PhaseKind.LOAD, ahead.variant.key))
             if self._ahead is not None:
@@ -331,7 +336,9 @@ class Judge:
         if self._device.runs_ahead and following is None and ahead is not None:
             hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=measuring)
         try:
-            timing, after = self._verdicts.with_room(uuid, lambda: self._measure(candidate, resident, job, **hooks))
+            timing, after = self._verdicts.with_room(
+                uuid, lambda: self._measure(candidate, resident, job, following is None, **hooks)
+            )
         except DeviceLostError:
             raise
         except CaptureError as error:
@@ -362,11 +369,12 @@ class Judge:
         candidate: Candidate,
         resident: Resident,
         job: EvaluationJob,
+        is_last: bool,
         then: Callable[[], None] | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[timer.Timing, Verdict]:
         """Time the candidate, and verify one run. ``then`` is done after the last sample, before the verdict is waited
-        for."""
+        for. On the last workload, a device that works on its own inspects the memory behind the samples."""
         timer.check_mode(job.method, self._device)
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
         prepared = self._device.prepare(run, job.method.mode)
@@ -377,10 +385,16 @@ class Judge:
                 look.take()
             look.before_sample()
 
+        def at_the_end() -> None:
+            look.at_the_end()
+            if is_last and self._device.runs_ahead:
+                self._inspection = self._residents.begin_inspection()
+
         limit = job.stop_above_us.get(resident.uuid)
         drift = self._drift.conditions()
+        self._inspection = None
         try:
-            timing = timer.measure(prepared, job.method, self._device, limit, before_sample, look.at_the_end, meanwhile)
+            timing = timer.measure(prepared, job.method, self._device, limit, before_sample, at_the_end, meanwhile)
             timing = replace(timing, conditions={**timing.conditions, **drift})
             # Not behind queued samples, which may be followed by more: a graph reads what a candidate keeps from its
             # calls, and a call on another workload may make that anew.
@@ -438,20 +452,10 @@ class Judge:
                 self._compared[key] = self._load_unspoiled(staged[key])
                 candidates[key].function, candidates[key].was_called = self._compared[key].function, False
 
-            comparer = Comparer(
-                self._send,
-                self._device,
-                self._definition,
-                self._residents,
-                self._verdicts,
-                self._first_calls,
-                self._drift,
-                job,
-                turns,
-                Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()}),
-                renew,
-                uncaptured,
-            )
+            own = (self._send, self._device, self._definition, self._residents)
+            means = (self._verdicts, self._first_calls, self._drift)
+            settings = Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()})
+            comparer = Comparer(*own, *means, job, turns, settings, renew, uncaptured)
             for index, uuid in enumerate(job.workloads):
                 wrote = bool(self._resident(uuid).wrote)
                 for candidate in candidates.values():

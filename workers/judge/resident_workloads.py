@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from workers.devices.device import Device
+from workers.devices.device import CHECK, Device
 from workers.errors import DatasetError, WorkerError
 from workers.fib import adapter as fib
 from workers.fib.dataset import LIKE, PROFILE, Document, Problem
@@ -24,6 +24,9 @@ from workers.records import Prepared, Status
 
 if TYPE_CHECKING:
     from workers.judge.outputs.observed import Observed
+
+Inspection = dict[str, list[Any]]
+"""Uuid -> booleans on the device: whether its inputs and expected outputs are unchanged."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,10 @@ class Residents:
             del self._held[other]
         return bool(others)
 
-    def begin_inspection(self) -> dict[str, list[Any]]:
-        """For each workload in memory, booleans on the device that tell whether inputs and expected outputs are still
-        what they were. Does not wait; :func:`workers.judge.outputs.memory.all_true` does."""
-        return {uuid: held.seal.holds(held.sealed) for uuid, held in self._held.items()}
+    def begin_inspection(self) -> Inspection:
+        """Inspect all workloads in memory. Does not wait; :func:`workers.judge.outputs.memory.all_true` does."""
+        with self._device.span(CHECK):
+            return {uuid: held.seal.holds(held.sealed) for uuid, held in self._held.items()}
 
     def _make(self, uuid: str, may_compute: bool) -> Resident:
         from workers.judge.outputs.observed import Observed, observe

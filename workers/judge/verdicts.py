@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -90,8 +91,13 @@ class Verdicts:
         self._was_asked = False
         self._random = random.SystemRandom().random
         self._own_threads = _threads()
+        self._frames, self._own_frames = sys._current_frames, len(sys._current_frames())
         self.load_again: Callable[[], None] | None = None
         self._begun: _Begun | None = None
+
+    def count_threads(self) -> None:
+        """Take the threads that run now for the evaluator's own: libraries start some at their first calls."""
+        self._own_threads = _threads()
 
     def forget(self) -> None:
         """Drop everything that belongs to the present variant."""
@@ -221,10 +227,17 @@ class Verdicts:
         with self._state.evaluators():
             return self._known_wrong.figures()
 
-    def of_an_untouched_evaluator(self, verdict: Callable[[], Verdict], asked: Any) -> Verdict:
+    def of_an_untouched_evaluator(self, verdict: Callable[[], Verdict], asked: Any, part: str | None) -> Verdict:
         """The verdict, unless the evaluator was replaced, or wrong numbers would pass as well: operators of torch can
-        be replaced below Python."""
-        part = self.replaced()
+        be replaced below Python.
+
+        Args:
+            verdict: Gives it.
+            asked: What :meth:`ask` gave.
+            part: What was replaced when the candidate had made its last call. Only its threads can do so later.
+        """
+        if part is None and len(self._frames()) > self._own_frames:
+            part = self.replaced()
         if part is not None:
             return Verdict(Status.TAMPERED, tampered(part))
         found = verdict()

@@ -49,6 +49,7 @@ class VerifiedRun:
         self._samples = 0
         self._seen: list[Verification] = []
         self._asked: Any = None
+        self._replaced: str | None = None
         self._was_due = False
         self._at = None if is_known or resident.others.alteration is None else _moment(method)
 
@@ -69,22 +70,24 @@ class VerifiedRun:
         self._seen.append(self._on_other_values())
 
     def at_the_end(self) -> None:
-        """After what may be the last sample: start the remaining checks and restore the inputs. If more samples follow,
-        the run on other values is still to come at its moment, or at the end."""
+        """After what may be the last sample: start the remaining checks, restore the inputs, and look at the evaluator
+        while the device works. If more samples follow, the run on other values is still to come at its moment, or at
+        the end."""
         asked = self._verdicts.ask()
         self._asked = self._asked if asked is None else asked
         if self._at is None:
             self._seen.append(self._verdicts.begin(self._run, self._resident))
-            return
-        if not self._was_due:
-            self._seen.append(self._on_other_values())
-        self._others.undo()
-        self._seen.append(self._verdicts.begin_inputs(self._resident))
+        else:
+            if not self._was_due:
+                self._seen.append(self._on_other_values())
+            self._others.undo()
+            self._seen.append(self._verdicts.begin_inputs(self._resident))
+        self._replaced = self._replaced or self._verdicts.replaced()
 
     def verdict(self) -> Verdict:
         """The verdict on the verified run; waits for it."""
         try:
-            return self._verdicts.of_an_untouched_evaluator(self._verdict, self._asked)
+            return self._verdicts.of_an_untouched_evaluator(self._verdict, self._asked, self._replaced)
         finally:
             self._others.undo()
 

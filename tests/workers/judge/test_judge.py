@@ -1,11 +1,14 @@
 """A device that works ahead of the host gets its next work early: the judge on a CPU that says it is such a device."""
 
+import threading
+
 import pytest
 import torch
 
 from workers.devices.cpu import HostDevice
 from workers.judge import verified_run
 from workers.judge.judge import Judge
+from workers.judge.outputs.check import Verdict
 from workers.records import Method, Status
 
 CALLS = (
@@ -115,6 +118,63 @@ def test_no_sample_follows_a_run_on_the_next_workload(bench, judged_noisy):
     """A workspace that grew was freed, or a table in it was written anew, under a graph that was replayed again."""
     judgement = judged_noisy(KEPT, bench.workloads)
     assert judgement.status is Status.PASSED, judgement.message
+
+
+WRITES_LATE = """
+import torch
+
+seen = []
+
+
+def run(x, y, out):
+    seen.append(x)
+    torch.add(y, x, alpha=2, out=out)
+    if sum(x is other for other in seen) == 20 and seen[0] is not x:
+        seen[0][0, 0] += 1
+"""
+
+
+def test_memory_is_inspected_behind_the_samples_that_turned_out_to_be_the_last(bench, judged_noisy):
+    """It would be inspected behind the first ones only, and what is written to other workloads later stay."""
+    judgement = judged_noisy(WRITES_LATE, bench.workloads)
+    assert judgement.status is Status.INPUTS_MODIFIED
+    assert f"the memory of workload {bench.workloads[0]}" in judgement.message
+
+
+REPLACES_LATE = """
+import torch
+
+calls = []
+
+
+def run(x, y, out):
+    torch.add(y, x, alpha=2, out=out)
+    calls.append(x.shape[0])
+    if len(calls) == 20:
+        torch.cuda.synchronize = lambda *_: None
+"""
+
+
+def test_the_evaluator_is_looked_at_behind_the_samples_that_turned_out_to_be_the_last(bench, judged_noisy, monkeypatch):
+    """It would be looked at behind the first ones only, and the verdict be given by what was replaced later."""
+    monkeypatch.setattr(torch.cuda, "synchronize", torch.cuda.synchronize)  # is put right again afterwards
+    judgement = judged_noisy(REPLACES_LATE, bench.workloads[:1])
+    assert judgement.status is Status.TAMPERED, judgement.message
+
+
+def test_the_evaluator_is_looked_at_again_where_a_candidate_left_threads(judge_here, monkeypatch):
+    """They could replace it between the look behind the samples and the verdict."""
+    verdicts, passed = judge_here._verdicts, Verdict(Status.PASSED)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    assert verdicts.of_an_untouched_evaluator(lambda: passed, None, None) is passed
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert verdicts.of_an_untouched_evaluator(lambda: passed, None, None).status is Status.TAMPERED
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_check_of_the_following_workload_is_begun_and_judges_it(judged, bench):
