@@ -260,7 +260,7 @@ class _Maker:
                 if other is None or (other in self._static and self._static[other] is None):
                     return None  # not of the project, or files that import each other
                 static = self._static_of(self.tree.files[other])
-                return static.names.get(name)
+                return dict(static.names) if name == "*" else static.names.get(name)
 
             self._static[file.path] = None
             self._static[file.path] = StaticFile(file.tree, self.answers, imported)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuner.init.source.expressions import UnreadableError
@@ -224,9 +224,22 @@ def _read_hook(kernel: TritonKernel) -> None:
 
 
 def find_launches(file: SourceFile) -> Iterator[KernelLaunch]:
-    """Calls of the form ``NAME[grid](...)`` in a file, with the statements that they stand in."""
+    """Calls of the form ``NAME[grid](...)`` in a file, with the statements that they stand in. A name that is given one
+    of several kernels, as in ``chosen = first if flag else second``, stands for the first."""
     for top in file.tree.body:
-        yield from _launches_in(file.path, top, top)
+        chosen = _chosen_names(top)
+        for launch in _launches_in(file.path, top, top):
+            yield replace(launch, kernel=chosen.get(launch.kernel, launch.kernel))
+
+
+def _chosen_names(top: ast.stmt) -> dict[str, str]:
+    found = {}
+    for node in ast.walk(top):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.IfExp):
+            first = node.value.body
+            if isinstance(first, ast.Name):
+                found[node.targets[0].id] = first.id
+    return found
 
 
 def _launches_in(path: str, node: ast.AST, statement: ast.stmt) -> Iterator[KernelLaunch]:

@@ -145,3 +145,13 @@ def test_the_entry_is_the_one_that_names_the_inputs(tmp_path):
     """Catches the first of several entries that could take as many inputs, one inside an if, and a mask left off."""
     assert "move.moved(x, causal=False)" in made(write(tmp_path, {"move.py": APPLIED})).files["main.py"]
     assert "move.other(x," in made(tmp_path / "move.py", entry="other").files["main.py"]
+
+
+def test_a_launch_by_a_name_for_one_of_two_kernels_gives_parameters(tmp_path):
+    """Catches a space with nothing to tune."""
+    launch = "    fast = move if n > 9 else other\n    move["
+    text = SHARED.replace("    move[", launch.replace("n > 9", "x.numel() > 9").replace("    move[", "    fast["))
+    other = SHARED[SHARED.index("@triton.jit") : SHARED.index("def moved")].replace("def move", "def other")
+    space = made(write(tmp_path, {"move.py": text.replace("def moved", other + "def moved")}))
+    assert space.parameters["BLOCK_N"] == (32, 64, 128)
+    assert 'BLOCK_N=config["BLOCK_N"]' in space.files["move.py"]

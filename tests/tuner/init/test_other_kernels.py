@@ -240,6 +240,16 @@ def tuned(sizes):
     return f"{HEAD}@triton.autotune(configs=[{configs}], key=[])\n{jit}"
 
 
+def test_names_of_a_star_import_are_known(tmp_path):
+    """Catches configs that could not be read, since a constant of theirs comes from ``import *``."""
+    files = {
+        "place/move.py": "from .sizes import *\n" + tuned((32,)).replace('"B": 32', '"B": LARGEST'),
+        "place/sizes.py": "LARGEST = 256\n",
+    }
+    files["place/move.py"] += "def moved(x, out):\n    move[(1,)](x, out)\n"
+    assert made(write(tmp_path, files)).parameters["B"] == (256,)
+
+
 def test_two_kernels_of_one_name_are_refused_unless_they_are_copies(tmp_path):
     """Parameters go by the kernel's name: one list of configs took the other one's place."""
     main = {"path": "m.py", "content": "from . import a, b\ndef run(x, out):\n    a.go(x, out)\n    b.go(x, out)\n"}

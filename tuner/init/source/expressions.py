@@ -29,6 +29,13 @@ class NotKnown:
 
 
 @dataclass(frozen=True)
+class ClassConstants(NotKnown):
+    """A class of the file, of which only the constants in its body are known."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Dotted:
     """A name of another module, such as ``torch.cuda``; calls in it stand as ``()``. ``line`` is where it was read."""
 
@@ -132,6 +139,8 @@ class Expressions:
         if isinstance(base, TritonConfig) and node.attr in ("kwargs", *LAUNCH_OPTIONS):
             value = getattr(base, node.attr)
             return LAUNCH_OPTIONS.get(node.attr) if value is None else value
+        if isinstance(base, ClassConstants) and node.attr in base.values:
+            return base.values[node.attr]
         if node.attr in METHODS.get(type(base), ()):
             return getattr(base, node.attr)
         why = base.why if isinstance(base, NotKnown) else f"attribute {node.attr} is not read"

@@ -75,6 +75,8 @@ def answers_for(target: Target) -> Answers:
         "copy.deepcopy": copy.deepcopy,
         "os.getenv": lambda _, default=None: default,
         "torch.cuda.is_available": lambda: True,
+        "torch.utils._triton.has_triton": lambda: True,
+        "torch.are_deterministic_algorithms_enabled": lambda: False,
         "torch.cuda.get_device_capability": lambda *_: (major, minor),
         "torch.cuda.current_device": lambda: 0,
         "torch.cuda.get_device_name": lambda *_: f"NVIDIA {name}",

@@ -9,7 +9,15 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tuner.init.source.expressions import Dotted, Expressions, Function, NotKnown, ReturnedError, UnreadableError
+from tuner.init.source.expressions import (
+    ClassConstants,
+    Dotted,
+    Expressions,
+    Function,
+    NotKnown,
+    ReturnedError,
+    UnreadableError,
+)
 from tuner.init.source.known_answers import Answers
 from tuner.init.source.source_file import bound_names
 
@@ -26,7 +34,8 @@ class StaticFile(Expressions):
     Args:
         tree: The file.
         answers: What other modules' functions answer.
-        imported: Gives the value of a name that is imported from a file that is also read, or None.
+        imported: Gives the value of a name that is imported from a file that is also read, or None; for ``*`` a
+            mapping of all its names.
     """
 
     def __init__(
@@ -71,7 +80,14 @@ class StaticFile(Expressions):
     _do_assert = _do_global = _do_nonlocal = _do_pass
 
     def _do_classdef(self, node: ast.ClassDef, scope: dict[str, Any]) -> None:
-        scope[node.name] = NotKnown(f"line {node.lineno}: class {node.name} is not read")
+        constants: dict[str, Any] = {}
+        for statement in node.body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign):
+                try:
+                    self._do(statement, constants)
+                except UnreadableError:
+                    continue
+        scope[node.name] = ClassConstants(f"line {node.lineno}: class {node.name} is not read", constants)
 
     def _do_import(self, node: ast.Import, scope: dict[str, Any]) -> None:
         for alias in node.names:
@@ -82,6 +98,9 @@ class StaticFile(Expressions):
     def _do_importfrom(self, node: ast.ImportFrom, scope: dict[str, Any]) -> None:
         for alias in node.names:
             found = self._imported(node, alias.name)
+            if alias.name == "*":
+                scope |= found or {}
+                continue
             name = alias.asname or alias.name
             scope[name] = _dotted(node, alias.name) if found is None else found
 
