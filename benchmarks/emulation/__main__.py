@@ -3,8 +3,9 @@
     python -m benchmarks.emulation sample --out build/emulated.json
 
 Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``sample`` (a stratified sample: every value of
-every parameter about equally often), ``real`` (such a sample of the space at the hidden and intermediate size of the
-main definition, two local experts). No GPU; about a minute of a core for a config, half of it compiling.
+every parameter about equally often), ``second_n`` (random configs whose GEMM 1 multiplies tiles of few rows with an N
+of their own), ``real`` (a stratified sample at the hidden and intermediate size of the main definition, two local
+experts). No GPU; about a minute of a core for a config, half of it compiling.
 
 Each record says what it was made of and by: the space's fingerprint, a digest of the variant's sources, the compiler,
 the seed, the last commit that touched kernels or emulator, and a digest of the emulator and of what it checks
@@ -14,7 +15,9 @@ the seed, the last commit that touched kernels or emulator, and a digest of the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import random
 import shutil
 import sys
 import tempfile
@@ -51,6 +54,7 @@ SETS: dict[str, tuple[MoeSizes, tuple[Routing, ...]]] = {
     "ladder": (MOE_SIZES, ROUTINGS),
     "starts": (ROOMY, ROUTINGS),
     "sample": (MOE_SIZES, ROUTINGS),
+    "second_n": (MOE_SIZES, ROUTINGS),
     "real": (SLICE, FEW_ROWS),
 }
 
@@ -67,6 +71,10 @@ def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Con
         return [{**space.default, **rung} for rung in json.loads(LADDER.read_text())]
     if name == "starts":
         return [dict(start.config) for start in space.starts]
+    if name == "second_n":
+        rng = random.Random(seed)
+        drawn = (space.sample(rng) for _ in itertools.count())
+        return list(itertools.islice((c for c in drawn if c["swap_1"] and 0 < c["narrow"] < c["tile_t_1"]), count))
     return spread(space, count, seed)
 
 
@@ -109,7 +117,7 @@ def main() -> None:
     done = {r["hash"] for r in records if (r["set"], r["fingerprint"], r["method"]) == now}
     configs = configs_of(arguments.set, space, arguments.count, arguments.seed)
     for record in judged(space, [c for c in configs if space.config_hash(c) not in done], routings):
-        drawn = {"count": arguments.count, "seed": arguments.seed} if arguments.set in ("sample", "real") else {}
+        drawn = {"count": arguments.count, "seed": arguments.seed} if arguments.set not in ("ladder", "starts") else {}
         records.append({"set": arguments.set, "definition": sizes.name, **drawn, **record})
         whole = arguments.out.with_suffix(".part")
         whole.write_text(json.dumps({"emulated": True, "variants": records}, indent=1) + "\n")

@@ -14,7 +14,7 @@ from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.model import MoeModel
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_turns
-from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
+from search_spaces.moe_fp8_cute.space_split import FEWER_COLUMNS, SPLIT_ROWS, narrow_parameter, split_constraints
 from search_spaces.moe_fp8_cute.stages import cases
 from search_spaces.moe_fp8_cute.starts import BLACKWELL, HOPPER
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
@@ -72,11 +72,7 @@ PARAMETERS = (
     ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
-    Parameter(
-        "narrow",
-        (0, 8, 16),
-        doc="swapped operands: a tile with at most this many rows has an MMA of its own; 0: none has",
-    ),
+    narrow_parameter((0, 8, 16)),
     Parameter(
         "narrow_tiles",
         (0, 2, 4),
@@ -257,11 +253,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             "only two warpgroups with 64 token rows each can take turns; swapped ones overlap promotion by themselves",
             lambda c: not c["alternate"] or any(takes_turns(c, i) for i in (1, 2)),
         ),
-        Constraint(
-            ("narrow", "swap_1", "tile_t_1", "swap_2", "tile_t_2"),
-            "only swapped tiles with more token columns can be multiplied with fewer",
-            lambda c: not c["narrow"] or any(c[f"swap_{i}"] and c[f"tile_t_{i}"] > c["narrow"] for i in (1, 2)),
-        ),
+        FEWER_COLUMNS,
         Constraint(
             ("narrow", "narrow_tiles"),
             "narrow tiles are those of the second N: without it there are none",

@@ -8,7 +8,7 @@ from typing import Any
 
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import many_rows_sm100
-from search_spaces.moe_fp8_cute.space_split import SPLIT_ROWS, split_constraints
+from search_spaces.moe_fp8_cute.space_split import FEWER_COLUMNS, SPLIT_ROWS, narrow_parameter, split_constraints
 from search_spaces.parameters import Config, Constraint, Parameter
 
 TARGET = "sm_100a"
@@ -55,6 +55,7 @@ PARAMETERS = (
     ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
+    narrow_parameter((0, 8, 16, 32, 64, 128)),
     SPLIT_ROWS,
     Parameter("many_mma_m", (128, 256), doc="experts with many rows: rows of an MMA; 256 are shared by a pair of CTAs"),
     Parameter("many_cluster_w", (1, 2), doc="experts with many rows: CTAs of a cluster along the weights"),
@@ -85,6 +86,7 @@ DEFAULT: Config = {
     "order": "tokens",
     "pdl": True,
     "early_weights": True,
+    "narrow": 0,
     "split_rows": 0,
     "many_mma_m": 128,
     "many_cluster_w": 1,
@@ -128,6 +130,11 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) 
             (*outer, *tile, *named("k_tile", "split_k")),
             "N of an MMA goes to 256 in steps of 8 with 64 rows, of 16 with 128, of 32 in a pair of CTAs; weight rows "
             "are whole MMAs, parts of K whole stages; requantised tiles of unswapped operands have 128 columns",
+        ),
+        planned(
+            "narrow",
+            ("narrow", swap, m, t),
+            "the second N, too, comes in steps of 8 with 64 rows, of 16 with 128, of 32 in a pair of CTAs",
         ),
         Constraint(
             (swap, m, along_w, along_t),
@@ -192,6 +199,7 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             "segments are filled up to whole clusters of both GEMMs: one must be a multiple of the other",
             lambda c: _multiple(c["tile_t_1"] * c["cluster_t_1"], c["tile_t_2"] * c["cluster_t_2"]),
         ),
+        FEWER_COLUMNS,
         *split_constraints(DEFAULT, MANY),
         Constraint(
             ("split_rows", "many_mma_m", "tile_t_1", "cluster_t_1", "tile_t_2", "cluster_t_2"),

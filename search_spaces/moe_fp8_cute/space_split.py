@@ -1,4 +1,4 @@
-"""Dividing the experts by their rows between two launches of each GEMM: what both targets' spaces share."""
+"""What follows the rows of an expert, the same in both targets' spaces: launches of their own, and a second N."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ SPLIT_ROWS = Parameter(
     (0, 8, 16, 32, 64),
     doc="experts with more rows get launches of their own, tokens as M; 0: one form serves all",
 )
+
+FEWER_COLUMNS = Constraint(
+    ("narrow", "swap_1", "tile_t_1", "swap_2", "tile_t_2"),
+    "only swapped tiles with more token columns can be multiplied with fewer",
+    lambda c: not c["narrow"] or any(c[f"swap_{i}"] and c[f"tile_t_{i}"] > c["narrow"] for i in (1, 2)),
+)
+
+
+def narrow_parameter(rows: tuple[int, ...]) -> Parameter:
+    """The second N: the tiles of an expert that have few rows need not be multiplied like full ones."""
+    return Parameter(
+        "narrow", rows, doc="swapped operands: a tile with at most this many rows has an MMA of its own; 0: none has"
+    )
 
 
 def split_constraints(default: Config, many: tuple[str, ...]) -> tuple[Constraint, ...]:

@@ -200,6 +200,11 @@ class BlackwellPlan(GemmPlan):
         return 64 * self.groups * (2 if self.pair else 1), self.tile_t if self.swap else self.tile_w
 
     @property
+    def n_step(self) -> int | None:
+        """What N of an MMA is a multiple of; None where M is none that the hardware has."""
+        return {64: 8, 128: 16, 256: 32}.get(self.mma_shape[0])
+
+    @property
     def mmas(self) -> int:
         """MMAs along M that one K step of a tile takes."""
         return self.subs if self.swap else 1
@@ -215,16 +220,23 @@ class BlackwellPlan(GemmPlan):
         return max(32, 1 << (self.acc_stages * self.acc_columns - 1).bit_length())
 
     @property
+    def width(self) -> int:
+        """Columns of one accumulator in a tile of all its rows."""
+        return self.tile_t if self.swap else self.sub_w
+
+    @property
     def load_columns(self) -> int:
         """Columns of one accumulator that a warp promotes at a time."""
-        width = self.tile_t if self.swap else self.sub_w
+        return self.loaded(self.width)
+
+    def loaded(self, width: int) -> int:
+        """The same of accumulators of ``width`` columns: those of a tile with few rows have ``narrow``."""
         crowded = width * self.subs >= 256 and (self.swap or self.registers[1] < 224)
         return math.gcd(width, LOAD_COLUMNS // 2 if crowded else LOAD_COLUMNS)
 
-    @property
-    def scales_first(self) -> bool:
+    def scales_first(self, width: int) -> bool:
         """Whether a K block's token scales fit into registers before its accumulators are ready."""
-        return not self.swap or self.tile_t == self.load_columns
+        return not self.swap or width == self.loaded(width)
 
     @property
     def packed_fma(self) -> bool:
@@ -236,7 +248,7 @@ class BlackwellPlan(GemmPlan):
 
     @property
     def accumulator_registers(self) -> int:
-        one = (self.tile_t if self.swap else self.sub_w) // 2
+        one = self.width // 2
         scales = self.load_columns // 4 if self.swap else 2
         return one * self.subs + self.load_columns // 2 + scales
 
@@ -252,7 +264,8 @@ class BlackwellPlan(GemmPlan):
         return (self.weight_rows + self.token_rows) * self.k_tile + 4 * self.tile_t * self.k_per_stage
 
     def problem(self) -> str | None:
-        for why in (self.mma_problem(), self.cluster_problem(), self.memory_problem(), self.register_problem()):
+        for part in ("mma", "narrow", "cluster", "memory", "register"):
+            why: str | None = getattr(self, f"{part}_problem")()
             if why is not None:
                 return f"{self.role}: {why}"
         return None
@@ -260,7 +273,7 @@ class BlackwellPlan(GemmPlan):
     def mma_problem(self) -> str | None:
         """Why the tensor cores cannot take the tile, None if they can."""
         m, n = self.mma_shape
-        step = {64: 8, 128: 16, 256: 32}.get(m)
+        step = self.n_step
         if step is None or self.pair != (m == 256):
             return f"an MMA has 64 or 128 rows, 256 in a pair of CTAs, not {m}"
         if n % step or not step <= n <= 256:
@@ -273,6 +286,12 @@ class BlackwellPlan(GemmPlan):
             return f"with tokens as M the fused requantisation wants tiles of 128 columns, not {self.columns}"
         if self.k // BLOCK % self.split_k or self.k_blocks % self.k_per_stage:
             return f"{self.k // BLOCK} K blocks cannot be cut into {self.split_k} parts of whole stages"
+        return None
+
+    def narrow_problem(self) -> str | None:
+        """Why tiles with few rows cannot have an MMA of their own, None if they can."""
+        if self.narrow and (self.n_step is None or self.narrow % self.n_step):
+            return f"N of an MMA with {self.mma_shape[0]} rows comes in steps of {self.n_step}, {self.narrow} does not"
         return None
 
     def cluster_problem(self) -> str | None:

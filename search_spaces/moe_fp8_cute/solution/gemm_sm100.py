@@ -54,11 +54,13 @@ class GroupedGemmSm100:
         self.epilogue = make_epilogue(plan)
         self.group = tcgen05.CtaGroup.TWO if plan.pair else tcgen05.CtaGroup.ONE
 
-    def _tiled_mma(self, accumulate: bool) -> cute.TiledMma:
+    def _tiled_mmas(self, shape: tuple[int, int]) -> tuple[cute.TiledMma, cute.TiledMma]:
+        """MMAs of M x N that overwrite their accumulator, and that add to it."""
         major = OperandMajorMode.K
-        mma = sm100.make_trivial_tiled_mma(F8, F8, major, major, Float32, self.group, self.plan.mma_shape)
-        mma.set(tcgen05.Field.ACCUMULATE, accumulate)
-        return mma
+        mmas = [sm100.make_trivial_tiled_mma(F8, F8, major, major, Float32, self.group, shape) for _ in range(2)]
+        for accumulate, mma in enumerate(mmas):
+            mma.set(tcgen05.Field.ACCUMULATE, bool(accumulate))
+        return mmas[0], mmas[1]
 
     def _weight_view(self, w: cute.Tensor) -> tuple[cute.Tensor, tuple]:
         """The weights as the TMA sees them, and a box in it."""
@@ -222,9 +224,9 @@ class GroupedGemmSm100:
         """The MMA warp: per K block of 128, one accumulator in tensor memory."""
         p = self.plan
         self.producer.wait(alone)
-        mma = (self._tiled_mma(False), self._tiled_mma(True))
+        mma = self._tiled_mmas(p.mma_shape)
+        slim = self._tiled_mmas((p.mma_shape[0], p.narrow)) if cutlass.const_expr(p.narrow > 0) else mma
         frag_a, frag_b = self._fragments(mma[0], sW, sX)
-        acc_layout = mma[0].make_fragment_C(mma[0].partition_shape_C(p.mma_shape)).layout
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.producer.start(counts, cum)
         empties = by_rank(rank, [p.commit_mask(r) for r in range(p.cluster)])
@@ -232,6 +234,10 @@ class GroupedGemmSm100:
         stage, phase, a, a_phase = Int32(0), Int32(0), Int32(0), Int32(1)
         if self.producer.leader(rank):
             while tile < total:
+                few = Boolean(False)
+                if cutlass.const_expr(p.narrow > 0):
+                    expert, token_tile, _group, _part = self.table.find(cum, tile)
+                    few = self.producer.few(counts, expert, token_tile * p.cluster_t + p.place(rank)[1])
                 for _ in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                     cute.arch.mbarrier_wait(full + stage, phase)
                     if cutlass.const_expr(p.gather and not p.gather4):
@@ -240,7 +246,14 @@ class GroupedGemmSm100:
                     for u in cutlass.range_constexpr(p.k_per_stage):
                         cute.arch.mbarrier_wait(drained + a, a_phase)
                         self.fence("after")
-                        self.issue(mma, frag_a, frag_b, tmem + a * p.acc_columns, acc_layout, stage * p.k_per_stage + u)
+                        target, slot = tmem + a * p.acc_columns, stage * p.k_per_stage + u
+                        if cutlass.const_expr(p.narrow > 0):
+                            if few:
+                                self.issue(slim, p.narrow, frag_a, frag_b, target, slot)
+                            else:
+                                self.issue(mma, p.mma_shape[1], frag_a, frag_b, target, slot)
+                        else:
+                            self.issue(mma, p.mma_shape[1], frag_a, frag_b, target, slot)
                         self.commit(ready + a, both, p.pair)
                         a, a_phase = self.advance(a, a_phase, p.acc_stages)
                     self.commit(empty + stage, empties, p.cluster > 1)
@@ -260,9 +273,13 @@ class GroupedGemmSm100:
             mma.make_fragment_B(cute.make_tensor(b.iterator, b_layout.outer)),
         )
 
-    def issue(self, mma: tuple, frag_a, frag_b, target, layout, slot: Int32) -> None:
-        """The MMAs of one K block; the first K step overwrites the accumulator."""
+    def issue(self, mma: tuple, n: int, frag_a, frag_b, target, slot: Int32) -> None:
+        """The MMAs of one K block, N of them ``n``; the first K step overwrites the accumulator.
+
+        Descriptors are those of the whole tile: an MMA with a smaller N reads its first rows.
+        """
         p = self.plan
+        layout = mma[0].make_fragment_C(mma[0].partition_shape_C((p.mma_shape[0], n))).layout
         for s in range(p.mmas):
             acc = cute.make_tensor(target + s * p.mma_shape[1], layout)[(None, 0, 0)]
             for k in range(BLOCK // 32):
@@ -297,8 +314,10 @@ class GroupedGemmSm100:
         slab = p.slab(warp)
         # A warp's 16 lanes: those of its number modulo 4, the upper half for the second warpgroup.
         lanes_at = (32 * (warp % 4) + 16 * (warp // 4)) << 16
-        width = (p.tile_t if p.swap else p.sub_w) // 2
-        acc = [cute.make_rmem_tensor((width,), Float32) for _ in range(p.subs)]
+        acc = [cute.make_rmem_tensor((p.width // 2,), Float32) for _ in range(p.subs)]
+        slim = acc
+        if cutlass.const_expr(p.narrow > 0):
+            slim = [cute.make_rmem_tensor((p.narrow // 2,), Float32) for _ in range(p.subs)]
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.producer.start(operands.counts, cum)
@@ -311,21 +330,49 @@ class GroupedGemmSm100:
         self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
             row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across_t) * p.tile_t
-            rings = self.sum_tile(
-                acc, tmem.toint() + lanes_at, sS, lanes, slab, empty, scale_full, ready, drained, peer, rings
-            )
+            few = Boolean(False)
+            at = (tmem.toint() + lanes_at, sS, lanes, slab, empty, scale_full, ready, drained, peer)
+            if cutlass.const_expr(p.narrow > 0):
+                few = self.producer.few(operands.counts, expert, token_tile * p.cluster_t + across_t)
+                if few:
+                    rings = self.sum_tile(p.narrow, slim, *at, rings)
+                else:
+                    rings = self.sum_tile(p.width, acc, *at, rings)
+            else:
+                rings = self.sum_tile(p.width, acc, *at, rings)
             # The next tile's weight scales travel while this tile is stored.
             this_weight_tile, this_part = weight_tile, part
             tile = tile + p.ctas // p.cluster
             expert, token_tile, group, part = self.table.find(cum, tile)
             weight_tile = group * p.cluster_w + across_w
             self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
-            self.epilogue.store(acc, shared, operands, row0, this_weight_tile, this_part, done, Int32(p.tile_t))
+            to = (shared, operands, row0, this_weight_tile, this_part, done, Int32(p.tile_t))
+            if cutlass.const_expr(p.narrow > 0):
+                if few:
+                    self.epilogue.store(slim, *to)
+                else:
+                    self.epilogue.store(acc, *to)
+            else:
+                self.epilogue.store(acc, *to)
             done = done + 1
 
     @cute.jit
-    def sum_tile(self, acc, tmem: Int32, sS, lanes, slab, empty, scale_full, ready, drained, peer, rings):
-        """All K blocks of one tile; returns where the rings stand after it."""
+    def sum_tile(
+        self,
+        width: cutlass.Constexpr,
+        acc,
+        tmem: Int32,
+        sS,
+        lanes,
+        slab,
+        empty,
+        scale_full,
+        ready,
+        drained,
+        peer,
+        rings,
+    ):
+        """All K blocks of one tile, ``width`` columns of each accumulator; returns where the rings stand after it."""
         p = self.plan
         stage, phase, a, a_phase = rings
         sums = [cute.make_rmem_tensor((cute.size(acc[0]) // 2,), Int64) for _ in range(p.subs)]
@@ -335,15 +382,15 @@ class GroupedGemmSm100:
             cute.arch.mbarrier_wait(scale_full + stage, phase)
             for u in cutlass.range(p.k_per_stage, unroll=1):
                 slot, block = stage * p.k_per_stage + u, k * p.k_per_stage + u
-                scales = self.scales_of(sS, lanes, slab, slot, block)
-                if cutlass.const_expr(p.scales_first):
+                scales = self.scales_of(width, sS, lanes, slab, slot, block)
+                if cutlass.const_expr(p.scales_first(width)):
                     # They are in registers: the stage need not wait for its accumulators.
                     self.release(empty + stage, u == p.k_per_stage - 1)
                 cute.arch.mbarrier_wait(ready + a, a_phase)
                 self.fence("after")
-                self.drain(sums, tmem + a * p.acc_columns, sS, lanes, scales, slot, block, drained + a, peer)
+                self.drain(width, sums, tmem + a * p.acc_columns, sS, lanes, scales, slot, block, drained + a, peer)
                 a, a_phase = self.advance(a, a_phase, p.acc_stages)
-                if cutlass.const_expr(not p.scales_first):
+                if cutlass.const_expr(not p.scales_first(width)):
                     self.release(empty + stage, u == p.k_per_stage - 1)
             stage, phase = self.advance(stage, phase, p.stages)
         for s in cutlass.range_constexpr(p.subs):
@@ -375,44 +422,46 @@ class GroupedGemmSm100:
             predicate=cute.arch.lane_idx() == 0,
         )
 
-    def scales_of(self, sS, lanes, slab: Int32, slot: Int32, k: Int32):
+    def scales_of(self, width: int, sS, lanes, slab: Int32, slot: Int32, k: Int32):
         """What one K block is scaled with: token scales of the first columns, or factors of every accumulator."""
         p = self.plan
-        token = cute.make_rmem_tensor((p.load_columns // 4 if p.swap else 2,), Float32)
+        token = cute.make_rmem_tensor((p.loaded(width) // 4 if p.swap else 2,), Float32)
         if p.swap:
             self.scales.load_tokens(sS, token, slot, 0)
             return token
         self.scales.load_tokens(sS, token, slot, 16 * slab + cute.arch.lane_idx() // 4)
         return [self.scales.factors(token, lanes, s, k) for s in range(p.subs)]
 
-    def drain(self, sums, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32, drained, peer: Int32) -> None:
-        """Add one K block to the sums, ``load_columns`` at a time.
+    def drain(
+        self, width: int, sums, tmem: Int32, sS, lanes, scales, slot: Int32, k: Int32, drained, peer: Int32
+    ) -> None:
+        """Add ``width`` columns of one K block to the sums, some of them at a time.
 
         The next columns are under way while these are added: a wait is for all loads, so the next one starts right
         behind it. The MMAs get the accumulator back behind the last wait.
         """
         p = self.plan
-        width = p.tile_t if p.swap else p.sub_w
-        parts = [(first, s) for first in range(0, width, p.load_columns) for s in range(p.subs)]
-        coming = self.load(tmem + (parts[0][1] * width + parts[0][0]), p.load_columns)
+        step = p.loaded(width)
+        parts = [(first, s) for first in range(0, width, step) for s in range(p.subs)]
+        coming = self.load(tmem + (parts[0][1] * p.width + parts[0][0]), step)
         for i, (first, s) in enumerate(parts):
             cute.arch.inline_ptx("tcgen05.wait::ld.sync.aligned;")
             tmp = coming
             if i + 1 < len(parts):
                 following, t = parts[i + 1]
-                coming = self.load(tmem + (t * width + following), p.load_columns)
+                coming = self.load(tmem + (t * p.width + following), step)
             else:
                 self.hand_back(drained, peer)
             if p.swap and first > 0 and s == 0:
                 self.scales.load_tokens(sS, scales, slot, 0, first)
             if p.swap:
-                self.scales.promote(self.columns(sums[s], first), tmp, scales, lanes, s, k)
+                self.scales.promote(self.columns(sums[s], first, step), tmp, scales, lanes, s, k)
             else:
-                self.scales.promote_rows(self.columns(sums[s], first), tmp, scales[s])
+                self.scales.promote_rows(self.columns(sums[s], first, step), tmp, scales[s])
 
-    def columns(self, sums: cute.Tensor, first: int) -> cute.Tensor:
-        """The part of a thread's sums that starts at column ``first``."""
-        return cute.make_tensor(sums.iterator + first // 4, cute.make_layout((self.plan.load_columns // 4,)))
+    def columns(self, sums: cute.Tensor, first: int, count: int) -> cute.Tensor:
+        """A thread's sums of ``count`` columns from ``first`` on."""
+        return cute.make_tensor(sums.iterator + first // 4, cute.make_layout((count // 4,)))
 
     def load(self, address: Int32, columns: int):
         """Start to load 16 lanes of ``columns`` accumulators into the fragment of a wgmma; a wait completes it."""

@@ -14,6 +14,7 @@ from .plans_sm100 import (
     is_blackwell,
     many_plans_sm100,
     many_rows_sm100,
+    narrow,
     plans_sm100,
     second_gemm,
 )
@@ -115,10 +116,9 @@ def _gathers(config: Mapping[str, Any]) -> bool:
 
 
 def _narrow(config: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """The second N of GEMM ``i``: only swapped tiles of more tokens have one. And when all tiles are of that size."""
-    if not config["narrow"] or not config[f"swap_{i}"] or config[f"tile_t_{i}"] <= config["narrow"]:
-        return {}
-    return {"narrow": config["narrow"], "narrow_tiles": config["narrow_tiles"]}
+    """The second N of GEMM ``i``, and when all tiles are of that size."""
+    rows = narrow(config, i)
+    return {"narrow": rows, "narrow_tiles": config["narrow_tiles"]} if rows else {}
 
 
 def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,11 @@ def common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     return {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
 
 
+def narrow(config: Mapping[str, Any], i: int) -> int:
+    """The second N of GEMM ``i``, 0 for none: only swapped tiles of more tokens have one. On both architectures."""
+    return config["narrow"] if config[f"swap_{i}"] and config[f"tile_t_{i}"] > config["narrow"] else 0
+
+
 def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
     """The fields that come from the parameters of GEMM ``i``."""
     mma_m, ctas_per_sm = config[f"mma_m_{i}"], config[f"ctas_per_sm_{i}"]
@@ -98,4 +103,5 @@ def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
         "ctas_per_sm": ctas_per_sm,
         "ctas": config["sms"] * ctas_per_sm,
         "split_k": config[f"split_k_{i}"],
+        "narrow": narrow(config, i),
     }

@@ -45,8 +45,23 @@ class ProducerSm100(Producer):
         """Whether this CTA's barriers count what arrives."""
         return rank % 2 == 0 if self.plan.pair else Boolean(True)
 
+    def few(self, counts: cute.Tensor, expert: Int32, token_tile: Int32) -> Boolean:
+        """Whether a token tile of an expert has so few rows that it is multiplied with the narrow MMA."""
+        p = self.plan
+        return counts[expert] - token_tile * p.tile_t <= p.narrow
+
     @cute.jit
-    def expect(self, barrier, size: cutlass.Constexpr, leads: Boolean):
+    def multiplied(self, counts: cute.Tensor, expert: Int32, token_tile: Int32) -> Int32:
+        """Token rows of this CTA that the MMA of a tile reads; in a pair that splits the tokens, half of its N."""
+        p = self.plan
+        rows = Int32(p.token_rows)
+        if cutlass.const_expr(p.narrow > 0):
+            if self.few(counts, expert, token_tile):
+                rows = Int32(p.narrow // p.token_halves)
+        return rows
+
+    @cute.jit
+    def expect(self, barrier, size: Int32, leads: Boolean):
         """One arrival, and ``size`` more bytes to wait for."""
         if leads:
             with cute.arch.elect_one():
@@ -123,7 +138,8 @@ class ProducerSm100(Producer):
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
             row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across) * p.tile_t
-            first = row0 + (half * peers + share) * rows
+            read = self.multiplied(operands.counts, expert, token_tile * p.cluster_t + across)
+            first = row0 + half * read + share * rows
             gX = cute.local_tile(cute.domain_offset((first, 0), tma_x), (rows, BLOCK), (0, None))
             tXs, tXg = cpasync.tma_partition(atom, 0, cute.make_layout(1), box, cute.group_modes(gX, 0, 2))
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
@@ -161,6 +177,8 @@ class ProducerSm100(Producer):
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
             row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across) * p.tile_t
+            read = self.multiplied(operands.counts, expert, token_tile * p.cluster_t + across)
+            first, boxes = row0 + half * read, (read + (p.gather_rows - 1)) // p.gather_rows
             for i in cutlass.range_constexpr(scale_copies):
                 scale_token[i] = Int32(-1)
                 if thread + i * p.gather_threads < p.tile_t:
@@ -171,12 +189,12 @@ class ProducerSm100(Producer):
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 if cutlass.const_expr(p.gather4):
-                    self.expect(full + stage, p.token_bytes, leads)
+                    self.expect(full + stage, boxes * (p.token_bytes // (p.token_rows // p.gather_rows)), leads)
                 for u in cutlass.range(p.k_per_stage, unroll=1):
                     block = part * p.k_blocks + k * p.k_per_stage + u
                     slot = stage * p.k_per_stage + u
                     if cutlass.const_expr(p.gather4):
-                        self.gather_box(atom, tma_x, indices, sX, row0 + half * p.token_rows, block, slot, full + stage)
+                        self.gather_box(atom, tma_x, indices, sX, first, boxes, block, slot, full + stage)
                     else:
                         self.copy_rows(operands.x, sX, token, thread, block, slot)
                     self.copy_scales(operands.xs, sS, scale_token, thread, block, slot)
@@ -187,11 +205,11 @@ class ProducerSm100(Producer):
             tile = tile + p.ctas // p.cluster
 
     @cute.jit
-    def gather_box(self, atom, tma_x, indices, sX, row0: Int32, block: Int32, slot: Int32, barrier):
+    def gather_box(self, atom, tma_x, indices, sX, row0: Int32, boxes: Int32, block: Int32, slot: Int32, barrier):
         """The rows of one K block by TMA. Few at a time: all indices at once would not fit into the registers."""
         p = self.plan
         rows = p.gather_rows
-        for i in cutlass.range(p.token_rows // rows, unroll=1):
+        for i in cutlass.range(boxes, unroll=1):
             at = (row0 + i * rows, 0)
             gX = cute.local_tile(cute.domain_offset(at, tma_x), (rows, BLOCK), (0, None))
             gI = cute.local_tile(cute.domain_offset(at, indices), (rows, BLOCK), (0, None))

@@ -173,7 +173,7 @@ class Cluster:
             yield lambda: cta.scale_full[ring.at].passed(ring.parity)
             assert cta.loaded.get(("scales", ring.at)) == [k]
             for u in range(p.k_per_stage):
-                if p.scales_first and u == p.k_per_stage - 1:
+                if p.scales_first(p.width) and u == p.k_per_stage - 1:
                     cta.empty[ring.at].change(arrivals=1)
                 yield lambda: cta.ready[acc.at].passed(acc.parity)
                 assert cta.accumulator.get(acc.at) == k * p.k_per_stage + u
@@ -184,7 +184,7 @@ class Cluster:
                 drained.change(arrivals=1)
                 acc.advance()
                 self.count(f"promote {warp}", rank)
-            if not p.scales_first:
+            if not p.scales_first(p.width):
                 assert cta.loaded.get(("scales", ring.at)) == [k], "scales are overwritten before a warp has read them"
                 cta.empty[ring.at].change(arrivals=1)
             ring.advance()

@@ -69,19 +69,19 @@ CONFIGS = {
             **{"gather": "kernel", "combine": "atomic_bf16", "k_tile_2": 256, "stages_2": 2},
             **{"mma_m_1": 256, "cluster_t_1": 2, "cluster_w_1": 2, "mma_m_2": 256, "cluster_t_2": 2},
         },
-        # pairs with weights as M, parts of K
+        # pairs with weights as M, few rows multiplied with an N of 32; parts of K
         "apart": {
             **{"layout": "batched", "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"},
             **{"pdl": False, "early_weights": False, "order": "weights"},
             **{"swap_1": True, "mma_m_1": 256, "tile_t_1": 64, "tile_w_1": 128, "cluster_w_1": 2, "split_k_1": 2},
             **{"swap_2": True, "mma_m_2": 256, "tile_t_2": 32, "tile_w_2": 128, "cluster_w_2": 2, "cluster_t_2": 2},
-            **{"split_k_2": 2, "acc_stages_1": 1},
+            **{"split_k_2": 2, "acc_stages_1": 1, "narrow": 32},
         },
-        # clusters by the maximum of a narrow tile; rows gathered by cp.async
+        # clusters by the maximum of a narrow tile, which has an N of its own; rows gathered by cp.async
         "narrow": {
             **{"gather": "fused", "swap_1": True, "mma_m_1": 64, "tile_t_1": 16, "tile_w_1": 64, "cluster_w_1": 4},
-            **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3, "ctas_per_sm_2": 2},
-            **{"early_weights": False},
+            **{"swap_2": True, "mma_m_2": 64, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3, "ctas_per_sm_2": 2},
+            **{"early_weights": False, "narrow": 8},
         },
         # two launches of each GEMM, by the rows of the experts
         "split": {

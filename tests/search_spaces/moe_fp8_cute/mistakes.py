@@ -10,21 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from search_spaces.moe_fp8_cute.routings import Routing
 from workers.emulator.ptx import Instruction, Kernel
 
 Edit = Callable[[Kernel], Kernel]
 Match = Callable[[Instruction], bool]
+ROUTING = Routing("mistakes", 26, "uneven", 1.5)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """``config`` is a row of conftest's CONFIGS for the target, ``kernel`` the short name of the kernel."""
+    """``config`` is a row of conftest's CONFIGS for the target, ``kernel`` the short name of the kernel; the input has
+    ``routing``."""
 
     name: str
     target: str
     config: str
     kernel: str
     edit: Edit
+    routing: Routing = ROUTING
 
 
 def begins(*parts: str, has: tuple[str, ...] = (), lacks: tuple[str, ...] = ()) -> Match:
@@ -129,8 +133,20 @@ def _counted_in_full(i: Instruction) -> Instruction:
     return Instruction("mov.b32", [i.operands[0], "128"], i.guard)
 
 
-def _on(target: str, config: str, kernel: str, edits: dict[str, Edit]) -> list[Mistake]:
-    return [Mistake(f"{target} {config}: {name}", target, config, kernel, edit) for name, edit in edits.items()]
+def _compares(opcode: str, bound: int) -> Match:
+    """A comparison with a constant."""
+    return lambda i: i.opcode == opcode and i.operands[-1] == str(bound)
+
+
+def _always(i: Instruction) -> Instruction:
+    """A comparison holds whatever is compared."""
+    return Instruction("setp.eq.b32", [i.operands[0], "0", "0"], i.guard)
+
+
+def _on(target: str, config: str, kernel: str, edits: dict[str, Edit], routing: Routing = ROUTING) -> list[Mistake]:
+    return [
+        Mistake(f"{target} {config}: {name}", target, config, kernel, edit, routing) for name, edit in edits.items()
+    ]
 
 
 BLACKWELL = [
@@ -191,11 +207,16 @@ BLACKWELL = [
             begins("cp", "async", "bulk", "tensor", "5d"), (1, 2, 3), "xor.b32", "1"
         ),
     }),
+    *_on("sm_100a", "apart", "moe_gemm_1", {
+        "the halves of few rows lie as those of many": rewrite(_compares("setp.gt.s32", 32), _always, 0),
+    }, Routing("most rows that are few", 32, "one_expert")),
     *_on("sm_100a", "narrow", "moe_gemm_1", {
         "no proxy fence before the MMA": without(begins("fence", "proxy")),
         "cp.async puts a chunk into its neighbour's place": alter(
             begins("cp", "async", "cg"), (0, 1), "xor.b32", "16"
         ),
+        "the two N are exchanged": alter(MMA, (3,), "xor.b32", str(3 << 17)),
+        "every tile is promoted like one of few rows": rewrite(_compares("setp.lt.s32", 9), _always),
         "a maximum is not shared with the cluster": alter(begins("mapa"), (2,), "mov.b32", "0"),
         "the phase of the maxima is off by one": alter(WAIT, (2,), "xor.b32", "1", which=-1),
     }),

@@ -77,6 +77,8 @@ def test_every_value_occurs_in_a_valid_config(space):
         ({"split_k_2": 2}, "added by the atomics"),
         ({"swap_1": True, "tile_t_1": 192, "tile_w_1": 256, "acc_stages_1": 1, "stages_1": 2}, "64 K registers"),
         ({"pdl": False}, "without programmatic launch"),
+        ({"narrow": 16}, "more token columns can be multiplied with fewer"),
+        ({"swap_2": True, "tile_t_2": 32, "tile_w_2": 128, "narrow": 8}, "the second N, too"),
     ],
 )
 def test_constraints_name_the_reason(space, change, reason):

@@ -1,6 +1,7 @@
 """What the compiler made of a few Blackwell GEMMs: barriers, copies, MMAs and tensor memory as the plans state them."""
 
 import re
+from collections import Counter
 
 import pytest
 
@@ -16,7 +17,10 @@ CASES = {
     "default": ({}, 0),
     "pair, gathers by TMA, K tile 256": ({**SWAPPED, "k_tile_1": 256}, 0),
     "pairs in a 2 x 4 cluster, multicast": ({"mma_m_2": 256, "cluster_w_2": 4, "cluster_t_2": 2, "sms": 144}, 1),
-    "64 rows, cp.async": ({**SWAPPED, "mma_m_1": 64, "tile_t_1": 16, "gather": "fused", "acc_stages_1": 4}, 0),
+    "64 rows, cp.async, a second N": (
+        {**SWAPPED, "mma_m_1": 64, "tile_t_1": 16, "gather": "fused", "acc_stages_1": 4, "narrow": 8},
+        0,
+    ),
 }
 
 
@@ -89,6 +93,8 @@ def test_barriers_expect_the_arrivals_and_bytes_of_the_plan(compiled):
     promised = {plan.weight_bytes, plan.token_bytes, plan.scale_bytes} - {0}
     if plan.amax_ctas > 1:
         promised.add(4 * plan.tile_t * 4 * plan.groups * plan.amax_ctas)
+        if plan.narrow:
+            promised.add(4 * plan.narrow * 4 * plan.groups * plan.amax_ctas)
     assert set(values(ptx, r"mbarrier\.arrive\.expect_tx\.shared\.b64")) == promised
 
 
@@ -106,14 +112,18 @@ def test_mmas_have_the_shape_of_the_plan_and_loads_are_waited_for(compiled):
     plan, ptx, spilled = compiled
     group = 2 if plan.pair else 1
     issued = re.findall(r"tcgen05\.mma\.cta_group::(\d)\.kind::f8f6f4\S* \[\S+\], \S+, \S+, (%r\d+)", ptx)
-    assert len(issued) == 4 * plan.mmas * plan.k_per_stage
-    descriptor = constants(ptx)[issued[0][1]]
+    rows, columns = plan.mma_shape
+    every_n = [columns, *([plan.narrow] if plan.narrow else [])]
     assert {int(g) for g, _ in issued} == {group}
-    assert (16 * (descriptor >> 24 & 31), 8 * (descriptor >> 17 & 63)) == plan.mma_shape
-    assert (descriptor >> 4 & 3, descriptor >> 7 & 7, descriptor >> 10 & 7) == (1, 0, 0), "float32 += E4M3 x E4M3"
+    descriptors = [constants(ptx)[register] for _, register in issued]
+    found = Counter((16 * (d >> 24 & 31), 8 * (d >> 17 & 63)) for d in descriptors)
+    assert found == {(rows, n): 4 * plan.mmas * plan.k_per_stage for n in every_n}
+    kinds = {(d >> 4 & 3, d >> 7 & 7, d >> 10 & 7) for d in descriptors}
+    assert kinds == {(1, 0, 0)}, "float32 += E4M3 x E4M3"
     loads = re.findall(r"tcgen05\.ld\.sync\.aligned\.16x256b\.x(\d+)\.b32", ptx)
-    width = plan.tile_t if plan.swap else plan.sub_w
-    assert [8 * int(x) for x in loads] == width * plan.subs // plan.load_columns * [plan.load_columns]
+    widths = [plan.width, *([plan.narrow] if plan.narrow else [])]
+    wanted = [plan.loaded(width) for width in widths for _ in range(width * plan.subs // plan.loaded(width))]
+    assert sorted(8 * int(x) for x in loads) == sorted(wanted)
     assert ptx.count("tcgen05.wait::ld") == len(loads)
     assert spilled == 0
 
