@@ -59,7 +59,7 @@ def choices_of(kernels: Sequence[TritonKernel], widen: bool) -> AuthorChoices:
     starts = [
         {name: value for name, value in row.items() if value != default[name]}
         for kernel in kernels
-        if kernel.name != listed and not is_product(kernel)
+        if kernel.name != listed and (kernel.is_proposed or not is_product(kernel))
         for row in rows[kernel.name][1:]
     ]
     parameters = {

@@ -201,11 +201,14 @@ def choose(entries: Sequence[EntryFunction], wanted: str | None, definition: Map
         return entries[0]
     inputs, outputs = len(definition["inputs"]), len(definition["outputs"])
 
-    def misfit(entry: EntryFunction) -> tuple[bool, int, int]:
+    op = str(definition.get("op_type", "")).replace("_", "")
+
+    def misfit(entry: EntryFunction) -> tuple[bool, int, int, bool]:
         taken = {name.lower() for name in (*entry.needed, *entry.optional)}
         wrong = min(max(0, len(entry.needed) - n) + max(0, n - len(taken)) for n in (inputs, inputs + outputs))
         unnamed = sum(name.lower() not in taken for name in definition["inputs"])
-        return bool(_BACKWARD.search(entry.name)), wrong, unnamed
+        is_other = op not in entry.name.lower().replace("_", "")
+        return bool(_BACKWARD.search(entry.name)), wrong, unnamed, is_other
 
     return min(entries, key=misfit)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from tuner.init.source.known_answers import LAUNCH_OPTIONS, TritonConfig
@@ -22,19 +22,29 @@ class LaunchValues:
 
     Attributes:
         given: Name -> its number.
-        assigned: Name -> the number's place in an assignment of the launcher, such as ``BLOCK = 64``.
+        assigned: Name -> the number's places in assignments of the launcher, such as ``BLOCK = 64``.
+        others: Further choices of the author's code; those of ``given`` are the first.
+        fixed: Launch options that only some of the choices give, which are left alone.
+        unpacked_unread: What the launch unpacks (``**config``) without its values being known.
         computed: Launch options whose value is computed -> the author's expression.
         remarks: What a reader should know of it.
     """
 
     given: dict[str, int] = field(default_factory=dict)
-    assigned: dict[str, ast.Constant] = field(default_factory=dict)
+    assigned: dict[str, list[ast.Constant]] = field(default_factory=dict)
+    others: list[dict[str, int]] = field(default_factory=list)
+    fixed: frozenset[str] = frozenset()
+    unpacked_unread: str = ""
     computed: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 
-def read_launch(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel) -> LaunchValues:
-    """The numbers of a launch that may be tuned. One that the grid repeats as a number is none of them."""
+def read_launch(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, code: Sequence[ast.stmt]) -> LaunchValues:
+    """The numbers of a launch that may be tuned. One that the grid repeats as a number is none of them.
+
+    Args:
+        code: Statements of the file that are needed, in which dicts are looked for that the launch unpacks.
+    """
     values = LaunchValues()
     call = launch.call
     starred = any(isinstance(a, ast.Starred) for a in call.args)
@@ -52,19 +62,49 @@ def read_launch(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel) ->
         if number is not None and (is_option or by_name):
             values.given[name] = number
         elif place is not None:
-            values.given[name], values.assigned[name] = int(place.value), place  # type: ignore[arg-type]
+            values.given[name], values.assigned[name] = int(place.value), [place]  # type: ignore[arg-type]
         elif is_option and number is None:
             values.computed[name] = _origin_of(file, value, function)
     _tell_apart(values, kernel)
+    for unpacked in (k.value for k in call.keywords if k.arg is None):
+        _read_unpacked(code, kernel, values, file.snippet(unpacked))
     return values
+
+
+def _read_unpacked(code: Sequence[ast.stmt], kernel: TritonKernel, values: LaunchValues, unpacked: str) -> None:
+    """Numbers of the dicts that may be what a launch unpacks, as ``config = {"BLOCK_M": 64, "BLOCK_N": 64}``."""
+    possible = kernel.constexprs | {name for name in LAUNCH_OPTIONS if name not in values.given}
+    dicts = [d for d in (_numbers_of(node, possible) for top in code for node in ast.walk(top)) if d]
+    if not dicts:
+        values.unpacked_unread = unpacked
+        return
+    shared = [name for name in dicts[0] if all(name in d for d in dicts)]
+    first, *others = [{name: int(d[name].value) for name in shared} for d in dicts]  # type: ignore[arg-type]
+    values.given |= first
+    values.others = [other for other in others if other != first]
+    values.assigned |= {name: [d[name] for d in dicts] for name in shared}
+    values.fixed = frozenset(name for d in dicts for name in d if name in LAUNCH_OPTIONS and name not in shared)
+    if values.others:
+        what = f"its launcher has {len(dicts)} dicts of values: the first is the default, the others are starts"
+        values.remarks.append(f"{what}; give them sizes where the launcher chooses by size")
+
+
+def _numbers_of(node: ast.AST, possible: Collection[str]) -> dict[str, ast.Constant]:
+    """Key -> number of a dict that is assigned, if it holds nothing but at least two of the possible keys."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Dict) or len(node.value.keys) < 2:
+        return {}
+    pairs = list(zip(node.value.keys, node.value.values, strict=True))
+    numbers = {k.value: v for k, v in pairs if isinstance(k, ast.Constant) and _number(v) is not None}
+    known = {str(k): v for k, v in numbers.items() if k in possible and isinstance(v, ast.Constant)}
+    return known if len(known) == len(pairs) else {}
 
 
 def _tell_apart(values: LaunchValues, kernel: TritonKernel) -> None:
     """Where one number of the launcher is given under several names, as ``BLOCK_M=BLOCK, BLOCK_N=BLOCK``: the number
     stays with the name by which programs are counted, since the grid is computed of it, and the others get values of
     their own. Where that name is not clear they stay one."""
-    for place in {id(p): p for p in values.assigned.values()}.values():
-        names = [n for n, p in values.assigned.items() if p is place]
+    for place in {id(p): p for (p,) in values.assigned.values()}.values():
+        names = [n for n, (p,) in values.assigned.items() if p is place]
         counting = [n for n in names if n in kernel.counts_programs]
         if len(names) == 1:
             continue
@@ -83,16 +123,19 @@ def propose(kernel: TritonKernel, launches: Sequence[LaunchValues]) -> None:
     first, *others = launches
     numbers = {name: number for name, number in first.given.items() if all(name in other.given for other in others)}
     kernel.remarks += dict.fromkeys(remark for launch in launches for remark in launch.remarks)
-    for option in ("num_warps", "num_stages"):
+    options = [n for n in ("num_warps", "num_stages") if not any(n in launch.fixed for launch in launches)]
+    for option in options:
         numbers.setdefault(option, int(LAUNCH_OPTIONS[option] or 0))
         computed = [launch.computed[option] for launch in launches if option in launch.computed]
         if computed:
             numbers[option] = 0
             kernel.computed[option] = computed[0]
     kernel.is_proposed = True
-    kernel.tunable = {name: tuple(sorted(_around(name, number))) for name, number in numbers.items()}
-    options = {name: numbers[name] for name in ("num_warps", "num_stages")}
-    kernel.configs = [TritonConfig({n: v for n, v in numbers.items() if n not in options}, **options)]
+    rows = [numbers, *(numbers | {n: v for n, v in other.items() if n in numbers} for other in first.others)]
+    kernel.tunable = {n: tuple(sorted(set().union(*(_around(n, row[n]) for row in rows)))) for n in numbers}
+    kernel.configs = [
+        TritonConfig({n: v for n, v in row.items() if n not in options}, **{n: row[n] for n in options}) for row in rows
+    ]
 
 
 def _around(name: str, number: int) -> set[int]:

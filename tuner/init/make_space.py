@@ -128,8 +128,8 @@ class _Maker:
         self.tree = SourceTree({p: t for p, t in origin.files.items() if p.endswith(".py")}, origin.disk)
         self.open_questions: list[str] = []
         self.remarks = list(origin.remarks)
-        self._places: dict[int, dict[str, ast.Constant]] = {}
-        """Identity of a launch -> name -> where the launcher assigns the number."""
+        self._values: dict[int, LaunchValues] = {}
+        """Identity of a launch that nothing tunes -> what it says."""
         self._static: dict[str, StaticFile | None] = {}
         for file in self.tree.files.values():
             _ = file.tree  # a mistake ends here, with its line
@@ -240,8 +240,8 @@ class _Maker:
         for launch in find_launches(file):
             kernel = known.get(launch.kernel)
             if kernel is not None and self._is_reached(file.path, launch):
-                values = read_launch(file, launch, kernel)
-                self._places[id(launch.call)] = values.assigned
+                code = [node for unit in self.tree.reached(file.path) for node in unit.nodes]
+                values = self._values[id(launch.call)] = read_launch(file, launch, kernel, code)
                 launches.setdefault(kernel.name, []).append(values)
         for name, several in launches.items():
             if len(several) > 1:
@@ -282,10 +282,12 @@ class _Maker:
                 kernel = tuned[launch.kernel]
                 launched.add(kernel.name)
                 access = {n: _access(modules[path], names[kernel.name, n], n) for n in kernel.tunable}
-                for name, place in self._places.get(id(launch.call), {}).items():
-                    if name in access:
-                        file.replace(file.start(place), file.end(place), access.pop(name))
-                rewrite.take_values(file, launch, kernel, access)
+                values = self._values.get(id(launch.call))
+                for name, places in values.assigned.items() if values else ():
+                    for place in places if name in access else ():
+                        file.replace(file.start(place), file.end(place), access[name])
+                    access.pop(name, None)
+                rewrite.take_values(file, launch, kernel, access, _unread(launch, values))
                 if kernel.hook:
                     self._hook(file, launch, kernel, access)
             rewrite.declare_config(file, modules[path])
@@ -347,6 +349,12 @@ def _by_name(kernels: Sequence[TritonKernel]) -> dict[str, TritonKernel]:
 
 def _access(config: str, name: str, meta: str) -> str:
     return f'{config}["{name}"] or None' if meta == "maxnreg" else f'{config}["{name}"]'
+
+
+def _unread(launch: KernelLaunch, values: LaunchValues | None) -> str:
+    """What a launch unpacks that is not known."""
+    unpacked = next((ast.unparse(k.value) for k in launch.call.keywords if k.arg is None), "")
+    return unpacked if values is None else values.unpacked_unread
 
 
 def _notes(kernel: TritonKernel) -> list[str]:

@@ -58,11 +58,14 @@ def drop_backward(file: SourceFile) -> list[int]:
     return lines
 
 
-def take_values(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, access: Mapping[str, str]) -> None:
+def take_values(
+    file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, access: Mapping[str, str], unread: str
+) -> None:
     """Give a launch the values of the config.
 
     Args:
         access: Name of a meta-parameter or launch option -> expression for its value.
+        unread: What the launch unpacks that is not known; empty if there is nothing of the kind.
     """
     call = launch.call
     keywords = {k.arg: k.value for k in call.keywords if k.arg}
@@ -84,13 +87,9 @@ def take_values(file: SourceFile, launch: KernelLaunch, kernel: TritonKernel, ac
             file.replace(file.start(value), file.end(value), expression)
     if added:
         _append_arguments(file, launch, added)
-        unpacked = [file.snippet(k.value) for k in call.keywords if k.arg is None]
-        if unpacked:
-            mark(
-                file,
-                launch.statement.lineno,
-                f"**{unpacked[0]} must not hold what the config gives: {', '.join(access)}",
-            )
+        if unread:
+            what = f"**{unread} must not hold what the config gives: {', '.join(access)}"
+            mark(file, launch.statement.lineno, what)
 
 
 def _append_arguments(file: SourceFile, launch: KernelLaunch, added: list[str]) -> None:

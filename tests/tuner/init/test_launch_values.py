@@ -155,3 +155,53 @@ def test_a_launch_by_a_name_for_one_of_two_kernels_gives_parameters(tmp_path):
     space = made(write(tmp_path, {"move.py": text.replace("def moved", other + "def moved")}))
     assert space.parameters["BLOCK_N"] == (32, 64, 128)
     assert 'BLOCK_N=config["BLOCK_N"]' in space.files["move.py"]
+
+
+UNPACKED = (
+    SHARED[: SHARED.index("def moved")]
+    + """
+def launched(x, out, config):
+    move[lambda META: (triton.cdiv(x.numel(), META["BLOCK_M"]),)](x, out, x.numel(), **config)
+
+
+def moved(x):
+    out = torch.empty_like(x)
+    config = {"BLOCK_M": 64, "BLOCK_N": 32}
+    if x.numel() < 9:
+        config = {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 8}
+    launched(x, out, config)
+    launched(out, out, config)
+    return out
+
+
+def test_moved():
+    config = {"BLOCK_M": 1, "BLOCK_N": 1}
+"""
+)
+
+
+def test_dicts_that_are_unpacked_into_a_launch_become_default_and_starts(tmp_path):
+    """Catches a MoE's blocks that stay as they are, a test's dict among them, and an option that is given twice."""
+    space = made(write(tmp_path, {"move.py": UNPACKED}))
+    kernel = space.files["move.py"]
+    first = '{"BLOCK_M": tuned["BLOCK_M"], "BLOCK_N": tuned["BLOCK_N"]'
+    assert kernel.count(first) == 2
+    assert f'{first}, "num_warps": 8}}' in kernel, "only one of them gives it"
+    assert 'num_stages=tuned["num_stages"])' in kernel
+    assert "num_warps=" not in kernel
+    assert not space.todo
+    space.write(tmp_path / "space")
+    found = DirectoryFamily(tmp_path / "space").space(DEFINITION, "sm_90a")
+    assert found.default == {"BLOCK_M": 64, "BLOCK_N": 32, "num_stages": 3}
+    assert [start.config for start in found.starts] == [{"BLOCK_M": 16, "BLOCK_N": 32, "num_stages": 3}]
+    assert found.by_name["BLOCK_M"].values == (8, 16, 32, 64, 128)
+
+
+def test_of_two_entries_alike_the_one_that_is_named_as_the_op_is_taken(tmp_path):
+    """Catches a layer norm that is handed what an RMS norm takes."""
+    text = (
+        SHARED.replace("def moved", "def shift")
+        + "\n\n"
+        + SHARED[SHARED.index("def moved") :].replace("moved", "copy_fn")
+    )
+    assert "move.copy_fn(x)" in made(write(tmp_path, {"move.py": text})).files["main.py"]
