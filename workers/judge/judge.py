@@ -173,8 +173,9 @@ class Judge:
         if ahead is not None:
             if ahead[0] == staged.package:
                 return ahead[1]
-            # What its first call did is not inspected.
+            # What its first call did is not inspected, and the names that it took are not given back.
             self._residents.keep_only("")
+            self._state.put_back_names()
             ahead[1].unload()
         compiles_late = kernel_cache.offer(Path(staged.folder) / staged.package)
         if compiles_late:
@@ -238,15 +239,14 @@ class Judge:
         candidate.function, candidate.was_called = self._loaded.function, False
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
-        """At the end of the job, check that everything in memory is unchanged, that of other workloads as well; load
-        the next variant meanwhile."""
+        """At the end of the job, check that all memory is unchanged; load the next variant meanwhile."""
         found = None if judgement.status.is_failure else self._inspection
         found = found or self._residents.begin_inspection()
-        if ahead is not None and not judgement.replace:
+        if ahead is not None:
             self._load_ahead(ahead, then=Phase(PhaseKind.LOAD, ahead.variant.key))
-            if self._ahead is not None:
-                self._call_first(ahead, self._ahead[1])
         self._state.put_back_names()  # here, while the device works: it takes a millisecond
+        if ahead is not None and self._ahead is not None:
+            self._call_first(ahead, self._ahead[1])
         self._send("phase", Phase(PhaseKind.INSPECT, job.variant.key))
         if not memory.all_true([part for parts in found.values() for part in parts]):
             where = ", ".join(uuid for uuid, parts in found.items() if not memory.all_true(parts))
@@ -291,7 +291,10 @@ class Judge:
         present = self._state.own()
         try:
             self._state.give_turn(loaded.settings or {})
-            check.run_once(candidate, self._definition, inputs, self._device)
+            try:
+                check.run_once(candidate, self._definition, inputs, self._device)
+            finally:
+                replaced = self._verdicts.replaced()  # while the device works
             self._device.synchronize()
             loaded.was_called = True
             loaded.settings = self._state.own()
@@ -300,7 +303,7 @@ class Judge:
                 raise DeviceLostError(str(raised(error))) from error
         finally:
             loaded.stuck = tuple(self._state.give_turn(present))
-        if loaded.stuck or self._verdicts.replaced() is not None:
+        if loaded.stuck or replaced is not None:
             raise DeviceLostError(f"after {staged.variant.key} was called")
 
     def _one(
@@ -374,7 +377,7 @@ class Judge:
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[timer.Timing, Verdict]:
         """Time the candidate, and verify one run. ``then`` is done after the last sample, before the verdict is waited
-        for. On the last workload, a device that works on its own inspects the memory behind the samples."""
+        for. On the last workload, a device that runs ahead inspects the memory behind the samples."""
         timer.check_mode(job.method, self._device)
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
         prepared = self._device.prepare(run, job.method.mode)
@@ -406,8 +409,7 @@ class Judge:
 
     def _load_unspoiled(self, staged: Staged) -> loader.Loaded:
         """Load a variant; raises as :func:`refuse_spoiler`."""
-        loaded = self._load(staged)
-        refuse_spoiler(loaded)
+        refuse_spoiler(loaded := self._load(staged))
         return loaded
 
     def _spoiled(self, status: Status, message: str) -> Judgement:

@@ -222,3 +222,23 @@ def test_what_the_next_one_breaks_while_loading_is_not_blamed_on_the_present_one
     patches = "import torch\ntorch.cuda.synchronize = lambda *_: None\n" + CALLS
     with pytest.raises(Exception, match="after next was loaded"):
         judged(CALLS, ahead=patches)
+
+
+def test_what_the_first_call_of_the_next_one_took_is_given_back_if_another_follows(judge_here, bench, make, order):
+    """Names are given back before that call; the one that was not expected would fail by what it took."""
+    sources = {
+        "present": CALLS,
+        "next": CALLS + "    torch.softmax = None\n",
+        "other": CALLS.replace("calls =", "torch.softmax(torch.ones(1, 1), 1)\ncalls ="),
+    }
+    variants = {key: make(source, key=key) for key, source in sources.items()}
+    built = {key: bench.builder.build(variant) for key, variant in variants.items()}
+    staged = {
+        key: bench.evaluator.stage(variant.built(built[key].artifact), first=bench.workloads[0])
+        for key, variant in variants.items()
+    }
+    jobs = {key: order(variant, built[key], bench.workloads) for key, variant in variants.items()}
+    assert judge_here.judge(jobs["present"], staged["present"], staged["next"]).status is Status.PASSED
+    assert torch.softmax is None
+    found = judge_here.judge(jobs["other"], staged["other"])
+    assert found.status is Status.PASSED, found.message
