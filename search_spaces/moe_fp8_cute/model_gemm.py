@@ -268,7 +268,7 @@ def blackwell_block(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
     elements = rows * weights
     # A pair's MMA reads half of the N side from each CTA. What several CTAs need comes once, by multicast.
     stored = plan.weight_rows + plan.token_rows
-    read = weights + plan.token_rows * plan.mmas if plan.swap else stored
+    read = weights + rows / plan.token_halves * plan.mmas if plan.swap else stored
     registers = elements / (128 * plan.groups)
     chain = (
         registers * (SWAPPED_DRAIN_CYCLES if plan.swap else DRAIN_CYCLES)

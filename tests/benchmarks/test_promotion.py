@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.blackwell_static.promotion import figures, loop_of
+from benchmarks.blackwell_static.promotion import figures, loops_of
 
 SASS = """
 .L_x_1:
@@ -31,7 +31,15 @@ SASS = """
 
 def test_a_loop_is_counted_from_its_label_to_its_branch():
     """Moves between registers cost issue slots; those of uniform registers are another pipe's."""
-    assert figures(loop_of(SASS)) == {
+    (loop,) = loops_of(SASS)
+    assert figures(loop) == {
         **{"instructions": 7, "loads": 1, "moves": 1, "packed_fma": 1, "local": 0},
         **{"last_load": 0, "handed_back": 2, "stall_cycles": 1 + 1 + 1 + 2 + 1 + 1 + 5},
     }
+
+
+def test_every_loop_around_loads_is_found_the_longest_first():
+    """Tiles of few rows have a loop of their own, which must not be counted with that of full ones."""
+    few = SASS.replace("L_x_2", "L_x_5").replace("L_x_3", "L_x_6").replace("L_x_1", "L_x_4")
+    few = "\n".join(line for line in few.splitlines() if "FFMA2" not in line)
+    assert [figures(loop)["packed_fma"] for loop in loops_of(few + SASS)] == [1, 0]

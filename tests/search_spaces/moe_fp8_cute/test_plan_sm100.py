@@ -8,9 +8,9 @@ import pytest
 
 from search_spaces.moe_fp8_cute.solution.budget import REGISTERS_PER_SM, SMEM_PER_CTA, SMEM_PER_SM
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import TMEM_COLUMNS
-from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
+from search_spaces.moe_fp8_cute.solution.plans import batch_rows, launches, plans, row_align, row_capacity
 from search_spaces.moe_fp8_cute.space import FAMILY
-from search_spaces.moe_fp8_cute.space_sm100 import DEFAULT
+from search_spaces.moe_fp8_cute.space_sm100 import DEFAULT, PAIRS
 from tests.search_spaces.moe_fp8_cute.blackwell_model import Cluster
 from tests.search_spaces.moe_fp8_cute.test_space import SIZES, made_up
 
@@ -99,6 +99,13 @@ def test_plans_fit_the_hardware(sample):
         low, high = plan.registers
         launch = min(255, REGISTERS_PER_SM // plan.ctas_per_sm // plan.threads // 8 * 8)
         assert low == high or 128 * low + 128 * plan.groups * high <= launch * plan.threads
+
+
+def test_defaults_and_starts_keep_enough_bytes_on_their_way(space):
+    """A TMA reaches the memory's rate from 128 KB an SM on; fewer stages would fit just as well and be slower."""
+    for config in (space.default, {**space.default, **PAIRS}, *(start.config for start in space.starts)):
+        for name, plan in launches(config, space.sizes):
+            assert plan.stages * plan.stage_bytes * plan.ctas_per_sm >= 128 << 10, name
 
 
 def test_sample_covers_pairs_clusters_and_ways_to_gather(sample):
