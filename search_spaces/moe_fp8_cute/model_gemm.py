@@ -127,7 +127,7 @@ class Wave:
 
 
 @lru_cache(maxsize=1 << 14)
-def tiles_of(rows: Rows, above: int, upto: int, tile: int, step: int, narrow: int) -> Tiles:
+def tiles_of(rows: Rows, above: int, upto: int, tile: int, step: int, narrow: int, together: int = 1) -> Tiles:
     """The tiles of the experts with more than ``above`` and at most ``upto`` rows (0: no bound).
 
     Args:
@@ -137,15 +137,19 @@ def tiles_of(rows: Rows, above: int, upto: int, tile: int, step: int, narrow: in
         tile: Token rows of a tile.
         step: Rows that are multiplied or left out together.
         narrow: A tile with at most so many rows is multiplied with as many; 0: none is.
+        together: Tiles of a cluster; an expert has whole clusters, of which the last tiles may have no rows.
     """
     mine = [count for count in rows if count > above and (not upto or count <= upto)]
-    multiplied = 0
+    multiplied = clusters = 0
     for count in mine:
         whole, rest = divmod(count, tile)
         multiplied += whole * tile
         if rest:
             multiplied += narrow if rest <= narrow else -(-rest // step) * step
-    return Tiles(len(mine), sum(-(-count // tile) for count in mine), sum(mine), multiplied)
+        here = -(-count // (tile * together))
+        multiplied += (here * together - -(-count // tile)) * (narrow or tile)
+        clusters += here
+    return Tiles(len(mine), clusters, sum(mine), multiplied)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -162,11 +166,11 @@ def gemm(
         k: FittedConstants.
         cleared_bytes: Output that it clears meanwhile.
     """
-    tile = plan.tile_t * plan.cluster_t
+    tile = plan.tile_t
     if plan.narrow_tiles and tiles_of(rows, 0, plan.upto, plan.narrow, plan.narrow, 0).count <= plan.narrow_tiles:
         tile = plan.narrow
     tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
-    t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else tile, plan.narrow)
+    t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else tile, plan.narrow, plan.cluster_t)
     if not t.count or not _serves(plan, rows):
         return KernelPrediction(name, EMPTY_US, {"launch": EMPTY_US})
     tiles = t.count * plan.cluster_t * plan.weight_tiles * plan.split_k

@@ -77,6 +77,16 @@ def test_tiles_are_those_of_the_kernels(rows, tile, step, narrow):
     assert found.multiplied == multiplied
 
 
+@pytest.mark.parametrize("rows", [(8,), (40,), (65, 100), (1, 128, 129)])
+@pytest.mark.parametrize("narrow", [0, 16])
+def test_clusters_have_whole_tiles_and_those_without_rows_are_narrow(rows, narrow):
+    """Two token tiles of 64 a cluster, as CTAs of Blackwell decide: each for its own tile."""
+    found = tiles_of(rows, 0, 0, 64, 64, narrow, 2)
+    tiles = [r - start for r in rows for start in range(0, -(-r // 128) * 128, 64)]
+    assert 2 * found.count == len(tiles)
+    assert found.multiplied == sum(narrow if narrow and left <= narrow else 64 for left in tiles)
+
+
 def test_experts_are_divided_between_the_launches():
     rows = (3, 16, 17, 200)
     few, many = tiles_of(rows, 0, 16, 8, 8, 0), tiles_of(rows, 16, 0, 64, 64, 0)
