@@ -184,7 +184,7 @@ def run_sweep(
             for line in result.timed_eagerly:
                 say(line)
             try:
-                return _conclude(store, setup, space, regimes, runner, result, out, view, baseline)
+                return _conclude(store, setup, space, runner, result, out, view, baseline)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"the winners are kept; go on with: {export_command(sweep_id, out)}") from None
 
@@ -357,7 +357,6 @@ def _conclude(
     store: Store,
     setup: Setup,
     space: SearchSpace,
-    regimes: tuple[Regime, ...],
     runner: Runner,
     result: SweepResult,
     out: Path | None,
@@ -365,7 +364,7 @@ def _conclude(
     baseline: Variant | None,
 ) -> SweepReport:
     """Mark the sweep as done and export its winners."""
-    by_regime = {r.name: Objective(r.workloads, r.weights).geomean_us(result.reference) for r in regimes}
+    by_regime = {r.name: Objective(r.workloads, r.weights).geomean_us(result.reference) for r in result.regimes}
     reference = {k: v for k, v in by_regime.items() if v is not None}
     hardware = runner.environment().hardware
     summary = {
@@ -428,7 +427,7 @@ def _conclude(
         trials=result.trials,
         failures=result.failures,
         default_config=space.default,
-        default_by_regime={r.name: space.at(r.sizes.values()).default for r in regimes},
+        default_by_regime={r.name: space.at(r.sizes.values()).default for r in result.regimes},
         winners=result.winners,
         crossings=result.crossings,
         refused={name: f.ranking.refused for name, f in result.finals.items()},

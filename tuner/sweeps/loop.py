@@ -126,11 +126,12 @@ class Sweep:
         self._phase = "search"
         self._search()
         self._phase = "finals"
-        finals, crossed = self._settled(self._finals())
+        measured = self._finals()
+        regimes, finals, crossed = self._settled(measured)
         if self.settings.budget_s is None or time.monotonic() - self._started < self.settings.budget_s:
             self._reference.again(self._beat)
-        regimes = {s.regime.name: s.regime for s in self._states}
-        won = winners.commit(self.store, self.sweep_id, regimes, finals, self._environment, self.plan.space, crossed)
+        by_name = {r.name: r for r in regimes}
+        won = winners.commit(self.store, self.sweep_id, by_name, finals, self._environment, self.plan.space, crossed)
         self._phase = "done"
         self._emit()
         usage = evaluator_usage(self._usage, [f.usage for f in finals.values()])
@@ -145,8 +146,9 @@ class Sweep:
             self._made_anew,
             tuple(self._beside_load),
             self._reasons,
+            regimes,
             crossed,
-            remarks({s.regime.name: s.mode for s in self._states}, {n: f.mode for n, f in finals.items()}),
+            remarks({s.regime.name: s.mode for s in self._states}, {n: f.mode for n, f in measured.items()}),
         )
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -399,8 +401,10 @@ class Sweep:
                 finals[state.regime.name] = result
         return finals
 
-    def _settled(self, finals: Mapping[str, FinalResult]) -> tuple[dict[str, FinalResult], list[Crossing]]:
-        """The finals with the winners that the guard lets win, and where these cross."""
+    def _settled(
+        self, finals: Mapping[str, FinalResult]
+    ) -> tuple[list[Regime], dict[str, FinalResult], list[Crossing]]:
+        """The finals with the winners that the guard lets win, the regimes that they serve, and where they cross."""
         self._steps.step("measuring where the winners cross")
         budget = self.settings.budget_s
         guards = {

@@ -10,6 +10,7 @@ from db.records import WinnerRecord
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.finals.final import FinalResult, summed
+from tuner.sweeps.regimes import Regime
 from tuner.sweeps.reuse import LoadBeside
 from workers.records import Measurement
 
@@ -32,6 +33,8 @@ class SweepResult:
     """The other load of each measurement of this process that was taken beside some."""
     reasons: Failures = field(default_factory=Failures)
     """Why trials failed."""
+    regimes: Sequence[Regime] = ()
+    """The regimes that winners serve: the plan's, some of them divided."""
     crossings: Sequence[Crossing] = ()
     """Where the winners of neighbouring regimes cross."""
     timed_eagerly: Sequence[str] = ()

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from db.records import WinnerRecord, WinnerWorkload
+from tuner.sweeps.finals.division import divided
 from tuner.sweeps.finals.final import ROUNDS_PER_LOOK, FinalResult, guarded, interleaved, samples_and_failures
 from tuner.sweeps.finals.guard import Guard
 from tuner.sweeps.finals.statistics import Ratio, Rounds, compare, weighted_mean
@@ -209,18 +210,45 @@ def settled(
     seed: int,
     deadline: float | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, FinalResult], list[Crossing]]:
-    """The finals with the winners that the guards let win, and where these cross.
+) -> tuple[list[Regime], dict[str, FinalResult], list[Crossing]]:
+    """The finals with the winners that the guards let win, and where these cross. Regimes that need different winners
+    are divided (:mod:`tuner.sweeps.finals.division`).
 
     The guard looks at the sizes that a winner will serve, so the bounds come first: a config must not lose a regime
     because of sizes at its edge that its neighbour serves better.
 
-    A guard that changes a winner changes what was measured at its bounds, so both are repeated until they agree; if
-    they do not within :data:`MOST_REPEATS`, bounds stay where they are.
-
     Args:
         deadline: Of ``time.monotonic``; past it nothing more is measured and bounds stay where they are.
     """
+    chosen, crossings = _agreed(runner, regimes, finals, guards, method, seed, deadline, tick)
+    elsewhere = {workload for c in crossings for workload in c.moved}
+    parts: list[Regime] = []
+    of_parts: dict[str, FinalResult] = {}
+    guard_of: dict[str, Guard] = {}
+    for regime in regimes:
+        if regime.name not in chosen:
+            parts.append(regime)
+            continue
+        for part, final in divided(regime, chosen[regime.name], guards[regime.name], elsewhere):
+            parts.append(part)
+            of_parts[part.name], guard_of[part.name] = final, guards[regime.name]
+    if len(parts) > len(regimes):
+        chosen, crossings = _agreed(runner, parts, of_parts, guard_of, method, seed, deadline, tick)
+    return parts, chosen, crossings
+
+
+def _agreed(
+    runner: Runner,
+    regimes: Sequence[Regime],
+    finals: Mapping[str, FinalResult],
+    guards: Mapping[str, Guard],
+    method: Method,
+    seed: int,
+    deadline: float | None,
+    tick: Callable[[], None],
+) -> tuple[dict[str, FinalResult], list[Crossing]]:
+    """Winners and bounds that agree. A guard that changes a winner changes what was measured at its bounds, so both are
+    repeated; if they do not agree within :data:`MOST_REPEATS`, bounds stay where they are."""
 
     def after_guard(crossings: Sequence[Crossing]) -> dict[str, FinalResult]:
         elsewhere = {workload for c in crossings for workload in c.moved}
