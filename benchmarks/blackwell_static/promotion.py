@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blackwell_static.sample import PACKAGE, TARGET, main_definition, stage
-from benchmarks.blackwell_static.sass import INSTRUCTION, LABEL, kernels
+from benchmarks.blackwell_static.sass import INSTRUCTION, LABEL, kernels_below
 from search_spaces.moe_fp8_cute.model_gemm import blackwell_block
 from search_spaces.moe_fp8_cute.solution.plans import launches
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -96,8 +96,8 @@ def gemms(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, list[
         sys.modules[name].__path__ = [str(package)]
     build = importlib.import_module(f"{name}.build")
     with tempfile.TemporaryDirectory() as scratch:
-        found = build.compile_config("config", dict(config), Path(scratch), keep=True)
-        code = kernels(Path(scratch) / "config.cubin", "-hex")
+        _, found = build.compile_config(dict(config), Path(scratch))
+        code = kernels_below(Path(scratch), "-hex")
     for kernel, text in code.items():
         launch = re.match(r"(moe_gemm_[12](?:_many)?)_\d", kernel)
         if launch:

@@ -54,17 +54,17 @@ def compile_one(task: tuple[str, Config]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             plans = dict(build.launches(config, build.SIZES))
-            figures = build.compile_config("sample", config, Path(scratch), keep=True)
+            _, figures = build.compile_config(config, Path(scratch))
             build.refuse_hangs(figures, plans)
-            result["gemms"] = _gemms(plans, figures, Path(scratch) / "sample.cubin")
+            result["gemms"] = _gemms(plans, figures, Path(scratch))
         except Exception as error:  # a failed config is a row of the table
             result |= {"status": type(error).__name__, "log": str(error)[-500:]}
     return result | {"wall_s": round(time.perf_counter() - began, 2), "cpu_s": round(time.process_time() - cpu, 2)}
 
 
-def _gemms(plans: Any, figures: dict[str, dict[str, int]], cubin: Path) -> list[dict[str, Any]]:
+def _gemms(plans: Any, figures: dict[str, dict[str, int]], cubins: Path) -> list[dict[str, Any]]:
     """Plan, compiler figures and SASS of both GEMMs, one or two launches each."""
-    texts = sass.kernels(cubin)
+    texts = sass.kernels_below(cubins)
     found = []
     for launch, plan in plans.items():
         name = next(n for n in figures if re.match(rf"{launch}_\d", n))

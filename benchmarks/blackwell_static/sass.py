@@ -50,6 +50,11 @@ def kernels(cubin: Path, *options: str) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in found.items()}
 
 
+def kernels_below(folder: Path, *options: str) -> dict[str, str]:
+    """SASS of every kernel in the cubins of a folder."""
+    return {name: text for cubin in sorted(folder.glob("*.cubin")) for name, text in kernels(cubin, *options).items()}
+
+
 def counts(text: str) -> dict[str, int]:
     """How often each counted opcode occurs."""
     opcodes = (m[2] for m in INSTRUCTION.finditer(text))

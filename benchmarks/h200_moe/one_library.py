@@ -7,7 +7,8 @@
 A Solution finds its compiled functions by the hash of their config, so the sources of an exported table and the pool's
 library are that Solution: what is not in the table is never called. Each config is built by the Solution's own
 ``build`` in a process of its own, which refuses it by plan, registers and spills as everywhere; a config that does not
-build is not in the pool, and the command ends with exit code 1.
+build is not in the pool, and the command ends with exit code 1. Kernels are kept in a folder of the pool meanwhile, so
+that the library of them all is only linked.
 """
 
 from __future__ import annotations
@@ -21,39 +22,47 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PACKAGE = "pool"
-_COMPILE = """
-import importlib, json, shutil, sys, tempfile
+PARTS = "parts"
+_BUILD = """
+import contextlib, importlib, json, sys, tempfile
 from pathlib import Path
-folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
+folder, parts, out, configs = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 sys.path.insert(0, str(folder.parent))
 b = importlib.import_module(folder.name + ".build")
-b.TABLE = [(None, config)]
-# The one object goes into the library of the whole pool.
-b._link = lambda objects, library: [shutil.copy(path, folder / "artifacts") for path in objects]
-with tempfile.TemporaryDirectory() as scratch:
-    figures = b.build(scratch)["kernels"]
+b.TABLE = [(None, config) for config in configs]
+
+def kept(wanted, make):
+    for name, document in wanted.items():
+        part = parts / name
+        if not part.is_dir():
+            staged = Path(tempfile.mkdtemp(dir=parts))
+            make(document, staged)
+            with contextlib.suppress(OSError):  # somebody else was faster
+                staged.rename(part)
+        yield name, part
+
+figures = b.build(out or tempfile.mkdtemp(dir=parts), kept=kept)["kernels"]
 print(json.dumps({name: figure for name, figure in figures.items() if "gemm" in name}))
 """
-_LINK = """
-import importlib, sys
-from pathlib import Path
-folder = Path(sys.argv[1])
-sys.path.insert(0, str(folder.parent))
-b = importlib.import_module(folder.name + ".build")
-b._link(sorted((folder / "artifacts").glob("*.o")), folder / "artifacts" / b.LIBRARY)
-"""
+
+
+def _build(folder: Path, out: str, configs: list[dict]) -> subprocess.CompletedProcess[str]:
+    """Build configs of the staged pool into one library in ``out``, or into one that is thrown away."""
+    parts = folder.parent / PARTS
+    parts.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", _BUILD, str(folder), str(parts), out, json.dumps(configs)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def compile_one(folder: Path, name: str, config: dict) -> tuple[bool, str]:
-    """Build one config of the staged pool: whether its object is there, and the line to report."""
-    command = [sys.executable, "-c", _COMPILE, str(folder), json.dumps(config)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    """Build one config of the staged pool: whether that went well, and the line to report."""
+    done = _build(folder, "", [config])
     said = done.stdout.strip() if not done.returncode else "FAILED " + done.stderr.strip()[-300:]
     return not done.returncode, f"{name}: {said}"
 
 
 def build(pool: Path, configs: dict[str, dict], dataset: Path, jobs: int) -> list[str]:
-    """Compile every config and link the objects of those that build; the names of the others."""
+    """Compile every config and link those that build; the names of the others."""
     import product  # noqa: F401
     from problems import MAIN
 
@@ -80,11 +89,12 @@ def build(pool: Path, configs: dict[str, dict], dataset: Path, jobs: int) -> lis
                 failed.append(name)
     if len(failed) == len(whole):
         return failed
-    (pool / "configs.json").write_text(json.dumps({n: c for n, c in whole.items() if n not in failed}))
-    subprocess.run([sys.executable, "-c", _LINK, str(folder)], check=True)
-    for path in (folder / "artifacts").iterdir():
-        if path.suffix != ".so":
-            path.unlink()
+    built = {n: c for n, c in whole.items() if n not in failed}
+    (pool / "configs.json").write_text(json.dumps(built))
+    linked = _build(folder, str(folder / "artifacts"), list(built.values()))
+    if linked.returncode:
+        raise SystemExit(f"the library of the pool cannot be linked: {linked.stderr.strip()[-300:]}")
+    shutil.rmtree(folder.parent / PARTS)
     return failed
 
 

@@ -1,9 +1,10 @@
 """Builds variants in a sandbox and publishes the outcome in the artifact cache, rejections included.
 
 How a variant is built: its own ``build.py`` if it has one (``build(out_dir) -> dict`` writes ``artifacts/`` beside the
-sources and returns static figures; raising an exception whose class is named ``Rejected`` refuses the
-variant), a flashinfer-bench builder for compiled languages, else an import of the entry point. If that imports Triton
-and the target is a GPU, its host code is run as well, without a GPU, so that its kernels are compiled (triton_jit/).
+sources and returns static figures; raising an exception whose class is named ``Rejected`` refuses the variant; if it
+has a parameter ``kept``, that is a :class:`KeptParts`), a flashinfer-bench builder for compiled languages, else an
+import of the entry point. If that imports Triton and the target is a GPU, its host code is run as well, without a GPU,
+so that its kernels are compiled (triton_jit/).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import compileall
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 import time
@@ -22,6 +24,7 @@ from typing import Any
 from search_spaces.targets import is_cuda, target_named
 from workers.build import loader
 from workers.build.artifact_cache import DISK_FULL, ArtifactCache
+from workers.build.kept_parts import KeptParts, origin
 from workers.build.triton_jit.dry_run import told_apart
 from workers.devices.environment import toolchain
 from workers.devices.libraries import imported_names
@@ -70,7 +73,8 @@ class VariantBuilder:
         self._target = target
         self._toolchains: dict[tuple[str, ...], dict[str, str]] = {}
         sizes = told_apart(workloads)
-        self._request = ForkRequest("workers.build.builder:BuildHandler", (definition, sizes, compile_s), nice=nice)
+        arguments = (definition, sizes, compile_s, cache_dir)
+        self._request = ForkRequest("workers.build.builder:BuildHandler", arguments, nice=nice)
         self._sizes = json.dumps([w["axes"] for w in sizes])
         if preload is None:
             preload = _compiler_of(imports) if is_cuda(target) and imports else None if is_cuda(target) else _ON_CPU
@@ -161,6 +165,7 @@ class VariantBuilder:
                 variant,
                 str(staged),
                 digest,
+                origin(variant, self._toolchain(variant)) if BUILD_FILE in variant.sources else "",
                 limits_s={PhaseKind.COMPILE: self._compile_s},
                 phase=Phase(PhaseKind.COMPILE),
             )
@@ -185,28 +190,31 @@ class VariantBuilder:
 class BuildHandler:
     """The side of :class:`VariantBuilder` that runs in the sandbox."""
 
-    def __init__(self, send: Send, definition: Document, workloads: Sequence[Document], compile_s: float) -> None:
+    def __init__(
+        self, send: Send, definition: Document, workloads: Sequence[Document], compile_s: float, cache_dir: str
+    ) -> None:
+        self._cache = ArtifactCache(cache_dir)
         self._definition = definition
         self._workloads = workloads
         self._compile_s = compile_s
         self._state = ProcessState(cuda=False)
 
-    def build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str, bool]:
-        """Stage and build below ``folder``.
+    def build(self, variant: Variant, folder: str, digest: str, of: str) -> tuple[Status, Mapping[str, Any], str, bool]:
+        """Stage and build below ``folder``. Parts are kept under ``of``.
 
         Returns:
             Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures, a message, and
             whether the process must not be used again.
         """
         try:
-            status, figures, message = self._build(variant, folder, digest)
+            status, figures, message = self._build(variant, folder, digest, of)
         finally:
             # What a module does when it is imported must not reach the next variant's build.
             stuck = self._state.put_back()
             self._state.put_back_imports([])
         return status, figures, message, bool(stuck or self._state.threads_left())
 
-    def _build(self, variant: Variant, folder: str, digest: str) -> tuple[Status, Mapping[str, Any], str]:
+    def _build(self, variant: Variant, folder: str, digest: str, of: str) -> tuple[Status, Mapping[str, Any], str]:
         package = loader.package_name(digest)
         package_dir = Path(folder) / package
         loader.stage_sources(variant, package_dir)
@@ -214,14 +222,14 @@ class BuildHandler:
         remark = ""
         try:
             if BUILD_FILE in variant.sources:
-                figures = _run_build_file(Path(folder), package)
+                figures = _run_build_file(Path(folder), package, KeptParts(self._cache, of, variant))
             elif is_compiled_at_launch(variant):
                 figures, remark = self._compile_kernels(variant, Path(folder), package)
             else:
                 loader.load(variant, self._definition, Path(folder), package).unload()
                 figures = {}
         except BaseException as error:
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
+            if isinstance(error, CacheFullError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                 return Status.WORKER_LOST, {}, str(error)
             if status_of(error) is Status.REJECTED:
                 return Status.REJECTED, _plain(getattr(error, "figures", {})), str(error)
@@ -281,17 +289,27 @@ def _compiler_of(imports: Sequence[str]) -> tuple[str, ...]:
     return ("torch", "triton", "workers.build.triton_jit.dry_run") if "triton" in imports else ("torch",)
 
 
-def _run_build_file(folder: Path, package: str) -> Any:
-    """Call ``build(out_dir)`` of the staged package's build.py, then unload the package."""
+def _run_build_file(folder: Path, package: str, kept: KeptParts) -> Any:
+    """Call ``build(out_dir)`` of the staged package's build.py, with ``kept`` if it takes it, then unload the
+    package."""
     out_dir = folder / package / loader.ARTIFACTS
     out_dir.mkdir()
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     staged = loader.Loaded(_nothing, package, str(folder))
     try:
-        return importlib.import_module(f"{package}.build").build(str(out_dir))
+        build = importlib.import_module(f"{package}.build").build
+        return build(str(out_dir), kept=kept) if _takes_parts(build) else build(str(out_dir))
     finally:
         staged.unload()
+
+
+def _takes_parts(build: Callable[..., Any]) -> bool:
+    """Whether a build has a parameter ``kept``."""
+    try:
+        return "kept" in inspect.signature(build).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def _plain(figures: Any) -> dict[str, Any]:

@@ -104,11 +104,11 @@ def test_builds_do_not_look_up_source_lines(tmp_path, monkeypatch):
     """The switch is private to the DSL; where it is gone, builds are right and nearly twice as slow."""
     stage(tmp_path / "variant_lines", [(None, DEFAULT)])
     monkeypatch.syspath_prepend(str(tmp_path))
-    build = importlib.import_module("variant_lines.build")
+    objects = importlib.import_module("variant_lines.objects")
     dsl, op = (importlib.import_module(f"cutlass.{name}") for name in ("base_dsl.dsl", "_mlir_helpers.op"))
     switch = dsl._set_enable_frame_filtering
     switch(True)  # as a compilation of somebody else's leaves it
-    with build._without_locations():
+    with objects._without_locations():
         dsl._set_enable_frame_filtering(True)
         assert op._ENABLE_FRAME_FILTERING is False
     assert dsl._set_enable_frame_filtering is switch
@@ -127,13 +127,13 @@ def test_a_plan_that_does_not_fit_is_rejected_before_compiling(tmp_path, monkeyp
 def test_remarks_of_the_compiler_are_read(tmp_path, monkeypatch):
     stage(tmp_path / "variant_remarks", [(None, DEFAULT)])
     monkeypatch.syspath_prepend(str(tmp_path))
-    build = importlib.import_module("variant_remarks.build")
+    objects = importlib.import_module("variant_remarks.objects")
     text = (
         "ptxas info    : Compiling entry function ''moe_gemm_1_2'' for ''sm_90a''\n"
         "ptxas         .     8 bytes stack frame, 24 bytes spill stores, 12 bytes spill loads\n"
         "ptxas info    : Used 168 registers, used 1 barriers\n"
     )
-    assert build.read_remarks(text) == {"moe_gemm_1_2": {"registers": 168, "spill_bytes": 36}}
+    assert objects.read_remarks(text) == {"moe_gemm_1_2": {"registers": 168, "spill_bytes": 36}}
 
 
 def test_a_kernel_that_would_wait_for_registers_is_refused(tmp_path, monkeypatch):

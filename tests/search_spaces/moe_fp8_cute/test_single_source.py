@@ -15,8 +15,9 @@ from search_spaces.moe_fp8_cute.solution import (
     epilogue,
     gemm_sm90,
     gemm_sm100,
-    host,
+    kernel,
     permute,
+    pipeline,
     scales,
     sched,
 )
@@ -37,22 +38,25 @@ def test_solutions_of_both_targets_differ_in_their_config_alone(spaces):
 
 
 def test_pipelines_and_gemms_are_built_of_the_same_parts(spaces):
-    pipelines = []
-    for space in spaces.values():
-        everything = {**space.default, "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"}
-        pipelines += [host.Moe(everything, space.sizes), host.Moe(space.default, space.sizes)]
-    parts = {"routing": routing_module.Routing, "permute": permute.Permute, "act": act_quant.ActQuant}
+    parts = {"routing": routing_module.Routing, "permute": permute.Permute, "act_quant": act_quant.ActQuant}
     parts |= {"finalize": combine.Finalize, "zero": combine.Zero, "cast": combine.Cast}
-    for name, kind in parts.items():
-        found = {type(getattr(p, name)) for p in pipelines} - {type(None)}
-        assert found == {kind}, name
-    for which in (0, 1):
-        gemms = [pipelines[0].gemms[which], pipelines[2].gemms[which]]
-        assert [type(g) for g in gemms] == [gemm_sm90.GroupedGemm, gemm_sm100.GroupedGemmSm100]
-        for gemm in gemms:
-            assert type(gemm.table) is sched.TileTable
-            assert type(gemm.scales) is scales.Scales
-            assert type(gemm.epilogue).__module__ == epilogue.__name__
+    mainloops = {"sm_90a": gemm_sm90.GroupedGemm, "sm_100a": gemm_sm100.GroupedGemmSm100}
+    for target, space in spaces.items():
+        everything = {**space.default, "gather": "kernel", "requant": "kernel", "combine": "atomic_f32"}
+        found = set()
+        for document in pipeline.kernels(everything, space.sizes, target) + pipeline.kernels(
+            space.default, space.sizes, target
+        ):
+            made = kernel.Kernel(document).made
+            found.add(document["kind"])
+            if document["kind"] != "gemm":
+                assert type(made) is parts[document["kind"]]
+                continue
+            assert type(made) is mainloops[target]
+            assert type(made.table) is sched.TileTable
+            assert type(made.scales) is scales.Scales
+            assert type(made.epilogue).__module__ == epilogue.__name__
+        assert found == {*parts, "gemm"}
 
 
 def test_each_kind_of_epilogue_serves_both(spaces):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -14,23 +15,17 @@ def main() -> None:
     sys.path.insert(0, str(folder.parent))
     build = importlib.import_module(f"{folder.name}.build")
     os.environ["CUTE_DSL_ARCH"] = build.TARGET
-    import cutlass.cute as cute
-
-    host = importlib.import_module(f"{folder.name}.host")
+    configs = {build.function_name(config): config for _, config in build.TABLE}
     out = folder / "artifacts"
     out.mkdir()
-    objects = []
-    for _, config in build.TABLE:
-        name = build.function_name(config)
-        with tempfile.TemporaryDirectory() as dump:
-            options = f"--enable-tvm-ffi --gpu-arch {build.TARGET} --keep-ptx --dump-dir {dump}"
-            compiled = cute.compile(host.Moe(config, build.SIZES), *build._arguments(), options=options)
-            (out / f"{name}.ptx").write_text(compiled.artifacts.PTX)
-        objects.append(out / f"{name}.o")
-        compiled.export_to_c(str(objects[-1]), function_name=name)
-    build._link(objects, out / build.LIBRARY)
-    for path in objects:
-        path.unlink()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch)
+        # Whatever spills is executed all the same.
+        kept = build.in_folder(made, functools.partial(build.make, keep=True))
+        build.compile_configs(configs, out, kept, judge=lambda document, figures: None)
+        for name, config in configs.items():
+            symbols = map(build.symbol, build.kernels(config, build.SIZES, build.TARGET))
+            (out / f"{name}.ptx").write_text("\n".join((made / f"{s}.ptx").read_text() for s in symbols))
 
 
 if __name__ == "__main__":
