@@ -73,7 +73,7 @@ def compile_sample(
         settings: Settings with space, target, definition and dataset.
         sample: Number of configs.
         jobs: Builds at once; None for one per core.
-        view: Shows the progress, and every failure at once.
+        view: Shows the progress, and at once why a build failed, if that is new.
 
     Raises:
         UsageError, SpaceError, DatasetError: Space, target or definition do not fit.
@@ -119,13 +119,15 @@ def compile_sample(
 
 def _followed(builds: list[Future[BuildResult]], view: Steps, settings: SweepSettings) -> list[BuildResult]:
     """The results in order, once all have arrived; meanwhile the view shows the progress."""
-    waiting = set(builds)
+    waiting, said = set(builds), set()
     while waiting:
         view.step(f"{len(builds) - len(waiting)} of {len(builds)} built; each may take {settings.compile_s:g} s")
         done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
         for result in (build.result() for build in done):
-            if result.status is not Status.BUILT:
-                view.say(f"{result.status.value}: {first_line(result.log)}")
+            why = f"{result.status.value}: {first_line(result.log)}"
+            if result.status is not Status.BUILT and why not in said:
+                view.say(why)
+                said.add(why)
     return [build.result() for build in builds]
 
 

@@ -328,13 +328,16 @@ def _as_taken(entry: EntryFunction, definition: Mapping[str, Any], parameter: st
 
 
 def _from_reference(definition: Mapping[str, Any], name: str) -> str | None:
-    """The constant that a definition's reference gives to a name."""
-    for node in ast.walk(ast.parse(str(definition.get("reference", "")))):
+    """The constant that a definition's reference gives to a name; for an epsilon, the only small number that it has."""
+    tree = ast.parse(str(definition.get("reference", "")))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             target = node.targets[0]
             if isinstance(target, ast.Name) and target.id.lower() == name.lower():
                 return repr(node.value.value)
-    return None
+    numbers = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, float)}
+    small = [number for number in numbers if 0 < number <= 1e-3]
+    return repr(small[0]) if "eps" in name.lower() and len(small) == 1 else None
 
 
 def _value_for(definition: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -349,4 +352,4 @@ def _value_for(definition: Mapping[str, Any], name: str) -> tuple[str, str]:
     if name.lower().endswith("scale"):
         value = f"{next(iter(definition['inputs']))}.shape[-1] ** -0.5"
         return value, f"; {value} is a guess"
-    return "None", ""
+    return "None", "; None stands in its place"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -98,9 +99,12 @@ class Setup:
         """The space, known to have a valid default at the sizes of each regime.
 
         Raises:
-            SpaceError, UsageError: As for :meth:`space` and :meth:`regimes`, or a default is not valid.
+            SpaceError, UsageError: As for :meth:`space` and :meth:`regimes`, a default is not valid, or Triton has no
+                device for its kernels here.
         """
         space = self.space()
+        if space.language == "triton" and self.target == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "0":
+            raise UsageError("Triton kernels run on a CPU in Triton's interpreter alone; set TRITON_INTERPRET=1")
         for regime in self.regimes(space.size_axis):
             space.at(regime.sizes.values())
         return space

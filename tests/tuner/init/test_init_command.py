@@ -64,3 +64,52 @@ def test_what_does_not_compile_says_why(tmp_path):
     assert done.returncode == 3
     assert "0 of 1 configs built for sm_90a" in done.stdout
     assert "zeroes" in done.stdout.splitlines()[-1]
+
+
+RMS_NORM = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def normalise(x, weight, out, eps, columns: tl.constexpr):
+    at = tl.program_id(0) * columns + tl.arange(0, columns)
+    value = tl.load(x + at).to(tl.float32)
+    value *= tl.rsqrt(tl.sum(value * value) / columns + eps)
+    tl.store(out + at, value * tl.load(weight + tl.arange(0, columns)))
+
+
+def rmsnorm(hidden_states, weight, eps=1e-2):
+    out = torch.empty_like(hidden_states)
+    normalise[(hidden_states.shape[0],)](hidden_states, weight, out, eps, hidden_states.shape[1], num_warps=4)
+    return out
+"""
+
+
+def test_a_space_is_judged_in_tritons_interpreter_without_a_gpu(tmp_path):
+    """Catches inputs that are handed over wrongly, seen so far on the GPU alone; and trials that fail one after the
+    other for want of a device, without a word on the interpreter."""
+    (tmp_path / "row_sums.py").write_text(RMS_NORM)
+    space = tmp_path / "space"
+    assert run(tmp_path, "--definition", "rmsnorm_h1024", "--out", str(space), "--sample", "0").returncode == 0
+    text = (space / "space.yaml").read_text()
+    (space / "space.yaml").write_text(text.replace("targets: [", "targets: [cpu, "))
+
+    def swept(**variables):
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
+        environment |= {"TUNER_CACHE_DIR": str(tmp_path / "cache"), "TUNER_DB_URL": f"sqlite:///{tmp_path}/t.db"}
+        words = f"--space {space} --target cpu --axes batch_size=16 --max-trials 1 --final-s 1 --no-export"
+        command = [sys.executable, "-m", "tuner", "sweep", *words.split()]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+
+    refused = swept()
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].endswith("in Triton's interpreter alone; set TRITON_INTERPRET=1")
+    done = swept(TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+    main = space / "main.py"
+    main.write_text(main.read_text().replace("eps=1e-06", "eps=1e-2"))
+    wrong = swept(TRITON_INTERPRET="1")
+    assert wrong.returncode == 3
+    assert "INCORRECT_NUMERICAL" in wrong.stdout

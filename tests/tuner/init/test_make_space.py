@@ -196,6 +196,10 @@ def test_a_default_of_the_author_gives_way_to_the_reference(tmp_path):
     """Catches a norm with the author's eps where the definition has another: it passes with large inputs alone."""
     text = MATMUL.replace("eps, is_causal, activation", "is_causal, eps=1e-3, activation")
     assert "matmul(A, B.t(), False, eps=1e-06)[0]" in made(tmp_path, text, GEMM).files["main.py"]
+    unnamed = {**GEMM, "reference": 'def run(A, B):\n    """1e-05."""\n    return A @ B.t() / (0.5 + 1e-6)\n'}
+    assert "eps=1e-06)[0]" in made(tmp_path, text, unnamed).files["main.py"], "the only small number of the reference"
+    two = {**GEMM, "reference": "def run(A, B):\n    return A @ B.t() / (1e-5 + 1e-6)\n"}
+    assert "eps=" not in made(tmp_path, text, two).files["main.py"]
 
 
 def test_arguments_go_behind_the_last_one_and_its_comment_stays(tmp_path):
