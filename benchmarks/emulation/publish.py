@@ -6,7 +6,7 @@
 FILE is what ``python -m benchmarks.emulation`` wrote. JUnit files come from ``pytest -o junit_family=xunit1
 --junitxml=FILE`` of test_mistakes.py. COMPARED.json is from ``emulator_compare.py --out``: of a dump of
 ``emulator_pack.py --mistakes`` for ``--on-gpu``, of right kernels for ``--hopper``. What is not given keeps
-its figures.
+its figures, and so does a set of configs that no FILE has.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def document(
     """The published document, with the figures of the files that are given in place of those of before."""
     now = dict(before)
     if judged_files:
-        configs = judged(judged_files)
+        given = judged(judged_files)
+        others = {c["set"] for c in before.get("configs", ())} - {c["set"] for c in given}
+        configs = [c for c in before.get("configs", ()) if c["set"] in others] + given
         now |= {"configs_passed": sum(c["passed"] for c in configs), "configs_run": len(configs), "configs": configs}
     if mistake_files:
         planted = mistakes(mistake_files)

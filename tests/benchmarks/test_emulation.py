@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -119,12 +120,14 @@ def test_hopper_variants_are_gathered_over_files_and_inputs(tmp_path):
 
 def test_the_command_keeps_what_it_is_not_given(tmp_path):
     out = tmp_path / "emulation.json"
-    out.write_text(json.dumps({"mistakes_planted": 60}))
+    old = [{"set": "ladder", "passed": True}, {"set": "sample", "passed": True}, {"set": "sample", "passed": False}]
+    out.write_text(json.dumps({"mistakes_planted": 60, "configs": old}))
     judged_file = written(tmp_path / "a.json", record("1"))
     command = [sys.executable, "-m", "benchmarks.emulation.publish", "--judged", str(judged_file), "--out", str(out)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     now = json.loads(out.read_text())
-    assert (now["mistakes_planted"], now["configs_run"]) == (60, 1)
+    assert (now["mistakes_planted"], now["configs_run"], now["configs_passed"]) == (60, 2, 2)
+    assert [c["set"] for c in now["configs"]] == ["ladder", "sample"]
 
 
 def test_a_variant_that_cannot_be_built_is_a_record(monkeypatch):
@@ -171,13 +174,17 @@ def test_the_page_says_what_the_published_records_say():
     page = " ".join((results / "emulation.md").read_text().split())
     configs, ran = now["configs"], now["mistakes_on_gpu"]
     assert (now["configs_passed"], now["configs_run"]) == (sum(c["passed"] for c in configs), len(configs))
-    sample = [c for c in configs if c["set"] == "sample"]
+    ran_of = Counter(c["set"] for c in configs)
+    passed_of = Counter(c["set"] for c in configs if c["passed"])
     for claim in (
         f"| sm_100a configs | {now['configs_run']} | {now['configs_passed']} |",
         f"| planted mistakes | {now['mistakes_planted']} | {now['mistakes_caught']} |",
         f"emulated | {now['mistakes_run_on_gpu']} | {now['mistakes_equal_on_gpu']} |",
         f"emulated | {now['hopper_configs_compared']} | {now['hopper_configs_equal']} |",
-        f"{len(sample)} of 64 ran, {sum(c['passed'] for c in sample)} passed",
+        *(
+            f"{ran_of[name]} of {count} ran, {passed_of[name]} passed"
+            for name, count in (("sample", 64), ("ladder", 13), ("starts", 9), ("real", 10))
+        ),
         *(f"| {m['elements']:,} | {m['different']:,} | {'yes' if m['equal'] else 'no'} |" for m in ran),
     ):
         assert claim in page, claim
