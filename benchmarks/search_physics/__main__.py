@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="databases of a sweep without starts, and of one with them beside its winners",
     )
     parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
+    parser.add_argument("--builds", type=Path, help="JSON object of what builds cost (benchmarks.builds)")
     parser.add_argument("--seeds", type=int, default=10, help="replays of each kind in each regime")
     parser.add_argument("--fit", action="store_true", help="fit the constants again and print them; nothing is written")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         document["live"] = live(*options.live)
     if options.live and options.again:
         document["live"]["again"] = again(options.again)
+    if options.builds:
+        document["builds"] = json.loads(options.builds.read_text())
     document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
     document = {**_headline(document), "seeds": options.seeds, **document}
     (options.out / "search-physics.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

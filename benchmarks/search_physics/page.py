@@ -68,6 +68,7 @@ def page(document: dict[str, Any]) -> str:
     lines += ["", "Within one sweep most configs are within a few per cent of each other, so ranks are noisier."]
     lines += _replay(document)
     lines += _live(document)
+    lines += _builds(document.get("builds"))
     lines += ["", "## Not measured", ""]
     lines += [f"* `{name}`: {why}." for name, why in document["not_measured"].items()]
     return "\n".join(lines) + "\n"
@@ -164,7 +165,7 @@ def _live(document: dict[str, Any]) -> list[str]:
             "then interrupted): its 15 longest",
             f"builds took {later['longest_builds_s']:.1f} s, median, all builds {later['builds_s']:.1f} s. At that "
             f"rate 240 trials take {240 * later['search_s'] / later['trials']:.0f} s (wanted: 75).",
-            "They are compiled whole: of its 200 variants 106 have another first GEMM and 145 another second one.",
+            "They were compiled whole: of its 200 variants 106 have another first GEMM and 145 another second one.",
         ]
     lines += [
         "",
@@ -207,4 +208,38 @@ def _replay(document: dict[str, Any]) -> list[str]:
         cells = [f"{curve['median'][c]:.3f} ({curve['worst'][c]:.3f})" for c in counts]
         name = f"{curve['regime']} ({curve['configs']})"
         lines.append(f"| {name} | {kinds[curve['kind']]} | {' | '.join(cells)} |")
+    return lines
+
+
+def _builds(found: dict[str, Any] | None) -> list[str]:
+    """What builds cost before and after kernels were compiled once for all configs."""
+    if found is None:
+        return []
+    lines = [
+        "",
+        "## Builds: kernels compiled once",
+        "",
+        f"The first {found['variants']} valid configs of the sweep without starts, in its order, built by the builder",
+        f"for {found['target']} with empty caches, on {found['machine']}, no GPU.",
+        "Both versions take turns, config by config. CPU seconds of the builder's sandbox; *second half*: the mean",
+        "over the later half of the configs.",
+        "",
+        "| version | CPU s a variant, mean | median | second half |",
+        "|---|---|---|---|",
+    ]
+    for name, tree in found["trees"].items():
+        cells = " | ".join(f"{tree[key]:.2f}" for key in ("cpu_s_mean", "cpu_s_median", "cpu_s_last_half_mean"))
+        lines.append(f"| {name} | {cells} |")
+    if (whole := found.get("whole_sweep")) is not None:
+        lines += [
+            "",
+            f"All {whole['variants']} valid configs of that sweep, the new version alone: {whole['cpu_s_mean']:.2f}",
+            f"CPU s a variant, second half {whole['cpu_s_last_half_mean']:.2f}.",
+        ]
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(found["trees"][name]["statuses"].items()))
+    lines += [
+        "",
+        f"Verdicts differ on {found['verdicts_differ']} ({statuses}).",
+        found["same"],
+    ]
     return lines
