@@ -118,6 +118,7 @@ BLACKWELL: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (0, 16, {**_FEW_ROWS, "tile_t_1": 8, "tile_t_2": 8, "split_k_2": 2, "mma_m_1": 64, "mma_m_2": 64}),
     (0, 256, {**_FEW_ROWS, "tile_t_1": 16, "tile_t_2": 16}),
     (257, 4096, {**_FEW_ROWS, "tile_t_1": 32, "tile_t_2": 32}),
+    (17, 512, {**_FEW_ROWS, "tile_t_1": 64, "tile_t_2": 64, "narrow": 16, "stages_1": 2, "stages_2": 4}),
     (1025, None, _PAIRS),
     (1025, None, {**_PAIRS, "cluster_w_1": 2, "cluster_w_2": 2, "order": "mixed"}),
 )
@@ -125,6 +126,7 @@ BLACKWELL: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
 expects most of in each regime (``benchmarks.search_physics.forecast``, docs/b200.md), the others were reasoned by hand.
 
 Few rows wait for the weights: the weights are M, so that a tile has few columns, and the stages keep 160 to 190 KB
-on their way. Many rows wait for the tensor cores: one CTA with 128 x 256 is held at two thirds of their rate by the
-shared memory port, a pair with 256 x 256 is not; clusters of two pairs also halve the token rows' traffic to the L2.
+on their way. A wide tile with a second N is for routings that crowd a few experts, as on Hopper. Many rows wait for the
+tensor cores: one CTA with 128 x 256 is held at two thirds of their rate by the shared memory port, a pair with
+256 x 256 is not; clusters of two pairs also halve the token rows' traffic to the L2.
 """
