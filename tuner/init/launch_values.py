@@ -13,6 +13,7 @@ from tuner.init.triton_kernels import KernelLaunch, TritonKernel
 
 _SIZES = re.compile(r"(?i).*(block|tile|group|split|chunk|stages).*|B[A-Z]{1,2}|[A-Z]{1,2}_?B")
 _WARPS = (1, 2, 4, 8, 16)
+_MOST_WARPS = 32
 _STAGES = (1, 2, 3, 4, 5)
 
 
@@ -140,7 +141,8 @@ def propose(kernel: TritonKernel, launches: Sequence[LaunchValues]) -> None:
 
 def _around(name: str, number: int) -> set[int]:
     if name in ("num_warps", "num_stages"):
-        return {number, *(_WARPS if name == "num_warps" else _STAGES)}
+        most = {_MOST_WARPS} if name == "num_warps" and number == 0 else set()  # what is computed may reach it
+        return {number, *(_WARPS if name == "num_warps" else _STAGES), *most}
     is_power = number > 0 and number & (number - 1) == 0
     return {number // 2, number, number * 2} - {0} if is_power else {number}
 

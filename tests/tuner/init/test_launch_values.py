@@ -28,7 +28,7 @@ def test_numbers_of_a_launch_become_parameters_where_one_place_holds_them(tmp_pa
     kernel = space.files["move.py"]
     assert space.parameters == {
         "BLOCK_M": (32, 64, 128),
-        "num_warps": (0, 1, 2, 4, 8, 16),
+        "num_warps": (0, 1, 2, 4, 8, 16, 32),
         "num_stages": (1, 2, 3, 4, 5),
     }
     assert '    BLOCK_M = config["BLOCK_M"]\n' in kernel, "the grid reads it too"

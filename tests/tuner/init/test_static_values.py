@@ -57,6 +57,7 @@ READ = [
     ("n = 2\nfound = f'{n}x{n + 1}'", "2x3"),
     ("class Limits:\n    MOST: int = 2 * 32\n    low = MOST // 2\nfound = [Limits.MOST, Limits.low]", [64, 32]),
     ("import torch\nfound = [1] if torch.are_deterministic_algorithms_enabled() else [1, 2]", [1, 2]),
+    ("if 1 < 2:\n    other = unknown()\n    found = [n for n in (1, 2)]", [1, 2]),
     ("base = dict(num_warps=4)\nfound = {**base, 'BLOCK': 2 ** 5}", {"num_warps": 4, "BLOCK": 32}),
 ]
 
@@ -89,6 +90,11 @@ def test_configs_are_read_with_their_launch_options():
         ("found = [1]\nwith unknown():\n    found.append(2)", "line 2: a With statement is not read"),
         ("found = {'a': 1}\nfound['a'] = [*unknown()]", "line 2: unknown is not known"),
         ("class A:\n    b = 1\nA.b = 2\nfound = A.b", "line 3"),
+        (
+            "if 1 < 2:\n    found = [1]\n    found.append(unknown())\n    found.append(2)",
+            "line 3: unknown is not known",
+        ),
+        ("found = [0]\nfor n in (1, 2):\n    if n:\n        found.append(unknown())", "line 4: unknown is not known"),
         ("class A:\n    b = unknown()\nfound = A.b", "line 1: class A is not read"),
         ("found = f'{2:02d}'", "has a format, which is not read"),
         ("found = ().__class__.__base__.__subclasses__()", "__class__ is not read"),

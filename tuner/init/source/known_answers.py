@@ -79,6 +79,7 @@ def answers_for(target: Target) -> Answers:
         "torch.are_deterministic_algorithms_enabled": lambda: False,
         "torch.cuda.get_device_capability": lambda *_: (major, minor),
         "torch.cuda.current_device": lambda: 0,
+        "torch.cuda.device_count": lambda: 1,
         "torch.cuda.get_device_name": lambda *_: f"NVIDIA {name}",
         "packaging.version.parse": _version,
         **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "log2", "sqrt", "prod", "log")},

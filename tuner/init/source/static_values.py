@@ -47,13 +47,23 @@ class StaticFile(Expressions):
         for statement in tree.body:
             known = dict(self.names)
             try:
-                self._do(statement, self.names)
-            except (UnreadableError, ReturnedError, _BreakError, _ContinueError) as error:
-                for name in bound_names(statement):
-                    self.names[name] = NotKnown(str(error) or f"line {statement.lineno}")
+                self._do_at_top(statement)
+            except (ReturnedError, _BreakError, _ContinueError):
+                self._forget(statement, f"line {statement.lineno}")
             for name, value in known.items():
                 if self.names[name] is not value:
                     self._before.setdefault(name, []).append((statement.lineno, value))
+
+    def _do_at_top(self, statement: ast.stmt) -> None:
+        """One that cannot be read takes only the names with it that it binds."""
+        try:
+            self._do(statement, self.names)
+        except UnreadableError as error:
+            self._forget(statement, str(error))
+
+    def _forget(self, statement: ast.stmt, why: str) -> None:
+        for name in bound_names(statement):
+            self.names[name] = NotKnown(why)
 
     def value(self, node: ast.expr) -> Any:
         """The value of an expression at the file's top level, with names as they are at its line.
@@ -131,7 +141,12 @@ class StaticFile(Expressions):
         scope[node.target.id] = self._binary(node, node.op, before, self._known(node.value, scope))
 
     def _do_if(self, node: ast.If, scope: dict[str, Any]) -> None:
-        self._body(node.body if self._known(node.test, scope) else node.orelse, scope)
+        branch = node.body if self._known(node.test, scope) else node.orelse
+        if scope is not self.names:
+            self._body(branch, scope)
+            return
+        for statement in branch:
+            self._do_at_top(statement)
 
     def _do_for(self, node: ast.For, scope: dict[str, Any]) -> None:
         def turns() -> Iterator[None]:
