@@ -4,10 +4,10 @@
     python -m benchmarks.blackwell_static.promotion --second-n --out docs/results/blackwell-second-n.json
 
 The second compares, in the swapped GEMMs of these configs, the loop of a full tile with that of a tile of few rows
-(``narrow``). SOURCES is the ``solution`` folder of another commit. Per K block: instructions, loads from tensor memory,
-moves, the places of the last load and of the arrival that gives the accumulator back (from the SASS), the sum of stall
-counts that the compiler put into them, and by arithmetic the cycles that each unit is busy. No GPU; a quarter of a
-minute of a core for each build.
+(``narrow``). SOURCES is the ``solution`` folder of another commit, since kernels are built one by one. Per K block:
+instructions, loads from tensor memory, moves, the places of the last load and of the arrival that gives the accumulator
+back (from the SASS), the sum of stall counts that the compiler put into them, and by arithmetic the cycles that each
+unit is busy. No GPU; a quarter of a minute of a core for each build.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.blackwell_static.sample import PACKAGE, TARGET, main_definition, stage
+from benchmarks.blackwell_static.sample import PACKAGE, TARGET, compiled, main_definition, stage
 from benchmarks.blackwell_static.sass import INSTRUCTION, LABEL, kernels_below
 from search_spaces.moe_fp8_cute.model_gemm import blackwell_block
 from search_spaces.moe_fp8_cute.solution.plans import launches
@@ -96,7 +96,7 @@ def gemms(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, list[
         sys.modules[name].__path__ = [str(package)]
     build = importlib.import_module(f"{name}.build")
     with tempfile.TemporaryDirectory() as scratch:
-        _, found = build.compile_config(dict(config), Path(scratch))
+        found = compiled(build, config, Path(scratch))
         code = kernels_below(Path(scratch), "-hex")
     for kernel, text in code.items():
         launch = re.match(r"(moe_gemm_[12](?:_many)?)_\d", kernel)

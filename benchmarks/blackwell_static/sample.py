@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
@@ -43,6 +44,15 @@ def stage(space: SearchSpace, folder: Path) -> None:
         (folder / PACKAGE / name).write_text(text)
 
 
+def compiled(build: Any, config: Config, folder: Path) -> dict[str, dict[str, int]]:
+    """Figures of a config's kernels, whatever they spill; their cubins are left in the folder."""
+    kept = build.in_folder(folder, functools.partial(build.make, keep=True))
+    figures: dict[str, dict[str, dict[str, int]]] = build.compile_configs(
+        {"config": dict(config)}, folder, kept, judge=lambda document, found: None
+    )
+    return figures["config"]
+
+
 def compile_one(task: tuple[str, Config]) -> dict[str, Any]:
     """Build one config in this worker; a refusal is a result."""
     folder, config = task
@@ -54,7 +64,7 @@ def compile_one(task: tuple[str, Config]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             plans = dict(build.launches(config, build.SIZES))
-            _, figures = build.compile_config(config, Path(scratch))
+            figures = compiled(build, config, Path(scratch))
             build.refuse_hangs(figures, plans)
             result["gemms"] = _gemms(plans, figures, Path(scratch))
         except Exception as error:  # a failed config is a row of the table

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.blackwell_static.promotion import figures, loops_of
+import pytest
+
+from benchmarks.blackwell_static.promotion import figures, gemms, loops_of
+from benchmarks.blackwell_static.sample import PACKAGE, TARGET, compile_one, main_definition, stage
+from benchmarks.blackwell_static.sass import disassembler
+from search_spaces.moe_fp8_cute.space import FAMILY
 
 SASS = """
 .L_x_1:
@@ -43,3 +48,22 @@ def test_every_loop_around_loads_is_found_the_longest_first():
     few = SASS.replace("L_x_2", "L_x_5").replace("L_x_3", "L_x_6").replace("L_x_1", "L_x_4")
     few = "\n".join(line for line in few.splitlines() if "FFMA2" not in line)
     assert [figures(loop)["packed_fma"] for loop in loops_of(few + SASS)] == [1, 0]
+
+
+@pytest.mark.slow
+def test_configs_are_built_and_their_loops_found(tmp_path):
+    """Both benchmarks called a function of the build that there was no longer."""
+    pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
+    try:
+        disassembler()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    space = FAMILY.space(main_definition(), TARGET)
+    stage(space, tmp_path)
+    few = {**space.default, **{"swap_1": True, "tile_t_1": 32, "swap_2": True, "tile_t_2": 32, "narrow": 16}}
+    assert {launch: len(loops) for launch, loops in gemms(tmp_path / PACKAGE, few)} == {
+        "moe_gemm_1": 2,
+        "moe_gemm_2": 2,
+    }
+    found = compile_one((str(tmp_path), space.default))
+    assert (found["status"], len(found["gemms"])) == ("BUILT", 2), found["log"]
