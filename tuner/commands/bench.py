@@ -123,8 +123,9 @@ def measure(
                 )
                 found[evaluation.key] += measurements
                 for measurement in measurements:
-                    if measurement.status is not Status.PASSED:
-                        failures.setdefault(evaluation.key, (measurement.status, measurement.message))
+                    if measurement.status is not Status.PASSED and evaluation.key not in failures:
+                        failures[evaluation.key] = (measurement.status, measurement.message)
+                        view.say(f"{evaluation.key}: {measurement.status.value} {first_line(measurement.message)}")
             so_far = result(False)
             view.say(f"{axes[uuid]}: " + ", ".join(f"{n} {so_far.cell(n, uuid)}" for n in names if n in found))
     except KeyboardInterrupt:

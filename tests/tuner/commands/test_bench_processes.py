@@ -62,6 +62,9 @@ def test_solutions_that_hang_crash_or_fail_somewhere_cost_the_others_nothing(tmp
     assert found["does_not_load"]["status"] == "COMPILE_ERROR"
     assert "no such library" in found["does_not_load"]["message"]
     assert "limits: " in err
+    first = err.index("batch_size=1: ")
+    assert 0 < err.index("crashes: CRASHED the process died") < first, "why, before the end: one may be cut off"
+    assert err.count("hangs: TIMEOUT ") == 1
     assert "Traceback" not in err
 
 
