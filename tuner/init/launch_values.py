@@ -77,7 +77,7 @@ def _read_unpacked(code: Sequence[ast.stmt], kernel: TritonKernel, values: Launc
     possible = kernel.constexprs | {name for name in LAUNCH_OPTIONS if name not in values.given}
     dicts = [d for d in (_numbers_of(node, possible) for top in code for node in ast.walk(top)) if d]
     if not dicts:
-        values.unpacked_unread = unpacked
+        values.unpacked_unread = unpacked if _may_hold(code, unpacked, possible) else ""
         return
     shared = [name for name in dicts[0] if all(name in d for d in dicts)]
     first, *others = [{name: int(d[name].value) for name in shared} for d in dicts]  # type: ignore[arg-type]
@@ -88,6 +88,20 @@ def _read_unpacked(code: Sequence[ast.stmt], kernel: TritonKernel, values: Launc
     if values.others:
         what = f"its launcher has {len(dicts)} dicts of values: the first is the default, the others are starts"
         values.remarks.append(f"{what}; give them sizes where the launcher chooses by size")
+
+
+def _may_hold(code: Sequence[ast.stmt], name: str, keys: Collection[str]) -> bool:
+    """Whether a name may be a dict with one of the keys; not where it is filled key by key, and with others alone."""
+    nodes = [node for top in code for node in ast.walk(top)]
+    assigned = [n for n in nodes if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name]
+    filled = [n for n in nodes if isinstance(n, ast.Subscript) and ast.unparse(n.value) == name]
+    dicts = [n.value for n in assigned if isinstance(n.value, ast.Dict)]
+    known = [*(key for d in dicts for key in d.keys), *(n.slice for n in filled)]
+    read = sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in nodes)
+    unpacked = sum(isinstance(n, ast.keyword) and n.arg is None and ast.unparse(n.value) == name for n in nodes)
+    is_whole = assigned and len(dicts) == len(assigned) and read == len(filled) + unpacked
+    is_other = all(isinstance(key, ast.Constant) and key.value not in keys for key in known)
+    return not (is_whole and is_other and not any(isinstance(n, ast.arg) and n.arg == name for n in nodes))
 
 
 def _numbers_of(node: ast.AST, possible: Collection[str]) -> dict[str, ast.Constant]:

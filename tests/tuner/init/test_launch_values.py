@@ -205,3 +205,18 @@ def test_of_two_entries_alike_the_one_that_is_named_as_the_op_is_taken(tmp_path)
         + SHARED[SHARED.index("def moved") :].replace("moved", "copy_fn")
     )
     assert "move.copy_fn(x)" in made(write(tmp_path, {"move.py": text})).files["main.py"]
+
+
+def test_what_is_unpacked_is_marked_unless_it_is_known_to_hold_something_else(tmp_path):
+    """Catches a remark on options of another vendor, and none on a dict of which nothing is known."""
+    launch = "    more = {}\n    if x.is_xpu:\n        more['grf_mode'] = 'large'\n    move["
+    text = SHARED.replace("    move[", launch).replace("BLOCK_N=BLOCK)", "BLOCK_N=BLOCK, **more)")
+    assert not made(write(tmp_path, {"move.py": text})).todo
+    for other in (
+        text.replace("'grf_mode'", "'num_warps'"),
+        text.replace("more = {}", "more = dict(options)"),
+        text.replace("more = {}", "more = {}\n    more.update(options)"),
+        text.replace("moved(x)", "moved(x, more={})"),
+    ):
+        (todo,) = made(write(tmp_path, {"move.py": other})).todo
+        assert todo.what.startswith("**more must not hold")
