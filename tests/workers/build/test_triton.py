@@ -238,3 +238,6 @@ def test_a_pass_that_fails_is_the_kernels_fault():
         _what_stopped(raised_in("/x/triton/backends/nvidia/compiler.py"), target, empty, data_was_read=False)
     for error, was_read in ((raised_in("/x/kernel.py"), False), (raised_in("/x/triton/backends/amd/driver.py"), True)):
         assert "stopped without a GPU" in _what_stopped(error, target, empty, was_read)
+    none = AttributeError("'NoneType' object has no attribute 'shape'")
+    assert "which does not look like a missing GPU;" in _what_stopped(none, target, empty, data_was_read=False)
+    assert "does not look" not in _what_stopped(none, target, empty, data_was_read=True), "it read what is not there"

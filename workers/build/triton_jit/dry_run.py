@@ -102,6 +102,10 @@ def dry_run(
     return found
 
 
+_OWN = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
+"""What host code raises by its own mistakes, such as ``None`` for a tensor."""
+
+
 def _what_stopped(error: Exception, target: Target, cache: Path, data_was_read: bool) -> str:
     """What an exception of the host code means: a remark, unless it is an answer about the target."""
     name = type(error).__name__
@@ -110,7 +114,9 @@ def _what_stopped(error: Exception, target: Target, cache: Path, data_was_read: 
         raise RejectedError(f"a kernel cannot be launched on {target.name}: {text}", figures_of(cache)) from error
     if (name in _CERTAIN or _raised_in(error) == _COMPILERS) and not data_was_read:
         raise CompileError(f"a kernel does not compile for {target.name}: {text}") from error
-    return f"its host code stopped without a GPU ({text}); what it had not launched is compiled by its first call"
+    hint = ", which does not look like a missing GPU" if isinstance(error, _OWN) and not data_was_read else ""
+    what = f"its host code stopped without a GPU ({text}){hint}"
+    return f"{what}; what it had not launched is compiled by its first call"
 
 
 def _raised_in(error: BaseException) -> tuple[str, ...]:
