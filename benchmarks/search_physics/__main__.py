@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="databases of a sweep without starts, and of one with them beside its winners",
     )
     parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
+    parser.add_argument("--once", type=Path, help="database of one for which kernels were compiled once")
     parser.add_argument("--builds", type=Path, help="JSON object of what builds cost (benchmarks.builds)")
     parser.add_argument("--seeds", type=int, default=10, help="replays of each kind in each regime")
     parser.add_argument("--fit", action="store_true", help="fit the constants again and print them; nothing is written")
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         document["live"] = live(*options.live)
     if options.live and options.again:
         document["live"]["again"] = again(options.again)
+    if options.live and options.once:
+        document["live"]["once"] = again(options.once)
     if options.builds:
         document["builds"] = json.loads(options.builds.read_text())
     document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
@@ -90,6 +93,8 @@ def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     few = f"the sweeps recorded {configs[0]} to {configs[-1]} configs a regime, so little is left after as many trials"
     live = document.get("live")
     ended = "no live sweeps were given"
+    if live and "once" in live:
+        return dict(zip(("replay_rel_200", "vs_stock_whole_run"), (few, "needs a GPU"), strict=True))
     if live:
         trials = " and ".join(str(live[name]["trials"]) for name in ("without_starts", "with_starts"))
         ended = f"the live sweeps ended by their time after {trials} trials"
@@ -101,6 +106,8 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
     unseen = [a for a in document["agreement"] if a["tokens"] not in SIZES]
     last, found = COUNTS[-1], document.get("live")
     after = [c["median"][last] for c in document["replay"] if c["kind"] == "model"]
+    newest = found.get("once", found["without_starts"]) if found else None
+    whole = newest is not None and newest["trials"] == newest["max_trials"]
     return {
         "schema_version": 1,
         "spearman_min": min(a["spearman"] for a in unseen),
@@ -108,8 +115,9 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
         "top10_share": sum(a["best_of_ten"] <= 1.05 for a in unseen) / len(unseen),
         "replay_rel_60": max(after) - 1,
         **dict.fromkeys(NOT_MEASURED),
+        "trials_240_s": newest["search_s"] if newest and whole else None,
         "live_rel_without_starts": found["rel_without_starts"] if found else None,
-        "gpu_busy_real_sweep": found["without_starts"]["gpu_busy_search"] if found else None,
+        "gpu_busy_real_sweep": newest["gpu_busy_search"] if newest else None,
         "not_measured": _not_measured(document),
     }
 

@@ -60,7 +60,7 @@ def _sweep(path: Path) -> dict[str, Any]:
         began, ended, budget_s, most = database.execute(
             "select started_at, finished_at, budget_s, max_trials from sweep"
         ).fetchone()
-    first, last = times[0][0], times[-1][1]
+    first, last = min(start for start, *_ in times), times[-1][1]
     usage = _summary(path).get("evaluator", {}).get("search", {})  # none of a sweep that was interrupted
     middle = first + 60
     later = [end for _, end, _ in times if end > middle]
@@ -75,7 +75,7 @@ def _sweep(path: Path) -> dict[str, Any]:
         "gpu_busy_search": usage.get("gpu_busy_share"),
         "longest_builds_s": builds[-LONGEST:][len(builds[-LONGEST:]) // 2],
         "builds_s": builds[len(builds) // 2],
-        "trials_a_second_after_60_s": len(later) / (last - middle),
+        "trials_a_second_after_60_s": len(later) / (last - middle) if last > middle else None,
         "starts": sum(origin == "warm" for *_, origin in times),
     }
 

@@ -160,9 +160,20 @@ def _live(document: dict[str, Any]) -> list[str]:
     if (later := found.get("again")) is not None:
         lines += [
             f"| trials, 2026-11-30 at dff8d26 | {' | '.join(map(str, later['trials_after_s'].values()))} |",
+        ]
+        if (once := found.get("once")) is not None:
+            lines += [
+                f"| kernels compiled once | {' | '.join(map(str, once['trials_after_s'].values()))} |",
+                "",
+                "Kernels compiled once, another host, 2026-11-30: "
+                f"**{once['trials']} trials in {once['search_s']:.0f} s** of the search, 59 by its own",
+                f"display (wanted: 75), GPU busy {once['gpu_busy_search']:.2f} of it (wanted: 0.60); builds "
+                f"{once['builds_s']:.1f} s, median, the 15 longest {once['longest_builds_s']:.1f} s.",
+            ]
+        lines += [
             "",
-            f"The last line is of another sweep without starts ({later['trials']} trials in {later['search_s']:.0f} s, "
-            "then interrupted): its 15 longest",
+            f"The line of dff8d26 is of another sweep without starts ({later['trials']} trials in "
+            f"{later['search_s']:.0f} s, then interrupted): its 15 longest",
             f"builds took {later['longest_builds_s']:.1f} s, median, all builds {later['builds_s']:.1f} s. At that "
             f"rate 240 trials take {240 * later['search_s'] / later['trials']:.0f} s (wanted: 75).",
             "They were compiled whole: of its 200 variants 106 have another first GEMM and 145 another second one.",
