@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class InitResult:
 
     Attributes:
         compiled: None if nothing was compiled; ``why_not`` says why.
+        dataset: The dataset that was named, None for the default.
     """
 
     folder: Path
@@ -36,6 +37,14 @@ class InitResult:
     target: str
     compiled: CompileResult | None = None
     why_not: str = ""
+    dataset: Path | None = None
+
+    @property
+    def _words(self) -> str:
+        """What the next command is given."""
+        definition = "" if self.space.definition is None else f" --definition {self.space.definition}"
+        dataset = "" if self.dataset is None else f" --dataset {self.dataset}"
+        return f"--space {self.folder}{definition}{dataset} --target {self.target}"
 
     @property
     def exit_code(self) -> int:
@@ -88,7 +97,7 @@ class InitResult:
         result = self.compiled
         if result is None:
             yield f"not compiled: {self.why_not}"
-            yield f"next: tuner compile --space {self.folder} --target {self.target}"
+            yield f"next: tuner compile {self._words}"
             return
         idle = result.built and not any(v["figures"].get("kernels") for v in result.variants)
         what = "; none of their kernels was compiled" if idle else ""
@@ -100,8 +109,7 @@ class InitResult:
             if why is not None:
                 yield f"  BUILT, but {why}"
         if result.built:
-            words = f"--space {self.folder} --definition {space.definition} --target {self.target}"
-            yield f"next, where that GPU is: tuner sweep {words}"
+            yield f"next, where that GPU is: tuner sweep {self._words}"
 
 
 def init_space(
@@ -136,15 +144,16 @@ def init_space(
     targets = (target, *(t for t in _GPU_TARGETS if t != target))
     space = make_space(path, target_named(target), targets, definition, entry, widen, workloads)
     space.write(folder)
+    result = InitResult(folder, space, target, why_not=why_not, dataset=settings.dataset)
     if not sample:
-        return InitResult(folder, space, target, why_not="--sample is 0")
+        return replace(result, why_not="--sample is 0")
     if definition is None:
-        return InitResult(folder, space, target, why_not=why_not)
+        return result
     chosen = settings.model_copy(update={"space": str(folder), "target": target, "definition": definition["name"]})
     try:
-        return InitResult(folder, space, target, compile_sample(chosen, sample, None, view))
+        return replace(result, compiled=compile_sample(chosen, sample, None, view))
     except SpaceError as error:
-        return InitResult(folder, space, target, why_not=str(error))
+        return replace(result, why_not=str(error))
 
 
 def _definition(

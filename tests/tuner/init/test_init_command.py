@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("triton")
 pytest.importorskip("torch")
 
+from search_spaces.dataset import PATH
+
 ROW_SUMS = """
 import torch
 import triton
@@ -92,7 +94,11 @@ def test_a_space_is_judged_in_tritons_interpreter_without_a_gpu(tmp_path):
     other for want of a device, without a word on the interpreter."""
     (tmp_path / "row_sums.py").write_text(RMS_NORM)
     space = tmp_path / "space"
-    assert run(tmp_path, "--definition", "rmsnorm_h1024", "--out", str(space), "--sample", "0").returncode == 0
+    given = ("--definition", "rmsnorm_h1024", "--dataset", str(PATH))
+    made = run(tmp_path, *given, "--out", str(space), "--sample", "0")
+    assert made.returncode == 0
+    next_step = f"next: tuner compile --space {space} {' '.join(given)} --target sm_90a"
+    assert made.stdout.splitlines()[-1] == next_step, "without the dataset it would end with an unknown definition"
     text = (space / "space.yaml").read_text()
     (space / "space.yaml").write_text(text.replace("targets: [", "targets: [cpu, "))
 
