@@ -90,6 +90,7 @@ class Judge:
 
     def prepare(self, uuid: str) -> Prepared:
         """Make a workload resident and store what was observed of its reference."""
+        self._state.put_back_names()  # the first call of the next variant may have taken some
         found = prepared(self._residents.get(uuid, may_compute=True))
         try:
             found = replace(found, figures=self._residents.figures(uuid))
@@ -111,12 +112,16 @@ class Judge:
         inspected = False
         self._usage.clear()
         self._uncaptured = self._inspection = None
-        if self._ahead is None and not self._state.threads_left():
-            self._verdicts.count_threads()
         if ahead is not None and ahead.package == staged.package:
             ahead = None  # the same variant for another regime: a module cannot be loaded twice
         self._send("phase", Phase(PhaseKind.LOAD, job.variant.key))
         self._unload_compared()
+        if self._ahead is None:
+            # Libraries of variants, as above; not while one is held, since what it allocated would stay for good.
+            gc.collect()
+            gc.freeze()
+            if not self._state.threads_left():
+                self._verdicts.count_threads()
         try:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
@@ -141,13 +146,10 @@ class Judge:
             if self._loaded is not None:
                 self._loaded.unload()
                 self._loaded = None
-            if self._ahead is None:
-                gc.freeze()  # libraries that the variant imported, as above
         judgement = self._put_back(judgement, self._state.names if inspected else ())
         if not judgement.replace:
             self._device.tidy()
-        why = "" if self._uncaptured is None else str(self._uncaptured)
-        return replace(judgement, usage=dict(self._usage), uncaptured=why)
+        return replace(judgement, usage=dict(self._usage), uncaptured=str(self._uncaptured or ""))
 
     def _judge(self, job: EvaluationJob, candidate: Candidate, ahead: Staged | None) -> Judgement:
         """Judge the workloads one after the other, until a failure or a lost race."""
@@ -210,8 +212,7 @@ class Judge:
             TamperedError: It replaced a part of the evaluator.
         """
         refuse_spoiler(loaded)
-        stuck = self._state.give_turn(loaded.settings or {})
-        if stuck:
+        if stuck := self._state.give_turn(loaded.settings or {}):
             raise ProcessChangedError(changed(stuck))
 
     def _put_back(self, judgement: Judgement, done: Collection[str]) -> Judgement:
@@ -240,8 +241,7 @@ class Judge:
 
     def _inspect(self, judgement: Judgement, job: EvaluationJob, ahead: Staged | None) -> Judgement:
         """At the end of the job, check that all memory is unchanged; load the next variant meanwhile."""
-        found = None if judgement.status.is_failure else self._inspection
-        found = found or self._residents.begin_inspection()
+        found = (not judgement.status.is_failure and self._inspection) or self._residents.begin_inspection()
         if ahead is not None:
             self._load_ahead(ahead, then=Phase(PhaseKind.LOAD, ahead.variant.key))
         self._state.put_back_names()  # here, while the device works: it takes a millisecond
@@ -251,8 +251,7 @@ class Judge:
         if not memory.all_true([part for parts in found.values() for part in parts]):
             where = ", ".join(uuid for uuid, parts in found.items() if not memory.all_true(parts))
             message = f"the candidate wrote into the memory of workload {where}"
-            failed = judgement.status.is_failure
-            status = judgement.status if failed else Status.INPUTS_MODIFIED
+            status = judgement.status if judgement.status.is_failure else Status.INPUTS_MODIFIED
             judgement = Judgement(status, f"{judgement.message}\n{message}".strip(), replace=True)
         self._usage.update(self._device.usage())
         return judgement
@@ -403,6 +402,7 @@ class Judge:
             # calls, and a call on another workload may make that anew.
             if then is not None:
                 then()
+                look.look()  # that called the candidate
             return timing, look.verdict()
         finally:
             resident.others.undo()

@@ -82,6 +82,10 @@ class VerifiedRun:
                 self._seen.append(self._on_other_values())
             self._others.undo()
             self._seen.append(self._verdicts.begin_inputs(self._resident))
+        self.look()
+
+    def look(self) -> None:
+        """Look at the evaluator: after the candidate's last call before the verdict, whatever the call was for."""
         self._replaced = self._replaced or self._verdicts.replaced()
 
     def verdict(self) -> Verdict:

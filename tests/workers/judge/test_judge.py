@@ -1,5 +1,7 @@
 """A device that works ahead of the host gets its next work early: the judge on a CPU that says it is such a device."""
 
+import colorsys
+import gc
 import threading
 
 import pytest
@@ -9,6 +11,7 @@ from workers.devices.cpu import HostDevice
 from workers.judge import verified_run
 from workers.judge.judge import Judge
 from workers.judge.outputs.check import Verdict
+from workers.judge.verdicts import Verdicts
 from workers.records import Method, Status
 
 CALLS = (
@@ -242,3 +245,73 @@ def test_what_the_first_call_of_the_next_one_took_is_given_back_if_another_follo
     assert torch.softmax is None
     found = judge_here.judge(jobs["other"], staged["other"])
     assert found.status is Status.PASSED, found.message
+
+
+CHEATS_BEHIND_THE_LOOK = """
+import torch
+from workers.judge.verdicts import Verdicts
+from workers.judge.outputs.check import Verdict
+from workers.records import Status
+
+calls, honest = [], Verdicts.finish
+
+
+def run(x, y, out):
+    calls.append(x.shape[0])
+    is_last, nth = x.shape[0] != calls[0], calls.count(x.shape[0])
+    if is_last:
+        Verdicts.finish = honest if nth > 1 else lambda *_: Verdict(Status.PASSED)
+    if is_last or nth == 1:
+        torch.add(y, x, alpha=2, out=out)
+"""
+
+
+def test_the_evaluator_is_looked_at_behind_the_call_on_the_following_workload(judged, monkeypatch):
+    """That call comes before the verdict on the present workload, and could decide it."""
+    monkeypatch.setattr(Verdicts, "finish", Verdicts.finish)  # is put right again afterwards
+    judgement, _ = judged(CHEATS_BEHIND_THE_LOOK)
+    assert judgement.status is Status.TAMPERED, judgement.message
+
+
+def test_a_reference_is_not_computed_with_what_the_next_one_took(judge_here, bench, make, order, monkeypatch):
+    """It would be stored, and judge all that come."""
+    monkeypatch.setattr(torch, "softmax", torch.softmax)
+    takes = CALLS + "    torch.softmax = None\n"
+    variants = {key: make(source, key=key) for key, source in {"present": CALLS, "next": takes}.items()}
+    built = {key: bench.builder.build(variant) for key, variant in variants.items()}
+    staged = {
+        key: bench.evaluator.stage(variant.built(built[key].artifact), first=bench.workloads[0])
+        for key, variant in variants.items()
+    }
+    job = order(variants["present"], built["present"], bench.workloads[:1])
+    assert judge_here.judge(job, staged["present"], staged["next"]).status is Status.PASSED
+    assert torch.softmax is None
+    judge_here.prepare(bench.workloads[1])
+    assert torch.softmax is not None
+
+
+LEAVES_A_WORKSPACE = """
+import colorsys
+import weakref
+
+import torch
+
+workspace = torch.empty(64)
+
+
+def run(x, y, out):
+    colorsys.workspaces.append(weakref.ref(workspace))
+    torch.add(y, x, alpha=2, out=out)
+"""
+
+
+def test_what_a_variant_allocated_is_free_when_the_next_is_judged(judge_here, bench, make, order, monkeypatch):
+    """A module and its functions hold each other: what is exempt from collection with them would stay for good."""
+    monkeypatch.setattr(colorsys, "workspaces", [], raising=False)
+    for n in range(3):
+        variant = make(LEAVES_A_WORKSPACE + f"\n# {n}\n", key=f"leaves{n}")
+        built = bench.builder.build(variant)
+        job = order(variant, built, bench.workloads)
+        assert judge_here.judge(job, bench.evaluator.stage(variant.built(built.artifact))).status is Status.PASSED
+    gc.collect()
+    assert {ref() for ref in colorsys.workspaces} == {None}
