@@ -7,7 +7,8 @@ by what a variant's own entry is found by (target, definition, toolchain, ...) a
 Nothing but its document decides what a part is: it is made by a copy of the sources in which there is no ``config.py``.
 The copy stays imported for the builds that follow, since reading and rewriting kernels takes the DSL a while.
 
-A part that another process makes at the moment is left for later; when nothing else is left to do, it is waited for.
+A part that another process makes at the moment is left for later. When nothing else is left to do, it is waited for,
+but not long: that process may be stopped or hang, and this build has a deadline of its own.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import hashlib
 import importlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from search_spaces.space import CONFIG_FILE
 from workers.build.artifact_cache import ArtifactCache
@@ -30,6 +32,9 @@ from workers.records import Variant
 
 Make = Callable[[Any, Path], None]
 _LOCKS = "parts.lock"
+_PATIENCE_S = 30.0
+"""Longest that a build waits for parts of others; then it makes them as well."""
+_LOOK_S = 0.02
 PACKAGE = "tuner_parts_"
 """Packages without a config are named so, with their origin."""
 
@@ -78,11 +83,12 @@ class KeptParts:
                 yield name, entry.folder
             else:
                 missing.append(name)
-        for waits in (False, True):
+        for patience_s in (0.0, _PATIENCE_S):
+            until = time.monotonic() + patience_s
             left, missing = missing, []
             for name in left:
-                with self._turn(digests[name], waits) as is_ours:
-                    folder = self._made(digests[name], wanted[name], make) if is_ours else None
+                with self._turn(digests[name], until) as is_ours:
+                    folder = self._made(digests[name], wanted[name], make) if is_ours or patience_s else None
                 if folder is None:
                     missing.append(name)
                 else:
@@ -106,10 +112,11 @@ class KeptParts:
     def _namesake(self, make: Make) -> Make:
         """The function of the same name in the package without a config, which is imported once in this process."""
         package = f"{PACKAGE}{self._of[:16]}"
+        copied = str(self._copied(package))  # each time, so that it counts as used, and is written anew if it is gone
         if package not in sys.modules:
             for name in [n for n in sys.modules if n.startswith(PACKAGE)]:  # of other sources
                 del sys.modules[name]
-            sys.path.insert(0, str(self._copied(package)))
+            sys.path.insert(0, copied)
             importlib.invalidate_caches()
         module = importlib.import_module(f"{package}.{make.__module__.partition('.')[2]}")
         namesake: Make | None = getattr(module, make.__qualname__, None)
@@ -130,18 +137,32 @@ class KeptParts:
             self._cache.discard(staged)
 
     @contextlib.contextmanager
-    def _turn(self, digest: str, waits: bool) -> Iterator[bool]:
-        """Whether this process is the one that makes a part meanwhile. One that dies gives the turn back.
+    def _turn(self, digest: str, until: float) -> Iterator[bool]:
+        """Whether this process is the one that makes a part meanwhile; found out by then (``time.monotonic``). One that
+        dies gives the turn back.
 
-        A lock on a byte of one file: nothing is left behind. Where the file system has no locks, everybody makes.
+        A lock on a byte of one file: nothing is left behind. Where there are no locks, or the file is another user's,
+        everybody makes.
         """
-        with (self._cache.root / _LOCKS).open("ab") as file:
-            place = int(digest[:15], 16)
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB), 1, place)
-            except (BlockingIOError, PermissionError):
-                yield False
-                return
+                file = held.enter_context((self._cache.root / _LOCKS).open("ab"))
             except OSError:
-                pass
-            yield True
+                yield True
+                return
+            yield _locked(file, int(digest[:15], 16), until)
+
+
+def _locked(file: BinaryIO, place: int, until: float) -> bool:
+    """Whether one byte of a file could be locked by then, or there are no locks."""
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOOK_S)
+        except OSError:
+            return True
+        else:
+            return True

@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from workers.build import kept_parts
 from workers.build.artifact_cache import ArtifactCache
 from workers.build.kept_parts import KeptParts, origin
 from workers.records import Status, Variant
@@ -36,6 +39,9 @@ def spoils(document, folder):
     assert document == {"shape": [1, 2]}
     document.clear()
     make(document, folder)
+
+def own_source(document, folder):
+    (folder / "made").write_text(open(__file__).read())
 
 def never(document, folder):
     raise AssertionError("it is there already")
@@ -193,3 +199,29 @@ def test_the_turn_of_one_that_was_killed_goes_to_the_next(tmp_path, other):
     process.join()
     ((_, folder),) = parts(tmp_path)({"slow": document}, maker())
     assert token(folder) != "by the other one"
+
+
+def test_one_that_hangs_or_is_stopped_is_not_waited_for_for_long(tmp_path, other, monkeypatch):
+    """The builds of another sweep would end at their deadline, and their configs count as too slow to compile."""
+    process, document, _ = other
+    os.kill(process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(kept_parts, "_PATIENCE_S", 0.05)
+    ((_, folder),) = parts(tmp_path)({"slow": document}, maker())
+    assert token(folder) != "by the other one"
+
+
+def test_without_locks_parts_are_made(tmp_path):
+    """The file is another user's, or cannot be opened for other reasons: that is not the candidate's fault."""
+    (tmp_path / "parts.lock").mkdir()
+    ((_, folder),) = parts(tmp_path)({"a": {}}, maker())
+    assert token(folder)
+
+
+def test_sources_are_there_as_long_as_parts_are_made(tmp_path, monkeypatch):
+    """They were evicted after an hour, and kernels could not be read any more."""
+    for name in [n for n in sys.modules if n.startswith(kept_parts.PACKAGE)]:  # other tests', in another cache
+        monkeypatch.delitem(sys.modules, name)
+    dict(parts(tmp_path)({"a": {}}, maker()))
+    shutil.rmtree(tmp_path / "entries" / origin(variant(), {}))
+    ((_, folder),) = parts(tmp_path)({"b": {"n": 2}}, maker("own_source"))
+    assert token(folder) == MAKER
