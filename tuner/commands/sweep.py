@@ -30,6 +30,7 @@ from tuner.search import related_sweeps
 from tuner.settings import SweepSettings
 from tuner.sweeps.earlier_trials import check_workloads
 from tuner.sweeps.finals.crossings import Crossing
+from tuner.sweeps.finals.division import whole_of
 from tuner.sweeps.loop import Sweep, SweepPlan
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
@@ -427,7 +428,9 @@ def _conclude(
         trials=result.trials,
         failures=result.failures,
         default_config=space.default,
-        default_by_regime={r.name: space.at(r.sizes.values()).default for r in result.regimes},
+        default_by_regime={
+            r.name: space.at(whole_of(r, setup.regimes(space.size_axis)).sizes.values()).default for r in result.regimes
+        },
         winners=result.winners,
         crossings=result.crossings,
         refused={name: f.ranking.refused for name, f in result.finals.items()},

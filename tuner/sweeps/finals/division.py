@@ -47,6 +47,11 @@ def divided(regime: Regime, final: FinalResult, guard: Guard, elsewhere: Collect
     return [smaller for part in best for smaller in divided(*part, guard, elsewhere)]
 
 
+def whole_of(part: Regime, regimes: Sequence[Regime]) -> Regime:
+    """The regime that a part was cut from: its final, and the default in it, were for all of that one's sizes."""
+    return next(regime for regime in regimes if part.workloads[0] in regime.workloads)
+
+
 def _parts(regime: Regime, final: FinalResult, guard: Guard, elsewhere: Collection[str], bound: int) -> list[Part]:
     """The sizes up to a bound and those above it, each with the winner that the guard lets win there."""
     low = replace(regime, name=f"{regime.low}-{bound}", bound=bound)

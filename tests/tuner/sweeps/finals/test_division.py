@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from tuner.sweeps.finals.division import divided
+from tuner.sweeps.finals.division import divided, whole_of
 from tuner.sweeps.finals.final import FinalResult, guarded
 from tuner.sweeps.finals.guard import Guard
 from tuner.sweeps.finals.ranking import rank
-from tuner.sweeps.regimes import Regime
+from tuner.sweeps.regimes import Regime, split
 from workers.judge.timing.interval import measured
 from workers.records import Method
 
@@ -112,3 +112,11 @@ def test_without_sizes_there_is_nothing_to_divide_by():
     regime = Regime("all", None, None, ("a", "b"))
     final = guarded(final, regime, GUARD)
     assert divided(regime, final, GUARD) == [(regime, replace(final))]
+
+
+def test_a_part_is_compared_with_the_default_of_its_final():
+    """The default by size may be another one in the part, which ran in no final, or break a constraint there."""
+    regimes = split({w: int(w.split("~")[0]) for w in ("8", "600", *MEASURED["default"])}, (512, 2048))
+    _, found = parts_of(MEASURED)
+    assert [whole_of(part, regimes) for part, _ in found] == [regimes[1], regimes[1]]
+    assert whole_of(regimes[0], regimes) == regimes[0]
