@@ -282,6 +282,8 @@ class RelatedConfig:
     hardware: str
     target: str
     regime: str
+    min_size: int | None
+    max_size: int | None
     median_us: float
     sweep_id: int
 

@@ -84,6 +84,8 @@ class Lookups:
                 schema.environment.c.hardware,
                 schema.search_space.c.target,
                 _winner.c.regime,
+                _winner.c.min_size,
+                _winner.c.max_size,
                 _winner.c.median_us,
                 _winner.c.sweep_id,
             )
@@ -97,7 +99,9 @@ class Lookups:
         distinct: dict[str, Any] = {}
         for row in rows:
             distinct.setdefault(row.config_hash, row)
-        names = ("config", "definition", "hardware", "target", "regime", "median_us", "sweep_id")
+        names = (
+            "config", "definition", "hardware", "target", "regime", "min_size", "max_size", "median_us", "sweep_id",
+        )  # fmt: skip
         return [RelatedConfig(**{n: row._mapping[n] for n in names}) for row in list(distinct.values())[:limit]]
 
     def swept(self) -> list[tuple[str, str]]:

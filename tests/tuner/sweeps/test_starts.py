@@ -2,8 +2,9 @@
 
 import yaml
 
+from db.records import RelatedConfig
 from db.store import Store
-from tuner.search.related_sweeps import suggested
+from tuner.search.related_sweeps import _is_for, suggested
 from tuner.settings import load
 from tuner.sweeps.regimes import split
 from tuner.sweeps.setup import resolve
@@ -39,3 +40,17 @@ def test_starts_of_a_space_come_early_in_the_regimes_they_are_for(tmp_path):
     assert min(largest.values()) < 300 <= max(largest.values()), "the packaged workloads have both kinds"
     for name, size in largest.items():
         assert found[name] == (({"rows": 8}, {"rows": 2}) if size >= 300 else ({"rows": 2},))
+
+
+def test_winners_of_parts_of_a_regime_are_starts_for_all_of_it():
+    """They have names of their own, and would never be tried again."""
+    regimes = {"0-512": [8, 300], "513-2048": [901, 2048], "2049+": [4096]}
+
+    def takers(name: str, low: int | None, high: int | None) -> list[str]:
+        won = RelatedConfig({}, "other", "GPU", "sm_90a", name, low, high, 1.0, 1)
+        return [regime for regime, sizes in regimes.items() if _is_for(won, regime, sizes, regimes)]
+
+    assert takers("513-1358", 513, 1358) == takers("1359-2048", 1359, 2048) == ["513-2048"]
+    assert takers("1024+", 1024, None) == ["513-2048", "2049+"]
+    assert takers("513-2048", 400, 5000) == ["513-2048"], "its bounds moved, its name says what it was searched for"
+    assert takers("all", None, None) == []
