@@ -26,7 +26,7 @@ def sweep(
     this process is not free for Ray, the sweep runs in a process of its own, with a cluster of its own.
 
     Args:
-        definition: Name of the definition; may be left out if the dataset has one MoE.
+        definition: Name of the definition; by default the only one that the space fits, else the only MoE.
         resume: ID of a sweep to continue.
         out: flashinfer-trace folder for the best Solution, None to write none.
         config: YAML file with settings.

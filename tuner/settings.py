@@ -116,7 +116,7 @@ class SweepSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     definition: Annotated[str | None, Served(Name, "a definition of the server's dataset", required=True)] = Field(
-        None, description="name of the definition; may be left out if the dataset has one MoE"
+        None, description="name of the definition; default: the only one that the space fits, else the only MoE"
     )
     dataset: Path | None = Field(
         None, description="flashinfer-trace folder; default: TUNER_DATASET, else the packaged one"

@@ -66,6 +66,26 @@ def test_every_setting_has_a_flag_and_a_line_in_the_docs():
     assert table(FIELDS) in page, "docs/settings.md: put `python -c` of tuner.setting_flags.table in place of its list"
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "said"),
+    [
+        ("init", "definition", "else none"),  # it takes no definition of the dataset by itself
+        ("init", "target", "sm_90a"),
+        ("status", "definition", "of any"),
+        ("export", "definition", "of any"),
+        ("export", "dataset", "the sweep's"),
+        ("export", "space", "the sweep's"),
+        ("verify", "target", "emulated"),
+        ("compile", "seed", "of the sample"),
+        ("bench", "seed", "of the order"),
+    ],
+)
+def test_where_a_flag_means_something_else_than_for_a_sweep_its_help_says_so(command, name, said):
+    params = {p.name: p for p in typer.main.get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    assert said in params[name].help
+    assert params[name].help != FIELDS[name].description
+
+
 def parsed(words: list[str]) -> SweepSettings:
     """The settings that a command makes of these words."""
     found: list[dict[str, Any]] = []

@@ -14,15 +14,15 @@ from tuner.cli.output import print_json, results, stdout
 def export(
     out: Annotated[Path, typer.Option(help="flashinfer-trace folder to write into; made if missing")],
     which: Annotated[
-        int | None, typer.Argument(metavar="[SWEEP]", help="ID of a sweep; default: the newest finished one that fits")
+        int | None, typer.Argument(metavar="SWEEP", help="ID of a sweep; default: the newest finished one that fits")
     ] = None,
     sweep: Annotated[int | None, typer.Option("--sweep", help="the same, as an option")] = None,
     definition: options.Definition = None,
     hardware: options.Hardware = None,
     name: Annotated[str | None, typer.Option(help="the Solution's name; default: from space and hardware")] = None,
     author: Annotated[str, typer.Option(help="the Solution's author")] = "tuner",
-    dataset: options.Dataset = None,
-    space: options.Space = None,
+    dataset: options.SweepDataset = None,
+    space: options.SweepSpace = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one")] = None,
     db: options.Db = None,
     json: options.Json = False,

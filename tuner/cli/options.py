@@ -17,9 +17,11 @@ MOST_DIGITS = 18
 """Of a size, so that it fits into 64 bits."""
 
 
-def option(name: str) -> Any:
-    """Typer's option for a setting."""
+def option(name: str, help_: str = "") -> Any:
+    """Typer's option for a setting, with its description unless another one is given."""
     field = FIELDS[name]
+    if help_:
+        return typer.Option(setting_flags.flag(name, field), help=help_)
     help_ = field.description or ""
     if setting_flags.is_switch(field):
         help_ = f"do not {help_}" if field.default is True else help_
@@ -33,9 +35,13 @@ def option(name: str) -> Any:
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of text")]
 Db = Annotated[str | None, option("db")]
 Dataset = Annotated[Path | None, option("dataset")]
-Definition = Annotated[str | None, option("definition")]
-Space = Annotated[str | None, option("space")]
-Target = Annotated[str | None, option("target")]
+SweepDataset = Annotated[
+    Path | None, option("dataset", "flashinfer-trace folder; default: TUNER_DATASET, else the sweep's")
+]
+SweepSpace = Annotated[
+    str | None, option("space", "name of the space, or its folder where it is now; default: the sweep's")
+]
+Definition = Annotated[str | None, option("definition", "only sweeps of this definition; default: of any")]
 Hardware = Annotated[
     str | None, typer.Option("--hardware", help="GPU or CPU name as recorded, or 'auto' for this machine's")
 ]
@@ -67,16 +73,23 @@ def parse_axes(given: list[str]) -> dict[str, int]:
     return axes
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of these settings, of all for none. It gets them as one mapping, its first parameter."""
-    chosen = names or tuple(FIELDS)
+def with_settings(*names: str, **described: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of these settings, of all for none. It gets them as one mapping, its first parameter.
+
+    Args:
+        names: The settings.
+        described: More of them, each with the help that it has at this command.
+    """
+    chosen = (*names, *described) or tuple(FIELDS)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             command({name: _value(name, values.pop(name)) for name in chosen}, **values)
 
         own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
-        parameters = [_parameter(name) for name in chosen] + [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        parameters = [_parameter(name, described.get(name, "")) for name in chosen] + [
+            p.replace(kind=p.KEYWORD_ONLY) for p in own
+        ]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -85,7 +98,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-def _parameter(name: str) -> inspect.Parameter:
+def _parameter(name: str, help_: str) -> inspect.Parameter:
     field = FIELDS[name]
     if setting_flags.is_switch(field):
         kind, default = bool, False
@@ -93,7 +106,7 @@ def _parameter(name: str) -> inspect.Parameter:
         one = setting_flags.kind(field)
         kind, default = ((list[one] if setting_flags.is_repeated(field) else one) | None), None  # type: ignore[valid-type, assignment]
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option(name)]
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option(name, help_)]
     )
 
 

@@ -41,7 +41,7 @@ def record(
     sweep: Sweep,
     out: Annotated[Path, typer.Option(help="file to write, such as sweep.replay.json.gz")],
     regime: Annotated[str | None, typer.Option(help="name of the regime; default: the only one")] = None,
-    dataset: options.Dataset = None,
+    dataset: options.SweepDataset = None,
     db: options.Db = None,
     json: options.Json = False,
 ) -> None:

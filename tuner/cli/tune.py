@@ -156,12 +156,12 @@ def _print_sweep(report: Any) -> None:
     "atol",
     "required_matched_ratio",
     "judge",
-    "seed",
     "compile_s",
     "check_s",
     "measure_s",
     "ray_address",
     "db",
+    seed="seed of the order within the rounds; default: 0",
 )
 def bench(
     given: dict[str, Any],
@@ -209,7 +209,7 @@ def _bench_table(result: BenchResult, console: Console) -> Table:
     return table
 
 
-@with_settings("space", "target", "definition", "dataset", "seed")
+@with_settings("space", "target", "definition", "dataset", seed="seed of the sample of configs; default: 0")
 def compile_(
     given: dict[str, Any],
     sample: Annotated[
@@ -255,7 +255,13 @@ def compile_(
     raise typer.Exit(result.exit_code)
 
 
-@with_settings("space", "target", "definition", "dataset", "seed")
+@with_settings(
+    "space",
+    "definition",
+    "dataset",
+    target="target that is emulated, sm_90a or sm_100a; default: the machine's, if it is one of them",
+    seed="seed of the sample of configs; default: 0",
+)
 def verify(
     given: dict[str, Any],
     sample: Annotated[int, typer.Option(min=1, help="number of configs, spread over the space")] = 1,
@@ -285,7 +291,11 @@ def verify(
     raise typer.Exit(result.exit_code)
 
 
-@with_settings("definition", "dataset", "target")
+@with_settings(
+    "dataset",
+    definition="name of the definition; default: the one that a Solution's JSON or config.toml names, else none",
+    target="GPU target to compile for, sm_90a or sm_100a; default: sm_90a",
+)
 def init(
     given: dict[str, Any],
     path: Annotated[
