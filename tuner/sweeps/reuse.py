@@ -1,4 +1,7 @@
-"""Decides which stored measurements a sweep may reuse, and says why others are measured again."""
+"""Which stored measurements a sweep leaves out for other load, and why others are measured again.
+
+What must agree for one to be found at all is in :meth:`db.queries.measurements.Measurements.known`.
+"""
 
 from __future__ import annotations
 
