@@ -38,17 +38,25 @@ def status(
 
 
 def _print_overview(document: dict) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if not document["sweeps"]:
         stdout().print("no sweep yet; `tuner sweep` runs one")
         return
-    table = Table("id", "state", "definition", "space", "hardware", "trials", "started")
+    # Names are wanted whole: other commands ask for them.
+    names = [Column(name, overflow="fold") for name in ("definition", "space", "hardware")]
+    table = Table("id", "state", *names, "trials", Column("started", no_wrap=True))
     for s in document["sweeps"]:
-        table.add_row(
-            str(s["id"]), s["state"], s["definition"], s["space"], s["hardware"], str(s["trials"]), s["started_at"]
-        )
+        started = _moment(s["started_at"])
+        table.add_row(str(s["id"]), s["state"], s["definition"], s["space"], s["hardware"], str(s["trials"]), started)
     stdout().print(table)
+
+
+def _moment(text: str | None) -> str:
+    """A moment of a document, short and in local time."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(text).astimezone().strftime("%m-%d %H:%M") if text else ""
 
 
 def _print_sweep(document: dict) -> None:

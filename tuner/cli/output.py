@@ -29,12 +29,17 @@ def results() -> TextIO:
     return own
 
 
+WIDE = 1000
+"""Columns of a pipe or a file: soft wrapping is for text, and a table would still be cut to fit a terminal."""
+
+
 @cache
 def stdout() -> Console:
     """Console for results. Paths and messages may have ``[words]``, which are no markup."""
     from rich.console import Console
 
-    return Console(file=results(), highlight=False, markup=False, soft_wrap=not results().isatty())
+    piped = not results().isatty()
+    return Console(file=results(), highlight=False, markup=False, soft_wrap=piped, width=WIDE if piped else None)
 
 
 @cache
