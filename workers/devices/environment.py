@@ -31,6 +31,12 @@ _VARIABLES = re.compile(
 )
 """Environment variables that decide how fast, or how exactly, libraries compute."""
 
+_COMPILERS_VARIABLES = re.compile(
+    r"CUTE_DSL_(?!ARCH$|LOG_|DUMP_DIR$|CACHE_DIR$).*|TRITON_(?!CACHE_DIR$|DUMP_DIR$|OVERRIDE_DIR$|HOME$).*"
+    r"|(PTXAS|NVCC_(APPEND|PREPEND)_FLAGS|NVCC|CC|CXX|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS)"
+)
+"""Environment variables that decide what compilers make, such as assertions; builders set the target themselves."""
+
 _CORES_PER_SM = 128
 """FP32 lanes of an SM, on compute capability 9.0 and 10.0."""
 
@@ -50,7 +56,8 @@ def variables() -> dict[str, str]:
 
 
 def toolchain(target: str, imports: Sequence[str] = ()) -> dict[str, str]:
-    """What a build depends on besides its sources; on the CPU also the processor, for which code is generated.
+    """What a build depends on besides its sources: versions, and variables that compilers read; on the CPU also the
+    processor, for which code is generated.
 
     Args:
         target: Target of the build.
@@ -59,7 +66,7 @@ def toolchain(target: str, imports: Sequence[str] = ()) -> dict[str, str]:
     found = library_versions(imports) | versions()
     if not is_cuda(target):
         found["cpu"] = cpu_model()
-    return found
+    return found | {name: value for name, value in os.environ.items() if _COMPILERS_VARIABLES.fullmatch(name)}
 
 
 def cpu_model() -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from workers.build.artifact_cache import ArtifactCache
 from workers.build.builder import VariantBuilder
+from workers.devices.environment import toolchain
 from workers.errors import CacheFullError
 from workers.records import Status, Variant
 
@@ -185,6 +186,18 @@ def test_toolchain_is_part_of_the_key():
     keys = {ArtifactCache.key(made, {"numba": version}) for version in ("0.61", "0.62")}
     assert len(keys) == 2
     assert Path(keys.pop()).name.isalnum()
+
+
+def test_variables_that_compilers_read_are_part_of_the_toolchain(monkeypatch):
+    """A kernel with assertions, built while somebody looked for a fault, would be timed by all later sweeps."""
+    before = toolchain("sm_90a")
+    for name in ("CUTE_DSL_ARCH", "CUTE_DSL_LOG_LEVEL", "TRITON_CACHE_DIR"):  # they change nothing that is built
+        monkeypatch.setenv(name, "some")
+    assert toolchain("sm_90a") == before
+    for name in ("CUTE_DSL_ENABLE_ASSERTIONS", "TRITON_DEBUG", "NVCC_APPEND_FLAGS"):
+        monkeypatch.setenv(name, "1")
+        assert toolchain("sm_90a") != before, name
+        monkeypatch.delenv(name)
 
 
 def test_full_disk_is_not_the_candidates_fault(bench, make, small_disk):
