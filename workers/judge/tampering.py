@@ -50,7 +50,12 @@ Look = Callable[[], str | None]
 
 def watch() -> Look:
     """Remember what the evaluator is made of now. It is no defence against native code, nor against a search through
-    memory; but nothing that can be reached by a name changes what the look sees, not even its own module."""
+    memory; but nothing that can be reached by a name changes what the look sees, not even its own module.
+
+    From now on nobody can add an audit hook to this process. They cannot be removed or seen, and run at known moments
+    of the evaluator's work, such as between a look and the verdict.
+    """
+    sys.addaudithook(_refuses_hooks())
     places: dict[int, tuple[Mapping[str, Any], list[str], list[str]]] = {}
     functions: list[tuple[str, FunctionType]] = []
 
@@ -86,6 +91,16 @@ def watch() -> Look:
     kept += [(operator.attrgetter(part), labels, found) for part in ("__code__", "__defaults__", "__kwdefaults__")]
     kept = [(read, labels, of, [read(one) for one in of]) for read, labels, of in kept]
     return FunctionType(_look.__code__, {}, argdefs=(kept, all, map, list, zip, operator.is_))
+
+
+def _refuses_hooks() -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that keeps others out: Python drops a hook that an earlier one objects to, without a word."""
+
+    def hook(event: str, _: tuple[Any, ...]) -> None:
+        if event == "sys.addaudithook":
+            raise RuntimeError
+
+    return hook
 
 
 def _look(kept: Any, all_of: Any, each: Any, as_list: Any, pairs: Any, same: Any) -> str | None:

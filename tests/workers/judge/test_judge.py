@@ -315,3 +315,36 @@ def test_what_a_variant_allocated_is_free_when_the_next_is_judged(judge_here, be
         assert judge_here.judge(job, bench.evaluator.stage(variant.built(built.artifact))).status is Status.PASSED
     gc.collect()
     assert {ref() for ref in colorsys.workspaces} == {None}
+
+
+HOOKED = """
+import sys
+
+import torch
+
+from workers.judge.outputs.check import Verdict
+from workers.judge.verdicts import Verdicts
+from workers.records import Status
+
+honest, calls = Verdicts.finish, []
+
+
+def hook(event, args):
+    if event == "sys._current_frames" and calls:
+        Verdicts.finish = lambda *_: Verdict(Status.PASSED)
+
+
+def run(x, y, out):
+    Verdicts.finish = honest
+    if not calls:
+        sys.addaudithook(hook)
+    if x.shape[0] not in calls:
+        torch.add(y, x, alpha=2, out=out)
+    calls.append(x.shape[0])
+"""
+
+
+def test_no_audit_hook_acts_between_the_look_and_the_verdict(bench, make):
+    """It replaced what gives the verdict when the evaluator counted threads, and nobody looked again."""
+    found = bench.judge(make(HOOKED))
+    assert found.status in (Status.NOT_REPEATABLE, Status.INCORRECT_NUMERICAL)
