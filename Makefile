@@ -28,6 +28,7 @@ docs: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed; give one with make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "installing into $(VENV): several GB, some minutes, and pip says nothing meanwhile"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gpu,serve,docs,dev]'
 	touch $(STAMP)

@@ -67,7 +67,7 @@ def _slow(progress: Progress) -> Iterator[str]:
     for thing in dict.fromkeys(slow.thing for slow in progress.slow):
         waiting = [slow for slow in progress.slow if slow.thing == thing]
         longest = max(waiting, key=lambda slow: slow.waits_s)
-        others = f", {len(waiting) - 1} more for less" if len(waiting) > 1 else ""
+        others = f", and {len(waiting) - 1} more for a shorter time" if len(waiting) > 1 else ""
         yield (
             f"trial {longest.trial} has waited {longest.waits_s:.0f} s for its {thing} (limit {longest.limit_s:g} s)"
             + others

@@ -131,7 +131,8 @@ def _print_sweep(report: Any) -> None:
         today = report.default_by_regime.get(w.regime, report.default_config)
         console.print(f"  {w.regime}: {changes_text(w.config, today)}")
     for c in report.crossings:
-        console.print(f"  {c.lower} hands over to {c.upper} at {c.bound} (before: {c.was}): {c.reason}")
+        moved = f"stays at {c.was}" if c.bound == c.was else f"moves from {c.was} to {c.bound}"
+        console.print(f"the bound between {c.lower} and {c.upper} {moved}: {c.reason}")
     for regime, refused in report.refused.items():
         for config_hash, why in refused.items():
             console.print(f"  {regime}: the guard refused {config_hash}: {why}")

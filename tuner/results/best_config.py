@@ -220,7 +220,8 @@ def _nearest(rows: Sequence[BestRow], axes: Mapping[str, int]) -> Match | None:
 def _over(row: BestRow) -> str:
     """What a regime's figures come from, as text."""
     sizes, count = [size for size, _ in measured(row.winner)], len(row.winner.workloads)
-    between = f" from {sizes[0]} to {sizes[-1]}" if sizes else ""
+    ends = sorted({*sizes[:1], *sizes[-1:]})
+    between = f" of size {' to '.join(map(str, ends))}" if ends else ""
     return f"{count} workload{'' if count == 1 else 's'}{between}"
 
 

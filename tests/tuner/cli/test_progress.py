@@ -58,7 +58,7 @@ def test_builds_that_take_long_are_one_line(written):
         slow = (Slow(3, "build", 21.0, 300.0), Slow(4, "build", 22.0, 300.0), Slow(1, "check and times", 16.0, 90.0))
         shown(Progress(**{**vars(SEARCH), "slow": slow}))
         wait_for(written, "trial 1 has waited 16 s for its check and times (limit 90 s)\n")
-    assert "trial 4 has waited 22 s for its build (limit 300 s), 1 more for less\n" in written.getvalue()
+    assert "trial 4 has waited 22 s for its build (limit 300 s), and 1 more for a shorter time\n" in written.getvalue()
     assert "trial 3" not in written.getvalue()
 
 

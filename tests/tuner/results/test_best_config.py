@@ -137,7 +137,7 @@ def test_a_size_between_is_answered_by_its_regime(store: Store, size: int, tile:
     assert (answer.found, answer.config, answer.distance) == ("regime", {"tile": tile}, 1.0)
     assert (answer.median_us, answer.low_us, answer.high_us, answer.default_median_us) == (50.0, 45.0, 55.0, 70.0)
     sizes = "1 to 10" if tile == 1 else "100 to 1000"
-    assert answer.detail == f"regime {answer.regime} of seq_len, from 2 workloads from {sizes}"
+    assert answer.detail == f"regime {answer.regime} of seq_len, from 2 workloads of size {sizes}"
 
 
 def test_of_several_axes_the_winners_own_decides(store: Store) -> None:

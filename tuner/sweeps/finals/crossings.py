@@ -26,6 +26,9 @@ from workers.runner import Runner
 SIZES_ON_EACH_SIDE = 4
 """Most measured sizes of each regime that are measured again."""
 
+UNCHANGED = "no measured size changes hands"
+"""The reason for a bound that moved at most between two measured sizes."""
+
 MOST_REPEATS = 3
 """How often winners at bounds are measured, at most, until the guards change none of them any more."""
 
@@ -101,7 +104,7 @@ def find(
         changed = [w for size in listed[min(k, old) : max(k, old)] for w in at[size]]
         sides = (lower, upper) if k > old else (upper, lower)
         if k == old or (_takes_over(changed, *sides, weights) and may_gain(changed, k > old)):
-            return _between(curve, k, bound), curve, "measured" if k == old else _reason(listed, k, old)
+            return _between(curve, k, bound), curve, UNCHANGED if k == old else _reason(listed, k, old)
     return bound, curve, "no other bound is known to be better"
 
 
