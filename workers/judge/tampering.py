@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -44,6 +44,9 @@ _ALSO_LOADED = (
 _BY_OTHERS = ("manual_seed",)
 """Names that libraries replace while they are imported: torch._dynamo wraps it."""
 
+_PARTS = ("__code__", "__defaults__", "__kwdefaults__")
+"""What a function does."""
+
 Look = Callable[[], str | None]
 """Gives the name of something that was replaced, None if nothing was."""
 
@@ -55,7 +58,6 @@ def watch() -> Look:
     From now on nobody can add an audit hook to this process. They cannot be removed or seen, and run at known moments
     of the evaluator's work, such as between a look and the verdict.
     """
-    sys.addaudithook(_refuses_hooks())
     places: dict[int, tuple[Mapping[str, Any], list[str], list[str]]] = {}
     functions: list[tuple[str, FunctionType]] = []
 
@@ -87,24 +89,45 @@ def watch() -> Look:
                 if name in place:
                     break
     kept: list[Any] = [(place.get, labels, names) for place, labels, names in places.values()]
-    labels, found = [label for label, _ in functions], [function for _, function in functions]
-    kept += [(operator.attrgetter(part), labels, found) for part in ("__code__", "__defaults__", "__kwdefaults__")]
+    changed: list[str] = []
+    if not _hears(functions, changed):
+        labels, found = [label for label, _ in functions], [function for _, function in functions]
+        kept += [(operator.attrgetter(part), labels, found) for part in _PARTS]
     kept = [(read, labels, of, [read(one) for one in of]) for read, labels, of in kept]
-    return FunctionType(_look.__code__, {}, argdefs=(kept, all, map, list, zip, operator.is_))
+    return FunctionType(_look.__code__, {}, argdefs=(kept, changed, all, map, list, zip, operator.is_))
 
 
-def _refuses_hooks() -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that keeps others out: Python drops a hook that an earlier one objects to, without a word."""
+def _hears(functions: Sequence[tuple[str, FunctionType]], changed: list[str]) -> bool:
+    """From now on, note functions whose parts are replaced, and keep other audit hooks out: Python drops a hook that an
+    earlier one objects to, without a word. Reading the parts at every look instead would take most of its time.
 
-    def hook(event: str, _: tuple[Any, ...]) -> None:
-        if event == "sys.addaudithook":
-            raise RuntimeError
+    Returns:
+        Whether it hears; not if this process has such a hook already.
+    """
 
-    return hook
+    def probe() -> None:
+        pass
+
+    known = {id(function): (label, function) for label, function in [*functions, ("probe", probe)]}
+    sys.addaudithook(FunctionType(_hook.__code__, {}, argdefs=(known, changed, _PARTS, id, RuntimeError)))
+    probe.__defaults__ = ()
+    heard = bool(changed)
+    changed.clear()
+    return heard
 
 
-def _look(kept: Any, all_of: Any, each: Any, as_list: Any, pairs: Any, same: Any) -> str | None:
+def _hook(event: str, args: Any, known: Any, changed: Any, parts: Any, identity: Any, error: Any) -> None:
+    """Copied, with all that it uses in its defaults, so that it uses no name."""
+    if event == "sys.addaudithook":
+        raise error
+    if event in ("object.__setattr__", "object.__delattr__") and args[1] in parts and identity(args[0]) in known:
+        changed.append(known[identity(args[0])][0])
+
+
+def _look(kept: Any, changed: Any, all_of: Any, each: Any, as_list: Any, pairs: Any, same: Any) -> str | None:
     """The look. It is copied, with all that it uses in its defaults, so that it uses no name."""
+    if changed:
+        return changed[0]
     for read, labels, of, originals in kept:
         now = as_list(each(read, of))
         if not all_of(each(same, now, originals)):

@@ -46,6 +46,7 @@ class VerifiedRun:
         self._resident, self._others = resident, resident.others
         self._device = device
         self._method = method
+        self._calls_candidate = method.mode != device.graph_mode
         self._samples = 0
         self._seen: list[Verification] = []
         self._asked: Any = None
@@ -70,22 +71,23 @@ class VerifiedRun:
         self._seen.append(self._on_other_values())
 
     def at_the_end(self) -> None:
-        """After what may be the last sample: start the remaining checks, restore the inputs, and look at the evaluator
-        while the device works. If more samples follow, the run on other values is still to come at its moment, or at
-        the end."""
+        """After what may be the last sample: start the remaining checks and restore the inputs. If more samples follow,
+        the run on other values is still to come at its moment, or at the end."""
+        if self._calls_candidate or self._at is None:
+            self.look()
         asked = self._verdicts.ask()
         self._asked = self._asked if asked is None else asked
         if self._at is None:
             self._seen.append(self._verdicts.begin(self._run, self._resident))
-        else:
-            if not self._was_due:
-                self._seen.append(self._on_other_values())
-            self._others.undo()
-            self._seen.append(self._verdicts.begin_inputs(self._resident))
-        self.look()
+            return
+        if not self._was_due:
+            self._seen.append(self._on_other_values())
+        self._others.undo()
+        self._seen.append(self._verdicts.begin_inputs(self._resident))
 
     def look(self) -> None:
-        """Look at the evaluator: after the candidate's last call before the verdict, whatever the call was for."""
+        """Look at the evaluator: after calls of the candidate and before anything that they may have replaced is used
+        to verify it, since that could give itself back. A graph calls no candidate."""
         self._replaced = self._replaced or self._verdicts.replaced()
 
     def verdict(self) -> Verdict:
@@ -106,6 +108,7 @@ class VerifiedRun:
         return verdict
 
     def _on_other_values(self) -> Verification:
+        self.look()
         others = self._others
         others.undo()
         others.make_ready()
@@ -117,6 +120,8 @@ class VerifiedRun:
         # No sample: as one it would be late, since so much was submitted after the spin, and lengthen the next spins.
         with self._device.span(CANDIDATE):
             self._prepared()
+        if self._calls_candidate:
+            self.look()
         seen = self._verdicts.begin_altered(self._run, self._resident)
         others.undo()
         return seen

@@ -348,3 +348,55 @@ def test_no_audit_hook_acts_between_the_look_and_the_verdict(bench, make):
     """It replaced what gives the verdict when the evaluator counted threads, and nobody looked again."""
     found = bench.judge(make(HOOKED))
     assert found.status in (Status.NOT_REPEATABLE, Status.INCORRECT_NUMERICAL)
+
+
+GIVES_ITSELF_BACK = """
+import torch
+
+from workers.judge.outputs import check
+from workers.judge.outputs.check import Verdict
+from workers.judge.verdicts import Verdicts, Verification
+from workers.records import Status
+
+honest, calls, done = Verdicts.begin_altered, [], []
+
+
+def fake(self, run, resident):
+    done.append(1)
+    Verdicts.begin_altered = honest
+    return Verification(check.Known(Verdict(Status.PASSED)), [], "a run on other values")
+
+
+def run(x, y, out):
+    calls.append(1)
+    if len(calls) < 2:
+        torch.add(y, x, alpha=2, out=out)
+    elif not done:
+        Verdicts.begin_altered = fake
+"""
+
+
+def test_what_gives_itself_back_when_the_evaluator_calls_it_is_seen_before(bench, make):
+    """The look came after it, and a candidate that is right in its first call alone passed."""
+    found = bench.judge(make(GIVES_ITSELF_BACK))
+    assert (found.status, "begin_altered" in found.message) == (Status.TAMPERED, True), found.message
+
+
+CHANGES_BACK = """
+import torch
+
+from workers.judge.verdicts import Verdicts
+
+
+def run(x, y, out):
+    torch.add(y, x, alpha=2, out=out)
+    kept = Verdicts.finish.__code__
+    Verdicts.finish.__code__ = (lambda self, begun, resident: None).__code__
+    Verdicts.finish.__code__ = kept
+"""
+
+
+def test_a_function_whose_code_was_replaced_for_a_moment_is_known(bench, make):
+    """Between two looks it could have given a verdict."""
+    found = bench.judge(make(CHANGES_BACK))
+    assert (found.status, "Verdicts.finish" in found.message) == (Status.TAMPERED, True), found.message
