@@ -314,7 +314,7 @@ class Judge:
         the variant ``ahead``.
         """
         self._send("phase", Phase(PhaseKind.PREPARE, uuid))
-        resident = self._verdicts.with_room(uuid, lambda: self._resident(uuid))
+        resident = self._verdicts.with_room(uuid, lambda: self._verdicts.resident(uuid))
         if resident.degenerate:
             return failed(resident, Verdict(Status.DEGENERATE_REFERENCE, resident.degenerate), job.method)
         candidate.writes = candidate.is_reference and bool(resident.wrote)
@@ -353,11 +353,6 @@ class Judge:
         errors = (verdict if job.check else after).errors()
         conditions = {**timing.conditions, **resident.judged_by, **compiled}
         return measured(uuid, timing.samples_us, job.method, conditions, errors)
-
-    def _resident(self, uuid: str) -> Resident:
-        """The workload; if it is not in memory it is made now, under the evaluator's own settings."""
-        with self._state.evaluators():
-            return self._residents.get(uuid)
 
     def _is_reference(self, staged: Staged) -> bool:
         """Whether a variant is the definition's reference."""
@@ -459,7 +454,7 @@ class Judge:
             settings = Turns(self._state, {key: item.settings or {} for key, item in self._compared.items()})
             comparer = Comparer(*own, *means, job, turns, settings, renew, uncaptured)
             for index, uuid in enumerate(job.workloads):
-                wrote = bool(self._resident(uuid).wrote)
+                wrote = bool(self._verdicts.resident(uuid).wrote)
                 for candidate in candidates.values():
                     candidate.writes = candidate.is_reference and wrote
                 comparer.on(uuid, candidates, job.seed + index)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workers.devices.device import CHECK, Device
+from workers.errors import TamperedError
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
@@ -103,6 +104,19 @@ class Verdicts:
         """Drop everything that belongs to the present variant."""
         self.load_again = self._begun = None
         self._was_asked = False
+
+    def resident(self, uuid: str) -> Resident:
+        """The workload; if it is not in memory it is made now, under the evaluator's own settings, with all names.
+
+        Raises:
+            TamperedError: The candidate has replaced a part of the evaluator.
+        """
+        if uuid not in self._residents.held:
+            if (part := self.replaced()) is not None:
+                raise TamperedError(tampered(part))
+            self._state.put_back_names()
+        with self._state.evaluators():
+            return self._residents.get(uuid)
 
     def first_check(self, candidate: Candidate, resident: Resident) -> Verdict:
         """Check a first run on poisoned outputs. A later run is checked again, and the inputs with it; if this check

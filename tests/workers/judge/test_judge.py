@@ -210,6 +210,15 @@ def test_a_workload_that_has_no_room_beside_what_a_candidate_keeps_is_made_after
     assert (judgement.status, len(failed)) == (Status.PASSED, 1), judgement.message
 
 
+def test_a_workload_that_is_made_in_the_midst_of_a_turn_is_made_with_names_that_the_candidate_took(
+    judged, judge_here, bench
+):
+    """In a process that had replaced another one, the judge failed by them, or took other inputs for the workload's."""
+    judge_here._residents.keep_only(bench.workloads[0])
+    judgement, _ = judged("import json\n" + CALLS + "    json.dumps = None\n")
+    assert judgement.status is Status.PASSED, judgement.message
+
+
 def test_what_fails_once_when_begun_has_failed(judged, bench):
     raises_on_large = (
         CALLS + "    if x.shape[0] > 3 and calls.count(x.shape[0]) == 1:\n        raise ValueError('too large')\n"
