@@ -12,10 +12,8 @@ Needs psutil and, in every tree, what building moe_fp8_cute needs.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.search_physics.recorded import opened
 
 WORKER = """
 import json, os, sys, tempfile, time
@@ -64,16 +64,9 @@ builder.close()
 
 def recorded_configs(database: Path) -> Iterator[dict[str, Any]]:
     """The configs of a sweep's database (SQLite, also gzipped), each once, in the order of the trials."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = database
-        if database.suffix == ".gz":
-            path = Path(scratch) / "sweep.db"
-            path.write_bytes(gzip.decompress(database.read_bytes()))
-        query = (
-            "SELECT v.config FROM trial t JOIN variant v ON v.id = t.variant_id GROUP BY v.id ORDER BY min(t.number)"
-        )
-        with sqlite3.connect(path) as connection:
-            yield from (json.loads(row[0]) for row in connection.execute(query).fetchall())
+    query = "SELECT v.config FROM trial t JOIN variant v ON v.id = t.variant_id GROUP BY v.id ORDER BY min(t.number)"
+    with opened(database) as connection:
+        yield from (json.loads(row[0]) for row in connection.execute(query).fetchall())
 
 
 def build_in_turns(trees: list[Path], configs: list[dict[str, Any]], target: str) -> list[list[dict[str, Any]]]:

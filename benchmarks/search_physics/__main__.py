@@ -94,8 +94,8 @@ def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     live = document.get("live")
     ended = "no live sweeps were given"
     if live and "once" in live:
-        return dict(zip(("replay_rel_200", "vs_stock_whole_run"), (few, "needs a GPU"), strict=True))
-    if live:
+        ended = f"the newest live sweep ended after {live['once']['trials']} trials"
+    elif live:
         trials = " and ".join(str(live[name]["trials"]) for name in ("without_starts", "with_starts"))
         ended = f"the live sweeps ended by their time after {trials} trials"
     return dict(zip(NOT_MEASURED, (few, ended, "needs a GPU"), strict=True))
@@ -108,7 +108,7 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
     after = [c["median"][last] for c in document["replay"] if c["kind"] == "model"]
     newest = found.get("once", found["without_starts"]) if found else None
     whole = newest is not None and newest["trials"] == newest["max_trials"]
-    return {
+    figures = {
         "schema_version": 1,
         "spearman_min": min(a["spearman"] for a in unseen),
         "spearman_min_random_configs": min((a["spearman"] for a in document["by_sweep"].get(RANDOM, ())), default=None),
@@ -118,8 +118,9 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
         "trials_240_s": newest["search_s"] if newest and whole else None,
         "live_rel_without_starts": found["rel_without_starts"] if found else None,
         "gpu_busy_real_sweep": newest["gpu_busy_search"] if newest else None,
-        "not_measured": _not_measured(document),
     }
+    reasons = {name: why for name, why in _not_measured(document).items() if figures[name] is None}
+    return {**figures, "not_measured": reasons}
 
 
 if __name__ == "__main__":
