@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,47 @@ from db.records import StoredBuild, StoredMeasurement, SweepRecord, TrialRecord,
 from db.store import Store
 from workers.records import Environment, Status
 
+TOGETHER = {"ray": "pytest.mark.ray", "kernels": "small_solution"}
+"""Groups of files, by words in them: those that start Ray, since their evaluators take turns on this machine's
+processor, and those that share compiled kernels, which take 20 s a target. They come first, as they take longest."""
 
-@pytest.hookimpl(tryfirst=True)
+
+@cache
+def _group_of(file: str) -> str | None:
+    text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    return next((group for group, words in TOGETHER.items() if words in text), None)
+
+
+def _stays_with(nodeid: str) -> str:
+    """What runs in one process with this test: its file, for the fixtures, or a group of files (of one target)."""
+    file, _, test = nodeid.partition("::")
+    group = _group_of(file)
+    if group == "kernels":
+        return f"{group} {'sm_100a' if '[sm_100a' in test else 'sm_90a'}"
+    return group or file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that stay together run in one process. ``xdist_group`` marks would say so too, but pytest-xdist 3.8 puts
+    them into node ids, which pytest 9.2 no longer lets it change (pytest-xdist issue 1386)."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _stays_with(nodeid)
+
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say what stays together when tests run in several processes (pytest-xdist): a file, for its fixtures, and all
-    that start Ray, since their evaluators take turns on this machine's processor. Those come first; they take longest.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.relative_to(config.rootpath)
-        item.add_marker(pytest.mark.xdist_group(str(group)))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """In several processes, groups come first, one after the other."""
+    if hasattr(config, "workerinput"):
+        groups = sorted({_stays_with(item.nodeid) for item in items if _group_of(item.nodeid.partition("::")[0])})
+        order = {group: number for number, group in enumerate(reversed(groups))}
+        items.sort(key=lambda item: order.get(_stays_with(item.nodeid), len(order)))
 
 
 @pytest.fixture(autouse=True)
