@@ -89,10 +89,10 @@ def best_config(
         UsageError: The question is incomplete, or names an axis that does not exist.
         StoreError: The database that ``db`` names is missing, or cannot be used.
     """
-    from tuner.database import open_to_read
+    from tuner.database import open_existing
     from tuner.results.best_config import best_config as look_up
     from workers.devices.environment import hardware_named
 
-    with open_to_read(db) as store:
+    with open_existing(db) as store:
         model = hardware_named(hardware)
         return look_up(store.best, definition, dict(axes or {}), hardware=model, profile=profile)

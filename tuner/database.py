@@ -1,4 +1,4 @@
-"""The database of a command that only reads: it never makes one."""
+"""The database of a command that needs what others left there: it never makes one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tuner.settings import load
 from workers.errors import NoPlaceError
 
 
-def open_to_read(db: str | None) -> Store:
+def open_existing(db: str | None) -> Store:
     """The store behind a URL, or behind the default one (that of ``TUNER_DB_URL``, if it is set) for None.
 
     Where nobody has swept yet, the default database is missing and counts as empty; it is not made. One that is named

@@ -111,7 +111,9 @@ CASES = {
             "revocation": ["token", "revoke", "abc"],
             "winners": ["verify", "--sweep", "1", "--target", "sm_90a"],
             "study": ["study", "export", "1", "--out", "{tmp}/s.db"],
+            "recording": ["study", "record", "1", "--out", "{tmp}/out"],
             "prune": ["db", "prune", "--older-than-days", "1"],
+            "resume": ["sweep", "--resume", "41"],
         }.items()
     },
     "unreadable database url": (["status", "--db", "nonsense"], ENVIRONMENT, ["sqlite:///"]),

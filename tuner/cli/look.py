@@ -24,10 +24,10 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Show sweeps, or one sweep with its trials by state and its winners."""
-    from tuner.database import open_to_read
+    from tuner.database import open_existing
     from tuner.results.status import describe, overview
 
-    with open_to_read(db) as store:
+    with open_existing(db) as store:
         document = overview(store, limit, definition) if sweep is None else describe(store, sweep)
     if json:
         print_json(document)
@@ -182,10 +182,10 @@ def report(
     json: options.Json = False,
 ) -> None:
     """Write one self-contained HTML page about a sweep."""
-    from tuner.database import open_to_read
+    from tuner.database import open_existing
     from tuner.results.report import write_report
 
-    with open_to_read(db) as store:
+    with open_existing(db) as store:
         path = write_report(store, sweep, out, bench)
     if json:
         print_json({"path": str(path)})
@@ -204,12 +204,12 @@ def explain(
     json: options.Json = False,
 ) -> None:
     """Show what a config should take by the space's model, what bounds it, and what was measured. Needs no GPU."""
-    from tuner.database import open_to_read
+    from tuner.database import open_existing
     from tuner.prediction.explain import explain as explained
     from tuner.settings import load
 
     settings = load(given)
-    with open_to_read(given["db"]) as store:
+    with open_existing(given["db"]) as store:
         found = explained(store, settings, config, hardware)
     if json:
         print_json(found.document())

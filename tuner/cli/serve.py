@@ -83,11 +83,11 @@ def list_(db: options.Db = None, json: options.Json = False) -> None:
     """Show all tokens, without their secrets."""
     import time
 
-    from tuner.database import open_to_read
+    from tuner.database import open_existing
     from tuner.results.status import moment
     from tuner.service.tokens import state
 
-    with open_to_read(db) as store:
+    with open_existing(db) as store:
         known = store.tokens.all()
     rows: list[dict[str, Any]] = [
         {
@@ -122,10 +122,10 @@ def revoke(
     json: options.Json = False,
 ) -> None:
     """Revoke a token. Servers refuse it at once."""
-    from tuner.database import open_to_read
+    from tuner.database import open_existing
     from tuner.errors import NothingFoundError
 
-    with open_to_read(db) as store:
+    with open_existing(db) as store:
         found = store.tokens.revoke(key)
     if not found:
         raise NothingFoundError(f"there is no token {key!r}; `tuner token list` shows them")

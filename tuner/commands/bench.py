@@ -12,7 +12,7 @@ from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Config
 from tuner.commands.bench_result import BenchResult
-from tuner.database import open_to_read
+from tuner.database import open_existing
 from tuner.errors import UsageError
 from tuner.files import read_object
 from tuner.format import first_line, workload_text
@@ -191,7 +191,7 @@ def _swept(settings: SweepSettings, say: Callable[[str], None]) -> SweepRecord:
     """
     target = settings.target or local_target()
     here = hardware_of_target(target) if settings.ray_address is None else None
-    with open_to_read(settings.db) as store:
+    with open_existing(settings.db) as store:
         sweep = store.sweeps.get(newest_finished(store, settings.definition, here, target))
     say(f"best and default are those of sweep {sweep.id}: space {sweep.space} for {sweep.target} on {sweep.hardware}")
     return sweep

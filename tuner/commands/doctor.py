@@ -22,7 +22,7 @@ FREE_BYTES_WANTED = 2 << 30
 
 
 def examine(flags: Mapping[str, Any]) -> list[Check]:
-    """All checks, in the order in which a sweep would stumble. Writes nothing but an empty database.
+    """All checks, in the order in which a sweep would stumble. Writes nothing.
 
     Args:
         flags: What the command line gave of the settings ``db``, ``dataset`` and ``ray_address``.
@@ -88,21 +88,34 @@ def _dataset(folder: Path | None) -> str:
 
 
 def _database(url: str) -> str:
+    from db.engine import parse_url
+    from db.errors import NoDatabase
     from db.store import Store
 
-    with Store.open(url) as store:
-        return f"schema {store.schema_version()}"
+    try:
+        with Store.open(url, create=False) as store:
+            return f"schema {store.schema_version()}"
+    except NoDatabase as missing:
+        named = parse_url(url)
+        if named.get_backend_name() == "sqlite" and named.database:
+            _writable(Path(named.database).absolute().parent, "TUNER_DB_URL")
+        return str(missing)
 
 
 def _cache(folder: Path) -> str:
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    if not os.access(existing, os.W_OK):
-        raise NoPlaceError(f"{folder}: not writable; set TUNER_CACHE_DIR")
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_writable(folder, "TUNER_CACHE_DIR")).free
     message = f"{folder}: {free >> 30} GiB free"
     if free < FREE_BYTES_WANTED:
         raise NoPlaceError(f"{message}, {FREE_BYTES_WANTED >> 30} GiB are wanted; free some, or set TUNER_CACHE_DIR")
     return message
+
+
+def _writable(folder: Path, variable: str) -> Path:
+    """The folder, or the one in which it would be made."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not os.access(existing, os.W_OK):
+        raise NoPlaceError(f"{folder}: not writable; set {variable}")
+    return existing
 
 
 def _ray(address: str | None) -> Check:

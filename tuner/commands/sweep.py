@@ -20,6 +20,7 @@ from search_spaces.targets import is_cuda
 from tuner import errors
 from tuner.commands.bench import BASELINE_ROUNDS, baseline_variant, measure
 from tuner.commands.bench_result import BenchResult
+from tuner.database import open_existing
 from tuner.errors import UsageError
 from tuner.prediction.expected import expectations, features, of_winners
 from tuner.progress import Progress, Steps
@@ -148,7 +149,7 @@ def run_sweep(
     if retry_failed and resume is None:
         raise UsageError("--retry-failed goes on with a sweep: give its ID with --resume")
     view = view or View()
-    with Store.open(settings.db) as store:
+    with Store.open(settings.db) if resume is None else open_existing(settings.db) as store:
         if resume is not None:
             settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)

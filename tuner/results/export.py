@@ -21,7 +21,7 @@ from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.source_files import why_unfit
 from search_spaces.targets import is_cuda
-from tuner.database import open_to_read
+from tuner.database import open_existing
 from tuner.errors import NothingFoundError, TunerError, UnusableEnvironmentError, UsageError
 from tuner.format import microseconds, workload_text
 from tuner.progress import Steps
@@ -284,7 +284,7 @@ def export_solution(
     if name is not None and (why := why_unfit(name)) is not None:
         raise UsageError(f"the Solution's name {name!r} {why}")
     given = load({"db": db, "dataset": dataset, "space": space, "ray_address": ray_address})
-    with open_to_read(db) as store:
+    with open_existing(db) as store:
         sweep_id = sweep if sweep is not None else newest_finished(store, definition, hardware)
         settings = settings_of(store, sweep_id, given)
         setup = resolve(settings)

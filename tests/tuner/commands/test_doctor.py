@@ -29,6 +29,13 @@ def test_a_good_place_is_good(places):
     assert {"home folder", "cpus", "loopback network", "shared memory", "c++ compiler", "nvcc", "ninja"} <= set(checks)
 
 
+def test_a_database_that_is_not_there_is_not_made(places, tmp_path):
+    code, checks = doctor(**places)
+    assert (code, checks["database"]["ok"]) == (0, True)
+    assert checks["database"]["message"] == f"there is no database at {tmp_path}/t.db; a sweep creates it"
+    assert not (tmp_path / "t.db").exists()
+
+
 def test_no_compiler_is_named_and_needed_by_some_kernels_only(places, tmp_path):
     code, checks = doctor(**places, PATH=str(tmp_path), CXX=None, CUDACXX=None, CUDA_HOME=None)
     assert code == 0
