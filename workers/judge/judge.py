@@ -91,6 +91,7 @@ class Judge:
     def prepare(self, uuid: str) -> Prepared:
         """Make a workload resident and store what was observed of its reference."""
         self._state.put_back_names()  # the first call of the next variant may have taken some
+        self._verdicts.made_in_turn |= self._ahead is not None
         found = prepared(self._residents.get(uuid, may_compute=True))
         try:
             found = replace(found, figures=self._residents.figures(uuid))
@@ -119,6 +120,10 @@ class Judge:
         if self._ahead is None:
             # Libraries of variants, as above; not while one is held, since what it allocated would stay for good.
             gc.collect()
+            if self._verdicts.made_in_turn:  # and variants with what was made
+                gc.unfreeze()
+                gc.collect()
+                self._verdicts.made_in_turn = False
             gc.freeze()
             if not self._state.threads_left():
                 self._verdicts.count_threads()

@@ -80,6 +80,7 @@ class Verdicts:
     Attributes:
         load_again: Loads the present variant again; None if that is impossible.
         replaced: Gives the part of the evaluator that a candidate has replaced, None if there is none.
+        made_in_turn: Whether a workload was made while a variant was loaded, which is exempt from collection since.
     """
 
     def __init__(self, device: Device, definition: Any, residents: Residents, state: ProcessState) -> None:
@@ -95,6 +96,7 @@ class Verdicts:
         self._frames, self._own_frames = sys._current_frames, len(sys._current_frames())
         self.load_again: Callable[[], None] | None = None
         self._begun: _Begun | None = None
+        self.made_in_turn = False
 
     def count_threads(self) -> None:
         """Take the threads that run now for the evaluator's own: libraries start some at their first calls."""
@@ -115,6 +117,7 @@ class Verdicts:
             if (part := self.replaced()) is not None:
                 raise TamperedError(tampered(part))
             self._state.put_back_names()
+            self.made_in_turn = True
         with self._state.evaluators():
             return self._residents.get(uuid)
 

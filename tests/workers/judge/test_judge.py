@@ -314,16 +314,21 @@ def run(x, y, out):
 """
 
 
-def test_what_a_variant_allocated_is_free_when_the_next_is_judged(judge_here, bench, make, order, monkeypatch):
+@pytest.mark.parametrize("made", ["before", "in the turn"])
+def test_what_a_variant_allocated_is_free_when_the_next_is_judged(judge_here, bench, make, order, monkeypatch, made):
     """A module and its functions hold each other: what is exempt from collection with them would stay for good."""
     monkeypatch.setattr(colorsys, "workspaces", [], raising=False)
     for n in range(3):
+        if made == "in the turn":
+            for uuid in bench.workloads:
+                judge_here._residents.drop(uuid)
         variant = make(LEAVES_A_WORKSPACE + f"\n# {n}\n", key=f"leaves{n}")
         built = bench.builder.build(variant)
-        job = order(variant, built, bench.workloads)
+        job, earlier = order(variant, built, bench.workloads), list(colorsys.workspaces)
         assert judge_here.judge(job, bench.evaluator.stage(variant.built(built.artifact))).status is Status.PASSED
+        assert {ref() for ref in earlier} <= {None}
     gc.collect()
-    assert {ref() for ref in colorsys.workspaces} == {None}
+    assert made == "in the turn" or {ref() for ref in colorsys.workspaces} == {None}
 
 
 HOOKED = """
