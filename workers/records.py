@@ -123,6 +123,10 @@ class Method:
     revision: int = METHOD_REVISION
 
 
+PYTHON_LANGUAGES = ("python", "triton", "tilelang")
+"""flashinfer-bench's languages that are imported instead of compiled ahead."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A variant: the content of a Solution, to be built and judged.
@@ -149,6 +153,11 @@ class Variant:
     destination_passing: bool = True
     binding: str | None = None
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it is a library that flashinfer-bench compiles and loads (C++, CUDA), not a Python package."""
+        return self.language not in PYTHON_LANGUAGES
+
     def built(self, artifact: str) -> BuiltVariant:
         """This variant with the digest of its artifact."""
         return BuiltVariant(**{f.name: getattr(self, f.name) for f in fields(self)}, artifact=artifact)
@@ -160,9 +169,9 @@ class BuiltVariant(Variant):
 
     artifact: str
 
-    def without_sources(self) -> BuiltVariant:
-        """The part that an evaluator needs; sources are only for building it again."""
-        return replace(self, sources={})
+    def to_evaluate(self) -> BuiltVariant:
+        """The part that an evaluator needs: without sources, but those by which flashinfer-bench finds a library."""
+        return self if self.is_native else replace(self, sources={})
 
 
 @dataclass(frozen=True)

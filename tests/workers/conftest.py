@@ -68,9 +68,9 @@ def toy(source: str = GOOD, key: str = "toy", returns: bool = False, **sources: 
 
 
 def job(variant: Variant, build: BuildResult, workloads: tuple[str, ...], **more: object) -> EvaluationJob:
-    """An evaluation of a built variant with the quick method."""
+    """An evaluation of a built variant with the quick method, as the evaluator of a cluster gets it."""
     assert build.artifact is not None, build.log
-    return replace(EvaluationJob(variant.built(build.artifact), workloads, QUICK), **more)
+    return replace(EvaluationJob(variant.built(build.artifact).to_evaluate(), workloads, QUICK), **more)
 
 
 @dataclass
@@ -96,6 +96,20 @@ class Bench:
 def make():
     """Variants of the toy definition; see :func:`toy`."""
     return toy
+
+
+@pytest.fixture(scope="session")
+def cpp() -> Variant:
+    """The toy definition in C++."""
+    source = (
+        "#include <tvm/ffi/container/tensor.h>\n#include <tvm/ffi/function.h>\n"
+        "void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y, tvm::ffi::TensorView out) {\n"
+        "  auto* a = static_cast<float*>(x.data_ptr());\n  auto* b = static_cast<float*>(y.data_ptr());\n"
+        "  auto* c = static_cast<float*>(out.data_ptr());\n"
+        "  for (int64_t i = 0; i < x.shape()[0] * x.shape()[1]; ++i) c[i] = 2 * a[i] + b[i];\n}\n"
+        "TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);\n"
+    )
+    return Variant("cpp", "scale_add_d64", {"main.cpp": source}, "main.cpp::run", "cpp", "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,6 @@ from workers.build.triton_jit.dry_run import told_apart
 from workers.devices.environment import toolchain
 from workers.devices.libraries import imported_names
 from workers.errors import CacheFullError
-from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.records import BuildResult, Status, Variant
 from workers.sandbox.fork_server import ForkRequest
@@ -269,7 +268,7 @@ class BuildHandler:
 
 def is_compiled_at_launch(variant: Variant) -> bool:
     """Whether a variant has Triton kernels, which are compiled when they are launched, and no build of its own."""
-    if not is_cuda(variant.target) or variant.language not in fib.PYTHON_LANGUAGES or BUILD_FILE in variant.sources:
+    if not is_cuda(variant.target) or variant.is_native or BUILD_FILE in variant.sources:
         return False
     return "triton" in imported_names(variant.sources) and importlib.util.find_spec("triton") is not None
 

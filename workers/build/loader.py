@@ -13,7 +13,6 @@ from typing import Any
 
 from workers.build import native
 from workers.errors import FailureInSandbox
-from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.records import Status, Variant
 
@@ -111,7 +110,7 @@ def load(variant: Variant, definition: Document, folder: Path, package: str) -> 
     Raises:
         Exception: Whatever the variant's import or the compiler raises.
     """
-    if variant.language not in fib.PYTHON_LANGUAGES:
+    if variant.is_native:
         os.environ["FIB_CACHE_PATH"] = str(folder / "fib")
         return Loaded(native.build(variant, definition))
     file, _, symbol = variant.entry_point.partition("::")

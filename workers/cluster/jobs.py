@@ -126,10 +126,10 @@ class Jobs:
         if isinstance(payload, Variant):
             ref, packed = actor.build.options(num_returns=2).remote(payload)
         elif isinstance(payload, EvaluationJob):
-            slim = replace(payload, variant=payload.variant.without_sources())
+            slim = replace(payload, variant=payload.variant.to_evaluate())
             ref = actor.evaluate.remote(slim, self._packed.get(slim.variant.artifact))
         else:
-            slim = replace(payload, variants=tuple(v.without_sources() for v in payload.variants))
+            slim = replace(payload, variants=tuple(v.to_evaluate() for v in payload.variants))
             ref = actor.compare.remote(slim, *(self._packed.get(v.artifact) for v in slim.variants))
         self.calls[ref] = JobCall(pool, worker, actor, job, packed)
 

@@ -21,9 +21,6 @@ from workers.fib.dataset import Document
 from workers.fib.importing import importable
 from workers.records import Measurement, Status, Variant
 
-PYTHON_LANGUAGES = ("python", "triton", "tilelang")
-"""Languages that are imported instead of compiled ahead."""
-
 BY_NAME = "by_name.py"
 """In a reference's variant: hands the inputs over by name, where the reference takes them in another order."""
 

@@ -129,20 +129,12 @@ def test_numba_code_is_compiled_by_the_builder_only(bench, tmp_path):
     assert list(shipped.folder.rglob("*.nbc"))
 
 
-def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(bench):
-    source = (
-        "#include <tvm/ffi/container/tensor.h>\n#include <tvm/ffi/function.h>\n"
-        "void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y, tvm::ffi::TensorView out) {\n"
-        "  auto* a = static_cast<float*>(x.data_ptr());\n  auto* b = static_cast<float*>(y.data_ptr());\n"
-        "  auto* c = static_cast<float*>(out.data_ptr());\n"
-        "  for (int64_t i = 0; i < x.shape()[0] * x.shape()[1]; ++i) c[i] = 2 * a[i] + b[i];\n}\n"
-        "TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);\n"
-    )
-    result = bench.builder.build(variant({"main.cpp": source}))
+def test_cpp_is_built_by_flashinfer_bench_and_loaded_without_a_compiler(bench, cpp):
+    result = bench.builder.build(cpp)
     assert result.status is Status.BUILT, result.log
     library = next(ArtifactCache(bench.cache_dir).get(result.artifact).folder.rglob("*.so"))
     before = library.stat().st_mtime_ns
-    evaluation = bench.judge(variant({"main.cpp": source}))
+    evaluation = bench.judge(cpp)
     assert evaluation.status is Status.PASSED, evaluation.message
     assert library.stat().st_mtime_ns == before
 

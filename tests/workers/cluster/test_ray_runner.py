@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -96,8 +97,9 @@ def test_many_jobs_each_come_back_once(runner, make, workloads):
     assert runner.wait(0.0) == []
 
 
-def test_comparison(runner, make, workloads):
-    variants = [make(key="a"), make(key="b", marker="# b")]
+def test_comparison(runner, make, cpp, workloads):
+    """Of a package and a library: would catch an evaluator that is not sent what it finds the library by."""
+    variants = [make(key="a"), replace(cpp, key="b")]
     pairs = tuple(v.built(build(runner, v).artifact) for v in variants)
     runner.submit_comparison(ComparisonJob(pairs, workloads, QUICK, rounds=4))
     (comparison,) = gather(runner, 1)
