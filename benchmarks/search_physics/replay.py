@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.search_physics.recorded import Recorded
+from benchmarks.search_replay.recording import recording_of
 from search_spaces.parameters import Config
 from search_spaces.prediction.model import Hardware, WorkloadFeatures
 from search_spaces.space import SearchSpace
 from tuner.prediction.expected import spread
-from tuner.replay.from_sweep import RecordedTrial, recording_of_trials
+from tuner.results.recording import recording_of_trials
 from tuner.search import Search
 from tuner.search.beside import introduce
 from tuner.search.expectation import Expect
@@ -80,8 +81,8 @@ def _space(recorded: Recorded, regime: str, trials: Trials) -> SearchSpace:
     kept = []
     for key, (status, value) in trials.items():
         passed = status is Status.PASSED and value is not None
-        kept.append(RecordedTrial(by_key[key], status, {"all": math.exp(value or 0.0)} if passed else {}))
-    return recording_of_trials(recorded.space, kept, name=regime, hardware="", workloads=("all",)).space()
+        kept.append((by_key[key], status, {"all": math.exp(value or 0.0)} if passed else {}))
+    return recording_of(recording_of_trials(recorded.space, kept, name=regime, hardware="")).space()
 
 
 def _expect(recorded: Recorded, hardware: Hardware, regime: str, kind: str) -> Expect | None:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from benchmarks.search_replay.draw import draw
 from benchmarks.search_replay.loop import Run, readable, recorded, recordings, replay, spread
+from benchmarks.search_replay.recording import SUFFIX
 from benchmarks.search_replay.score import SpaceFigures, Summary, curve, figures, random_expectation, summary
 from tuner.errors import EXIT_OK, TunerError, UsageError
-from tuner.replay.recording import SUFFIX
 from tuner.search import sampler_names
 
 Curves = dict[str, dict[str, NDArray[np.float64]]]

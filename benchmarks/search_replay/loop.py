@@ -13,12 +13,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from benchmarks.search_replay.recording import SUFFIX, Recording, read_recording
 from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner
 from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from tuner.errors import UsageError
-from tuner.replay.recording import SUFFIX, Recording, read_recording
 from tuner.search import Search
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Sweep, SweepPlan

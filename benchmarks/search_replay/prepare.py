@@ -18,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.search_replay.recording import SUFFIX, Recording, read_recording
 from search_spaces.parameters import Parameter
 from tuner.errors import EXIT_OK, TunerError, UsageError
-from tuner.replay.recording import SUFFIX, Recording, read_recording, write_recording
+from tuner.results.recording import write_recording
 
 VALUES = ("kept", "shuffled", "labels")
 """What :func:`anonymous` does to values: nothing, a random order, or texts in their place."""
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             recording = anonymous(read_recording(options.file), name, options.seed, options.values)
         else:
             recording = joined([read_recording(p) for p in options.parts], name)
-        write_recording(options.out, recording)
+        write_recording(options.out, recording.document())
     except TunerError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return error.exit_code

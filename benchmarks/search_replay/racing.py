@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.search_replay.loop import readable, recorded, recordings, replay, spread
+from benchmarks.search_replay.recording import SUFFIX
 from benchmarks.search_replay.score import curve
 from tuner.errors import EXIT_OK, TunerError, UsageError
-from tuner.replay.recording import SUFFIX
 
 NEVER = 1e9
 """A factor beyond which nothing is raced out."""

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.search_replay.recording import STATUS_OF, Recording
 from search_spaces.parameters import Config
 from search_spaces.space import CONFIG_FILE, SearchSpace, SpaceFamily
 from tuner.errors import UsageError
-from tuner.replay.recording import STATUS_OF, Recording
 from workers.records import (
     BuildResult,
     Comparison,

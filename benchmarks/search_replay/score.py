@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.replay.recording import Recording
+from benchmarks.search_replay.recording import Recording
 
 NEAR = 1.02
 """A run within this factor of the optimum has found it for all practical purposes."""

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search_replay.loop import readable, recorded, recordings, replay, spread
+from benchmarks.search_replay.recording import SUFFIX
 from benchmarks.search_replay.score import NEAR, curve
 from tuner.errors import EXIT_OK, TunerError
-from tuner.replay.recording import SUFFIX
 from tuner.search import Search
 from tuner.search.stopping_rule import StopAdvice
 

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.search_replay.loop import Prior, recorded, replay, spread
+from benchmarks.search_replay.recording import SUFFIX
 from benchmarks.search_replay.score import curve
 from tuner.errors import EXIT_OK, TunerError, UsageError
-from tuner.replay.recording import SUFFIX
 
 BUDGETS = (5, 10, 15, 25, 40, 60, 100)
 LEVELS = (1.2, 1.1, 1.05, 1.02, 1.01, 1.001)

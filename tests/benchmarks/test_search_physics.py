@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import search_physics
 from benchmarks.search_physics.page import page
-from tuner.replay.recording import read_recording
+from benchmarks.search_replay.recording import read_recording
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 RECORDINGS = sorted(Path(search_physics.__file__).with_name("recordings").glob("*.replay.json.gz"))

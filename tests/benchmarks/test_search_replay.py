@@ -12,10 +12,11 @@ import pytest
 from benchmarks.search_replay import prepare, racing, stopping, transfer
 from benchmarks.search_replay.__main__ import main
 from benchmarks.search_replay.loop import replay
+from benchmarks.search_replay.recording import Recording, read_recording
 from benchmarks.search_replay.score import curve, figures, random_expectation, summary
 from benchmarks.search_replay.transfer import compare, first, lag
 from search_spaces.parameters import Parameter
-from tuner.replay.recording import Recording, read_recording, write_recording
+from tuner.results.recording import write_recording
 
 
 def make_recording(name="tiny", size=8):
@@ -37,7 +38,7 @@ def make_recording(name="tiny", size=8):
 @pytest.fixture
 def folder(tmp_path):
     for name in ("first", "second"):
-        write_recording(tmp_path / f"{name}.replay.json.gz", make_recording(name))
+        write_recording(tmp_path / f"{name}.replay.json.gz", make_recording(name).document())
     return tmp_path
 
 
@@ -165,7 +166,7 @@ def contradictory(folder):
     other = replace(first, name="other", time_ms=times)
     paths = [folder / f"{name}.replay.json.gz" for name in ("one", "other")]
     for path, recording in zip(paths, (replace(first, name="one"), other), strict=True):
-        write_recording(path, recording)
+        write_recording(path, recording.document())
     return paths
 
 
@@ -182,7 +183,7 @@ def test_recordings_of_one_space_join_to_workloads(folder):
 
 
 def test_only_recordings_of_one_space_join(folder, capsys):
-    write_recording(folder / "larger.replay.json.gz", make_recording(size=9))
+    write_recording(folder / "larger.replay.json.gz", make_recording(size=9).document())
     parts = [str(folder / f"{n}.replay.json.gz") for n in ("first", "larger")]
     assert prepare.main(["join", str(folder / "out.replay.json.gz"), *parts]) == 2
     assert "same parameters" in capsys.readouterr().err

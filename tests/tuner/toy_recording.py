@@ -1,7 +1,7 @@
 """A recording of five configs on two workloads."""
 
+from benchmarks.search_replay.recording import Recording
 from search_spaces.parameters import Parameter
-from tuner.replay.recording import Recording
 
 RECORDING = Recording(
     name="tiny",

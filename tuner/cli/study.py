@@ -47,8 +47,7 @@ def record(
 ) -> None:
     """Write one regime of a sweep as a recording, on which samplers can be compared by replay."""
     from db.store import Store
-    from tuner.replay.from_sweep import record_sweep
-    from tuner.replay.recording import write_recording
+    from tuner.results.recording import record_sweep, write_recording
     from tuner.settings import load
 
     given = load({"db": db, "dataset": dataset})
@@ -56,6 +55,6 @@ def record(
         recording = record_sweep(store, sweep, regime, given)
     write_recording(out, recording)
     if json:
-        print_json({"path": str(out), "name": recording.name, "points": len(recording.points)})
+        print_json({"path": str(out), "name": recording["name"], "points": len(recording["configs"])})
     else:
-        stdout().print(f"{len(recording.points)} configs of {recording.name} written to {out}")
+        stdout().print(f"{len(recording['configs'])} configs of {recording['name']} written to {out}")

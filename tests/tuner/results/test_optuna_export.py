@@ -12,10 +12,10 @@ from typing import Any
 import optuna
 import pytest
 
+from benchmarks.search_replay.recording import read_recording
 from db.store import Store
 from search_spaces.registry import space_for
 from tuner.errors import NothingFoundError, UsageError
-from tuner.replay.recording import read_recording
 from tuner.results.optuna_export import export_study
 from tuner.sweeps.setup import open_dataset
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.search_replay.recording import read_recording
 from search_spaces.parameters import Constraint, Parameter
 from search_spaces.space import SearchSpace
-from tuner.replay.recording import read_recording
 from tuner.search import Search
 
 DATA = Path(__file__).parents[3].parent / "shared" / "search_replay" / "data"

@@ -5,10 +5,10 @@ import json
 import optuna
 import pytest
 
+from benchmarks.search_replay.recording import read_recording
 from db.store import Store
 from tests.tuner import toy
 from tests.tuner.without_ray import command
-from tuner.replay.recording import read_recording
 from tuner.results import documents
 from tuner.results.best_config import BestConfig
 

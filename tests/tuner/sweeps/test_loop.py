@@ -6,11 +6,11 @@ from itertools import product
 
 import pytest
 
+from benchmarks.search_replay.recording import Recording
 from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner
 from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Parameter
-from tuner.replay.recording import Recording
 from tuner.settings import SweepSettings
 from tuner.sweeps.failures import ALIKE
 from tuner.sweeps.loop import Sweep, SweepPlan, evaluator_usage

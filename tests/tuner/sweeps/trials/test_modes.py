@@ -9,13 +9,13 @@ from itertools import product
 
 import pytest
 
+from benchmarks.search_replay.recording import Recording
 from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner, config_of
 from db.records import SweepRecord
 from db.store import Store
 from search_spaces import Parameter, SpaceError
 from search_spaces.targets import target_named
 from tests.tuner import toy
-from tuner.replay.recording import Recording
 from tuner.settings import SweepSettings, load
 from tuner.sweeps import loop
 from tuner.sweeps.loop import Sweep, SweepPlan

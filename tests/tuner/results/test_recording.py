@@ -4,14 +4,14 @@ import math
 
 import pytest
 
+from benchmarks.search_replay.recording import read_recording, recording_of
 from benchmarks.search_replay.runner import ReplayFamily, ReplayRunner
 from db.records import SweepRecord, SweepState
 from db.store import Store
 from tests.tuner import toy
 from tests.tuner.toy_recording import RECORDING
 from tuner.errors import UsageError
-from tuner.replay.from_sweep import RecordedTrial, record_sweep, recording_of_sweep, recording_of_trials
-from tuner.replay.recording import read_recording, write_recording
+from tuner.results.recording import record_sweep, recording_of_sweep, recording_of_trials, write_recording
 from tuner.search.related_sweeps import prior
 from tuner.settings import SweepSettings
 from tuner.sweeps.loop import Sweep, SweepPlan
@@ -77,12 +77,12 @@ def test_a_new_sweep_learns_from_the_nearest_finished_one():
 def test_a_recording_of_trials_replays_them():
     space = RECORDING.space()
     trials = [
-        RecordedTrial(RECORDING.config(1), Status.PASSED, {"small": 1000.0, "large": 4000.0}),
-        RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR),
-        RecordedTrial(RECORDING.config(4), Status.RACED_OUT, {"small": 9000.0}),
-        RecordedTrial(RECORDING.config(0), Status.PASSED, {"small": 2000.0, "large": 8000.0}),
+        (RECORDING.config(1), Status.PASSED, {"small": 1000.0, "large": 4000.0}),
+        (RECORDING.config(2), Status.COMPILE_ERROR, {}),
+        (RECORDING.config(4), Status.RACED_OUT, {"small": 9000.0}),
+        (RECORDING.config(0), Status.PASSED, {"small": 2000.0, "large": 8000.0}),
     ]
-    made = recording_of_trials(space, trials, name="again", hardware="some GPU", workloads=("small", "large"))
+    made = recording_of(recording_of_trials(space, trials, name="again", hardware="some GPU"))
     assert made.space().default == space.default
     assert made.status == ("ok", "compile", "raced", "ok")
     assert made.time_ms[0] == pytest.approx(math.sqrt(1.0 * 4.0))
@@ -91,9 +91,9 @@ def test_a_recording_of_trials_replays_them():
 
 
 def test_a_sweep_without_a_success_cannot_be_recorded():
-    trials = [RecordedTrial(RECORDING.config(2), Status.COMPILE_ERROR)]
+    trials = [(RECORDING.config(2), Status.COMPILE_ERROR, {})]
     with pytest.raises(UsageError, match="no trial of empty passed"):
-        recording_of_trials(RECORDING.space(), trials, name="empty", hardware="x", workloads=("small",))
+        recording_of_trials(RECORDING.space(), trials, name="empty", hardware="x")
 
 
 def test_the_default_of_a_recording_is_that_of_its_regime(tmp_path, scene):
@@ -114,5 +114,7 @@ def test_the_default_of_a_recording_is_that_of_its_regime(tmp_path, scene):
                 store.trials.commit(
                     here.trial(sweep_id, number + 2 * (regime == "17+"), measurements=measured, **tried)
                 )
-        starts = {r: record_sweep(store, sweep_id, r, given).space().default["step"] for r in ("0-16", "17+")}
+        starts = {
+            r: recording_of(record_sweep(store, sweep_id, r, given)).space().default["step"] for r in ("0-16", "17+")
+        }
     assert starts == {"0-16": 1, "17+": 4}

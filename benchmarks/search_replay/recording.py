@@ -1,9 +1,7 @@
-"""Recorded search spaces: which configs were measured, and what came out. The file format of the search benchmark.
+"""Recorded search spaces: which configs were measured, and what came out.
 
-One gzip-compressed JSON object a file (``*.replay.json.gz``, format ``search-replay-1``): ``params`` maps names to
-value lists, ``configs`` holds positions in them, ``time_ms`` and ``status`` what each gave, ``restrictions`` the rules
-as expressions. Optional keys that ``tuner study record`` writes: ``kinds``, ``default``, and for several workloads
-``workloads`` with ``workload_ms``.
+The format is that of :mod:`tuner.results.recording`; ``kinds``, ``default``, and for several workloads ``workloads``
+with ``workload_ms`` are optional. Recordings of other tuners have rules in ``restrictions``.
 """
 
 from __future__ import annotations
@@ -25,10 +23,9 @@ from search_spaces.expression import compile_expression
 from search_spaces.parameters import Config, Constraint, Parameter, Value, value_key, value_of_json
 from search_spaces.space import SearchSpace
 from tuner.errors import UsageError
-from tuner.files import replacing
+from tuner.results.recording import FORMAT
 from workers.records import Status
 
-FORMAT = "search-replay-1"
 SUFFIX = ".replay.json.gz"
 FAILED = ("compile", "runtime", "incorrect")
 """Values of ``status`` for configs without a time. Others are ``raced`` (stopped early) and ``ok`` (has a time)."""
@@ -138,6 +135,30 @@ class Recording:
             sources={"main.py": f'"""Stands for recorded runs of {self.kernel} on {self.gpu}; nothing to run."""\n'},
         )
 
+    def document(self) -> dict[str, Any]:
+        """For :func:`tuner.results.self.write_recording`."""
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "name": self.name,
+            "kernel": self.kernel,
+            "gpu": self.gpu,
+            "problem_size": list(self.problem_size),
+            "objective": "time_ms (minimise)",
+            "params": {p.name: list(p.values) for p in self.parameters},
+            "kinds": {p.name: p.kind for p in self.parameters},
+            "fixed": dict(self.fixed),
+            "restrictions": list(self.restrictions),
+            "configs": [list(p) for p in self.points],
+            "time_ms": list(self.time_ms),
+            "status": list(self.status),
+        }
+        if self.default is not None:
+            document["default"] = self.default
+        if self.workload_ms:
+            document["workloads"] = list(self.workloads)
+            document["workload_ms"] = {w: list(v) for w, v in self.workload_ms.items()}
+        return document
+
     def _middle(self) -> int:
         last = np.maximum([len(p.values) - 1 for p in self.parameters], 1)
         apart = np.array(self.points, dtype=float) / last - 0.5
@@ -153,7 +174,7 @@ def read_recording(path: Path) -> Recording:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             document = json.load(file)
-        return _from_document(document)
+        return recording_of(document)
     except FileNotFoundError as error:
         raise UsageError(f"no recording {path}") from error
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError) as error:
@@ -161,18 +182,12 @@ def read_recording(path: Path) -> Recording:
         raise UsageError(f"{path} is not a recording of format {FORMAT}: {why}") from error
 
 
-def write_recording(path: Path, recording: Recording) -> None:
-    """Write a recording; the same recording gives the same bytes. Never leaves an incomplete file."""
-    text = json.dumps(_document(recording), separators=(",", ":"))
-    with (
-        replacing(path, "the recording") as scratch,
-        scratch.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file,
-    ):
-        file.write(text.encode())
+def recording_of(document: Mapping[str, Any]) -> Recording:
+    """The recording in a document.
 
-
-def _from_document(document: Mapping[str, Any]) -> Recording:
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: It is not a recording.
+    """
     if document["format"] != FORMAT:
         raise ValueError(f"its format is {document['format']!r}")
     kinds = document.get("kinds", {})
@@ -231,27 +246,3 @@ def _check(recording: Recording) -> None:
         raise ValueError(f"workload_ms has {sorted(recording.workload_ms)}, workloads are {list(recording.workloads)}")
     for text in recording.restrictions:
         compile_expression(text, [p.name for p in recording.parameters])
-
-
-def _document(recording: Recording) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "format": FORMAT,
-        "name": recording.name,
-        "kernel": recording.kernel,
-        "gpu": recording.gpu,
-        "problem_size": list(recording.problem_size),
-        "objective": "time_ms (minimise)",
-        "params": {p.name: list(p.values) for p in recording.parameters},
-        "kinds": {p.name: p.kind for p in recording.parameters},
-        "fixed": dict(recording.fixed),
-        "restrictions": list(recording.restrictions),
-        "configs": [list(p) for p in recording.points],
-        "time_ms": list(recording.time_ms),
-        "status": list(recording.status),
-    }
-    if recording.default is not None:
-        document["default"] = recording.default
-    if recording.workload_ms:
-        document["workloads"] = list(recording.workloads)
-        document["workload_ms"] = {w: list(v) for w, v in recording.workload_ms.items()}
-    return document

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from benchmarks.search_replay.recording import read_recording
 from tuner.errors import UsageError
-from tuner.replay.recording import read_recording, write_recording
+from tuner.results.recording import write_recording
 
 DOCUMENT = {
     "format": "search-replay-1",
@@ -55,8 +56,8 @@ def test_what_is_written_is_read_back_and_bytes_do_not_depend_on_time(tmp_path):
             workload_ms={"w1": [4.0, None, 1.0, 1.0, None], "w2": [4.0, None, 4.0, 1.0, None]},
         )
     )
-    write_recording(tmp_path / "b.replay.json.gz", recording)
-    write_recording(tmp_path / "c.replay.json.gz", recording)
+    write_recording(tmp_path / "b.replay.json.gz", recording.document())
+    write_recording(tmp_path / "c.replay.json.gz", recording.document())
     assert read_recording(tmp_path / "b.replay.json.gz") == recording
     assert (tmp_path / "b.replay.json.gz").read_bytes() == (tmp_path / "c.replay.json.gz").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.replay.json.gz", "b.replay.json.gz", "c.replay.json.gz"]

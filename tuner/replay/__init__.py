@@ -1,1 +1,0 @@
-"""Recordings of sweeps, and sweeps that are answered from a recording instead of hardware."""
