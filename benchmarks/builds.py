@@ -27,7 +27,7 @@ from benchmarks.search_physics.recorded import opened
 WORKER = """
 import json, os, sys, tempfile, time
 import psutil
-from search_spaces.dataset.make import moe_definition
+from benchmarks.packaged_dataset.make import moe_definition
 from search_spaces.registry import space_for
 from workers.build.builder import VariantBuilder
 from workers.records import Variant

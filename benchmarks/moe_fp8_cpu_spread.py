@@ -23,8 +23,8 @@ import torch
 from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
 from flashinfer_bench.data import TraceSet
 
+from benchmarks.packaged_dataset.make import MOE
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import MOE
 from search_spaces.moe_fp8_cpu import FAMILY
 from search_spaces.parameters import Config
 from search_spaces.space import SearchSpace

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.emulation.method import commit, digest, method
-from search_spaces.dataset.make import MOE_SIZES, MoeSizes, moe_definition
+from benchmarks.packaged_dataset.make import MOE_SIZES, MoeSizes, moe_definition
 from search_spaces.moe_fp8_cute.routings import ROUTINGS, Routing
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.moe_fp8_cute.stages import cases

@@ -1,6 +1,7 @@
 """The packaged dataset: a small flashinfer-trace folder, so that a sweep needs no download.
 
-It holds a reduced DeepSeek MoE definition, one gemm and one rmsnorm, each with workloads. ``make.py`` writes it.
+It holds a reduced DeepSeek MoE definition, one gemm and one rmsnorm, each with workloads, as
+``python -m benchmarks.packaged_dataset.make`` writes them.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.dataset.make import moe_definition
+from benchmarks.packaged_dataset.make import moe_definition
 from search_spaces.moe_fp8_cute.space import FAMILY
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "h200_moe"

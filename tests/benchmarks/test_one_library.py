@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from search_spaces.dataset.make import moe_definition
+from benchmarks.packaged_dataset.make import moe_definition
 from search_spaces.moe_fp8_cute.space import FAMILY
 
 

@@ -15,9 +15,9 @@ from flashinfer_bench.data import TraceSet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.packaged_dataset.make import GEMM, MOE, RMSNORM
 from search_spaces import registry
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import GEMM, MOE, RMSNORM
 from search_spaces.directory import DirectoryFamily
 from search_spaces.parameters import SpaceError
 

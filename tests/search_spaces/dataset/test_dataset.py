@@ -10,8 +10,8 @@ from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
 from flashinfer_bench.compile import BuilderRegistry
 from flashinfer_bench.data import TraceSet
 
+from benchmarks.packaged_dataset.make import GEMM, MOE, RMSNORM, write
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import GEMM, MOE, RMSNORM, write
 
 PUBLIC = Path(__file__).resolve().parents[4] / "shared" / "flashinfer-trace"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search_spaces.dataset.make import MoeSizes, moe_definition, reference
+from benchmarks.packaged_dataset.make import MoeSizes, moe_definition, reference
 
 _HEAD = "TOP_K, N_GROUP, TOPK_GROUP = 4, 4, 2\nNUM_EXPERTS, NUM_LOCAL_EXPERTS = 32, 8\n"
 _SIZES = "HIDDEN, INTERMEDIATE, BLOCK = 512, 256, 128\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.packaged_dataset.make import GEMM, MOE, RMSNORM, MoeSizes, moe_definition
 from search_spaces.constants import Constants
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import GEMM, MOE, RMSNORM, MoeSizes, moe_definition
 from search_spaces.moe_fp8.proof import LARGEST_WEIGHTS, compare, prove
 from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cpu import FAMILY as CPU

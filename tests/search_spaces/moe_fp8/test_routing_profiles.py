@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search_spaces.dataset.make import MoeSizes, moe_definition
+from benchmarks.packaged_dataset.make import MoeSizes, moe_definition
 from search_spaces.inputs.generator import InputGenerator
 from search_spaces.moe_fp8.profiles import routing_profiles
 from search_spaces.parameters import SpaceError

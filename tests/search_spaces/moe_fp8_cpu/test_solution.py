@@ -12,8 +12,8 @@ import torch
 from flashinfer_bench.compile import BuilderRegistry
 from flashinfer_bench.data import TraceSet
 
+from benchmarks.packaged_dataset.make import MOE, routing
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import MOE, routing
 from search_spaces.moe_fp8_cpu import FAMILY
 
 FROBENIUS_LIMIT = 4e-3

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.packaged_dataset.make import GEMM, MOE
 from search_spaces import registry
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import GEMM, MOE
 from search_spaces.moe_fp8_cpu import FAMILY
 from search_spaces.parameters import SpaceError
 

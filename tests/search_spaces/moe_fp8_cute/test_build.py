@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from search_spaces.dataset.make import MoeSizes
+from benchmarks.packaged_dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY
 from search_spaces.parameters import SpaceError
 from tests.search_spaces.moe_fp8 import definitions as moe

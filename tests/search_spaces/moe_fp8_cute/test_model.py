@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from search_spaces.dataset.make import MoeSizes
+from benchmarks.packaged_dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.model import even_rows
 from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, _hopper, blackwell_block, gemm, tiles_of
 from search_spaces.moe_fp8_cute.solution.plans import SMS, many_plans, plans

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.dataset.make import MoeSizes
+from benchmarks.packaged_dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.solution import pipeline
 from search_spaces.moe_fp8_cute.space import FAMILY
 from tests.search_spaces.moe_fp8 import definitions as moe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.dataset.make import MoeSizes
+from benchmarks.packaged_dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.solution.budget import REGISTERS_PER_SM, SMEM_PER_SM
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
 from search_spaces.moe_fp8_cute.solution.workspace import ALIGN, sections

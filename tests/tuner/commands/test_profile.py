@@ -2,8 +2,8 @@
 
 import torch
 
+from benchmarks.packaged_dataset.make import MOE
 from search_spaces.dataset import PATH
-from search_spaces.dataset.make import MOE
 from tests.tuner import toy
 from tests.tuner.without_ray import command
 from tuner.commands.profile import profile_dataset

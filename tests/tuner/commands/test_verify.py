@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from search_spaces.dataset.make import moe_definition
+from benchmarks.packaged_dataset.make import moe_definition
 from search_spaces.emulated_case import StageError
 from search_spaces.moe_fp8_cute.space import FAMILY
 from tests.search_spaces.moe_fp8_cute.test_space import made_up

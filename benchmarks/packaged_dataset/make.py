@@ -1,6 +1,6 @@
 """Write the packaged dataset: definitions, workloads and routing tensors. The same bytes on every run.
 
-    python -m search_spaces.dataset.make [FOLDER]
+    python -m benchmarks.packaged_dataset.make [FOLDER]
 
 The routing tensors are synthetic: per-expert popularity plus topics that tokens share plus noise, so that expert
 loads are uneven as in a served model. All other inputs are ``random``, as in the public dataset: fp8 values are
@@ -163,7 +163,7 @@ def rmsnorm_definition() -> dict[str, Any]:
 
 def reference(name: str) -> str:
     """Source text of a reference."""
-    return (PATH / "references" / f"{name}.py").read_text(encoding="utf-8")
+    return (Path(__file__).parent / "references" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def routing(seq_len: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Makes the packaged dataset, and MoE definitions of other sizes for benchmarks and tests."""
