@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -92,9 +93,9 @@ class Command:
         return [p for p in below if not " ".join(p.cmdline()).startswith(RAY_AGENTS)]
 
 
-def sweep(folder: Path, space: Path, *more: str) -> Command:
+def sweep(folder: Path, space: Path, *more: str, **how: Any) -> Command:
     quick = ("--config", toy.quick_settings(folder, 96, 3.0), "--regimes", "1000000", "--max-trials", str(ALL))
-    return Command(folder, "sweep", "--space", str(space), *FEW_WORKLOADS, *quick, *more)
+    return Command(folder, "sweep", "--space", str(space), *FEW_WORKLOADS, *quick, *more, **how)
 
 
 def trials(folder: Path) -> list:
@@ -113,29 +114,34 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def resume(folder: Path, *more: str) -> Command:
-    return Command(folder, "sweep", "--resume", "1", "--no-export", *more)
-
-
 def check_winner(document) -> None:
     """A config that computes the product once; or the default, where other load hides which one is faster."""
     assert document["winners"][0]["config"]["repeats"] in (1, document["default_config"]["repeats"])
 
 
-def check_resumed(tmp_path, before) -> None:
-    code, out, err = resume(tmp_path, "--json").finish()
-    assert code == 0, err
-    after = trials(tmp_path)
-    assert after[: len(before)] == before
-    assert [t.number for t in after] == sorted({t.number for t in after})
-    assert len({t.config_hash for t in after}) == len(after) == ALL
-    assert {t.state for t in after} <= {"PASSED", "RACED_OUT"}
-    assert state(tmp_path) == "DONE"
-    check_winner(json.loads(out))
+HOSTILE = ("workers", "db", "search_spaces", "random", "json", "socket", "logging", "numpy", "torch", "profile", "ray")
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(tmp_path, space):
-    running = sweep(tmp_path, space, "--no-export")
+@pytest.fixture(name="places")
+def _places(tmp_path, space):
+    """Two working folders. In the first, which holds the space, lie files called like our modules, Python's and
+    others'; the kernel has a comment that ASCII cannot hold."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    space.rename(here / "k")
+    (here / "k" / "main.py").write_bytes(f"# \u6838\u5fc3 \u2264\n{MAIN}".encode())
+    for name in HOSTILE:
+        (here / f"{name}.py").write_text(f"raise RuntimeError('the wrong {name}')\n")
+    return here, there
+
+
+def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process_wherever_it_goes_on(tmp_path, places):
+    """The sweep goes on in another working folder and in its own again, and paths are relative to it. Export and bench
+    are right in any locale."""
+    here, there = places
+    running = sweep(tmp_path, Path("k"), "--no-export", cwd=here, **ASCII_ONLY)
     running.wait_for_trials(2)
     below = running.descendants()
     running.process.send_signal(signal.SIGINT)
@@ -147,7 +153,8 @@ def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(t
     assert gone(below)
     first = trials(tmp_path)
 
-    running = resume(tmp_path)
+    again = ("sweep", "--resume", "1")
+    running = Command(tmp_path, *again, "--no-export", cwd=there, **ASCII_ONLY)
     running.wait_for_trials(len(first) + 1)
     below = running.descendants()
     running.process.kill()
@@ -161,7 +168,23 @@ def test_ctrl_c_and_then_kill_9_of_the_sweep_lose_nothing_and_leave_no_process(t
         owner = store.sweeps.get(sweep_id).owner
         store.sweeps.claim(sweep_id, owner, 0)
         store.sweeps.finish(sweep_id, "INTERRUPTED", {})
-    check_resumed(tmp_path, before)
+
+    code, out, err = Command(tmp_path, *again, "--out", "out", "--json", cwd=here, **ASCII_ONLY).finish()
+    assert code == 0, err
+    after = trials(tmp_path)
+    assert after[: len(before)] == before
+    assert [t.number for t in after] == sorted({t.number for t in after})
+    assert len({t.config_hash for t in after}) == len(after) == ALL
+    assert {t.state for t in after} <= {"PASSED", "RACED_OUT"}
+    assert state(tmp_path) == "DONE"
+    check_winner(json.loads(out))
+    (solution,) = (here / "out").rglob("solutions/**/*.json")
+    assert "\u6838" in json.loads(solution.read_text(encoding="utf-8"))["sources"][1]["content"]
+
+    words = ("bench", "best", str(solution), "--rounds", "6", "--json")
+    code, out, err = Command(tmp_path, *words, cwd=there, **ASCII_ONLY).finish()
+    assert code == 0, err
+    assert set(json.loads(out)["solutions"]) == {"best", solution.stem}
 
 
 def test_kill_9_of_workers_costs_no_trial(tmp_path, space):
@@ -208,33 +231,3 @@ def check_delivery(tmp_path: Path, document: dict) -> None:
     assert definition in (tmp_path / "report.html").read_text()
     code, out, err = Command(tmp_path, "status", "1", "--json").finish()
     assert json.loads(out)["trials_by_state"].get("PASSED", 0) >= 1
-
-
-HOSTILE = ("workers", "db", "search_spaces", "random", "json", "socket", "logging", "numpy", "torch", "profile", "ray")
-
-
-def test_any_working_folder_and_locale_and_the_way_back_from_another_one(tmp_path, space):
-    """Files called like our modules, Python's and others' lie in the working folder; paths are relative to it; the
-    kernel has a comment that ASCII cannot hold. Export, resume and bench go on from somewhere else."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    space.rename(here / "k")
-    (here / "k" / "main.py").write_bytes(f"# \u6838\u5fc3 \u2264\n{MAIN}".encode())
-    for name in HOSTILE:
-        (here / f"{name}.py").write_text(f"raise RuntimeError('the wrong {name}')\n")
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    quick = ("--config", toy.quick_settings(here), *FEW_WORKLOADS)
-    given = (*quick, "--regimes", "1000000", "--max-trials", "2", "--out", "out")
-    code, _, err = Command(tmp_path, "sweep", "--space", "k", *given, cwd=here, **ascii_only).finish()
-    assert code == 0, err
-    (solution,) = (here / "out").rglob("solutions/**/*.json")
-    assert "\u6838" in json.loads(solution.read_text(encoding="utf-8"))["sources"][1]["content"]
-
-    resumed = Command(tmp_path, "sweep", "--resume", "1", "--max-trials", "3", "--no-export", cwd=there, **ascii_only)
-    code, _, err = resumed.finish()
-    assert (code, len(trials(tmp_path))) == (0, 3), err
-    bench = Command(tmp_path, "bench", "best", str(solution), "--rounds", "6", "--json", cwd=there, **ascii_only)
-    code, out, err = bench.finish()
-    assert code == 0, err
-    assert set(json.loads(out)["solutions"]) == {"best", solution.stem}

@@ -39,7 +39,7 @@ def left_folders():
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_while_the_driver_connects_is_one_line_and_leaves_no_folder(number, tmp_path):
     before = left_folders()
     done = subprocess.run(
