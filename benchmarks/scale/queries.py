@@ -64,7 +64,7 @@ def measure_own(url: str, definition: str, hardware: str) -> dict[str, Any]:
         store.sweeps.finish(1, SweepState.DONE, {})
 
         def best() -> None:
-            assert best_config(store, definition, {"seq_len": rng.randint(1, 8192)}, hardware=hardware) is not None
+            assert best_config(store.best, definition, {"seq_len": rng.randint(1, 8192)}, hardware=hardware) is not None
 
         with _undisturbed(store):
             return {"best_config_ms": _times(best), "status_of_a_sweep_ms": _times(lambda: describe(store, 1))}
@@ -77,7 +77,7 @@ def _measure(url: str, scale: Scale) -> dict[str, Any]:
         def best() -> None:
             axes = {"seq_len": rng.randint(1, 8192)}
             name = definition_name(rng.randint(1, scale.definitions))
-            assert best_config(store, name, axes, hardware=rng.choice(HARDWARE)) is not None
+            assert best_config(store.best, name, axes, hardware=rng.choice(HARDWARE)) is not None
 
         def status() -> None:
             assert describe(store, rng.randint(1, scale.definitions * len(HARDWARE) * scale.sweeps))

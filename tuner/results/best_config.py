@@ -9,23 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from db.records import BestRow, WinnerWorkload
 from tuner.errors import UsageError
 from tuner.results.dispatch import NEAREST_LIMIT, holds, measured, nearest
 from workers.records import Environment
 
-OBJECTIVES = ("latency",)
+if TYPE_CHECKING:
+    from db.queries.lookups import Lookups
 
 Found = Literal["exact", "regime", "nearest"]
-
-
-class Rows(Protocol):
-    """The part of :class:`db.store.Store` that a lookup needs."""
-
-    def rows(self, definition: str, *, hardware: str | None = None, target: str | None = None) -> list[BestRow]:
-        """For each (hardware, target, regime), the winner of the newest sweep that finished; newest first."""
 
 
 @dataclass(frozen=True)
@@ -90,35 +84,21 @@ class Match:
 
 
 def best_config(
-    known: Rows,
+    known: Lookups,
     definition: str,
     axes: Mapping[str, int],
     *,
     hardware: str | None = None,
     profile: str | None = None,
-    objective: str = "latency",
     now: float | None = None,
 ) -> BestConfig | None:
-    """The best known config for a problem size.
+    """The answer of a store to the question of :func:`tuner.api.best_config`.
 
     Args:
         known: The part of the store with the winners.
-        definition: Name of the definition.
-        axes: Values of the variable axes, such as ``{"seq_len": 57}``.
         hardware: A GPU or CPU model as recorded, in upper or lower case; None if all records are of one model.
-        profile: What the inputs look like, such as ``hot:3``: the config that is best there. None for the mix that
-            sweeps weighed.
-        objective: What to minimise; only ``latency`` so far.
         now: Unix time, from which the age is computed.
-
-    Returns:
-        The answer, None if nothing is known for this definition, hardware and size.
-
-    Raises:
-        UsageError: The question is incomplete, or names an axis or an objective that does not exist.
     """
-    if objective not in OBJECTIVES:
-        raise UsageError(f"objective {objective!r} is not known; allowed are {', '.join(OBJECTIVES)}")
     match = find(known.rows(definition, hardware=hardware), definition, axes, profile)
     return None if match is None else answer(match, time.time() if now is None else now)
 
@@ -127,7 +107,7 @@ def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int], prof
     """The row of a definition, on the given hardware, that answers for this size and profile; None if there is none.
 
     Raises:
-        UsageError: As for :func:`best_config`.
+        UsageError: The question is incomplete, or names an axis that does not exist.
     """
     if not rows:
         return None

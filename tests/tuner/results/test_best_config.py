@@ -239,11 +239,6 @@ def test_a_question_that_cannot_be_meant(store: Store, axes: dict[str, int], mes
         best_config(store.best, "moe", axes)
 
 
-def test_an_unknown_objective(store: Store) -> None:
-    with pytest.raises(UsageError, match="objective 'energy' is not known; allowed are latency"):
-        best_config(store.best, "moe", {"seq_len": 1}, objective="energy")
-
-
 def test_exact_needs_every_axis(store: Store) -> None:
     axes = {"w1": {"seq_len": 1, "batch": 4}, "w10": {"seq_len": 10, "batch": 4}}
     _sweep(store, SMALL, axes=axes)
