@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 import pprint
 import random
 import re
@@ -26,8 +25,6 @@ from search_spaces.prediction.model import Model
 if TYPE_CHECKING:
     from search_spaces.emulated_case import EmulatedCase
     from search_spaces.inputs.generator import InputGenerator
-
-_log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.py"
 """The only file in which variants of a family differ."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -140,13 +139,6 @@ class Program:
         row = rows[place[0]][place[1]]
         dtype = np.bool_ if bits == 1 else f"u{bits // 8}"
         return row if row.dtype == dtype else row.astype(dtype)
-
-
-def edited(kernel: Kernel, change: Callable[[list[Instruction]], Any]) -> Kernel:
-    """A copy of a kernel, after a function has changed its instructions in place."""
-    code = [replace(i, operands=list(i.operands)) for i in kernel.code]
-    change(code)
-    return replace(kernel, code=code)
 
 
 EVERYBODY = np.ones(WARP, np.bool_)
