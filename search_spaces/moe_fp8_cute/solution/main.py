@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -115,8 +116,11 @@ def _library():
 
 
 def _cached(library: str) -> Path:
-    """Build into a folder of the user's cache that is named after the content of the sources."""
+    """Build into a folder of the user's cache that is named after the sources and the compiler's version."""
     digest = hashlib.sha256(TARGET.encode())
+    for package in ("nvidia-cutlass-dsl", "apache-tvm-ffi"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            digest.update(metadata.version(package).encode() + b"\0")
     for source in sorted(HERE.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe_fp8_cute"
