@@ -1,10 +1,10 @@
-"""The version of the schema: read without Alembic, changed with it."""
+"""The version of the schema: read and first made without Alembic, changed with it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, inspect, text
 
 from db import schema
 from db.errors import StoreError
@@ -49,19 +49,24 @@ def is_current(version: str | None) -> bool:
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Bring the schema to a revision within the caller's transaction, so completely or not at all.
+    """Bring the schema to a revision within the caller's transaction, so completely or not at all. An empty database
+    gets the newest tables at once.
 
     On PostgreSQL an advisory lock makes a second process wait; it then finds nothing to do.
 
     Raises:
         StoreError: Rows would be left that refer to nothing.
     """
-    # Imported here: it takes a tenth of a second, which a lookup need not wait for.
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+    if schema_version(connection) is None:
+        metadata.create_all(connection)
+        mark(connection, schema.REVISIONS[-1])
+        return
+    # Imported here: it takes a tenth of a second, which a new database and a lookup need not wait for.
     from alembic import command
     from alembic.config import Config
 
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -70,3 +75,11 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
         dangling = connection.execute(text("PRAGMA foreign_key_check")).first()
         if dangling is not None:
             raise StoreError(f"the upgrade would leave a row of table {dangling[0]!r} without what it refers to")
+
+
+def mark(connection: Connection, revision: str) -> None:
+    """Note the revision of a database that has none, in the table that Alembic would make."""
+    key = PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc")
+    table = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), nullable=False), key)
+    table.create(connection, checkfirst=True)
+    connection.execute(table.insert().values(version_num=revision))

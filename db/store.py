@@ -85,13 +85,13 @@ class Store:
             )
         self.upgrade()
 
-    def upgrade(self, revision: str = "head") -> None:
-        """Bring the schema to a revision, by default the newest, completely or not at all.
+    def upgrade(self) -> None:
+        """Bring the schema to the newest revision, completely or not at all.
 
         Raises:
             StoreError: The database failed; its schema is unchanged.
         """
-        self.database.write(lambda connection: migrate.upgrade(connection, revision), repeat=False, rebuilds=True)
+        self.database.write(migrate.upgrade, repeat=False, rebuilds=True)
 
     def schema_version(self) -> str | None:
         """The revision that the database holds, None for an empty one."""

@@ -12,8 +12,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from db import migrate, schema
@@ -21,6 +22,7 @@ from db.engine import make_engine, parse_url
 from db.errors import StoreError
 from db.records import method_hash
 from db.store import Store
+from tests.db import first_tables
 
 _NEXT = """
 import sqlalchemy as sa
@@ -67,12 +69,34 @@ def test_the_revisions_are_those_of_the_folder() -> None:
     assert tuple(reversed(newest_first)) == schema.REVISIONS
 
 
-def test_migrations_from_the_first_one_make_the_tables_of_the_code(store: Store) -> None:
+def make_first_tables(connection: Connection) -> None:
+    """What a database of revision 0001 has."""
+    with Operations.context(MigrationContext.configure(connection)):
+        first_tables.upgrade()
+    migrate.mark(connection, "0001")
+
+
+def differences(store: Store) -> list[Any]:
+    """Between the tables of a database and those of the code."""
     with store.database.engine.connect() as connection:
         options = {"version_table": schema.VERSION_TABLE, "compare_type": True}
-        context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, schema.metadata) == []
+        found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=options), schema.metadata)
+    return found
+
+
+def test_a_new_database_has_the_tables_of_the_code(store: Store) -> None:
+    assert differences(store) == []
     assert store.schema_version() == schema.REVISIONS[-1]
+
+
+def test_migrations_from_the_first_one_make_the_tables_of_the_code(shared_url: str) -> None:
+    engine = make_engine(parse_url(shared_url), create=True)
+    with engine.connect().execution_options(write=True) as old, old.begin():
+        make_first_tables(old)
+    engine.dispose()
+    with Store.open(shared_url, upgrade=True) as store:
+        assert differences(store) == []
+        assert store.schema_version() == schema.REVISIONS[-1]
 
 
 def test_upgrading_what_is_current_changes_nothing(store: Store, scene: Any) -> None:
@@ -172,6 +196,7 @@ def before_contents(tmp_path: Path, scene: Any) -> str:
             old.begin(),
             new.database.engine.connect() as source,
         ):
+            make_first_tables(old)
             migrate.upgrade(old, "0002")
             for table in schema.metadata.sorted_tables:
                 names = [c["name"] for c in migrate.inspect(old).get_columns(table.name)]
