@@ -56,6 +56,12 @@ PARAMETERS = (
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
     narrow_parameter((0, 8, 16, 32, 64, 128)),
+    Parameter(
+        "handover",
+        (False, True),
+        "categorical",
+        "GEMM 2, tokens as M: rows go through shared memory to a warp that stores them beside the next tile",
+    ),
     SPLIT_ROWS,
     Parameter("many_mma_m", (128, 256), doc="experts with many rows: rows of an MMA; 256 are shared by a pair of CTAs"),
     Parameter("many_cluster_w", (1, 2), doc="experts with many rows: CTAs of a cluster along the weights"),
@@ -87,6 +93,7 @@ DEFAULT: Config = {
     "pdl": True,
     "early_weights": True,
     "narrow": 0,
+    "handover": False,
     "split_rows": 0,
     "many_mma_m": 128,
     "many_cluster_w": 1,
@@ -112,7 +119,7 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) 
         )
 
     swap, m, t, w, along_w, along_t = named("swap", "mma_m", "tile_t", "tile_w", "cluster_w", "cluster_t")
-    outer = ("gather", "requant", "combine") if i == 1 else ("combine",)
+    outer = ("gather", "requant", "combine") if i == 1 else ("combine", "handover")
     tile = named("swap", "mma_m", "tile_t", "tile_w")
     return [
         Constraint(
@@ -175,7 +182,7 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         found: str | None = getattr(plan, f"{part}_problem")()
         return found
 
-    many = ("sms", "gather", "combine", "split_rows", *MANY)
+    many = ("sms", "gather", "combine", "handover", "split_rows", *MANY)
 
     @lru_cache(maxsize=1 << 12)
     def many_problem(values: tuple) -> bool:
@@ -213,6 +220,11 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             many,
             "clusters of the launches for many rows cover weights and grid; gathered rows of a pair come by TMA",
             lambda c: not many_problem(tuple((n, c[n]) for n in many)),
+        ),
+        Constraint(
+            ("handover", "combine", "swap_2", "split_rows"),
+            "bfloat16 rows are handed over, by a GEMM 2 that has tokens as M",
+            lambda c: not c["handover"] or (c["combine"] != "atomic_f32" and (not c["swap_2"] or c["split_rows"] > 0)),
         ),
         Constraint(
             ("pdl", "early_weights"),

@@ -17,6 +17,8 @@ TMEM_COLUMNS = 512
 LOAD_COLUMNS = 64
 """Accumulator columns that a warp loads at a time: 32 registers per thread. Two loads are alive, one under way and one
 being added, so it is half of it beside 128 sums where registers are few or hold the scales of every column too."""
+HANDOVER_BARRIER_BYTES = 512
+"""Shared memory beside stages and handed-over rows: at most 46 barriers and the address of the tensor memory."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class BlackwellPlan(GemmPlan):
         cluster_t: CTAs of a cluster along the tokens.
         gather4: Gathered rows come by TMA, four indices an instruction; otherwise by cp.async.
         zeroes: A producer warp clears the output meanwhile.
+        handover: Tokens as M, bfloat16 rows: they go through shared memory to a producer warp, which stores them beside
+            the next tile (epilogue_handed.py).
     """
 
     k_tile: int = BLOCK
@@ -44,6 +48,7 @@ class BlackwellPlan(GemmPlan):
     cluster_t: int = 1
     gather4: bool = False
     zeroes: bool = False
+    handover: bool = False
 
     @property
     def sub_w(self) -> int:
@@ -257,11 +262,21 @@ class BlackwellPlan(GemmPlan):
         if self.gather and not self.gather4:
             # A thread holds an index per row that it copies.
             return 72 if self.tile_t * 8 // self.gather_threads > 8 else 56
-        return 56 if self.gather else 40
+        return 56 if self.gather or self.handover else 40
 
     @property
     def stage_bytes(self) -> int:
         return (self.weight_rows + self.token_rows) * self.k_tile + 4 * self.tile_t * self.k_per_stage
+
+    @property
+    def epilogue_bytes(self) -> int:
+        return 2 * self.tile_t * self.tile_w if self.handover else super().epilogue_bytes
+
+    @property
+    def smem_bytes(self) -> int:
+        # Rows of 256 columns leave a pair no other room than for its barriers.
+        spare = HANDOVER_BARRIER_BYTES if self.handover else 2048
+        return self.stages * self.stage_bytes + self.epilogue_bytes + spare
 
     def problem(self) -> str | None:
         for part in ("mma", "narrow", "cluster", "memory", "register"):

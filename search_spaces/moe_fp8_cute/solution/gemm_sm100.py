@@ -14,6 +14,7 @@ from cutlass.tensor_utils import LayoutEnum
 from .budget import BLOCK
 from .budget_sm100 import BlackwellPlan
 from .epilogue import make_epilogue
+from .epilogue_handed import HandedRows
 from .operands import Operands
 from .producer_sm100 import ProducerSm100, by_rank
 from .scales import Scales, unpacked
@@ -30,7 +31,7 @@ class GroupedGemmSm100:
 
     Roles: warp 0 streams weights by TMA; warp 1 (and 2) bring token rows by TMA, by TMA gather of four rows, or by
     cp.async; warp 3 allocates tensor memory and issues the MMAs; four or eight promotion warps. Where the output must
-    be cleared, warp 2 does it. Rings, each with its own phase:
+    be cleared, warp 2 does it; with ``handover`` it stores finished rows. Rings, each with its own phase:
         full/empty: stages of ``k_tile``. The MMA warp waits for ``full``; its commit and the promotion warps (done
             with the token scales) make a stage ``empty``, in every CTA that loads for it.
         scale_full: token scales of a stage, for the promotion warps.
@@ -51,7 +52,7 @@ class GroupedGemmSm100:
         self.table = TileTable(plan)
         self.scales = Scales(plan)
         self.producer = ProducerSm100(plan, self.table)
-        self.epilogue = make_epilogue(plan)
+        self.epilogue = HandedRows(plan) if plan.handover else make_epilogue(plan)
         self.group = tcgen05.CtaGroup.TWO if plan.pair else tcgen05.CtaGroup.ONE
 
     def _tiled_mmas(self, shape: tuple[int, int]) -> tuple[cute.TiledMma, cute.TiledMma]:
@@ -188,6 +189,9 @@ class GroupedGemmSm100:
             if cutlass.const_expr(p.zeroes):
                 if warp == 2:
                     self.producer.zero(operands.zeroed, operands.counts)
+            if cutlass.const_expr(p.handover):
+                if warp == 2:
+                    self.take_rows(shared, operands, alone)
             if warp == MMA_WARP:
                 self.multiply(sW, sX, tmem, full, empty, ready, drained, operands.counts, alone)
                 if cutlass.const_expr(p.pdl and p.chained):
@@ -354,6 +358,22 @@ class GroupedGemmSm100:
                     self.epilogue.store(acc, *to)
             else:
                 self.epilogue.store(acc, *to)
+            done = done + 1
+
+    @cute.jit
+    def take_rows(self, shared, operands: Operands, alone):
+        """The warp that stores the rows which promotion warps hand over, tile by tile."""
+        p = self.plan
+        self.producer.wait(alone)
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.producer.start(operands.counts, cum)
+        across_w, across_t = p.place(rank)
+        done = Int32(0)
+        while tile < total:
+            expert, token_tile, group, _part = self.table.find(cum, tile)
+            row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across_t) * p.tile_t
+            self.epilogue.take(shared, operands, row0, group * p.cluster_w + across_w, done)
+            tile = tile + p.ctas // p.cluster
             done = done + 1
 
     @cute.jit

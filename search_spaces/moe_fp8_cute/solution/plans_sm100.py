@@ -29,6 +29,7 @@ def plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Bl
         **second_gemm(config, sizes),
         **_tile(config, 2),
         early_weights=config["early_weights"],
+        handover=config["handover"] and not config["swap_2"],
         **few,
         **common(config, sizes),
     )
@@ -42,10 +43,13 @@ def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tup
     tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "cluster_t": 2 if pair else 1, "overlap": False}
     tile |= {"cluster_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
     first = BlackwellPlan(**_first(config, sizes), **tile, **common(config, sizes))
+    if config["handover"] and not pair:
+        tile["stages"] -= 1
     second = BlackwellPlan(
         **second_gemm(config, sizes),
         **tile,
         chained=True,
+        handover=config["handover"],
         early_weights=config["early_weights"],
         **common(config, sizes),
     )

@@ -62,8 +62,8 @@ CONFIGS = {
         },
     },
     "sm_100a": {
-        # tokens as M, 1 CTA; rows gathered by TMA
-        "fused": {"tile_w_2": 128},
+        # tokens as M, 1 CTA; rows gathered by TMA, those of GEMM 2 handed over
+        "fused": {"tile_w_2": 128, "handover": True},
         # pairs with tokens as M, boxes shared along the weights; reduction in bfloat16
         "multicast": {
             **{"gather": "kernel", "combine": "atomic_bf16", "k_tile_2": 256, "stages_2": 2},
@@ -83,10 +83,11 @@ CONFIGS = {
             **{"swap_2": True, "mma_m_2": 64, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3, "ctas_per_sm_2": 2},
             **{"early_weights": False, "narrow": 8},
         },
-        # two launches of each GEMM, by the rows of the experts
+        # two launches of each GEMM, by the rows of the experts; sums handed over by the one for many
         "split": {
             **{"combine": "atomic_bf16", "split_rows": 8, "swap_1": True, "tile_t_1": 16, "tile_w_1": 128},
             **{"cluster_w_1": 2, "swap_2": True, "tile_t_2": 32, "tile_w_2": 128, "many_mma_m": 256},
+            **{"handover": True},
         },
     },
 }

@@ -126,6 +126,8 @@ SHARE = begins("cp", "async", "bulk", "tensor", has=("multicast",))
 COMMIT, BULK = begins("tcgen05", "commit"), begins("cp", "async", "bulk", "shared::cluster")
 HALVES, MAGNITUDE = begins("cvt", has=("e4m3x2",)), begins("abs", "f32")
 SWIZZLE_100, SWIZZLE_90 = 1 << 61, 1 << 62
+TAKES = -6
+"""Of the waits of a GEMM that hands rows over: the one for rows, before two of the MMA warp, three of promotion."""
 
 
 def _counted_in_full(i: Instruction) -> Instruction:
@@ -187,7 +189,7 @@ BLACKWELL = [
         "rows go 16 bytes to the right": alter(begins("st", "global", "v4"), (0, 1), "add.s64", "16"),
         "rows of the act tensor are one off": alter(ROWS, (1, 2, 1), "add.s32", "1"),
         "token scales are those four rows later": alter(BULK, (1, 1), "add.s64", "16"),
-        "the MMA warp does not wait for its stage": without(WAIT, 2),
+        "the MMA warp does not wait for its stage": without(WAIT, 3),
     }),
     *_on("sm_100a", "fused", "combineFinalize", {
         "weights come from the next row": alter(begins("ld", "global", "b32"), (1, 1), "add.s64", "4", which=-1)
@@ -210,6 +212,16 @@ BLACKWELL = [
     *_on("sm_100a", "apart", "moe_gemm_1", {
         "the halves of few rows lie as those of many": rewrite(_compares("setp.gt.s32", 32), _always, 0),
     }, Routing("most rows that are few", 32, "one_expert")),
+    *_on("sm_100a", "split", "moe_gemm_2_many", {
+        "rows are taken before they are left": without(WAIT, TAKES),
+        "the phase of taken rows is off by one": alter(WAIT, (2,), "xor.b32", "1", which=-1),
+        "the phase of the left rows is off by one": alter(WAIT, (2,), "xor.b32", "1", which=TAKES),
+        "routing weights are those of the next row": alter(begins("ld", "shared", "f32"), (1, 1), "add.s32", "512"),
+        "pieces of a row are taken from their neighbours": alter(begins("ld", "shared", "v4"), (1, 1), "xor.b32", "16"),
+    }),
+    *_on("sm_100a", "split", "moe_gemm_2_many", {
+        "rows are left before those of the tile before are taken": without(WAIT, -1),
+    }, Routing("many tiles for each CTA", 220, "natural", 2.5)),
     *_on("sm_100a", "narrow", "moe_gemm_1", {
         "no proxy fence before the MMA": without(begins("fence", "proxy")),
         "cp.async puts a chunk into its neighbour's place": alter(

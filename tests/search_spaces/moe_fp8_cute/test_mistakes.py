@@ -24,7 +24,7 @@ from workers.emulator.program import Program
 SAMPLE = [
     "swizzle of A is that of 64 bytes", "two registers of a load are exchanged", "loads are not waited for",
     "weights of the next expert", "no proxy fence before the MMA", "the two N are exchanged",
-    "a multicast reaches its first CTA alone", "sums are read one group early",
+    "a multicast reaches its first CTA alone", "sums are read one group early", "rows are taken before they are left",
     "the second launch ends before the first", "rows are read before they are copied",
     "a piece of every lane is not cleared",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 
 from search_spaces.moe_fp8_cute.solution.plans import plans
 from search_spaces.moe_fp8_cute.space import FAMILY
-from search_spaces.moe_fp8_cute.space_sm100 import DEFAULT
+from search_spaces.moe_fp8_cute.space_sm100 import DEFAULT, PAIRS
 from tests.search_spaces.moe_fp8_cute.test_space import SIZES, made_up
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
@@ -17,6 +17,7 @@ CASES = {
     "default": ({}, 0),
     "pair, gathers by TMA, K tile 256": ({**SWAPPED, "k_tile_1": 256}, 0),
     "pairs in a 2 x 4 cluster, multicast": ({"mma_m_2": 256, "cluster_w_2": 4, "cluster_t_2": 2, "sms": 144}, 1),
+    "rows handed over": ({**PAIRS, "handover": True, "combine": "atomic_bf16"}, 1),
     "64 rows, cp.async, a second N": (
         {**SWAPPED, "mma_m_1": 64, "tile_t_1": 16, "gather": "fused", "acc_stages_1": 4, "narrow": 8},
         0,
@@ -88,7 +89,7 @@ def test_barriers_expect_the_arrivals_and_bytes_of_the_plan(compiled):
     plan, ptx, _ = compiled
     rings = plan.stages * [plan.full_arrivals, plan.empty_arrivals, plan.scale_arrivals]
     accumulators = plan.acc_stages * [1, plan.drained_arrivals]
-    epilogue = 2 * [1] if plan.out == "act" and plan.swap else []
+    epilogue = 2 * [1] if plan.out == "act" and plan.swap else [4 * plan.groups, 1] if plan.handover else []
     assert values(ptx, r"mbarrier\.init\.shared\.b64") == rings + accumulators + epilogue
     promised = {plan.weight_bytes, plan.token_bytes, plan.scale_bytes} - {0}
     if plan.amax_ctas > 1:
@@ -143,6 +144,14 @@ def test_nothing_reads_what_a_load_from_tensor_memory_has_not_brought_yet(compil
             assert not coming & set(registers), line
     assert not coming
     assert read_late
+
+
+def test_promotion_warps_store_nothing_where_they_hand_rows_over(compiled):
+    """Their part of the code is the last one, behind the first load from tensor memory."""
+    plan, ptx, _ = compiled
+    stores = [m.start() for m in re.finditer(r"\b(?:st|red)\.\S*global", ptx)]
+    assert stores
+    assert all((at < ptx.index("tcgen05.ld.")) == plan.handover for at in stores)
 
 
 def test_sums_stay_where_they_are_through_a_tile(compiled):
