@@ -17,7 +17,7 @@ Point = tuple[int, ...]
 
 PROBES = 100
 """Number of random descents from which the number of valid configs is estimated."""
-REMEMBERED = 4096
+REMEMBERED = 1 << 15
 """Most answers that are kept per parameter."""
 RESTARTS = 300
 """Random descents that may end in dead ends before valid configs are looked for near a known one."""

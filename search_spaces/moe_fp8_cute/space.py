@@ -181,7 +181,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
     second = ("combine", "sms", *(f"{n}_2" for n in bases))
     many = ("gather", "combine", "sms", "split_rows", *MANY)
 
-    @lru_cache(maxsize=1 << 12)
+    @lru_cache(maxsize=1 << 16)
     def many_problem(values: tuple) -> bool:
         return any(plan.problem() is not None for plan in many_plans({**DEFAULT, **dict(values)}, sizes))
 
