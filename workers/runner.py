@@ -67,6 +67,11 @@ class Runner(ABC):
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that are ready, in order of completion; at least one unless ``timeout_s`` passes first."""
 
+    def arrived(self) -> list[Outcome]:
+        """Outcomes that are there already, for those who are busy with something else meanwhile; a runner may keep them
+        for :meth:`wait`."""
+        return []
+
     def stock(self, job: StockJob) -> StockRun:
         """Have stock flashinfer-bench judge finished Solutions where evaluations run; nothing else may be in flight.
 

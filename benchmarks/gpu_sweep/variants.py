@@ -15,8 +15,8 @@ from search_spaces.parameters import SpaceError
 from search_spaces.sample_spread import spread
 from tuner.results.export import winners_table
 from tuner.search import Search
-from tuner.sweeps.loop import sweep_seed
 from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
+from tuner.sweeps.start.head_start import sweep_seed
 from tuner.sweeps.variants import config_variant, solution_variant
 from workers.records import Variant
 

@@ -21,8 +21,9 @@ from search_spaces.dataset import PATH
 from search_spaces.registry import space_for
 from tuner.results.status import describe
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Sweep, SweepPlan
+from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.start.plan import SweepPlan
 from workers.fib.dataset import Dataset
 from workers.records import Method
 

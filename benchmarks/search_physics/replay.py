@@ -19,7 +19,7 @@ from tuner.results.recording import recording_of_trials
 from tuner.search import Search
 from tuner.search.beside import introduce
 from tuner.search.expectation import Expect
-from tuner.sweeps.loop import sweep_seed
+from tuner.sweeps.start.head_start import sweep_seed
 from workers.records import Status
 
 REGIMES = {"0-16": (0, 16), "17-256": (17, 256), "257-2048": (257, 2048), "2049+": (2049, 1 << 30)}

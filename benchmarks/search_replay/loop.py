@@ -21,8 +21,9 @@ from search_spaces import Config, SearchSpace
 from tuner.errors import UsageError
 from tuner.search import Search
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Sweep, SweepPlan
+from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.start.plan import SweepPlan
 from workers.records import Method
 
 T = TypeVar("T")

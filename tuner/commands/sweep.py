@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,17 @@ from tuner.results.status import CLAIM_STALE_S
 from tuner.results.trace_folder import TraceFolder
 from tuner.search import related_sweeps
 from tuner.settings import SweepSettings
-from tuner.sweeps.earlier_trials import check_workloads
 from tuner.sweeps.finals.crossings import Crossing
 from tuner.sweeps.finals.division import whole_of
-from tuner.sweeps.loop import Sweep, SweepPlan
+from tuner.sweeps.loop import Sweep
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
 from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings, same_space
+from tuner.sweeps.start.earlier_trials import check_workloads
+from tuner.sweeps.start.head_start import head_start
+from tuner.sweeps.start.plan import SweepPlan
 from tuner.sweeps.stop_requests import stoppable
 from tuner.sweeps.variants import solution_variant
 from workers.devices.libraries import imported_names
@@ -171,6 +173,9 @@ def run_sweep(
             verify_first(own, view)
         with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
             view.step(preparing(setup))
+            ahead = None
+            if resume is None and is_cuda(setup.target):  # on a CPU builders would take cores from what is prepared
+                ahead = head_start(_plan(store, setup, space, setup.regimes(space.size_axis), runner), runner)
             setup = judgeable(setup, runner, say)
             sizes = setup.sizes(space.size_axis)
             regimes = setup.regimes(space.size_axis)
@@ -181,7 +186,12 @@ def run_sweep(
                 say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
                 if settings.reuse:
                     _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
-                result = _searched(store, sweep_id, setup, space, regimes, runner, view, retry_failed)
+                plan = replace(_plan(store, setup, space, regimes, runner), retry_failed=retry_failed)
+                with stoppable(store, sweep_id) as checkpoint:
+                    sweep = Sweep(
+                        plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint, ahead=ahead
+                    )
+                    result = sweep.run()
             _say_what_load_there_was(result, say)
             for line in result.timed_eagerly:
                 say(line)
@@ -313,35 +323,23 @@ def _recorded_end(store: Store, sweep_id: int) -> Iterator[None]:
         raise
 
 
-def _searched(
-    store: Store,
-    sweep_id: int,
-    setup: Setup,
-    space: SearchSpace,
-    regimes: tuple[Regime, ...],
-    runner: Runner,
-    view: View,
-    retry_failed: bool,
-) -> SweepResult:
-    """Run the loop: the search and the finals."""
+def _plan(store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], runner: Runner) -> SweepPlan:
+    """What the sweep is to do; the model expects even routing of workloads that were not looked at yet."""
     s = setup.settings
     hardware = runner.environment().hardware
     about = (store, space, setup.problem.name, hardware)
     sizes = setup.sizes(space.size_axis)
     by_regime = {r.name: [sizes[uuid] for uuid in r.workloads] for r in regimes}
-    plan = SweepPlan(
+    return SweepPlan(
         definition=setup.problem.definition,
         space=space,
         regimes=regimes,
         method=setup.method,
         settings=s,
-        retry_failed=retry_failed,
         warm_start=related_sweeps.suggested(*about, by_regime) if s.warm_start else {},
         prior=related_sweeps.prior(*about, by_regime) if s.warm_start else {},
         expect=expectations(space, regimes, _like(setup), hardware),
     )
-    with stoppable(store, sweep_id) as checkpoint:
-        return Sweep(plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint).run()
 
 
 def _like(setup: Setup) -> dict[str, WorkloadFeatures]:

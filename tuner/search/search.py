@@ -94,7 +94,7 @@ class Search:
         if prior:
             self._sampler.learn_from(prior)
         if expect is not None:
-            self._sampler.expect(expect)
+            self.expect(expect)
         of_the_relative = [config for config, _ in prior]
         self._suggested = {self._encoding.point(c) for c in warm_start if c in of_the_relative and self._usable(c)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -175,6 +175,11 @@ class Search:
         )
         self.study.add_trial(trial)  # gives it its number
         self._unread = True
+
+    def expect(self, expect: Expect) -> None:
+        """Take what a model expects of configs, in the unit of the values; again once more is known of the workloads.
+        Samplers without a model of their own do not."""
+        self._sampler.expect(expect)
 
     def learn_beside(self, place: float, others: Sequence[Search]) -> None:
         """Learn from what searches of the same space for other sizes are told; samplers without a model do not.

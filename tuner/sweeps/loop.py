@@ -9,21 +9,17 @@ from __future__ import annotations
 import bisect
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from db.records import StoredBuild, StoredMeasurement, TrialRecord, method_hash
 from db.store import Store
-from search_spaces import Config, SearchSpace
+from search_spaces import Config
 from search_spaces.targets import target_named
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
-from tuner.search.beside import introduce
-from tuner.search.expectation import Expect
-from tuner.settings import SweepSettings
-from tuner.sweeps.earlier_trials import EarlierTrials
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
 from tuner.sweeps.finals.crossings import Crossing, settled
@@ -33,43 +29,21 @@ from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
 from tuner.sweeps.reuse import LoadBeside, other_load, usable
+from tuner.sweeps.start.earlier_trials import EarlierTrials
+from tuner.sweeps.start.head_start import HeadStart, searches
+from tuner.sweeps.start.plan import SweepPlan
 from tuner.sweeps.trials.eager import EagerTrials
 from tuner.sweeps.trials.modes import RegimeMode, final_method, remarks
 from tuner.sweeps.trials.reference_times import ReferenceTimes
 from tuner.sweeps.trials.trial import Leader, RegimeState, Trial
 from tuner.sweeps.variants import config_variant, toolchain
 from workers.fib.adapter import reference_variant
-from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
-from workers.runner import Runner
+from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Status
+from workers.runner import Outcome, Runner
 
 HEARTBEAT_S = 5.0
 BUILDS_KEPT = 1000
 """Most builds that are remembered for other regimes. Older ones are submitted again and found in the cache."""
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep is to do: its settings, and the objects that they name."""
-
-    definition: dict[str, Any]
-    space: SearchSpace
-    regimes: tuple[Regime, ...]
-    method: Method
-    settings: SweepSettings
-    time_reference: bool = True
-    retry_failed: bool = False
-    """Whether trials of earlier processes of the sweep that failed for a reason of the machine are made again."""
-    warm_start: Mapping[str, tuple[Config, ...]] = field(default_factory=dict)
-    """Regime name -> configs to try right after the default."""
-    prior: Mapping[str, tuple[tuple[Config, float | None], ...]] = field(default_factory=dict)
-    """Regime name -> finished trials of a related sweep, for the search to learn from."""
-    expect: Mapping[str, Expect] = field(default_factory=dict)
-    """Regime name -> what the space's model expects of a config."""
-
-
-def sweep_seed(seed: int, regime: int) -> int:
-    """Seed of a regime's search: regimes of one sweep must not draw the same random numbers."""
-    return seed * 1009 + regime
 
 
 class Sweep:
@@ -85,6 +59,7 @@ class Sweep:
         on_progress: Callable[[Progress], None] = lambda _: None,
         steps: Steps | None = None,
         checkpoint: Callable[[], None] = lambda: None,
+        ahead: HeadStart | None = None,
     ) -> None:
         self.plan = plan
         self.settings = plan.settings
@@ -117,8 +92,15 @@ class Sweep:
         self._environment = runner.environment()
         self._toolchain = toolchain(self._environment)
         self._phase: Literal["start", "search", "finals", "done"] = "start"
-        self._states = [self._make_state(i, regime) for i, regime in enumerate(plan.regimes)]
-        introduce([s.search for s in self._states], [r.sizes.values() for r in plan.regimes])
+        self._beat()  # a search begins with a look at the space, which may take seconds
+        if ahead is not None:
+            self._waiting_for_build = {key: [] for key in ahead.building}
+        if ahead is not None and ahead.of(plan.regimes):
+            ahead.expect(plan.expect)
+        else:
+            made = searches(plan, self._earlier.again)
+            ahead = HeadStart(plan.regimes, made, tuple(deque() for _ in made))
+        self._states = [self._state(*of) for of in zip(plan.regimes, ahead.searches, ahead.proposals, strict=True)]
 
     def run(self) -> SweepResult:
         """Search, then run the finals. Trials that an earlier process of the sweep committed are taken over."""
@@ -153,20 +135,11 @@ class Sweep:
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
-    def _make_state(self, index: int, regime: Regime) -> RegimeState:
-        self._beat()  # a search begins with a look at the space, which may take seconds
-        space = self.plan.space.at(regime.sizes.values())
-        search = Search(
-            space,
-            sampler=self.settings.sampler,
-            seed=sweep_seed(self.settings.seed, index),
-            warm_start=(*self._earlier.again.get(regime.name, ()), *self.plan.warm_start.get(regime.name, ())),
-            prior=self.plan.prior.get(regime.name, ()),
-            expect=self.plan.expect.get(regime.name),
-        )
-        default_hash = space.config_hash(space.default)
+    def _state(self, regime: Regime, search: Search, proposed: deque[Proposal]) -> RegimeState:
+        space = search.space
         objective, mode = Objective(regime.workloads, regime.weights), RegimeMode[Trial](self.plan.method)
-        return RegimeState(regime, search, objective, mode, default_hash=default_hash)
+        default_hash = space.config_hash(space.default)
+        return RegimeState(regime, search, objective, mode, default_hash=default_hash, proposed=proposed)
 
     def _restore(self) -> None:
         """Take over the trials that are committed, so that none is lost or repeated."""
@@ -187,15 +160,19 @@ class Sweep:
         self._reference.start()
         while True:
             self._fill()
-            if not self._in_flight() and not (self._reference.waiting and self._is_in_time()):
+            is_idle = not self._in_flight() and not self._waiting_for_build
+            if is_idle and not (self._reference.waiting and self._is_in_time()):
                 return
-            for outcome in self.runner.wait(1.0):
-                if isinstance(outcome, BuildResult):
-                    self._on_build(outcome)
-                elif isinstance(outcome, Evaluation):
-                    self._on_evaluation(outcome)
+            self._take(self.runner.wait(1.0))
             self._beat()
             self._emit()
+
+    def _take(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, BuildResult):
+                self._on_build(outcome)
+            elif isinstance(outcome, Evaluation):
+                self._on_evaluation(outcome)
 
     def _in_flight(self) -> int:
         building = sum(map(len, self._waiting_for_build.values()))
@@ -209,12 +186,13 @@ class Sweep:
             if not open_states:
                 return
             state = min(open_states, key=lambda s: s.asked)
-            proposal = state.search.ask()
+            proposal = state.proposed.popleft() if state.proposed else state.search.ask()
             if proposal is None:
                 state.exhausted = True
                 continue
             state.asked += 1
             self._start(state, proposal)
+            self._take(self.runner.arrived())  # a proposal may take a second: what was built goes on meanwhile
 
     def _search_is_over(self) -> bool:
         if any(s.asked == 0 for s in self._states):

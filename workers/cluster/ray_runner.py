@@ -43,6 +43,8 @@ the sweep needs for a proposal. On the cpu target there is one, since the sweep 
 
 _CLOSE_S = 2.0
 """Seconds that idle workers get to end by themselves."""
+_PUMP_S = 0.2
+"""Seconds between looks at builders while workloads are made."""
 _LOOK_S = 5.0
 """Seconds between checks, during a long wait, whether the workers still have machines."""
 _NICE = {"cpu": 19}
@@ -146,6 +148,8 @@ class RayRunner(Runner):
 
         found: dict[str, Prepared] = {}
         for ref in self._warmed:
+            while not ray.wait([ref], timeout=_PUMP_S)[0]:
+                self._finish_ended()  # builders go on with what was submitted meanwhile
             try:
                 answer: dict[str, Prepared] = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
@@ -217,15 +221,26 @@ class RayRunner(Runner):
                 if left > _LOOK_S:
                     continue
                 break
-            # Take all others that have ended by now.
-            done, _ = ray.wait(list(self._jobs.calls), num_returns=len(self._jobs.calls), timeout=0)
-            for ref in done:
-                # The death of a worker also settles its other references.
-                if ref in self._jobs.calls:
-                    self._jobs.finish(ref)
+            self._finish_ended()  # and all others that have ended by now
         self._jobs.dispatch()
         ready, self._jobs.ready = self._jobs.ready, []
         return ready
+
+    def arrived(self) -> list[Outcome]:
+        """Outcomes of all jobs that have ended; their workers get the next ones."""
+        self._finish_ended()
+        return self.wait(0.0) if self._jobs.ready else []
+
+    def _finish_ended(self) -> None:
+        import ray
+
+        calls = list(self._jobs.calls)
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
+        for ref in done:
+            # The death of a worker also settles its other references.
+            if ref in self._jobs.calls:
+                self._jobs.finish(ref)
+        self._jobs.dispatch()
 
     def close(self) -> None:
         """End all workers and leave the cluster; a local cluster ends."""

@@ -14,9 +14,10 @@ from tuner.errors import UsageError
 from tuner.results.recording import record_sweep, recording_of_sweep, recording_of_trials, write_recording
 from tuner.search.related_sweeps import prior
 from tuner.settings import SweepSettings
-from tuner.sweeps.loop import Sweep, SweepPlan
+from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.setup import resolve
+from tuner.sweeps.start.plan import SweepPlan
 from workers.records import Method, Status
 
 

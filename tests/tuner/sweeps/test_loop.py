@@ -13,8 +13,10 @@ from db.store import Store
 from search_spaces import Parameter
 from tuner.settings import SweepSettings
 from tuner.sweeps.failures import ALIKE
-from tuner.sweeps.loop import Sweep, SweepPlan, evaluator_usage
+from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
+from tuner.sweeps.result import evaluator_usage
+from tuner.sweeps.start.plan import SweepPlan
 from tuner.sweeps.trials.reference_times import REFERENCE_KEY
 from workers.records import BuildResult, Evaluation, EvaluationJob, Measurement, Method, Status
 

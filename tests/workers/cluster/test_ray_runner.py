@@ -97,6 +97,18 @@ def test_many_jobs_each_come_back_once(runner, make, workloads):
     assert runner.wait(0.0) == []
 
 
+def test_what_has_arrived_can_be_had_without_waiting(runner, make):
+    """More builds than builders: those that wait must be given out, or they are not begun until somebody waits."""
+    variants = [make(key=f"early{i}", marker=f"# early {i}") for i in range(runner.builders + 2)]
+    for variant in variants:
+        runner.submit_build(variant)
+    found, until = [], time.monotonic() + 120
+    while len(found) < len(variants) and time.monotonic() < until:
+        found += runner.arrived()
+    assert {outcome.key for outcome in found} == {variant.key for variant in variants}
+    assert runner.arrived() == []
+
+
 def test_comparison(runner, make, cpp, workloads):
     """Of a package and a library: would catch an evaluator that is not sent what it finds the library by."""
     variants = [make(key="a"), replace(cpp, key="b")]

@@ -47,8 +47,8 @@ class ConfigSampler(BaseSampler):
         """Learn from finished trials of a related sweep. Called once, before the first proposal; ignored by default."""
 
     def expect(self, expect: Expect) -> None:
-        """Take what a model expects of configs as a first guess. Called once, before the first proposal; ignored by
-        default."""
+        """Take what a model expects of configs as a first guess, before the first proposal, and instead of an earlier
+        one; ignored by default."""
 
     def learn_beside(self, place: float, siblings: Sequence[ConfigSampler]) -> None:
         """Learn also from the samplers of other sizes of the same space; not all samplers do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,8 @@ class RegimeState:
     search: Search
     objective: Objective
     mode: RegimeMode[Trial]
+    proposed: deque[Proposal] = field(default_factory=deque)
+    """Proposals that were made ahead and that no trial has taken up yet."""
     asked: int = 0
     exhausted: bool = False
     default_hash: str = ""

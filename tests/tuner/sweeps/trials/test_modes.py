@@ -18,9 +18,10 @@ from search_spaces.targets import target_named
 from tests.tuner import toy
 from tuner.settings import SweepSettings, load
 from tuner.sweeps import loop
-from tuner.sweeps.loop import Sweep, SweepPlan
+from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.setup import resolve
+from tuner.sweeps.start.plan import SweepPlan
 from workers.records import AUTO, EvaluationJob, Method
 
 POINTS = tuple(product(range(6), range(2)))
