@@ -178,7 +178,8 @@ def build(variant: Variant, definition: Document) -> Any:
     if variant.binding == "torch" and not any(type(b) is TorchBuilder for b in builders):
         builders.append(TorchBuilder())  # it takes itself for unavailable where there is no GPU
     registry = BuilderRegistry(builders)
-    return registry.build(definition_model(definition), solution(variant))
+    # It finds libraries by name too. One variant has many keys: of its build, of each regime's evaluation, of an export.
+    return registry.build(definition_model(definition), solution(variant, "tuner_variant"))
 
 
 class Inputs(tuple[Any, ...]):
