@@ -113,10 +113,13 @@ class Jobs:
         self._packed.clear()
 
     def dispatch(self) -> None:
-        """Give waiting jobs to idle workers."""
+        """Give waiting jobs to idle workers. Builders get none before they have answered: on a cluster that others use
+        too, some may wait long for a core, and their jobs with them while other builders are idle."""
         for pool in (self.builds, self.evaluations):
             for level in range(pool.depth):
                 for worker in pool.workers:
+                    if pool is self.builds and not worker.has_answered:
+                        continue
                     if len(worker.jobs) <= level and pool.queue:
                         worker.jobs.append(pool.queue.popleft())
                         self._send(pool, worker, worker.jobs[-1])

@@ -249,9 +249,14 @@ def builder_options(cluster: Cluster, count: int | None, most: int) -> list[dict
         cluster: The cluster.
         count: Number of builders, None for one on each core that may build.
         most: Upper limit if ``count`` is None.
+
+    Raises:
+        ClusterError: The cluster has fewer cores than so many builders need.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if count is not None and count > max(1, cluster.cpus):
+        raise ClusterError(f"{count} builders are wanted; the cluster has room for {cluster.cpus}, one on each core")
     quiet = {} if cluster.is_local else {i: int(r.get("CPU", 0)) for i, r in _nodes() if not r.get("GPU")}
     homes = [node for node, cpus in quiet.items() for _ in range(cpus)]
     if not homes or len(quiet) == cluster.nodes:

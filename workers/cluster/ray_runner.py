@@ -316,6 +316,8 @@ class RayRunner(Runner):
         self._warmed = [worker.actor.warm.remote() for worker in evaluations.workers]
         for ref, worker in zip(self._warmed, evaluations.workers, strict=True):
             jobs.calls[ref] = JobCall(evaluations, worker, worker.actor, None)
+        for worker in jobs.builds.workers:
+            jobs.calls[worker.actor.processes.remote()] = JobCall(jobs.builds, worker, worker.actor, None)
         return jobs
 
     def _submit(self, pool: Pool, payload: Any) -> None:

@@ -178,7 +178,7 @@ def build(variant: Variant, definition: Document) -> Any:
     if variant.binding == "torch" and not any(type(b) is TorchBuilder for b in builders):
         builders.append(TorchBuilder())  # it takes itself for unavailable where there is no GPU
     registry = BuilderRegistry(builders)
-    # It finds libraries by name too. One variant has many keys: of its build, of each regime's evaluation, of an export.
+    # It finds libraries by name too, and one variant has many keys: a build, each regime and an export have their own.
     return registry.build(definition_model(definition), solution(variant, "tuner_variant"))
 
 
