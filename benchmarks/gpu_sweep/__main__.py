@@ -8,8 +8,8 @@ Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second
 ``prebuild`` and ``busy`` (a random sweep whose variants are built before it), ``table``
 (everything interleaved), ``baselines`` (the tuned Solution and all baselines, eagerly), ``throughput`` (24 variants by
 our workers), ``eager`` (the same, timed as stock flashinfer-bench times), ``stock`` (the same by stock
-flashinfer-bench), ``again`` (by stock once more what it ordered otherwise), ``scaling`` (one evaluator, two
-evaluators), ``faults``.
+flashinfer-bench), ``whole`` (whole runs of both, builds included, stock on a sample), ``again`` (by stock once more
+what it ordered otherwise), ``scaling`` (one evaluator, two evaluators), ``faults``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_sweep import jobs, publish, stages, stock_run
+from benchmarks.gpu_sweep import jobs, publish, stages, stock_run, whole_run
 from benchmarks.gpu_sweep.campaign import Campaign, parse
 from benchmarks.gpu_sweep.context import MAIN, Context
 from workers.fib.official_run import StockEffort
@@ -38,6 +38,7 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "throughput": lambda c, a: jobs.throughput(c, 1, 1, a.builders),
     "eager": lambda c, a: jobs.throughput(c, 1, 1, a.builders, "eager"),
     "stock": lambda c, a: stock_run.run(c, StockEffort()),
+    "whole": lambda c, a: whole_run.run(c, a.builders, StockEffort()),
     "again": lambda c, a: stock_run.again(c, StockEffort()),
     "scaling": lambda c, a: jobs.scaling(c, a.builders),
     "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),

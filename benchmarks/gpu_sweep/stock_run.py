@@ -69,8 +69,8 @@ def run(context: Context, effort: StockEffort) -> dict[str, Any]:
         if number and left < result["calls"][0]["wall_s"] * len(uuids) / len(calls[0]) * 0.8:
             result["left_out"] = [context.sizes()[u] for u in uuids]
             break
-        done = _call(context, documents, uuids, number, left, effort)
-        rows += [_row(t) for t in done.traces]
+        done = call(context, documents, uuids, number, left, effort)
+        rows += [row(t) for t in done.traces]
         result["calls"].append({
             "workloads": len(uuids), "wall_s": done.seconds, "returncode": done.returncode,
             "traces": len(done.traces), "log": done.log[-1500:],
@@ -103,17 +103,18 @@ def again(context: Context, effort: StockEffort) -> dict[str, Any]:
     runs: list[list[dict[str, Any]]] = []
     for number in range(_AGAIN):
         left = context.limit_s - (time.perf_counter() - began)
-        done = _call(context, documents, tuple(o.workload for o in worst), len(parts(context)) + number, left, effort)
+        done = call(context, documents, tuple(o.workload for o in worst), len(parts(context)) + number, left, effort)
         if done.returncode != 0:
             return {"error": f"exit {done.returncode}: {done.log[-1000:]}", "runs": runs}
-        runs.append([_row(t) for t in done.traces])
+        runs.append([row(t) for t in done.traces])
         context.save("again", {"runs": runs})
     return {"runs": runs}
 
 
-def _call(
+def call(
     context: Context, documents: list[Document], uuids: tuple[str, ...], number: int, left_s: float, effort: StockEffort
 ) -> StockRun:
+    """One call of ``flashinfer-bench run`` on these workloads, of at most ``left_s`` seconds."""
     folder = context.work / f"stock-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     some = replace(context.problem, workloads=tuple(w for w in context.problem.workloads if w["uuid"] in uuids))
@@ -123,7 +124,8 @@ def _call(
     return stock.run(folder, context.definition, job, {"FIB_CACHE_PATH": str(context.work / "fib")})
 
 
-def _row(trace: Document) -> dict[str, Any]:
+def row(trace: Document) -> dict[str, Any]:
+    """What is kept of a trace."""
     evaluation = trace["evaluation"]
     performance = evaluation.get("performance") or {}
     return {
