@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,7 @@ class Explained:
             "measured_us": found.median_us if found else None,
             "measured_low_us": found.low_us if found else None,
             "measured_high_us": found.high_us if found else None,
-            "kernels": [
-                {
-                    "name": k.name,
-                    "us": k.us,
-                    "bound": k.bound,
-                    "resources_us": dict(k.resources_us),
-                    "losses_us": dict(k.losses_us),
-                }
-                for k in said.kernels
-            ],
+            "kernels": [{**asdict(k), "bound": k.bound} for k in said.kernels],
         }
 
 

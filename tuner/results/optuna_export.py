@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from db.records import TrialRecord
 from db.store import Store
-from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
+from tuner.errors import NothingFoundError, UsageError
+from tuner.files import replacing
 from workers.records import Status
 
 if TYPE_CHECKING:
@@ -50,30 +51,21 @@ def export_study(store: Store, sweep_id: int, out: Path) -> dict[str, int]:
     if not by_regime:
         raise NothingFoundError(f"sweep {sweep_id} has no trial yet")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    unfinished = out.with_name(out.name + ".part")
-    try:
-        unfinished.write_bytes(b"")
-    except OSError as error:
-        raise UnusableEnvironmentError(f"{out} cannot be written: {error.strerror}") from None
     written = {}
-    storage = None
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{unfinished}")
-        for regime, trials in by_regime.items():
-            name = f"sweep {sweep_id}, {regime or 'all sizes'}"
-            study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-            for key in ("definition", "space", "target", "hardware"):
-                study.set_user_attr(key, getattr(sweep, key))
-            study.set_user_attr("value", "latency in microseconds")
-            study.add_trials(frozen_trials(trials))
-            written[name] = len(trials)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    finally:
-        if storage is not None:
+    with replacing(out, "the storage") as scratch:
+        scratch.touch()
+        storage = optuna.storages.RDBStorage(f"sqlite:///{scratch}")
+        try:
+            for regime, trials in by_regime.items():
+                name = f"sweep {sweep_id}, {regime or 'all sizes'}"
+                study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+                for key in ("definition", "space", "target", "hardware"):
+                    study.set_user_attr(key, getattr(sweep, key))
+                study.set_user_attr("value", "latency in microseconds")
+                study.add_trials(frozen_trials(trials))
+                written[name] = len(trials)
+        finally:
             storage.engine.dispose()
-    unfinished.replace(out)
     return written
 
 

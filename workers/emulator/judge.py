@@ -18,7 +18,7 @@ from search_spaces.emulated_case import EmulatedCase, StageError
 
 from .errors import DeadlockError, FaultError, UnknownInstructionError
 from .host.launches import Host, HostError, build_with_ptx, opened
-from .pipeline import Change, KernelError, Module, fresh_memory, short_name, steps
+from .pipeline import KernelError, Module, fresh_memory, short_name, steps
 
 SHRUNK_SMS = 8
 """SMs that persistent grids are made for: small inputs then give a CTA several tiles, as large ones do on a GPU."""
@@ -83,9 +83,7 @@ def _shrink(path: Path, sms: int) -> None:
     path.write_text(f"{text}\n\nTABLE = {changed!r}\n")
 
 
-def run_case(
-    host: Host, case: EmulatedCase, row: int | None = None, changes: dict[str, Change] | None = None, seed: int = 0
-) -> EmulatedVerdict:
+def run_case(host: Host, case: EmulatedCase, row: int | None = None, seed: int = 0) -> EmulatedVerdict:
     """Execute one call and check every kernel."""
     began = time.perf_counter()
 
@@ -94,7 +92,7 @@ def run_case(
 
     try:
         call = host.call(case.size, row, case.offset, case.scaling)
-        module = Module(host.package / "artifacts" / f"{call.function}.ptx", changes)
+        module = Module(host.package / "artifacts" / f"{call.function}.ptx")
         memory = fresh_memory(call, dict(case.inputs))
         before = {name: r.data.copy() for name, r in memory.by_name.items() if name in case.inputs}
         for launch in steps(module, call, memory, seed, case.beside):

@@ -18,6 +18,7 @@ from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report.figures import samples
 from tuner.results.report.input_page import input_table
+from tuner.results.report.page import failures, workload_rows
 from tuner.results.status import NOT_FAILURES, detail, heads
 from tuner.service import views
 from tuner.service.api import find_trial, store_of
@@ -25,7 +26,7 @@ from tuner.service.middleware.auth import COOKIE, Caller, MayRead, presented
 from tuner.service.middleware.problems import ProblemError, answer
 from tuner.service.models import HARDWARE, MAX_ID, NAME, Id
 from tuner.service.pages.parallel_coordinates import parallel_coordinates
-from tuner.service.pages.tables import best_table, comparison, failures, size_range, workload_rows
+from tuner.service.pages.tables import best_table, comparison, size_range
 from tuner.service.start_sweep.start import choices
 
 router = APIRouter(include_in_schema=False)

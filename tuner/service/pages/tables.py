@@ -7,10 +7,7 @@ from typing import Any
 from db.records import BestRow, SweepRecord
 from db.store import Store
 from tuner.format import workload_text
-from tuner.results.report.page import failures, workload_rows
 from tuner.results.status import moment
-
-__all__ = ["best_table", "comparison", "failures", "size_range", "workload_rows"]
 
 
 def best_table(rows: list[BestRow]) -> list[dict[str, Any]]:
