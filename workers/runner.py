@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from workers.errors import WorkerError
@@ -30,7 +30,7 @@ class Runner(ABC):
 
     A runner is made for one definition, its workloads and one target, and is used by one thread. If a candidate fails
     (hang, crash, wrong answer), its job comes back as an outcome with a typed status; an exception means that the
-    machinery cannot go on. Every submitted job comes back exactly once.
+    machinery cannot go on. Every submitted job comes back exactly once, unless it is withdrawn.
     """
 
     builders: int
@@ -71,6 +71,14 @@ class Runner(ABC):
         """Outcomes that are there already, for those who are busy with something else meanwhile; a runner may keep them
         for :meth:`wait`."""
         return []
+
+    def withdraw(self, keys: Collection[str]) -> set[str]:
+        """Take back builds and evaluations that no worker has begun.
+
+        Returns:
+            The keys of those that will not come back; all others will.
+        """
+        return set()
 
     def stock(self, job: StockJob) -> StockRun:
         """Have stock flashinfer-bench judge finished Solutions where evaluations run; nothing else may be in flight.

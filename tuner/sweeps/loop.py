@@ -43,6 +43,8 @@ from workers.runner import Outcome, Runner
 
 HEARTBEAT_S = 5.0
 BUILDS_KEPT = 1000
+OVERTIME_S = 5.0
+"""For what is in flight when the search's time is over; what no worker has begun by then is dropped."""
 """Most builds that are remembered for other regimes. Older ones are submitted again and found in the cache."""
 
 
@@ -164,8 +166,22 @@ class Sweep:
             if is_idle and not (self._reference.waiting and self._is_in_time()):
                 return
             self._take(self.runner.wait(1.0))
+            if not self._is_in_time(OVERTIME_S):
+                self._withdraw()
             self._beat()
             self._emit()
+
+    def _withdraw(self) -> None:
+        """Take back what has not begun. The defaults stay, and whatever may decide a regime's mode."""
+        evaluations = {key: [trial] for key, trial in self._evaluating.items()}
+        keys = {
+            key
+            for key, trials in (self._waiting_for_build | evaluations).items()
+            if all(t.config_hash != t.state.default_hash and t.state.mode.decided is not None for t in trials)
+        }
+        for key in self.runner.withdraw(keys):
+            self._evaluating.pop(key, None)
+            self._waiting_for_build.pop(key, None)
 
     def _take(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -207,10 +223,12 @@ class Sweep:
                 state.exhausted = True
         return all(s.exhausted for s in self._states)
 
-    def _is_in_time(self) -> bool:
+    def _is_in_time(self, overtime_s: float = 0.0) -> bool:
         """Whether the search's share of the time budget is not used up."""
         budget = self.settings.budget_s
-        return budget is None or time.monotonic() - self._started <= budget * (1 - self.settings.final_share)
+        if budget is None:
+            return True
+        return time.monotonic() - self._started <= budget * (1 - self.settings.final_share) + overtime_s
 
     def _start(self, state: RegimeState, proposal: Proposal) -> None:
         space = self.plan.space

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,6 +106,17 @@ class Jobs:
         """Queue a job, and start it if a worker is idle."""
         pool.queue.append(Job(payload))
         self.dispatch()
+
+    def withdraw(self, keys: Collection[str]) -> set[str]:
+        """Drop queued builds and evaluations with these keys, but for builds that another job waits for."""
+        dropped: set[str] = set()
+        for pool in (self.builds, self.evaluations):
+            for job in list(pool.queue):
+                variant = job.payload.variant if isinstance(job.payload, EvaluationJob) else job.payload
+                if isinstance(variant, Variant) and variant.key in keys and job.waiting is None:
+                    pool.queue.remove(job)
+                    dropped.add(variant.key)
+        return dropped
 
     def forget(self) -> None:
         """Drop all calls and artifacts."""

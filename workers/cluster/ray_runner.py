@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,10 @@ class RayRunner(Runner):
     def submit_comparison(self, job: ComparisonJob) -> None:
         """Queue a comparison."""
         self._submit(self._jobs.evaluations, job)
+
+    def withdraw(self, keys: Collection[str]) -> set[str]:
+        """Take back what is still queued, see :meth:`workers.runner.Runner.withdraw`."""
+        return self._jobs.withdraw(keys)
 
     def stock(self, job: StockJob) -> StockRun:
         """Run stock flashinfer-bench on the first evaluator's machine, whose device is freed for it.

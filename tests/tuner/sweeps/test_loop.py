@@ -229,6 +229,31 @@ def test_the_default_is_measured_however_small_the_budget(recording, store):
     assert result.winners[0].config == recording.config(0)
 
 
+def test_what_has_not_begun_when_the_time_is_over_is_dropped_and_the_sweep_ends(recording, store):
+    """Would catch a search that waits for all it has asked for: 16 candidates of 5 s each, a minute after its time."""
+
+    class Queued(ReplayRunner):
+        def withdraw(self, keys):
+            begun, *queued = [o for _, o in self._ready] or [None]
+            dropped = {o.key for o in queued if o.key in keys}
+            self._ready = type(self._ready)(x for x in self._ready if x[1] is begun or x[1].key not in dropped)
+            return dropped
+
+        def wait(self, timeout_s):
+            outcomes = super().wait(timeout_s)
+            if len(self.judged) == 4:
+                sweep._started -= 1000.0
+            return outcomes
+
+    runner = Queued(recording, in_flight=9)
+    sweep = make_sweep(recording, store, runner=runner, budget_s=600.0, max_trials=40)
+    result = sweep.run()
+    assert len(store.trials.of(sweep.sweep_id)) == 5, "four, and the one that had begun"
+    assert result.winners[0].config == recording.config(
+        min(runner.judged, key=lambda row: recording.time_ms[row] or 99)
+    )
+
+
 def test_busy_share_counts_candidates_and_checks_against_all_of_the_wall_time():
     search = {"candidate_s": 6.0, "check_s": 2.0, "cold_s": 1.0, "evaluate_s": 9.5, "idle_s": 0.5}
     finals = [{"candidate_s": 1.0, "evaluate_s": 2.0, "idle_s": 0.0}, {"candidate_s": 1.0, "evaluate_s": 2.0}]

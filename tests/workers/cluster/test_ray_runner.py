@@ -119,6 +119,17 @@ def test_comparison(runner, make, cpp, workloads):
     assert [(e.key, e.status) for e in comparison.evaluations] == [("a", Status.PASSED), ("b", Status.PASSED)]
 
 
+def test_what_no_worker_has_begun_can_be_withdrawn(runner, make):
+    """Would catch a job that is withdrawn and comes back, or one that has begun and does not."""
+    build(runner, make(key="first", marker="# first"))
+    keys = [f"w{i}" for i in range(runner.builders + 2)]
+    for key in keys:
+        runner.submit_build(make(key=key, marker=f"# {key}", build=SLOW_BUILD))
+    assert runner.withdraw({*keys[1:], "unknown"}) == set(keys[runner.builders :])
+    assert {result.key for result in gather(runner, runner.builders)} == set(keys[: runner.builders])
+    assert runner.wait(0.0) == []
+
+
 def test_what_is_timed_goes_before_what_builds(runner):
     """Would catch Ray's own niceness of 15 for both: on a busy machine nothing begins, and builders do not yield."""
     ours = psutil.Process().nice()
