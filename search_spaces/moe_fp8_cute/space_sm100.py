@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import many_rows_sm100
 from search_spaces.moe_fp8_cute.space_split import FEWER_COLUMNS, SPLIT_ROWS, narrow_parameter, split_constraints
@@ -62,6 +63,12 @@ PARAMETERS = (
         "categorical",
         "GEMM 2, tokens as M: rows go through shared memory to a warp that stores them beside the next tile",
     ),
+    Parameter(
+        "fallback",
+        (False, True),
+        "categorical",
+        "where a GPU has no room for a cluster, it may launch smaller ones: pairs, or those that share maxima",
+    ),
     SPLIT_ROWS,
     Parameter("many_mma_m", (128, 256), doc="experts with many rows: rows of an MMA; 256 are shared by a pair of CTAs"),
     Parameter("many_cluster_w", (1, 2), doc="experts with many rows: CTAs of a cluster along the weights"),
@@ -94,6 +101,7 @@ DEFAULT: Config = {
     "early_weights": True,
     "narrow": 0,
     "handover": False,
+    "fallback": False,
     "split_rows": 0,
     "many_mma_m": 128,
     "many_cluster_w": 1,
@@ -188,6 +196,15 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
     def many_problem(values: tuple) -> bool:
         return any(plan.problem() is not None for plan in many_plans({**DEFAULT, **dict(values)}, sizes))
 
+    bases = ("swap", "mma_m", "tile_t", "tile_w", "cluster_w", "cluster_t")
+    shapes = ("fallback", "requant", "combine", "split_rows", *MANY, *(f"{base}_{i}" for i in (1, 2) for base in bases))
+
+    @lru_cache(maxsize=1 << 12)
+    def smaller(values: tuple) -> bool:
+        config = {**DEFAULT, **dict(values)}
+        every = (*plans(config, sizes), *many_plans(config, sizes))
+        return any(plan.least < plan.cluster for plan in every if isinstance(plan, BlackwellPlan))
+
     return (
         *_gemm_constraints(1, problem),
         *_gemm_constraints(2, problem),
@@ -225,6 +242,11 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             ("handover", "combine", "swap_2", "split_rows"),
             "bfloat16 rows are handed over, by a GEMM 2 that has tokens as M",
             lambda c: not c["handover"] or (c["combine"] != "atomic_f32" and (not c["swap_2"] or c["split_rows"] > 0)),
+        ),
+        Constraint(
+            shapes,
+            "only a cluster of more CTAs than a pair, or than share maxima, can be replaced by smaller ones",
+            lambda c: not c["fallback"] or smaller(tuple((n, c[n]) for n in shapes)),
         ),
         Constraint(
             ("pdl", "early_weights"),

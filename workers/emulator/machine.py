@@ -45,6 +45,7 @@ class Launch:
         cluster: CTAs of a cluster.
         smem: Bytes of dynamic shared memory.
         pdl: Launched programmatically: results of earlier kernels may be used only after ``griddepcontrol.wait``.
+        fallback: CTAs of the smaller clusters that may take the place of one, 0 where none may.
     """
 
     kernel: str
@@ -54,6 +55,16 @@ class Launch:
     cluster: int
     smem: int
     pdl: bool
+    fallback: int = 0
+
+    def clusters(self) -> list[tuple[int, int]]:
+        """(first CTA, CTAs) of each cluster. Where smaller ones are allowed, every other place has those, from the
+        first on: a launch then shows both."""
+        found: list[tuple[int, int]] = []
+        for first in range(0, self.ctas, self.cluster):
+            size = self.fallback if self.fallback and first // self.cluster % 2 == 0 else self.cluster
+            found += [(at, size) for at in range(first, first + self.cluster, size)]
+        return found
 
     @property
     def ctas(self) -> int:
@@ -76,10 +87,11 @@ class CtaCluster:
         launch: Its launch.
         memory: Global memory.
         first: Block index of rank 0.
+        size: CTAs of this cluster.
         seed: Of the order in which warps run and copies complete.
     """
 
-    def __init__(self, program: Program, launch: Launch, memory: GlobalMemory, first: int, seed: int = 0):
+    def __init__(self, program: Program, launch: Launch, memory: GlobalMemory, first: int, size: int, seed: int = 0):
         self.program, self.launch, self.memory = program, launch, memory
         self.parameters = launch.raw_arguments()
         self.random = random.Random(seed)
@@ -87,7 +99,7 @@ class CtaCluster:
         self.version = 0
         self.pending: list[Callable[[], None]] = []
         self.cluster_arrived, self.cluster_generation = 0, 0
-        size, threads = launch.cluster, launch.threads
+        self.size, threads = size, launch.threads
         count = size * (threads // WARP)
         self.cluster_clock = np.zeros(count, np.int64)
         self.ctas = [Cta(first + rank, rank, threads, launch.smem, count) for rank in range(size)]
@@ -107,8 +119,8 @@ class CtaCluster:
             "%tid.x": lanes, "%tid.y": 0, "%tid.z": 0, "%ntid.x": launch.threads, "%ntid.y": 1, "%ntid.z": 1,
             "%ctaid.x": cta.block % wide, "%ctaid.y": cta.block // wide % high,
             "%ctaid.z": cta.block // (wide * high), "%nctaid.x": wide, "%nctaid.y": high, "%nctaid.z": deep,
-            "%cluster_ctarank": cta.rank, "%cluster_nctarank": launch.cluster,
-            "%cluster_ctaid.x": cta.rank, "%clusterid.x": cta.block // launch.cluster, "%is_explicit_cluster": 1,
+            "%cluster_ctarank": cta.rank, "%cluster_nctarank": self.size, "%cluster_nctaid.x": self.size,
+            "%cluster_ctaid.x": cta.rank, "%clusterid.x": cta.block // self.size, "%is_explicit_cluster": 1,
             "%warpid": number,
         }  # fmt: skip
 
@@ -244,12 +256,12 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
     Raises:
         DeadlockError, FaultError, UnknownInstructionError: See the module.
     """
-    firsts = range(0, launch.ctas, launch.cluster)
+    clusters = [(first, size, seed + first) for first, size in launch.clusters()]
     if program.waits_for_grid:
-        _run([CtaCluster(program, launch, memory, first, seed + first) for first in firsts], seed)
+        _run([CtaCluster(program, launch, memory, *which) for which in clusters], seed)
     else:
-        for first in firsts:
-            _run([CtaCluster(program, launch, memory, first, seed + first)], seed)
+        for which in clusters:
+            _run([CtaCluster(program, launch, memory, *which)], seed)
     if memory.must_wait and not memory.waited_ctas:
         raise FaultError(
             f"all {launch.ctas} CTAs end without griddepcontrol.wait: whoever waits for this kernel would not have "

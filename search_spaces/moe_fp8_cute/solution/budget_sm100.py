@@ -39,6 +39,8 @@ class BlackwellPlan(GemmPlan):
         zeroes: A producer warp clears the output meanwhile.
         handover: Tokens as M, bfloat16 rows: they go through shared memory to a producer warp, which stores them beside
             the next tile (epilogue_handed.py).
+        fallback: A GPU without room for a whole cluster may launch smaller ones in its place, of ``least`` CTAs. They
+            take the same tiles and load for themselves what the others would have shared.
     """
 
     k_tile: int = BLOCK
@@ -49,6 +51,7 @@ class BlackwellPlan(GemmPlan):
     gather4: bool = False
     zeroes: bool = False
     handover: bool = False
+    fallback: bool = False
 
     @property
     def sub_w(self) -> int:
@@ -98,6 +101,15 @@ class BlackwellPlan(GemmPlan):
             return (rank,)
         return peers
 
+    @property
+    def least(self) -> int:
+        """CTAs of the smallest cluster that the launch may get: pairs and those that share maxima stay together."""
+        return max(2 if self.pair else 1, self.amax_ctas) if self.fallback else self.cluster
+
+    def near(self, rank: int, peers: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of some peers that ``rank`` has in a cluster of ``least`` CTAs too."""
+        return tuple(peer for peer in peers if peer // self.least == rank // self.least)
+
     def unit(self, rank: int) -> int:
         """Rank that issues the MMAs which read the shared memory of ``rank``."""
         return rank // 2 * 2 if self.pair else rank
@@ -106,9 +118,17 @@ class BlackwellPlan(GemmPlan):
         """MMA issuers that must be done with a stage before ``rank`` may load it again."""
         return frozenset(self.unit(r) for r in (rank, *self.weight_peers(rank), *self.token_peers(rank)))
 
+    def near_readers(self, rank: int) -> frozenset[int]:
+        """The same in a cluster of ``least`` CTAs."""
+        return frozenset(self.near(rank, tuple(self.readers(rank))))
+
     def commit_mask(self, rank: int) -> int:
         """CTAs whose ``empty`` barrier the issuer ``rank`` arrives on."""
         return sum(1 << r for r in range(self.cluster) if self.unit(rank) in self.readers(r))
+
+    def near_commit_mask(self, rank: int) -> int:
+        """The same in a cluster of ``least`` CTAs, by their ranks there."""
+        return sum(1 << r % self.least for r in range(self.cluster) if self.unit(rank) in self.near_readers(r))
 
     # One stage: copies and bytes.
 
@@ -191,6 +211,11 @@ class BlackwellPlan(GemmPlan):
     def empty_arrivals(self) -> int:
         """The commits of all MMA issuers that read it, and the promotion warps, which read the scales."""
         return len(self.readers(0)) + 4 * self.groups
+
+    @property
+    def near_empty_arrivals(self) -> int:
+        """The same in a cluster of ``least`` CTAs."""
+        return len(self.near_readers(0)) + 4 * self.groups
 
     @property
     def drained_arrivals(self) -> int:

@@ -16,7 +16,7 @@ from .budget_sm100 import BlackwellPlan
 from .epilogue import make_epilogue
 from .epilogue_handed import HandedRows
 from .operands import Operands
-from .producer_sm100 import ProducerSm100, by_rank
+from .producer_sm100 import ProducerSm100
 from .scales import Scales, unpacked
 from .sched import TileTable
 
@@ -122,6 +122,7 @@ class GroupedGemmSm100:
             grid=(p.ctas, 1, 1),
             block=(p.threads, 1, 1),
             cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
+            fallback_cluster=(p.least, 1, 1) if p.least < p.cluster else None,
             min_blocks_per_mp=p.ctas_per_sm,
             preferred_smem_carveout=100,
             stream=stream,
@@ -156,10 +157,11 @@ class GroupedGemmSm100:
         tmem_slot = smem.allocate_array(Int32, 4)
         shared = self.epilogue.allocate(smem)
         if warp == 0:
+            empty_arrivals = self.producer.empty_arrivals()
             with cute.arch.elect_one():
                 for s in cutlass.range_constexpr(p.stages):
                     cute.arch.mbarrier_init(full + s, p.full_arrivals)
-                    cute.arch.mbarrier_init(empty + s, p.empty_arrivals)
+                    cute.arch.mbarrier_init(empty + s, empty_arrivals)
                     cute.arch.mbarrier_init(scale_full + s, p.scale_arrivals)
                 for a in cutlass.range_constexpr(p.acc_stages):
                     cute.arch.mbarrier_init(ready + a, 1)
@@ -219,10 +221,6 @@ class GroupedGemmSm100:
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()
 
-    def rank(self) -> Int32:
-        """Rank of this CTA in its cluster."""
-        return cute.arch.block_idx_in_cluster() if self.plan.cluster > 1 else Int32(0)
-
     @cute.jit
     def multiply(self, sW, sX, tmem, full, empty, ready, drained, counts, alone):
         """The MMA warp: per K block of 128, one accumulator in tensor memory."""
@@ -233,8 +231,8 @@ class GroupedGemmSm100:
         frag_a, frag_b = self._fragments(mma[0], sW, sX)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.producer.start(counts, cum)
-        empties = by_rank(rank, [p.commit_mask(r) for r in range(p.cluster)])
-        both = Int32(3) << rank if cutlass.const_expr(p.pair) else Int32(1)
+        empties = self.producer.empties(rank)
+        both = Int32(3) << self.producer.here(rank) if cutlass.const_expr(p.pair) else Int32(1)
         stage, phase, a, a_phase = Int32(0), Int32(0), Int32(0), Int32(1)
         if self.producer.leader(rank):
             while tile < total:
@@ -326,7 +324,7 @@ class GroupedGemmSm100:
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.producer.start(operands.counts, cum)
         across_w, across_t = p.place(rank)
-        peer = rank // 2 * 2 if cutlass.const_expr(p.pair) else rank
+        peer = self.producer.here(rank) // 2 * 2 if cutlass.const_expr(p.pair) else rank
         rings = (Int32(0), Int32(0), Int32(0), Int32(0))
         done = Int32(0)
         expert, token_tile, group, part = self.table.find(cum, tile)

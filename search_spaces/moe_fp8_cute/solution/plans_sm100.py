@@ -22,8 +22,9 @@ def is_blackwell(config: Mapping[str, Any]) -> bool:
 def plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[BlackwellPlan, BlackwellPlan]:
     """The first and the second GEMM of a config."""
     few = {"upto": config["split_rows"]}
+    shared = common(config, sizes) | {"fallback": config["fallback"]}
     first = BlackwellPlan(
-        **_first(config, sizes), **_tile(config, 1), chained=config["split_rows"] > 0, **few, **common(config, sizes)
+        **_first(config, sizes), **_tile(config, 1), chained=config["split_rows"] > 0, **few, **shared
     )
     second = BlackwellPlan(
         **second_gemm(config, sizes),
@@ -31,7 +32,7 @@ def plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Bl
         early_weights=config["early_weights"],
         handover=config["handover"] and not config["swap_2"],
         **few,
-        **common(config, sizes),
+        **shared,
     )
     return first, second
 
@@ -42,6 +43,7 @@ def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tup
     tile: dict[str, Any] = {"swap": False, "tile_t": 128, "tile_w": 256, "groups": 2, "pair": pair}
     tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "cluster_t": 2 if pair else 1, "overlap": False}
     tile |= {"cluster_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
+    tile |= {"fallback": config["fallback"]}
     first = BlackwellPlan(**_first(config, sizes), **tile, **common(config, sizes))
     if config["handover"] and not pair:
         tile["stages"] -= 1

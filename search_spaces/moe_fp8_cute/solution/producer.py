@@ -30,8 +30,12 @@ class Producer:
         """(tiles, first tile, rank in the cluster) of this CTA; fills the tile table."""
         p = self.plan
         total = self.table.load(counts, cum) * self.table.per_token_tile
-        rank = cute.arch.block_idx_in_cluster() if cutlass.const_expr(p.cluster > 1) else Int32(0)
+        rank = self.rank()
         return total, cute.arch.block_idx()[0] // p.cluster, rank
+
+    def rank(self) -> Int32:
+        """Rank of this CTA among those that take a tile together."""
+        return cute.arch.block_idx_in_cluster() if self.plan.cluster > 1 else Int32(0)
 
     @cute.jit
     def advance(self, stage: Int32, phase: Int32) -> tuple[Int32, Int32]:

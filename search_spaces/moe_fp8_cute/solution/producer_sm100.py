@@ -35,11 +35,64 @@ class ProducerSm100(Producer):
     def __init__(self, plan: BlackwellPlan, table: TileTable):
         super().__init__(plan, table)
         self.row_warps = plan.gather_threads // 32 if plan.gather else 1
-        ranks = range(plan.cluster)
-        self.weight_share = [plan.weight_peers(r).index(r) for r in ranks]
-        self.weight_mask = [sum(1 << p for p in plan.weight_peers(r)) for r in ranks]
-        self.token_share = [plan.token_peers(r).index(r) for r in ranks]
-        self.token_mask = [sum(1 << p for p in plan.token_peers(r)) for r in ranks]
+        self.falls_back = plan.least < plan.cluster
+
+    def rank(self) -> Int32:
+        # Clusters of any size are cut from the grid in order, so those of ``least`` CTAs are parts of the whole ones.
+        return cute.arch.block_idx()[0] % self.plan.cluster if self.falls_back else super().rank()
+
+    def whole(self) -> Boolean:
+        """Whether this CTA is in a cluster of the plan's size."""
+        return cute.arch.block_in_cluster_dim()[0] == self.plan.cluster if self.falls_back else Boolean(True)
+
+    @cute.jit
+    def of_size(self, whole: Int32, part: Int32) -> Int32:
+        """The value for a whole cluster, or that for one of ``least`` CTAs."""
+        value = part
+        if self.whole():
+            value = whole
+        return value
+
+    def pick(self, rank: Int32, whole: list[int], part: list[int]) -> Int32:
+        """The value of this CTA, of those for the ranks of whole clusters, in a whole or in a smaller cluster."""
+        mine = by_rank(rank, whole)
+        return self.of_size(mine, by_rank(rank, part)) if self.falls_back else mine
+
+    def here(self, rank: Int32) -> Int32:
+        """Rank of this CTA in the cluster that it is in."""
+        return self.of_size(rank, rank % self.plan.least) if self.falls_back else rank
+
+    def empty_arrivals(self) -> Int32:
+        """Arrivals on an ``empty`` barrier in this cluster."""
+        p = self.plan
+        both = p.empty_arrivals, p.near_empty_arrivals
+        return self.of_size(*map(Int32, both)) if self.falls_back else both[0]
+
+    def empties(self, rank: Int32) -> Int32:
+        """Mask of the CTAs whose ``empty`` barrier this one arrives on."""
+        p = self.plan
+        masks = [[mask(r) for r in range(p.cluster)] for mask in (p.commit_mask, p.near_commit_mask)]
+        return self.pick(rank, *masks)
+
+    def share(self, rank: Int32, peers: list[tuple[int, ...]]) -> tuple[Int32, Int32, int]:
+        """What this CTA loads of an operand that the ranks ``peers[rank]`` share.
+
+        Returns:
+            The first of its boxes; the mask of the CTAs that it delivers them to; how many they are in a cluster of
+            ``least`` CTAs, where it loads for those that are not there. In a whole cluster it loads one.
+        """
+        p = self.plan
+        near = [p.near(r, mine) for r, mine in enumerate(peers)]
+        boxes = len(peers[0]) // len(near[0])
+        first = self.pick(
+            rank,
+            [mine.index(r) for r, mine in enumerate(peers)],
+            [boxes * mine.index(r) for r, mine in enumerate(near)],
+        )
+        mask = self.pick(
+            rank, [sum(1 << r for r in mine) for mine in peers], [sum(1 << r % p.least for r in mine) for mine in near]
+        )
+        return first, mask, boxes
 
     def leader(self, rank: Int32) -> Boolean:
         """Whether this CTA's barriers count what arrives."""
@@ -93,25 +146,30 @@ class ProducerSm100(Producer):
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(counts, cum)
         peers = len(p.weight_peers(0))
-        share, mask = by_rank(rank, self.weight_share), by_rank(rank, self.weight_mask)
+        share, mask, times = self.share(rank, [p.weight_peers(r) for r in range(p.cluster)])
         across, leads = p.place(rank)[0], self.leader(rank)
         half = rank % 2 if cutlass.const_expr(p.weight_halves == 2) else Int32(0)
         parts = cute.group_modes(cute.zipped_divide(tma_w, tiler), 0, 1)
-        boxes = [self.box(atom, sW, parts, rows, share * p.weight_copies + i) for i in range(p.weight_copies)]
+        count, whole = times * p.weight_copies, self.whole()
+        boxes = [self.box(atom, sW, parts, rows, share * p.weight_copies + i) for i in range(count)]
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, _token_tile, group, part = self.table.find(cum, tile)
             piece = (half * peers + share) * p.weight_copies
-            first = [p.weight_box(group * p.cluster_w + across, piece + i) for i in range(p.weight_copies)]
+            first = [p.weight_box(group * p.cluster_w + across, piece + i) for i in range(count)]
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 self.expect(full + stage, p.weight_bytes, leads)
                 for u in cutlass.range_constexpr(p.k_per_stage):
                     block = part * p.k_blocks + k * p.k_per_stage + u
+                    at = [(None, (box, block, expert)) for box in first]
+                    slot = (None, stage * p.k_per_stage + u)
                     for i in cutlass.range_constexpr(p.weight_copies):
-                        source = boxes[i][1][(None, (first[i], block, expert))]
-                        target = boxes[i][0][(None, stage * p.k_per_stage + u)]
-                        self.copy(atom, source, target, full + stage, peers, mask)
+                        self.copy(atom, boxes[i][1][at[i]], boxes[i][0][slot], full + stage, peers, mask)
+                    if cutlass.const_expr(times > 1):
+                        if not whole:
+                            for i in cutlass.range_constexpr(p.weight_copies, count):
+                                self.copy(atom, boxes[i][1][at[i]], boxes[i][0][slot], full + stage, peers, mask)
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
         self.tail(empty, stage, phase)
@@ -130,18 +188,25 @@ class ProducerSm100(Producer):
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)
         peers = len(p.token_peers(0))
-        share, mask = by_rank(rank, self.token_share), by_rank(rank, self.token_mask)
+        share, mask, times = self.share(rank, [p.token_peers(r) for r in range(p.cluster)])
+        whole = self.whole()
         across, leads = p.place(rank)[1], self.leader(rank)
         half = rank % 2 if cutlass.const_expr(p.token_halves == 2) else Int32(0)
-        box = cute.group_modes(cute.local_tile(sX, (rows, BLOCK, p.stages * p.k_per_stage), (share, 0, 0)), 0, 2)
+        boxes = [
+            cute.group_modes(cute.local_tile(sX, (rows, BLOCK, p.stages * p.k_per_stage), (share + i, 0, 0)), 0, 2)
+            for i in range(times)
+        ]
         stage, phase = Int32(0), Int32(1)
         while tile < total:
             expert, token_tile, _group, part = self.table.find(cum, tile)
             row0 = operands.m_indptr[expert] + (token_tile * p.cluster_t + across) * p.tile_t
             read = self.multiplied(operands.counts, expert, token_tile * p.cluster_t + across)
             first = row0 + half * read + share * rows
-            gX = cute.local_tile(cute.domain_offset((first, 0), tma_x), (rows, BLOCK), (0, None))
-            tXs, tXg = cpasync.tma_partition(atom, 0, cute.make_layout(1), box, cute.group_modes(gX, 0, 2))
+            parts = []
+            for i in cutlass.range_constexpr(times):
+                gX = cute.local_tile(cute.domain_offset((first + i * rows, 0), tma_x), (rows, BLOCK), (0, None))
+                layout = cute.make_layout(1)
+                parts.append(cpasync.tma_partition(atom, 0, layout, boxes[i], cute.group_modes(gX, 0, 2)))
             for k in cutlass.range(p.k_blocks // p.k_per_stage, unroll=1):
                 cute.arch.mbarrier_wait(empty + stage, phase)
                 self.expect(full + stage, p.token_bytes, leads)
@@ -152,7 +217,12 @@ class ProducerSm100(Producer):
                     source = operands.xs.iterator.toint() + 4 * (Int64(block) * operands.xs.stride[0] + row0)
                     with cute.arch.elect_one():
                         self.bulk_copy(sS.iterator + slot * p.tile_t, source, 4 * p.tile_t, scale_full + stage)
-                    self.copy(atom, tXg[(None, block)], tXs[(None, slot)], full + stage, peers, mask)
+                    to, at = (None, slot), (None, block)
+                    self.copy(atom, parts[0][1][at], parts[0][0][to], full + stage, peers, mask)
+                    if cutlass.const_expr(times > 1):
+                        if not whole:
+                            for i in cutlass.range_constexpr(1, times):
+                                self.copy(atom, parts[i][1][at], parts[i][0][to], full + stage, peers, mask)
                 stage, phase = self.advance(stage, phase)
             tile = tile + p.ctas // p.cluster
 

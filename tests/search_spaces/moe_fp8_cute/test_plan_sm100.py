@@ -77,6 +77,8 @@ def test_every_value_occurs_in_a_valid_config(space):
         ({"split_k_2": 2}, "added by the atomics"),
         ({"swap_1": True, "tile_t_1": 192, "tile_w_1": 256, "acc_stages_1": 1, "stages_1": 2}, "64 K registers"),
         ({"pdl": False}, "without programmatic launch"),
+        ({"handover": True, "combine": "atomic_f32", "stages_2": 2}, "bfloat16 rows are handed over"),
+        ({"fallback": True, **PAIRS}, "only a cluster of more CTAs than a pair"),
         ({"narrow": 16}, "more token columns can be multiplied with fewer"),
         ({"swap_2": True, "tile_t_2": 32, "tile_w_2": 128, "narrow": 8}, "the second N, too"),
     ],
@@ -168,6 +170,22 @@ def test_every_barrier_gets_the_bytes_and_arrivals_it_waits_for_and_roles_agree(
         by_stage = {v for name, v in counted.items() if name.startswith(("weights", "rows"))}
         assert by_stage == {stages}
         assert by_block == {stages * plan.k_per_stage}
+
+
+def test_smaller_clusters_are_parts_of_whole_ones_with_counts_of_their_own(sample):
+    smaller = [p for p in (dataclasses.replace(p, fallback=True) for p in sample) if p.least < p.cluster]
+    assert {(p.swap, p.pair, p.least) for p in smaller} >= {(True, True, 2), (False, True, 2), (True, False, 1)}
+    for plan in smaller:
+        for first in range(0, plan.cluster, plan.least):
+            ranks = range(first, first + plan.least)
+            assert {plan.unit(r) for r in ranks} <= set(ranks)
+            for r in ranks:
+                masks = [plan.near_commit_mask(issuer) for issuer in ranks if plan.unit(issuer) == issuer]
+                assert sum(mask >> r % plan.least & 1 for mask in masks) == len(plan.near_readers(r))
+                assert len(plan.near_readers(r)) + 4 * plan.groups == plan.near_empty_arrivals
+                for peers in (plan.weight_peers(r), plan.token_peers(r)):
+                    assert r in plan.near(r, peers)
+                    assert len(peers) % len(plan.near(r, peers)) == 0
 
 
 @pytest.mark.parametrize("name", ["full_arrivals", "scale_arrivals", "empty_arrivals", "drained_arrivals"])

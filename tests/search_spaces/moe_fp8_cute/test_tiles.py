@@ -108,7 +108,7 @@ def ask(program: Program, counts: np.ndarray, tiles: np.ndarray, rank: int) -> n
         memory = GlobalMemory(
             [Region("counts", COUNTS, mine.view(np.uint8)), Region("out", OUT, found[row].view(np.uint8))]
         )
-        cluster = CtaCluster(program, launch, memory, tile)
+        cluster = CtaCluster(program, launch, memory, tile, launch.cluster)
         (warp,) = cluster.warps
         if "%ctaid.y" in program.registers.names:  # the probe takes the rank in the cluster from it
             warp.rows["r"][program.registers.names["%ctaid.y"][1]] = rank

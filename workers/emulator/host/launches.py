@@ -134,6 +134,7 @@ class Host:
                 int(np.prod(a["cluster"])),
                 a["smem"],
                 a["pdl"],
+                int(np.prod(a["fallback"])) if a["fallback"] else 0,
             )
             for a in answer["launches"]
         ]

@@ -30,7 +30,8 @@ STREAM = 0x5EED5000
 CUDA, CPU = 2, 1
 DTYPES = {"float32": (2, 32), "bfloat16": (4, 16), "fp8": (10, 8), "uint8": (1, 8), "float16": (2, 16)}
 """dtype -> DLPack's type code and number of bits."""
-CLUSTER, PROGRAMMATIC, COOPERATIVE = 4, 6, 2
+CLUSTER, PROGRAMMATIC, COOPERATIVE, PREFERRED_CLUSTER = 4, 6, 2, 11
+KNOWN = {CLUSTER, PROGRAMMATIC, COOPERATIVE, PREFERRED_CLUSTER}
 """Launch attributes of CUDA (cudaLaunchAttributeID)."""
 MAX_DYNAMIC_SMEM = 8
 """Attribute of a kernel (cudaFuncAttributeMaxDynamicSharedMemorySize)."""
@@ -168,12 +169,13 @@ class Recorder:
                 "kernel": known.name,
                 "grid": list(c.grid),
                 "block": list(c.block),
-                "cluster": attributes.get(CLUSTER, [1, 1, 1])[:3],
+                "cluster": attributes.get(PREFERRED_CLUSTER, attributes.get(CLUSTER, [1, 1, 1]))[:3],
+                "fallback": attributes.get(CLUSTER, [1, 1, 1])[:3] if PREFERRED_CLUSTER in attributes else None,
                 "smem": c.smem,
                 "stream": c.stream or 0,
                 "pdl": bool(attributes.get(PROGRAMMATIC, [0])[0]),
                 "cooperative": bool(attributes.get(COOPERATIVE, [0])[0]),
-                "unknown": sorted(set(attributes) - {CLUSTER, PROGRAMMATIC, COOPERATIVE}),
+                "unknown": sorted(set(attributes) - KNOWN),
                 "smem_allowed": known.attributes[MAX_DYNAMIC_SMEM],
                 "pointers": self.pointers(known, arguments),
                 **({"arguments": self.raw(known, arguments)} if self.wants_raw else {}),
