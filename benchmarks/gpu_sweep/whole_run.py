@@ -17,7 +17,7 @@ from workers.fib import adapter as fib
 from workers.fib.official_run import StockEffort, StockRun
 from workers.records import Variant
 
-SAMPLE = 10
+SAMPLE = 8
 """Variants that stock flashinfer-bench runs, the planted wrong ones among them."""
 FIRST = 2
 """Of them in its first call."""

@@ -51,6 +51,13 @@ class Expectation:
         self.trust = 1.0
         """Factor on what the model says of differences between configs: 1 before any result, 0 where it is wrong."""
 
+    def renew(self, expect: Expect) -> None:
+        """Go on with a model that knows more: of other workloads of the same space, say. Its candidates stay those that
+        the one before led to, since the climb takes a second or more."""
+        self._expect = expect
+        self._known.clear()
+        self._broken, self.trust = False, 1.0
+
     def of(self, rows: Any) -> Array:
         """Expected value of each row, NaN where nothing is expected. Shape [rows]."""
         points = self._table.points[rows]

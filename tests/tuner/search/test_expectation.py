@@ -111,3 +111,24 @@ def test_other_samplers_do_not_look_at_it(sampler):
         proposal = search.ask()
         search.tell(proposal.number, value_of(proposal.config))
     assert asked == []
+
+
+def test_a_model_that_knows_more_is_believed_and_its_candidates_are_not_looked_for_again():
+    """The climb takes seconds on a large space: twice would stop a sweep in its midst."""
+    asked = []
+
+    def counted(config) -> float:
+        asked.append(config)
+        return value_of(config)
+
+    search = Search(make_space(14), seed=0, expect=lambda config: -value_of(config))
+    first = [search.ask() for _ in range(4)]
+    assert max(value_of(p.config) for p in first) > 8, "the first model leads to the other end"
+    search.expect(counted)
+    for _ in range(2):
+        search.ask()
+    assert 0 < len(asked) <= 300, "no more than the candidates that are there"
+    for proposal in first:
+        search.tell(proposal.number, value_of(proposal.config))
+    best = min(value_of(search.ask().config) for _ in range(4))
+    assert best < min(value_of(p.config) for p in first)

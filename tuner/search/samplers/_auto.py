@@ -108,7 +108,10 @@ class AutoSampler(ConfigSampler):
             self._relative = Relative(self.table, transfer, self.options.related)
 
     def expect(self, expect: Expect) -> None:
-        self._expectation = Expectation(self.table, expect)
+        if self._expectation is None:
+            self._expectation = Expectation(self.table, expect)
+        else:
+            self._expectation.renew(expect)
 
     def learn_beside(self, place: float, siblings: Sequence[ConfigSampler]) -> None:
         self._place = place

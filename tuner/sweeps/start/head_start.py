@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search_spaces import Config
 from tuner.search import Proposal, Search
@@ -21,6 +21,9 @@ from workers.runner import Runner
 
 PROPOSALS = 6
 """Proposals of each regime that are made ahead: as many as ``auto`` makes before it learns from results."""
+SPREAD = 3
+"""The first of them, which are spread over the space: builders build these while each search finds out what its model
+expects to be fast, which takes a second or two."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ def head_start(plan: SweepPlan, runner: Runner) -> HeadStart:
         plan: The sweep's, with what is expected of its workloads as far as that is known.
         runner: Its runner, in which nothing is in flight.
     """
-    made = searches(plan)
+    made = searches(replace(plan, expect={}))
     proposals = tuple(deque[Proposal]() for _ in made)
     left = PROPOSALS * len(made) if plan.settings.max_trials == "auto" else plan.settings.max_trials
     building: set[str] = set()
-    for _ in range(PROPOSALS):
-        for search, own in zip(made, proposals, strict=True):
+    for turn in range(PROPOSALS):
+        for regime, search, own in zip(plan.regimes, made, proposals, strict=True):
+            if turn == SPREAD and regime.name in plan.expect:
+                search.expect(plan.expect[regime.name])
             proposal = search.ask() if left > 0 else None
             if proposal is None:
                 continue
