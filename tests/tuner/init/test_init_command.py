@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 pytest.importorskip("torch")
 
 from search_spaces.dataset import PATH
+from tests.tuner.without_ray import command
 
 ROW_SUMS = """
 import torch
@@ -89,7 +90,7 @@ def rmsnorm(hidden_states, weight, eps=1e-2):
 """
 
 
-def test_a_space_is_judged_in_tritons_interpreter_without_a_gpu(tmp_path):
+def test_a_space_is_judged_in_tritons_interpreter_without_a_gpu(tmp_path, monkeypatch):
     """Catches inputs that are handed over wrongly, seen so far on the GPU alone; and trials that fail one after the
     other for want of a device, without a word on the interpreter."""
     (tmp_path / "row_sums.py").write_text(RMS_NORM)
@@ -102,12 +103,11 @@ def test_a_space_is_judged_in_tritons_interpreter_without_a_gpu(tmp_path):
     text = (space / "space.yaml").read_text()
     (space / "space.yaml").write_text(text.replace("targets: [", "targets: [cpu, "))
 
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
     def swept(**variables):
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
-        environment |= {"TUNER_CACHE_DIR": str(tmp_path / "cache"), "TUNER_DB_URL": f"sqlite:///{tmp_path}/t.db"}
         words = f"--space {space} --target cpu --axes batch_size=16 --max-trials 1 --final-s 1 --no-export"
-        command = [sys.executable, "-m", "tuner", "sweep", *words.split()]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        return command(tmp_path, "sweep", *words.split(), **variables)
 
     refused = swept()
     assert refused.returncode == 2

@@ -11,6 +11,10 @@ from tests.tuner import toy
 from tests.tuner.without_ray import command
 from tuner.results import documents
 from tuner.results.best_config import BestConfig
+from tuner.results.optuna_export import export_study
+from tuner.results.recording import record_sweep, write_recording
+from tuner.results.report import write_report
+from tuner.settings import SweepSettings
 
 SPACE = """
 op_type: toy
@@ -77,14 +81,16 @@ def test_every_form_goes_from_the_file_to_the_solution(place):
     exec(sources["config.py"], scope)
     assert scope["select"](8) == read.config
 
-    tuner(place, "report", "1", "--out", "report.html")
+    given = SweepSettings(db=f"sqlite:///{place}/results.db", dataset=place / "d")
+    with Store.open(given.db) as store:
+        write_report(store, 1, place / "report.html", None)
+        export_study(store, 1, place / "study.db")
+        write_recording(place / "recorded.replay.json.gz", record_sweep(store, 1, None, given))
     assert "gemm.block" in (place / "report.html").read_text()
-    tuner(place, "study", "export", "1", "--out", "study.db")
     study_db = f"sqlite:///{place}/study.db"
     (study,) = optuna.get_all_study_summaries(study_db)
     loaded = optuna.load_study(study_name=study.study_name, storage=study_db)
     assert {t.params["cluster"] for t in loaded.trials} == {"(1, 1)", "(2, 1)", "(2, 2)"}
-    tuner(place, "study", "record", "1", "--out", "recorded.replay.json.gz")
     recording = read_recording(place / "recorded.replay.json.gz")
     assert {tuple(c.values()) for c in recording.space().enumerate()} == {
         tuple(t.config[p.name] for p in recording.parameters) for t in trials
