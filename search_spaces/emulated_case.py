@@ -23,6 +23,8 @@ class EmulatedCase:
         check: Called with a kernel's short name and all tensors' bytes when the kernel has ended.
         beside: Short names of kernels that share their work with the kernel before: they start beside it without
             waiting, and may not end before it.
+        fed: Short names of kernels that use what the kernel before makes while that still runs: both are executed at
+            the same time, and checked when both have ended.
 
     Raises:
         StageError: From ``check``: the kernel left something wrong.
@@ -35,3 +37,4 @@ class EmulatedCase:
     offset: int = 0
     scaling: float = 2.5
     beside: frozenset[str] = frozenset()
+    fed: frozenset[str] = frozenset()

@@ -25,6 +25,9 @@ GRID_BARRIER_US = 1.0
 FIRST_ROWS_US = 12.0
 """Until the rows of the first tiles are there that GEMM 1 permutes itself: at 2,048 tokens it takes 2 to 7 us longer
 than with a permute kernel of 8 (H200, docs/results/prefill.md)."""
+FEED_SHARE = 0.75
+"""Of GEMM 1's tail that GEMM 2 fills where it takes over tile by tile: 445 of 575 us, the sum over ten routings (H200,
+docs/results/prefill.md); single ones 0.3 to 1.2."""
 
 
 def predict(
@@ -117,6 +120,8 @@ def _kernels(
         waited = 0.0 if plan.chained else step
         if plan.early_weights and config["requant"] == "fused":
             waited -= k.early_us
+        if plan.fed:
+            waited -= FEED_SHARE * out[-1].losses_us["tail"]
         out.append(KernelPrediction(name, max(one.us + waited, 0.0), one.resources_us, one.losses_us))
         if name == "moe_gemm_1" and plan.out == "partial":
             align = row_align(config)

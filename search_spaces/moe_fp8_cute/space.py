@@ -72,6 +72,12 @@ PARAMETERS = (
     ),
     Parameter("pdl", (True, False), "categorical", "programmatic dependent launch between the kernels"),
     Parameter("early_weights", (True, False), "categorical", "GEMM 2 streams weights before GEMM 1 has ended"),
+    Parameter(
+        "feed",
+        ("grid", "tiles"),
+        "categorical",
+        "GEMM 2 starts its tiles when GEMM 1 has ended, or takes them from a queue when their rows are there",
+    ),
     narrow_parameter((0, 8, 16)),
     Parameter(
         "narrow_tiles",
@@ -126,6 +132,7 @@ DEFAULT: Config = {
     "order": "tokens",
     "pdl": True,
     "early_weights": True,
+    "feed": "grid",
     "narrow": 0,
     "narrow_tiles": 0,
     "split_rows": 0,
@@ -164,6 +171,36 @@ def _gemm_constraints(i: int) -> list[Constraint]:
             (swap, tile_w),
             "with tokens as M the weight tile is the N side: below 128 rows the MMA starves on shared memory bandwidth",
             lambda c: c[swap] or c[tile_w] >= 128,
+        ),
+    ]
+
+
+def _feed_constraints() -> list[Constraint]:
+    """When GEMM 2 can take over from GEMM 1 tile by tile."""
+
+    def rule(names: tuple[str, ...], reason: str, holds: Callable[[Mapping[str, Any]], bool]) -> Constraint:
+        return Constraint(("feed", *names), reason, lambda c: c["feed"] == "grid" or holds(c))
+
+    return [
+        rule(
+            ("pdl", "early_weights"),
+            "handed over tile by tile, GEMM 2 must start beside GEMM 1: programmatically, and its weights first",
+            lambda c: c["pdl"] and c["early_weights"],
+        ),
+        rule(
+            ("requant",),
+            "handed over tile by tile, GEMM 1 must write what GEMM 2 reads",
+            lambda c: c["requant"] == "fused",
+        ),
+        rule(
+            ("swap_1", "swap_2", "tile_t_1", "tile_t_2"),
+            "token tiles that are handed over have the same 64 rows or more in both GEMMs",
+            lambda c: not c["swap_1"] and not c["swap_2"] and c["tile_t_1"] == c["tile_t_2"],
+        ),
+        rule(
+            ("combine", "clear"),
+            "handed over tile by tile, the output must be cleared before the last tiles: along the main loop",
+            lambda c: c["combine"] != "atomic_bf16" or c["clear"] == "along",
         ),
     ]
 
@@ -253,6 +290,7 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             "only two warpgroups with 64 token rows each can take turns; swapped ones overlap promotion by themselves",
             lambda c: not c["alternate"] or any(takes_turns(c, i) for i in (1, 2)),
         ),
+        *_feed_constraints(),
         FEWER_COLUMNS,
         Constraint(
             ("narrow", "narrow_tiles"),

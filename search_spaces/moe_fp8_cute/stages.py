@@ -250,8 +250,8 @@ def _gemm_1(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tup
 def check_gemm_1(p: MoeProblem, memory: Arrays, which: str = "all") -> None:
     """Partial sums, or requantised activations and their scales."""
     rows, experts = real_rows(p, memory, which)
-    if p.config["combine"] == "atomic_bf16" and which == "all":
-        # It is the last of GEMM 1's launches, and GEMM 2 adds.
+    if p.config["combine"] == "atomic_bf16" and which == "all" and p.config.get("feed", "grid") == "grid":
+        # It is the last of GEMM 1's launches, and GEMM 2 adds; handed over tile by tile it has added already.
         _equal("out, to be cleared by GEMM 1,", p.view(memory, "out"), np.zeros((p.tokens, p.sizes["hidden"]), "u2"))
     if p.config["gather"] == "beside" and (which != "all" or not p.split_rows):
         _permuted(p, memory, rows)
@@ -378,6 +378,8 @@ def cases(
             CHECKS[kernel](problem, memory)
 
         contents = inputs(sizes, routing, offset)
-        beside = frozenset(name for name, plan in launches(config, sizes) if plan.chained)
-        found.append(EmulatedCase(routing.name, routing.tokens, contents, check, offset, beside=beside))
+        plans = launches(config, sizes)
+        beside = frozenset(name for name, plan in plans if plan.chained)
+        fed = frozenset(name for name, plan in plans if plan.fed)
+        found.append(EmulatedCase(routing.name, routing.tokens, contents, check, offset, beside=beside, fed=fed))
     return found

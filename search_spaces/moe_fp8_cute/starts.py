@@ -80,6 +80,8 @@ HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
     (2049, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_BESIDE}),
     (4097, None, {**_SHARED_WEIGHTS, **_BESIDE}),
+    (1025, None, {**_SHARED_WEIGHTS, **_BESIDE, "feed": "tiles"}),
+    (1025, 2048, {**_SHARED_WEIGHTS, **_BESIDE, "feed": "tiles", "tile_w_2": 128, "stages_2": 6}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
 

@@ -95,7 +95,7 @@ def run_case(host: Host, case: EmulatedCase, row: int | None = None, seed: int =
         module = Module(host.package / "artifacts" / f"{call.function}.ptx")
         memory = fresh_memory(call, dict(case.inputs))
         before = {name: r.data.copy() for name, r in memory.by_name.items() if name in case.inputs}
-        for launch in steps(module, call, memory, seed, case.beside):
+        for launch in steps(module, call, memory, seed, case.beside, case.fed):
             kernel = short_name(launch.kernel)
             try:
                 case.check(kernel, {name: r.data for name, r in memory.by_name.items()})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,10 @@ class CtaCluster:
         self.random = random.Random(seed)
         self.pdl = launch.pdl
         self.version = 0
+        self.has_waited = False
+        """Whether a warp has executed griddepcontrol.wait."""
+        self.letting: set[int] = set()
+        """CTAs that have let the next kernel start."""
         self.pending: list[Callable[[], None]] = []
         self.cluster_arrived, self.cluster_generation = 0, 0
         self.size, threads = size, launch.threads
@@ -159,6 +163,12 @@ class CtaCluster:
     def _drop(self, at: int) -> None:
         self.left[at] = self.left[-1]
         self.left.pop()
+
+    @property
+    def lets_next_start(self) -> bool:
+        """Whether all CTAs have let the next kernel start, or have ended."""
+        alive = {w.cta.block for w in [*self.left, *(w for _, w in self._blocked)]}
+        return alive <= self.letting
 
     @property
     def is_done(self) -> bool:
@@ -256,24 +266,61 @@ def run(program: Program, launch: Launch, memory: GlobalMemory, seed: int = 0) -
     Raises:
         DeadlockError, FaultError, UnknownInstructionError: See the module.
     """
-    clusters = [(first, size, seed + first) for first, size in launch.clusters()]
     if program.waits_for_grid:
-        _run([CtaCluster(program, launch, memory, *which) for which in clusters], seed)
+        clusters = _clusters(program, launch, memory, seed)
+        _run(clusters, seed)
+        has_waited = any(c.has_waited for c in clusters)
     else:
-        for which in clusters:
-            _run([CtaCluster(program, launch, memory, *which)], seed)
-    if memory.must_wait and not memory.waited_ctas:
-        raise FaultError(
-            f"all {launch.ctas} CTAs end without griddepcontrol.wait: whoever waits for this kernel would not have "
-            "waited for the one that runs beside it"
-        )
+        has_waited = False
+        for first, size in launch.clusters():
+            cluster = CtaCluster(program, launch, memory, first, size, seed + first)
+            _run([cluster], seed)
+            has_waited |= cluster.has_waited
+    if memory.must_wait and not has_waited:
+        raise _nobody_waited(launch)
 
 
-def _run(clusters: list[CtaCluster], seed: int) -> None:
+def run_beside(kernels: Sequence[tuple[Program, Launch]], memory: GlobalMemory, seed: int = 0) -> None:
+    """Execute two grids at the same time: the second begins once every CTA of the first has let it, or has ended.
+
+    What kernels before the first have written may be used by the second without waiting, since the first had waited.
+
+    Raises:
+        DeadlockError, FaultError, UnknownInstructionError: See the module.
+    """
+    first, second = (_clusters(program, launch, memory, seed) for program, launch in kernels)
+
+    def begin() -> list[CtaCluster]:
+        if memory.triggers_early:
+            raise FaultError("the second kernel is let start before the kernels ahead of both were waited for")
+        for w in (w for c in second for w in c.warps):
+            w.waited = True
+        return second
+
+    _run(first, seed, begin)
+    if kernels[1][1].pdl and not any(c.has_waited for c in second):
+        raise _nobody_waited(kernels[1][1])
+
+
+def _clusters(program: Program, launch: Launch, memory: GlobalMemory, seed: int) -> list[CtaCluster]:
+    return [CtaCluster(program, launch, memory, first, size, seed + first) for first, size in launch.clusters()]
+
+
+def _nobody_waited(launch: Launch) -> FaultError:
+    return FaultError(
+        f"all {launch.ctas} CTAs end without griddepcontrol.wait: whoever waits for this kernel would not have "
+        "waited for the one that runs beside it"
+    )
+
+
+def _run(clusters: list[CtaCluster], seed: int, begin: Callable[[], list[CtaCluster]] | None = None) -> None:
+    """Run until all have ended; ``begin`` gives those that join once the others let the next kernel start."""
     chance = random.Random(seed)
     left = list(clusters)
     quiet = 0
     for _ in range(MOST_TURNS):
+        if begin is not None and all(c.lets_next_start for c in left):
+            left, begin = [*left, *begin()], None
         if not left:
             return
         cluster = left[chance.randrange(len(left))]

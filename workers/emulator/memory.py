@@ -47,8 +47,8 @@ class GlobalMemory:
 
     ``written`` and ``touched`` collect the names of the regions that the kernel under way writes and touches; the
     regions in ``running_writes`` and ``running_touches`` belong to kernels that may not have ended when it starts.
-    ``waited_ctas`` are its CTAs in which a warp has waited for them; where it ``must_wait``, at least one of them must
-    have at its end, so that whoever waits for this kernel has waited for those before it too.
+    Where it ``must_wait``, at least one of its warps must have waited for them at its end, so that whoever waits for
+    this kernel has waited for those before it too.
     """
 
     def __init__(self, regions: Iterable[Region]):
@@ -61,7 +61,6 @@ class GlobalMemory:
         self.running_writes: frozenset[str] = frozenset()
         self.running_touches: frozenset[str] = frozenset()
         self.triggers_early = False
-        self.waited_ctas: set[int] = set()
         self.must_wait = False
 
     @classmethod
@@ -120,7 +119,7 @@ class GlobalMemory:
             is_programmatic: Launched programmatically.
             is_beside: It shares its work with the previous kernel (other rows of the same tensors): both count as one.
         """
-        self.waited_ctas, self.must_wait = set(), is_programmatic and is_beside
+        self.must_wait = is_programmatic and is_beside
         if self.must_wait:
             if not self.triggers_early:
                 # The kernel before had waited when it let this one start.

@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import EmulatorError
 from .host.launches import Call
-from .machine import Launch, run
+from .machine import Launch, run, run_beside
 from .memory import GlobalMemory
 from .program import Program
 from .ptx import read
@@ -52,23 +52,38 @@ class Module:
 
 
 def steps(
-    module: Module, call: Call, memory: GlobalMemory, seed: int = 0, beside: frozenset[str] = frozenset()
+    module: Module,
+    call: Call,
+    memory: GlobalMemory,
+    seed: int = 0,
+    beside: frozenset[str] = frozenset(),
+    fed: frozenset[str] = frozenset(),
 ) -> Iterator[Launch]:
     """Execute the kernels of a call in order and yield each launch once it has ended.
 
-    Kernels named in ``beside`` share their work with the previous one (EmulatedCase).
+    Kernels named in ``beside`` share their work with the previous one, those in ``fed`` take over from it while both
+    run, which they do here (EmulatedCase).
 
     Raises:
         KernelError: A kernel hangs, corrupts something or has an unknown instruction.
     """
-    for number, launch in enumerate(call.launches):
-        name = short_name(launch.kernel)
-        memory.next_kernel(launch.pdl, name in beside)
+    number = 0
+    while number < len(call.launches):
+        launches = call.launches[number : number + 2]
+        if short_name(launches[-1].kernel) not in fed:
+            launches = launches[:1]
+        names = [short_name(launch.kernel) for launch in launches]
+        memory.next_kernel(launches[0].pdl, names[0] in beside)
+        programs = [(module.program(launch.kernel), launch) for launch in launches]
         try:
-            run(module.program(launch.kernel), launch, memory, seed + 1000 * number)
+            if len(programs) == 1:
+                run(*programs[0], memory, seed + 1000 * number)
+            else:
+                run_beside(programs, memory, seed + 1000 * number)
         except EmulatorError as error:
-            raise KernelError(name, str(error)) from error
-        yield launch
+            raise KernelError(" beside ".join(reversed(names)), str(error)) from error
+        yield from launches
+        number += len(launches)
 
 
 def short_name(kernel: str) -> str:

@@ -67,6 +67,9 @@ class GemmPlan:
             0 where no launch does.
         small_tiles: The most token tiles that launch serves, of all its experts together.
         small: This plan is of that launch.
+        feed: How GEMM 2 gets what GEMM 1 makes: at the end of its ``grid``, or its ``tiles`` one by one (feed.py).
+        finished_tiles: GEMM 2 fed by tiles: CTA tiles that GEMM 1 has of each token tile.
+        clearing_ctas: GEMM 2 fed by tiles: CTAs of GEMM 1, each of which clears a part of the output.
     """
 
     role: str
@@ -99,6 +102,19 @@ class GemmPlan:
     small_rows: int = 0
     small_tiles: int = 0
     small: bool = False
+    feed: str = "grid"
+    finished_tiles: int = 0
+    clearing_ctas: int = 0
+
+    @property
+    def by_tiles(self) -> bool:
+        """Whether GEMM 1 hands its tiles over one by one."""
+        return self.feed == "tiles"
+
+    @property
+    def fed(self) -> bool:
+        """Whether this kernel runs beside the one whose tiles it reads, and takes its own from a queue."""
+        return self.by_tiles and not self.paired
 
     @property
     def form(self) -> int:
@@ -113,7 +129,7 @@ class GemmPlan:
     @property
     def waits(self) -> bool:
         """Whether this kernel must wait for the previous one before it reads what any kernel wrote."""
-        return self.pdl and not self.chained
+        return self.pdl and not self.chained and not self.fed
 
     @property
     def paired(self) -> bool:

@@ -54,10 +54,11 @@ class GroupedGemm:
     The weights ``w`` [E, N, K] and the token rows are K-major FP8 E4M3; the other tensors are in operands.py.
 
     Roles: warp 0 streams weight tiles by TMA; warp 1 (and 2) bring token rows, by TMA or, gathering, by cp.async;
-    with ``copies`` warp 2 makes the copy that TMA reads; one or two consumer warpgroups run wgmma. A stage is 128 of
-    K: weights, token rows, token scales. ``full[s]`` counts one arrival of the weight warp, and one of the row warp or
-    one per gathering thread; ``empty[s]`` counts one arrival per consumer thread. With ``early_weights`` the weight
-    warp does not wait for the previous kernel: it fills the pipeline while that kernel drains.
+    with ``copies`` warp 2 makes the copy that TMA reads; with ``feed`` = ``tiles`` warp 3 counts and claims them
+    (feed.py); one or two consumer warpgroups run wgmma. A stage is 128 of K: weights, token rows, token scales.
+    ``full[s]`` counts one arrival of the weight warp, and one of the row warp or one per gathering thread;
+    ``empty[s]`` counts one arrival per consumer thread. With ``early_weights`` the weight warp does not wait for the
+    previous kernel: it fills the pipeline while that kernel drains.
 
     Swap-AB: weights are the M side (64 rows per warpgroup), tokens the N side; in ``gate_up`` eight up rows and eight
     gate rows alternate, so a thread holds up (h = 0) and gate (h = 1) of the same column. Otherwise tokens are the M
@@ -163,12 +164,15 @@ class GroupedGemm:
         bars = smem.allocate_array(Int64, 2 * p.stages)
         full, empty = bars, bars + p.stages
         shared = self.epilogue.allocate(smem)
+        queue = self.producer.feed.allocate(smem) if p.by_tiles else None
         if warp == 0:
             with cute.arch.elect_one():
                 for s in cutlass.range_constexpr(p.stages):
                     cute.arch.mbarrier_init(full + s, 1 + (p.gather_threads if p.gather else 1))
                     cute.arch.mbarrier_init(empty + s, 128 * p.groups * p.multicast_ctas)
                 self.epilogue.init_barriers(shared)
+                if cutlass.const_expr(p.by_tiles):
+                    self.producer.feed.init_barriers(queue)
         cute.arch.mbarrier_init_fence()
         if cutlass.const_expr(p.cluster > 1):
             cute.arch.cluster_arrive_relaxed()
@@ -181,12 +185,12 @@ class GroupedGemm:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_decrease(p.registers[0])
             if warp == 0:
-                self.producer.weights(atom_w, tma_w, operands, sW, full, empty, tiler, alone)
+                self.producer.weights(atom_w, tma_w, operands, sW, full, empty, queue, tiler, alone)
             if warp >= 1 and warp < 1 + self.producer.row_warps:
                 if cutlass.const_expr(p.gather):
                     self.producer.gather(operands, sX, sS, full, empty, alone)
                 else:
-                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, alone)
+                    self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, queue, alone)
             if warp == 2:
                 if cutlass.const_expr(p.copies):
                     self.producer.wait(alone)
@@ -194,24 +198,28 @@ class GroupedGemm:
             if warp == 3:
                 if cutlass.const_expr(operands.zeroed is not None and p.clear == "ahead"):
                     self.producer.zero(operands.zeroed, operands.counts)
-                if cutlass.const_expr(p.pdl and p.chained):
+                if cutlass.const_expr(p.by_tiles):
+                    self.producer.serve(operands, queue, alone)
+                if cutlass.const_expr(p.pdl and (p.chained or p.fed)):
                     cute.arch.griddepcontrol_wait()
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
-            self.consume(operands, sW, sX, sS, full, empty, shared, alone)
+            self.consume(operands, sW, sX, sS, full, empty, shared, queue, alone)
         if cutlass.const_expr(p.cluster > 1):
             # Shared memory of a CTA must outlive the last arrival or store of its neighbours.
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()
 
     @cute.jit
-    def consume(self, operands: Operands, sW, sX, sS, full, empty, shared, alone):
+    def consume(self, operands: Operands, sW, sX, sS, full, empty, shared, queue, alone):
         """Consumer warpgroups: tile by tile, main loop and epilogue."""
         p = self.plan
         self.producer.wait(alone)
         if cutlass.const_expr(p.pdl):
             cute.arch.griddepcontrol_launch_dependents()
+        if cutlass.const_expr(p.fed):
+            self.producer.feed.wait_cleared(operands)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx()) - 4
         lanes = cute.make_rmem_tensor((self.scales.lane_values,), Float32)
         main = self._main_loop(p.tile_t if p.swap else p.sub_w, warp // 4, lanes, sW, sX, sS, full, empty)
@@ -227,7 +235,7 @@ class GroupedGemm:
             if total > 0:
                 last = cutlass.min(total, p.ctas // p.cluster) - 1
                 self.producer.row_copy.first(operands, self.table.find(cum, last)[0])
-        stage, phase, done = Int32(0), Int32(0), Int32(0)
+        stage, phase, done, passed = Int32(0), Int32(0), Int32(0), Int32(0)
         expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
         self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
         while tile < total:
@@ -253,7 +261,7 @@ class GroupedGemm:
                 stage, phase = self.skip(full, empty, stage, phase)
             # The next tile's weight scales travel while this tile is stored.
             this_weight_tile, this_part = weight_tile, part
-            tile = tile + p.ctas // p.cluster
+            tile = self.producer.following(tile, queue, passed)
             expert, token_tile, weight_tile, part, _ = self.table.place(cum, tile, rank)
             self.scales.load_weights(operands.ws, lanes, expert, weight_tile, part * p.k_blocks, tile < total)
             if cutlass.const_expr(p.narrow > 0):
@@ -265,6 +273,10 @@ class GroupedGemm:
             elif left > 0:
                 self.epilogue.store(main.acc, shared, operands, row0, this_weight_tile, this_part, done, left)
                 done = done + 1
+            if cutlass.const_expr(p.by_tiles):
+                if cutlass.const_expr(p.paired):
+                    self.producer.feed.stored(queue, passed)
+                passed = passed + 1
 
     def _main_loop(self, width: int, group: Int32, lanes, sW, sX, sS, full, empty) -> MainLoop:
         """The fragments and barriers of a main loop whose MMAs have an N of ``width``."""

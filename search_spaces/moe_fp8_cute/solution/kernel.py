@@ -21,7 +21,7 @@ from .permute import Permute
 from .pipeline import Document, plan_of
 from .plans import blocks
 from .routing import Routing
-from .workspace import ALWAYS, OPTIONAL, ROUTING_CTAS, ready_ints
+from .workspace import ALWAYS, OPTIONAL, ROUTING_CTAS, queue_ints, ready_ints
 
 CALLER = ("logits", "bias", "x", "xs", "w13", "s13", "w2", "s2", "out")
 """Tensors of the caller."""
@@ -85,6 +85,7 @@ class Arguments:
             "x_rows": (F8, (rows, hidden), 128),
             "x_scale": (Float32, (blocks(hidden), rows), 128),
             "ready": (Int32, (ready_ints(rows),), 128),
+            "queue": (Int32, (queue_ints(rows),), 128),
             "y": (BFloat16, (rows, hidden), 128),
             "acc": (Float32, (tokens, hidden), 128),
         }
@@ -149,9 +150,9 @@ class Kernel:
     def _given_routing(self, given: Arguments) -> tuple:
         bias = given.tensor("bias") if self.document["sizes"]["routing"] == "deepseek" else None
         outputs = ("counts", "m_indptr", "row_token", "row_weight", "token_row", "scratch", "barrier")
-        ready = given.tensor("ready") if self.document["ready"] else None
+        zeroed = tuple(map(given.tensor, self.document["zeroed"]))
         scalars = (given.offset, given.scaling, given.max_m)
-        return given.tensor("logits"), bias, *scalars, *map(given.tensor, outputs), ready
+        return given.tensor("logits"), bias, *scalars, *map(given.tensor, outputs), zeroed
 
     def _given_permute(self, given: Arguments) -> tuple:
         table = map(given.tensor, ("counts", "m_indptr")) if self.document["above"] else (None, None)
@@ -181,6 +182,7 @@ class Kernel:
             given.tensor(scale) if scale else None,
             weight,
             given.tensor("out") if self.document["zeroed"] else None,
-            *(map(given.tensor, ("x", "xs", "ready")) if plan.copies else ()),
+            *(map(given.tensor, ("x", "xs", "ready")) if plan.copies else (None, None, None)),
+            given.tensor("queue") if plan.by_tiles else None,
         )
         return given.tensor(weights), operands

@@ -22,6 +22,7 @@ class Operands(NamedTuple):
         source: FP8 token rows [T, K] that the launch copies to ``x`` itself, or None.
         source_scale: Their scales, float32 [K/128, T], copied to ``xs``.
         ready: int32 counters of that copy (row_copy.py).
+        queue: int32 counters by which GEMM 1 feeds GEMM 2 (feed.py), or None.
     """
 
     x: Any
@@ -37,3 +38,4 @@ class Operands(NamedTuple):
     source: Any = None
     source_scale: Any = None
     ready: Any = None
+    queue: Any = None

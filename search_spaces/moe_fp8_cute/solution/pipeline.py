@@ -42,7 +42,8 @@ def kernels(config: Mapping[str, Any], sizes: Mapping[str, Any], target: str) ->
         return [document("gemm", name, plan=asdict(plan), zeroed=zeroed) for name, plan in of_role]
 
     found = [document("zero")] if second.out == "atomic_f32" else []
-    found.append(document("routing", **rows, ready=config["gather"] == "beside"))
+    counters = [name for name in ("ready", "queue") if name in optional_sections(config, sizes)]
+    found.append(document("routing", **rows, zeroed=counters))
     if not all(plan.gather or plan.copies for _, plan in named if plan.paired):
         found.append(document("permute", above=config["split_rows"] if config["gather"] == "many" else 0))
     found += gemms("gate_up", second.out == "atomic_bf16")

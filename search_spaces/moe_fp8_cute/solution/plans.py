@@ -68,8 +68,10 @@ def sm_count(config: Mapping[str, Any]) -> int:
 
 def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     shared = common(config, sizes)
+    feed = {"feed": config["feed"]}
     first = GemmPlan(
         **_first(config, sizes),
+        **feed,
         gather=_gathers(config),
         copies=config["gather"] == "beside" and not _gathers(config),
         clear=config["clear"],
@@ -89,8 +91,11 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         chained=config["split_rows"] > 0,
         **shared,
     )
+    if first.by_tiles:
+        feed |= {"finished_tiles": first.weight_tiles, "clearing_ctas": first.ctas}
     second = GemmPlan(
         **second_gemm(config, sizes),
+        **feed,
         swap=config["swap_2"],
         tile_t=config["tile_t_2"],
         tile_w=config["tile_w_2"],

@@ -8,6 +8,7 @@ from cutlass import Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
 from .budget import BLOCK, GemmPlan
+from .feed import Feed
 from .operands import Operands
 from .row_copy import RowCopy
 from .sched import TileTable
@@ -22,6 +23,7 @@ class Producer:
     def __init__(self, plan: GemmPlan, table: TileTable):
         self.plan = plan
         self.table = table
+        self.feed = Feed(plan)
         self.row_copy = RowCopy(plan) if plan.copies else None
         self.row_warps = plan.gather_threads // 32 if plan.gather else 1
 
@@ -47,6 +49,33 @@ class Producer:
         return stage, phase
 
     @cute.jit
+    def following(self, tile: Int32, queue, done: Int32) -> Int32:
+        """The tile after this thread's tile number ``done``."""
+        if cutlass.const_expr(self.plan.fed):
+            tile = self.feed.next(queue, done)
+        else:
+            tile = tile + self.plan.ctas // self.plan.cluster
+        return tile
+
+    @cute.jit
+    def serve(self, operands: Operands, queue, alone):
+        """GEMM 1: count tiles that are finished. GEMM 2: claim tiles for the cluster. An idle warp of each CTA does."""
+        p = self.plan
+        self.wait(alone)
+        cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
+        total, tile, rank = self.start(operands.counts, cum)
+        done = Int32(0)
+        while tile < total:
+            if cutlass.const_expr(p.fed):
+                if rank == 0:
+                    self.feed.claim(queue, operands, done)
+            else:
+                expert, token_tile, _weight_tile, _part, _together = self.table.place(cum, tile, rank)
+                self.feed.count(queue, operands, operands.m_indptr[expert] + token_tile * p.tile_t, done)
+            tile = self.following(tile, queue, done)
+            done = done + 1
+
+    @cute.jit
     def wait(self, alone):
         """Wait for the kernels before where nobody has done so; ``alone`` as :meth:`TileTable.enter` gives it."""
         if cutlass.const_expr(self.plan.waits):
@@ -56,7 +85,7 @@ class Producer:
                 cute.arch.griddepcontrol_wait()
 
     @cute.jit
-    def weights(self, atom, tma_w, operands: Operands, sW, full, empty, tiler: cutlass.Constexpr, alone):
+    def weights(self, atom, tma_w, operands: Operands, sW, full, empty, queue, tiler: cutlass.Constexpr, alone):
         """Stream weight tiles; needs nothing of the previous kernel but the counts. May clear the output on the way."""
         p = self.plan
         if cutlass.const_expr(not p.early_weights):
@@ -76,9 +105,12 @@ class Producer:
             at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
             vectors = self.to_clear(operands.zeroed, operands.counts)
             blocks = (total - tile + (p.ctas // p.cluster - 1)) // (p.ctas // p.cluster) * p.k_blocks
+            if cutlass.const_expr(p.by_tiles):
+                # Whoever adds to it starts before the last tiles.
+                blocks = blocks - blocks // 4
             each = 32 * p.ctas * cutlass.max(blocks, 1)
             steps = (vectors + (each - 1)) // each
-        stage, phase = Int32(0), Int32(1)
+        stage, phase, done, cleared = Int32(0), Int32(1), Int32(0), Int32(0)
         while tile < total:
             expert, _token_tile, weight_tile, part, together = self.table.place(cum, tile, rank)
             for k in cutlass.range(p.k_blocks, unroll=1):
@@ -97,15 +129,25 @@ class Producer:
                 if cutlass.const_expr(self.clears_along(operands)):
                     at = self.clear(operands.zeroed, at, cutlass.min(vectors, at + 32 * p.ctas * steps))
                 stage, phase = self.advance(stage, phase)
-            tile = tile + p.ctas // p.cluster
+            if cutlass.const_expr(self.clears_along(operands) and p.by_tiles):
+                # The same in all lanes: the last one is done.
+                if cleared == 0 and at - cute.arch.lane_idx() >= vectors:
+                    self.feed.cleared(operands)
+                    cleared = Int32(1)
+            tile = self.following(tile, queue, done)
+            if cutlass.const_expr(p.fed):
+                done = done + 1
         if cutlass.const_expr(self.clears_along(operands)):
             self.clear(operands.zeroed, at, vectors)
+            if cutlass.const_expr(p.by_tiles):
+                if cleared == 0:
+                    self.feed.cleared(operands)
 
     @cute.jit
-    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, alone):
+    def rows(self, atom, tma_x, operands: Operands, sX, sS, full, empty, queue, alone):
         """Token rows that lie in row space: a TMA box per accumulator along the tokens, a bulk copy of scales.
 
-        Where the launch copies them there itself, a tile's rows are waited for.
+        Where the launch copies them there itself, or the one before is still making them, a tile's rows are waited for.
 
         Boxes whose rows are all filling are left out. Where the CTAs of a cluster share tokens, each fetches its share
         of a box and delivers it to all of them.
@@ -117,12 +159,14 @@ class Producer:
         total, tile, rank = self.start(operands.counts, cum)
         shares = p.multicast_ctas if p.multicast == "tokens" else 1
         mask = cutlass.Int16((1 << shares) - 1)
-        stage, phase = Int32(0), Int32(1)
+        stage, phase, done = Int32(0), Int32(1), Int32(0)
         while tile < total:
             expert, token_tile, _weight_tile, part, _together = self.table.place(cum, tile, rank)
             row0 = operands.m_indptr[expert] + token_tile * height
             if cutlass.const_expr(p.copies):
                 self.row_copy.wait(operands, expert, token_tile, row0)
+            if cutlass.const_expr(p.fed):
+                self.feed.wait_rows(operands, row0)
             gX = cute.local_tile(cute.domain_offset((row0, 0), tma_x), (p.box_t, BLOCK), (None, None))
             parts = cute.zipped_divide(sX, (p.box_t, BLOCK))
             tXs, tXg = cpasync.tma_partition(
@@ -147,7 +191,9 @@ class Producer:
                         else:
                             cute.copy(atom, gBox, sBox, **options)
                 stage, phase = self.advance(stage, phase)
-            tile = tile + p.ctas // p.cluster
+            tile = self.following(tile, queue, done)
+            if cutlass.const_expr(p.fed):
+                done = done + 1
 
     def bulk_copy(self, target, source: Int64, size: Int32, barrier) -> None:
         """``cp.async.bulk`` of ``size`` bytes (a multiple of 16) from global to shared memory by the calling thread."""

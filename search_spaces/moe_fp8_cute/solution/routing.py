@@ -114,14 +114,14 @@ class Routing:
         token_row: cute.Tensor,
         scratch: cute.Tensor,
         barrier: cute.Tensor,
-        ready: cute.Tensor | None,
+        zeroed: tuple[cute.Tensor, ...],
         stream,
     ):
         """Launch one kernel. ``offset`` is the first local expert; ``scaling`` multiplies ``deepseek`` weights;
-        ``max_m`` is read in the batched layout only; ``ready`` is zeroed where it is given."""
+        ``max_m`` is read in the batched layout only; the tensors ``zeroed`` are filled with zeros."""
         tokens = Int32(cute.size(logits, mode=[0]))
         outputs = (counts, m_indptr, row_token, row_weight, token_row)
-        shared = (scratch, barrier, ready)
+        shared = (scratch, barrier, zeroed)
         if tokens <= self.small_tokens:
             chunk = (tokens + (CLUSTER - 1)) // CLUSTER
             self.kernel(logits, bias, offset, scaling, max_m, tokens, chunk, outputs, *shared, True).launch(
@@ -153,7 +153,7 @@ class Routing:
         outputs: tuple[cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor],
         scratch: cute.Tensor,
         barrier: cute.Tensor,
-        ready: cute.Tensor | None,
+        zeroed: tuple[cute.Tensor, ...],
         clustered: cutlass.Constexpr[bool],
     ):
         threads = SMALL_THREADS if clustered else GRID_THREADS
@@ -212,9 +212,9 @@ class Routing:
                 row_weight[row] = s_weight[i]
             token_row[first + token, i % self.top_k] = row
         self.fill(cta, num_ctas, s_total, s_start, row_token, row_weight, threads)
-        if const_expr(ready is not None):
-            for i in cutlass.range(cta * threads + tid, cute.size(ready), num_ctas * threads, unroll=1):
-                ready[i] = Int32(0)
+        for n in cutlass.range_constexpr(len(zeroed)):
+            for i in cutlass.range(cta * threads + tid, cute.size(zeroed[n]), num_ctas * threads, unroll=1):
+                zeroed[n][i] = Int32(0)
         if cta == 0:
             for e in cutlass.range(tid, self.num_local + 1, threads, unroll=1):
                 m_indptr[e] = s_start[e]

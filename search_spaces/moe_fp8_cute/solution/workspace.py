@@ -18,7 +18,7 @@ MAX_TOKENS = ROUTING_CTAS * 256
 """Tokens that the routing kernel's CTAs have room for (Routing.max_tokens)."""
 ALWAYS = ("barrier", "scratch", "counts", "m_indptr", "token_row", "row_token", "row_weight", "act", "act_scale")
 """Sections that every config has."""
-OPTIONAL = ("partial", "x_rows", "x_scale", "ready", "y", "acc")
+OPTIONAL = ("partial", "x_rows", "x_scale", "ready", "y", "acc", "queue")
 SMALLEST_TILE = 64
 """Token rows of the smallest tile whose rows a GEMM copies for itself: tokens are the M side."""
 
@@ -29,6 +29,11 @@ def ready_ints(rows):
     return rows // SMALLEST_TILE + 2
 
 
+def queue_ints(rows):
+    """Counters by which GEMM 1 feeds GEMM 2 (feed.FINISHED and before), for the same tiles."""
+    return 64 + rows // SMALLEST_TILE + 1
+
+
 def optional_sections(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, int]:
     """Sections that not every config has a use for; of ``partial`` how many parts of K there are, else 1."""
     first, _ = plans(config, sizes)
@@ -37,6 +42,8 @@ def optional_sections(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> di
         found |= {"x_rows": 1, "x_scale": 1}
     if config["gather"] == "beside":
         found["ready"] = 1
+    if first.by_tiles:
+        found["queue"] = 1
     if config["combine"] == "finalize":
         found["y"] = 1
     if config["combine"] == "atomic_f32":
@@ -55,7 +62,8 @@ def cut(optional: Mapping[str, int], sizes: Mapping[str, Any], tokens, rows) -> 
     Sections: ``barrier`` (must start as zeros), ``scratch``, ``counts``, ``m_indptr``, ``token_row`` [T, top_k],
     ``row_token`` [P], ``row_weight`` [P], ``act`` [P, I] FP8, ``act_scale`` [I/128, P], and of the others those of
     :func:`optional_sections`: ``partial`` [S, P, 2 I] float32, ``x_rows`` [P, H] FP8, ``x_scale`` [H/128, P], ``ready``
-    (counters of :func:`ready_ints`), ``y`` [P, H] bfloat16, ``acc`` [T, H] float32.
+    (counters of :func:`ready_ints`), ``queue`` (those of :func:`queue_ints`), ``y`` [P, H] bfloat16, ``acc`` [T, H]
+    float32.
     """
     experts, hidden, intermediate = sizes["local_experts"], sizes["hidden"], sizes["intermediate"]
     wanted = [
@@ -72,6 +80,7 @@ def cut(optional: Mapping[str, int], sizes: Mapping[str, Any], tokens, rows) -> 
         ("x_rows", rows * hidden),
         ("x_scale", rows * (4 * blocks(hidden))),
         ("ready", 4 * ready_ints(rows)),
+        ("queue", 4 * queue_ints(rows)),
         ("y", rows * (2 * hidden)),
         ("acc", tokens * (4 * hidden)),
     ]

@@ -22,7 +22,7 @@ from workers.emulator.host.launches import Host, build_with_ptx, compile_mock
 
 SMALL = {"experts": 64, "local": 4, "hidden": 512, "intermediate": 512, "top_k": 3}
 """Sizes of the small Solution."""
-BOUNDS = [6, 128, 901, 5000, 20_000]
+BOUNDS = [6, 128, 901, 5000, 20_000, 25_000]
 """Tokens after which the small Solution takes its next config."""
 CTAS = 4
 """SMs that its persistent grids are made for: many tiles for each CTA."""
@@ -59,6 +59,12 @@ CONFIGS = {
             **{"gather": "beside", "combine": "atomic_bf16", "clear": "along", "multicast_1": "weights"},
             **{"order": "mixed", "tile_w_2": 128, "stages_2": 4},
             **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2},
+        },
+        # GEMM 2 beside the last tiles of GEMM 1, from a queue
+        "feed": {
+            **{"feed": "tiles", "gather": "beside", "combine": "atomic_bf16", "clear": "along"},
+            **{"multicast_1": "weights", "multicast_2": "weights"},
+            **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2, "stages_2": 4},
         },
     },
     "sm_100a": {

@@ -49,12 +49,13 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
     out = {"finalize": "y", "atomic_f32": "acc", "atomic_bf16": "out"}[config["combine"]]
     permuted, apart = config["gather"] in ("kernel", "many"), config["requant"] == "kernel"
     ready = {"ready"} if config["gather"] == "beside" else set()
+    queue = {"queue"} if config.get("feed") == "tiles" else set()
     sms = 148 if "acc_stages_1" in config else 132
     launches = []
     if config["combine"] == "atomic_f32":
         launches.append(Expected("zero", vectors, 128, frozenset({"acc"})))
     routed = {"logits", "counts", "m_indptr", "row_token", "row_weight", "token_row", "scratch", "barrier"}
-    routed |= ready | ({"bias"} if sizes["routing"] == "deepseek" else set())
+    routed |= ready | queue | ({"bias"} if sizes["routing"] == "deepseek" else set())
     if tokens <= 128:
         launches.append(Expected("routing", (8, 1, 1), 512, frozenset(routed), cluster=8))
     else:
@@ -64,7 +65,7 @@ def expected(config: dict, sizes: dict, tokens: int) -> list[Expected]:
         table = {"counts", "m_indptr"} if config["gather"] == "many" else set()
         pointers = frozenset({"x", "xs", "token_row", "x_rows", "x_scale"} | table)
         launches.append(Expected("permute", (ceil(tokens, 2), 1, 1), 256, pointers))
-    read = {"counts", "m_indptr"}
+    read = {"counts", "m_indptr"} | queue
     rows = {False: {"x_rows", "x_scale"}, True: {"x", "xs", "row_token"}}
     written = ({"partial"} if apart else {"act", "act_scale"}) | ({"out"} if out == "out" else set())
     by_role = {name.removeprefix("moe_"): plan for name, plan in gemm_launches(config, sizes)}

@@ -5,6 +5,8 @@ A mistake runs on what the right kernels before it leave, so one pipeline for ea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
@@ -13,13 +15,16 @@ from benchmarks.emulation.method import method
 from search_spaces.emulated_case import EmulatedCase, StageError
 from search_spaces.moe_fp8_cute.routings import Routing
 from search_spaces.moe_fp8_cute.stages import cases
-from tests.search_spaces.moe_fp8_cute.mistakes import MISTAKES, Mistake, begins, without
+from tests.search_spaces.moe_fp8_cute.mistakes import MISTAKES, ROUTING, Mistake, begins, without
+from workers.emulator import machine
 from workers.emulator.errors import EmulatorError
 from workers.emulator.host.launches import Call
+from workers.emulator.judge import run_case
 from workers.emulator.machine import run
 from workers.emulator.memory import GlobalMemory
 from workers.emulator.pipeline import Module, fresh_memory, short_name
 from workers.emulator.program import Program
+from workers.emulator.ptx import Instruction, Kernel
 
 SAMPLE = [
     "swizzle of A is that of 64 bytes", "two registers of a load are exchanged", "loads are not waited for",
@@ -54,7 +59,6 @@ class Before:
         for name, region in memory.by_name.items():
             region.data[:] = data[name]
         memory.running_writes, memory.running_touches, memory.must_wait = order
-        memory.waited_ctas = set()
         program = Program(mistake.edit(self.module.kernels[launch.kernel]))
         try:
             run(program, launch, memory, 1000 * number)
@@ -110,6 +114,42 @@ def test_who_starts_behind_an_empty_launch_waits_for_what_it_reads(small_solutio
     too_early = [text for text in found if text is not None]
     assert len(too_early) >= 2, found  # who brings the rows, and who adds to the output
     assert all("before griddepcontrol.wait" in text for text in too_early), found
+
+
+def rows_there(kernel: Kernel) -> Kernel:
+    """The counters of a tile's rows, the first that GEMM 2 loads, seem to be complete."""
+    loads = [n for n, i in enumerate(kernel.code) if begins("ld", "acquire")(i)][:2]
+    code = list(kernel.code)
+    for n in loads:
+        code[n] = Instruction("mov.b32", [code[n].operands[0], "1000"], code[n].guard)
+    return replace(kernel, code=code)
+
+
+def never_cleared(kernel: Kernel) -> Kernel:
+    """The weight warp, whose reductions come first, never says that it has cleared its part of the output."""
+    release = begins("red", "release")
+    return without(release, 0)(without(release, 0)(kernel))
+
+
+BETWEEN = {
+    "rows are read before GEMM 1 has stored them": ("moe_gemm_2", rows_there, "elements are wrong"),
+    "nobody says what is cleared": ("moe_gemm_1", never_cleared, "no end"),
+    "GEMM 2 ends without GEMM 1": ("moe_gemm_2", without(begins("griddepcontrol", "wait")), "would not have waited"),
+    "a claim is not told": ("moe_gemm_2", without(begins("st", "async"), 1), "waits at line"),
+}
+"""What is planted in a config whose GEMMs run side by side: kernel, edit, what the verdict says."""
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_mistake_between_two_kernels_that_run_side_by_side_is_seen(small_solution, name, monkeypatch):
+    if small_solution.space.target != "sm_90a":
+        pytest.skip("only Hopper's GEMMs hand tiles over")
+    monkeypatch.setattr(machine, "TURNS", 4000)
+    kernel, edit, said = BETWEEN[name]
+    row = small_solution.names.index("feed")
+    (case,) = cases(small_solution.configs[row], small_solution.space.sizes, "sm_90a", [ROUTING])
+    verdict = run_case(small_solution.host, case, row, {kernel: edit})
+    assert said in verdict.message, verdict
 
 
 @pytest.mark.slow

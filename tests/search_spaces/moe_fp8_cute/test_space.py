@@ -132,6 +132,10 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
         ({"multicast_1": "tokens"}, "cp.async cannot multicast"),
         ({"gather": "beside", "swap_1": True, "tile_t_1": 16}, "tokens are M"),
         ({"clear": "along"}, "only an output that GEMM 2 adds to"),
+        ({"feed": "tiles", "early_weights": False}, "must start beside GEMM 1"),
+        ({"feed": "tiles", "requant": "kernel"}, "must write what GEMM 2 reads"),
+        ({"feed": "tiles", "swap_2": True, "tile_t_2": 16}, "the same 64 rows or more"),
+        ({"feed": "tiles", "combine": "atomic_bf16"}, "must be cleared before the last tiles"),
         ({"stages_1": 12}, "GEMM 1"),
         ({"stages_2": 12}, "GEMM 2"),
         ({"pdl": False}, "without programmatic launch"),
@@ -201,6 +205,10 @@ def test_workspace_sections_do_not_overlap_and_hold_their_tensors(space):
         if "ready" in sizes:
             # A tile's counter is behind the claims; the last tile begins at most 64 rows before the end.
             assert sizes["ready"] >= 4 * (1 + rows // 64)
+        assert ("queue" in sizes) == (config["feed"] == "tiles")
+        if "queue" in sizes:
+            # 64 places ahead of the tiles' counters (feed.FINISHED).
+            assert sizes["queue"] >= 4 * (64 + rows // 64)
         assert ("y" in sizes) == (config["combine"] == "finalize")
 
 

@@ -151,6 +151,8 @@ def dependents(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None
     """griddepcontrol: ``wait`` and ``launch_dependents``."""
     if "wait" in i.parts:
         w.waited = True
-        m.memory.waited_ctas.add(w.cta.block)
-    elif not w.waited:
+        m.has_waited = True
+        return
+    m.letting.add(w.cta.block)
+    if not w.waited:
         m.memory.triggers_early = True

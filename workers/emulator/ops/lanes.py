@@ -110,6 +110,9 @@ def map_address(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> Non
 
     bits = 64 if i.parts[-1] == "u64" else 32
     rank = w.value(i.operands[2], 32)
+    if m.launch.cluster == 1:
+        # An H200 refused a kernel with such arrivals and stores as an illegal instruction.
+        raise FaultError("shared memory of a cluster is used in a launch without clusters")
     if int(rank[mask].max()) >= len(m.ctas):
         raise FaultError(f"mapa to rank {int(rank[mask].max())} of {len(m.ctas)}")
     own = w.value(i.operands[1], bits) & np.uint32(INSIDE)
