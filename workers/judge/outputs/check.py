@@ -12,14 +12,10 @@ from workers.devices.device import CANDIDATE, Device
 from workers.fib import adapter as fib
 from workers.judge.outputs import memory
 from workers.judge.outputs.matching import figures
-from workers.judge.outputs.rules import STEPS_SHARE, Kind
+from workers.judge.outputs.rules import NEAR, NEAR_SHARE, STEPS_SHARE, Kind
 from workers.judge.outputs.truth import Truth
 from workers.records import Status
 
-NEAR = 3.0
-"""Times its tolerance that a float may be off where few are beyond it at all."""
-NEAR_SHARE = 1e-3
-"""Share of floats that may be beyond their tolerance so."""
 NEAR_FROM = 100
 """Elements of an output from which on at least one may be."""
 

@@ -39,6 +39,11 @@ STEPS_SHARE = 0.1
 """Share of codes that may be neighbours of the reference's. Kernels that differ by 0.4 % before rounding to fp8, whose
 steps are 6 to 12 %, give another code in 3 to 6 % of the places."""
 
+NEAR = 3.0
+"""Times its tolerance that a float may be off where few are beyond it at all."""
+NEAR_SHARE = 1e-3
+"""Share of floats that may be beyond their tolerance so."""
+
 FP4 = "float4"
 _FP8 = "float8"
 _WHOLE = ("int", "uint")
@@ -184,12 +189,12 @@ def unjudgeable(definition: Mapping[str, Any]) -> str | None:
 
 def for_official_run(rules: tuple[Rule, ...], scale: float = 1.0) -> Tolerance:
     """The single tolerance that stock flashinfer-bench takes for all outputs: the loosest of ours. Each output has been
-    judged by its own rule before. ``scale`` is the largest mean magnitude of a row. If a share of the elements may be
-    wrong anyway, flashinfer-bench's own numbers are used."""
+    judged by its own rule before, which lets a few floats be further off. ``scale`` is the largest mean magnitude of a
+    row. If a share of the elements may be wrong anyway, flashinfer-bench's own numbers are used."""
     floats = [rule.tolerance for rule in rules if rule.kind is Kind.CLOSE] or [DEFAULT]
     unit = max(1.0, scale) if math.isfinite(scale) else 1.0
     return Tolerance(
         rtol=max(t.rtol for t in floats),
         atol=max(t.atol * (unit if t.by_scale and t.required_matched_ratio == 1 else 1.0) for t in floats),
-        required_matched_ratio=min(t.required_matched_ratio for t in floats),
+        required_matched_ratio=min(min(t.required_matched_ratio, 1 - NEAR_SHARE * t.by_scale) for t in floats),
     )

@@ -92,6 +92,9 @@ def test_fp4_is_refused_by_name(where):
 def test_stock_flashinfer_bench_is_told_the_loosest_tolerance():
     rules = rules_for(definition(out="bfloat16", lse="float32"), Asked(rtol={"lse": 1e-3}))
     rule = for_official_run(rules, scale=200.0)
-    assert (rule.rtol, rule.atol, rule.required_matched_ratio) == (1e-2, 2.0, 1.0)
+    # Would catch an export that is refused for the few floats that our judge lets be further off.
+    assert (rule.rtol, rule.atol, rule.required_matched_ratio) == (1e-2, 2.0, 0.999)
+    absolute = for_official_run(rules_for(definition(out="bfloat16"), Asked(atol={"": 1e-3})), scale=200.0)
+    assert (absolute.atol, absolute.required_matched_ratio) == (1e-3, 1.0)
     low = for_official_run(rules_for(definition(MOE, "moe", output="bfloat16")), scale=2000.0)
     assert (low.rtol, low.atol, low.required_matched_ratio) == (0.2, 0.1, 0.85)
