@@ -66,6 +66,8 @@ def link(out):
 
     objects = sorted(out.glob("*.o"))
     runtime = cute.runtime.find_runtime_libraries(enable_tvm_ffi=True)
-    subprocess.run(["gcc", "-shared", "-o", out / LIBRARY, *objects, *runtime], check=True)
+    # The DSL loads a library for good, with its names visible to all that come later. Each is to use its own.
+    command = ["gcc", "-shared", "-Wl,-Bsymbolic", "-o", out / LIBRARY, *objects, *runtime]
+    subprocess.run(command, check=True)
     for path in objects:
         path.unlink()

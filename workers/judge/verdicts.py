@@ -315,13 +315,23 @@ def tampered(part: str) -> str:
     return f"the candidate replaced {part} in the evaluator's process"
 
 
+_NO_SUCH_FUNCTION = "CUDA Error Code: 98"
+_SAME_NAMES = (
+    " (if its library is loaded by cutlass.cute.runtime.load_module: names of libraries that were loaded before come "
+    "first there; link it with -Wl,-Bsymbolic)"
+)
+"""The DSL loads libraries for good and for all: a second one with a function of the same name has its kernels looked up
+in the first, and its own are never loaded."""
+
+
 def failure(error: BaseException, when: str = "") -> Verdict:
     """The verdict on a candidate that raised; its traceback goes to the log."""
     log_traceback()
     told = raised(error)
     if told.status is Status.SKIPPED:
         return Verdict(Status.SKIPPED, str(told))
-    return Verdict(Status.RUNTIME_ERROR, f"{when}{told}")
+    cure = _SAME_NAMES if _NO_SUCH_FUNCTION in str(told) else ""
+    return Verdict(Status.RUNTIME_ERROR, f"{when}{told}{cure}")
 
 
 def _not_repeatable(which: str, verdict: Verdict) -> Verdict:

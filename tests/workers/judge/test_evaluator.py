@@ -463,3 +463,11 @@ def test_full_disk_ends_a_job_and_is_not_the_candidates_fault(bench, make, small
         assert evaluator.evaluate(job).status is Status.RUNTIME_ERROR
     finally:
         evaluator.close()
+
+
+def test_a_kernel_that_another_library_hides_is_told_how_to_link(bench, make):
+    """What the DSL's runtime raises then; only a GPU shows the real thing."""
+    raises = "def run(x, y, out):\n    raise RuntimeError('CUDA Error Code: 98')\n"
+    evaluation = bench.judge(make(raises, key="hidden"))
+    assert evaluation.status is Status.RUNTIME_ERROR
+    assert "link it with -Wl,-Bsymbolic" in evaluation.message.splitlines()[0]
