@@ -87,8 +87,8 @@ def figures(loop: list[Instruction]) -> dict[str, int]:
     }
 
 
-def gemms(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, int]]]]:
-    """(launch, figures of its loops) of each GEMM of a config, built from the sources staged in ``package``."""
+def kernels_of(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(launch, SASS with encodings, spilled bytes) of each GEMM of a config, built from the sources in ``package``."""
     name = f"promotion_{package.parent.name}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_loader(name, loader=None, is_package=True)
@@ -102,7 +102,13 @@ def gemms(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, list[
         launch = re.match(r"(moe_gemm_[12](?:_many)?)_\d", kernel)
         if launch:
             spilled = next(f["spill_bytes"] for n, f in found.items() if re.match(rf"{launch[1]}_\d", n))
-            yield launch[1], [figures(loop) | {"spill_bytes": spilled} for loop in loops_of(text)]
+            yield launch[1], text, spilled
+
+
+def gemms(package: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, int]]]]:
+    """(launch, figures of its loops) of each GEMM of a config."""
+    for launch, text, spilled in kernels_of(package, config):
+        yield launch, [figures(loop) | {"spill_bytes": spilled} for loop in loops_of(text)]
 
 
 def configs() -> Iterator[tuple[str, int, dict[str, Any]]]:

@@ -1,6 +1,9 @@
 """The reader of SASS: which loops are main loops, and whether they touch local memory; the table made of it."""
 
+import pytest
+
 from benchmarks.blackwell_static import sass
+from benchmarks.blackwell_static.epilogue import Tile, parts, walked
 from benchmarks.blackwell_static.table import summary, table
 
 SASS = """
@@ -58,3 +61,34 @@ def test_table_has_a_line_per_kind_of_gemm():
     assert lines[2] == "| 1, swapped, 256 | 2 | 168 | 0 to 8 | 0 | 1,000 to 2,000 | 64 | 4 | 4 (4) | 9 (0, 8) | 2 |"
     assert summary(results)["status"] == {"BUILT": 2, "Rejected": 1}
     assert summary(results)["gemms_that_spill"] == 1
+
+
+def test_a_walk_waits_for_the_scoreboard_that_an_instruction_names():
+    def control(stall: int, sets: int = 7, waits: int = 0) -> int:
+        return stall << 41 | sets << 46 | 7 << 49 | waits << 52
+
+    load, use = ("LDS", "", control(2, sets=1)), ("FMUL", "", control(4, waits=1 << 1))
+    arrive = ("SYNCS.ARRIVE.TRANS64.A1T0", "", control(1))
+    assert walked([load, use, arrive]) == (37, 36)
+    assert walked([load, ("FMUL", "", control(4)), arrive]) == (7, 6)
+
+
+def test_between_two_tiles_lies_what_the_loop_over_k_blocks_leaves_out():
+    block, between = parts(SASS.replace("{local}", "NOP"))
+    assert [opcode for opcode, _, _ in block] == ["LDTM.16dp256bit.x8", "NOP", "BRA"]
+    assert [opcode for opcode, _, _ in between] == ["FFMA2", "BRA", "LDL"]
+
+
+@pytest.mark.parametrize(
+    ("between", "accumulators", "load", "period"),
+    [
+        (0, 2, 100, 16 * 512),  # the MMAs never wait
+        (4000, 2, 900, 16 * 900),  # the memory is slower, and the stages keep it busy meanwhile
+        (1000, 4, 100, 16 * 512),  # four accumulators are longer than this epilogue
+        # after the last MMA: its promotion, the epilogue, and the first hand-back before a third accumulator is free
+        (2000, 2, 100, 16 * 512 + 400 + 2000 + 300 - 2 * 512),
+    ],
+)
+def test_an_epilogue_costs_what_accumulators_and_stages_do_not_hide(between, accumulators, load, period):
+    tile = Tile(16, 10, accumulators, load, 512, 300, 400, between)
+    assert tile.period() == pytest.approx(period, abs=1)
