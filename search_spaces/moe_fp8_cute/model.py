@@ -120,8 +120,8 @@ def _kernels(
         waited = 0.0 if plan.chained else step
         if plan.early_weights and config["requant"] == "fused":
             waited -= k.early_us
-        if plan.fed:
-            waited -= FEED_SHARE * out[-1].losses_us["tail"]
+        if plan.fed and not plan.chained:
+            waited -= FEED_SHARE * out[-1].losses_us.get("tail", 0.0)
         out.append(KernelPrediction(name, max(one.us + waited, 0.0), one.resources_us, one.losses_us))
         if name == "moe_gemm_1" and plan.out == "partial":
             align = row_align(config)

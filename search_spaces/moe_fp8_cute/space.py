@@ -193,9 +193,14 @@ def _feed_constraints() -> list[Constraint]:
             lambda c: c["requant"] == "fused",
         ),
         rule(
-            ("swap_1", "swap_2", "tile_t_1", "tile_t_2"),
-            "token tiles that are handed over have the same 64 rows or more in both GEMMs",
-            lambda c: not c["swap_1"] and not c["swap_2"] and c["tile_t_1"] == c["tile_t_2"],
+            ("swap_1", "swap_2", "tile_t_1", "tile_t_2", "small_tiles"),
+            "token tiles that are handed over are the same ones in both GEMMs",
+            lambda c: c["swap_1"] == c["swap_2"] and c["tile_t_1"] == c["tile_t_2"] and not c["small_tiles"],
+        ),
+        rule(
+            ("split_rows", "ctas_per_sm_1", "many_ctas_per_sm"),
+            "handed over tile by tile, all launches of GEMM 1 that may clear the output have as many CTAs",
+            lambda c: not c["split_rows"] or c["ctas_per_sm_1"] == c["many_ctas_per_sm"] == 1,
         ),
         rule(
             ("combine", "clear"),

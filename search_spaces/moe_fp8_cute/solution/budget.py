@@ -69,7 +69,7 @@ class GemmPlan:
         small: This plan is of that launch.
         feed: How GEMM 2 gets what GEMM 1 makes: at the end of its ``grid``, or its ``tiles`` one by one (feed.py).
         finished_tiles: GEMM 2 fed by tiles: CTA tiles that GEMM 1 has of each token tile.
-        clearing_ctas: GEMM 2 fed by tiles: CTAs of GEMM 1, each of which clears a part of the output.
+        clearing_ctas: GEMM 2 fed by tiles: CTAs of the launch of GEMM 1 that clears the output, each a part of it.
     """
 
     role: str

@@ -8,10 +8,12 @@ from cutlass import Int32, Int64
 
 from .budget import GemmPlan
 from .operands import Operands
+from .workspace import SMALLEST_ROWS
 
 NEXT, CLEARED, FINISHED = 0, 32, 64
-"""Places in the counters (workspace.queue_ints), 128 bytes apart: tiles of GEMM 2 that are claimed, CTAs that have
-cleared their part of the output, and from here on the CTA tiles of each token tile that GEMM 1 has finished."""
+"""Places in the counters (workspace.queue_ints), 128 bytes apart: tiles of GEMM 2 that are claimed, those of its second
+launch behind it; CTAs that have cleared their part of the output; and from here on the CTA tiles of each token tile
+that GEMM 1 has finished, at the tile's first row in steps of ``SMALLEST_ROWS``."""
 
 
 class Feed:
@@ -77,8 +79,8 @@ class Feed:
             cute.arch.red(counter, Int32(1), op="add", dtype="s32", sem="release", scope="gpu")
 
     def finished(self, queue: cute.Tensor, row: Int32) -> cute.Pointer:
-        """Where the weight tiles that GEMM 1 has finished of a row's token tile are counted."""
-        return queue.iterator + (FINISHED + row // self.plan.tile_t)
+        """Where the weight tiles that GEMM 1 has finished of the token tile that begins at ``row`` are counted."""
+        return queue.iterator + (FINISHED + row // SMALLEST_ROWS)
 
     # GEMM 2.
 
@@ -108,7 +110,7 @@ class Feed:
         bars, place = shared
         tile = Int32(0)
         if cute.arch.lane_idx() == 0:
-            pointer = operands.queue.iterator + NEXT
+            pointer = operands.queue.iterator + (NEXT + (1 if cutlass.const_expr(p.above > 0) else 0))
             tile = cute.arch.atomic_add(pointer, Int32(1), sem="relaxed", scope="gpu") + p.ctas // p.cluster
         cute.arch.mbarrier_wait(bars + 1, (done & 1) ^ 1)
         if cute.arch.lane_idx() == 0:

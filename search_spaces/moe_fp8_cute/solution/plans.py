@@ -68,10 +68,9 @@ def sm_count(config: Mapping[str, Any]) -> int:
 
 def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     shared = common(config, sizes)
-    feed = {"feed": config["feed"]}
     first = GemmPlan(
         **_first(config, sizes),
-        **feed,
+        **_feed(config),
         gather=_gathers(config),
         copies=config["gather"] == "beside" and not _gathers(config),
         clear=config["clear"],
@@ -91,11 +90,9 @@ def _plans_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[Ge
         chained=config["split_rows"] > 0,
         **shared,
     )
-    if first.by_tiles:
-        feed |= {"finished_tiles": first.weight_tiles, "clearing_ctas": first.ctas}
     second = GemmPlan(
         **second_gemm(config, sizes),
-        **feed,
+        **_feed(config, first),
         swap=config["swap_2"],
         tile_t=config["tile_t_2"],
         tile_w=config["tile_w_2"],
@@ -120,6 +117,13 @@ def _gathers(config: Mapping[str, Any]) -> bool:
     return config["gather"] == "fused" or (config["gather"] in ("many", "beside") and config["split_rows"] > 0)
 
 
+def _feed(config: Mapping[str, Any], first: GemmPlan | None = None) -> dict[str, Any]:
+    """How GEMM 2 gets its rows: of GEMM 1, or of the GEMM 2 whose GEMM 1 is ``first``."""
+    if first is None or not first.by_tiles:
+        return {"feed": config["feed"]}
+    return {"feed": config["feed"], "finished_tiles": first.weight_tiles, "clearing_ctas": first.ctas}
+
+
 def _narrow(config: Mapping[str, Any], i: int) -> dict[str, Any]:
     """The second N of GEMM ``i``, and when all tiles are of that size."""
     rows = narrow(config, i)
@@ -134,13 +138,16 @@ def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
 
 def _many_sm90(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[GemmPlan, GemmPlan]:
     tile_t = config["many_tile_t"]
-    plans = []
+    plans: list[GemmPlan] = []
     for i in (1, 2):
         tile_w = config[f"many_tile_w_{i}"]
         ctas_per_sm = config["many_ctas_per_sm"] if tile_t == 64 and tile_w == 128 else 1
         plan = _above_sm90(config, sizes, i, tile_t, tile_w, MANY_STAGES, ctas_per_sm)
         chained = i == 2 or config["small_tiles"] > 0
-        plans.append(_fitting(replace(plan, multicast=config["many_multicast"], chained=chained)))
+        plan = replace(
+            plan, multicast=config["many_multicast"], chained=chained, **_feed(config, plans[0] if plans else None)
+        )
+        plans.append(_fitting(plan))
     return plans[0], plans[1]
 
 

@@ -64,6 +64,7 @@ class Producer:
         self.wait(alone)
         cum = cute.make_rmem_tensor((self.table.chunks,), Int32)
         total, tile, rank = self.start(operands.counts, cum)
+        height = self.table.height(operands.counts)
         done = Int32(0)
         while tile < total:
             if cutlass.const_expr(p.fed):
@@ -71,7 +72,7 @@ class Producer:
                     self.feed.claim(queue, operands, done)
             else:
                 expert, token_tile, _weight_tile, _part, _together = self.table.place(cum, tile, rank)
-                self.feed.count(queue, operands, operands.m_indptr[expert] + token_tile * p.tile_t, done)
+                self.feed.count(queue, operands, operands.m_indptr[expert] + token_tile * height, done)
             tile = self.following(tile, queue, done)
             done = done + 1
 
@@ -80,7 +81,7 @@ class Producer:
         """Wait for the kernels before where nobody has done so; ``alone`` as :meth:`TileTable.enter` gives it."""
         if cutlass.const_expr(self.plan.waits):
             cute.arch.griddepcontrol_wait()
-        elif cutlass.const_expr(self.plan.leaves and self.plan.pdl):
+        elif cutlass.const_expr(self.plan.leaves and self.plan.pdl and not self.plan.fed):
             if alone:
                 cute.arch.griddepcontrol_wait()
 
@@ -131,7 +132,7 @@ class Producer:
                 stage, phase = self.advance(stage, phase)
             if cutlass.const_expr(self.clears_along(operands) and p.by_tiles):
                 # The same in all lanes: the last one is done.
-                if cleared == 0 and at - cute.arch.lane_idx() >= vectors:
+                if vectors > 0 and cleared == 0 and at - cute.arch.lane_idx() >= vectors:
                     self.feed.cleared(operands)
                     cleared = Int32(1)
             tile = self.following(tile, queue, done)
@@ -140,7 +141,7 @@ class Producer:
         if cutlass.const_expr(self.clears_along(operands)):
             self.clear(operands.zeroed, at, vectors)
             if cutlass.const_expr(p.by_tiles):
-                if cleared == 0:
+                if vectors > 0 and cleared == 0:
                     self.feed.cleared(operands)
 
     @cute.jit

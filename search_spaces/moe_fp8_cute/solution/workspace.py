@@ -19,6 +19,8 @@ MAX_TOKENS = ROUTING_CTAS * 256
 ALWAYS = ("barrier", "scratch", "counts", "m_indptr", "token_row", "row_token", "row_weight", "act", "act_scale")
 """Sections that every config has."""
 OPTIONAL = ("partial", "x_rows", "x_scale", "ready", "y", "acc", "queue")
+SMALLEST_ROWS = 8
+"""Token rows of the smallest tile of all."""
 SMALLEST_TILE = 64
 """Token rows of the smallest tile whose rows a GEMM copies for itself: tokens are the M side."""
 
@@ -30,8 +32,8 @@ def ready_ints(rows):
 
 
 def queue_ints(rows):
-    """Counters by which GEMM 1 feeds GEMM 2 (feed.FINISHED and before), for the same tiles."""
-    return 64 + rows // SMALLEST_TILE + 1
+    """Counters by which GEMM 1 feeds GEMM 2 (feed.FINISHED and before)."""
+    return 64 + rows // SMALLEST_ROWS + 1
 
 
 def optional_sections(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, int]:

@@ -62,6 +62,26 @@ def test_permuting_beside_gemm_1_changes_no_bit(build_solution, make_definition)
     assert len(set(map(bytes, outputs))) == 1
 
 
+@pytest.mark.slow
+def test_launches_by_rows_are_fed_tile_by_tile(build_solution, make_definition):
+    """Both launches of GEMM 2 have a queue of their own, and either one of GEMM 1 may be the one that clears."""
+    changes = {
+        **{
+            "feed": "tiles",
+            "clear": "along",
+            "gather": "beside",
+            "combine": "atomic_bf16",
+            "split_rows": 8,
+            "narrow": 8,
+        },
+        **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "stages_1": 3, "narrow_tiles": 2},
+        **{"swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "stages_2": 3, "many_tile_w_2": 128},
+    }
+    built = build_solution("sm_90a", make_definition(**SMALL), [changes], [], ctas=CTAS, keep_ptx=True)
+    built.names = ["fed"]
+    judge(built, 0, ROUTINGS)
+
+
 def test_a_call_that_the_host_refuses_is_no_pass(small_solution):
     (case,) = cases(small_solution.configs[0], small_solution.space.sizes, small_solution.space.target, QUICK)
     too_many = case.__class__("too many", 1 << 20, case.inputs, case.check)

@@ -126,6 +126,16 @@ def test_a_last_wave_of_few_tiles_is_a_tail():
     assert more.losses_us["tail"] > whole.losses_us["tail"]
 
 
+def test_a_gemm_2_that_is_fed_tile_by_tile_fills_a_part_of_the_tail():
+    """Also where nobody has rows, and more rows take no less than fewer."""
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    fed = {**hopper.default, "feed": "tiles"}
+    assert predicted(hopper, fed, 9, (0,) * 32) == predicted(hopper, hopper.default, 9, (0,) * 32)
+    times = [[predicted(hopper, c, 4096, (r,) * 32) for r in range(8, 600, 24)] for c in (hopper.default, fed)]
+    assert all(b <= a for a, b in zip(*times, strict=True)) and times[0] != times[1]
+    assert times[1] == sorted(times[1])
+
+
 def test_even_rows_add_up_to_the_expected_number():
     for tokens in (1, 57, 901, 14107):
         rows = even_rows(tokens, {"top_k": 8, "experts": 256, "local_experts": 32})

@@ -134,7 +134,7 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
         ({"clear": "along"}, "only an output that GEMM 2 adds to"),
         ({"feed": "tiles", "early_weights": False}, "must start beside GEMM 1"),
         ({"feed": "tiles", "requant": "kernel"}, "must write what GEMM 2 reads"),
-        ({"feed": "tiles", "swap_2": True, "tile_t_2": 16}, "the same 64 rows or more"),
+        ({"feed": "tiles", "swap_2": True, "tile_t_2": 16}, "the same ones in both GEMMs"),
         ({"feed": "tiles", "combine": "atomic_bf16"}, "must be cleared before the last tiles"),
         ({"stages_1": 12}, "GEMM 1"),
         ({"stages_2": 12}, "GEMM 2"),
