@@ -131,9 +131,10 @@ def test_a_gemm_2_that_is_fed_tile_by_tile_fills_a_part_of_the_tail():
     hopper = FAMILY.space(DEFINITION, "sm_90a")
     fed = {**hopper.default, "feed": "tiles"}
     assert predicted(hopper, fed, 9, (0,) * 32) == predicted(hopper, hopper.default, 9, (0,) * 32)
-    times = [[predicted(hopper, c, 4096, (r,) * 32) for r in range(8, 600, 24)] for c in (hopper.default, fed)]
-    assert all(b <= a for a, b in zip(*times, strict=True)) and times[0] != times[1]
-    assert times[1] == sorted(times[1])
+    before, after = ([predicted(hopper, c, 4096, (r,) * 32) for r in range(8, 600, 24)] for c in (hopper.default, fed))
+    assert all(b <= a for a, b in zip(before, after, strict=True))
+    assert before != after
+    assert after == sorted(after)
 
 
 def test_even_rows_add_up_to_the_expected_number():
