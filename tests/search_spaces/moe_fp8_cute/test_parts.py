@@ -17,7 +17,7 @@ from search_spaces.moe_fp8_cute.space import FAMILY
 from tests.search_spaces.moe_fp8 import definitions as moe
 
 SOLUTION = Path(pipeline.__file__).parent
-COMPILED = {"target", "name", "ready"}
+COMPILED = {"target", "name", "zeroed"}
 """What a document says to the compiler's options, the symbol and the tracing of the launch."""
 
 
