@@ -42,10 +42,14 @@ Instruction = tuple[str, str, int]
 """Opcode, operands, stall cycles."""
 
 
-def loops_of(text: str) -> list[list[Instruction]]:
+def loops_of(text: str, around: str = "LDTM") -> list[list[Instruction]]:
     """The loops around loads from tensor memory, the longest first; ``text`` has the encodings (``nvdisasm -c -hex``).
 
     There is one, and another one where tiles of few rows have an N of their own.
+
+    Args:
+        text: SASS of a kernel.
+        around: Beginning of the opcode, where the loops are around another one.
     """
     code: list[Instruction] = []
     at: dict[str, int] = {}
@@ -56,7 +60,7 @@ def loops_of(text: str) -> list[list[Instruction]]:
             code.append((found[2], found[3], 0))
         elif (control := _CONTROL.match(line)) and code:
             code[-1] = (*code[-1][:2], int(control[1], 16) >> 41 & 15)
-    loads = [n for n, (opcode, _, _) in enumerate(code) if opcode.startswith("LDTM")]
+    loads = [n for n, (opcode, _, _) in enumerate(code) if opcode.startswith(around)]
     found: list[list[Instruction]] = []
     while loads:
         for n in range(loads[-1], len(code)):
@@ -66,7 +70,7 @@ def loops_of(text: str) -> list[list[Instruction]]:
                 loads = [load for load in loads if load < at[target[0]]]
                 break
         else:
-            raise ValueError("no loop around the loads from tensor memory")
+            raise ValueError(f"no loop around {around}")
     return sorted(found, key=len, reverse=True)
 
 

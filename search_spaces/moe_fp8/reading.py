@@ -28,6 +28,9 @@ RENORM_INPUTS = tuple(
     n for n in DEEPSEEK_INPUTS if n not in ("routing_bias", "local_expert_offset", "routed_scaling_factor")
 )
 
+POWER_OF_TWO = "scales:power_of_two"
+"""Tag of definitions whose scales are powers of two, like those of DeepSeek-V3.1 checkpoints (UE8M0)."""
+
 _SPELLINGS = {
     "top_k": ({"topk"}, {"topkexperts", "numexpertspertok", "numexpertspertoken", "expertspertoken"}),
     "groups": ({"ngroup", "numexpertgroup", "numexpertgroups"}, {"ngroups", "numgroup", "numgroups"}),
@@ -50,6 +53,7 @@ class Reading:
         routing: ``deepseek`` (sigmoid and bias, groups, normalised) or ``renorm`` (softmax over the chosen logits).
         groups: Groups that the experts fall into, 1 for none.
         topk_groups: Groups whose experts may be chosen.
+        power_of_two: The definition promises, by the tag ``POWER_OF_TWO``, that every scale is a power of two.
     """
 
     hidden: int
@@ -60,6 +64,7 @@ class Reading:
     routing: str
     groups: int
     topk_groups: int
+    power_of_two: bool = False
 
     def __str__(self) -> str:
         return ", ".join(f"{f.name} {getattr(self, f.name)}" for f in fields(self))
@@ -101,6 +106,7 @@ def read(definition: Mapping[str, Any]) -> Reading:
         routing="deepseek" if deepseek else "renorm",
         groups=groups or 1,
         topk_groups=kept or 1,
+        power_of_two=POWER_OF_TWO in (definition.get("tags") or ()),
     )
     why = _rule_broken(reading)
     if why is not None:

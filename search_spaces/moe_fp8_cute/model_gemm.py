@@ -117,6 +117,7 @@ class Wave:
         latency_us: Of a tile's weights, as fast as the stages let a CTA ask for them.
         hbm_bytes: From and to device memory, over all tiles on average.
         l2_bytes: Through the SM's port to the L2.
+        beside: Cycles of the epilogue that pass while the next tile is multiplied.
     """
 
     block: Block
@@ -124,6 +125,7 @@ class Wave:
     latency_us: float
     hbm_bytes: float
     l2_bytes: float
+    beside: float = 0.0
 
 
 @lru_cache(maxsize=1 << 14)
@@ -234,12 +236,18 @@ def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: FittedConstants
     }[plan.out]
     hbm = t.experts * plan.n * plan.k + t.rows * plan.k + out
     ahead = plan.stages * (plan.k_per_stage if isinstance(plan, BlackwellPlan) else 1)
+    between, beside = k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups), 0.0
+    if isinstance(plan, BlackwellPlan) and plan.scaled:
+        # Sums that are in registers leave room for the next tile's; a second accumulator has it in any case.
+        read = rows * plan.tile_w * 4 / hw.tmem_bytes_per_cycle + hw.tmem_load_cycles + 2 * WAIT_CYCLES
+        between, beside = read if plan.acc_stages == 1 else 0.0, between
     return Wave(
         block=block,
-        between=k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups),
+        between=between,
         latency_us=plan.k_blocks / ahead * hw.load_latency_us,
         hbm_bytes=hbm / tiles,
         l2_bytes=plan.k_blocks * block.l2_bytes + out / tiles,
+        beside=beside,
     )
 
 
@@ -282,13 +290,18 @@ def blackwell_block(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
     if plan.groups == 1:
         tensor *= 2  # an MMA of 64 rows takes as long as one of 128: half of the lanes of tensor memory are written
     smem = (stored + read) * BLOCK / hw.smem_bytes_per_cycle
-    if plan.acc_stages == 1:
+    tmem, fma = elements * 4 / hw.tmem_bytes_per_cycle, elements / hw.fma_per_cycle * (2.0 if plan.swap else 1.0)
+    if plan.scaled:
+        # Nothing is promoted; scales are read, and their factors written and read again.
+        smem += (4 * plan.tile_t + 2 * plan.factor_bytes / plan.k_per_stage) / hw.smem_bytes_per_cycle
+        chain, fma, tmem = 0.0, 0.0, tmem / plan.k_blocks
+    elif plan.acc_stages == 1:
         chain += max(tensor, smem)  # the next K block's MMAs wait until this one's sums are out of tensor memory
     return Block(
         tensor=tensor,
         smem=smem,
-        fma=elements / hw.fma_per_cycle * (2.0 if plan.swap else 1.0),
-        tmem=elements * 4 / hw.tmem_bytes_per_cycle,
+        fma=fma,
+        tmem=tmem,
         chain=chain,
         issue=0.0,
         l2_bytes=BLOCK * (plan.weight_rows / len(plan.weight_peers(0)) + plan.token_rows / len(plan.token_peers(0))),
@@ -311,7 +324,7 @@ def _wave_us(plan: GemmPlan, w: Wave, ctas: int, clock: float, hw: Hardware, k: 
         ctas * w.hbm_bytes / hw.hbm_bytes_per_us,
         together * w.l2_bytes * hw.sms / hw.l2_bytes_per_us,
         w.latency_us,
-        (plan.k_blocks * block + w.between) / clock,
+        max(plan.k_blocks * block + w.between, w.beside) / clock,
     )
 
 

@@ -46,8 +46,10 @@ def _fp8(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return size | (rng.integers(0, 2, shape, dtype=np.uint8) << np.uint8(7))
 
 
-def _scales(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """float32 of both signs, none near zero, no two alike: a scale of another block shows."""
+def _scales(rng: np.random.Generator, power_of_two: bool, *shape: int) -> np.ndarray:
+    """float32 of both signs, none near zero, no two alike: a scale of another block shows. Or one of seven powers."""
+    if power_of_two:
+        return np.exp2(rng.integers(-3, 4, shape)).astype(np.float32)
     size = np.exp2(rng.uniform(-1.0, 1.0, shape))
     return (size * rng.choice([-1.0, 1.0], shape)).astype(np.float32)
 
@@ -56,10 +58,14 @@ def inputs(sizes: Mapping[str, Any], routing: Routing, offset: int = 0, seed: in
     """Name -> array of every input of the op, in its memory layout; weights depend on the seed alone."""
     rng = np.random.default_rng([seed, zlib.crc32(routing.name.encode())])
     logits, bias = _logits(sizes, routing, offset, rng)
+    power_of_two = bool(sizes["power_of_two"])
+    root = np.sqrt(sizes["hidden"])
+    if power_of_two:
+        root = np.exp2(np.round(np.log2(root)))
     out = {
         "logits": logits,
         "x": _fp8(rng, routing.tokens, sizes["hidden"]),
-        "xs": (_scales(rng, sizes["hidden"] // 128, routing.tokens) / np.sqrt(sizes["hidden"])).astype(np.float32),
+        "xs": (_scales(rng, power_of_two, sizes["hidden"] // 128, routing.tokens) / root).astype(np.float32),
         **weights(sizes, seed),
     }
     if bias is not None:
@@ -71,11 +77,12 @@ def weights(sizes: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Name -> array of the experts' weights and their scales."""
     rng = np.random.default_rng(seed)
     h, i, e = sizes["hidden"], sizes["intermediate"], sizes["local_experts"]
+    p = bool(sizes["power_of_two"])
     return {
         "w13": _fp8(rng, e, 2 * i, h),
-        "s13": _scales(rng, e, 2 * i // 128, h // 128),
+        "s13": _scales(rng, p, e, 2 * i // 128, h // 128),
         "w2": _fp8(rng, e, h, i),
-        "s2": _scales(rng, e, h // 128, i // 128),
+        "s2": _scales(rng, p, e, h // 128, i // 128),
     }
 
 

@@ -30,6 +30,12 @@ def _gemm_parameters(i: int, split: str) -> tuple[Parameter, ...]:
         Parameter(f"acc_stages_{i}", (1, 2, 4), doc=f"{gemm}: accumulators in tensor memory"),
         Parameter(f"ctas_per_sm_{i}", (1, 2), doc=f"{gemm}: resident persistent CTAs per SM"),
         Parameter(f"split_k_{i}", (1, 2, 4), doc=f"{gemm}: parts of K, summed by {split}"),
+        Parameter(
+            f"scaled_{i}",
+            (False, True),
+            "categorical",
+            f"{gemm}: the MMAs multiply with the scales, which must be powers of two; sums stay in tensor memory",
+        ),
     )
 
 
@@ -86,6 +92,7 @@ _DEFAULT_GEMM: Config = {
     "acc_stages": 2,
     "ctas_per_sm": 1,
     "split_k": 1,
+    "scaled": False,
 }
 
 DEFAULT: Config = {
@@ -115,7 +122,7 @@ MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
 """Parameters of the launches for experts with many rows."""
 
 
-def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) -> list[Constraint]:
+def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None], power_of_two: bool) -> list[Constraint]:
     """Rules inside one GEMM; the first ones need no plan and cut most branches."""
 
     def named(*bases: str) -> tuple[str, ...]:
@@ -127,6 +134,7 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) 
         )
 
     swap, m, t, w, along_w, along_t = named("swap", "mma_m", "tile_t", "tile_w", "cluster_w", "cluster_t")
+    scaled = f"scaled_{i}"
     outer = ("gather", "requant", "combine") if i == 1 else ("combine", "handover")
     tile = named("swap", "mma_m", "tile_t", "tile_w")
     return [
@@ -142,14 +150,20 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) 
         ),
         planned(
             "mma",
-            (*outer, *tile, *named("k_tile", "split_k")),
-            "N of an MMA goes to 256 in steps of 8 with 64 rows, of 16 with 128, of 32 in a pair of CTAs; weight rows "
-            "are whole MMAs, parts of K whole stages; requantised tiles of unswapped operands have 128 columns",
+            (*outer, *tile, *named("k_tile", "split_k", "scaled")),
+            "N of an MMA goes to 256 in steps of 8 with 64 rows, of 16 with 128, of 32 in a pair of CTAs; a scaled one "
+            "has 128 rows, or 256 in a pair; weight rows are whole MMAs, parts of K whole stages; requantised tiles of "
+            "unswapped operands have 128 columns",
         ),
         planned(
             "narrow",
             ("narrow", swap, m, t),
             "the second N, too, comes in steps of 8 with 64 rows, of 16 with 128, of 32 in a pair of CTAs",
+        ),
+        Constraint(
+            (scaled,),
+            "scaled MMAs multiply with powers of two: a definition promises them by the tag scales:power_of_two",
+            lambda c: power_of_two or not c[scaled],
         ),
         Constraint(
             (swap, m, along_w, along_t),
@@ -169,13 +183,13 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None]) 
         ),
         planned(
             "memory",
-            (*outer, *tile, *named("k_tile", "stages", "acc_stages", "ctas_per_sm")),
+            (*outer, *tile, *named("k_tile", "stages", "acc_stages", "ctas_per_sm", "scaled")),
             "shared memory has 227 KB per CTA and 228 KB per SM; tensor memory has 512 columns per SM, allocated in "
-            "powers of two",
+            "powers of two, with sums and the factors of scaled MMAs",
         ),
         planned(
             "register",
-            (*outer, *tile, f"ctas_per_sm_{i}"),
+            (*outer, *tile, f"ctas_per_sm_{i}", scaled),
             "an SM has 64 K registers: sums and the columns in flight leave the promotion warps too few",
         ),
     ]
@@ -190,7 +204,8 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         found: str | None = getattr(plan, f"{part}_problem")()
         return found
 
-    many = ("sms", "gather", "combine", "handover", "split_rows", *MANY)
+    many = ("sms", "gather", "combine", "handover", "split_rows", "scaled_1", "scaled_2", *MANY)
+    power_of_two = sizes["power_of_two"]
 
     @lru_cache(maxsize=1 << 12)
     def many_problem(values: tuple) -> bool:
@@ -206,8 +221,8 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         return any(plan.least < plan.cluster for plan in every if isinstance(plan, BlackwellPlan))
 
     return (
-        *_gemm_constraints(1, problem),
-        *_gemm_constraints(2, problem),
+        *_gemm_constraints(1, problem, power_of_two),
+        *_gemm_constraints(2, problem, power_of_two),
         Constraint(
             ("requant", "split_k_1"),
             "SwiGLU needs the full sum: parts of K are added by the requantisation kernel",
@@ -247,6 +262,11 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             shapes,
             "only a cluster of more CTAs than a pair, or than share maxima, can be replaced by smaller ones",
             lambda c: not c["fallback"] or smaller(tuple((n, c[n]) for n in shapes)),
+        ),
+        Constraint(
+            ("handover", "scaled_2"),
+            "with scaled MMAs rows are stored beside the next tile in any case, and the warp that would has the scales",
+            lambda c: not (c["handover"] and c["scaled_2"]),
         ),
         Constraint(
             ("pdl", "early_weights"),

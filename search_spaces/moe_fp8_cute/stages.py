@@ -288,7 +288,11 @@ def _check_activations(
     top = np.maximum(np.abs(value).reshape(shape).max(2), 1e-10)
     slack = play.reshape(shape).max(2)
     scale = p.view(memory, "act_scale")[:, rows].T.astype(np.float64)
-    _compare(f"act_scale (transposed) of expert {expert}", scale, top / 448, (slack + 2e-6 * top) / 448, rows)
+    wanted, room = top / 448, (slack + 2e-6 * top) / 448
+    if p.config.get("scaled_2"):
+        wanted, least = (np.exp2(np.ceil(np.log2(s))) for s in (wanted + room, np.maximum(wanted - room, 1e-30)))
+        room = wanted - least
+    _compare(f"act_scale (transposed) of expert {expert}", scale, wanted, room, rows)
     each = np.repeat(scale, BLOCK, axis=1)
     found = FP8[p.view(memory, "act")[rows]] * each
     step = np.exp2(np.floor(np.log2(np.maximum(np.abs(value) + play, 2.0**-6 * each) / each)) - 3)

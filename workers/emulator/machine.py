@@ -103,6 +103,7 @@ class CtaCluster:
         """CTAs that have let the next kernel start."""
         self.pending: list[Callable[[], None]] = []
         self.cluster_arrived, self.cluster_generation = 0, 0
+        self.cta_group = 0
         self.size, threads = size, launch.threads
         count = size * (threads // WARP)
         self.cluster_clock = np.zeros(count, np.int64)
@@ -225,6 +226,18 @@ class CtaCluster:
         if rank >= len(self.ctas):
             raise FaultError(f"shared memory of rank {rank} in a cluster of {len(self.ctas)}")
         return self.ctas[rank], address & INSIDE
+
+    def group(self, w: Warp, opcode: str) -> list[Cta]:
+        """The CTAs that a tcgen05 instruction works on.
+
+        Raises:
+            FaultError: An instruction before it has another ``.cta_group``, of which a kernel has one (PTX ISA).
+        """
+        number = 2 if "cta_group::2" in opcode else 1
+        if self.cta_group not in (0, number):
+            raise FaultError(f"cta_group::{number} in a kernel with cta_group::{self.cta_group}")
+        self.cta_group = number
+        return self.ctas[w.cta.rank & ~1 :][:2] if number == 2 else [w.cta]
 
     def barrier(self, cta: Cta, address: int) -> Barrier:
         """The mbarrier at an address.

@@ -99,6 +99,8 @@ class Cta:
         self._tensor_memory: np.ndarray | None = None
         self.accumulating = np.zeros(TMEM_COLUMNS, np.int32)
         """Number of unfinished MMAs that write each column."""
+        self.scaling = np.zeros(TMEM_COLUMNS, np.int32)
+        """Number of unfinished MMAs that take scales from each column."""
         self.commits: list[tuple[int, int, int] | None] = [None] * TMEM_COLUMNS
         """(rank, address, phase) of the mbarrier that signalled that a column is complete."""
         self.drains: list[dict[int, int]] = [{} for _ in range(TMEM_COLUMNS)]

@@ -70,6 +70,8 @@ class Warp:
         """Shared memory that MMAs read, by commit group; the last one is open."""
         self.accumulators: list[tuple[Any, ...]] = []
         """Tensor memory that MMAs write and no commit covers yet."""
+        self.scaling: list[tuple[Any, ...]] = []
+        """Tensor memory that MMAs take scales from and no commit covers yet."""
         self.finishing: list[Callable[[], None]] = []
         """Effects of this warp's commits and asynchronous arrivals, in the order in which they must happen."""
         self.loads: list[tuple[np.ndarray, np.ndarray]] = []

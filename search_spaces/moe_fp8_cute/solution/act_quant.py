@@ -7,6 +7,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from .budget import BLOCK
+from .scales import float_bits, float_of
 
 FP8_MAX = 448.0
 """Largest finite E4M3 value: a block's scale is its largest magnitude over this."""
@@ -29,6 +30,22 @@ def pack_e4m3(low: Float32, high: Float32 | None = None):
     return two.to(cutlass.Uint8) if high is None else two
 
 
+def fp8_factor(top: Float32, power_of_two: bool) -> Float32:
+    """What a block of 128 values with the largest magnitude ``top`` is multiplied with before it becomes FP8."""
+    if not power_of_two:
+        return FP8_MAX * cute.arch.rcp_approx(top)
+    # 2^-n has the exponent 254 - (n + 127).
+    return float_of(Int32(254 << 23) - float_bits(fp8_scale(top, True)))
+
+
+def fp8_scale(top: Float32, power_of_two: bool) -> Float32:
+    """The scale of such a block; the next higher power of two where it must be one."""
+    scale = top * Float32(1.0 / FP8_MAX)
+    if not power_of_two:
+        return scale
+    return float_of((float_bits(scale) + Int32(0x7FFFFF)) & Int32(-0x800000))
+
+
 class ActQuant:
     """Sum of partial GEMM 1 results, SwiGLU, FP8 rows and scales: one warp per row and block of 128 columns.
 
@@ -38,7 +55,15 @@ class ActQuant:
     """
 
     def __init__(
-        self, intermediate: int, experts: int, row_align: int, batched: bool, splits: int, ctas: int, pdl: bool
+        self,
+        intermediate: int,
+        experts: int,
+        row_align: int,
+        batched: bool,
+        splits: int,
+        ctas: int,
+        power_of_two: bool,
+        pdl: bool,
     ):
         self.intermediate = intermediate
         self.experts = experts
@@ -46,6 +71,7 @@ class ActQuant:
         self.batched = batched
         self.splits = splits
         self.ctas = ctas
+        self.power_of_two = power_of_two
         self.pdl = pdl
 
     @cute.jit
@@ -98,7 +124,7 @@ class ActQuant:
             top = cute.arch.fmax(top, cute.arch.fmax(up[i], -up[i]))
         for step in (1, 2, 4, 8, 16):
             top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, offset=step))
-        inverse = FP8_MAX * cute.arch.rcp_approx(top)
+        inverse = fp8_factor(top, self.power_of_two)
         target = cute.recast_ptr(
             (out.iterator + (cutlass.Int64(row) * self.intermediate + column)).align(4), dtype=cutlass.Uint16
         )
@@ -106,4 +132,4 @@ class ActQuant:
         pairs[0] = pack_e4m3(up[0] * inverse, up[1] * inverse)
         pairs[1] = pack_e4m3(up[2] * inverse, up[3] * inverse)
         if cute.arch.lane_idx() == 0:
-            out_scale[block, row] = top * Float32(1.0 / FP8_MAX)
+            out_scale[block, row] = fp8_scale(top, self.power_of_two)

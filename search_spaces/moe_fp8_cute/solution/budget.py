@@ -70,6 +70,7 @@ class GemmPlan:
         feed: How GEMM 2 gets what GEMM 1 makes: at the end of its ``grid``, or its ``tiles`` one by one (feed.py).
         finished_tiles: GEMM 2 fed by tiles: CTA tiles that GEMM 1 has of each token tile.
         clearing_ctas: GEMM 2 fed by tiles: CTAs of the launch of GEMM 1 that clears the output, each a part of it.
+        power_of_two: GEMM 1: scales of the requantised rows are powers of two, as a GEMM 2 with scaled MMAs needs them.
     """
 
     role: str
@@ -105,6 +106,7 @@ class GemmPlan:
     feed: str = "grid"
     finished_tiles: int = 0
     clearing_ctas: int = 0
+    power_of_two: bool = False
 
     @property
     def by_tiles(self) -> bool:

@@ -41,6 +41,8 @@ class BlackwellPlan(GemmPlan):
             the next tile (epilogue_handed.py).
         fallback: A GPU without room for a whole cluster may launch smaller ones in its place, of ``least`` CTAs. They
             take the same tiles and load for themselves what the others would have shared.
+        scaled: The MMAs multiply with the scales, which must be powers of two: sums stay in tensor memory over all K
+            (gemm_scaled_sm100.py). ``acc_stages`` then counts tiles.
     """
 
     k_tile: int = BLOCK
@@ -52,6 +54,7 @@ class BlackwellPlan(GemmPlan):
     zeroes: bool = False
     handover: bool = False
     fallback: bool = False
+    scaled: bool = False
 
     @property
     def sub_w(self) -> int:
@@ -191,7 +194,7 @@ class BlackwellPlan(GemmPlan):
 
     @property
     def gather_threads(self) -> int:
-        if self.gather4 or self.zeroes or self.tile_t <= 16:
+        if self.gather4 or self.zeroes or self.scaled or self.tile_t <= 16:
             return 32
         return 64
 
@@ -199,8 +202,9 @@ class BlackwellPlan(GemmPlan):
 
     @property
     def full_arrivals(self) -> int:
-        """The weight warp, and the row warp or every gathering thread."""
-        return 1 + (self.gather_threads if self.gather and not self.gather4 else 1)
+        """The weight warp, and the row warp or every gathering thread; the scale warp of every CTA that a MMA reads."""
+        scales = (2 if self.pair else 1) if self.scaled else 0
+        return 1 + (self.gather_threads if self.gather and not self.gather4 else 1) + scales
 
     @property
     def scale_arrivals(self) -> int:
@@ -209,13 +213,18 @@ class BlackwellPlan(GemmPlan):
 
     @property
     def empty_arrivals(self) -> int:
-        """The commits of all MMA issuers that read it, and the promotion warps, which read the scales."""
-        return len(self.readers(0)) + 4 * self.groups
+        """The commits of all MMA issuers that read it, and who reads the scales: promotion warps or the scale warp."""
+        return len(self.readers(0)) + self.scale_readers
 
     @property
     def near_empty_arrivals(self) -> int:
         """The same in a cluster of ``least`` CTAs."""
-        return len(self.near_readers(0)) + 4 * self.groups
+        return len(self.near_readers(0)) + self.scale_readers
+
+    @property
+    def scale_readers(self) -> int:
+        """Warps of a CTA that read the token scales of a stage."""
+        return 1 if self.scaled else 4 * self.groups
 
     @property
     def drained_arrivals(self) -> int:
@@ -245,9 +254,23 @@ class BlackwellPlan(GemmPlan):
         return self.mmas * self.mma_shape[1]
 
     @property
+    def factor_columns(self) -> int:
+        """Columns of tensor memory with the scales of a stage: four for 128 rows of M or N, M first; 0 for none.
+
+        A column has four bytes, one for each K block: a stage has at most four.
+        """
+        return 4 * (self.mmas + -(-self.mma_shape[1] // 128)) if self.scaled else 0
+
+    @property
+    def factor_bytes(self) -> int:
+        """Shared memory that they come from: 32 lanes of 4 bytes a column."""
+        return 128 * self.factor_columns
+
+    @property
     def tmem_columns(self) -> int:
-        """Columns that a CTA allocates."""
-        return max(32, 1 << (self.acc_stages * self.acc_columns - 1).bit_length())
+        """Columns that a CTA allocates: sums, then the scales of every stage."""
+        columns = self.acc_stages * self.acc_columns + self.stages * self.factor_columns
+        return max(32, 1 << (columns - 1).bit_length())
 
     @property
     def width(self) -> int:
@@ -279,6 +302,8 @@ class BlackwellPlan(GemmPlan):
     @property
     def accumulator_registers(self) -> int:
         one = self.width // 2
+        if self.scaled:
+            return one * self.subs  # they are loaded at once, and need no scales
         scales = self.load_columns // 4 if self.swap else 2
         return one * self.subs + self.load_columns // 2 + scales
 
@@ -291,7 +316,8 @@ class BlackwellPlan(GemmPlan):
 
     @property
     def stage_bytes(self) -> int:
-        return (self.weight_rows + self.token_rows) * self.k_tile + 4 * self.tile_t * self.k_per_stage
+        scales = 4 * self.tile_t * self.k_per_stage + self.factor_bytes
+        return (self.weight_rows + self.token_rows) * self.k_tile + scales
 
     @property
     def epilogue_bytes(self) -> int:
@@ -316,6 +342,8 @@ class BlackwellPlan(GemmPlan):
         step = self.n_step
         if step is None or self.pair != (m == 256):
             return f"an MMA has 64 or 128 rows, 256 in a pair of CTAs, not {m}"
+        if self.scaled and m < 128:
+            return f"a scaled MMA has 128 rows, 256 in a pair of CTAs, not {m}"
         if n % step or not step <= n <= 256:
             return f"N of an MMA with {m} rows goes from {step} to 256 in steps of {step}, {n} does not"
         if not self.swap and self.tile_t != 64 * self.groups:

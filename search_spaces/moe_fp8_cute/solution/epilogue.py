@@ -15,7 +15,7 @@ import cutlass.cute as cute
 from cutlass import BFloat16, Float32, Int32, Int64
 from cutlass.pipeline import NamedBarrier
 
-from .act_quant import FP8_MAX, pack_e4m3, silu_mul
+from .act_quant import fp8_factor, fp8_scale, pack_e4m3, silu_mul
 from .budget import BLOCK, SWAP_PITCH, GemmPlan
 from .operands import Operands
 
@@ -135,11 +135,11 @@ class SwapAct(Epilogue):
             top = Float32(1e-10)
             for w in cutlass.range_constexpr(self.warps * p.amax_ctas):
                 top = cute.arch.fmax(top, amax[token, w, buffer])
-            inverse = FP8_MAX * cute.arch.rcp_approx(top)
+            inverse = fp8_factor(top, p.power_of_two)
             for s in cutlass.range_constexpr(p.subs):
                 quant[p.sub_w // 2 * s + 8 * warp + high, token] = pack_e4m3(acc[s][i] * inverse)
             if weight_tile % p.amax_ctas == 0 and warp == 0 and high == 0:
-                operands.out_scale[weight_tile * p.columns // BLOCK, row0 + token] = top * Float32(1.0 / FP8_MAX)
+                operands.out_scale[weight_tile * p.columns // BLOCK, row0 + token] = fp8_scale(top, p.power_of_two)
         self.consumers.arrive_and_wait()
         self.copy_out(quant, operands.out, row0, weight_tile, tokens)
 
@@ -265,10 +265,10 @@ class RowAct(Epilogue):
         first = row0 + p.cta_m * t + 16 * warp
         for h in cutlass.range_constexpr(2):
             largest = top[2 * t + h]
-            inverse = FP8_MAX * cute.arch.rcp_approx(largest)
+            inverse = fp8_factor(largest, p.power_of_two)
             if quad == 0 and (weight_tile * p.columns) % BLOCK == 0:
-                operands.out_scale[weight_tile * p.columns // BLOCK, first + high + 8 * h] = largest * Float32(
-                    1.0 / FP8_MAX
+                operands.out_scale[weight_tile * p.columns // BLOCK, first + high + 8 * h] = fp8_scale(
+                    largest, p.power_of_two
                 )
             for j in cutlass.range_constexpr(p.columns // 8):
                 i = 2 * h + 4 * j

@@ -151,6 +151,7 @@ class GroupedGemmSm100:
         sX = smem.allocate_tensor(F8, x_layout.outer, byte_alignment=1024, swizzle=x_layout.inner)
         scale_slots = p.stages * p.k_per_stage
         sS = smem.allocate_tensor(Float32, cute.make_layout((p.tile_t, scale_slots)), byte_alignment=128)
+        sF = self.allocate_factors(smem)
         bars = smem.allocate_array(Int64, 3 * p.stages + 2 * p.acc_stages)
         full, empty, scale_full = bars, bars + p.stages, bars + 2 * p.stages
         ready, drained = bars + 3 * p.stages, bars + 3 * p.stages + p.acc_stages
@@ -188,19 +189,24 @@ class GroupedGemmSm100:
                     self.producer.gather_rows(atom_x, tma_x, indices, operands, sX, sS, full, empty, scale_full, alone)
                 else:
                     self.producer.rows(atom_x, tma_x, operands, sX, sS, full, empty, scale_full, alone)
-            if cutlass.const_expr(p.zeroes):
+            if cutlass.const_expr(p.scaled):
+                if warp == 2:
+                    self.factors(operands, sS, sF, full, empty, scale_full, alone)
+            elif cutlass.const_expr(p.zeroes):
                 if warp == 2:
                     self.producer.zero(operands.zeroed, operands.counts)
             if cutlass.const_expr(p.handover):
                 if warp == 2:
                     self.take_rows(shared, operands, alone)
             if warp == MMA_WARP:
-                self.multiply(sW, sX, tmem, full, empty, ready, drained, operands.counts, alone)
+                self.multiply(sW, sX, sF, tmem, full, empty, ready, drained, operands.counts, alone)
                 if cutlass.const_expr(p.pdl and p.chained):
                     cute.arch.griddepcontrol_wait()
         else:
             if cutlass.const_expr(split):
                 cute.arch.setmaxregister_increase(p.registers[1])
+            if cutlass.const_expr(p.scaled and p.zeroes):
+                self.producer.zero(operands.zeroed, operands.counts, 4 * p.groups)
             self.promote(operands, tmem, sS, empty, scale_full, ready, drained, shared, alone)
         # All accumulators are drained, and nobody writes to or arrives at a CTA that has left.
         self.fence("before")
@@ -209,6 +215,10 @@ class GroupedGemmSm100:
         if warp == MMA_WARP:
             self.fence("after")
             cute.arch.dealloc_tmem(tmem, p.tmem_columns, is_two_cta=p.pair)
+
+    def allocate_factors(self, smem):
+        """Shared memory for the factors of scaled MMAs (gemm_scaled_sm100.py), None without."""
+        return None
 
     def fence(self, where: str) -> None:
         """Order tensor memory accesses around a barrier."""
@@ -222,7 +232,7 @@ class GroupedGemmSm100:
             cute.arch.cluster_wait()
 
     @cute.jit
-    def multiply(self, sW, sX, tmem, full, empty, ready, drained, counts, alone):
+    def multiply(self, sW, sX, sF, tmem, full, empty, ready, drained, counts, alone):
         """The MMA warp: per K block of 128, one accumulator in tensor memory."""
         p = self.plan
         self.producer.wait(alone)

@@ -14,6 +14,7 @@ from cutlass import BFloat16, Float32, Int32, Int64
 from .act_quant import ActQuant
 from .budget_sm100 import BlackwellPlan
 from .combine import Cast, Finalize, Zero
+from .gemm_scaled_sm100 import ScaledGemmSm100
 from .gemm_sm90 import F8, GroupedGemm
 from .gemm_sm100 import GroupedGemmSm100
 from .operands import Operands
@@ -123,13 +124,15 @@ class Kernel:
     def _act_quant(self) -> ActQuant:
         d, s = self.document, self.document["sizes"]
         self.splits = d["splits"]
-        rows = (d["row_align"], d["batched"], self.splits, d["ctas"])
+        rows = (d["row_align"], d["batched"], self.splits, d["ctas"], d["power_of_two"])
         return ActQuant(s["intermediate"], s["local_experts"], *rows, d["pdl"])
 
     def _gemm(self) -> GroupedGemm | GroupedGemmSm100:
         """The main loop of the plan's architecture."""
         self.splits = self.plan.split_k
-        made = GroupedGemmSm100 if isinstance(self.plan, BlackwellPlan) else GroupedGemm
+        if not isinstance(self.plan, BlackwellPlan):
+            return GroupedGemm(self.plan, self.document["name"])
+        made = ScaledGemmSm100 if self.plan.scaled else GroupedGemmSm100
         return made(self.plan, self.document["name"])
 
     @cute.jit

@@ -48,7 +48,8 @@ def kernels(config: Mapping[str, Any], sizes: Mapping[str, Any], target: str) ->
         found.append(document("permute", above=config["split_rows"] if config["gather"] == "many" else 0))
     found += gemms("gate_up", second.out == "atomic_bf16")
     if first.out == "partial":
-        found.append(document("act_quant", **rows, splits=first.split_k, ctas=4 * sm_count(config)))
+        more = {"splits": first.split_k, "ctas": 4 * sm_count(config), "power_of_two": first.power_of_two}
+        found.append(document("act_quant", **rows, **more))
     found += gemms("down", False)
     last = {"finalize": "finalize", "atomic_f32": "cast"}.get(second.out)
     return [*found, document(last)] if last else found

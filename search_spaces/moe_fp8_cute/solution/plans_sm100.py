@@ -41,21 +41,29 @@ def many_plans_sm100(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> tup
     """Both GEMMs over the experts with more than ``split_rows`` rows: tokens as M, 256 weight rows."""
     pair = config["many_mma_m"] == 256
     tile: dict[str, Any] = {"swap": False, "tile_t": 128, "tile_w": 256, "groups": 2, "pair": pair}
-    tile |= {"stages": 5 if pair else 4, "acc_stages": 2, "cluster_t": 2 if pair else 1, "overlap": False}
+    tile |= {"cluster_t": 2 if pair else 1, "overlap": False}
     tile |= {"cluster_w": config["many_cluster_w"], "ctas": config["sms"], "above": config["split_rows"]}
     tile |= {"fallback": config["fallback"]}
-    first = BlackwellPlan(**_first(config, sizes), **tile, **common(config, sizes))
-    if config["handover"] and not pair:
-        tile["stages"] -= 1
+    first = BlackwellPlan(**_first(config, sizes), **tile, **_many_stages(config, 1), **common(config, sizes))
     second = BlackwellPlan(
         **second_gemm(config, sizes),
         **tile,
+        **_many_stages(config, 2),
         chained=True,
         handover=config["handover"],
         early_weights=config["early_weights"],
         **common(config, sizes),
     )
     return first, second
+
+
+def _many_stages(config: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Stages and accumulators. Beside the factors of scaled MMAs is room for the sums of one tile of 256 columns, and
+    two K blocks a stage halve the factors' way through shared memory."""
+    pair = config["many_mma_m"] == 256
+    if not config[f"scaled_{i}"]:
+        return {"stages": 5 if pair else 4 - (i == 2 and config["handover"]), "acc_stages": 2}
+    return {"scaled": True, "acc_stages": 1, **({"stages": 3, "k_tile": 256} if pair else {"stages": 4})}
 
 
 def many_rows_sm100(config: Mapping[str, Any]) -> int:
@@ -73,6 +81,7 @@ def _first(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
         "gather": config["gather"] != "kernel",
         "gather4": config["gather"] == "tma",
         "zeroes": config["combine"] == "atomic_bf16",
+        "power_of_two": config["scaled_2"],
     }
 
 
@@ -110,4 +119,5 @@ def _tile(config: Mapping[str, Any], i: int) -> dict[str, Any]:
         "ctas": config["sms"] * ctas_per_sm,
         "split_k": config[f"split_k_{i}"],
         "narrow": narrow(config, i),
+        "scaled": config[f"scaled_{i}"],
     }

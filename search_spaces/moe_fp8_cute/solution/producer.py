@@ -277,16 +277,19 @@ class Producer:
         )
 
     @cute.jit
-    def zero(self, target, counts):
-        """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of the warp, CTA by CTA.
+    def zero(self, target, counts, warps: cutlass.Constexpr = 1):
+        """Fill a row-major [T, H] bfloat16 tensor with zeros: 512 bytes per step of each of the ``warps``, CTA by CTA.
 
         Of launches that share the experts, one of many rows does it beside its long main loops, where there are any.
         """
         if cutlass.const_expr(self.plan.waits):
             cute.arch.griddepcontrol_wait()
         vectors = self.to_clear(target, counts)
-        at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
-        self.clear(target, at, vectors)
+        if cutlass.const_expr(warps == 1):
+            at = cute.arch.block_idx()[0] * 32 + cute.arch.lane_idx()
+        else:
+            at = cute.arch.block_idx()[0] * (32 * warps) + cute.arch.thread_idx()[0] % (32 * warps)
+        self.clear(target, at, vectors, warps)
 
     def clears_along(self, operands: Operands) -> bool:
         """Whether the weight warp clears the output as it goes."""
@@ -303,11 +306,11 @@ class Producer:
         return vectors
 
     @cute.jit
-    def clear(self, target, at: Int32, vectors: Int32) -> Int32:
+    def clear(self, target, at: Int32, vectors: Int32, warps: cutlass.Constexpr = 1) -> Int32:
         """Fill this lane's pieces from ``at`` up to ``vectors`` with zeros; returns its next one."""
         while at < vectors:
             # Streaming stores: the zeros are not read before GEMM 2 and should not push weights out of the L2.
             pointer = (target.iterator + 8 * Int64(at)).toint()
             cute.arch.inline_ptx("st.global.cs.v4.b32 [{$r0}], {0, 0, 0, 0};", read_only_args=[pointer])
-            at = at + 32 * self.plan.ctas
+            at = at + 32 * warps * self.plan.ctas
         return at

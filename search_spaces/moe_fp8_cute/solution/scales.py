@@ -33,6 +33,16 @@ def unpacked(pair: Int64) -> tuple[Float32, Float32]:
     )
 
 
+def float_bits(value: Float32) -> Int32:
+    """The 32 bits of a float32; as an instruction of its own, it stays behind a wait that stands before it."""
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[value])
+
+
+def float_of(bits: Int32) -> Float32:
+    """The float32 with these bits, likewise."""
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits])
+
+
 class Scales:
     """Loads and applies the scales of one plan."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.packaged_dataset.make import MoeSizes, moe_definition, reference
+from search_spaces.moe_fp8.reading import POWER_OF_TWO
 
 _HEAD = "TOP_K, N_GROUP, TOPK_GROUP = 4, 4, 2\nNUM_EXPERTS, NUM_LOCAL_EXPERTS = 32, 8\n"
 _SIZES = "HIDDEN, INTERMEDIATE, BLOCK = 512, 256, 128\n"
@@ -122,6 +123,11 @@ TEN: tuple[tuple[MoeSizes, Callable[[MoeSizes], str]], ...] = (
     (MoeSizes(512, 512, 128, 128, 8, renorm=True), renorm),
     (MoeSizes(1024, 512, 512, 512, 10, renorm=True), renorm),
 )
+
+
+def promising(definition: dict) -> dict:
+    """The same with the promise that all scales are powers of two."""
+    return {**definition, "tags": [*definition.get("tags", []), POWER_OF_TWO]}
 
 
 def definition(sizes: MoeSizes, write: Callable[[MoeSizes], str]) -> dict:

@@ -271,4 +271,40 @@ HOPPER = [
         "columns of a reduction are exchanged": exchanged(begins("red"), (1, 0), (1, 1)),
     }),
 ]  # fmt: skip
+COPY, STORED = begins("tcgen05", "cp"), begins("st", "shared", "v4")
+_ROUNDED_UP = str(-0x800000)
+SCALED = {m.name: m for m in [
+    *_on("sm_100a", "scaled", "moe_gemm_1", {
+        "scales of A are those of another id": alter(MMA, (3,), "xor.b32", str(1 << 29)),
+        "scales of B are those of another id": alter(MMA, (3,), "xor.b32", str(1 << 4)),
+        "scales of A and B are exchanged": exchanged(MMA, (4,), (5,)),
+        "scales of A begin a column late": alter(MMA, (4, 1), "add.s32", "1"),
+        "scales of B begin four columns late": alter(MMA, (5, 1), "add.s32", "4"),
+        "gate has the scales of up": alter(STORED, (0, 1), "sub.s32", "512", which=2),
+        "token scales of 32 rows are exchanged": exchanged(STORED, (1, 0), (1, 1), which=0),
+        "scales go to the next lane": alter(STORED, (0, 1), "add.s32", "16", which=0),
+        "scales are those of the K block before": alter(COPY, (1,), "sub.s64", str(1536 >> 4)),
+        "rows of the copy are doubly spaced": alter(COPY, (1,), "xor.b64", str((8 ^ 16) << 32)),
+        "the copy goes four columns further": alter(COPY, (0, 1), "add.s32", "4", which=0),
+        "half of the factors are not copied": without(COPY, 2),
+        "no proxy fence before the copy": without(begins("fence", "proxy")),
+        "no K block is added to the first": alter(MMA, (-1,), "mov.pred", "0", which=0),
+        "the first K block adds": alter(MMA, (-1,), "mov.pred", "-1", which=0),
+        "loads are not waited for": without(begins("tcgen05", "wait::ld")),
+        "the accumulator is not waited for": without(WAIT, 0),
+        "the requantised scale keeps its mantissa": rewrite(
+            lambda i: i.opcode == "and.b32" and _ROUNDED_UP in i.operands,
+            lambda i: Instruction("mov.b32", i.operands[:2], i.guard),
+        ),
+    }),
+    *_on("sm_100a", "scaled", "moe_gemm_2", {
+        "the scale warp arrives at its own CTA": alter(begins("mapa"), (2,), "mov.b32", "1", which=0),
+        "the copy serves the leader alone": rewrite(
+            COPY, lambda i: replace(i, opcode=i.opcode.replace("cta_group::2", "cta_group::1"))
+        ),
+        "token scales of 64 rows are exchanged": exchanged(STORED, (1, 0), (1, 2), which=0),
+        "scales of the pair are those of another id": alter(MMA, (3,), "xor.b32", str(1 << 29)),
+    }, Routing("rows for both CTAs of a pair", 140, "one_expert")),
+]}  # fmt: skip
+"""Of the form with scaled MMAs (test_scaled.py): its kernels are of a definition of their own."""
 MISTAKES = {m.name: m for m in [*BLACKWELL, *HOPPER]}

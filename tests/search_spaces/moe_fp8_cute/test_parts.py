@@ -23,7 +23,8 @@ COMPILED = {"target", "name", "zeroed"}
 
 @pytest.fixture(scope="module", params=FAMILY.targets)
 def space(request):
-    return FAMILY.space(moe.definition(MoeSizes(7168, 2048, 256, 32, 8, 8, 4), moe.as_tuple), request.param)
+    definition = moe.definition(MoeSizes(7168, 2048, 256, 32, 8, 8, 4), moe.as_tuple)
+    return FAMILY.space(moe.promising(definition), request.param)
 
 
 def documents(space, config) -> list[dict]:

@@ -11,6 +11,7 @@ from search_spaces.moe_fp8_cute.solution.budget_sm100 import TMEM_COLUMNS
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, launches, plans, row_align, row_capacity
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.moe_fp8_cute.space_sm100 import DEFAULT, PAIRS
+from tests.search_spaces.moe_fp8.definitions import promising
 from tests.search_spaces.moe_fp8_cute.blackwell_model import Cluster
 from tests.search_spaces.moe_fp8_cute.test_space import SIZES, made_up
 
@@ -57,6 +58,8 @@ def test_other_sizes_have_a_valid_default_and_configs(hidden, intermediate):
 def test_every_value_occurs_in_a_valid_config(space):
     rng = random.Random(3)
     seen = [space.sample(rng) for _ in range(700)]
+    promised = FAMILY.space(promising(made_up()), "sm_100a")
+    seen += [promised.sample(rng) for _ in range(200)]
     for parameter in space.parameters:
         assert {c[parameter.name] for c in seen} == set(parameter.values), parameter.name
 
@@ -79,6 +82,7 @@ def test_every_value_occurs_in_a_valid_config(space):
         ({"pdl": False}, "without programmatic launch"),
         ({"handover": True, "combine": "atomic_f32", "stages_2": 2}, "bfloat16 rows are handed over"),
         ({"fallback": True, **PAIRS}, "only a cluster of more CTAs than a pair"),
+        ({"scaled_2": True, "acc_stages_2": 1}, "scaled MMAs multiply with powers of two: a definition promises them"),
         ({"narrow": 16}, "more token columns can be multiplied with fewer"),
         ({"swap_2": True, "tile_t_2": 32, "tile_w_2": 128, "narrow": 8}, "the second N, too"),
     ],

@@ -25,6 +25,7 @@ SIZES = {
     "routing": "deepseek",
     "groups": 8,
     "topk_groups": 4,
+    "power_of_two": False,
 }
 
 
@@ -60,17 +61,17 @@ def space():
         (
             "moe_fp8_block_scale_renorm_topk10_e128_h2048_i512",
             {"hidden": 2048, "intermediate": 512, "experts": 128, "local_experts": 128, "top_k": 10}
-            | {"routing": "renorm", "groups": 1, "topk_groups": 1},
+            | {"routing": "renorm", "groups": 1, "topk_groups": 1, "power_of_two": False},
         ),
         (
             "moe_fp8_block_scale_renorm_topk8_e128_h2048_i768",
             {"hidden": 2048, "intermediate": 768, "experts": 128, "local_experts": 128, "top_k": 8}
-            | {"routing": "renorm", "groups": 1, "topk_groups": 1},
+            | {"routing": "renorm", "groups": 1, "topk_groups": 1, "power_of_two": False},
         ),
         (
             "moe_fp8_block_scale_renorm_topk8_e128_h4096_i1536",
             {"hidden": 4096, "intermediate": 1536, "experts": 128, "local_experts": 128, "top_k": 8}
-            | {"routing": "renorm", "groups": 1, "topk_groups": 1},
+            | {"routing": "renorm", "groups": 1, "topk_groups": 1, "power_of_two": False},
         ),
     ],
 )

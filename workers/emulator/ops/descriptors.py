@@ -91,3 +91,24 @@ class Shape:
         if value & 0b1100 or value >> 13 & 15 or value >> 23 & 1 or value >> 29:
             raise UnknownInstructionError(f"an instruction descriptor {value:#x} with unknown fields")
         return cls((value >> 24 & 31) * 16, (value >> 17 & 63) * 8)
+
+
+@dataclass(frozen=True)
+class ScaledShape(Shape):
+    """The same of kind::mxf8f6f4, and which byte of a word of tensor memory has the scale of A, and of B."""
+
+    a_id: int
+    b_id: int
+
+    @classmethod
+    def decode(cls, value: int) -> ScaledShape:
+        """From the 32 bits.
+
+        Raises:
+            UnknownInstructionError: Not FP8 E4M3 times E4M3 with UE8M0 scales, both K-major.
+        """
+        if not value >> 23 & 1:
+            raise UnknownInstructionError(f"an instruction descriptor {value:#x} without UE8M0 scales")
+        if value & 0b1111 or value >> 6 & 0x7FF or value >> 24 & 7 or value >> 31:
+            raise UnknownInstructionError(f"an instruction descriptor {value:#x} with unknown fields")
+        return cls((value >> 27 & 3) * 128, (value >> 17 & 63) * 8, value >> 29 & 3, value >> 4 & 3)

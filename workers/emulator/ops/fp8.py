@@ -84,13 +84,34 @@ def _rounded(total: np.int64, exponent: np.int64, mantissa: np.int64) -> np.floa
     return np.float32(-value if total < 0 else value)
 
 
-@numba.njit(cache=True, error_model="numpy")
-def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, fraction: int, mantissa: int) -> np.ndarray:
-    """``c + a @ b.T`` for one MMA. The inner loops run along the columns, so that they vectorise.
+BIAS, NOT_A_SCALE = 127, 255
+"""Of UE8M0: exponent of the byte 0, less its sign, and the byte that is NaN."""
+
+
+def multiply(
+    a: np.ndarray,
+    b: np.ndarray,
+    c: np.ndarray,
+    fraction: int,
+    mantissa: int,
+    of_a: np.ndarray | None = None,
+    of_b: np.ndarray | None = None,
+) -> np.ndarray:
+    """``c + a @ b.T`` for one MMA, of block-scaled ones with a scale for each row of ``a`` and ``b``.
 
     Shapes:
-        a: [M, 32] FP8 E4M3 as bytes. b: [N, 32]. c: [M, N] float32.
+        a: [M, 32] FP8 E4M3 as bytes. b: [N, 32]. c: [M, N] float32. of_a: [M] UE8M0, none for 1. of_b: [N].
     """
+    of_a = np.full(len(a), BIAS, np.int32) if of_a is None else of_a
+    of_b = np.full(len(b), BIAS, np.int32) if of_b is None else of_b
+    return _multiply(a, b, c, fraction, mantissa, of_a, of_b)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _multiply(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, fraction: int, mantissa: int, of_a: np.ndarray, of_b: np.ndarray
+) -> np.ndarray:
+    """The inner loops run along the columns, so that they vectorise."""
     significands, exponents = _parts()
     rows, columns, depth = a.shape[0], b.shape[0], a.shape[1]
     out = np.empty(c.shape, np.float32)
@@ -106,14 +127,15 @@ def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, fraction: int, mantiss
             value = significands[b[n, k]]
             bad_column[n] |= value == 99
             sizes[k, n], signs[k, n] = abs(value), -1 if value < 0 else 1
-            scales[k, n] = exponents[b[n, k]]
+            scales[k, n] = exponents[b[n, k]] + of_b[n] - BIAS
+        bad_column[n] |= of_b[n] == NOT_A_SCALE
     top, total = np.empty(columns, np.int32), np.empty(columns, np.int64)
     for m in range(rows):
-        bad = False
+        bad = of_a[m] == NOT_A_SCALE
         for n in range(columns):
             top[n] = _exponent(words[m, n])
         for k in range(depth):
-            value, scale = significands[a[m, k]], np.int32(exponents[a[m, k]])
+            value, scale = significands[a[m, k]], np.int32(exponents[a[m, k]] + of_a[m] - BIAS)
             bad |= value == 99
             if value != 0:
                 for n in range(columns):
@@ -121,7 +143,7 @@ def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, fraction: int, mantiss
         for n in range(columns):
             total[n] = _cut(_significand(words[m, n]), np.int64(fraction - 23 + _exponent(words[m, n]) - top[n]))
         for k in range(depth):
-            value, scale = significands[a[m, k]], np.int32(exponents[a[m, k]])
+            value, scale = significands[a[m, k]], np.int32(exponents[a[m, k]] + of_a[m] - BIAS)
             if value == 0:
                 continue
             size, sign = np.int32(abs(value) << (fraction - 6)), np.int32(-1 if value < 0 else 1)

@@ -34,7 +34,7 @@ def handler_for(i: Instruction) -> Handler:
     Raises:
         UnknownInstructionError: It has none.
     """
-    from . import accesses, barriers, copies, lanes, tcgen05, wgmma  # noqa: F401 - they fill the table
+    from . import accesses, barriers, block_scales, copies, lanes, tcgen05, wgmma  # noqa: F401 - they fill the table
 
     second = i.parts[1].partition("::")[0] if len(i.parts) > 1 else ""
     found = _HANDLERS.get(f"{i.parts[0]}.{second}") or _HANDLERS.get(i.parts[0])

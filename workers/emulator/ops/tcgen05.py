@@ -14,7 +14,8 @@ from ..errors import FaultError, UnknownInstructionError
 from ..ptx import Instruction
 from ..registers import WARP
 from ..shared import INSIDE, TMEM_COLUMNS, Cta
-from .descriptors import Matrix, Shape
+from .block_scales import scales
+from .descriptors import Matrix, ScaledShape, Shape
 from .fp8 import BLACKWELL, multiply
 from .table import operation
 from .wgmma import POISON, fragment, operand_bytes
@@ -67,26 +68,22 @@ def _ordered_after(w: Warp) -> None:
         raise FaultError(f"warp {w.number} has waited, but there is no tcgen05.fence::after_thread_sync")
 
 
-def _pair(m: CtaCluster, w: Warp, i: Instruction) -> list[Cta]:
-    """The CTAs that an instruction of this group works on."""
-    return m.ctas[w.cta.rank & ~1 :][:2] if "cta_group::2" in i.opcode else [w.cta]
-
-
 @operation("tcgen05.mma")
 def mma(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
-    """kind::f8f6f4 of one CTA or a pair: D rows over the CTAs, columns of B over them too."""
+    """kind::f8f6f4 or mxf8f6f4 of one CTA or a pair: D rows over the CTAs, columns of B over them too."""
     if mask.sum() != 1:
         raise FaultError(f"{mask.sum()} lanes issue an MMA")
     if "f8f6f4" not in i.opcode or "sp" in i.parts or "ws" in i.parts:
         raise UnknownInstructionError(str(i))
     _ordered_after(w)
-    pair = _pair(m, w, i)
+    pair = m.group(w, i.opcode)
     if pair[0] is not w.cta:
         raise FaultError("the second CTA of a pair issues an MMA")
-    shape = Shape.decode(w.one(i.operands[3], 32, mask))
-    if (shape.m, len(pair)) not in ((64, 1), (128, 1), (256, 2)):
+    scaled = "block_scale" in i.parts
+    shape = (ScaledShape if scaled else Shape).decode(w.one(i.operands[3], 32, mask))
+    if (shape.m, len(pair)) not in ((128, 1), (256, 2), *([] if scaled else [(64, 1)])):
         raise UnknownInstructionError(f"an MMA of {shape.m} rows in {len(pair)} CTAs")
-    for operand in i.operands[4] if isinstance(i.operands[4], tuple) else ():
+    for operand in i.operands[4] if isinstance(i.operands[4], tuple) and not scaled else ():
         if w.one(operand, 32, mask):
             raise UnknownInstructionError("an MMA that leaves lanes of its output out")
     first = w.one(i.operands[0], 32, mask) & 0xFFFF
@@ -102,11 +99,21 @@ def mma(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         _take(m, w, cta, columns, accumulates)
         place = cta.tensor_memory[:, columns]
         old = place[lanes].view(np.float32) if accumulates else np.zeros((rows, shape.n), np.float32)
-        place[lanes] = multiply(np.ascontiguousarray(left), right, np.ascontiguousarray(old), *BLACKWELL).view(
-            np.uint32
-        )
+        operands = np.ascontiguousarray(left), right, np.ascontiguousarray(old)
+        factors = _factors(w, cta, i, mask, shape, rows) if isinstance(shape, ScaledShape) else ()
+        place[lanes] = multiply(*operands, *BLACKWELL, *factors).view(np.uint32)
         w.accumulators.append((cta, columns))
     w.groups[-1] += [("read", *r) for r in reader]
+
+
+def _factors(
+    w: Warp, cta: Cta, i: Instruction, mask: np.ndarray, shape: ScaledShape, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Biased exponents of a CTA's rows of A, and of all columns of B, which both CTAs of a pair hold."""
+    if not {"block32", "scale_vec::1X"} & set(i.parts):
+        raise UnknownInstructionError(str(i))
+    a, b = (w.one(o, 32, mask) for o in i.operands[4:6])
+    return scales(w, cta, a, shape.a_id, rows), scales(w, cta, b, shape.b_id, shape.n)
 
 
 def _lanes(rows: int) -> np.ndarray:
@@ -128,8 +135,10 @@ def _take(m: CtaCluster, w: Warp, cta: Cta, columns: slice, accumulates: bool) -
                 raise FaultError(f"column {column} of CTA {cta.block} is overwritten before it is drained: {who}")
             cta.drains[column] = {}
             cta.commits[column] = None
-    elif any(cta.commits[column] is not None for column in range(first, last)):
+    elif any(cta.drains[column] for column in range(first, last)):
         raise FaultError(f"an MMA adds to columns {first}..{last} of CTA {cta.block}, which were handed over")
+    else:
+        cta.commits[first:last] = [None] * (last - first)
     cta.accumulating[columns] += 1
 
 
@@ -145,14 +154,16 @@ def commit(m: CtaCluster, w: Warp, i: Instruction, mask: np.ndarray) -> None:
         if not bits or bits >> len(m.ctas):
             raise FaultError(f"a commit to {bits:#b} in a cluster of {len(m.ctas)}")
         ranks = [r for r in range(len(m.ctas)) if bits >> r & 1]
-    parts, columns = w.groups.pop(), w.accumulators
+    parts, columns, scaling = w.groups.pop(), w.accumulators, w.scaling
     w.groups.append([])
-    w.accumulators = []
+    w.accumulators, w.scaling = [], []
     clock = m.released(w)
 
     def done() -> None:
         for _, cta, part in parts:
             cta.reading[part] -= 1
+        for cta, part in scaling:
+            cta.scaling[part] -= 1
         for cta, part in columns:
             cta.accumulating[part] -= 1
             phase = m.barrier(cta, bar & INSIDE).phase if cta.rank in ranks else -1

@@ -11,7 +11,7 @@ from ..errors import FaultError, UnknownInstructionError
 from ..ptx import Instruction
 from ..registers import WARP
 from ..shared import GRANULE, Cta
-from .descriptors import Matrix
+from .descriptors import K_BYTES, Matrix
 from .fp8 import HOPPER, multiply
 from .table import operation
 
@@ -23,14 +23,16 @@ POISON = np.uint32(0xFFFFFFFF)
 _LANE = np.arange(WARP)
 
 
-def operand_bytes(w: Warp, cta: Cta, matrix: Matrix, rows: int, reader: list[tuple[Cta, np.ndarray]]) -> np.ndarray:
-    """Bytes [rows, 32] that an MMA reads; what it reads is added to ``reader``.
+def operand_bytes(
+    w: Warp, cta: Cta, matrix: Matrix, rows: int, reader: list[tuple[Cta, np.ndarray]], width: int = K_BYTES
+) -> np.ndarray:
+    """Bytes [rows, ``width``] that an MMA reads; what it reads is added to ``reader``.
 
     Raises:
         FaultError: They are outside shared memory, a copy is under way or was not waited for, or there are stores that
             no proxy fence has published.
     """
-    offsets = cta.offsets(matrix.addresses(rows), 1)
+    offsets = cta.offsets(matrix.addresses(rows)[:, :width], 1)
     part = np.unique(offsets[:, ::16] // GRANULE) if matrix.swizzle else np.unique(offsets // GRANULE)
     if cta.writing[part].any():
         raise FaultError(f"an MMA reads {cta.named_place(matrix.start)} while a copy writes it")
