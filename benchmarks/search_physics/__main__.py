@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_physics.fit import GPU, KERNELS, SIZES, fit, fitted_to
-from benchmarks.search_physics.live import again, live
+from benchmarks.search_physics.live import again, live, whole
 from benchmarks.search_physics.page import RANDOM, page
 from benchmarks.search_physics.recorded import read
-from benchmarks.search_physics.replay import COUNTS, replay
+from benchmarks.search_physics.replay import replay
 from benchmarks.search_physics.validate import agreement
 from search_spaces.moe_fp8_cute.model import FITTED
 from workers.devices.hardware import hardware_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-NOT_MEASURED = ("replay_rel_200", "trials_240_s", "vs_stock_whole_run")
+NOT_MEASURED = ("trials_240_s", "vs_stock_whole_run")
 FITTED_TO = 2
 """The first sweeps, to which the constants were fitted."""
 
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
     parser.add_argument("--once", type=Path, help="database of one for which kernels were compiled once")
+    parser.add_argument("--ahead", type=Path, help="database of one that had a head start")
+    parser.add_argument("--whole", type=Path, help="result of the stage `whole` of benchmarks.gpu_sweep")
+    parser.add_argument("--keep", nargs="*", default=[], help="parts that are kept from the results that are there")
     parser.add_argument("--builds", type=Path, help="JSON object of what builds cost (benchmarks.builds)")
     parser.add_argument("--seeds", type=int, default=10, help="replays of each kind in each regime")
     parser.add_argument("--fit", action="store_true", help="fit the constants again and print them; nothing is written")
@@ -61,16 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     document: dict[str, Any] = {"card": recorded.hardware, "fitted_sizes": list(SIZES)}
     document["agreement"] = [asdict(a) for a in agreement(recorded, hardware, FITTED)]
     document["by_sweep"] = {s: [asdict(a) for a in agreement(recorded, hardware, FITTED, [s])] for s in recorded.tried}
-    document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps[:FITTED_TO])
+    earlier = json.loads((options.out / "search-physics.json").read_text()) if options.keep else {}
+    document |= {part: earlier[part] for part in options.keep}
+    if "fitted_to_the_other_sweep" not in document:
+        document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps[:FITTED_TO])
     if options.live:
         document["live"] = live(*options.live)
     if options.live and options.again:
         document["live"]["again"] = again(options.again)
     if options.live and options.once:
         document["live"]["once"] = again(options.once)
+    if options.live and options.ahead:
+        document["live"]["ahead"] = again(options.ahead)
+    if options.whole:
+        document["whole_run"] = whole(options.whole)
     if options.builds:
         document["builds"] = json.loads(options.builds.read_text())
-    document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
+    if "replay" not in document:
+        document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
+    document = json.loads(json.dumps(document))  # numbers of trials are text, as in what was kept
     document = {**_headline(document), "seeds": options.seeds, **document}
     (options.out / "search-physics.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (options.out / "search-physics.md").write_text(page(document), encoding="utf-8")
@@ -89,33 +101,39 @@ def _crossed(recorded: Any, hardware: Any, sweeps: Sequence[str]) -> dict[str, l
 
 def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     """Why a figure that is asked for is not there."""
-    configs = sorted({curve["configs"] for curve in document["replay"]})
-    few = f"the sweeps recorded {configs[0]} to {configs[-1]} configs a regime, so little is left after as many trials"
     live = document.get("live")
     ended = "no live sweeps were given"
-    if live and "once" in live:
-        ended = f"the newest live sweep ended after {live['once']['trials']} trials"
-    elif live:
-        trials = " and ".join(str(live[name]["trials"]) for name in ("without_starts", "with_starts"))
-        ended = f"the live sweeps ended by their time after {trials} trials"
-    return dict(zip(NOT_MEASURED, (few, ended, "needs a GPU"), strict=True))
+    if live and (newest := _newest(live)):
+        ended = f"the newest live sweep ended after {newest['trials']} trials"
+    stock = "no whole runs were given"
+    if "whole_run" in document:
+        stock = "stock's second call did not come to its end"
+    return dict(zip(NOT_MEASURED, (ended, stock), strict=True))
+
+
+def _newest(live: dict[str, Any]) -> dict[str, Any]:
+    return next(live[name] for name in ("ahead", "once", "without_starts") if name in live)
 
 
 def _headline(document: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for, those called ``rel`` as a share above the best; null where not measured."""
     unseen = [a for a in document["agreement"] if a["tokens"] not in SIZES]
-    last, found = COUNTS[-1], document.get("live")
-    after = [c["median"][last] for c in document["replay"] if c["kind"] == "model"]
-    newest = found.get("once", found["without_starts"]) if found else None
-    whole = newest is not None and newest["trials"] == newest["max_trials"]
+    random = [a for sweep in RANDOM for a in document["by_sweep"].get(sweep, ())]
+    found = document.get("live")
+    after = {n: [c["median"][str(n)] for c in document["replay"] if c["kind"] == "model"] for n in (60, 100, 200)}
+    newest = _newest(found) if found else None
+    whole_sweep = newest is not None and newest["trials"] == newest["max_trials"]
     figures = {
         "schema_version": 1,
         "spearman_min": min(a["spearman"] for a in unseen),
-        "spearman_min_random_configs": min((a["spearman"] for a in document["by_sweep"].get(RANDOM, ())), default=None),
+        "spearman_min_random_configs": min((a["spearman"] for a in random), default=None),
         "top10_share": sum(a["best_of_ten"] <= 1.05 for a in unseen) / len(unseen),
-        "replay_rel_60": max(after) - 1,
-        **dict.fromkeys(NOT_MEASURED),
-        "trials_240_s": newest["search_s"] if newest and whole else None,
+        "top10_share_random_configs": sum(a["best_of_ten"] <= 1.05 for a in random) / len(random) if random else None,
+        "replay_rel_60": max(after[60]) - 1,
+        "replay_rel_100": max(after[100]) - 1,
+        "replay_rel_200": max(after[200]) - 1,
+        "trials_240_s": newest["search_s"] if newest and whole_sweep else None,
+        "vs_stock_whole_run": document.get("whole_run", {}).get("vs_stock_whole_run"),
         "live_rel_without_starts": found["rel_without_starts"] if found else None,
         "gpu_busy_real_sweep": newest["gpu_busy_search"] if newest else None,
     }

@@ -45,6 +45,21 @@ def again(path: Path) -> dict[str, Any]:
     return _sweep(path)
 
 
+def whole(path: Path) -> dict[str, Any]:
+    """Whole runs of ours and of stock flashinfer-bench (stage ``whole`` of benchmarks.gpu_sweep)."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    ours, calls = found["ours"], found["stock"]["calls"]
+    statuses = [build["status"] for build in ours["builds"].values()]
+    return {
+        **{key: value for key, value in found.items() if key not in ("ours", "stock")},
+        "ours": {key: ours[key] for key in ("build_s", "evaluate_s", "total_s", "evaluations")},
+        "variants": len(ours["variants"]),
+        "built": statuses.count("BUILT"),
+        "workloads": len({row["workload"] for row in found["stock"]["rows"]}),
+        "calls": [{key: call[key] for key in ("variants", "wall_s", "traces", "returncode")} for call in calls],
+    }
+
+
 def _summary(path: Path) -> dict[str, Any]:
     with opened(path) as database:
         found: dict[str, Any] = json.loads(database.execute("select summary from sweep").fetchone()[0])

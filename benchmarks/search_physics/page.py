@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-RANDOM = "spread-hot3"
-"""The sweep of random configs, measured on all its workloads."""
+RANDOM = ("spread-hot3", "random-hot3")
+"""Sweeps of random configs, measured on all their workloads."""
 INTRODUCTION = """# The model of the MoE kernels, and searches that begin with it
 
 Made by `python -m benchmarks.search_physics --sweeps DATABASE... --others DATABASE... --live DATABASE DATABASE`, from
@@ -69,8 +69,10 @@ def page(document: dict[str, Any]) -> str:
     lines += _replay(document)
     lines += _live(document)
     lines += _builds(document.get("builds"))
-    lines += ["", "## Not measured", ""]
-    lines += [f"* `{name}`: {why}." for name, why in document["not_measured"].items()]
+    lines += _whole(document.get("whole_run"))
+    if document["not_measured"]:
+        lines += ["", "## Not measured", ""]
+        lines += [f"* `{name}`: {why}." for name, why in document["not_measured"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -92,15 +94,17 @@ def _table(found: list[dict[str, Any]]) -> list[str]:
 
 def _later(document: dict[str, Any]) -> list[str]:
     """The model on the sweeps that the fit did not see, each by itself."""
-    random = document["by_sweep"].get(RANDOM, ())
-    configs = max((a["configs"] for a in random), default=0)
+    random = [a for sweep in RANDOM for a in document["by_sweep"].get(sweep, ())]
+    counts = [max(a["configs"] for a in found) for sweep in RANDOM if (found := document["by_sweep"].get(sweep))]
     sizes = _listed(sorted({a["tokens"] for a in random}))
+    names = " and ".join(f"`{sweep}`" for sweep in RANDOM)
+    close = sum(a["best_of_ten"] <= 1.05 for a in random)
     lines = [
         "",
-        "Sweeps that the fit did not see, each by itself, at all sizes. "
-        f"`{RANDOM}` measured {configs} random configs on",
-        f"sizes of {sizes} tokens, as recorded and with three hot experts: its ranks are over the whole",
-        "space. `no-starts-later` was led by the model. Most of its configs are those that it expected to be the",
+        f"Sweeps that the fit did not see, each by itself, at all sizes. {names} measured {_listed(counts)}",
+        f"random configs on sizes of {sizes} tokens, as recorded and with three hot experts: their ranks are over",
+        f"the whole space, and the best of ten is within 5 % of the best on {close} of their {len(random)} workloads.",
+        "`no-starts-later` was led by the model. Most of its configs are those that it expected to be the",
         "fastest; they are close to each other, and what ranks them is what the model does not know. In the table",
         "above such sweeps outweigh the others.",
         "",
@@ -111,6 +115,8 @@ def _later(document: dict[str, Any]) -> list[str]:
             ranks = sorted(a["spearman"] for a in found)
             worst = max(a["best_of_ten"] for a in found)
             lines.append(f"| {sweep} | {len(found)} | {ranks[len(ranks) // 2]:.2f} ({ranks[0]:.2f}) | {worst:.3f} |")
+    if last := document["by_sweep"].get(RANDOM[-1]):
+        lines += ["", f"Random configs alone (`{RANDOM[-1]}`):", "", *_table(last)]
     return lines
 
 
@@ -164,12 +170,18 @@ def _live(document: dict[str, Any]) -> list[str]:
         if (once := found.get("once")) is not None:
             lines += [
                 f"| kernels compiled once | {' | '.join(map(str, once['trials_after_s'].values()))} |",
+                *(
+                    [f"| with a head start | {' | '.join(map(str, found['ahead']['trials_after_s'].values()))} |"]
+                    if "ahead" in found
+                    else []
+                ),
                 "",
                 "Kernels compiled once, another host, 2026-11-30: "
                 f"**{once['trials']} trials in {once['search_s']:.0f} s** from the first proposal to the",
                 f"last result (wanted: 75), GPU busy {once['gpu_busy_search']:.2f} of the search (wanted: 0.60); "
                 f"builds {once['builds_s']:.1f} s, median, the 15 longest {once['longest_builds_s']:.1f} s.",
             ]
+            lines += _ahead(found.get("ahead"))
         lines += [
             "",
             f"The line of dff8d26 is of another sweep without starts ({later['trials']} trials in "
@@ -192,6 +204,56 @@ def _live(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _ahead(ahead: dict[str, Any] | None) -> list[str]:
+    """A sweep that proposed and built while its workloads were made."""
+    if ahead is None:
+        return []
+    return [
+        "",
+        "There every evaluation waited while a proposal was made: 240 of them take 22 s of CPU (15 s since answers",
+        "about constraints are kept; measured apart, results from the model). With a head start, where the first",
+        "proposals are made and built while the workloads are made, and a look at what is built after each proposal:",
+        f"**{ahead['trials']} trials in {ahead['search_s']:.0f} s**, GPU busy {ahead['gpu_busy_search']:.2f} "
+        "(f7c2358, another host, 2026-11-30).",
+    ]
+
+
+def _whole(found: dict[str, Any] | None) -> list[str]:
+    """Whole runs of ours and of stock flashinfer-bench."""
+    if found is None:
+        return []
+    ours, calls = found["ours"], found["calls"]
+    done = [c for c in calls if c["returncode"] == 0]
+    lines = [
+        "",
+        "## Whole run against stock flashinfer-bench",
+        "",
+        f"Ours: {found['variants']} variants on {found['workloads']} workloads of the main definition with an empty "
+        f"cache in **{ours['total_s']:.1f} s**,",
+        f"start and builds included ({found['built']} could be built; builds {ours['build_s']:.1f} s, "
+        f"{ours['evaluations']} evaluations {ours['evaluate_s']:.1f} s).",
+        *(f"`flashinfer-bench run`: {c['variants']} of these variants in {c['wall_s']:.1f} s, on the same workloads "
+          "and GPU." for c in done),
+    ]  # fmt: skip
+    if (cut := found.get("unfinished")) is not None:
+        lines += [
+            f"A second call with {cut['variants']} others had not ended after {cut['at_least_s']} s, its limit.",
+            f"If all take equally long, each takes at least {cut['each_at_least_s']:.1f} s and all "
+            f"{found['variants']} at least {cut['all_at_least_s']:.0f} s:",
+            f"at least {cut['all_at_least_s'] / ours['total_s']:.1f}x (wanted: 8), a lower bound and not the figure "
+            "that is asked for.",
+        ]
+    if (factor := found.get("vs_stock_whole_run")) is None:
+        return lines
+    return [
+        *lines,
+        f"It judges one after the other: {found['stock_constant_s']:.0f} s and {found['stock_each_s']:.1f} s for each "
+        f"variant, so {found['stock_s_extrapolated']:.0f} s for all of",
+        f"them by extrapolation: **{factor:.1f}x** (wanted: 8). Of {found['verdicts']} verdicts "
+        f"{found['verdicts_differ']} differ, {found['not_judged_by_ours']} are on what ours refused to build.",
+    ]
+
+
 def _replay(document: dict[str, Any]) -> list[str]:
     kinds = {
         "model": "**with the model**",
@@ -202,7 +264,11 @@ def _replay(document: dict[str, Any]) -> list[str]:
         "noise": "a model that says anything",
         "random": "random",
     }
-    counts = list(document["replay"][0]["median"])
+    fewest = min(curve["configs"] for curve in document["replay"])
+    # After as many trials as there are configs every search has found the best.
+    counts = [
+        c for c in dict.fromkeys(c for curve in document["replay"] for c in curve["median"]) if int(c) < fewest / 2
+    ]
     lines = [
         "",
         "## Replay without hand-made starts",
@@ -210,13 +276,14 @@ def _replay(document: dict[str, Any]) -> list[str]:
         "`auto` over the configs that all sweeps recorded in a regime, one in flight, the regimes taking turns,",
         f"{document['seeds']} seeds; each can choose from another 70 % of the configs. Median of the best so far over",
         "the best recorded there (worst seed), after so many trials. These are few configs, found by searches, many of",
-        "them near the best: a live search has the whole space to choose from.",
+        "them near the best: a live search has the whole space to choose from. A seed has about 150 of them: after",
+        "100 trials two thirds are known, and after 200 all were tried, so `replay_rel_200` is 0 whatever searches.",
         "",
         f"| regime (configs) | | {' | '.join(str(c) for c in counts)} |",
         f"|---|---|{'---|' * len(counts)}",
     ]
     for curve in document["replay"]:
-        cells = [f"{curve['median'][c]:.3f} ({curve['worst'][c]:.3f})" for c in counts]
+        cells = [f"{curve['median'][c]:.3f} ({curve['worst'][c]:.3f})" if c in curve["median"] else "" for c in counts]
         name = f"{curve['regime']} ({curve['configs']})"
         lines.append(f"| {name} | {kinds[curve['kind']]} | {' | '.join(cells)} |")
     return lines

@@ -27,6 +27,8 @@ KINDS = ("model", "model alone", "none", "none alone", "reversed", "noise", "ran
 """``none``: auto without a model; ``noise``: a model that says anything; ``alone``: without what the searches of the
 other regimes find; ``random``: no search."""
 COUNTS = (5, 10, 20, 40, 60)
+LONGER = (*COUNTS, 100, 200)
+"""Numbers of trials with the model; of the other kinds :data:`COUNTS` says enough."""
 SHARE = 0.7
 """Of the recorded configs that a seed's searches can choose from, so that seeds differ."""
 
@@ -58,10 +60,14 @@ def replay(recorded: Recorded, hardware: Hardware, sweeps: Sequence[str], seeds:
     for regime in REGIMES:
         for kind in KINDS:
             ratios = np.array([run[regime] for run in found[kind]])
-            median = {n: float(np.median(ratios[:, n - 1])) for n in COUNTS}
-            worst = {n: float(ratios[:, n - 1].max()) for n in COUNTS}
+            median = {n: float(np.median(ratios[:, n - 1])) for n in _counts(kind)}
+            worst = {n: float(ratios[:, n - 1].max()) for n in _counts(kind)}
             out.append(Curve(regime, len(trials[regime]), kind, median, worst))
     return out
+
+
+def _counts(kind: str) -> tuple[int, ...]:
+    return LONGER if kind == "model" else COUNTS
 
 
 def _key(config: Config) -> tuple:
@@ -132,7 +138,7 @@ def _run(
         sizes = [[f.axes["seq_len"] for f in _features(recorded, regime)] for regime in searches]
         introduce(list(searches.values()), sizes)
     best, found = dict.fromkeys(searches, math.inf), {regime: list[float]() for regime in searches}
-    for _ in range(COUNTS[-1]):
+    for _ in range(_counts(kind)[-1]):
         for regime, search in searches.items():
             proposal = search.ask()
             if proposal is not None:

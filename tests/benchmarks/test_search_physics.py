@@ -30,4 +30,4 @@ def test_recordings_of_the_moe_space_are_complete(path):
 
 
 def test_there_are_recordings():
-    assert len(RECORDINGS) == 9
+    assert len(RECORDINGS) == 10
