@@ -43,9 +43,9 @@ from workers.runner import Outcome, Runner
 
 HEARTBEAT_S = 5.0
 BUILDS_KEPT = 1000
+"""Most builds that are remembered for other regimes. Older ones are submitted again and found in the cache."""
 OVERTIME_S = 5.0
 """For what is in flight when the search's time is over; what no worker has begun by then is dropped."""
-"""Most builds that are remembered for other regimes. Older ones are submitted again and found in the cache."""
 
 
 class Sweep:
@@ -166,22 +166,29 @@ class Sweep:
             if is_idle and not (self._reference.waiting and self._is_in_time()):
                 return
             self._take(self.runner.wait(1.0))
-            if not self._is_in_time(OVERTIME_S):
-                self._withdraw()
+            self._withdraw()
             self._beat()
             self._emit()
 
     def _withdraw(self) -> None:
-        """Take back what has not begun. The defaults stay, and whatever may decide a regime's mode."""
+        """Take back what has not begun: after the search what no trial needs any more, after its time the rest. The
+        defaults stay, and as long as nothing has passed in a regime whatever may be the first there."""
         evaluations = {key: [trial] for key, trial in self._evaluating.items()}
-        keys = {
-            key
-            for key, trials in (self._waiting_for_build | evaluations).items()
-            if all(t.config_hash != t.state.default_hash and t.state.mode.decided is not None for t in trials)
-        }
+        waiting = self._waiting_for_build | evaluations
+        if not self._is_in_time(OVERTIME_S):
+            last = {key for key, trials in waiting.items() if any(self._must_end(t) for t in trials)}
+            keys = set(waiting) - last
+        elif not all(waiting.values()) and self._search_is_over():
+            keys = {key for key, trials in waiting.items() if not trials}
+        else:
+            return
         for key in self.runner.withdraw(keys):
             self._evaluating.pop(key, None)
             self._waiting_for_build.pop(key, None)
+
+    @staticmethod
+    def _must_end(trial: Trial) -> bool:
+        return trial.config_hash == trial.state.default_hash or not trial.state.leaders
 
     def _take(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

@@ -1,6 +1,6 @@
 """What a sweep asks and builds before its workloads are there."""
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
@@ -10,6 +10,7 @@ from tests.tuner.sweeps.test_loop import _recording, _store, make_sweep  # noqa:
 from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.start.head_start import PROPOSALS, head_start
+from workers.records import Evaluation, Status
 
 SMALL, LARGE = Regime("0-8", 0, 8, ("small",), {"small": 4}), Regime("9+", 9, None, ("large",), {"large": 64})
 BOTH = (SMALL, LARGE)
@@ -64,6 +65,29 @@ def test_where_a_workload_falls_out_the_builds_are_awaited_and_the_searches_made
     result = sweep.run()
     assert (result.trials, list(result.finals)) == (1, ["0-8"])
     assert len(ahead.building) > 1
+
+
+def test_a_search_that_ends_early_takes_back_the_builds_that_nobody_waits_for(recording, store):
+    """Would catch a sweep that lets builders finish dozens of candidates after it has seen that none can work."""
+
+    class Broken(Counting):
+        """Builds candidates one after the other, and judges none."""
+
+        def wait(self, timeout_s):
+            outcomes = super().wait(timeout_s)
+            return [Evaluation(o.key, Status.RUNTIME_ERROR) if isinstance(o, Evaluation) else o for o in outcomes]
+
+        def withdraw(self, keys):
+            taken.update(keys)
+            self._ready = deque(x for x in self._ready if x[1].key not in keys)
+            return set(keys)
+
+    taken = set()
+    runner = Broken(recording)
+    ahead, sweep = started(recording, store, runner, max_trials=40)
+    result = sweep.run()
+    assert result.trials < len(ahead.building)
+    assert {t.config_hash for t in store.trials.of(1)} | taken == ahead.building
 
 
 def test_no_more_is_proposed_than_the_sweep_may_try(recording, store):

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -229,29 +230,47 @@ def test_the_default_is_measured_however_small_the_budget(recording, store):
     assert result.winners[0].config == recording.config(0)
 
 
+class Queued(ReplayRunner):
+    """Has begun the first job of its queue alone; the time is over once some were judged."""
+
+    over_after = 4
+    sweep: Sweep
+
+    def withdraw(self, keys):
+        begun, *queued = [o for _, o in self._ready] or [None]
+        dropped = {o.key for o in queued if o.key in keys}
+        self._ready = type(self._ready)(x for x in self._ready if x[1] is begun or x[1].key not in dropped)
+        return dropped
+
+    def wait(self, timeout_s):
+        outcomes = super().wait(timeout_s)
+        if len(self.judged) == self.over_after:
+            self.sweep._started -= 1000.0
+        return outcomes
+
+
 def test_what_has_not_begun_when_the_time_is_over_is_dropped_and_the_sweep_ends(recording, store):
     """Would catch a search that waits for all it has asked for: 16 candidates of 5 s each, a minute after its time."""
-
-    class Queued(ReplayRunner):
-        def withdraw(self, keys):
-            begun, *queued = [o for _, o in self._ready] or [None]
-            dropped = {o.key for o in queued if o.key in keys}
-            self._ready = type(self._ready)(x for x in self._ready if x[1] is begun or x[1].key not in dropped)
-            return dropped
-
-        def wait(self, timeout_s):
-            outcomes = super().wait(timeout_s)
-            if len(self.judged) == 4:
-                sweep._started -= 1000.0
-            return outcomes
-
     runner = Queued(recording, in_flight=9)
-    sweep = make_sweep(recording, store, runner=runner, budget_s=600.0, max_trials=40)
+    runner.sweep = sweep = make_sweep(recording, store, runner=runner, budget_s=600.0, max_trials=40)
     result = sweep.run()
     assert len(store.trials.of(sweep.sweep_id)) == 5, "four, and the one that had begun"
     assert result.winners[0].config == recording.config(
         min(runner.judged, key=lambda row: recording.time_ms[row] or 99)
     )
+
+
+def test_candidates_that_wait_are_judged_after_the_time_until_one_has_passed(recording, store):
+    """Would catch a sweep that ends without a winner because its default failed, while others had been built."""
+    times = {w: (None, *ms[1:]) for w, ms in recording.workload_ms.items()}
+    status, time_ms = ("incorrect", *recording.status[1:]), (None, *recording.time_ms[1:])
+    recording = replace(recording, status=status, time_ms=time_ms, workload_ms=times)
+    runner = Queued(recording, in_flight=9)
+    runner.over_after = 1
+    runner.sweep = sweep = make_sweep(recording, store, runner=runner, budget_s=600.0, max_trials=40)
+    result = sweep.run()
+    assert result.winners
+    assert len(store.trials.of(sweep.sweep_id)) < 9, "what is left is dropped once one has passed"
 
 
 def test_busy_share_counts_candidates_and_checks_against_all_of_the_wall_time():
