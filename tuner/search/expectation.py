@@ -53,10 +53,11 @@ class Expectation:
 
     def renew(self, expect: Expect) -> None:
         """Go on with a model that knows more: of other workloads of the same space, say. Its candidates stay those that
-        the one before led to, since the climb takes a second or more."""
+        the one before led to, if any, since the climb takes a second or more."""
         self._expect = expect
         self._known.clear()
         self._broken, self.trust = False, 1.0
+        self._best_rows = self._best_rows or None
 
     def of(self, rows: Any) -> Array:
         """Expected value of each row, NaN where nothing is expected. Shape [rows]."""

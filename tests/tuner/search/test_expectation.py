@@ -132,3 +132,13 @@ def test_a_model_that_knows_more_is_believed_and_its_candidates_are_not_looked_f
         search.tell(proposal.number, value_of(proposal.config))
     best = min(value_of(search.ask().config) for _ in range(4))
     assert best < min(value_of(p.config) for p in first)
+
+
+@pytest.mark.parametrize("first", [lambda config: None, lambda config: {}["rows"]])
+def test_a_model_that_said_nothing_before_the_workloads_were_there_leads_once_they_are(first):
+    """Would catch a search that never looks for its candidates again: a model may need figures of the inputs."""
+    search = Search(make_space(14), seed=0, expect=first)
+    for _ in range(4):
+        search.ask()
+    search.expect(value_of)
+    assert min(value_of(search.ask().config) for _ in range(2)) == 0.0
