@@ -21,6 +21,10 @@ from workers.fib.dataset import Document
 from workers.fib.importing import importable
 from workers.records import Measurement, Status, Variant
 
+LIBRARY = "tuner_variant"
+"""Name of every Solution that is compiled. flashinfer-bench finds libraries by name too, and one variant has many keys:
+a build, each regime and an export have their own."""
+
 BY_NAME = "by_name.py"
 """In a reference's variant: hands the inputs over by name, where the reference takes them in another order."""
 
@@ -178,8 +182,7 @@ def build(variant: Variant, definition: Document) -> Any:
     if variant.binding == "torch" and not any(type(b) is TorchBuilder for b in builders):
         builders.append(TorchBuilder())  # it takes itself for unavailable where there is no GPU
     registry = BuilderRegistry(builders)
-    # It finds libraries by name too, and one variant has many keys: a build, each regime and an export have their own.
-    return registry.build(definition_model(definition), solution(variant, "tuner_variant"))
+    return registry.build(definition_model(definition), solution(variant, LIBRARY))
 
 
 class Inputs(tuple[Any, ...]):

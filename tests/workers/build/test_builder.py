@@ -181,6 +181,14 @@ def test_toolchain_is_part_of_the_key():
     assert Path(keys.pop()).name.isalnum()
 
 
+def test_what_was_compiled_under_another_name_is_compiled_again(cpp, monkeypatch):
+    """Would catch a cache of before whose libraries no evaluator finds: each would compile them, for each regime."""
+    now = [ArtifactCache.key(made, {}) for made in (cpp, variant({"main.py": GOOD}))]
+    monkeypatch.setattr("workers.build.artifact_cache.LIBRARY", "another_name")
+    then = [ArtifactCache.key(made, {}) for made in (cpp, variant({"main.py": GOOD}))]
+    assert [a == b for a, b in zip(now, then, strict=True)] == [False, True]
+
+
 def test_variables_that_compilers_read_are_part_of_the_toolchain(monkeypatch):
     """A kernel with assertions, built while somebody looked for a fault, would be timed by all later sweeps."""
     before = toolchain("sm_90a")
