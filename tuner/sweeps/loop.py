@@ -88,7 +88,9 @@ class Sweep:
         self._next_number = self._earlier.next_number
         reference = reference_variant(plan.definition, plan.space.target)
         every = [w for r in plan.regimes for w in r.workloads]
-        self._reference = ReferenceTimes(runner, reference, every, plan.method, plan.time_reference)
+        self._reference = ReferenceTimes(
+            runner, reference, every, plan.method, plan.time_reference, is_building=ahead is not None
+        )
         self._started = time.monotonic()
         self._last_beat = 0.0
         self._environment = runner.environment()
@@ -163,8 +165,8 @@ class Sweep:
         while True:
             self._fill()
             is_idle = not self._in_flight() and not self._waiting_for_build
-            if is_idle and not (self._reference.waiting and self._is_in_time()):
-                return
+            if is_idle and not self._reference.waiting:
+                return  # with nothing in flight that the finals would find in place of their own outcomes
             self._take(self.runner.wait(1.0))
             self._withdraw()
             self._beat()
@@ -176,6 +178,7 @@ class Sweep:
         evaluations = {key: [trial] for key, trial in self._evaluating.items()}
         waiting = self._waiting_for_build | evaluations
         if not self._is_in_time(OVERTIME_S):
+            self._reference.withdraw()
             last = {key for key, trials in waiting.items() if any(self._must_end(t) for t in trials)}
             keys = set(waiting) - last
         elif not all(waiting.values()) and self._search_is_over():

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.search_replay.runner import ReplayRunner
-from tests.tuner.sweeps.test_loop import _recording, _store, make_sweep  # noqa: F401
+from tests.tuner.sweeps.test_loop import SlowReference, _recording, _store, make_sweep  # noqa: F401
 from tuner.sweeps.loop import Sweep
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.start.head_start import PROPOSALS, head_start
+from tuner.sweeps.trials.reference_times import REFERENCE_KEY
 from workers.records import Evaluation, Status
 
 SMALL, LARGE = Regime("0-8", 0, 8, ("small",), {"small": 4}), Regime("9+", 9, None, ("large",), {"large": 64})
@@ -96,6 +97,21 @@ def test_no_more_is_proposed_than_the_sweep_may_try(recording, store):
     assert [len(own) for own in ahead.proposals] == [2, 1]
     assert sweep.run().trials == 3
     assert sum(runner.times_built.values()) == len(runner.times_built) <= 3
+
+
+def test_the_reference_is_built_first_and_once(recording, store):
+    """Would catch one that waits behind the builds of dozens of candidates, and is not timed when the time is over."""
+    built = []
+
+    class Watching(SlowReference):
+        def submit_build(self, variant):
+            built.append(variant.key)
+            super().submit_build(variant)
+
+    _, sweep = started(recording, store, Watching(recording, in_flight=3), max_trials=6, time_reference=True)
+    assert set(sweep.run().reference) == {"small", "large"}
+    assert built.index(REFERENCE_KEY) == 0
+    assert built.count(REFERENCE_KEY) == 1
 
 
 def test_what_the_workloads_are_like_is_believed_once_it_is_known(recording, store):

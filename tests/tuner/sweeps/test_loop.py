@@ -343,6 +343,31 @@ def test_the_reference_is_timed_although_no_trial_is_left_to_be_run(recording, s
     assert runner.judged == []
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_the_finals_begin_when_the_reference_is_timed_or_taken_back_although_the_time_is_over(
+    recording, store, has_begun
+):
+    """Would catch a sweep that ends with "something else was in flight" since its reference was slow or came late."""
+
+    class Late(SlowReference):
+        def withdraw(self, keys):
+            mine = {o.key for _, o in self._ready if getattr(o, "key", "") in keys}
+            dropped = {key for key in mine if key != REFERENCE_KEY or not has_begun}
+            self._ready = type(self._ready)(x for x in self._ready if getattr(x[1], "key", "") not in dropped)
+            return dropped
+
+        def wait(self, timeout_s):
+            if len(self.judged) == 4:
+                sweep._started -= 1000.0
+            return super().wait(timeout_s)
+
+    runner = Late(recording, in_flight=3)
+    sweep = make_sweep(recording, store, runner, budget_s=600.0, max_trials=40, time_reference=True)
+    result = sweep.run()
+    assert result.winners
+    assert set(result.reference) == ({"small", "large"} if has_begun else set())
+
+
 def test_as_many_as_allowed_reach_the_final_and_the_default_beside_them(recording, store):
     sweep = make_sweep(recording, store, max_trials=1000, finalists=2, race_factor=1e9)
     (final,) = sweep.run().finals.values()

@@ -17,6 +17,7 @@ from tuner.search.expectation import Expect
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.start.plan import SweepPlan
 from tuner.sweeps.variants import config_variant
+from workers.fib.adapter import reference_variant
 from workers.runner import Runner
 
 PROPOSALS = 6
@@ -83,12 +84,15 @@ def searches(plan: SweepPlan, again: Mapping[str, Sequence[Config]] | None = Non
 
 
 def head_start(plan: SweepPlan, runner: Runner) -> HeadStart:
-    """Ask the searches for their first proposals, in turns, and have those built; waits for nothing.
+    """Ask the searches for their first proposals, in turns, and have those built; waits for nothing. The reference is
+    the first that is built: behind dozens of candidates it would be timed last, or not at all.
 
     Args:
         plan: The sweep's, with what is expected of its workloads as far as that is known.
         runner: Its runner, in which nothing is in flight.
     """
+    if plan.time_reference:
+        runner.submit_build(reference_variant(plan.definition, plan.space.target))
     made = searches(replace(plan, expect={}))
     proposals = tuple(deque[Proposal]() for _ in made)
     left = PROPOSALS * len(made) if plan.settings.max_trials == "auto" else plan.settings.max_trials

@@ -18,7 +18,13 @@ class ReferenceTimes:
     """Has the reference built and timed beside the candidates."""
 
     def __init__(
-        self, runner: Runner, reference: Variant, workloads: Sequence[str], method: Method, is_wanted: bool
+        self,
+        runner: Runner,
+        reference: Variant,
+        workloads: Sequence[str],
+        method: Method,
+        is_wanted: bool,
+        is_building: bool = False,
     ) -> None:
         self._runner = runner
         self._variant = reference
@@ -28,15 +34,21 @@ class ReferenceTimes:
         mode = EAGER if EAGER in modes else method.mode
         self._method = replace(method, mode=mode, min_samples=SAMPLES, max_samples=SAMPLES, budget_s=0.0)
         self._job: EvaluationJob | None = None
+        self._is_building = is_building
         self.waiting = is_wanted
         """Whether it is still to be timed."""
         self.measured: dict[str, Measurement] = {}
         """Workload -> its figures."""
 
     def start(self) -> None:
-        """Have it built, if it is to be timed at all."""
-        if self.waiting:
+        """Have it built, if it is to be timed at all and no head start has had it built."""
+        if self.waiting and not self._is_building:
             self._runner.submit_build(self._variant)
+
+    def withdraw(self) -> None:
+        """Do without it where no worker has begun with it."""
+        if self.waiting and self._runner.withdraw({REFERENCE_KEY}):
+            self.waiting = False
 
     def took(self, outcome: BuildResult | Evaluation) -> bool:
         """Take what is the reference's; False for what is not."""
