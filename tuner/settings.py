@@ -333,7 +333,7 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> SweepSett
         if first["type"] == "extra_forbidden":
             known = ", ".join(SweepSettings.model_fields)
             raise UsageError(f"unknown setting {key!r}; known are {known}") from None
-        raise UsageError(f"setting {key}={first['input']!r}: {first['msg']}") from None
+        raise UsageError(f"setting {key}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def _winners(space: SearchSpace, sweep: int, database: str | None) -> list[Confi
     if database is None:
         raise UsageError("--sweep wants a database")
     with Store.open(database, create=False) as store:
+        store.sweeps.get(sweep)  # says so if there is none
         winners = store.winners.of(sweep)
     found = {space.config_hash(w.config): dict(w.config) for w in winners if _is_valid(space, w.config)}
     if not found:
@@ -197,7 +198,9 @@ def read_solution(path: Path, space: str | None) -> SolutionFile:
         name = str(document.get("name", path.stem))
         return SolutionFile(path, name, document["definition"], scope["TARGET"], sources, scope["TABLE"])
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        why = f"{type(error).__name__}: {error}"[:200]
+        literal = isinstance(error, (ValueError, SyntaxError))
+        why = f"{error} is missing" if isinstance(error, KeyError) else "a part of it has another form"
+        why = "its config.py is none that an export writes" if literal else why
         wanted = f"space {space!r}" if space else "a space that can be emulated"
         raise UsageError(f"{path} is no Solution of {wanted}: {why}") from error
 

@@ -6,6 +6,7 @@ flashinfer-bench's builders ask the GPU of the machine for its architecture, and
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib.util
 import os
@@ -102,7 +103,7 @@ def lacks(log: str, dependencies: tuple[str, ...]) -> str:
         found = pattern.search(log)
         if found is None:
             continue
-        name = found[1]
+        name = _readable(found[1])
         package = next((p for start, p in _PACKAGES.items() if name.removeprefix("lib").startswith(start)), "")
         if not package:
             return f"{name} was not found"
@@ -110,6 +111,20 @@ def lacks(log: str, dependencies: tuple[str, ...]) -> str:
             return f"{name} was not found; name {package} in 'dependencies'"
         return f"{name} was not found; install {package} on the machines that build"
     return ""
+
+
+def _readable(symbol: str) -> str:
+    """A C++ symbol as its source writes it, ``scale(float)`` for ``_Z5scalef``; other names as they are."""
+    if not symbol.startswith("_Z"):
+        return symbol
+    try:
+        demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
+    except (OSError, AttributeError):
+        return symbol
+    demangle.restype = ctypes.c_void_p
+    status = ctypes.c_int()
+    written = demangle(symbol.encode(), None, None, ctypes.byref(status))
+    return ctypes.string_at(written).decode() if written else symbol
 
 
 @functools.lru_cache

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.packaged_dataset.make import moe_definition
+from db.store import Store
 from search_spaces.emulated_case import StageError
 from search_spaces.moe_fp8_cute.space import FAMILY
 from tests.search_spaces.moe_fp8_cute.test_space import made_up
@@ -31,6 +32,7 @@ def tuner(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--space", "moe_fp8_cpu", "--target", "cpu"], "--target is cpu; the emulator knows sm_90a, sm_100a"),
         ([*SMALL, "--target", "sm_90a", "--sweep", "1", "--solution", "x.json"], "exclude each other"),
         ([*SMALL, "--target", "sm_90a", "--solution", "nowhere.json"], "nowhere.json cannot be read: No such file"),
+        (["--target", "sm_90"], "setting target='sm_90': target 'sm_90' is unknown; allowed are cpu, sm_90a"),
         (SMALL, "give --target; the emulator knows sm_90a, sm_100a"),
     ],
 )
@@ -117,9 +119,38 @@ def test_the_default_passes_and_says_that_it_was_emulated(target):
     assert not any("_us" in key for key in variant)
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(7)\nTARGET = 'sm_90a'", "TARGET = nobody_knows", "TARGET = ("])
-def test_the_config_of_a_strangers_solution_is_read_and_not_run(tmp_path, code):
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("raise SystemExit(7)\nTARGET = 'sm_90a'", "'TABLE' is missing"),
+        ("TARGET = nobody_knows", "its config.py is none that an export writes"),
+        ("TARGET = (", "its config.py is none that an export writes"),
+    ],
+)
+def test_the_config_of_a_strangers_solution_is_read_and_not_run(tmp_path, code, why):
     path = tmp_path / "s.json"
     path.write_text(json.dumps({"definition": "a", "sources": [{"path": "config.py", "content": code}]}))
-    with pytest.raises(UsageError, match="is no Solution of a space that can be emulated"):
+    with pytest.raises(UsageError, match=f"is no Solution of a space that can be emulated: {why}$"):
         read_solution(path, None)
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ({"a": 1}, "'sources' is missing"),
+        ({"sources": []}, "'config.py' is missing"),
+        ({"sources": [1]}, "a part of it has another form"),
+    ],
+)
+def test_a_file_that_is_no_solution_is_said_in_our_words(tmp_path, document, why):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=f"is no Solution of a space that can be emulated: {why}$"):
+        read_solution(path, None)
+
+
+def test_a_sweep_that_is_not_there_is_not_called_one_without_winners(tmp_path):
+    url = f"sqlite:///{tmp_path}/empty.db"
+    Store.open(url).close()
+    done = tuner(*SMALL, "--target", "sm_90a", "--sweep", "77", "--db", url)
+    assert "there is no sweep 77" in done.stderr

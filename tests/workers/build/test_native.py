@@ -129,6 +129,7 @@ def test_what_a_build_lacks_is_named(bench, tmp_path, monkeypatch):
         ("a.cu:3:10: fatal error: my/own.h: No such file or directory", "my/own.h was not found"),
         ("ld: cannot find -lcudnn", "cudnn was not found; name nvidia-cudnn-cu13 in 'dependencies'"),
         ("RuntimeError: Could not find CUDA installation. Please set", "this machine has no CUDA compiler (nvcc)"),
+        ("lib.so: undefined symbol: _Z5scalefi", "scale(float, int) was not found"),
         ("error: expected ';'", ""),
     ],
 )
