@@ -214,7 +214,7 @@ def _ahead(ahead: dict[str, Any] | None) -> list[str]:
         "about constraints are kept; measured apart, results from the model). With a head start, where the first",
         "proposals are made and built while the workloads are made, and a look at what is built after each proposal:",
         f"**{ahead['trials']} trials in {ahead['search_s']:.0f} s**, GPU busy {ahead['gpu_busy_search']:.2f} "
-        "(f7c2358, another host, 2026-11-30).",
+        "(76ed507, another host, 2026-11-30).",
     ]
 
 
