@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.blackwell_static.promotion import configs, cycles, kernels_of
 from benchmarks.blackwell_static.sample import PACKAGE, TARGET, main_definition, stage
-from benchmarks.blackwell_static.sass import INSTRUCTION, LABEL
+from benchmarks.blackwell_static.sass import Instruction, instructions
 from benchmarks.search_physics.recorded import ROWS
 from search_spaces.moe_fp8_cute.model_gemm import tiles_of
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import TMEM_COLUMNS
@@ -42,30 +42,13 @@ HANDED_CYCLES = 150
 GHZ = 1.85
 """Of an SM under load."""
 
-Instruction = tuple[str, str, int]
-"""Opcode, operands, control bits."""
-
-
-def parsed(text: str) -> tuple[list[Instruction], dict[str, int]]:
-    """Instructions, and where labels point; ``text`` has the encodings."""
-    code: list[Instruction] = []
-    at: dict[str, int] = {}
-    for line in text.splitlines():
-        if label := LABEL.match(line):
-            at[label[1]] = len(code)
-        elif found := INSTRUCTION.search(line):
-            code.append((found[2], found[3], 0))
-        elif (control := re.match(r"^\s*/\* 0x([0-9a-f]{16}) \*/\s*$", line)) and code:
-            code[-1] = (*code[-1][:2], int(control[1], 16))
-    return code, at
-
 
 def parts(text: str) -> tuple[list[Instruction], list[Instruction]]:
     """(K block of promotion, everything between two tiles) of a promotion warp.
 
     The latter goes from the end of the loop over K blocks to the end of the loop over tiles, and on from its top.
     """
-    code, at = parsed(text)
+    code, at = instructions(text)
     loads = [n for n, (opcode, _, _) in enumerate(code) if opcode.startswith("LDTM")]
     leaves = (n for n in range(loads[-1], len(code)) if re.match(r"EXIT|BAR.SYNC\S* 0x0", f"{code[n][0]}{code[n][1]}"))
     end = next(leaves)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blackwell_static.sample import PACKAGE, TARGET, compiled, main_definition, stage
-from benchmarks.blackwell_static.sass import INSTRUCTION, LABEL, kernels_below
+from benchmarks.blackwell_static.sass import Instruction, instructions, kernels_below
 from search_spaces.moe_fp8_cute.model_gemm import blackwell_block
 from search_spaces.moe_fp8_cute.solution.plans import launches
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -36,10 +36,6 @@ OF_EACH_REGIME = {"0-16": 2, "17-256": 2, "257-2048": 2, "2049+": 4}
 """Ten: promotion decides most where experts have many rows."""
 ROWS = ("full", "few")
 """Tiles of all their rows, and of at most ``narrow``."""
-_CONTROL = re.compile(r"^\s*/\* 0x([0-9a-f]{16}) \*/\s*$")
-
-Instruction = tuple[str, str, int]
-"""Opcode, operands, stall cycles."""
 
 
 def loops_of(text: str, around: str = "LDTM") -> list[list[Instruction]]:
@@ -51,15 +47,7 @@ def loops_of(text: str, around: str = "LDTM") -> list[list[Instruction]]:
         text: SASS of a kernel.
         around: Beginning of the opcode, where the loops are around another one.
     """
-    code: list[Instruction] = []
-    at: dict[str, int] = {}
-    for line in text.splitlines():
-        if label := LABEL.match(line):
-            at[label[1]] = len(code)
-        elif found := INSTRUCTION.search(line):
-            code.append((found[2], found[3], 0))
-        elif (control := _CONTROL.match(line)) and code:
-            code[-1] = (*code[-1][:2], int(control[1], 16) >> 41 & 15)
+    code, at = instructions(text)
     loads = [n for n, (opcode, _, _) in enumerate(code) if opcode.startswith(around)]
     found: list[list[Instruction]] = []
     while loads:
@@ -87,7 +75,7 @@ def figures(loop: list[Instruction]) -> dict[str, int]:
         "local": sum(opcode.startswith(("LDL", "STL")) for opcode in opcodes),
         "last_load": loads[-1],
         "handed_back": arrivals[0] if arrivals else -1,
-        "stall_cycles": sum(stall for _, _, stall in loop),
+        "stall_cycles": sum(control >> 41 & 15 for _, _, control in loop),
     }
 
 

@@ -15,6 +15,10 @@ WORK = ("LDTM", "UTCQMMA", "UTMALDG", "LDGSTS")
 """A main loop is an innermost loop with one of these: promotion, MMA, copies."""
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)([^;]*);")
 LABEL = re.compile(r"^\s*\.(L_x_\d+):")
+_CONTROL = re.compile(r"^\s*/\* 0x([0-9a-f]{16}) \*/\s*$")
+
+Instruction = tuple[str, str, int]
+"""Opcode, operands, control bits."""
 
 Block = tuple[list[str], list[str]]
 """Opcodes of a basic block, and the labels that follow it."""
@@ -53,6 +57,20 @@ def kernels(cubin: Path, *options: str) -> dict[str, str]:
 def kernels_below(folder: Path, *options: str) -> dict[str, str]:
     """SASS of every kernel in the cubins of a folder."""
     return {name: text for cubin in sorted(folder.glob("*.cubin")) for name, text in kernels(cubin, *options).items()}
+
+
+def instructions(text: str) -> tuple[list[Instruction], dict[str, int]]:
+    """Instructions, and where labels point; ``text`` has the encodings (``nvdisasm -c -hex``)."""
+    code: list[Instruction] = []
+    at: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := LABEL.match(line):
+            at[label[1]] = len(code)
+        elif found := INSTRUCTION.search(line):
+            code.append((found[2], found[3], 0))
+        elif (control := _CONTROL.match(line)) and code:
+            code[-1] = (*code[-1][:2], int(control[1], 16))
+    return code, at
 
 
 def counts(text: str) -> dict[str, int]:

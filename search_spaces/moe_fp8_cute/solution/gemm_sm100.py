@@ -108,17 +108,8 @@ class GroupedGemmSm100:
             info = cpasync.make_tiled_tma_atom(self._load(len(p.token_peers(0))), operands.x, box, (rows, BLOCK))
             atom_x, tma_x = info[0], info[1]
         self.kernel.set_name_prefix(self.name, remove_cutlass_symbol=True, keep_mangled_name=False)
-        self.kernel(
-            atom_w,
-            tma_w,
-            atom_x,
-            tma_x,
-            indices,
-            operands,
-            self._box(p.weight_rows, slots),
-            self._box(p.token_rows, slots),
-            tiler,
-        ).launch(
+        layouts = (self._box(p.weight_rows, slots), self._box(p.token_rows, slots))
+        self.kernel(atom_w, tma_w, atom_x, tma_x, indices, operands, *layouts, tiler).launch(
             grid=(p.ctas, 1, 1),
             block=(p.threads, 1, 1),
             cluster=(p.cluster, 1, 1) if p.cluster > 1 else None,
@@ -131,16 +122,7 @@ class GroupedGemmSm100:
 
     @cute.kernel
     def kernel(
-        self,
-        atom_w,
-        tma_w,
-        atom_x,
-        tma_x,
-        indices,
-        operands: Operands,
-        w_layout,
-        x_layout,
-        tiler: cutlass.Constexpr,
+        self, atom_w, tma_w, atom_x, tma_x, indices, operands: Operands, w_layout, x_layout, tiler: cutlass.Constexpr
     ):
         """One persistent CTA."""
         p = self.plan
