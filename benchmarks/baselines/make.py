@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pprint
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def solution(kind: str, definition: dict) -> dict:
     sources = {path.name: path.read_text() for path in sorted((HERE / "solutions" / kind).glob("*.py"))}
     for name in SHARED[kind]:
         sources[f"{name}.py"] = (HERE / "solutions" / "common" / f"{name}.py").read_text()
-    sizes = json.dumps(sizes_of(definition), indent=4)
+    sizes = pprint.pformat(sizes_of(definition), sort_dicts=False)  # Python's True and False, not JSON's
     sources["sizes.py"] = f'"""Sizes of the definition {definition["name"]}. Generated."""\n\nSIZES = {sizes}\n'
     return {
         "name": f"baseline_{kind}_{definition['name']}",
