@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from workers.records import Status
 
@@ -69,6 +71,16 @@ class CompileError(FailureInSandbox):
     """A candidate does not compile for its target; the first line says why."""
 
     status = Status.COMPILE_ERROR
+
+
+class RejectedError(FailureInSandbox):
+    """A kernel cannot be launched on the target; ``figures`` are the static ones, as far as they are known."""
+
+    status = Status.REJECTED
+
+    def __init__(self, message: str, figures: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.figures = dict(figures)
 
 
 class CacheFullError(WorkerError):

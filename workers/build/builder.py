@@ -22,7 +22,7 @@ from py_compile import PycInvalidationMode
 from typing import Any
 
 from search_spaces.targets import is_cuda, target_named
-from workers.build import loader
+from workers.build import loader, native, resource_usage
 from workers.build.artifact_cache import DISK_FULL, ArtifactCache
 from workers.build.kept_parts import KeptParts, origin
 from workers.build.triton_jit.dry_run import told_apart
@@ -123,7 +123,10 @@ class VariantBuilder:
         names = imported_names(variant.sources, variant.dependencies)
         if names not in self._toolchains:
             self._toolchains[names] = toolchain(self._target, names)
-        return self._toolchains[names] | ({"sizes": self._sizes} if is_compiled_at_launch(variant) else {})
+        more = {"sizes": self._sizes} if is_compiled_at_launch(variant) else {}
+        if native.has_figures(variant):  # an entry says what could be read when it was made
+            more["cuobjdump"] = str(resource_usage.tool(native.toolkit()) is not None)
+        return self._toolchains[names] | more
 
     def _started(self, preload: tuple[str, ...]) -> ChildProcess:
         """The sandbox; if it has to be started, its fork server imports these modules."""
@@ -226,7 +229,7 @@ class BuildHandler:
                 figures, remark = self._compile_kernels(variant, Path(folder), package)
             else:
                 loader.load(variant, self._definition, Path(folder), package).unload()
-                figures = {}
+                figures, remark = native.figures(variant, Path(folder))
         except BaseException as error:
             if isinstance(error, CacheFullError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                 return Status.WORKER_LOST, {}, str(error)

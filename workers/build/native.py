@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.targets import target_named
+from workers.build import resource_usage
 from workers.devices.libraries import package_named
-from workers.errors import CompileError
+from workers.errors import CompileError, RejectedError
 from workers.fib import adapter as fib
 from workers.fib.dataset import Document
 from workers.records import Variant
@@ -35,6 +36,8 @@ _MISSING_SOURCE = re.compile(r'cannot open source file "([\w./+-]+)"')
 _MISSING_LIBRARY = re.compile(r"cannot find -l:?([\w.+-]+)")
 _MISSING_SYMBOL = re.compile(r"undefined symbol: (\w+)")
 
+_TOO_LARGE = re.compile(r"Entry function '(\S+)' uses too much shared data \((0x\w+) bytes, (0x\w+) max\)")
+
 _PACKAGES = {
     "cublas": "nvidia-cublas", "cudnn": "nvidia-cudnn-cu13", "curand": "nvidia-curand", "cusparse": "nvidia-cusparse",
     "cusolver": "nvidia-cusolver", "cufft": "nvidia-cufft", "nccl": "nvidia-nccl-cu13", "cub/": "nvidia-cuda-cccl",
@@ -49,6 +52,7 @@ def build(variant: Variant, definition: Document) -> Any:
 
     Raises:
         CompileError: It does not compile; the first line says what is missing, if that shows.
+        RejectedError: A kernel declares more shared memory than a block of the target has.
     """
     if variant.binding == "torch" and variant.language == "cuda" and not _torch_is_for_cuda():
         raise CompileError("binding torch needs a torch that is made for CUDA; the one on this machine is for CPUs")
@@ -56,10 +60,39 @@ def build(variant: Variant, definition: Document) -> Any:
         try:
             return fib.build(variant, definition)
         except Exception as error:
+            _refuse_too_large(str(error), variant)
             why = lacks(str(error), variant.dependencies)
             if why:
                 raise CompileError(f"{why}\n{error}") from error
             raise
+
+
+def has_figures(variant: Variant) -> bool:
+    """Whether a variant is compiled to kernels whose needs can be read from its library."""
+    return variant.is_native and variant.language == "cuda"
+
+
+def figures(variant: Variant, folder: Path) -> tuple[dict[str, Any], str]:
+    """Static figures of the kernels in the libraries that were built below a folder, and a remark where they are not
+    known."""
+    if not has_figures(variant):
+        return {}, ""
+    read = [resource_usage.kernels_in(library, toolkit()) for library in sorted((folder / "fib").rglob("*.so"))]
+    if None in read:
+        why = "can read nothing of it" if resource_usage.tool(toolkit()) else "is not on this machine"
+        remark = f"its registers, spills and shared memory are not known, since {resource_usage.TOOL} {why}"
+        return {"remark": remark}, remark
+    kernels = [{**k, "name": _readable(k["name"])} for found in read for k in found or ()]
+    return resource_usage.figures(kernels), ""
+
+
+def _refuse_too_large(log: str, variant: Variant) -> None:
+    """Raise if the assembler refused a kernel for its shared memory, which is an answer about the target."""
+    found = _TOO_LARGE.search(log)
+    if found is not None:
+        used, limit = int(found[2], 16), int(found[3], 16)
+        what = f"{_readable(found[1])} has {used} bytes of shared memory, a block may have {limit}"
+        raise RejectedError(f"a kernel cannot be launched on {variant.target}: {what}", {"smem_bytes": used})
 
 
 def _torch_is_for_cuda() -> bool:
@@ -79,7 +112,7 @@ def built_for(variant: Variant) -> Iterator[None]:
             digits, letter = re.fullmatch(r"sm_(\d+)([a-z]?)", target.name).groups()  # type: ignore[union-attr]
             settings = dict.fromkeys(_ARCHITECTURES, f"{digits[:-1]}.{digits[-1]}{letter}")
         includes, libraries = _folders(variant.dependencies)
-        home = _toolkit() if variant.language == "cuda" else None
+        home = toolkit() if variant.language == "cuda" else None
         if home is not None:
             settings["CUDA_HOME"] = str(home)
         for name, value in settings.items():
@@ -128,7 +161,7 @@ def _readable(symbol: str) -> str:
 
 
 @functools.lru_cache
-def _toolkit() -> Path | None:
+def toolkit() -> Path | None:
     """The folder of the CUDA toolkit whose nvcc is found first, even through a link or a script; None without one."""
     given = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if given:

@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("flashinfer_bench")
 
-from workers.build import native
+from workers.build import native, resource_usage
 from workers.build.builder import VariantBuilder
-from workers.errors import CompileError
+from workers.errors import CompileError, RejectedError
 from workers.records import Status, Variant
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
@@ -135,6 +135,85 @@ def test_what_a_build_lacks_is_named(bench, tmp_path, monkeypatch):
 )
 def test_a_log_is_read_for_what_is_missing(log, said):
     assert native.lacks(log, ()) == said
+
+
+SAID = """
+Fatbin elf code:
+================
+arch = sm_90a
+
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _Z5scalefi:
+  REG:40 STACK:16 SHARED:5120 LOCAL:0 CONSTANT[0]:536 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function plain:
+  REG:23 STACK:8 SHARED:1024 LOCAL:0 CONSTANT[0]:556 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch) -> Path:
+    """A folder with a library, on a machine whose cuobjdump says ``SAID`` of it."""
+    library = tmp_path / "entry" / "fib" / "tvm_ffi" / "name" / "name.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"")
+    tool = tmp_path / "cuobjdump"
+    tool.write_text(f"#!/bin/sh\ntest -f $2 && cat <<'END'\n{SAID}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("TRITON_CUOBJDUMP_PATH", str(tool))
+    monkeypatch.setattr(native, "toolkit", lambda: None)
+    return tmp_path / "entry"
+
+
+def test_what_cuda_kernels_need_is_read_from_the_library(built):
+    """Without the kibibyte that CUDA keeps for itself in each block."""
+    found, remark = native.figures(cuda(), built)
+    assert (found["registers"], found["spill_bytes"], found["smem_bytes"], remark) == (40, 24, 4096, "")
+    assert [k["name"] for k in found["kernels"]] == ["scale(float, int)", "plain"]
+    assert native.figures(variant(), built) == ({}, "")  # C++ for a CPU has none
+
+
+def test_a_machine_that_cannot_read_libraries_says_so(built, monkeypatch):
+    monkeypatch.setattr(resource_usage, "tool", lambda toolkit=None: None)
+    found, remark = native.figures(cuda(), built)
+    assert found == {"remark": remark}
+    assert "not known, since cuobjdump is not on this machine" in remark
+
+
+def test_a_kernel_with_too_much_shared_memory_is_rejected(monkeypatch):
+    """The assembler refuses it: an answer about the target, as Triton's OutOfResources is, and no mistake in the
+    source."""
+
+    def refused(*_):
+        raise RuntimeError(
+            "ninja: build stopped\nptxas error   : Entry function '_Z5scalefi' uses too much shared data "
+            "(0x3a980 bytes, 0x38c00 max)"
+        )
+
+    monkeypatch.setattr(native.fib, "build", refused)
+    with pytest.raises(
+        RejectedError, match=r"scale\(float, int\) has 240000 bytes .* a block may have 232448"
+    ) as raised:
+        native.build(cuda(), {})
+    assert raised.value.figures == {"smem_bytes": 240000}
+
+
+@pytest.mark.slow
+@needs_nvcc
+def test_built_cuda_has_figures_and_what_is_too_large_is_rejected(dataset, tmp_path):
+    problem = dataset.problem("scale_add_d64")
+    builder = VariantBuilder(problem.definition, "sm_90a", str(tmp_path / "cache"), 200.0, preload=("torch",))
+    shared = "__shared__ volatile float many[{}];\n  many[threadIdx.x] = n; n = many[n];"
+    try:
+        for count, status in ((1000, Status.BUILT), (60_000, Status.REJECTED)):
+            given = cuda()
+            text = given.sources["main.cu"].replace("#if defined", shared.format(count) + "\n#if defined", 1)
+            build = builder.build(replace(given, sources={"main.cu": text}))
+            assert (build.status, build.figures["smem_bytes"]) == (status, 4 * count), build.log
+            assert ("registers" in build.figures) == (status is Status.BUILT)
+    finally:
+        builder.close()
 
 
 @pytest.mark.slow

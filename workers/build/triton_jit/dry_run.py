@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.targets import Target
-from workers.errors import CompileError, FailureInSandbox
+from workers.build import resource_usage
+from workers.errors import CompileError, RejectedError
 from workers.fib.dataset import Document
-from workers.records import Status
-
-_log = logging.getLogger(__name__)
 
 FOLDER = "triton"
 """Folder in a package's ``artifacts/`` that holds what Triton compiled."""
@@ -33,16 +29,6 @@ _CERTAIN = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAsse
 
 _COMPILERS = ("triton", "backends")
 """Where Triton's back ends lie; a pass of theirs that fails raises RuntimeError."""
-
-
-class RejectedError(FailureInSandbox):
-    """A kernel cannot be launched on the target."""
-
-    status = Status.REJECTED
-
-    def __init__(self, message: str, figures: Mapping[str, Any]) -> None:
-        super().__init__(message)
-        self.figures = dict(figures)
 
 
 @dataclass
@@ -144,36 +130,18 @@ def told_apart(workloads: Sequence[Document]) -> list[Document]:
 
 
 def figures_of(cache: Path) -> dict[str, Any]:
-    """Static figures of all kernels below a folder of Triton's: the largest numbers of registers (per thread) and bytes
-    of shared memory (per block), the sum of stack frames, which is where spills go; and each kernel by itself."""
+    """Static figures of all kernels below a folder of Triton's, and of each by itself."""
     kernels: list[dict[str, Any]] = []
     for path in sorted(cache.glob("*/*.json")):
         binary = path.with_suffix(".cubin")
         if path.name.startswith("__grp__") or not binary.exists():
             continue
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        kernel = {"name": metadata["name"], "smem_bytes": metadata["shared"], "num_warps": metadata["num_warps"]}
-        kernels.append(kernel | _resources(binary))
-    figures: dict[str, Any] = {"kernels": kernels} if kernels else {}
-    for key, total in (("registers", max), ("spill_bytes", sum), ("smem_bytes", max)):
-        values = [k[key] for k in kernels if key in k]
-        if values:
-            figures[key] = total(values)
-    return figures
-
-
-def _resources(binary: Path) -> dict[str, int]:
-    """Registers and stack bytes of a compiled kernel, as cuobjdump of Triton's package says; empty without it."""
-    from triton import knobs
-
-    try:
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
-        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _log.info(f"no registers of {binary.name}: {type(error).__name__}: {error}")
-        return {}
-    words = dict(word.split(":", 1) for word in text.split() if word.count(":") == 1 and word[-1].isdigit())
-    return {"registers": int(words["REG"]), "spill_bytes": int(words["STACK"])} if "REG" in words else {}
+        read = next(iter(resource_usage.kernels_in(binary) or ()), {})
+        # What Triton asks for is known at the launch alone; the file has none of it.
+        kernels.append({**read, "name": metadata["name"], "smem_bytes": metadata["shared"],
+                        "num_warps": metadata["num_warps"]})  # fmt: skip
+    return resource_usage.figures(kernels)
 
 
 def _arguments(definition: Document, workload: Document, destination_passing: bool) -> list[Any]:
