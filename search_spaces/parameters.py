@@ -6,7 +6,7 @@ import itertools
 import keyword
 import logging
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -125,6 +125,20 @@ class Constraint:
                 what = f"{error}" if isinstance(error, SpaceError) else f"{self._failures[0]} for {shown}"
                 _log.warning(f"constraint {self.reason!r} cannot be computed, such configs are invalid: {what}")
             return False
+
+
+def broken(
+    constraints: Iterable[Constraint], config: Mapping[str, Any], known: Mapping[str, Any] | None = None
+) -> Constraint | None:
+    """The constraint that a complete config breaks, None if it is valid.
+
+    Where it breaks several: the one that reads the fewest parameters that are as in ``known``, a valid config, and so
+    says most about what was changed. The first of equals; the first of all without ``known``.
+    """
+    failing = (c for c in constraints if not c.admits(config))
+    if known is None:
+        return next(failing, None)
+    return min(failing, key=lambda c: sum(config[n] == known.get(n) for n in c.parameters), default=None)
 
 
 def checked_config(what: str, given: Mapping[Any, Any], parameters: Sequence[Parameter]) -> Config:

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.constraint_search import Walk
-from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, broken, checked_config
 from search_spaces.prediction.model import Model
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class SearchSpace:
         named = {"default": self.default, **{f"start {i}": s.config for i, s in enumerate(self.starts, 1)}}
         named |= {f"default of row {i}": s.config for i, s in enumerate(self.defaults, 1)}
         for what, config in named.items():
-            why = self.violation(self.check(config))
+            why = self.violation(self.check(config), None if what == "default" else self.default)
             if why is not None:
                 raise SpaceError(f"space {self.name!r}: the {what} config is not valid: {why}")
 
@@ -203,12 +203,15 @@ class SearchSpace:
         """
         return checked_config(f"a config of space {self.name!r}", config, self.parameters)
 
-    def violation(self, config: Mapping[str, Any]) -> str | None:
-        """The reason of the first constraint that the complete config breaks, None if it is valid."""
-        for constraint in self.constraints:
-            if not constraint.admits(config):
-                return constraint.reason
-        return None
+    def violation(self, config: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str | None:
+        """The reason of a constraint that the complete config breaks, None if it is valid.
+
+        Args:
+            config: The config.
+            known: A valid config that it was made from; of several broken constraints, that on the changes counts.
+        """
+        constraint = broken(self.constraints, config, known)
+        return None if constraint is None else constraint.reason
 
     def is_valid(self, config: Mapping[str, Any]) -> bool:
         """True if no constraint is broken."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from search_spaces.expression import Expression, compile_expression
 from search_spaces.inputs.generator import InputGenerator
-from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, checked_config
+from search_spaces.parameters import Config, Constraint, Parameter, SpaceError, broken, checked_config
 from search_spaces.source_files import ANY, python_names, read_sources, why_unfit
 from search_spaces.space import CONFIG_FILE, HEADER_FILE, HEADER_LANGUAGES, Start, macros
 from search_spaces.space_yaml import yaml_text
@@ -151,7 +151,9 @@ def read_space_file(path: Path) -> SpaceFile:
             default=default,
             defaults=defaults if isinstance(keys.default, list) else (),
             starts=tuple(
-                Start(_valid(f"start {i}: 'config'", {**default, **s.config}, parameters, constraints), *s.sizes)
+                Start(
+                    _valid(f"start {i}: 'config'", {**default, **s.config}, parameters, constraints, default), *s.sizes
+                )
                 for i, s in enumerate(keys.starts, 1)
             ),
             sources=_sources(path, keys),
@@ -246,18 +248,23 @@ def _defaults(
     for i, given in enumerate(keys.default, 1):
         row = row_of(f"row {i} of 'default'", given)
         first = rows[0].config if rows else {}
-        config = _valid(f"row {i} of 'default': 'config'", {**first, **row.config}, parameters, constraints)
+        where = f"row {i} of 'default': 'config'"
+        config = _valid(where, {**first, **row.config}, parameters, constraints, first or None)
         rows.append(Start(config, *row.sizes))
     return tuple(rows)
 
 
 def _valid(
-    what: str, given: Mapping[Any, Any], parameters: tuple[Parameter, ...], constraints: tuple[FileConstraint, ...]
+    what: str,
+    given: Mapping[Any, Any],
+    parameters: tuple[Parameter, ...],
+    constraints: tuple[FileConstraint, ...],
+    known: Config | None = None,
 ) -> Config:
     config = checked_config(what, given, parameters)
-    for constraint in constraints:
-        if not constraint.facts and not constraint.admits(config):
-            raise SpaceError(f"{what} breaks a constraint: {constraint.reason}")
+    constraint = broken((c for c in constraints if not c.facts), config, known)
+    if constraint is not None:
+        raise SpaceError(f"{what} breaks a constraint: {constraint.reason}")
     return config
 
 

@@ -69,6 +69,7 @@ def best_config(
     axes: Mapping[str, int] | None = None,
     *,
     hardware: str | None = None,
+    target: str | None = None,
     profile: str | None = None,
     db: str | None = None,
 ) -> BestConfig | None:
@@ -79,6 +80,7 @@ def best_config(
         axes: Values of the variable axes, such as ``{"seq_len": 57}``.
         hardware: A GPU or CPU name as recorded; ``auto`` for this machine's. None if all records are of
             one kind of hardware.
+        target: ``cpu``, ``sm_90a`` or ``sm_100a``; None for whatever the hardware was tuned for.
         profile: What the inputs look like, such as ``hot:3``; None for the mix that was tuned for.
         db: Database URL.
 
@@ -86,7 +88,7 @@ def best_config(
         The config, how it was found, where it was measured, and its interval; None if nothing is known.
 
     Raises:
-        UsageError: The question is incomplete, or names an axis that does not exist.
+        UsageError: The question is incomplete, or names an axis or a target that does not exist.
         StoreError: The database that ``db`` names is missing, or cannot be used.
     """
     from tuner.database import open_existing
@@ -95,4 +97,4 @@ def best_config(
 
     with open_existing(db) as store:
         model = hardware_named(hardware)
-        return look_up(store.best, definition, dict(axes or {}), hardware=model, profile=profile)
+        return look_up(store.best, definition, dict(axes or {}), hardware=model, target=target, profile=profile)

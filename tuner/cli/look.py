@@ -94,6 +94,9 @@ def best(
         list[str] | None, typer.Option("--axes", help="NAME=NUMBER, such as seq_len=57; repeatable")
     ] = None,
     hardware: options.Hardware = None,
+    target: Annotated[
+        str | None, typer.Option(help="what it was built for: cpu, sm_90a or sm_100a; default: any")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="what the inputs look like, such as hot:3; default: the mix that was tuned for")
     ] = None,
@@ -106,18 +109,17 @@ def best(
     """Show the best known config for a problem size, how it was found, on which hardware, and its interval."""
     from tuner import Client, best_config
     from tuner.client.answer_cache import BestAnswer
-    from tuner.results.best_config import BestConfig
+    from tuner.results.best_config import BestConfig, nothing_found
 
     sizes = options.parse_axes(axes or [])
     found: BestConfig | None
     if url is None:
-        found = best_config(definition, sizes, hardware=hardware, profile=profile, db=db)
+        found = best_config(definition, sizes, hardware=hardware, target=target, profile=profile, db=db)
     else:
-        found = Client(url).best_config(definition, sizes, hardware=hardware, profile=profile)
+        found = Client(url).best_config(definition, sizes, hardware=hardware, target=target, profile=profile)
     if found is None:
         raise NothingFoundError(
-            f"no record for {definition!r} with {' '.join(axes or []) or 'any size'} on {hardware or 'any hardware'}; "
-            f"`tuner status` lists what was swept"
+            f"{nothing_found(definition, axes or [], hardware, target)}; `tuner status` lists what was swept"
         )
     if json:
         print_json(found.document())

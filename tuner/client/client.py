@@ -96,6 +96,7 @@ class Client:
         axes: Mapping[str, int] | None = None,
         *,
         hardware: str | None = None,
+        target: str | None = None,
         profile: str | None = None,
     ) -> BestAnswer | None:
         """The best known config for a problem size; None if the service has no record.
@@ -107,6 +108,7 @@ class Client:
             definition: Name of the definition.
             axes: Values of the variable axes, such as ``{"seq_len": 57}``.
             hardware: A GPU or CPU name as recorded; ``auto`` for this machine's.
+            target: ``cpu``, ``sm_90a`` or ``sm_100a``; None for whatever the hardware was tuned for.
             profile: What the inputs look like, such as ``hot:3``; None for the mix that was tuned for.
 
         Raises:
@@ -116,6 +118,8 @@ class Client:
         query = [("definition", definition), *(("axes", f"{k}={v}") for k, v in sorted((axes or {}).items()))]
         if hardware is not None:
             query.append(("hardware", hardware))
+        if target is not None:
+            query.append(("target", target))
         if profile is not None:
             query.append(("profile", profile))
         own = ""

@@ -219,7 +219,11 @@ def of_solution(file: SolutionFile, maker: SpaceFamily, space: SearchSpace, defi
     sources = dict(file.sources)
     if file.definition != definition:
         for _, config in file.table:
-            why = space.violation(space.check(config)) if set(config) == set(space.default) else "other parameters"
+            why = (
+                space.violation(space.check(config), space.default)
+                if set(config) == set(space.default)
+                else "other parameters"
+            )
             if why is not None:
                 raise UsageError(f"{file.path} has a config that is not valid for {definition}: {why}")
         sources |= {name: space.render(file.table)[name] for name in space.generated_files}

@@ -114,7 +114,7 @@ def explain(store: Store, settings: SweepSettings, text: str, hardware: str | No
     ]
     gpu = _hardware(hardware, sweeps, space.target)
     config = _config(store, space, sweeps, text)
-    why = space.violation(config)
+    why = space.violation(config, space.default)
     if why is not None:
         raise SpaceError(f"the config is not valid: {why}")
     measured = _measured(store, space, sweeps, config, gpu)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from db.records import BestRow, WinnerWorkload
+from search_spaces.targets import target_named
 from tuner.errors import UsageError
 from tuner.results.dispatch import NEAREST_LIMIT, holds, measured, nearest
 from workers.records import Environment
@@ -89,6 +90,7 @@ def best_config(
     axes: Mapping[str, int],
     *,
     hardware: str | None = None,
+    target: str | None = None,
     profile: str | None = None,
     now: float | None = None,
 ) -> BestConfig | None:
@@ -97,10 +99,30 @@ def best_config(
     Args:
         known: The part of the store with the winners.
         hardware: A GPU or CPU model as recorded, in upper or lower case; None if all records are of one model.
+        target: Only what was built for this target; None for any.
         now: Unix time, from which the age is computed.
     """
-    match = find(known.rows(definition, hardware=hardware), definition, axes, profile)
+    rows = known.rows(definition, hardware=hardware, target=checked_target(target))
+    match = find(rows, definition, axes, profile)
     return None if match is None else answer(match, time.time() if now is None else now)
+
+
+def checked_target(name: str | None) -> str | None:
+    """The name, if there is such a target: a mistyped one is no question without an answer.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    try:
+        return None if name is None else target_named(name).name
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def nothing_found(definition: str, axes: Sequence[str], hardware: str | None, target: str | None) -> str:
+    """That there is no record, with what was asked for."""
+    where = f"on {hardware or 'any hardware'}" + (f" for target {target}" if target is not None else "")
+    return f"no record for {definition!r} with {' '.join(axes) or 'any size'} {where}"
 
 
 def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int], profile: str | None = None) -> Match | None:
@@ -113,7 +135,10 @@ def find(rows: Sequence[BestRow], definition: str, axes: Mapping[str, int], prof
         return None
     models = sorted({row.environment.hardware for row in rows})
     if len(models) > 1:
-        raise UsageError(f"{definition!r} was tuned on {', '.join(models)}; say which one is meant with --hardware")
+        targets = sorted({row.target for row in rows})
+        or_by = f" or --target ({', '.join(targets)})" if len(targets) > 1 else ""
+        known = ", ".join(models)
+        raise UsageError(f"{definition!r} was tuned on {known}; say which one is meant with --hardware{or_by}")
     rows = _of_profile(definition, rows, profile)
     _check_axes(definition, rows, axes)
     return _exact(rows, axes) or _regime(rows, axes) or _nearest(rows, axes)

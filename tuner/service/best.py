@@ -18,7 +18,7 @@ from starlette.responses import Response
 from db.queries.lookups import Lookups
 from db.records import BestRow
 from tuner.errors import UsageError
-from tuner.results.best_config import Match, find
+from tuner.results.best_config import Match, checked_target, find, nothing_found
 from tuner.results.best_config import answer as answered
 from tuner.service.metrics import LOOKUPS
 from tuner.service.middleware.problems import ProblemError
@@ -32,8 +32,8 @@ MAX_AGE_S = 5
 """How old an answer may become, in this server's memory and the client's cache together."""
 HARDWARE_HEADER = "Tuner-Hardware"
 
-Question = tuple[tuple[tuple[str, int], ...], str | None, str | None]
-"""Sizes by axis, in order, hardware and profile."""
+Question = tuple[tuple[tuple[str, int], ...], str | None, str | None, str | None]
+"""Sizes by axis, in order, hardware, target and profile."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,13 @@ class Records:
     answers: dict[Question, Answer] = field(default_factory=dict)
     texts: dict[tuple[int, str, str, float, str], Answer] = field(default_factory=dict)
 
-    def on(self, hardware: str | None) -> Sequence[BestRow]:
-        """The rows of one hardware model, whatever the case of its name; all rows for None."""
-        if hardware is None:
-            return self.rows
-        wanted = hardware.lower()
-        return [row for row in self.rows if row.environment.hardware.lower() == wanted]
+    def on(self, hardware: str | None, target: str | None) -> Sequence[BestRow]:
+        """The rows of one hardware model, whatever the case of its name, and one target; None stands for all."""
+        rows = self.rows
+        if hardware is not None:
+            wanted = hardware.lower()
+            rows = [row for row in rows if row.environment.hardware.lower() == wanted]
+        return rows if target is None else [row for row in rows if row.target == target]
 
     def answer(self, definition: str, question: Question) -> Answer:
         """The answer to a question about this definition.
@@ -79,8 +80,8 @@ class Records:
         """
         known = self.answers.get(question)
         if known is None:
-            sizes, hardware, profile = question
-            match = find(self.on(hardware), definition, dict(sizes), profile)
+            sizes, hardware, target, profile = question
+            match = find(self.on(hardware, checked_target(target)), definition, dict(sizes), profile)
             known = NOTHING if match is None else self._text(match)
             if len(self.answers) < ANSWERS:
                 self.answers[question] = known
@@ -123,17 +124,22 @@ class BestConfigs:
         self._reading: dict[str, asyncio.Task[Records]] = {}
 
     async def answer(
-        self, definition: str, axes: Mapping[str, int], hardware: str | None, profile: str | None = None
+        self,
+        definition: str,
+        axes: Mapping[str, int],
+        hardware: str | None,
+        profile: str | None = None,
+        target: str | None = None,
     ) -> tuple[Answer, int]:
-        """The answer for a problem size and profile, :data:`NOTHING` if there is no record; and how many seconds old it
-        may be.
+        """The answer for a problem size, target and profile, :data:`NOTHING` if there is no record; and how many
+        seconds old it may be.
 
         Raises:
             StoreError: The database does not answer.
             UsageError: The question is incomplete or ambiguous.
         """
         records = await self._records(definition)
-        answer = records.answer(definition, (tuple(sorted(axes.items())), hardware, profile))
+        answer = records.answer(definition, (tuple(sorted(axes.items())), hardware, target, profile))
         return answer, math.ceil(self._clock() - records.read_at)
 
     async def _records(self, definition: str) -> Records:
@@ -190,15 +196,14 @@ async def respond(best: BestConfigs, asked: Lookup, told: LookupHeaders) -> Resp
     if asked.hardware == "auto" and hardware is None:
         raise ProblemError(422, f"hardware=auto needs the header {HARDWARE_HEADER} with the GPU's or CPU's name")
     try:
-        answer, age_s = await best.answer(asked.definition, asked.sizes, hardware, asked.profile)
+        answer, age_s = await best.answer(asked.definition, asked.sizes, hardware, asked.profile, asked.target)
     except UsageError as error:
         raise ProblemError(422, str(error)) from None
     LOOKUPS.labels(answer.found).inc()
     if answer is NOTHING:
         raise ProblemError(
             404,
-            f"no record for {asked.definition!r} with {' '.join(asked.axes) or 'any size'} on "
-            f"{hardware or 'any hardware'}",
+            nothing_found(asked.definition, asked.axes, hardware, asked.target),
             kind="no-record",
             title="No record",
             more={"found": "none"},

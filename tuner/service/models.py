@@ -35,6 +35,7 @@ class Lookup(BaseModel):
     hardware: str | None = Field(
         None, pattern=HARDWARE, description="as recorded, or auto: from the header Tuner-Hardware"
     )
+    target: str | None = Field(None, pattern=NAME, description="what it was built for, such as sm_90a; default: any")
     profile: str | None = Field(
         None, pattern=PROFILE, description="what the inputs look like; default: the mix that was tuned for"
     )

@@ -104,6 +104,21 @@ def test_what_is_no_config_is_one_line(folder, database, text, why):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_of_several_broken_rules_the_one_on_what_was_changed_is_named(folder, database):
+    """Not the first one of the file, which reads everything."""
+    space = yaml.safe_load((folder / "space.yaml").read_text())
+    space["parameters"]["other"] = [1, 2]
+    space["constraints"] = [
+        {"expression": "tile * extra * other < 16", "reason": "all together"},
+        {"expression": "tile * extra < 16", "reason": "tiles alone"},
+        {"expression": "extra < 2", "reason": "no extra"},
+    ]
+    (folder / "space.yaml").write_text(yaml.safe_dump(space | {"default": {"tile": 8, "extra": 1, "other": 1}}))
+    for text, why in (('{"extra": 2}', "no extra"), ('{"tile": 16}', "tiles alone"), ('{"other": 2}', "all together")):
+        with pytest.raises(SpaceError, match=f"not valid: {why}$"):
+            explained(folder, database, text)
+
+
 def test_a_gpu_without_figures_and_a_space_without_a_model_say_so(folder, database):
     with pytest.raises(UsageError, match="no figures of Some GPU"):
         explained(folder, database, hardware="Some GPU")

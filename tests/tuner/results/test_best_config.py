@@ -59,11 +59,12 @@ def _sweep(
     definition: str = "moe",
     hardware: str = H100,
     axes: dict[str, dict[str, int]] | None = None,
+    target: str = "sm_90a",
 ) -> int:
     """Id of a finished sweep with these winners, written as the sweep loop writes it."""
-    environment = Environment(hardware, "sm_90a", versions={"torch": "2.13.0"}, fingerprint=f"env {hardware}")
+    environment = Environment(hardware, target, versions={"torch": "2.13.0"}, fingerprint=f"env {hardware}")
     definition_id = store.catalog.register_definition(definition, "moe", {"name": definition})
-    space_id = store.catalog.register_space("moe_fp8_cute", "sm_90a", "src")
+    space_id = store.catalog.register_space("moe_fp8_cute", target, "src")
     for workload in {w.workload for winner in winners for w in winner.workloads}:
         name, _, profile = workload.partition("~")
         size = (axes or {}).get(workload, {"seq_len": int(name[1:])})
@@ -301,6 +302,22 @@ def test_a_profile_has_a_winner_of_its_own_and_the_mix_keeps_its_own(store: Stor
     assert [w.profile for w in store.winners.of(sweep_id, alone=True)] == ["hot:3"]
     with pytest.raises(UsageError, match="not tuned for profile 'uniform'; measured were hot:3, recorded"):
         best_config(store.best, "moe", {"seq_len": 20}, profile="uniform")
+
+
+def test_records_of_several_targets_are_asked_for_by_target(store: Store) -> None:
+    """A machine with a GPU sweeps for its CPU too; without a word on the target, it is not guessed."""
+    _sweep(store, _winner(1, 0, 64, 7), target="sm_90a")
+    _sweep(store, _winner(2, 0, 64, 7), target="cpu", hardware="Some CPU")
+
+    def tile(target: str | None, hardware: str | None = None) -> int | None:
+        found = best_config(store.best, "moe", {"seq_len": 7}, target=target, hardware=hardware)
+        return None if found is None else found.config["tile"]
+
+    assert (tile("sm_90a"), tile("cpu"), tile("sm_100a"), tile("cpu", H100)) == (1, 2, None, None)
+    with pytest.raises(UsageError, match=r"with --hardware or --target \(cpu, sm_90a\)"):
+        tile(None)
+    with pytest.raises(UsageError, match="target 'sm_90' is unknown; allowed are cpu, sm_90a, sm_100a"):
+        tile("sm_90")
 
 
 def test_a_sweep_over_one_profile_answers_for_it(store: Store) -> None:

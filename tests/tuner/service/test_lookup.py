@@ -53,6 +53,7 @@ def without_age(reply: httpx.Response) -> dict[str, Any]:
         ("definition=gemm&axes=seq_len=10&hardware=nvidia+h100&objective=latency", {}),
         ("axes=seq_len%3D12&hardware=NVIDIA%20B200&definition=gemm", {}),
         ("definition=gemm&axes=seq_len=30&hardware=NVIDIA%20H100", {}),
+        ("definition=gemm&axes=seq_len=10&target=sm_90a", {}),
         ("definition=gemm&axes=seq_len=10&hardware=auto", {"Tuner-Hardware": "NVIDIA B200"}),
     ],
 )
@@ -227,6 +228,16 @@ def test_a_read_that_failed_behind_the_scenes_is_told_to_who_needs_it(tmp_path: 
         assert loud == []
 
     asyncio.run(follow())
+
+
+def test_a_target_is_asked_for_by_name(client: httpx.Client) -> None:
+    query = f"{PATH}?definition=gemm&axes=seq_len=10"
+    assert client.get(query).status_code == 422  # two GPUs, none is named
+    assert client.get(f"{query}&target=sm_100a").json()["hardware"] == "NVIDIA B200"
+    missing, unknown = (client.get(f"{query}&target={name}") for name in ("cpu", "tpu"))
+    assert (missing.status_code, unknown.status_code) == (404, 422)
+    assert "for target cpu" in missing.json()["detail"]
+    assert "target 'tpu' is unknown" in unknown.json()["detail"]
 
 
 def test_a_profile_is_asked_for_by_name(client: httpx.Client) -> None:
