@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -17,9 +18,12 @@ Point = tuple[int, ...]
 
 PROBES = 100
 """Number of random descents from which the number of valid configs is estimated."""
+MORE_PROBES, PROBES_CPU_S = 1000, 0.5
+"""The same where all of these ended in dead ends, and the most CPU time for it: in a large space with many rules few
+descents arrive, and it is not a sparse one for that."""
 REMEMBERED = 1 << 15
 """Most answers that are kept per parameter."""
-RESTARTS = 300
+RESTARTS = 600
 """Random descents that may end in dead ends before valid configs are looked for near a known one."""
 LEAST_STEPS = 8
 """Fewest steps from the known config to a random one; otherwise as many as there are parameters."""
@@ -205,7 +209,12 @@ class Walk:
 
         Source: Knuth, Estimating the efficiency of backtrack programs (1975). Rough, but unbiased.
         """
-        return sum(self._descent(rng)[1] for _ in range(PROBES)) / PROBES
+        products = [self._descent(rng)[1] for _ in range(PROBES)]
+        effort = Effort(cpu_s=PROBES_CPU_S)
+        with suppress(TooSparseError):
+            while len(products) < MORE_PROBES and not any(products[:PROBES]):
+                products.append(self._descent(rng, effort)[1])
+        return sum(products) / len(products)
 
     def _descent(self, rng: random.Random, effort: Effort | None = None) -> tuple[Point | None, float]:
         """One random descent: the point and the product of its branching factors; None and 0 at a dead end."""

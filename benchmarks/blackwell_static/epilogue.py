@@ -6,7 +6,8 @@ While promotion warps are busy with an epilogue, the MMAs go on until every accu
 until every stage is full; what is longer than that is lost. Of each GEMM the kernel is compiled, and the SASS between
 the end of a tile's promotion and the start of the next is walked: an instruction issues when the scoreboards that it
 waits for are free and the stalls of the one before are over. A K block of promotion is walked alike. Then a tile takes
-what loads, MMAs and promotion need that wait for one another. No GPU; a quarter of a minute of a core for each config.
+what loads, MMAs and promotion need that wait for one another. ``forms`` has the same cycles of every kind of epilogue:
+the model's constants (``model_sm100.py``) come from them. No GPU; a quarter of a minute of a core for each config.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from benchmarks.blackwell_static.promotion import configs, cycles, kernels_of
 from benchmarks.blackwell_static.sample import PACKAGE, TARGET, main_definition, stage
 from benchmarks.blackwell_static.sass import Instruction, instructions
 from benchmarks.search_physics.recorded import ROWS
+from search_spaces.moe_fp8.reading import POWER_OF_TWO
 from search_spaces.moe_fp8_cute.model_gemm import tiles_of
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import TMEM_COLUMNS
 from search_spaces.moe_fp8_cute.solution.plans import launches
 from search_spaces.moe_fp8_cute.space import FAMILY
+from search_spaces.moe_fp8_cute.space_sm100 import PAIRS
+from search_spaces.space import SearchSpace
 from workers.devices.hardware import hardware_of
 
 LATENCY = {"LDG": 350, "ATOM": 350, "LDTM": 40, "LDS": 32, "LDC": 30, "SHFL": 26, "SYNCS": 24, "MUFU": 24, "CREDUX": 24}
@@ -41,12 +45,44 @@ HANDED_CYCLES = 150
 """Of a hand-over through tensor memory: 64 registers written and waited for, one arrival."""
 GHZ = 1.85
 """Of an SM under load."""
+_ADDED, _FEW = {"combine": "atomic_bf16"}, {"swap_1": True, "swap_2": True, "tile_w_1": 128, "tile_w_2": 128}
+_SPLIT = {**_ADDED, "split_rows": 8, **{"swap_1": True, "swap_2": True, "tile_t_1": 16, "tile_t_2": 16}}
+_WHOLE = {"split_rows": 8, "many_mma_m": 256, "many_cluster_w": 2, "stages_1": 3, "stages_2": 3}
+_SCALED = {"scaled_1": True, "scaled_2": True, "acc_stages_1": 1, "acc_stages_2": 1}
+
+
+def _tokens(tile_t: int, **others: Any) -> dict[str, Any]:
+    return {"tile_t_1": tile_t, "tile_t_2": tile_t, **others}
+
+
+FORMS: tuple[dict[str, Any], ...] = (
+    PAIRS,
+    {**PAIRS, **_ADDED},
+    {**PAIRS, "handover": True},
+    {**PAIRS, **_ADDED, "handover": True},
+    {**PAIRS, **_ADDED, "requant": "kernel", "tile_w_2": 128},
+    {**PAIRS, "combine": "atomic_f32"},
+    {**PAIRS, **_ADDED, **_SCALED},
+    {**PAIRS, **_SCALED},
+    {},
+    {**_FEW, **_tokens(8), "mma_m_1": 64, "mma_m_2": 64, "cluster_w_1": 2, "combine": "atomic_f32"},
+    {**_FEW, **_tokens(8), "mma_m_1": 64, "mma_m_2": 64, "cluster_w_1": 2, **_ADDED},
+    {**_FEW, **_tokens(32), "requant": "kernel"},
+    {**_FEW, **_tokens(64), "tile_w_1": 256, "requant": "kernel", "stages_1": 3, **_ADDED},
+    {**_FEW, **_tokens(64), "tile_w_1": 256, "tile_w_2": 256, "stages_1": 3, "stages_2": 3},
+    {**_FEW, **_tokens(64), "tile_w_1": 256, "tile_w_2": 256, "stages_1": 2, "stages_2": 2, "combine": "atomic_f32"},
+    {**_FEW, **_tokens(128), "tile_w_1": 256, "stages_1": 3, "stages_2": 4, **_ADDED},
+    {**_SPLIT, **_WHOLE},
+    {**_SPLIT, **_WHOLE, "fallback": True},
+)
+"""Changes of the default that together have every kind of epilogue, small and large."""
 
 
 def parts(text: str) -> tuple[list[Instruction], list[Instruction]]:
     """(K block of promotion, everything between two tiles) of a promotion warp.
 
-    The latter goes from the end of the loop over K blocks to the end of the loop over tiles, and on from its top.
+    The latter goes from the end of the loop over K blocks to the end of the loop over tiles, and on from its top. With
+    scaled MMAs, which promote no K block, it is all of the loop over tiles.
     """
     code, at = instructions(text)
     loads = [n for n, (opcode, _, _) in enumerate(code) if opcode.startswith("LDTM")]
@@ -57,7 +93,10 @@ def parts(text: str) -> tuple[list[Instruction], list[Instruction]]:
         target = re.search(r"L_x_\d+", code[n][1])
         if code[n][0].startswith("BRA") and target and at[target[0]] <= loads[0]:
             loops.append((at[target[0]], n))
-    *_, (first, last), (top, bottom) = sorted(loops, key=lambda loop: loop[1] - loop[0])
+    *inner, (top, bottom) = sorted(loops, key=lambda loop: loop[1] - loop[0])
+    if not inner:
+        return [], code[top : bottom + 1]
+    first, last = inner[-1]
     return code[first : last + 1], code[last + 1 : bottom + 1] + code[top:first]
 
 
@@ -174,6 +213,26 @@ def records(package: Path, space: Any) -> Iterator[dict[str, Any]]:
                     yield found | shape | {"spill_bytes": spilled} | record(plan, tile_of(plan, regime, text))
 
 
+def forms(package: Path, space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """Every GEMM of :data:`FORMS` that differs from those before: cycles of one CTA alone on its SM."""
+    seen: set[Any] = set()
+    for changes in FORMS:
+        config = {**space.default, **changes}
+        why = space.violation(config)
+        if why is not None:
+            raise ValueError(f"{changes}: {why}")
+        named = {name: plan for name, plan in launches(config, space.sizes) if plan not in seen}
+        seen |= set(named.values())
+        for launch, text, _spilled in kernels_of(package, config):
+            if plan := named.get(launch):
+                block, between = parts(text)
+                promotion, handed_back = walked(block)
+                fields = ("swap", "out", "tile_t", "tile_w", "groups", "pair", "handover", "fallback", "scaled")
+                found = {"launch": launch, "changes": changes} | {name: getattr(plan, name) for name in fields}
+                found |= {"promotion": promotion, "handed_back": handed_back, "between": walked(between)[0]}
+                yield found | {"instructions": len(between)}
+
+
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: one line for each GEMM that differs from those before."""
     head = ("config", "kernel", "tile", "load", "MMA", "promotion", "between", "tile takes", "sums handed over", "four")
@@ -199,13 +258,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     space = FAMILY.space(main_definition(), TARGET)
+    promised = FAMILY.space({**main_definition(), "tags": [POWER_OF_TWO]}, TARGET)
     found = []
     with tempfile.TemporaryDirectory() as root:
         stage(space, Path(root) / "now")
         for one in records(Path(root) / "now" / PACKAGE, space):
             found.append(one)
             print(json.dumps(one), file=sys.stderr)
-    arguments.out.write_text(json.dumps({"target": TARGET, "forecast": True, "gemms": found}, indent=1) + "\n")
+        every = list(forms(Path(root) / "now" / PACKAGE, promised))
+    document = {"target": TARGET, "forecast": True, "gemms": found, "forms": every}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
     print(table(found))
 
 

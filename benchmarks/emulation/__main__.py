@@ -2,7 +2,8 @@
 
     python -m benchmarks.emulation sample --out build/emulated.json
 
-Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``sample`` (a stratified sample: every value of
+Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``starts_scaled`` (those with scaled MMAs, with
+scales that are powers of two, as they need), ``sample`` (a stratified sample: every value of
 every parameter about equally often), ``second_n`` (random configs whose GEMM 1 multiplies tiles of few rows with an N
 of their own), ``real`` (a stratified sample at the hidden and intermediate size of the main definition, two local
 experts). No GPU; about a minute of a core for a config, half of it compiling.
@@ -30,6 +31,7 @@ from typing import Any
 
 from benchmarks.emulation.method import commit, digest, method
 from benchmarks.packaged_dataset.make import MOE_SIZES, MoeSizes, moe_definition
+from search_spaces.moe_fp8.reading import POWER_OF_TWO
 from search_spaces.moe_fp8_cute.routings import ROUTINGS, Routing
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.moe_fp8_cute.stages import cases
@@ -40,6 +42,7 @@ from workers.emulator.host.launches import compile_mock
 from workers.emulator.judge import judge_sources
 
 TARGET = "sm_100a"
+STARTS = ("starts", "starts_scaled")
 LADDER = Path(__file__).parent.parent / "h200_moe" / "b200_ladder.json"
 ROOMY = MoeSizes(1024, 512, 64, 4, 3, 8, 4)
 """Small sizes at which every start is valid."""
@@ -53,24 +56,27 @@ FEW_ROWS = (
 SETS: dict[str, tuple[MoeSizes, tuple[Routing, ...]]] = {
     "ladder": (MOE_SIZES, ROUTINGS),
     "starts": (ROOMY, ROUTINGS),
+    "starts_scaled": (ROOMY, ROUTINGS),
     "sample": (MOE_SIZES, ROUTINGS),
     "second_n": (MOE_SIZES, ROUTINGS),
     "real": (SLICE, FEW_ROWS),
 }
 
 
-def space_of(sizes: MoeSizes) -> SearchSpace:
-    """The space for a definition of these sizes."""
+def space_of(sizes: MoeSizes, promising: bool = False) -> SearchSpace:
+    """The space for a definition of these sizes; ``promising`` scales that are powers of two."""
     routing = f"TOP_K, N_GROUP, TOPK_GROUP = {sizes.top_k}, {sizes.groups}, {sizes.topk_groups}\n"
-    return FAMILY.space(moe_definition(sizes, routing), TARGET)
+    definition = moe_definition(sizes, routing)
+    return FAMILY.space({**definition, "tags": [POWER_OF_TWO]} if promising else definition, TARGET)
 
 
 def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Config]:
     """The configs of a set."""
     if name == "ladder":
         return [{**space.default, **rung} for rung in json.loads(LADDER.read_text())]
-    if name == "starts":
-        return [dict(start.config) for start in space.starts]
+    if name in STARTS:
+        starts = [dict(start.config) for start in space.starts]
+        return [c for c in starts if name == "starts" or c["scaled_1"] or c["scaled_2"]]
     if name == "second_n":
         rng = random.Random(seed)
         drawn = (space.sample(rng) for _ in itertools.count())
@@ -111,13 +117,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON; what it already has is not judged again")
     arguments = parser.parse_args()
     sizes, routings = SETS[arguments.set]
-    space = space_of(sizes)
+    space = space_of(sizes, promising=arguments.set == "starts_scaled")
     records = json.loads(arguments.out.read_text())["variants"] if arguments.out.is_file() else []
     now = (arguments.set, space.fingerprint, method())
     done = {r["hash"] for r in records if (r["set"], r["fingerprint"], r["method"]) == now}
     configs = configs_of(arguments.set, space, arguments.count, arguments.seed)
     for record in judged(space, [c for c in configs if space.config_hash(c) not in done], routings):
-        drawn = {"count": arguments.count, "seed": arguments.seed} if arguments.set not in ("ladder", "starts") else {}
+        drawn = {"count": arguments.count, "seed": arguments.seed} if arguments.set not in ("ladder", *STARTS) else {}
         records.append({"set": arguments.set, "definition": sizes.name, **drawn, **record})
         whole = arguments.out.with_suffix(".part")
         whole.write_text(json.dumps({"emulated": True, "variants": records}, indent=1) + "\n")

@@ -92,22 +92,28 @@ def _inside(like: Mapping[str, WorkloadFeatures], low: int, high: int) -> list[W
 
 
 def _ten(space: SearchSpace, hardware: Hardware, inside: Sequence[WorkloadFeatures]) -> list[dict[str, Any]]:
-    """The ten best expected configs of a regime, no two of which the model cannot tell apart."""
+    """The ten best expected configs of a regime, no two of which the model cannot tell apart.
+
+    As a sweep does, it also looks from the defaults and from the starts of these sizes.
+    """
     looked_at = spread(inside)
 
     def mean_log(config: Mapping[str, Any], gpu: Hardware = hardware) -> float:
         return sum(math.log(predict(config, space.sizes, f, gpu).us) for f in looked_at) / len(looked_at)
 
     table = ConfigTable.of(space, random.Random(0))
+    sizes = [f.axes["seq_len"] for f in inside]
+    known = [start.config for start in (*space.defaults, *space.starts) if start.suits(sizes)]
+    table.add([table.encoding.point(config) for config in known])
     found: list[dict[str, Any]] = []
     for row in Expectation(table, mean_log).climb():
         config = table.encoding.config([int(code) for code in table.points[row]])
         us = math.exp(mean_log(config))
         if found and us < 1.001 * found[-1]["us"]:
             continue
-        low, high = (math.exp(mean_log(config, gpu)) for gpu in doubts_of(hardware))
+        good, bad = (math.exp(mean_log(config, gpu)) for gpu in doubts_of(hardware))
         changes = {name: value for name, value in config.items() if value != space.default[name]}
-        found.append({"us": us, "low_us": low / (1 + OFF), "high_us": high * (1 + OFF), "changes": changes})
+        found.append({"us": us, "low_us": good / (1 + OFF), "high_us": bad * (1 + OFF), "changes": changes})
         if len(found) == TEN:
             break
     return found

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from search_spaces.moe_fp8_cute.model_sm100 import between_cycles, stored_bytes, tile_cycles
 from search_spaces.moe_fp8_cute.solution.budget import BLOCK, GemmPlan
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
 from search_spaces.prediction.model import Hardware, KernelPrediction
@@ -22,15 +23,15 @@ Rows = tuple[int, ...]
 WAIT_CYCLES = 30.0
 """From a full stage to its first MMA, and from the last MMA to its promotion: a barrier's latency (H100, 2026-11)."""
 STORE_CYCLES = 4.0
-"""Of the epilogue for each element of a consumer thread: scale, convert, shared memory, store; counted in SASS."""
+"""Hopper's epilogue for each element of a consumer thread: scale, convert, shared memory, store; counted in SASS."""
 GATHER_CYCLES = 12.0
 """Of the gathering warps for a token row and K block. GEMM 1 took 642.7 us instead of 549.4 with 128 rows a tile (H200,
 docs/kernels.md), and as long with 64."""
 EMPTY_US = 1.25
 """A launch none of whose experts have rows: two of them were measured to cost 2.2 to 2.8 us (H200, docs/kernels.md)."""
-DRAIN_CYCLES, SWAPPED_DRAIN_CYCLES = 2.0, 2.8
-"""A promotion warp on Blackwell for each accumulator register: stall counts in SASS, 250 for 128, with the weights as M
-350 to 384 (docs/results/blackwell-promotion.md)."""
+PROMOTION_CYCLES, DRAIN_CYCLES, SWAPPED_DRAIN_CYCLES = 70.0, 1.4, 2.3
+"""A promotion warp on Blackwell for a K block, and for each of its accumulator registers: stall counts in SASS, 250 for
+128 registers, with the weights as M 350 to 384, and 66 to 93 for 4 and 8 (docs/results/blackwell-promotion.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class FittedConstants:
     Args:
         fma_cycles: Cycles of an SM for 128 multiply-adds of promotion, tokens as M: register moves included.
         swapped_fma_cycles: The same with swapped operands, where each element has a token's and a weight's factor.
-        tile_cycles: Between two tiles of a CTA: the last K block's latency, maxima exchanged, the ring's refill.
+        tile_cycles: Between two tiles of a Hopper CTA: the last K block's latency, maxima exchanged, the ring's refill.
         fill_us: From a launch to its first full stage, and its end.
         lag: How far the slowest CTA is behind the others at the end, in tiles.
         sharpness: How sharply the slowest resource decides: exponent of the norm over memory and SM.
@@ -117,7 +118,7 @@ class Wave:
         latency_us: Of a tile's weights, as fast as the stages let a CTA ask for them.
         hbm_bytes: From and to device memory, over all tiles on average.
         l2_bytes: Through the SM's port to the L2.
-        beside: Cycles of the epilogue that pass while the next tile is multiplied.
+        stored: Cycles that the epilogue keeps the shared memory port busy, where that is not in ``between``.
     """
 
     block: Block
@@ -125,7 +126,7 @@ class Wave:
     latency_us: float
     hbm_bytes: float
     l2_bytes: float
-    beside: float = 0.0
+    stored: float = 0.0
 
 
 @lru_cache(maxsize=1 << 14)
@@ -213,7 +214,7 @@ def _resources(plan: GemmPlan, w: Wave, tiles: int, ctas: int, clock: float, hw:
         "hbm": tiles * w.hbm_bytes / hw.hbm_bytes_per_us,
         "l2": tiles * w.l2_bytes / hw.l2_bytes_per_us,
         "loads in flight": tiles / ctas * w.latency_us,
-        "shared memory": blocks_us * b.smem / hw.sms,
+        "shared memory": (blocks_us * b.smem + tiles * w.stored / clock) / hw.sms,
         "tensor core": blocks_us * b.tensor / hw.sms,
         "promotion": blocks_us * b.fma / hw.sms,
         "dependent steps": (blocks_us * b.chain + tiles * w.between / clock) / ctas,
@@ -236,18 +237,16 @@ def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: FittedConstants
     }[plan.out]
     hbm = t.experts * plan.n * plan.k + t.rows * plan.k + out
     ahead = plan.stages * (plan.k_per_stage if isinstance(plan, BlackwellPlan) else 1)
-    between, beside = k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups), 0.0
-    if isinstance(plan, BlackwellPlan) and plan.scaled:
-        # Sums that are in registers leave room for the next tile's; a second accumulator has it in any case.
-        read = rows * plan.tile_w * 4 / hw.tmem_bytes_per_cycle + hw.tmem_load_cycles + 2 * WAIT_CYCLES
-        between, beside = read if plan.acc_stages == 1 else 0.0, between
+    between, stored = k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups), 0.0
+    if isinstance(plan, BlackwellPlan):
+        between, stored = between_cycles(plan, rows), stored_bytes(plan, rows) / hw.smem_bytes_per_cycle
     return Wave(
         block=block,
         between=between,
         latency_us=plan.k_blocks / ahead * hw.load_latency_us,
         hbm_bytes=hbm / tiles,
         l2_bytes=plan.k_blocks * block.l2_bytes + out / tiles,
-        beside=beside,
+        stored=stored,
     )
 
 
@@ -283,7 +282,8 @@ def blackwell_block(plan: BlackwellPlan, rows: float, hw: Hardware) -> Block:
     read = weights + rows / plan.token_halves * plan.mmas if plan.swap else stored
     registers = elements / (128 * plan.groups)
     chain = (
-        registers * (SWAPPED_DRAIN_CYCLES if plan.swap else DRAIN_CYCLES)
+        PROMOTION_CYCLES
+        + registers * (SWAPPED_DRAIN_CYCLES if plan.swap else DRAIN_CYCLES)
         + registers / max(1, plan.load_columns // 2) * hw.tmem_load_cycles
     )
     tensor = elements * BLOCK * 2 / hw.tensor_flop_per_cycle
@@ -317,15 +317,25 @@ def _issue(plan: GemmPlan, rows: float) -> float:
 def _wave_us(plan: GemmPlan, w: Wave, ctas: int, clock: float, hw: Hardware, k: FittedConstants) -> float:
     """Microseconds of one tile in each of ``ctas`` CTAs side by side."""
     together = min(plan.ctas_per_sm, math.ceil(ctas / hw.sms))
-    b = w.block
-    block = max(b.chain, b.issue, together * max(b.tensor, b.smem, b.fma, b.tmem))
+    cycles = _tile_cycles(plan, w, together, hw)
     return _norm(
         k.sharpness,
         ctas * w.hbm_bytes / hw.hbm_bytes_per_us,
         together * w.l2_bytes * hw.sms / hw.l2_bytes_per_us,
         w.latency_us,
-        max(plan.k_blocks * block + w.between, w.beside) / clock,
+        cycles / clock,
     )
+
+
+def _tile_cycles(plan: GemmPlan, w: Wave, together: int, hw: Hardware) -> float:
+    """From the end of a tile to that of the next, of ``together`` CTAs of an SM; loads aside."""
+    b = w.block
+    if not isinstance(plan, BlackwellPlan):
+        return plan.k_blocks * max(b.chain, b.issue, together * max(b.tensor, b.smem, b.fma)) + w.between
+    mma, promotion = together * max(b.tensor, b.smem), max(b.chain, together * max(b.fma, b.tmem))
+    port = together * (plan.k_blocks * b.smem + w.stored)
+    read = plan.k_blocks * b.tmem + hw.tmem_load_cycles + 2 * WAIT_CYCLES
+    return max(plan.k_blocks * b.issue, tile_cycles(plan, mma, promotion, w.between, port, read))
 
 
 def _norm(exponent: float, *us: float) -> float:

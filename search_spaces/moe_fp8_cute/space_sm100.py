@@ -123,14 +123,15 @@ MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
 
 
 def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None], power_of_two: bool) -> list[Constraint]:
-    """Rules inside one GEMM; the first ones need no plan and cut most branches."""
+    """Rules inside one GEMM; the first ones need few parameters and cut most branches."""
+    gemm = f"GEMM {i}"
 
     def named(*bases: str) -> tuple[str, ...]:
         return tuple(f"{base}_{i}" for base in bases)
 
     def planned(part: str, names: tuple[str, ...], reason: str) -> Constraint:
         return Constraint(
-            names, f"GEMM {i}: {reason}", lambda c: problem(i - 1, part, tuple((n, c[n]) for n in names)) is None
+            names, f"{gemm}: {reason}", lambda c: problem(i - 1, part, tuple((n, c[n]) for n in names)) is None
         )
 
     swap, m, t, w, along_w, along_t = named("swap", "mma_m", "tile_t", "tile_w", "cluster_w", "cluster_t")
@@ -147,6 +148,12 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None], 
             (swap, w),
             "with tokens as M the weight tile is the N side: below 128 the MMA starves on shared memory bandwidth",
             lambda c: c[swap] or c[w] >= 128,
+        ),
+        planned("mma", (swap, m, t), "N of an MMA goes to 256 in steps of 8 with 64 rows, 16 with 128, 32 in a pair"),
+        Constraint(
+            (swap, m, w),
+            f"{gemm}: weight rows of a tile are whole MMAs of 64 or 128",
+            lambda c: not c[swap] or c[w] % min(c[m], 128) == 0,
         ),
         planned(
             "mma",
@@ -239,6 +246,14 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: _multiple(c["tile_t_1"] * c["cluster_t_1"], c["tile_t_2"] * c["cluster_t_2"]),
         ),
         FEWER_COLUMNS,
+        *(
+            Constraint(
+                ("narrow", *mine, f"swap_{other}"),
+                "the same of one GEMM, where the other has tokens as M: most draws would end here otherwise",
+                lambda c, mine=mine, other=other: not c["narrow"] or c[f"swap_{other}"] or _wider(c, *mine),  # type: ignore[misc]
+            )
+            for mine, other in ((("swap_1", "tile_t_1"), 2), (("swap_2", "tile_t_2"), 1))
+        ),
         *split_constraints(DEFAULT, MANY),
         Constraint(
             ("split_rows", "many_mma_m", "tile_t_1", "cluster_t_1", "tile_t_2", "cluster_t_2"),
@@ -254,9 +269,19 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: not many_problem(tuple((n, c[n]) for n in many)),
         ),
         Constraint(
-            ("handover", "combine", "swap_2", "split_rows"),
-            "bfloat16 rows are handed over, by a GEMM 2 that has tokens as M",
-            lambda c: not c["handover"] or (c["combine"] != "atomic_f32" and (not c["swap_2"] or c["split_rows"] > 0)),
+            ("handover", "combine"),
+            "bfloat16 rows are handed over",
+            lambda c: not c["handover"] or c["combine"] != "atomic_f32",
+        ),
+        Constraint(
+            ("handover", "swap_1", "swap_2"),
+            "rows are handed over where tokens are M: beside a swapped GEMM 2 only with both swapped, and split",
+            lambda c: not c["handover"] or not c["swap_2"] or c["swap_1"],
+        ),
+        Constraint(
+            ("handover", "swap_2", "split_rows"),
+            "rows are handed over by a GEMM 2 that has tokens as M",
+            lambda c: not c["handover"] or not c["swap_2"] or c["split_rows"] > 0,
         ),
         Constraint(
             shapes,
@@ -274,6 +299,11 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: c["pdl"] or not c["early_weights"],
         ),
     )
+
+
+def _wider(c: Mapping[str, Any], swap: str, tile_t: str) -> bool:
+    """Whether a GEMM has tiles of more token columns than the second N."""
+    return bool(c[swap]) and c[tile_t] > c["narrow"]
 
 
 def _multiple(a: int, b: int) -> bool:
