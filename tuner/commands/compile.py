@@ -16,7 +16,7 @@ from tuner.errors import UsageError
 from tuner.format import first_line
 from tuner.progress import Steps
 from tuner.settings import SweepSettings
-from tuner.sweeps.setup import local_target, open_dataset
+from tuner.sweeps.setup import local_target, open_dataset, tell_missing
 from tuner.sweeps.variants import config_variant
 from workers.build.artifact_cache import default_cache_dir
 from workers.build.builder import VariantBuilder
@@ -83,6 +83,7 @@ def compile_sample(
     name = settings.definition or definition_for(dataset.definitions, settings.space, target)
     definition = dataset.definition(name)
     space = space_for(definition, target, settings.space)
+    tell_missing(space)
     configs = spread(space, sample, settings.seed)
     jobs = min(jobs or cores(), len(configs))
     cache_dir = str(settings.cache_dir or default_cache_dir())

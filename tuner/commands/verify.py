@@ -29,7 +29,7 @@ from tuner.errors import NothingFoundError, UsageError
 from tuner.files import read_object
 from tuner.progress import Steps
 from tuner.settings import SweepSettings, load
-from tuner.sweeps.setup import open_dataset
+from tuner.sweeps.setup import open_dataset, tell_missing
 from workers.emulator.host.launches import HostError, compile_mock
 from workers.emulator.judge import SHRUNK_SMS, EmulatedVerdict, judge_sources
 
@@ -103,6 +103,7 @@ def verify(
     name = settings.definition or own or definition_for(dataset.definitions, settings.space, target)
     definition = dataset.definition(name)
     space = space_for(definition, target, settings.space)
+    tell_missing(space)
     maker = family(settings.space) if settings.space else for_definition(definition, target)
     if file is not None:
         subjects = [of_solution(file, maker, space, name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from search_spaces.targets import accelerators_of, is_cuda, target_named
 from tuner.errors import NothingFoundError, UnusableEnvironmentError, UsageError
 from tuner.settings import GRAPH_MODES, SweepSettings
 from tuner.sweeps.regimes import Regime, split
+from workers.devices.libraries import not_installed
 from workers.errors import WorkerError
 from workers.fib.adapter import definition_model
 from workers.fib.dataset import Dataset, Document, Problem, profile_of
@@ -24,6 +26,8 @@ from workers.fib.made_workloads import mixed, weights
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
 from workers.records import AUTO, Deadlines, Method, Prepared, Tolerance
 from workers.runner import Runner
+
+_log = logging.getLogger(__name__)
 
 GPU_MIN_SAMPLES = 10
 
@@ -76,6 +80,7 @@ class Setup:
             UsageError: The named axis is not one that a Solution of the space could dispatch by.
         """
         space = self.family().space(self.problem.definition, self.target)
+        tell_missing(space)
         axis = self.settings.size_axis
         if axis is None:
             axis = space.size_axis
@@ -147,6 +152,13 @@ class Setup:
             budget_s=s.sample_budget_s,
             rules="; ".join(f"{rule.output} {rule}" for rule in self.rules),
         )
+
+
+def tell_missing(space: SearchSpace) -> None:
+    """Say which dependencies of a space are not installed here. Whether a kernel can do without, its build shows."""
+    missing = not_installed(space.dependencies, space.sources)
+    if missing:
+        _log.warning(f"space {space.name!r} has dependencies that this machine lacks: {missing}")
 
 
 def resolve(settings: SweepSettings, dataset: Dataset | None = None) -> Setup:

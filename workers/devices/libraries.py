@@ -7,6 +7,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -39,6 +40,48 @@ def imported_names(sources: Mapping[str, str], dependencies: Sequence[str] = ())
 def package_named(requirement: str) -> str:
     """The package's name in a requirement: without version, extras and markers."""
     return re.split(r"[\s<>=!~;\[]", requirement.strip(), maxsplit=1)[0]
+
+
+def not_installed(dependencies: Sequence[str], sources: Mapping[str, str]) -> str:
+    """Which dependencies of a Solution this machine lacks, in one line with what pip would be asked for; empty if none.
+
+    A module of that name counts too, wherever it came from.
+    """
+    lacking = [(text, why) for text in dependencies if (why := _why_lacking(text)) is not None]
+    if not lacking:
+        return ""
+    imported = {name.lower() for name in imported_names(sources)}
+    told = []
+    for text, why in lacking:
+        is_used = package_named(text).lower().replace("-", "_") in imported
+        told.append(f"{text} ({why}{'; its sources import it' if is_used else ''})")
+    return f"{', '.join(told)}; pip install {' '.join(shlex.quote(text) for text, _ in lacking)}"
+
+
+def _why_lacking(text: str) -> str | None:
+    """Why a requirement is not met here, None if it is, or is not meant for this machine."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        wanted = Requirement(text)
+    except InvalidRequirement:
+        wanted = None
+    if wanted is not None and wanted.marker is not None and not wanted.marker.evaluate():
+        return None
+    name = package_named(text)
+    try:
+        version = metadata.version(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return None if _is_module(name) else "not installed"
+    fits = wanted is None or wanted.specifier.contains(version, prereleases=True)
+    return None if fits else f"installed is {version}"
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name.replace("-", "_")) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

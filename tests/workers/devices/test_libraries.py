@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 from workers.devices import libraries
-from workers.devices.libraries import MISSING, imported_names, library_versions
+from workers.devices.libraries import MISSING, imported_names, library_versions, not_installed
 
 
 @pytest.fixture
@@ -76,3 +76,24 @@ def test_a_module_found_elsewhere_counts_by_the_package_that_installed_it(tmp_pa
     libraries._records.cache_clear()
     assert found["dsl_kernels"] == "4.8.1"
     assert found["dsl_extra"].startswith("files:"), "beside a package's modules, but not one of them"
+
+
+@pytest.mark.parametrize(
+    ("dependency", "said"),
+    [
+        ("numpy", ""),
+        ("NumPy >= 1.0 ; python_version >= '3.0'", ""),
+        ("no-such-thing>=2; platform_system == 'Plan9'", ""),
+        ("json", ""),  # a module is there, whatever brought it
+        ("no-such-thing[all]>=2", "no-such-thing[all]>=2 (not installed); pip install 'no-such-thing[all]>=2'"),
+        ("no-such_used", "no-such_used (not installed; its sources import it); pip install no-such_used"),
+        ("a requirement?", "a requirement? (not installed); pip install 'a requirement?'"),
+    ],
+)
+def test_a_dependency_that_is_missing_is_told_with_what_pip_would_be_asked_for(dependency, said):
+    assert not_installed((dependency,), {"main.py": "def run():\n    import no_such_used.part\n"}) == said
+
+
+def test_a_dependency_of_another_version_is_told_with_the_one_that_is_there():
+    told = not_installed(("numpy<1", "torch"), {})
+    assert told == f"numpy<1 (installed is {metadata.version('numpy')}); pip install 'numpy<1'"
