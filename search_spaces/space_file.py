@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -250,8 +250,25 @@ def _defaults(
         first = rows[0].config if rows else {}
         where = f"row {i} of 'default': 'config'"
         config = _valid(where, {**first, **row.config}, parameters, constraints, first or None)
-        rows.append(Start(config, *row.sizes))
+        rest = 1 + max((r.largest or 0 for r in rows), default=-1)
+        is_rest = i == len(keys.default) and "sizes" not in row.model_fields_set
+        rows.append(Start(config, *((rest, None) if is_rest else row.sizes)))
+    _check_cover(rows)
     return tuple(rows)
+
+
+def _check_cover(rows: Sequence[Start]) -> None:
+    """Rows of a default have every size once: a table of upper bounds, which it becomes, knows nothing else."""
+    next_size: int | None = 0
+    for number, row in sorted(enumerate(rows, 1), key=lambda pair: pair[1].smallest):
+        what = f"row {number} of 'default' begins at {row.smallest}"
+        if next_size is None or row.smallest < next_size:
+            raise SpaceError(f"{what}, which another row has too; each size belongs to one row")
+        if row.smallest > max(next_size, 1):
+            raise SpaceError(f"{what}, and no row has {next_size}; rows cover all sizes, one after the other")
+        next_size = None if row.largest is None else row.largest + 1
+    if next_size is not None:
+        raise SpaceError(f"no row of 'default' has sizes from {next_size} on; write null for the largest size")
 
 
 def _valid(

@@ -180,7 +180,10 @@ def row_of(what: str, given: Any) -> StartKeys:
     try:
         return StartKeys.model_validate(given)
     except ValidationError as error:
-        raise SpaceError(f"{what} is {show(given)}; needed is {mapping_of(StartKeys)}") from error
+        first = error.errors()[0]
+        if not first["loc"] or not isinstance(given, dict):
+            raise SpaceError(f"{what} is {show(given)}; needed is {mapping_of(StartKeys)}") from error
+        raise SpaceError(_key_message(first, first["loc"], f"{what}: ", given, StartKeys)) from error
 
 
 def _without_groups(data: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -236,7 +239,14 @@ def _message(error: ErrorDetails, data: Mapping[Any, Any]) -> str:
         if len(path) == 2 and kind not in ("missing", "extra_forbidden"):
             return f"{where} is {show(error['input'])}; needed is {mapping_of(model)}"
         where, holder, path = f"{where}: ", data[path[0]][entry], path[2:]
-    key = path[0]
+    return _key_message(error, path, where, holder, model)
+
+
+def _key_message(
+    error: ErrorDetails, path: Sequence[Any], where: str, holder: Mapping[Any, Any], model: type[_Keys]
+) -> str:
+    """What is wrong with a key of one mapping, which ``where`` names."""
+    kind, cause, key = error["type"], error.get("ctx", {}), path[0]
     if kind in ("extra_forbidden", "invalid_key"):
         key = error["input"] if kind == "invalid_key" else key
         return f"{where}unknown key {show(key)}; allowed are {', '.join(model.model_fields)}"

@@ -197,6 +197,33 @@ default:
     assert [row.config for row in space(tmp_path, text).defaults] == [{"g.a": 1, "g.b": 3}, {"g.a": 1, "g.b": 4}]
 
 
+def test_the_last_row_of_a_default_is_for_the_rest(tmp_path):
+    text = "size_axis: n\nparameters: {a: [1, 2]}\ndefault: [{config: {a: 2}, sizes: [1, 64]}, {config: {a: 1}}]\n"
+    rows = space(tmp_path, text).defaults
+    assert [(row.config["a"], row.smallest, row.largest) for row in rows] == [(2, 1, 64), (1, 65, None)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (("[0, 64]", "[32, null]"), "row 2 of 'default' begins at 32, which another row has too"),
+        (("[0, 64]", "[0, 64]"), "row 2 of 'default' begins at 0, which another row has too"),
+        (("[0, null]", "[65, null]"), "row 2 of 'default' begins at 65, which another row has too"),
+        (("[0, 64]", "[1000, null]"), "row 2 of 'default' begins at 1000, and no row has 65; rows cover all sizes"),
+        (("[1000, null]", "[2, 999]"), "row 2 of 'default' begins at 2, and no row has 0"),
+        (("[0, 64]", "[65, 128]"), "no row of 'default' has sizes from 129 on; write null for the largest size"),
+        (("[64, 0]", "[65, null]"), "row 1 of 'default': 'sizes' is [64, 0]; needed is [smallest, largest]"),
+        (("64", "[65, null]"), "row 1 of 'default': 'sizes' is 64; needed is [smallest, largest], largest may be null"),
+    ],
+)
+def test_a_default_has_each_size_in_one_row(tmp_path, rows, said):
+    """What runs today would be another config than the one that is written beside the size, and every gain with it."""
+    text = "".join(f"  - {{config: {{a: 1}}, sizes: {row}}}\n" for row in rows)
+    with pytest.raises(SpaceError) as caught:
+        space(tmp_path, f"size_axis: n\nparameters: {{a: [1, 2]}}\ndefault:\n{text}")
+    assert said in str(caught.value)
+
+
 def test_listed_configs_may_have_groups(tmp_path):
     found = space(tmp_path, "configs: [{g: {a: 1}, b: 2}, {g.a: 2, b: 3}]\ndefault: {g: {a: 2}, b: 3}\n")
     assert list(found.enumerate()) == [{"g.a": 1, "b": 2}, {"g.a": 2, "b": 3}]
