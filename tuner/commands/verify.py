@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from db.store import Store
-from search_spaces import Config
+from search_spaces import Config, SpaceError
 from search_spaces.dataset import PATH as PACKAGED
 from search_spaces.emulated_case import EmulatedCase
 from search_spaces.registry import family, for_definition, space_for
@@ -29,7 +29,7 @@ from tuner.errors import NothingFoundError, UsageError
 from tuner.files import read_object
 from tuner.progress import Steps
 from tuner.settings import SweepSettings, load
-from tuner.sweeps.setup import open_dataset, tell_missing
+from tuner.sweeps.setup import open_dataset, settings_of, tell_missing
 from workers.emulator.host.launches import HostError, compile_mock
 from workers.emulator.judge import SHRUNK_SMS, EmulatedVerdict, judge_sources
 
@@ -93,10 +93,14 @@ def verify(
     if sweep is not None and solution is not None:
         raise UsageError("--sweep and --solution exclude each other")
     file = read_solution(solution, settings.space) if solution is not None else None
+    swept = _swept(sweep, database, settings) if sweep is not None else None
+    settings = swept[0] if swept else settings
     target = settings.target or (file.target if file else None)
     if target is None or target not in TARGETS:
-        given = "give --target" if target is None else f"--target is {target}"
-        raise UsageError(f"{given}; the emulator knows {', '.join(TARGETS)}")
+        of_it = f"{solution} is for" if file else f"sweep {sweep} was for" if swept else "--target is"
+        raise UsageError(
+            f"{f'{of_it} {target}' if target else 'give --target'}; the emulator knows {', '.join(TARGETS)}"
+        )
     view = view or Steps()
     dataset = open_dataset(settings.dataset)
     own = file.definition if file and file.definition in dataset.definitions else None
@@ -106,12 +110,13 @@ def verify(
     tell_missing(space)
     maker = family(settings.space) if settings.space else for_definition(definition, target)
     if file is not None:
-        subjects = [of_solution(file, maker, space, name)]
         if file.definition != name:
             view.say(f"{file.path} solves {file.definition}; its kernels and configs are judged at the sizes of {name}")
+        subjects = of_solution(file, maker, space, name, view.say)
+    elif swept:
+        subjects = [_of_config(maker, space, c) for c in _valid_winners(space, swept[1], f"sweep {sweep}", view.say)]
     else:
-        configs = _of_space(space, sample, settings.seed, starts) if sweep is None else _winners(space, sweep, database)
-        subjects = [_of_config(maker, space, c) for c in configs]
+        subjects = [_of_config(maker, space, c) for c in _of_space(space, sample, settings.seed, starts)]
     began = time.perf_counter()
     variants = [_document(c, verdicts) for c, verdicts in _judged(subjects, view)]
     return VerifyResult(space.name, target, name, time.perf_counter() - began, variants)
@@ -155,21 +160,47 @@ def _of_config(maker: SpaceFamily, space: SearchSpace, config: Config) -> Subjec
     return Subject(name, config, space.variant_sources(config), maker.emulated_cases(space, config))
 
 
-def _winners(space: SearchSpace, sweep: int, database: str | None) -> list[Config]:
-    """Winning configs of a sweep that are valid for this space, each once."""
+def _swept(
+    sweep: int, database: str | None, settings: SweepSettings
+) -> tuple[SweepSettings, dict[str, Mapping[str, Any]]]:
+    """The settings, with a sweep's target and space where they name none; and its winners' configs by regime."""
     if database is None:
         raise UsageError("--sweep wants a database")
     with Store.open(database, create=False) as store:
-        store.sweeps.get(sweep)  # says so if there is none
-        winners = store.winners.of(sweep)
-    found = {space.config_hash(w.config): dict(w.config) for w in winners if _is_valid(space, w.config)}
+        own = settings_of(store, sweep, settings)  # says so if there is none
+        winners = {w.regime or "all sizes": w.config for w in store.winners.of(sweep)}
+    missing = {key: getattr(own, key) for key in ("target", "space") if getattr(settings, key) is None}
+    return settings.model_copy(update=missing), winners
+
+
+def _valid_winners(
+    space: SearchSpace, winners: Mapping[str, Mapping[str, Any]], whose: str, say: Callable[[str], None]
+) -> list[Config]:
+    """Configs that are valid for this space, each once; those that are not are told with the reason.
+
+    Parameters that a space did not have when a config was found count as their default.
+
+    Raises:
+        NothingFoundError: None is valid.
+    """
+    found, left_out = {}, []
+    for where, config in winners.items():
+        whole = {**space.default, **config}
+        strange = sorted(set(whole) - set(space.default))
+        try:
+            why = f"it has no {strange[0]!r}" if strange else space.violation(space.check(whole), space.default)
+        except SpaceError as error:
+            why = str(error)
+        if why is None:
+            found[space.config_hash(whole)] = space.check(whole)
+        else:
+            left_out.append(f"its config for {where} is not valid there: {why}")
     if not found:
-        raise NothingFoundError(f"sweep {sweep} has no winner that is valid in space {space.name!r} on {space.target}")
+        why = left_out[0] if left_out else "it has no winner"
+        raise NothingFoundError(f"nothing of {whose} can be judged in space {space.name!r} on {space.target}: {why}")
+    for line in left_out:
+        say(f"left out of {whose}: {line}")
     return list(found.values())
-
-
-def _is_valid(space: SearchSpace, config: Mapping[str, Any]) -> bool:
-    return set(config) == set(space.default) and space.is_valid(config)
 
 
 @dataclass(frozen=True)
@@ -206,33 +237,33 @@ def read_solution(path: Path, space: str | None) -> SolutionFile:
         raise UsageError(f"{path} is no Solution of {wanted}: {why}") from error
 
 
-def of_solution(file: SolutionFile, maker: SpaceFamily, space: SearchSpace, definition: str) -> Subject:
-    """A Solution file; each case is checked by the config that its table gives for the size.
+def of_solution(
+    file: SolutionFile, maker: SpaceFamily, space: SearchSpace, definition: str, say: Callable[[str], None]
+) -> list[Subject]:
+    """A Solution file as it is; each case is checked by the config that its table gives for the size.
 
     A Solution of another definition, usually one too large to be emulated, is judged at this one's sizes: its own
-    kernels and table, with the sizes of this definition.
+    kernels with each config of its table, since this one's inputs have few of its sizes.
 
     Raises:
-        UsageError: It is for another target, or has a config that is not valid here.
+        UsageError: It is for another target.
+        NothingFoundError: None of its configs is valid here.
     """
     if file.target != space.target:
         raise UsageError(f"{file.path} is for {file.target}, asked for is {space.target}")
-    sources = dict(file.sources)
-    if file.definition != definition:
-        for _, config in file.table:
-            why = (
-                space.violation(space.check(config), space.default)
-                if set(config) == set(space.default)
-                else "other parameters"
-            )
-            if why is not None:
-                raise UsageError(f"{file.path} has a config that is not valid for {definition}: {why}")
-        sources |= {name: space.render(file.table)[name] for name in space.generated_files}
-    by_size: list[EmulatedCase] = []
-    for number, case in enumerate(maker.emulated_cases(space, space.default)):
-        _, config = row_of(file.table, case.size)
-        by_size.append(maker.emulated_cases(space, config)[number])
-    return Subject(file.name, None, sources, by_size)
+    if file.definition == definition:
+        by_size: list[EmulatedCase] = []
+        for number, case in enumerate(maker.emulated_cases(space, space.default)):
+            _, config = row_of(file.table, case.size)
+            by_size.append(maker.emulated_cases(space, config)[number])
+        return [Subject(file.name, None, file.sources, by_size)]
+    rows = {f"sizes up to {bound}" if bound is not None else "larger sizes": config for bound, config in file.table}
+    found = []
+    for config in _valid_winners(space, rows, str(file.path), say):
+        generated = {name: space.variant_sources(config)[name] for name in space.generated_files}
+        cases = maker.emulated_cases(space, config)
+        found.append(Subject(space.config_hash(config), config, {**file.sources, **generated}, cases))
+    return found
 
 
 def _judged(subjects: list[Subject], view: Steps) -> Iterator[tuple[Subject, list[EmulatedVerdict]]]:

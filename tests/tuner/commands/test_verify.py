@@ -14,7 +14,7 @@ from db.store import Store
 from search_spaces.emulated_case import StageError
 from search_spaces.moe_fp8_cute.space import FAMILY
 from tests.search_spaces.moe_fp8_cute.test_space import made_up
-from tuner.commands.verify import of_solution, read_solution, verify_first
+from tuner.commands.verify import _valid_winners, of_solution, read_solution, verify_first
 from tuner.errors import NothingFoundError, UsageError
 from tuner.progress import Steps
 from tuner.settings import load
@@ -43,10 +43,10 @@ def test_what_cannot_be_judged_is_one_line_and_exit_code_2(arguments, message):
     assert "Traceback" not in done.stderr
 
 
-def solution_file(folder, definition, **changes):
-    """A Solution of one row with its sources, as an export writes it."""
+def solution_file(folder, definition, *rows):
+    """A Solution with these rows, largest size and what differs from the default, as an export writes it."""
     space = FAMILY.space(definition, "sm_100a")
-    sources = space.render([(None, {**space.default, **changes})])
+    sources = space.render([(bound, {**space.default, **changes}) for bound, changes in rows or ((None, {}),)])
     document = {"name": "mine", "definition": definition["name"]}
     document |= {"sources": [{"path": path, "content": text} for path, text in sources.items()]}
     path = folder / "mine.json"
@@ -55,25 +55,52 @@ def solution_file(folder, definition, **changes):
 
 
 def test_a_solution_of_a_large_definition_is_judged_at_small_sizes(tmp_path):
-    """Its weights alone have 1.4 GB: emulated as it is, it would take hours."""
-    file = read_solution(solution_file(tmp_path, made_up(), order="mixed"), None)
+    """Its weights alone have 1.4 GB: emulated as it is, it would take hours. Each of its configs is judged, not those
+    alone whose sizes the small inputs have."""
+    wide = {"swap_2": True, "mma_m_2": 256, "tile_t_2": 64, "tile_w_2": 256, "cluster_w_2": 4}
+    rows = [(64, {"order": "mixed"}), (256, wide), (1024, {}), (None, {"order": "mixed"})]
+    file = read_solution(solution_file(tmp_path, made_up(), *rows), None)
     small = moe_definition()
     space = FAMILY.space(small, "sm_100a")
-    subject = of_solution(file, FAMILY, space, small["name"])
+    said: list[str] = []
+    subjects = of_solution(file, FAMILY, space, small["name"], said.append)
+    assert [s.config["order"] for s in subjects] == ["mixed", space.default["order"]]
     scope: dict = {}
-    exec(subject.sources["config.py"], scope)
+    exec(subjects[0].sources["config.py"], scope)
     assert scope["SIZES"]["hidden"] == 512
-    assert scope["select"](1)["order"] == "mixed"
-    assert {n: t for n, t in subject.sources.items() if n != "config.py"} == dict(space.sources)
-    assert subject.cases[0].name == "one token"
+    assert scope["select"](4096)["order"] == "mixed"
+    assert {n: t for n, t in subjects[0].sources.items() if n != "config.py"} == dict(space.sources)
+    assert subjects[0].cases[0].name == "one token"
+    (left_out,) = said
+    assert left_out.startswith(f"left out of {file.path}: its config for sizes up to 256 is not valid there: ")
 
 
-def test_a_solution_whose_config_small_sizes_do_not_take_is_one_line(tmp_path):
+def test_a_solution_without_a_config_that_small_sizes_take_is_one_line(tmp_path):
     wide = {"swap_2": True, "mma_m_2": 256, "tile_t_2": 64, "tile_w_2": 256, "cluster_w_2": 4}
-    file = read_solution(solution_file(tmp_path, made_up(), **wide), None)
+    file = read_solution(solution_file(tmp_path, made_up(), (None, wide)), None)
     small = moe_definition()
-    with pytest.raises(UsageError, match="has a config that is not valid for moe_fp8_block_scale"):
-        of_solution(file, FAMILY, FAMILY.space(small, "sm_100a"), small["name"])
+    with pytest.raises(NothingFoundError, match=r"can be judged in space .* its config for larger sizes is not valid"):
+        of_solution(file, FAMILY, FAMILY.space(small, "sm_100a"), small["name"], lambda _: None)
+
+
+def test_winners_of_an_earlier_version_of_the_space_are_judged_with_its_later_parameters_at_their_default(tmp_path):
+    """They were called none that is valid, whatever their kernels are."""
+    space = FAMILY.space(moe_definition(), "sm_90a")
+    earlier = {name: value for name, value in space.default.items() if name != "pdl"}
+    strange = {**space.default, "gone": 1}
+    said: list[str] = []
+    assert _valid_winners(space, {"0-16": earlier, "17+": strange}, "sweep 1", said.append) == [space.default]
+    assert said == ["left out of sweep 1: its config for 17+ is not valid there: it has no 'gone'"]
+
+
+def test_a_sweep_is_judged_on_its_own_target_and_space(tmp_path, scene):
+    """One that cannot be emulated is said to be the sweep's, not the user's."""
+    url = f"sqlite:///{tmp_path}/own.db"
+    with Store.open(url) as store:
+        here = scene(store, target="cpu")
+        sweep = here.finished(here.winner(1))
+    done = tuner("--sweep", str(sweep), "--db", url)
+    assert f"sweep {sweep} was for cpu; the emulator knows sm_90a, sm_100a" in done.stderr
 
 
 def test_a_sweep_on_a_target_that_cannot_be_emulated_does_not_begin(tmp_path):
