@@ -13,7 +13,7 @@ from typing import Any
 
 from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, Rows, gemm
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
-from search_spaces.moe_fp8_cute.solution.plans import launches, row_align
+from search_spaces.moe_fp8_cute.solution.plans import few_rows, launches, row_align
 from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, WorkloadFeatures
 
 FITTED = FittedConstants()
@@ -98,6 +98,8 @@ def _launches(config: tuple, sizes: tuple) -> list[tuple[str, GemmPlan]]:
 def _kernels(
     config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: FittedConstants
 ) -> list[KernelPrediction]:
+    # Of the two bounds that a config may have, the one of this call.
+    config = {**config, "split_rows": few_rows(config, max(rows, default=0))}
     hidden, inter = sizes["hidden"], sizes["intermediate"]
     step = hw.programmatic_us if config["pdl"] else hw.dependency_us
     local, combine = sum(rows), config["combine"]
@@ -112,7 +114,7 @@ def _kernels(
     if config["gather"] in ("kernel", "many"):
         above = config["split_rows"] if config["gather"] == "many" else 0
         out.append(mover("permute", sum(count for count in rows if count > above) * hidden * 2))
-    if config["gather"] == "beside":
+    if config["gather"] == "beside" and any(count > config["split_rows"] for count in rows):
         out.append(KernelPrediction("first rows", FIRST_ROWS_US, {"dependent steps": FIRST_ROWS_US}))
     cleared = tokens * hidden * 2 if combine == "atomic_bf16" else 0
     for name, plan in _launches(tuple(config.items()), tuple(sizes.items())):

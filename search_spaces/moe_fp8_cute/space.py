@@ -14,7 +14,13 @@ from search_spaces.moe_fp8.reading import Reading, read
 from search_spaces.moe_fp8_cute import space_sm100
 from search_spaces.moe_fp8_cute.model import MoeModel
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_turns
-from search_spaces.moe_fp8_cute.space_split import FEWER_COLUMNS, SPLIT_ROWS, narrow_parameter, split_constraints
+from search_spaces.moe_fp8_cute.space_split import (
+    CROWDED_ROWS,
+    FEWER_COLUMNS,
+    SPLIT_ROWS,
+    narrow_parameter,
+    split_constraints,
+)
 from search_spaces.moe_fp8_cute.stages import cases
 from search_spaces.moe_fp8_cute.starts import BLACKWELL, HOPPER
 from search_spaces.parameters import Config, Constraint, Parameter, SpaceError
@@ -85,6 +91,7 @@ PARAMETERS = (
         doc="swapped operands: all tiles are narrow where that makes at most so many token tiles in all; 0: never",
     ),
     SPLIT_ROWS,
+    CROWDED_ROWS,
     Parameter("many_tile_t", (64, 128, 256), doc="experts with many rows: token rows of a tile"),
     Parameter("many_tile_w_1", (128, 256), doc="experts with many rows, GEMM 1: weight rows of a tile"),
     Parameter("many_tile_w_2", (128, 256), doc="experts with many rows, GEMM 2: weight rows of a tile"),
@@ -136,6 +143,7 @@ DEFAULT: Config = {
     "narrow": 0,
     "narrow_tiles": 0,
     "split_rows": 0,
+    "crowded_rows": 0,
     "many_tile_t": 128,
     "many_tile_w_1": 256,
     "many_tile_w_2": 256,
@@ -261,9 +269,13 @@ def _constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: c["split_k_2"] == 1 or c["combine"] == "atomic_f32",
         ),
         Constraint(
-            ("gather", "multicast_1"),
+            ("gather", "multicast_1", "split_rows"),
             "cp.async cannot multicast: only token rows that come by TMA can be shared",
-            lambda c: c["multicast_1"] != "tokens" or c["gather"] in ("kernel", "beside"),
+            lambda c: (
+                c["multicast_1"] != "tokens"
+                or c["gather"] == "kernel"
+                or (c["gather"] == "beside" and not c["split_rows"])
+            ),
         ),
         Constraint(
             ("gather", "many_multicast"),

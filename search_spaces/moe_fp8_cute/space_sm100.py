@@ -9,7 +9,13 @@ from typing import Any
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import many_rows_sm100
-from search_spaces.moe_fp8_cute.space_split import FEWER_COLUMNS, SPLIT_ROWS, narrow_parameter, split_constraints
+from search_spaces.moe_fp8_cute.space_split import (
+    CROWDED_ROWS,
+    FEWER_COLUMNS,
+    SPLIT_ROWS,
+    narrow_parameter,
+    split_constraints,
+)
 from search_spaces.parameters import Config, Constraint, Parameter
 
 TARGET = "sm_100a"
@@ -76,6 +82,7 @@ PARAMETERS = (
         "where a GPU has no room for a cluster, it may launch smaller ones: pairs, or those that share maxima",
     ),
     SPLIT_ROWS,
+    CROWDED_ROWS,
     Parameter("many_mma_m", (128, 256), doc="experts with many rows: rows of an MMA; 256 are shared by a pair of CTAs"),
     Parameter("many_cluster_w", (1, 2), doc="experts with many rows: CTAs of a cluster along the weights"),
 )
@@ -110,6 +117,7 @@ DEFAULT: Config = {
     "handover": False,
     "fallback": False,
     "split_rows": 0,
+    "crowded_rows": 0,
     "many_mma_m": 128,
     "many_cluster_w": 1,
 }

@@ -1,4 +1,4 @@
-"""What follows the rows of an expert, the same in both targets' spaces: launches of their own, and a second N."""
+"""What follows the rows of the experts, the same in both targets' spaces: launches of their own, and a second N."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ SPLIT_ROWS = Parameter(
     "split_rows",
     (0, 8, 16, 32, 64),
     doc="experts with more rows get launches of their own, tokens as M; 0: one form serves all",
+)
+
+CROWDED_ROWS = Parameter(
+    "crowded_rows",
+    (0, 32, 64, 128, 256),
+    doc="experts are divided only where one has more rows than this, else the launches for few rows serve all; 0: always",
 )
 
 FEWER_COLUMNS = Constraint(
@@ -29,7 +35,12 @@ def split_constraints(default: Config, many: tuple[str, ...]) -> tuple[Constrain
     return (
         _swapped("swap_1"),
         _swapped("swap_2"),
-        *(_unused(name, default) for name in many),
+        *(_unused(name, default) for name in ("crowded_rows", *many)),
+        Constraint(
+            ("split_rows", "crowded_rows"),
+            "of two bounds for a call the one for calls without a busy expert is the larger one",
+            lambda c: not c["crowded_rows"] or c["crowded_rows"] > c["split_rows"],
+        ),
         Constraint(
             ("split_rows", "requant"),
             "parts of K and a requantisation kernel are for launches that serve all experts",
@@ -50,7 +61,8 @@ def _unused(name: str, default: Config) -> Constraint:
 def _swapped(swap: str) -> Constraint:
     """One for each GEMM."""
     return Constraint(
-        (swap, "split_rows"),
-        "few rows per expert want the weights as M: the other launch has tokens as M",
-        lambda c: not c["split_rows"] or bool(c[swap]),
+        (swap, "split_rows", "crowded_rows"),
+        "few rows per expert want the weights as M: the other launch has tokens as M; one that serves all experts of many "
+        "calls may have them too",
+        lambda c: not c["split_rows"] or bool(c[swap]) or c["crowded_rows"] > 0,
     )

@@ -17,7 +17,7 @@ import numpy as np
 from search_spaces.emulated_case import EmulatedCase, StageError
 
 from .routings import ROUTINGS, Routing, inputs
-from .solution.plans import launches, row_align, row_capacity
+from .solution.plans import few_rows, launches, row_align, row_capacity
 
 BLOCK = 128
 NOISE = {"sm_90a": 2.0**-8, "sm_100a": 2.0**-15}
@@ -68,8 +68,12 @@ class MoeProblem:
 
     @property
     def split_rows(self) -> int:
-        """Experts with more rows have launches of their own; 0 where none have."""
+        """Experts with more rows have launches of their own, in some calls; 0 where none ever have."""
         return int(self.config.get("split_rows", 0))
+
+    def few_rows(self, memory: Arrays) -> int:
+        """Experts with more rows have launches of their own in this call."""
+        return few_rows(self.config, int(self.view(memory, "counts").max()))
 
     @property
     def rows(self) -> int:
@@ -193,7 +197,7 @@ def real_rows(p: MoeProblem, memory: Arrays, which: str = "all") -> tuple[np.nda
     """
     counts, starts = p.view(memory, "counts"), p.view(memory, "m_indptr")
     if which != "all" and p.split_rows:
-        above, most = counts > p.split_rows, int(p.config.get("small_tiles", 0))
+        above, most = counts > p.few_rows(memory), int(p.config.get("small_tiles", 0))
         tiles = int((-(-counts[above] // p.config["small_tile_t"])).sum()) if most else 0
         small = above & (0 < tiles <= most)
         counts = np.where({"few": ~above, "above": above, "small": small}[which], counts, 0)
@@ -238,7 +242,7 @@ def _product(
 def _gemm_1(p: MoeProblem, memory: Arrays, expert: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     permuted = "x_rows" in memory
     if p.split_rows and p.config["gather"] in ("many", "beside"):
-        permuted = len(rows) > p.split_rows
+        permuted = len(rows) > p.few_rows(memory)
     if permuted:
         x, xs = p.view(memory, "x_rows")[rows], p.view(memory, "x_scale")[:, rows].T
     else:

@@ -6,6 +6,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
+from .sched import most_rows
+
 THREADS_PER_TOKEN = 128
 TOKENS_PER_CTA = 2
 BLOCK = 128
@@ -18,7 +20,8 @@ class Permute:
     Shapes:
         x: [T, H] float8_e4m3fn or uint8, row-major, 16-byte aligned. x_scale: [H/128, T] float32.
         token_row: [T, top_k] int32 from :class:`Routing`, -1 where the choice is not local.
-        counts: [E], m_indptr: [E + 1] int32 where only experts with more than ``above`` rows are served, else None.
+        counts: [E], m_indptr: [E + 1] int32 where only experts with more than ``above`` rows are served, of calls in
+            which one has more than ``crowded``; else None.
         x_rows: [P, H], same dtype as x, 16-byte aligned. x_rows_scale: [H/128, P] float32 with any strides.
 
     Filling rows and rows outside the segments are not written: whatever reads them must not let them reach another row.
@@ -26,7 +29,7 @@ class Permute:
     of 128. A warp per token with all 14 pieces of a lane in flight was 0 to 1.5 us slower (H200, 2026-11-29).
     """
 
-    def __init__(self, hidden: int, top_k: int, use_pdl: bool = False, experts: int = 0, above: int = 0):
+    def __init__(self, hidden: int, top_k: int, use_pdl: bool = False, experts: int = 0, above: int = 0, crowded: int = 0):
         if hidden % BLOCK:
             raise ValueError(f"hidden size {hidden} is not a multiple of {BLOCK}")
         self.hidden = hidden
@@ -34,6 +37,7 @@ class Permute:
         self.use_pdl = use_pdl
         self.experts = experts
         self.above = above
+        self.crowded = crowded
 
     @cute.jit
     def __call__(self, x, x_scale, token_row, counts, m_indptr, x_rows, x_rows_scale, stream):
@@ -55,6 +59,8 @@ class Permute:
         if const_expr(self.use_pdl):
             cute.arch.griddepcontrol_launch_dependents()
             cute.arch.griddepcontrol_wait()
+        if const_expr(self.crowded > 0):
+            tokens = tokens if most_rows(counts, self.experts) > self.crowded else Int32(0)
         if token < tokens:
             rows = cute.make_rmem_tensor(self.top_k, Int32)
             last = Int32(-1)

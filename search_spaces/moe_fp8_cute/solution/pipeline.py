@@ -45,7 +45,9 @@ def kernels(config: Mapping[str, Any], sizes: Mapping[str, Any], target: str) ->
     counters = [name for name in ("ready", "queue") if name in optional_sections(config, sizes)]
     found.append(document("routing", **rows, zeroed=counters))
     if not all(plan.gather or plan.copies for _, plan in named if plan.paired):
-        found.append(document("permute", above=config["split_rows"] if config["gather"] == "many" else 0))
+        many = config["gather"] == "many"
+        bounds = {"above": config["split_rows"], "crowded": config["crowded_rows"]}
+        found.append(document("permute", **{name: rows if many else 0 for name, rows in bounds.items()}))
     found += gemms("gate_up", second.out == "atomic_bf16")
     if first.out == "partial":
         more = {"splits": first.split_k, "ctas": 4 * sm_count(config), "power_of_two": first.power_of_two}

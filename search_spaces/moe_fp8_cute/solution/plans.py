@@ -61,6 +61,15 @@ def launches(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[tuple[
     return named
 
 
+def few_rows(config: Mapping[str, Any], most: int) -> int:
+    """The most rows of an expert that the launches for few rows serve in a call whose busiest expert has ``most``.
+
+    What :meth:`sched.TileTable.bound` decides on the device; 0 where one launch serves all.
+    """
+    rows: int = config["split_rows"]
+    return rows if most > config["crowded_rows"] else max(rows, config["crowded_rows"])
+
+
 def sm_count(config: Mapping[str, Any]) -> int:
     """SMs of the GPU that a config is for."""
     return SMS_BLACKWELL if is_blackwell(config) else SMS

@@ -92,7 +92,8 @@ def second_gemm(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str
 
 def common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What all plans have in common, on both architectures."""
-    return {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
+    shared = {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
+    return shared | {"crowded": config["crowded_rows"]}
 
 
 def narrow(config: Mapping[str, Any], i: int) -> int:

@@ -14,6 +14,17 @@ from cutlass import Int32, Int64
 from .budget import GemmPlan
 
 
+@cute.jit
+def most_rows(counts: cute.Tensor, experts: cutlass.Constexpr[int]) -> Int32:
+    """Rows of the busiest of ``experts`` experts; the same in all lanes of the calling warp."""
+    most = Int32(0)
+    for c in cutlass.range_constexpr((experts + 31) // 32):
+        expert = cute.arch.lane_idx() + 32 * c
+        if expert < experts:
+            most = cutlass.max(most, counts[expert])
+    return cute.arch.warp_redux_sync(most, "max")
+
+
 class TileTable:
     """Tiles of one grouped GEMM, in the order in which persistent CTAs take them.
 
@@ -26,7 +37,7 @@ class TileTable:
     are busy at the same time. The table then has two halves, of the experts with several token tiles and of the others.
 
     Where launches share the experts by their rows (``plan.above``, ``plan.upto``, ``plan.small``), those of the others
-    have no tiles here.
+    have no tiles here. The bound between few and many rows is one for all experts of a call (:meth:`bound`).
     """
 
     def __init__(self, plan: GemmPlan):
@@ -61,11 +72,22 @@ class TileTable:
                 alone = (forms & 1) == 0
         return alone
 
+    def bound(self, counts: cute.Tensor) -> int | Int32:
+        """The most rows of an expert that the launches for few rows serve; the same in all lanes."""
+        p = self.plan
+        return self.bound_of_call(counts) if p.crowded else p.above + p.upto
+
+    @cute.jit
+    def bound_of_call(self, counts: cute.Tensor) -> Int32:
+        """The bound where it depends on the busiest expert: nobody is above the larger one if it is not."""
+        p = self.plan
+        return Int32(p.above + p.upto) if most_rows(counts, p.experts) > p.crowded else Int32(p.crowded)
+
     @cute.jit
     def forms(self, counts: cute.Tensor) -> Int32:
         """Bits of the launches that have tiles, as ``plan.form`` says; the same in all lanes."""
         p = self.plan
-        bound = p.above + p.upto
+        bound = self.bound(counts)
         few, tiles = cutlass.Boolean(False), Int32(0)
         height = p.small_rows if p.small_tiles else 1
         for c in cutlass.range_constexpr(self.half):
@@ -87,11 +109,12 @@ class TileTable:
         height = Int32(p.tile_t)
         if cutlass.const_expr(p.narrow_tiles > 0):
             tiles = Int32(0)
+            bound = self.bound(counts)
             for c in cutlass.range_constexpr(self.half):
                 expert = cute.arch.lane_idx() + 32 * c
                 if expert < p.experts:
                     count = counts[expert]
-                    count = count if p.upto == 0 or count <= p.upto else 0
+                    count = count if p.upto == 0 or count <= bound else 0
                     tiles = tiles + (count + (p.narrow - 1)) // p.narrow
             tiles = cute.arch.warp_redux_sync(tiles, "add")
             height = Int32(p.narrow) if tiles <= p.narrow_tiles else height
@@ -105,6 +128,7 @@ class TileTable:
         rows = Int32(self.rows)
         if cutlass.const_expr(self.plan.narrow_tiles > 0):
             rows = self.height(counts)
+        bound = self.bound(counts)
         served = cutlass.Boolean(True)
         if cutlass.const_expr(self.plan.small_tiles > 0):
             served = (self.forms(counts) & self.plan.form) != 0
@@ -114,9 +138,9 @@ class TileTable:
             if expert < self.plan.experts:
                 count = counts[expert]
                 if cutlass.const_expr(self.plan.above > 0):
-                    count = count if count > self.plan.above else 0
+                    count = count if count > bound else 0
                 if cutlass.const_expr(self.plan.upto > 0):
-                    count = count if count <= self.plan.upto else 0
+                    count = count if count <= bound else 0
                 if cutlass.const_expr(self.plan.small_tiles > 0):
                     count = count if served else 0
                 if cutlass.const_expr(self.plan.narrow_tiles > 0):
