@@ -13,7 +13,7 @@ SPLIT_ROWS = Parameter(
 CROWDED_ROWS = Parameter(
     "crowded_rows",
     (0, 32, 64, 128, 256),
-    doc="experts are divided only where one has more rows than this, else the launches for few rows serve all; 0: always",
+    doc="experts are divided only where one has more rows, else the launches for few rows serve all; 0: always",
 )
 
 FEWER_COLUMNS = Constraint(
@@ -62,7 +62,7 @@ def _swapped(swap: str) -> Constraint:
     """One for each GEMM."""
     return Constraint(
         (swap, "split_rows", "crowded_rows"),
-        "few rows per expert want the weights as M: the other launch has tokens as M; one that serves all experts of many "
-        "calls may have them too",
+        "few rows per expert want the weights as M: the other launch has tokens as M; one that serves all experts of "
+        "some calls may have them too",
         lambda c: not c["split_rows"] or bool(c[swap]) or c["crowded_rows"] > 0,
     )

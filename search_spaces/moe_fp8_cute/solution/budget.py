@@ -58,8 +58,8 @@ class GemmPlan:
         early_weights: The weight producer starts before the previous kernel has ended; weights do not depend on it.
         above: Experts with more rows than this are served.
         upto: Experts with at most this many rows are served; 0 for no bound.
-        crowded: Where no expert has more rows than this, it takes the place of ``above`` and ``upto``, so that the launches
-            for few rows serve all; 0 for never.
+        crowded: Where no expert has more rows than this, it takes the place of ``above`` and ``upto``, so that the
+            launches for few rows serve all; 0 for never.
         chained: Not the first of the launches that share a GEMM's experts. It reads nothing of the others and starts
             beside the one before it, but ends after it, so that waiting for the last waits for all.
         narrow: Swapped: a token tile with at most this many rows is multiplied with an N of the same size; 0 for never.

@@ -29,7 +29,9 @@ class Permute:
     of 128. A warp per token with all 14 pieces of a lane in flight was 0 to 1.5 us slower (H200, 2026-11-29).
     """
 
-    def __init__(self, hidden: int, top_k: int, use_pdl: bool = False, experts: int = 0, above: int = 0, crowded: int = 0):
+    def __init__(
+        self, hidden: int, top_k: int, use_pdl: bool = False, experts: int = 0, above: int = 0, crowded: int = 0
+    ):
         if hidden % BLOCK:
             raise ValueError(f"hidden size {hidden} is not a multiple of {BLOCK}")
         self.hidden = hidden

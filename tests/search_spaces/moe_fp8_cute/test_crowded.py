@@ -6,35 +6,36 @@ sides, by an expert with exactly as many rows and by one with one more.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
 
 from search_spaces.moe_fp8_cute.routings import ROUTINGS, Routing
-from search_spaces.moe_fp8_cute.stages import cases
 from tests.search_spaces.moe_fp8_cute.conftest import CTAS, SMALL
-from workers.emulator.judge import run_case
+from tests.search_spaces.moe_fp8_cute.mistakes import Edit, Mistake, rewrite
+from tests.search_spaces.moe_fp8_cute.test_emulated import judge
+from tests.search_spaces.moe_fp8_cute.test_mistakes import Before
+from workers.emulator.ptx import Instruction
 
 SPLIT, CROWDED = 8, 32
 BOTH = {"split_rows": SPLIT, "crowded_rows": CROWDED, "combine": "atomic_bf16"}
-CONFIGS = {
+PERMUTED = {
+    **BOTH,
+    **{"gather": "many", "tile_w_1": 128, "tile_w_2": 128, "stages_2": 4, "ctas_per_sm_2": 2},
+    **{"many_multicast": "weights"},
+}
+OTHERS = {
     "sm_90a": {
-        "permuted": {
-            **BOTH,
-            **{"gather": "many", "tile_w_1": 128, "tile_w_2": 128, "stages_2": 4, "ctas_per_sm_2": 2},
-            **{"many_multicast": "weights"},
-        },
         "beside": {
             **BOTH,
             **{"gather": "beside", "clear": "along", "multicast_1": "weights", "multicast_2": "weights"},
             **{"tile_t_1": 128, "groups_1": 2, "stages_1": 4, "tile_t_2": 128, "groups_2": 2, "stages_2": 6},
             **{"tile_w_2": 128, "many_multicast": "weights"},
         },
-        "fed": {
-            **BOTH,
-            **{"feed": "tiles", "gather": "beside", "clear": "along", "tile_w_1": 128, "tile_w_2": 128},
-            **{"stages_2": 4, "ctas_per_sm_2": 2, "many_multicast": "weights"},
-        },
+        "fed": {**PERMUTED, "feed": "tiles", "gather": "beside", "clear": "along"},
         "swapped": {
             **BOTH,
             **{"swap_1": True, "tile_t_1": 16, "tile_w_1": 128, "groups_1": 2, "narrow": 8, "narrow_tiles": 2},
@@ -43,27 +44,99 @@ CONFIGS = {
     },
     "sm_100a": {"pairs": {**BOTH, "tile_w_2": 128, "many_mma_m": 256, "handover": True}},
 }
-BOUND = (Routing("at the bound", CROWDED, "one_expert"), Routing("one above", CROWDED + 1, "one_expert"))
-QUICK = {"sm_90a": ("permuted",), "sm_100a": ("pairs",)}
-"""Those of the default run."""
+AT_THE_BOUND = Routing("at the bound", CROWDED, "one_expert")
+ONE_ABOVE = Routing("one above", CROWDED + 1, "one_expert")
+EDGES = (AT_THE_BOUND, ONE_ABOVE, Routing("one row", 1, "one_expert"))
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
-def built(request, build_solution, make_definition):
-    table = CONFIGS[request.param]
+def build(build_solution, make_definition, target: str, table: dict[str, dict]):
     bounds = list(range(1, len(table)))
-    made = build_solution(request.param, make_definition(**SMALL), [*table.values()], bounds, ctas=CTAS, keep_ptx=True)
+    made = build_solution(target, make_definition(**SMALL), [*table.values()], bounds, ctas=CTAS, keep_ptx=True)
     made.names = list(table)
     return made
 
 
-def judge(built, name: str, routings) -> None:
-    row = built.names.index(name)
-    for case in cases(built.configs[row], built.space.sizes, built.space.target, routings):
-        verdict = run_case(built.host, case, row)
-        assert verdict.is_passed, f"{name}, {case.name}: {verdict}"
+@pytest.fixture(scope="module")
+def permuted(build_solution, make_definition):
+    return build(build_solution, make_definition, "sm_90a", {"permuted": PERMUTED})
 
 
-def test_every_kernel_serves_its_experts_on_both_sides_of_the_bound(built):
-    for name in QUICK[built.space.target]:
-        judge(built, name, BOUND)
+@pytest.mark.parametrize("routing", [AT_THE_BOUND, ONE_ABOVE], ids=lambda r: r.name)
+def test_every_kernel_serves_its_experts_on_both_sides_of_the_bound(permuted, routing):
+    judge(permuted, 0, [routing])
+
+
+def compares(i: Instruction) -> bool:
+    """The busiest expert with the bound, which decides between ``SPLIT`` and the bound itself."""
+    return i.opcode == "setp.gt.s32" and i.operands[-1] == str(CROWDED)
+
+
+def selects(i: Instruction) -> bool:
+    return i.opcode == "selp.b32" and i.operands[1:3] == [str(SPLIT), str(CROWDED)]
+
+
+def bound_is(rows: int) -> Edit:
+    """A kernel has another bound."""
+
+    def compare(i: Instruction) -> Instruction:
+        return replace(i, operands=[*i.operands[:2], str(rows)])
+
+    def select(i: Instruction) -> Instruction:
+        return replace(i, operands=[*i.operands[:2], str(rows), i.operands[3]])
+
+    return lambda kernel: rewrite(selects, select)(rewrite(compares, compare)(kernel))
+
+
+def other_class(i: Instruction) -> Instruction:
+    """Of the two bounds the one for the other calls."""
+    return replace(i, operands=[i.operands[0], *reversed(i.operands[1:3]), i.operands[3]])
+
+
+def permutes_nothing(i: Instruction) -> Instruction:
+    return replace(i, operands=[*i.operands[:2], str(CROWDED + 1)])
+
+
+MISTAKES = {
+    "at the bound nobody serves": (AT_THE_BOUND, "moe_gemm_1", bound_is(CROWDED - 1)),
+    "at the bound both serve": (AT_THE_BOUND, "moe_gemm_2_many", bound_is(CROWDED - 1)),
+    "one above the bound nobody serves": (ONE_ABOVE, "moe_gemm_1_many", bound_is(CROWDED + 1)),
+    "one above the bound no row is permuted": (ONE_ABOVE, "permute", rewrite(compares, permutes_nothing)),
+    "a launch has the bound of the other calls": (AT_THE_BOUND, "moe_gemm_2", rewrite(selects, other_class)),
+}
+"""Input, kernel that is changed and must be named, edit."""
+
+
+QUICK = "at the bound nobody serves"
+"""The one of the default run."""
+
+
+@pytest.fixture(scope="module")
+def before(permuted):
+    """What the kernels of a call find, made once for all mistakes."""
+    return functools.cache(lambda routing: Before(permuted, 0, routing))
+
+
+@pytest.mark.parametrize("name", [n if n == QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MISTAKES])
+def test_a_mistaken_bound_is_seen_in_its_kernel(before, name):
+    routing, kernel, edit = MISTAKES[name]
+    found = before(routing).verdict(Mistake(name, "sm_90a", "permuted", kernel, edit, routing))
+    assert found is not None, f"nothing was seen of: {name}"
+    assert "wrong" in found
+
+
+@pytest.fixture(scope="module", params=sorted(OTHERS))
+def others(request, build_solution, make_definition):
+    return build(build_solution, make_definition, request.param, OTHERS[request.param])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("routing", [*ROUTINGS, *EDGES], ids=lambda r: r.name)
+def test_every_form_serves_every_routing(others, routing):
+    for row in range(len(others.configs)):
+        judge(others, row, [routing])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("routing", [*ROUTINGS, EDGES[-1]], ids=lambda r: r.name)
+def test_permuted_rows_serve_every_routing(permuted, routing):
+    judge(permuted, 0, [routing])

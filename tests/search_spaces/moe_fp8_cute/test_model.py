@@ -93,6 +93,27 @@ def test_experts_are_divided_between_the_launches():
     assert (few.rows, many.rows) == (19, 217)
 
 
+def test_the_busiest_expert_decides_which_of_two_bounds_divides_a_call():
+    """At the bound all are few; one row more, and the smaller bound divides. Beside configs that have one bound."""
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    base = {**hopper.default, "combine": "atomic_bf16", "gather": "many", "tile_w_1": 128, "tile_w_2": 128}
+    both = {**base, "split_rows": 16, "crowded_rows": 64}
+    small, large = ({**base, "split_rows": rows} for rows in (16, 64))
+    spread = (64, *[20] * 31)
+    assert predicted(hopper, both, 901, spread) == predicted(hopper, large, 901, spread)
+    busy = (65, *spread[1:])
+    assert predicted(hopper, both, 901, busy) == predicted(hopper, small, 901, busy)
+    assert predicted(hopper, small, 901, spread) != predicted(hopper, large, 901, spread)
+
+
+def test_rows_that_nobody_copies_beside_gemm_1_are_not_waited_for():
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    gathers = {**hopper.default, "split_rows": 16, "crowded_rows": 64}
+    beside = {**gathers, "gather": "beside"}
+    assert predicted(hopper, beside, 256, (64,) * 8) == predicted(hopper, gathers, 256, (64,) * 8)
+    assert predicted(hopper, beside, 256, (65,) * 8) != predicted(hopper, gathers, 256, (65,) * 8)
+
+
 def cap(block) -> int:
     """Per cent of the tensor core's peak that the shared memory port allows."""
     return round(100 * min(1.0, block.tensor / block.smem))

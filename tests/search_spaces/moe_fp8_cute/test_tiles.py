@@ -56,6 +56,17 @@ PLANS = {
     "48 experts, narrow tiles where they are few": dataclasses.replace(
         PLAN, experts=48, upto=40, narrow=8, narrow_tiles=4, order="tokens"
     ),
+    # The bound of a call: tiles of 16 rows are drawn to be full, and one row longer.
+    "32 experts, few rows, all where nobody is busy": dataclasses.replace(PLAN, upto=1, crowded=16),
+    "48 experts, many rows where somebody is busy, mixed": dataclasses.replace(
+        PLAN, experts=48, above=1, crowded=16, order="mixed"
+    ),
+    "32 experts, all where nobody is busy, narrow tiles where they are few": dataclasses.replace(
+        PLAN, upto=15, crowded=17, narrow=8, narrow_tiles=4, order="tokens"
+    ),
+    "32 experts, many rows where somebody is busy, in few tiles": dataclasses.replace(
+        PLAN, swap=False, tile_t=64, groups=1, above=64, crowded=65, small_rows=64, small_tiles=4, small=True, out="act"
+    ),
     "Blackwell, 2 x 2 clusters": BlackwellPlan(**{**BLACKWELL, "cluster_w": 2, "cluster_t": 2, "order": "tokens"}),
 }
 
@@ -131,7 +142,10 @@ def random_counts(plan: GemmPlan, rng: np.random.Generator) -> np.ndarray:
 
 def steps_of(plan: GemmPlan, counts: np.ndarray) -> np.ndarray:
     """Token tiles of each expert; none where another launch has it."""
-    served = (counts > plan.above) & ((plan.upto == 0) | (counts <= plan.upto))
+    bound = np.full((len(counts), 1), plan.above + plan.upto)
+    if plan.crowded:
+        bound[counts.max(axis=1) <= plan.crowded] = plan.crowded
+    served = ((plan.above == 0) | (counts > bound)) & ((plan.upto == 0) | (counts <= bound))
     mine = np.where(served, counts, 0).astype(int)
     if plan.small_tiles:
         few = (-(-mine // plan.small_rows)).sum(axis=1) <= plan.small_tiles
