@@ -108,18 +108,18 @@ def _applied_class(node: ast.stmt) -> str | None:
 
 def _entries_of(file: SourceFile, node: ast.stmt) -> list[EntryFunction]:
     if isinstance(node, ast.FunctionDef) and not any("jit" in ast.unparse(d) for d in node.decorator_list):
-        return [_entry(file.path, node.name, node, 0)]
+        return [_entry(file, node.name, node, 0)]
     forward = None
     if isinstance(node, ast.ClassDef):
         forward = _forward(node)
-        return [] if forward is None else [_entry(file.path, f"{node.name}.apply", forward, 1)]
+        return [] if forward is None else [_entry(file, f"{node.name}.apply", forward, 1)]
     applied = _applied_class(node)
     for other in file.tree.body:
         if applied and isinstance(other, ast.ClassDef) and other.name == applied:
             forward = _forward(other)
     if forward is None or not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
         return []
-    return [_entry(file.path, node.targets[0].id, forward, 1)]
+    return [_entry(file, node.targets[0].id, forward, 1)]
 
 
 def _forward(node: ast.ClassDef) -> ast.FunctionDef | None:
@@ -128,31 +128,64 @@ def _forward(node: ast.ClassDef) -> ast.FunctionDef | None:
     return next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "forward"), None)
 
 
-def _entry(path: str, expression: str, function: ast.FunctionDef, skipped: int) -> EntryFunction:
+def _entry(file: SourceFile, expression: str, function: ast.FunctionDef, skipped: int) -> EntryFunction:
     signature = function.args
     names = [a.arg for a in (*signature.posonlyargs, *signature.args)][skipped:]
     first_optional = len(names) - len(signature.defaults)
     optional = tuple(names[first_optional:]) + tuple(a.arg for a in signature.kwonlyargs)
+    shapes = {**_shapes_where_launched(file), **_shapes(function)}
     return EntryFunction(
-        path, expression, tuple(names[:first_optional]), optional, _returned(function), _shapes(function), skipped > 0
+        file.path, expression, tuple(names[:first_optional]), optional, _returned(function), shapes, skipped > 0
     )
 
 
 def _shapes(function: ast.FunctionDef) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for node in ast.walk(function):
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple):
-            continue
-        names = tuple(e.id for e in node.targets[0].elts if isinstance(e, ast.Name))
-        match = re.fullmatch(r"(\w+)\.(shape|size\(\))", ast.unparse(node.value))
-        if match is not None and len(names) == len(node.targets[0].elts):
-            found[match[1]] = names
+    """Parameter -> names of its sizes, ``_`` for one without: of ``M, K = a.shape`` and of ``N = b.shape[1]``."""
+    found: dict[str, tuple[str, ...]] = {}
+    single: dict[str, dict[int, str]] = {}
+    for target, value in _assigned(function):
+        if isinstance(target, ast.Tuple):
+            names = tuple(e.id for e in target.elts if isinstance(e, ast.Name))
+            match = re.fullmatch(r"(\w+)\.(shape|size\(\))", ast.unparse(value))
+            if match is not None and len(names) == len(target.elts):
+                found[match[1]] = names
+        elif isinstance(target, ast.Name):
+            match = re.fullmatch(r"(\w+)\.(?:shape\[(-?[012])\]|size\((-?[012])\))", ast.unparse(value))
+            if match is not None:
+                place = int(match[2] or match[3])
+                single.setdefault(match[1], {})[place % 2 if place < 0 else place] = target.id
+    for name, places in single.items():
+        found.setdefault(name, tuple(places.get(i, "_") for i in range(max(2, *(p + 1 for p in places)))))
     return found
 
 
-def entry_of(path: str, function: ast.FunctionDef) -> EntryFunction:
+def _assigned(function: ast.FunctionDef) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Targets and values of a function's assignments; those of ``M, K = a.shape[0], a.shape[1]`` one by one."""
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Assign):
+            continue
+        target, value = node.targets[0], node.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            yield from zip(target.elts, value.elts, strict=True)
+        else:
+            yield target, value
+
+
+def _shapes_where_launched(file: SourceFile) -> dict[str, tuple[str, ...]]:
+    """The same of the functions that launch. What an entry hands on often has the same name there."""
+    found: dict[str, tuple[str, ...]] = {}
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef) and any(
+            isinstance(n, ast.Call) and isinstance(n.func, ast.Subscript) for n in ast.walk(node)
+        ):
+            own = {a.arg for a in (*node.args.posonlyargs, *node.args.args)}
+            found |= {name: shape for name, shape in _shapes(node).items() if name in own}
+    return found
+
+
+def entry_of(file: SourceFile, function: ast.FunctionDef) -> EntryFunction:
     """The entry that a function is."""
-    return _entry(path, function.name, function, 0)
+    return _entry(file, function.name, function, 0)
 
 
 def _returned(function: ast.FunctionDef) -> int | None:
@@ -324,7 +357,12 @@ def _as_taken(entry: EntryFunction, definition: Mapping[str, Any], parameter: st
     """An input as the entry takes it: transposed, if its sizes have the definition's names in the other order."""
     named = tuple(n.lower() for n in entry.shapes.get(parameter, ()))
     shape = tuple(str(n).lower() for n in definition["inputs"].get(argument, {}).get("shape") or ())
-    return f"{argument}.t()" if len(shape) == 2 and named == shape[::-1] != shape else argument
+    if len(shape) != 2 or len(named) != 2:
+        return argument
+    straight, turned = (
+        all(n == "_" or n == s for n, s in zip(named, order, strict=True)) for order in (shape, shape[::-1])
+    )
+    return f"{argument}.t()" if turned and not straight else argument
 
 
 def _from_reference(definition: Mapping[str, Any], name: str) -> str | None:

@@ -154,7 +154,7 @@ class _Maker:
         path, _, function = self.origin.entry.rpartition("::")
         for node in self.tree.files[path].tree.body:
             if isinstance(node, ast.FunctionDef) and node.name == function:
-                return entry_point.entry_of(path, node)
+                return entry_point.entry_of(self.tree.files[path], node)
         return EntryFunction(path, function, (), (), None)
 
     def _launches_elsewhere(self, entry: EntryFunction) -> bool:
@@ -228,6 +228,12 @@ class _Maker:
                 rewrite.mark(file, kernel.decorator.lineno if kernel.decorator else kernel.line, what)
             for remark in kernel.remarks:
                 self.remarks.append(f"{file.path}: {kernel.name}: {remark}")
+            if kernel.lost_hooks:
+                what = (
+                    f"{kernel.lost_hooks} of the {len(kernel.configs)} configs of {kernel.name} call a function before "
+                    "the launch (pre_hook), as to zero what is added to; call it in the launcher for these"
+                )
+                self.open_questions.append(what)
             if kernel.prune:
                 what = f"{kernel.name} prunes its configs by its arguments; say it as constraints: {kernel.prune}"
                 self.open_questions.append(what)

@@ -28,6 +28,7 @@ class TritonKernel:
         key: Names of arguments by whose values its author chooses.
         prune: Text of what prunes the configs by the arguments.
         hook: Name of the function that every config calls before a launch.
+        lost_hooks: Number of configs that call one which could not be kept.
         tunable: Meta-parameters and launch options that configs give -> their values.
         constexprs: Names of parameters that are constants of a compilation.
         is_proposed: Whether the values are around those of a launch, for want of configs.
@@ -45,6 +46,7 @@ class TritonKernel:
     key: tuple[str, ...] = ()
     prune: str = ""
     hook: str = ""
+    lost_hooks: int = 0
     remarks: list[str] = field(default_factory=list)
     tunable: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     constexprs: frozenset[str] = frozenset()
@@ -218,7 +220,7 @@ def _read_hook(kernel: TritonKernel) -> None:
         return
     hook = hooks.pop()
     if hooks or hook in ("?", "lambda") or hook is None:
-        kernel.remarks.append("its configs call functions before a launch (pre_hook) that could not be kept")
+        kernel.lost_hooks = sum(c.pre_hook is not None for c in kernel.configs)
     else:
         kernel.hook = hook
 

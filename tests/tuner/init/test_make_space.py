@@ -172,6 +172,16 @@ def matmul(a, b, eps, is_causal, activation=""):
     )
     return c, eps
 """
+PLAIN = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _k(a, b, c, B: tl.constexpr):
+    pass
+"""
 GEMM = {
     "name": "gemm",
     "op_type": "gemm",
@@ -190,6 +200,32 @@ def test_inputs_are_handed_over_as_the_author_takes_them(tmp_path):
         "eps is no input of the definition",
         "is_causal is no input of the definition",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_turned"),
+    [
+        ("K, N = b.shape", True),
+        ("_, N = b.shape", True),
+        ("N = b.shape[1]", True),
+        ("K, N = b.size(0), b.size(-1)", True),
+        ("N, _ = b.shape", False),
+        ("N = b.shape[0]", False),
+        ("rows, columns = b.shape", False),
+    ],
+)
+@pytest.mark.parametrize("within", ["the entry", "what it calls"])
+def test_a_matrix_is_transposed_by_whatever_shows_how_the_author_takes_it(tmp_path, sizes, is_turned, within):
+    """Catches a product of matrices that do not fit, where the author names one size of it, or further down."""
+    launcher = (
+        f"def launched(a, b):\n    {sizes}\n    c = torch.empty(4, 4)\n    _k[(1,)](a, b, c, B=32)\n    return c\n"
+    )
+    text = f"{PLAIN}\n\n{launcher}"
+    if within != "the entry":
+        text += "\n\ndef matmul(a, b):\n    return launched(a, b)\n"
+    name = "launched" if within == "the entry" else "matmul"
+    call = f"{name}(A, B.t())" if is_turned else f"{name}(A, B)"
+    assert call in made(tmp_path, text, GEMM).files["main.py"]
 
 
 def test_a_default_of_the_author_gives_way_to_the_reference(tmp_path):
