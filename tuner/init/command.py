@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,9 +43,9 @@ class InitResult:
     @property
     def _words(self) -> str:
         """What the next command is given."""
-        definition = "" if self.space.definition is None else f" --definition {self.space.definition}"
-        dataset = "" if self.dataset is None else f" --dataset {self.dataset}"
-        return f"--space {self.folder}{definition}{dataset} --target {self.target}"
+        given = {"space": self.folder, "definition": self.space.definition, "dataset": self.dataset}
+        flags = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None]
+        return f"{' '.join(flags)} --target {self.target}"
 
     @property
     def exit_code(self) -> int:

@@ -112,20 +112,25 @@ def _entries_of(file: SourceFile, node: ast.stmt) -> list[EntryFunction]:
     forward = None
     if isinstance(node, ast.ClassDef):
         forward = _forward(node)
-        return [] if forward is None else [_entry(file, f"{node.name}.apply", forward, 1)]
+        return [] if forward is None else [_entry(file, f"{node.name}.apply", forward, _context(forward))]
     applied = _applied_class(node)
     for other in file.tree.body:
         if applied and isinstance(other, ast.ClassDef) and other.name == applied:
             forward = _forward(other)
     if forward is None or not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
         return []
-    return [_entry(file, node.targets[0].id, forward, 1)]
+    return [_entry(file, node.targets[0].id, forward, _context(forward))]
 
 
 def _forward(node: ast.ClassDef) -> ast.FunctionDef | None:
     if not any(ast.unparse(b).endswith("Function") for b in node.bases):
         return None
     return next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "forward"), None)
+
+
+def _context(forward: ast.FunctionDef) -> int:
+    """How many parameters of a ``forward`` come before its inputs: ``ctx``, and the class of a class method."""
+    return 2 if any(ast.unparse(d) == "classmethod" for d in forward.decorator_list) else 1
 
 
 def _entry(file: SourceFile, expression: str, function: ast.FunctionDef, skipped: int) -> EntryFunction:
@@ -348,6 +353,11 @@ def _call(
         call += [pairs[n] for n in entry.optional[: len(pairs)] if n in pairs]
     else:
         call += [f"{name}={value}" for name, value in pairs.items()]
+    if entry.returns and not fills and entry.returns < len(outputs):
+        remarks.append(
+            f"{entry.expression} returns {entry.returns} value{'s' if entry.returns > 1 else ''}, as it seems; the "
+            f"definition has the outputs {', '.join(outputs)}"
+        )
     if left:
         remarks.append(f"{entry.expression} has no parameter for {', '.join(left)}")
     return given, call, fills, len(outputs), remarks

@@ -45,6 +45,9 @@ class Origin:
     remarks: list[str] = field(default_factory=list)
 
 
+_COMPILED = (".cu", ".cuh", ".c", ".cc", ".cpp", ".cxx", ".h", ".hpp")
+
+
 def read_origin(path: Path) -> Origin:
     """Read a kernel from where its author left it.
 
@@ -66,7 +69,8 @@ def read_origin(path: Path) -> Origin:
         stem = "kernel" if path.stem in ("main", "config", "__init__") else path.stem
         file = free_name(stem, {"config.py", "main.py"})
         return Origin(file.removesuffix(".py"), {file: text}, disk=path.resolve())
-    raise UsageError(f"{path} is no .py file, no Solution's .json and no folder with {CONTEST_FILE}")
+    by_hand = "; C++ and CUDA get a space.yaml by hand, see examples/cuda_rmsnorm" if path.suffix in _COMPILED else ""
+    raise UsageError(f"{path} is no .py file, no Solution's .json and no folder with {CONTEST_FILE}{by_hand}")
 
 
 def _solution(path: Path) -> Origin:

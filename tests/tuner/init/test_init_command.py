@@ -12,6 +12,8 @@ pytest.importorskip("torch")
 
 from search_spaces.dataset import PATH
 from tests.tuner.without_ray import command
+from tuner.errors import UsageError
+from tuner.init.origin import read_origin
 
 ROW_SUMS = """
 import torch
@@ -119,3 +121,16 @@ def test_a_space_is_judged_in_tritons_interpreter_without_a_gpu(tmp_path, monkey
     wrong = swept(TRITON_INTERPRET="1")
     assert wrong.returncode == 3
     assert "INCORRECT_NUMERICAL" in wrong.stdout
+
+
+def test_the_next_command_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    (tmp_path / "row_sums.py").write_text(ROW_SUMS.replace("\n", "\r\n"), encoding="utf-8", newline="")
+    made = run(tmp_path, "--definition", "rmsnorm_h1024", "--out", str(tmp_path / "a spaß"), "--sample", "0")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-1].startswith(f"next: tuner compile --space '{tmp_path}/a spaß' --definition")
+
+
+def test_a_cuda_file_is_pointed_to_an_example(tmp_path):
+    (tmp_path / "kernel.cu").write_text("__global__ void k() {}")
+    with pytest.raises(UsageError, match=r"C\+\+ and CUDA get a space\.yaml by hand, see examples/cuda_rmsnorm"):
+        read_origin(tmp_path / "kernel.cu")

@@ -228,6 +228,29 @@ def test_a_matrix_is_transposed_by_whatever_shows_how_the_author_takes_it(tmp_pa
     assert call in made(tmp_path, text, GEMM).files["main.py"]
 
 
+def test_outputs_that_the_author_does_not_return_are_told(tmp_path):
+    two = {**GEMM, "outputs": {"C": GEMM["outputs"]["C"], "sums": {"shape": ["M"], "dtype": "float32"}}}
+    text = f"{PLAIN}\n\ndef launched(a, b):\n    c = torch.empty(4, 4)\n    _k[(1,)](a, b, c, B=32)\n    return c\n"
+    (todo,) = [t.what for t in made(tmp_path, text, two).todo if "outputs" in t.what]
+    assert todo == "launched returns 1 value, as it seems; the definition has the outputs C, sums"
+
+
+def test_the_class_of_a_class_method_is_no_input(tmp_path):
+    """Catches forward(cls, ctx, a, b): apply is called with the inputs alone."""
+    text = f"""{PLAIN}
+
+class _Product(torch.autograd.Function):
+    @classmethod
+    def forward(cls, ctx, a, b):
+        _k[(1,)](a, b, a, B=32)
+        return a
+
+
+product = _Product.apply
+"""
+    assert "product(A, B)" in made(tmp_path, text, GEMM).files["main.py"]
+
+
 def test_a_default_of_the_author_gives_way_to_the_reference(tmp_path):
     """Catches a norm with the author's eps where the definition has another: it passes with large inputs alone."""
     text = MATMUL.replace("eps, is_causal, activation", "is_causal, eps=1e-3, activation")

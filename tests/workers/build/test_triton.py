@@ -150,6 +150,26 @@ def test_host_code_that_stops_is_no_fault_and_what_it_launched_before_is_kept(bu
     assert later.figures["registers"] > 0
 
 
+def test_a_build_that_compiled_nothing_says_why(dataset, bench, tmp_path, triton_of):
+    """It looked like one whose kernels are known to compile."""
+    problem = dataset.problem("scale_add_d64")
+    builder = VariantBuilder(problem.definition, "sm_90a", str(tmp_path / "none"), 120.0)
+    try:
+        built = builder.build(triton_of(GOOD))
+    finally:
+        builder.close()
+    assert (built.status, built.log) == (
+        Status.BUILT,
+        "no Triton kernel was compiled: there are no workloads; its first call does it",
+    )
+
+
+def test_host_code_that_launches_nothing_is_told(builder, triton_of):
+    built = builder.build(triton_of(GOOD.replace("    n = x.numel()", "    if x.numel():\n        return\n    n = 1")))
+    assert built.status is Status.BUILT
+    assert "no Triton kernel was compiled: its host code launched none for" in built.log
+
+
 def test_the_process_is_as_before_for_the_next_variant(builder, triton_of, make):
     assert builder.build(triton_of(GOOD + "# once more\n")).status is Status.BUILT
     plain = "import torch\n\nassert not torch.cuda.is_available()\n\n\ndef run(x, y, out):\n    pass\n"

@@ -85,6 +85,9 @@ def dry_run(
                 found.remark = _what_stopped(error, target, cache, mode.data_was_read)
                 break
     found.figures = figures_of(cache)
+    if not found.figures and not found.remark:
+        ran = f"its host code launched none for {len(workloads)} workloads" if workloads else "there are no workloads"
+        found.remark = f"no Triton kernel was compiled: {ran}; its first call does it"
     return found
 
 
