@@ -6,17 +6,19 @@ Docs: docs/results/search-physics.md says how well it does on recordings it was 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, Rows, gemm
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, Rows, gemm, ring_us, serves
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.plans import few_rows, launches, row_align
 from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, WorkloadFeatures
 
 FITTED = FittedConstants()
+ROUTING_US = 3.4
+"""Of one token: 7.5 us, where a tiny kernel shows 4.1 (H200, docs/kernels.md)."""
 ROUTING_US_PER_TOKEN = 1.25e-3
 """25.1 us at 14,107 tokens, 7.5 at one (H200, docs/kernels.md)."""
 GRID_BARRIER_US = 1.0
@@ -95,6 +97,11 @@ def _launches(config: tuple, sizes: tuple) -> list[tuple[str, GemmPlan]]:
     return launches(dict(config), dict(sizes))
 
 
+def _tail_us(kernels: Sequence[KernelPrediction]) -> float:
+    """Of the last of them that had tiles."""
+    return max(0.0, next((k.losses_us["tail"] for k in reversed(kernels) if "tail" in k.losses_us), 0.0))
+
+
 def _kernels(
     config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: FittedConstants
 ) -> list[KernelPrediction]:
@@ -109,21 +116,25 @@ def _kernels(
         return KernelPrediction(name, step + k.small_us + bytes_us, {"hbm": bytes_us, "launch": step + k.small_us})
 
     out = [mover("zero", tokens * hidden * 4)] if combine == "atomic_f32" else []
-    routing = k.routing_us + tokens * ROUTING_US_PER_TOKEN + (GRID_BARRIER_US if tokens > 128 else 0.0)
+    routing = ROUTING_US + tokens * ROUTING_US_PER_TOKEN + (GRID_BARRIER_US if tokens > 128 else 0.0)
     out.append(KernelPrediction("routing", routing, {"dependent steps": routing}))
     if config["gather"] in ("kernel", "many"):
         above = config["split_rows"] if config["gather"] == "many" else 0
         out.append(mover("permute", sum(count for count in rows if count > above) * hidden * 2))
-    if config["gather"] == "beside" and any(count > config["split_rows"] for count in rows):
+    plans = _launches(tuple(config.items()), tuple(sizes.items()))
+    if any(plan.copies and serves(plan, rows) for _, plan in plans):
         out.append(KernelPrediction("first rows", FIRST_ROWS_US, {"dependent steps": FIRST_ROWS_US}))
     cleared = tokens * hidden * 2 if combine == "atomic_bf16" else 0
-    for name, plan in _launches(tuple(config.items()), tuple(sizes.items())):
-        one = gemm(name, plan, rows, hw, k, cleared if name == "moe_gemm_1" else 0)
+    # The launch for many rows clears the output where it has any.
+    clears = next((name for name, plan in plans if plan.above and plan.paired and serves(plan, rows)), "moe_gemm_1")
+    streams = next((name for name, plan in plans if not plan.paired and serves(plan, rows)), "moe_gemm_2")
+    for name, plan in plans:
+        one = gemm(name, plan, rows, hw, k, cleared if name == clears else 0)
         waited = 0.0 if plan.chained else step
-        if plan.early_weights and config["requant"] == "fused":
-            waited -= k.early_us
-        if plan.fed and not plan.chained:
-            waited -= FEED_SHARE * out[-1].losses_us.get("tail", 0.0)
+        if name == streams and plan.early_weights and config["requant"] == "fused":
+            waited -= k.fill_us + k.early * min(ring_us(plan, hw), _tail_us(out))
+        if name == streams and plan.fed:
+            waited -= FEED_SHARE * _tail_us(out)
         out.append(KernelPrediction(name, max(one.us + waited, 0.0), one.resources_us, one.losses_us))
         if name == "moe_gemm_1" and plan.out == "partial":
             align = row_align(config)

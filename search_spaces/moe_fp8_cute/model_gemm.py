@@ -22,6 +22,12 @@ Rows = tuple[int, ...]
 
 WAIT_CYCLES = 30.0
 """From a full stage to its first MMA, and from the last MMA to its promotion: a barrier's latency (H100, 2026-11)."""
+STEP_CYCLES = 300.0
+"""A CTA with swapped operands takes so long for a K block at least, whatever its tile: barriers, token scales, four
+MMAs that wait for each other. Seen in tiles of 64 weight rows at 1 and 15 tokens (docs/results/search-physics.md)."""
+HELD_STAGES = 0.75
+"""Stages of a ring that are not on their way with swapped operands: three times out of four a K block is given back
+when the next one is there (the main loop of gemm_sm90.py)."""
 STORE_CYCLES = 4.0
 """Hopper's epilogue for each element of a consumer thread: scale, convert, shared memory, store; counted in SASS."""
 GATHER_CYCLES = 12.0
@@ -46,29 +52,27 @@ class FittedConstants:
         lag: How far the slowest CTA is behind the others at the end, in tiles.
         sharpness: How sharply the slowest resource decides: exponent of the norm over memory and SM.
         atomic: Bytes of device memory that adding one byte to the output costs.
-        early_us: What GEMM 2 gains by streaming weights before GEMM 1 has ended.
+        early: What GEMM 2 gains by streaming weights into its ring beside GEMM 1's tail, a part of the shorter of both.
         power: How far the clock falls to the sustained one when the tensor cores never idle.
         cluster: Slowdown of clusters of more than two CTAs, of which a Hopper GPC holds few.
-        routing_us: The routing kernel without its tokens.
         small_us: A kernel that only moves bytes, without its bytes.
         small_share: Part of the memory's rate that such a kernel reaches.
         clearing: Bytes of device memory that clearing one byte of the output costs beside GEMM 1.
     """
 
-    fma_cycles: float = 1.9
-    swapped_fma_cycles: float = 9.3
-    tile_cycles: float = 1690.0
-    fill_us: float = 0.8
-    lag: float = 0.27
+    fma_cycles: float = 2.1
+    swapped_fma_cycles: float = 10.0
+    tile_cycles: float = 1270.0
+    fill_us: float = 0.25
+    lag: float = 0.22
     sharpness: float = 3.4
-    atomic: float = 5.3
-    early_us: float = 2.9
-    power: float = 0.86
-    cluster: float = 0.14
-    routing_us: float = 1.2
-    small_us: float = 1.0
-    small_share: float = 0.49
-    clearing: float = 1.1
+    atomic: float = 5.1
+    early: float = 0.44
+    power: float = 0.8
+    cluster: float = 0.095
+    small_us: float = 0.61
+    small_share: float = 0.46
+    clearing: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def gemm(
         tile = plan.narrow
     tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
     t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else tile, plan.narrow, plan.cluster_t)
-    if not t.count or not _serves(plan, rows):
+    if not serves(plan, rows):
         return KernelPrediction(name, EMPTY_US, {"launch": EMPTY_US})
     tiles = t.count * plan.cluster_t * plan.weight_tiles * plan.split_k
     ctas = min(plan.ctas, hw.sms * plan.ctas_per_sm)
@@ -199,8 +203,10 @@ def gemm(
     return KernelPrediction(name, us, _resources(plan, w, tiles, ctas, clock, hw), losses)
 
 
-def _serves(plan: GemmPlan, rows: Rows) -> bool:
-    """Whether a launch serves its experts, or the other one of many rows does."""
+def serves(plan: GemmPlan, rows: Rows) -> bool:
+    """Whether a launch has tiles: its experts have rows, and no other launch of many rows serves them."""
+    if not any(count > plan.above and (not plan.upto or count <= plan.upto) for count in rows):
+        return False
     if not plan.above or not plan.small_tiles:
         return True
     few = tiles_of(rows, plan.above, 0, plan.small_rows, plan.small_rows, 0).count <= plan.small_tiles
@@ -236,18 +242,30 @@ def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: FittedConstants
         "atomic_f32": t.rows * plan.n * 4 * plan.split_k * k.atomic,
     }[plan.out]
     hbm = t.experts * plan.n * plan.k + t.rows * plan.k + out
-    ahead = plan.stages * (plan.k_per_stage if isinstance(plan, BlackwellPlan) else 1)
     between, stored = k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups), 0.0
     if isinstance(plan, BlackwellPlan):
         between, stored = between_cycles(plan, rows), stored_bytes(plan, rows) / hw.smem_bytes_per_cycle
     return Wave(
         block=block,
         between=between,
-        latency_us=plan.k_blocks / ahead * hw.load_latency_us,
+        latency_us=plan.k_blocks / _ahead(plan) * hw.load_latency_us,
         hbm_bytes=hbm / tiles,
         l2_bytes=plan.k_blocks * block.l2_bytes + out / tiles,
         stored=stored,
     )
+
+
+def _ahead(plan: GemmPlan) -> float:
+    """K blocks that a CTA can have on their way."""
+    if isinstance(plan, BlackwellPlan):
+        return plan.stages * plan.k_per_stage
+    return plan.stages - (HELD_STAGES if plan.overlap else 0.0)
+
+
+def ring_us(plan: GemmPlan, hw: Hardware) -> float:
+    """Until device memory has filled the rings of all CTAs with weights."""
+    rows = plan.weight_rows if isinstance(plan, BlackwellPlan) else plan.tile_w
+    return plan.ctas * _ahead(plan) * rows * BLOCK / hw.hbm_bytes_per_us
 
 
 def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: FittedConstants) -> Block:
@@ -259,7 +277,7 @@ def _hopper(plan: GemmPlan, rows: float, hw: Hardware, k: FittedConstants) -> Bl
     # An MMA reads both operands from shared memory, and 64 rows of its M side at a time.
     if plan.swap:
         read = (weights + weights / 64 * rows) * BLOCK
-        chain = WAIT_CYCLES + max(tensor, read / hw.smem_bytes_per_cycle, fma)
+        chain = max(STEP_CYCLES, WAIT_CYCLES + max(tensor, read / hw.smem_bytes_per_cycle, fma))
         token_bytes = rows * BLOCK
     else:
         read = (rows * plan.weight_subs + rows / 64 * weights) * BLOCK
