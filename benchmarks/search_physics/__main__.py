@@ -1,7 +1,7 @@
 """``python -m benchmarks.search_physics``: the model of moe_fp8_cute against recorded sweeps, and searches with it.
 
 Example:
-    ``python -m benchmarks.search_physics --sweeps starts.db.gz no-starts.db.gz later.db.gz --others three-hot.db.gz``
+    ``python -m benchmarks.search_physics --sweeps starts.db.gz no-starts.db.gz --others later.replay.json.gz``
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.search_physics.fit import GPU, KERNELS, SIZES, fit, fitted_to
+from benchmarks.search_physics.fit import GPU, KERNELS, LOOKED_AT, SIZES, fit, fitted_to
 from benchmarks.search_physics.live import again, live, whole
-from benchmarks.search_physics.page import RANDOM, page
-from benchmarks.search_physics.recorded import read
+from benchmarks.search_physics.noise import noise_of
+from benchmarks.search_physics.page import RANDOM, held_out, page
+from benchmarks.search_physics.recorded import name_of, read
 from benchmarks.search_physics.replay import replay
 from benchmarks.search_physics.validate import agreement
 from search_spaces.moe_fp8_cute.model import FITTED
@@ -32,8 +33,10 @@ FITTED_TO = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Write ``search-physics.json`` and ``.md``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_physics", description=__doc__)
-    parser.add_argument("--sweeps", type=Path, nargs="+", required=True, help="databases of sweeps of all workloads")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="databases of other workloads")
+    parser.add_argument(
+        "--sweeps", type=Path, nargs="+", required=True, help="databases or recordings of sweeps of all workloads"
+    )
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="the same of other workloads")
     parser.add_argument(
         "--live",
         type=Path,
@@ -44,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", type=Path, help="database of one for which kernels were compiled once")
     parser.add_argument("--ahead", type=Path, help="database of one that had a head start")
     parser.add_argument("--whole", type=Path, help="result of the stage `whole` of benchmarks.gpu_sweep")
+    parser.add_argument("--before", type=Path, help="results of an earlier model, to be shown beside")
     parser.add_argument("--keep", nargs="*", default=[], help="parts that are kept from the results that are there")
     parser.add_argument("--builds", type=Path, help="JSON object of what builds cost (benchmarks.builds)")
     parser.add_argument("--seeds", type=int, default=10, help="replays of each kind in each regime")
@@ -51,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(argv)
     recorded = read([*options.sweeps, *options.others])
-    sweeps = [path.name.split(".")[0] for path in options.sweeps]
+    sweeps = list(dict.fromkeys(name_of(path) for path in options.sweeps))
     hardware = hardware_of(recorded.hardware)
     if hardware is None:
         print(f"search_physics: no figures of {recorded.hardware}", file=sys.stderr)
@@ -61,13 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print({n: float(f"{getattr(constants, n):.3g}") for n in KERNELS})
         print({n: float(f"{getattr(gpu, n):.3g}") for n in GPU})
         return 0
-    document: dict[str, Any] = {"card": recorded.hardware, "fitted_sizes": list(SIZES)}
+    document: dict[str, Any] = {"card": recorded.hardware, "fitted_sizes": list(SIZES), "looked_at": LOOKED_AT}
+    document["noise"] = {workload: asdict(noise) for workload, noise in noise_of(recorded).items()}
     document["agreement"] = [asdict(a) for a in agreement(recorded, hardware, FITTED)]
     document["by_sweep"] = {s: [asdict(a) for a in agreement(recorded, hardware, FITTED, [s])] for s in recorded.tried}
     earlier = json.loads((options.out / "search-physics.json").read_text()) if options.keep else {}
     document |= {part: earlier[part] for part in options.keep}
     if "fitted_to_the_other_sweep" not in document:
         document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps[:FITTED_TO])
+    if options.before:
+        document["before"] = _before(json.loads(options.before.read_text()))
     if options.live:
         document["live"] = live(*options.live)
     if options.live and options.again:
@@ -99,6 +106,16 @@ def _crossed(recorded: Any, hardware: Any, sweeps: Sequence[str]) -> dict[str, l
     return out
 
 
+def _before(earlier: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier model reached on the same configs."""
+    random = earlier["by_sweep"][RANDOM[-1]]
+    wanted = ("workload", "tokens", "spearman", "best_of_ten")
+    return {
+        "agreement": [{name: a[name] for name in wanted} for a in earlier["agreement"]],
+        "random": [{name: a[name] for name in wanted} for a in random],
+    }
+
+
 def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     """Why a figure that is asked for is not there."""
     live = document.get("live")
@@ -117,8 +134,9 @@ def _newest(live: dict[str, Any]) -> dict[str, Any]:
 
 def _headline(document: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for, those called ``rel`` as a share above the best; null where not measured."""
-    unseen = [a for a in document["agreement"] if a["tokens"] not in SIZES]
-    random = [a for sweep in RANDOM for a in document["by_sweep"].get(sweep, ())]
+    unseen = held_out(document)
+    of_random = [a for sweep in RANDOM for a in document["by_sweep"].get(sweep, ())]
+    random = [a for a in of_random if a["workload"] != LOOKED_AT]
     found = document.get("live")
     after = {n: [c["median"][str(n)] for c in document["replay"] if c["kind"] == "model"] for n in (60, 100, 200)}
     newest = _newest(found) if found else None
@@ -126,6 +144,7 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
     figures = {
         "schema_version": 1,
         "spearman_min": min(a["spearman"] for a in unseen),
+        "spearman_ceiling_min": min(a["spearman_ceiling"] for a in unseen),
         "spearman_min_random_configs": min((a["spearman"] for a in random), default=None),
         "top10_share": sum(a["best_of_ten"] <= 1.05 for a in unseen) / len(unseen),
         "top10_share_random_configs": sum(a["best_of_ten"] <= 1.05 for a in random) / len(random) if random else None,

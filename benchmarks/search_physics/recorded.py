@@ -1,9 +1,10 @@
-"""What sweeps of moe_fp8_cute recorded, read from their databases as they are, of any version."""
+"""What sweeps of moe_fp8_cute recorded, read from their databases as they are, of any version, or from recordings."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import shutil
 import sqlite3
 import tempfile
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.search_replay.recording import STATUS_OF, SUFFIX, Recording, read_recording
 from search_spaces.moe_fp8.reading import DEEPSEEK_INPUTS
 from search_spaces.parameters import Config
 from search_spaces.prediction.model import WorkloadFeatures
@@ -21,6 +23,14 @@ from search_spaces.space import SearchSpace
 
 ROWS = json.loads(Path(__file__).with_name("rows.json").read_text(encoding="utf-8"))
 """Workload -> rows of each local expert. Synthetic routing, computed from the blobs that the sweeps measured on."""
+
+RECORDED = {
+    "moe_h200_no_starts": "no-starts-later",
+    "moe_h200_starts": "starts-later",
+    "moe_h200_spread": "spread-hot3",
+    "moe_h200_random": "random-hot3",
+}
+"""What the names of recordings begin with -> the sweep that they were taken from; of some each regime has its own."""
 
 _TIMED = """
     select distinct w.uuid, w.axes, v.config, m.median_us
@@ -75,14 +85,17 @@ class Recorded:
         return [t for t in self.timed if t.workload == workload and sweep in (None, t.sweep)]
 
 
-def read(databases: Sequence[Path]) -> Recorded:
-    """Read databases, gzip-compressed or not."""
+def read(sources: Sequence[Path]) -> Recorded:
+    """Read databases, gzip-compressed or not, and recordings (:data:`RECORDED` names their sweeps).
+
+    A recording does not tell how many tokens a workload has: some database must have it, whatever its profile.
+    """
     timed: list[Timed] = []
     features: dict[str, WorkloadFeatures] = {}
     tried: dict[str, tuple[Tried, ...]] = {}
     space, hardware = None, ""
-    for path in databases:
-        name = path.name.split(".")[0]
+    for path in (p for p in sources if not p.name.endswith(SUFFIX)):
+        name = name_of(path)
         with opened(path) as database:
             (body,) = database.execute("select body from definition").fetchone()
             hardware, target = database.execute("select hardware, target from environment").fetchone()
@@ -100,7 +113,57 @@ def read(databases: Sequence[Path]) -> Recorded:
             tried[name] = tuple(Tried(r, whole(c), s, o) for r, c, s, o in database.execute(_TRIALS))
     if space is None:
         raise SystemExit("no database is given")
+    for path in (p for p in sources if p.name.endswith(SUFFIX)):
+        recording, sweep, regime = read_recording(path), name_of(path), regime_of(path)
+        for workload in recording.workloads:
+            features[workload] = _features(workload, features)
+        timed += _timed(recording, sweep, space)
+        tried[sweep] = (*tried.get(sweep, ()), *_trials(recording, regime, space))
     return Recorded(hardware, space, features, tuple(timed), tried)
+
+
+def name_of(path: Path) -> str:
+    """The sweep of a database or a recording."""
+    name = path.name.split(".")[0]
+    return next((sweep for start, sweep in RECORDED.items() if name.startswith(start)), name)
+
+
+def regime_of(recording: Path) -> str:
+    """The regime in the name of a recording; ``all`` where it was taken from all of them."""
+    name = recording.name.split(".")[0]
+    start = next(start for start in RECORDED if name.startswith(start))
+    low, _, high = name.removeprefix(start).removeprefix("_").rpartition("_")
+    if not low:
+        return "all"
+    return f"{low}+" if high == "up" else f"{low.removesuffix('_to')}-{high}"
+
+
+def _features(workload: str, known: Mapping[str, WorkloadFeatures]) -> WorkloadFeatures:
+    """Tokens of the workload with the same inputs; profiles change whom they are routed to."""
+    axes = known[workload.partition("~")[0]].axes
+    return WorkloadFeatures(axes, {"rows_per_expert": tuple(ROWS[workload])})
+
+
+def _timed(recording: Recording, sweep: str, space: SearchSpace) -> Iterator[Timed]:
+    for row in range(len(recording.points)):
+        for workload, ms in recording.times_ms(row).items():
+            if ms is not None:
+                yield Timed(sweep, workload, {**space.default, **recording.config(row)}, 1e3 * ms)
+
+
+def _trials(recording: Recording, regime: str, space: SearchSpace) -> Iterator[Tried]:
+    """A trial that was stopped early has the best one's objective times its ratio on the workloads that it had."""
+    ended = [i for i, ms in enumerate(recording.time_ms) if ms is not None]
+    best = min(ended, key=lambda i: recording.time_ms[i] or math.inf)
+    least = recording.times_ms(best)
+    for row, status in enumerate(recording.status):
+        ms = recording.time_ms[row]
+        found = recording.times_ms(row)
+        if status == "raced":
+            ratios = [math.log(found[w] / least[w]) for w in found if found[w] and least[w]]  # type: ignore[operator]
+            ms = recording.optimum_ms * math.exp(sum(ratios) / len(ratios))
+        objective = None if ms is None else math.log(1e3 * ms)
+        yield Tried(regime, {**space.default, **recording.config(row)}, STATUS_OF[status], objective)
 
 
 @contextmanager

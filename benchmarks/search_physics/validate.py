@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.search_physics.noise import Noise, ceiling, noise_of
 from benchmarks.search_physics.recorded import Recorded, Timed
 from search_spaces.moe_fp8_cute.model import predict
 from search_spaces.moe_fp8_cute.model_gemm import FittedConstants
@@ -25,6 +26,7 @@ class Agreement:
         tokens: Its size.
         configs: Configs that were measured.
         spearman: Rank correlation of predicted and measured time.
+        spearman_ceiling: What a model would have that knows how long every config really takes.
         best_of_ten: Best measured time of the ten that are predicted fastest, over the best of all.
         ratio: Median of predicted over measured.
         spread: Standard deviation of its logarithm.
@@ -35,6 +37,7 @@ class Agreement:
     tokens: int
     configs: int
     spearman: float
+    spearman_ceiling: float
     best_of_ten: float
     ratio: float
     spread: float
@@ -45,16 +48,21 @@ def agreement(
     recorded: Recorded, hardware: Hardware, constants: FittedConstants, sweeps: Sequence[str] | None = None
 ) -> list[Agreement]:
     """The model on every workload, by size."""
-    found = []
+    found, noise = [], noise_of(recorded)
     for workload in sorted(recorded.features, key=lambda u: (recorded.features[u].axes["seq_len"], u)):
         timed = [t for t in recorded.of(workload) if sweeps is None or t.sweep in sweeps]
         if len(timed) >= FEWEST:
-            found.append(_on(recorded, workload, timed, hardware, constants))
+            found.append(_on(recorded, workload, timed, hardware, constants, noise[workload]))
     return found
 
 
 def _on(
-    recorded: Recorded, workload: str, timed: Sequence[Timed], hardware: Hardware, constants: FittedConstants
+    recorded: Recorded,
+    workload: str,
+    timed: Sequence[Timed],
+    hardware: Hardware,
+    constants: FittedConstants,
+    noise: Noise,
 ) -> Agreement:
     from scipy.stats import spearmanr
 
@@ -67,6 +75,7 @@ def _on(
         tokens=features.axes["seq_len"],
         configs=len(timed),
         spearman=float(spearmanr(said, took)[0]),
+        spearman_ceiling=ceiling(timed, noise),
         best_of_ten=float(took[first].min() / took.min()),
         ratio=float(np.median(said / took)),
         spread=float(np.std(np.log(said / took))),
