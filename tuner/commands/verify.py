@@ -243,7 +243,8 @@ def of_solution(
     """A Solution file as it is; each case is checked by the config that its table gives for the size.
 
     A Solution of another definition, usually one too large to be emulated, is judged at this one's sizes: its own
-    kernels with each config of its table, since this one's inputs have few of its sizes.
+    kernels with each config of its table, since this one's inputs have few of its sizes. Parameters that the space did
+    not have when it was exported count as their default.
 
     Raises:
         UsageError: It is for another target.
@@ -255,7 +256,7 @@ def of_solution(
         by_size: list[EmulatedCase] = []
         for number, case in enumerate(maker.emulated_cases(space, space.default)):
             _, config = row_of(file.table, case.size)
-            by_size.append(maker.emulated_cases(space, config)[number])
+            by_size.append(maker.emulated_cases(space, {**space.default, **config})[number])
         return [Subject(file.name, None, file.sources, by_size)]
     rows = {f"sizes up to {bound}" if bound is not None else "larger sizes": config for bound, config in file.table}
     found = []

@@ -93,6 +93,18 @@ def test_winners_of_an_earlier_version_of_the_space_are_judged_with_its_later_pa
     assert said == ["left out of sweep 1: its config for 17+ is not valid there: it has no 'gone'"]
 
 
+def test_a_solution_from_before_a_parameter_is_judged_by_the_default_of_it(tmp_path):
+    """Of the same definition, as it is: it ended in a KeyError at the parameter that its table does not have."""
+    small = moe_definition()
+    path = solution_file(tmp_path, small, (64, {"order": "mixed"}), (None, {}))
+    file = read_solution(path, None)
+    earlier = [(bound, {n: v for n, v in c.items() if n != "crowded_rows"}) for bound, c in file.table]
+    space = FAMILY.space(small, "sm_100a")
+    now, before = (of_solution(f, FAMILY, space, small["name"], print) for f in (file, replace(file, table=earlier)))
+    assert [case.name for case in before[0].cases] == [case.name for case in now[0].cases]
+    assert before[0].sources == file.sources
+
+
 def test_a_sweep_is_judged_on_its_own_target_and_space(tmp_path, scene):
     """One that cannot be emulated is said to be the sweep's, not the user's."""
     url = f"sqlite:///{tmp_path}/own.db"
