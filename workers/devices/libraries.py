@@ -39,7 +39,7 @@ def imported_names(sources: Mapping[str, str], dependencies: Sequence[str] = ())
 
 def package_named(requirement: str) -> str:
     """The package's name in a requirement: without version, extras and markers."""
-    return re.split(r"[\s<>=!~;\[]", requirement.strip(), maxsplit=1)[0]
+    return re.split(r"[\s<>=!~;\[(@]", requirement.strip(), maxsplit=1)[0]
 
 
 def not_installed(dependencies: Sequence[str], sources: Mapping[str, str]) -> str:

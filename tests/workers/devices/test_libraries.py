@@ -84,6 +84,8 @@ def test_a_module_found_elsewhere_counts_by_the_package_that_installed_it(tmp_pa
         ("numpy", ""),
         ("NumPy >= 1.0 ; python_version >= '3.0'", ""),
         ("no-such-thing>=2; platform_system == 'Plan9'", ""),
+        ("numpy@https://example.org/numpy.whl", ""),
+        ("numpy(>=1.0)", ""),
         ("json", ""),  # a module is there, whatever brought it
         ("no-such-thing[all]>=2", "no-such-thing[all]>=2 (not installed); pip install 'no-such-thing[all]>=2'"),
         ("no-such_used", "no-such_used (not installed; its sources import it); pip install no-such_used"),
