@@ -37,6 +37,7 @@ _MISSING_LIBRARY = re.compile(r"cannot find -l:?([\w.+-]+)")
 _MISSING_SYMBOL = re.compile(r"undefined symbol: (\w+)")
 
 _TOO_LARGE = re.compile(r"Entry function '(\S+)' uses too much shared data \((0x\w+) bytes, (0x\w+) max\)")
+"""The limit is the assembler's for declared shared memory; with some toolkits it is below what a block may have."""
 
 _PACKAGES = {
     "cublas": "nvidia-cublas", "cudnn": "nvidia-cudnn-cu13", "curand": "nvidia-curand", "cusparse": "nvidia-cusparse",
@@ -52,7 +53,7 @@ def build(variant: Variant, definition: Document) -> Any:
 
     Raises:
         CompileError: It does not compile; the first line says what is missing, if that shows.
-        RejectedError: A kernel declares more shared memory than a block of the target has.
+        RejectedError: A kernel declares more shared memory than the assembler allows for the target.
     """
     if variant.binding == "torch" and variant.language == "cuda" and not _torch_is_for_cuda():
         raise CompileError("binding torch needs a torch that is made for CUDA; the one on this machine is for CPUs")
@@ -77,7 +78,8 @@ def figures(variant: Variant, folder: Path) -> tuple[dict[str, Any], str]:
     known."""
     if not has_figures(variant):
         return {}, ""
-    read = [resource_usage.kernels_in(library, toolkit()) for library in sorted((folder / "fib").rglob("*.so"))]
+    libraries = sorted((folder / "fib").rglob("*.so"))
+    read = [resource_usage.kernels_in(library, toolkit(), variant.target) for library in libraries]
     if None in read:
         why = "can read nothing of it" if resource_usage.tool(toolkit()) else "is not on this machine"
         remark = f"its registers, spills and shared memory are not known, since {resource_usage.TOOL} {why}"
@@ -91,8 +93,8 @@ def _refuse_too_large(log: str, variant: Variant) -> None:
     found = _TOO_LARGE.search(log)
     if found is not None:
         used, limit = int(found[2], 16), int(found[3], 16)
-        what = f"{_readable(found[1])} has {used} bytes of shared memory, a block may have {limit}"
-        raise RejectedError(f"a kernel cannot be launched on {variant.target}: {what}", {"smem_bytes": used})
+        what = f"{_readable(found[1])} declares {used} bytes of shared memory, {limit} are allowed"
+        raise RejectedError(f"a kernel cannot be assembled for {variant.target}: {what}", {"smem_bytes": used})
 
 
 def _torch_is_for_cuda() -> bool:

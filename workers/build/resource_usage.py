@@ -23,6 +23,7 @@ Source: CUDA C++ Programming Guide, section "Shared Memory" of compute capabilit
 """
 
 _KERNEL = re.compile(r"^ *Function (.+):\n *REG:(\d+) STACK:(\d+) SHARED:(\d+)", re.MULTILINE)
+_TARGET = re.compile(r"^arch = (\S+)$", re.MULTILINE)
 
 
 def tool(toolkit: Path | None = None) -> str | None:
@@ -35,12 +36,14 @@ def tool(toolkit: Path | None = None) -> str | None:
     return named or shutil.which(TOOL) or there
 
 
-def kernels_in(binary: Path, toolkit: Path | None = None) -> list[dict[str, Any]] | None:
+def kernels_in(binary: Path, toolkit: Path | None = None, target: str | None = None) -> list[dict[str, Any]] | None:
     """The kernels of a cubin, or of a library that holds some.
 
     Args:
         binary: The file.
         toolkit: Folder of a CUDA toolkit, where the tool may lie.
+        target: Only kernels for this one, such as ``sm_90a``, where a library has every kernel once for each of several
+            targets.
 
     Returns:
         ``name`` as it is linked, ``registers`` per thread, ``spill_bytes`` of stack per thread, and static
@@ -55,6 +58,9 @@ def kernels_in(binary: Path, toolkit: Path | None = None) -> list[dict[str, Any]
     except (OSError, subprocess.SubprocessError) as error:
         _log.info(f"no registers of {binary.name}: {type(error).__name__}: {error}")
         return None
+    if target is not None:
+        _, *sections = _TARGET.split(text)
+        text = "".join(rest for name, rest in zip(sections[::2], sections[1::2], strict=True) if name == target)
     return [
         {
             "name": name,

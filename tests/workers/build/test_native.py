@@ -149,6 +149,16 @@ Resource usage:
   REG:40 STACK:16 SHARED:5120 LOCAL:0 CONSTANT[0]:536 TEXTURE:0 SURFACE:0 SAMPLER:0
  Function plain:
   REG:23 STACK:8 SHARED:1024 LOCAL:0 CONSTANT[0]:556 TEXTURE:0 SURFACE:0 SAMPLER:0
+
+Fatbin elf code:
+================
+arch = sm_100a
+
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _Z5scalefi:
+  REG:48 STACK:64 SHARED:9216 LOCAL:0 CONSTANT[0]:536 TEXTURE:0 SURFACE:0 SAMPLER:0
 """
 
 
@@ -174,6 +184,13 @@ def test_what_cuda_kernels_need_is_read_from_the_library(built):
     assert native.figures(variant(), built) == ({}, "")  # C++ for a CPU has none
 
 
+def test_what_a_library_has_for_another_target_does_not_count(built):
+    """It would be the larger of both numbers of registers, and the spills of both together."""
+    found, remark = native.figures(cuda(target="sm_100a"), built)
+    assert (found["registers"], found["spill_bytes"], found["smem_bytes"], remark) == (48, 64, 8192, "")
+    assert [k["name"] for k in found["kernels"]] == ["scale(float, int)"]
+
+
 def test_a_machine_that_cannot_read_libraries_says_so(built, monkeypatch):
     monkeypatch.setattr(resource_usage, "tool", lambda toolkit=None: None)
     found, remark = native.figures(cuda(), built)
@@ -193,7 +210,7 @@ def test_a_kernel_with_too_much_shared_memory_is_rejected(monkeypatch):
 
     monkeypatch.setattr(native.fib, "build", refused)
     with pytest.raises(
-        RejectedError, match=r"scale\(float, int\) has 240000 bytes .* a block may have 232448"
+        RejectedError, match=r"scale\(float, int\) declares 240000 bytes .*, 232448 are allowed"
     ) as raised:
         native.build(cuda(), {})
     assert raised.value.figures == {"smem_bytes": 240000}
