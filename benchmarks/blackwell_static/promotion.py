@@ -1,10 +1,12 @@
-"""What the promotion loop of each GEMM costs, before and after a change, for the configs that the model ranks first.
+"""What the promotion loop of each GEMM costs, for the configs that the model ranks first.
 
-    python -m benchmarks.blackwell_static.promotion --before SOURCES --out docs/results/blackwell-promotion.json
+    python -m benchmarks.blackwell_static.promotion --out docs/results/blackwell-ranked.json
+    python -m benchmarks.blackwell_static.promotion --before SOURCES --out OUT
     python -m benchmarks.blackwell_static.promotion --second-n --out docs/results/blackwell-second-n.json
 
-The second compares, in the swapped GEMMs of these configs, the loop of a full tile with that of a tile of few rows
-(``narrow``). SOURCES is the ``solution`` folder of another commit, since kernels are built one by one. Per K block:
+The second one also has what it cost before a change: SOURCES is the ``solution`` folder of another commit that builds
+kernels one by one. The third compares, in the swapped GEMMs of these configs, the loop of a full tile with that of a
+tile of few rows (``narrow``). Per K block:
 instructions, loads from tensor memory, moves, the places of the last load and of the arrival that gives the accumulator
 back (from the SASS), the sum of stall counts that the compiler put into them, and by arithmetic the cycles that each
 unit is busy. No GPU; a quarter of a minute of a core for each build.
@@ -121,18 +123,30 @@ def cycles(plan: Any, rows: int) -> dict[str, float]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: one line for each kernel that differs from those before, with what was before and is now."""
-    head = ("config", "kernel", "cycles", "cap", "instructions", "loads", "moves", "handed back at", "stalls")
+    """Markdown: one line for each kernel that differs from those before, with what was before, if known, and is now."""
+    head = (
+        "config",
+        "kernel",
+        "cycles",
+        "cap",
+        "instructions",
+        "loads",
+        "moves",
+        "handed back at",
+        "stalls",
+        "spilled",
+    )
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     seen: set[str] = set()
     for r in records:
-        plan = (r["launch"], str(r["cycles"]), str(r["after"]), str(r["before"]))
-        if str(plan) in seen:
+        made = [r[when] for when in ("before", "now") if when in r]
+        kernel = str((r["launch"], r["cycles"], made))
+        if kernel in seen:
             continue
-        seen.add(str(plan))
+        seen.add(kernel)
         busy = ", ".join(f"{r['cycles'][unit]:.0f}" for unit in ("tensor", "smem", "tmem", "fma"))
-        keys = ("instructions", "loads", "moves", "handed_back", "stall_cycles")
-        cells = [f"{r['before'][key]} to {r['after'][key]}" for key in keys]
+        keys = ("instructions", "loads", "moves", "handed_back", "stall_cycles", "spill_bytes")
+        cells = [" to ".join(str(one[key]) for one in made) for key in keys]
         names = [f"{r['regime']}, {r['rank']}", r["launch"].removeprefix("moe_gemm_").replace("_", " ")]
         lines.append("| " + " | ".join([*names, f"{busy}, {r['issue']}", f"{r['tensor_cap']:.0%}", *cells]) + " |")
     return "\n".join(lines)
@@ -184,8 +198,8 @@ def main() -> None:
     parser.add_argument("--second-n", action="store_true", help="loops of full tiles and of tiles of few rows instead")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    if (arguments.before is None) != arguments.second_n:
-        parser.error("either --before or --second-n")
+    if arguments.before is not None and arguments.second_n:
+        parser.error("--before or --second-n, not both")
     space = FAMILY.space(main_definition(), TARGET)
     records: list[dict[str, Any]] = []
     if arguments.second_n:
@@ -198,14 +212,15 @@ def main() -> None:
         print(second_n_table(records))
         return
     with tempfile.TemporaryDirectory() as root:
-        for when in ("before", "after"):
+        times = ("now",) if arguments.before is None else ("before", "now")
+        for when in times:
             stage(space, Path(root) / when)
-        for path in arguments.before.glob("*.py"):
+        for path in arguments.before.glob("*.py") if arguments.before else ():
             (Path(root) / "before" / PACKAGE / path.name).write_text(path.read_text())
         for regime, rank, changes in configs():
             config = {**space.default, **changes}
             plans = dict(launches(config, space.sizes))
-            both = {when: dict(gemms(Path(root) / when / PACKAGE, config)) for when in ("before", "after")}
+            both = {when: dict(gemms(Path(root) / when / PACKAGE, config)) for when in times}
             made = {when: {launch: loops[0] for launch, loops in found.items()} for when, found in both.items()}
             for launch, plan in plans.items():
                 busy = cycles(plan, plan.tile_t)
@@ -215,7 +230,7 @@ def main() -> None:
                 record |= {"in_flight_bytes": plan.stages * plan.stage_bytes * plan.ctas_per_sm}
                 record |= {when: made[when][launch] for when in made}
                 # A scheduler issues one instruction a cycle, and has one warp of each promotion warpgroup.
-                records.append(record | {"issue": record["after"]["instructions"] * plan.groups})
+                records.append(record | {"issue": record["now"]["instructions"] * plan.groups})
                 print(json.dumps(records[-1]), file=sys.stderr)
             arguments.out.write_text(json.dumps({"target": TARGET, "gemms": records}, indent=1) + "\n")
     print(table(records))

@@ -2,11 +2,12 @@
 
     python -m benchmarks.emulation sample --out build/emulated.json
 
-Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``starts_scaled`` (those with scaled MMAs, with
-scales that are powers of two, as they need), ``sample`` (a stratified sample: every value of
-every parameter about equally often), ``second_n`` (random configs whose GEMM 1 multiplies tiles of few rows with an N
-of their own), ``real`` (a stratified sample at the hidden and intermediate size of the main definition, two local
-experts). No GPU; about a minute of a core for a config, half of it compiling.
+Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``starts_ranked`` (the first of them, which the
+model ranks first), ``starts_scaled`` (those with scaled MMAs, with scales that are powers of two, as they need),
+``sample`` (a stratified sample: every value of every parameter about equally often), ``second_n`` (random configs in
+which GEMM 1 multiplies tiles of few rows with an N of their own), ``real`` (a stratified sample at the hidden and the
+intermediate size of the main definition, two local experts). No GPU; about a minute of a core for a config, half of it
+compiling.
 
 Each record says what it was made of and by: the space's fingerprint, a digest of the variant's sources, the compiler,
 the seed, the last commit that touched kernels or emulator, and a digest of the emulator and of what it checks
@@ -42,7 +43,9 @@ from workers.emulator.host.launches import compile_mock
 from workers.emulator.judge import judge_sources
 
 TARGET = "sm_100a"
-STARTS = ("starts", "starts_scaled")
+STARTS = ("starts", "starts_ranked", "starts_scaled")
+RANKED = 5
+"""Starts that the model ranks first: one for each regime, and the last of them with clusters that may fall back."""
 LADDER = Path(__file__).parent.parent / "h200_moe" / "b200_ladder.json"
 ROOMY = MoeSizes(1024, 512, 64, 4, 3, 8, 4)
 """Small sizes at which every start is valid."""
@@ -56,6 +59,7 @@ FEW_ROWS = (
 SETS: dict[str, tuple[MoeSizes, tuple[Routing, ...]]] = {
     "ladder": (MOE_SIZES, ROUTINGS),
     "starts": (ROOMY, ROUTINGS),
+    "starts_ranked": (ROOMY, ROUTINGS),
     "starts_scaled": (ROOMY, ROUTINGS),
     "sample": (MOE_SIZES, ROUTINGS),
     "second_n": (MOE_SIZES, ROUTINGS),
@@ -76,7 +80,8 @@ def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Con
         return [{**space.default, **rung} for rung in json.loads(LADDER.read_text())]
     if name in STARTS:
         starts = [dict(start.config) for start in space.starts]
-        return [c for c in starts if name == "starts" or c["scaled_1"] or c["scaled_2"]]
+        scaled = [c for c in starts if c["scaled_1"] or c["scaled_2"]]
+        return {"starts": starts, "starts_ranked": starts[:RANKED], "starts_scaled": scaled}[name]
     if name == "second_n":
         rng = random.Random(seed)
         drawn = (space.sample(rng) for _ in itertools.count())

@@ -22,6 +22,8 @@ TOKEN_CYCLES: Mapping[str, float] = {
     **{"act": 40.0, "finalize": 12.0, "atomic_bf16": 17.5, "partial": 7.0, "atomic_f32": 180.0}
 }
 """Weights as M: the same for each token column, whose row, routing weight or maximum a thread asks for."""
+SHARED_CYCLES = 88.0
+"""The same of ``act`` where CTAs of a cluster exchange maxima of a block of columns: 12,114 cycles for 128 tokens."""
 HANDED_BACK = 0.75
 """Where in a K block's promotion its accumulator goes back to the MMAs: 0.67 to 0.79 in the same file."""
 STORED: Mapping[str, float] = {**{"act": 0.5, "finalize": 2.0, "atomic_bf16": 2.0, "partial": 0.0, "atomic_f32": 0.0}}
@@ -39,7 +41,7 @@ def between_cycles(plan: BlackwellPlan, rows: float) -> float:
         rows: Token rows of a tile that are multiplied, on average.
     """
     if plan.swap:
-        return SWAPPED_CYCLES + TOKEN_CYCLES[plan.out] * rows
+        return SWAPPED_CYCLES + (SHARED_CYCLES if plan.amax_ctas > 1 else TOKEN_CYCLES[plan.out]) * rows
     registers = rows * plan.tile_w / (128 * plan.groups)
     return ROWS_CYCLES + (HANDED_CYCLES if plan.handover else REGISTER_CYCLES[plan.out]) * registers
 

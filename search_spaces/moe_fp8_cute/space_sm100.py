@@ -282,11 +282,6 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: not c["handover"] or c["combine"] != "atomic_f32",
         ),
         Constraint(
-            ("handover", "swap_1", "swap_2"),
-            "rows are handed over where tokens are M: beside a swapped GEMM 2 only with both swapped, and split",
-            lambda c: not c["handover"] or not c["swap_2"] or c["swap_1"],
-        ),
-        Constraint(
             ("handover", "swap_2", "split_rows"),
             "rows are handed over by a GEMM 2 that has tokens as M",
             lambda c: not c["handover"] or not c["swap_2"] or c["split_rows"] > 0,

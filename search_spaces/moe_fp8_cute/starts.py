@@ -99,14 +99,13 @@ _FORECAST_1: dict[str, Any] = {
 }
 _FORECAST_2: dict[str, Any] = {
     **{"sms": 144, "combine": "atomic_bf16", "swap_1": True, "mma_m_1": 64, "tile_t_1": 8, "tile_w_1": 64},
-    **{"cluster_w_1": 4, "stages_1": 12, "swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "cluster_w_2": 2},
-    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("k_tile", 256), ("acc_stages", 4))},
-    "stages_2": 6,
+    **{"cluster_w_1": 4, "k_tile_1": 256, "swap_2": True, "tile_t_2": 16, "tile_w_2": 128, "cluster_w_2": 2},
+    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("stages", 12), ("acc_stages", 4))},
 }
 _FORECAST_3: dict[str, Any] = {
-    **{"combine": "atomic_bf16", "swap_1": True, "mma_m_1": 256, "tile_w_1": 128, "cluster_w_1": 2, "k_tile_1": 256},
-    **{"acc_stages_1": 4, "narrow": 32, "mma_m_2": 64, "tile_t_2": 64, "tile_w_2": 128, "cluster_w_2": 4},
-    "ctas_per_sm_2": 2,
+    **{"combine": "atomic_bf16", "narrow": 32, "tile_t_1": 96, "tile_w_1": 128, "cluster_w_1": 2, "k_tile_1": 256},
+    **{f"{name}_{i}": value for i in (1, 2) for name, value in (("swap", True), ("mma_m", 256), ("acc_stages", 4))},
+    **{"tile_t_2": 32, "cluster_w_2": 4, "stages_2": 6},
 }
 _SPLIT: dict[str, Any] = {
     **{"combine": "atomic_bf16", "split_rows": 16, "many_mma_m": 256, "many_cluster_w": 2},

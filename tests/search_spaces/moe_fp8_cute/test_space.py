@@ -250,3 +250,13 @@ def test_starts_for_blackwell_keep_128_kb_on_their_way():
     for start in space.starts:
         for plan in plans(start.config, space.sizes):
             assert plan.stages * plan.stage_bytes * plan.ctas_per_sm >= 128 << 10, (start, plan.role)
+
+
+@pytest.mark.parametrize("target", FAMILY.targets)
+def test_random_draws_arrive(target):
+    """Rules of sm_100a that were decided last ended 119 of 120 draws, and searches knew 64 configs near the default."""
+    walk, rng = FAMILY.space(made_up(), target).walk, random.Random(0)
+    assert walk.size(rng) > 1e6
+    for _ in range(40):
+        walk.sample(rng)
+    assert not walk.is_sparse
