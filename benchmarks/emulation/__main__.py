@@ -45,7 +45,7 @@ from workers.emulator.judge import judge_sources
 TARGET = "sm_100a"
 STARTS = ("starts", "starts_ranked", "starts_scaled")
 RANKED = 5
-"""Starts that the model ranks first: one for each regime, and the last of them with clusters that may fall back."""
+"""Starts that the model ranked first: one for each regime, and the last of them with clusters that may fall back."""
 LADDER = Path(__file__).parent.parent / "h200_moe" / "b200_ladder.json"
 ROOMY = MoeSizes(1024, 512, 64, 4, 3, 8, 4)
 """Small sizes at which every start is valid."""

@@ -19,7 +19,7 @@ REGISTER_CYCLES: Mapping[str, float] = {
 HANDED_CYCLES = 3.5
 """The same where rows are handed over (``handover``): 853 cycles for 128 registers in place of 1,932."""
 TOKEN_CYCLES: Mapping[str, float] = {
-    **{"act": 40.0, "finalize": 12.0, "atomic_bf16": 17.5, "partial": 7.0, "atomic_f32": 180.0}
+    **{"act": 40.0, "finalize": 9.0, "atomic_bf16": 17.5, "partial": 7.0, "atomic_f32": 180.0}
 }
 """Weights as M: the same for each token column, whose row, routing weight or maximum a thread asks for."""
 SHARED_CYCLES = 88.0

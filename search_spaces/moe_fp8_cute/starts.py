@@ -127,11 +127,12 @@ BLACKWELL: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
     (1025, None, _PAIRS),
     (1025, None, {**_PAIRS, "cluster_w_1": 2, "cluster_w_2": 2, "order": "mixed"}),
 )
-"""The same for Blackwell. Forecasts, no measurements: nobody of us has run one. The first four are what the model
-expects most of in each regime (``benchmarks.search_physics.forecast``, docs/b200.md), the others were reasoned by hand.
-The fourth differs from its rank in tiles of few rows, which do not matter there and spilled. Rows of GEMM 2 handed over
-take 6 to 11 % off a tile. The model says nothing of ``fallback``, which costs it nothing: it is for a GPU that has no
-room for 37 clusters of four. Scaled MMAs are for definitions that promise powers of two, elsewhere it is no start.
+"""The same for Blackwell. Forecasts, no measurements: nobody of us has run one. The first three are what the model
+expects most of in each regime (``benchmarks.search_physics.forecast``, docs/b200.md), the fourth is what an
+earlier fit of it did, with smaller tiles of few rows, since those spilled. The others were reasoned by hand. Rows of
+GEMM 2 handed over take 6 to 11 % off a tile. The model says nothing of ``fallback``, which costs it nothing: it is for
+a GPU that has no room for 37 clusters of four. Scaled MMAs are for definitions that promise powers of two, elsewhere it
+is no start.
 
 Few rows wait for the weights: the weights are M, so that a tile has few columns, and the stages keep 160 to 190 KB
 on their way. A wide tile with a second N is for routings that crowd a few experts, as on Hopper. Many rows wait for the

@@ -183,7 +183,10 @@ def test_the_page_says_what_the_published_records_say():
         f"emulated | {now['hopper_configs_compared']} | {now['hopper_configs_equal']} |",
         *(
             f"{ran_of[name]} of {count} ran, {passed_of[name]} passed"
-            for name, count in (("sample", 64), ("ladder", 14), ("starts", 10), ("real", 10), ("second_n", 12))
+            for name, count in (
+                *(("sample", 64), ("ladder", 14), ("starts", 10), ("real", 10), ("second_n", 12)),
+                *(("starts_ranked", 5), ("starts_scaled", 1)),
+            )
         ),
         *(f"| {m['elements']:,} | {m['different']:,} | {'yes' if m['equal'] else 'no'} |" for m in ran),
     ):
