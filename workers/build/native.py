@@ -39,6 +39,14 @@ _MISSING_SYMBOL = re.compile(r"undefined symbol: (\w+)")
 _TOO_LARGE = re.compile(r"Entry function '(\S+)' uses too much shared data \((0x\w+) bytes, (0x\w+) max\)")
 """The limit is the assembler's for declared shared memory; with some toolkits it is below what a block may have."""
 
+_MISTAKE = re.compile(
+    r"^(?P<file>[^\s:(][^\n:(]*)(?:\((?P<line>\d+)\)|:(?P<row>\d+)(?::\d+)?): [\w ]*error(?: #\S+)?: (?P<what>.+)$"
+    r"|^(?P<tool>ptxas|nvlink)[^\n:]* (?:error|fatal)\s*: (?P<fault>.+)$",
+    re.MULTILINE,
+)
+"""What nvcc (``FILE(LINE): error: ...``), other compilers (``FILE:LINE:COLUMN: error: ...``) and NVIDIA's assembler and
+linker write."""
+
 _PACKAGES = {
     "cublas": "nvidia-cublas", "cudnn": "nvidia-cudnn-cu13", "curand": "nvidia-curand", "cusparse": "nvidia-cusparse",
     "cusolver": "nvidia-cusolver", "cufft": "nvidia-cufft", "nccl": "nvidia-nccl-cu13", "cub/": "nvidia-cuda-cccl",
@@ -52,7 +60,7 @@ def build(variant: Variant, definition: Document) -> Any:
     """The entry point of a C++ or CUDA Solution, compiled for the variant's target (or loaded, if it was before).
 
     Raises:
-        CompileError: It does not compile; the first line says what is missing, if that shows.
+        CompileError: It does not compile; the first line says what is missing, else where it stops, if that shows.
         RejectedError: A kernel declares more shared memory than the assembler allows for the target.
     """
     if variant.binding == "torch" and variant.language == "cuda" and not _torch_is_for_cuda():
@@ -62,7 +70,7 @@ def build(variant: Variant, definition: Document) -> Any:
             return fib.build(variant, definition)
         except Exception as error:
             _refuse_too_large(str(error), variant)
-            why = lacks(str(error), variant.dependencies)
+            why = lacks(str(error), variant.dependencies) or first_error(str(error))
             if why:
                 raise CompileError(f"{why}\n{error}") from error
             raise
@@ -146,6 +154,16 @@ def lacks(log: str, dependencies: tuple[str, ...]) -> str:
             return f"{name} was not found; name {package} in 'dependencies'"
         return f"{name} was not found; install {package} on the machines that build"
     return ""
+
+
+def first_error(log: str) -> str:
+    """The first mistake that a compiler or assembler names, in one line with file and line; empty if none does."""
+    found = _MISTAKE.search(log)
+    if found is None:
+        return ""
+    if found["tool"]:
+        return f"{found['tool']}: {found['fault'].strip()}"
+    return f"{Path(found['file']).name}, line {found['line'] or found['row']}: {found['what'].strip()}"
 
 
 def _readable(symbol: str) -> str:

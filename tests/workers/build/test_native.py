@@ -216,6 +216,36 @@ def test_a_kernel_with_too_much_shared_memory_is_rejected(monkeypatch):
     assert raised.value.figures == {"smem_bytes": 240000}
 
 
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (
+            'x\n/tmp/a b/main.cu(12): error: identifier "y" is undefined\nmore',
+            'main.cu, line 12: identifier "y" is undefined',
+        ),
+        ("/tmp/k.cuh(3): catastrophic error: #error directive: two", "k.cuh, line 3: #error directive: two"),
+        ("k.cuh(3): error #20: static assertion failed", "k.cuh, line 3: static assertion failed"),
+        (
+            "/tmp/m.cpp: In function 'f':\n/tmp/m.cpp:10:20: error: 'y' was not declared",
+            "m.cpp, line 10: 'y' was not declared",
+        ),
+        ("ptxas /tmp/x.ptx, line 7; error   : Unexpected instruction", "ptxas: Unexpected instruction"),
+        ("ninja: build stopped: subcommand failed.", ""),
+    ],
+)
+def test_a_log_is_read_for_the_first_mistake(log, said):
+    assert native.first_error(log) == said
+
+
+def test_where_c_plus_plus_does_not_compile_is_the_first_line(bench, tmp_path, monkeypatch):
+    """It was that ninja exited with status 1."""
+    monkeypatch.setenv("FIB_CACHE_PATH", str(tmp_path / "fib"))
+    source = CPP.replace("#include <made.h>\n#include <deep/more.h>", "").replace("seven()", "eight()")
+    with pytest.raises(CompileError, match=r"^main\.cpp, line 7: .*eight.* was not declared") as raised:
+        native.build(variant(sources={"main.cpp": source}), bench.problem.definition)
+    assert "ninja" in str(raised.value)
+
+
 @pytest.mark.slow
 @needs_nvcc
 def test_built_cuda_has_figures_and_what_is_too_large_is_rejected(dataset, tmp_path):
