@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.inputs.generator import InputGenerator
-from search_spaces.parameters import SpaceError
+from search_spaces.parameters import Constraint, SpaceError
 from search_spaces.prediction.file_model import MODEL_FILE, model_beside
 from search_spaces.space import SearchSpace, SpaceFamily
 from search_spaces.space_file import SPACE_FILE, read_space_file
@@ -24,6 +24,7 @@ class DirectoryFamily(SpaceFamily):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = read_space_file(path / SPACE_FILE)
         self._model = model_beside(path)
         self.name = self._file.name
@@ -42,6 +43,13 @@ class DirectoryFamily(SpaceFamily):
                 return f"size_axis {keys.size_axis!r} is not a variable axis; those are {', '.join(variable)}"
         return None
 
+    def _constraints(self, definition: Mapping[str, Any], target: str) -> tuple[Constraint, ...]:
+        """The rules for a definition and a target; what they read is known only now."""
+        try:
+            return tuple(c.on(definition, target, self._file.keys.size_axis) for c in self._file.constraints)
+        except SpaceError as error:
+            raise SpaceError(f"{self._path / SPACE_FILE}: {error}") from error
+
     def input_generator(self, definition: Mapping[str, Any]) -> InputGenerator | None:
         return self._file.inputs
 
@@ -56,7 +64,7 @@ class DirectoryFamily(SpaceFamily):
             name=file.name,
             target=target,
             parameters=file.parameters,
-            constraints=tuple(c.on(definition, target, keys.size_axis) for c in file.constraints),
+            constraints=self._constraints(definition, target),
             default=file.default,
             defaults=file.defaults,
             sources={n: text for n, text in file.sources.items() if self._model is None or n != MODEL_FILE},

@@ -171,7 +171,8 @@ def _read_keys(path: Path) -> SpaceKeys:
         raise SpaceError(f"cannot be read: {reason}") from error
     data = yaml_text.load(text, values=("parameters", "configs", "default", "starts"), but=("doc", "kind"))
     if not isinstance(data, dict):
-        raise SpaceError(f"holds {show(data)}; needed is {mapping_of(SpaceKeys)}")
+        what = "is empty" if data is None else f"holds {show(data)}"
+        raise SpaceError(f"{what}; needed is {mapping_of(SpaceKeys)}")
     return read_keys(data)
 
 

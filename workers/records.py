@@ -53,6 +53,11 @@ OF_THE_MACHINE = frozenset((Status.WORKER_LOST, Status.TIMEOUT, Status.CRASHED))
 """Failures that the machine may have caused (overload, no memory, lost): the same config may pass another time."""
 
 
+PREPARE_S = 900.0
+"""Seconds that making the inputs of a workload and running the reference on them may take; the largest public MoE
+workload takes minutes on a CPU."""
+
+
 @dataclass(frozen=True)
 class Deadlines:
     """The longest that each phase may take, in seconds of wall time."""

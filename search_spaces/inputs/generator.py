@@ -111,7 +111,8 @@ class InputGenerator:
         try:
             return _module(self.source, self.where)[function](*arguments)
         except Exception as error:
-            why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            said = " ".join(str(error).split())
+            why = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
             raise SpaceError(f"{self.where}: {function} for profile {profile!r}: {why}") from error
 
     @property

@@ -108,7 +108,9 @@ class StartKeys(_Keys):
 class SpaceKeys(_Keys):
     """Everything that a ``space.yaml`` may say."""
 
-    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="a list of at least one target")
+    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(
+        min_length=1, description=f"a list of at least one of {', '.join(NAMES)}"
+    )
     default: dict[Any, Any] | list[Any] = Field(
         description="a mapping with a value for every parameter, or a list of {config, sizes}"
     )
@@ -165,10 +167,15 @@ def read_keys(data: Mapping[Any, Any]) -> SpaceKeys:
     try:
         return SpaceKeys.model_validate(data)
     except ValidationError as error:
-        found = error.errors()
-        unknown = [e for e in found if e["type"] in ("extra_forbidden", "invalid_key")]
-        missing = [e for e in found if e["type"] == "missing"]
-        raise SpaceError(_message((unknown or missing or found)[0], data)) from error
+        raise SpaceError(_message(_telling(error), data)) from error
+
+
+def _telling(error: ValidationError) -> ErrorDetails:
+    """The complaint that says most: an unknown key explains the one that is missing."""
+    found = error.errors()
+    unknown = [e for e in found if e["type"] in ("extra_forbidden", "invalid_key")]
+    missing = [e for e in found if e["type"] == "missing"]
+    return (unknown or missing or found)[0]
 
 
 def row_of(what: str, given: Any) -> StartKeys:
@@ -180,7 +187,7 @@ def row_of(what: str, given: Any) -> StartKeys:
     try:
         return StartKeys.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = _telling(error)
         if not first["loc"] or not isinstance(given, dict):
             raise SpaceError(f"{what} is {show(given)}; needed is {mapping_of(StartKeys)}") from error
         raise SpaceError(_key_message(first, first["loc"], f"{what}: ", given, StartKeys)) from error

@@ -20,10 +20,11 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, except that a repeated key is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise SpaceError(f"line {node.start_mark.line + 1}: key {key!r} is given twice")
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise SpaceError(f"line {key.start_mark.line + 1}: key {key.value!r} is given twice")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

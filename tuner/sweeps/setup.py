@@ -24,7 +24,7 @@ from workers.fib.adapter import definition_model
 from workers.fib.dataset import Dataset, Document, Problem, profile_of
 from workers.fib.made_workloads import mixed, weights
 from workers.judge.outputs.rules import Asked, Rule, for_official_run, rules_for, unjudgeable
-from workers.records import AUTO, Deadlines, Method, Prepared, Tolerance
+from workers.records import AUTO, PREPARE_S, Deadlines, Method, Prepared, Tolerance
 from workers.runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -321,7 +321,8 @@ def open_runner(
 
 def preparing(setup: Setup) -> str:
     """What a command does before :func:`judgeable` answers, for those who watch."""
-    return f"making inputs and reference outputs of {len(setup.problem.workloads)} workloads"
+    count = len(setup.problem.workloads)
+    return f"making inputs and reference outputs of {count} workloads, each of which may take {PREPARE_S:g} s"
 
 
 def judgeable(setup: Setup, runner: Runner, say: Callable[[str], None] = lambda _: None) -> Setup:

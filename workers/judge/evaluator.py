@@ -25,6 +25,7 @@ from workers.fib.dataset import Problem
 from workers.judge.judgement import Judgement, Staged
 from workers.records import (
     AUTO,
+    PREPARE_S,
     BuiltVariant,
     Comparison,
     ComparisonJob,
@@ -48,9 +49,6 @@ a new process has to make its workloads again, which takes seconds."""
 _QUIET_JOBS = 8
 """Number of jobs that must end well after a process was damaged before variants are called ahead again: if one of them
 kills the process, the present job has to run again."""
-
-_PREPARE_LIMIT_S = 900.0
-"""Deadline for making inputs and running a reference; the largest public MoE workload takes minutes on a CPU."""
 
 _DATA_SHARE = 0.7
 """Share of main memory that a candidate's process may take on the CPU target."""
@@ -89,7 +87,7 @@ class VariantEvaluator:
         self._limits_s = {
             PhaseKind.LOAD: deadlines.check_s,
             PhaseKind.COMPILE: deadlines.compile_s,
-            PhaseKind.PREPARE: _PREPARE_LIMIT_S,
+            PhaseKind.PREPARE: PREPARE_S,
             PhaseKind.CHECK: deadlines.check_s,
             PhaseKind.INSPECT: deadlines.check_s,
             PhaseKind.MEASURE: deadlines.measure_s,

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from search_spaces.inputs.generator import InputGenerator
+from search_spaces.parameters import SpaceError
 from tests.tuner import toy
 from tuner.errors import UsageError
 from tuner.settings import load
@@ -139,3 +140,9 @@ def test_a_folder_brings_its_own_generator(tmp_path):
     setup = resolve(load({**given, "profiles": "ramp"}))
     assert "inputs.py" not in setup.space().sources
     assert made(setup.problem, "w0~ramp")[0, :3].tolist() == [0, 1, 2]
+
+
+def test_what_a_generator_raises_is_one_line():
+    source = "PROFILES = {'a': 'b'}\nFILLS = ('x',)\ndef fill(*_):\n    raise RuntimeError('no such\\nthing')\n"
+    with pytest.raises(SpaceError, match=r"^mine\.py: fill for profile 'a': RuntimeError: no such thing$"):
+        InputGenerator("mine.py", source).fill("a", {}, {}, 0)
