@@ -254,10 +254,12 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
             lambda c: _multiple(c["tile_t_1"] * c["cluster_t_1"], c["tile_t_2"] * c["cluster_t_2"]),
         ),
         FEWER_COLUMNS,
+        # The same where one GEMM alone can have such tiles, from fewer parameters: else most random draws would end at
+        # the rule above.
         *(
             Constraint(
                 ("narrow", *mine, f"swap_{other}"),
-                "the same of one GEMM, where the other has tokens as M: most draws would end here otherwise",
+                FEWER_COLUMNS.reason,
                 lambda c, mine=mine, other=other: not c["narrow"] or c[f"swap_{other}"] or _wider(c, *mine),  # type: ignore[misc]
             )
             for mine, other in ((("swap_1", "tile_t_1"), 2), (("swap_2", "tile_t_2"), 1))
@@ -278,7 +280,7 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
         ),
         Constraint(
             ("handover", "combine"),
-            "bfloat16 rows are handed over",
+            "handover passes on bfloat16 rows, so combine is not atomic_f32",
             lambda c: not c["handover"] or c["combine"] != "atomic_f32",
         ),
         Constraint(

@@ -13,7 +13,7 @@ SPLIT_ROWS = Parameter(
 CROWDED_ROWS = Parameter(
     "crowded_rows",
     (0, 32, 64, 128, 256),
-    doc="experts are divided only where one has more rows, else the launches for few rows serve all; 0: always",
+    doc="split_rows divides the experts only in calls where one of them has more rows than this; 0: in all calls",
 )
 
 FEWER_COLUMNS = Constraint(
@@ -38,7 +38,7 @@ def split_constraints(default: Config, many: tuple[str, ...]) -> tuple[Constrain
         *(_unused(name, default) for name in ("crowded_rows", *many)),
         Constraint(
             ("split_rows", "crowded_rows"),
-            "of two bounds for a call the one for calls without a busy expert is the larger one",
+            "crowded_rows takes the place of split_rows in calls without a busy expert, so it is the larger one",
             lambda c: not c["crowded_rows"] or c["crowded_rows"] > c["split_rows"],
         ),
         Constraint(
@@ -62,7 +62,7 @@ def _swapped(swap: str) -> Constraint:
     """One for each GEMM."""
     return Constraint(
         (swap, "split_rows", "crowded_rows"),
-        "few rows per expert want the weights as M: the other launch has tokens as M; one that serves all experts of "
-        "some calls may have them too",
+        "few rows per expert want the weights as M, the other launch has tokens as M; with crowded_rows both may, as "
+        "the launch for few rows then serves all experts of some calls",
         lambda c: not c["split_rows"] or bool(c[swap]) or c["crowded_rows"] > 0,
     )

@@ -138,7 +138,7 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
         ({"feed": "tiles", "swap_2": True, "tile_t_2": 16}, "the same ones in both GEMMs"),
         ({"feed": "tiles", "combine": "atomic_bf16"}, "must be cleared before the last tiles"),
         ({"split_rows": 16}, "the other launch has tokens as M"),
-        ({"split_rows": 64, "crowded_rows": 64}, "the larger one"),
+        ({"split_rows": 64, "crowded_rows": 64}, "crowded_rows takes the place of split_rows"),
         ({"crowded_rows": 64}, "have no effect"),
         ({"split_rows": 16, "crowded_rows": 64, "gather": "beside", "multicast_1": "tokens"}, "cannot multicast"),
         ({"stages_1": 12}, "GEMM 1"),
@@ -152,6 +152,13 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
 def test_constraints_name_the_reason(space, change, reason):
     config = space.check({**DEFAULT, **change})
     assert reason in space.violation(config)
+
+
+def test_a_second_n_without_wider_tiles_is_refused_with_a_reason_that_stands_alone():
+    """Of several broken rules the one that says most of the change is named: it must not lean on another one."""
+    blackwell = FAMILY.space(made_up(), "sm_100a")
+    reason = blackwell.violation({**blackwell.default, "narrow": 16}, blackwell.default)
+    assert reason == "only swapped tiles with more token columns can be multiplied with fewer"
 
 
 def test_plans_of_valid_configs_fit_the_hardware(space):
