@@ -6,7 +6,8 @@ Sets: ``ladder`` (the rungs of docs/b200.md), ``starts`` (the space's), ``starts
 model ranks first), ``starts_scaled`` (those with scaled MMAs, with scales that are powers of two, as they need),
 ``sample`` (a stratified sample: every value of every parameter about equally often), ``second_n`` (random configs in
 which GEMM 1 multiplies tiles of few rows with an N of their own), ``real`` (a stratified sample at the hidden and the
-intermediate size of the main definition, two local experts). No GPU; about a minute of a core for a config, half of it
+intermediate size of the main definition, two local experts), ``again`` (recorded configs whose kernels have changed
+since, see kernels.py). No GPU; about a minute of a core for a config, half of it
 compiling.
 
 Each record says what it was made of and by: the space's fingerprint, a digest of the variant's sources, the compiler,
@@ -63,6 +64,7 @@ SETS: dict[str, tuple[MoeSizes, tuple[Routing, ...]]] = {
     "starts_scaled": (ROOMY, ROUTINGS),
     "sample": (MOE_SIZES, ROUTINGS),
     "second_n": (MOE_SIZES, ROUTINGS),
+    "again": (MOE_SIZES, ROUTINGS),
     "real": (SLICE, FEW_ROWS),
 }
 
@@ -87,6 +89,19 @@ def configs_of(name: str, space: SearchSpace, count: int, seed: int) -> list[Con
         drawn = (space.sample(rng) for _ in itertools.count())
         return list(itertools.islice((c for c in drawn if c["swap_1"] and 0 < c["narrow"] < c["tile_t_1"]), count))
     return spread(space, count, seed)
+
+
+def recorded_configs(path: Path, hashes: list[str], space: SearchSpace) -> list[Config]:
+    """Recorded configs, with the defaults of parameters that the space has got since.
+
+    Args:
+        path: A file of this command, or docs/results/emulation.json.
+        hashes: What the records call them.
+        space: Of the sizes of set ``again``.
+    """
+    document = json.loads(path.read_text())
+    records = {r["hash"]: r["config"] for r in document.get("configs", document.get("variants"))}
+    return [{**space.default, **records[name]} for name in hashes]
 
 
 def judged(space: SearchSpace, configs: list[Config], routings: tuple[Routing, ...]) -> Iterator[dict[str, Any]]:
@@ -120,13 +135,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="configs of a sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="JSON; what it already has is not judged again")
+    parser.add_argument("--of", type=Path, metavar="RECORDS", help="where the configs of `again` were recorded")
+    parser.add_argument("--hash", nargs="+", default=[], help="the configs of `again`")
     arguments = parser.parse_args()
     sizes, routings = SETS[arguments.set]
     space = space_of(sizes, promising=arguments.set == "starts_scaled")
     records = json.loads(arguments.out.read_text())["variants"] if arguments.out.is_file() else []
     now = (arguments.set, space.fingerprint, method())
     done = {r["hash"] for r in records if (r["set"], r["fingerprint"], r["method"]) == now}
-    configs = configs_of(arguments.set, space, arguments.count, arguments.seed)
+    if arguments.set == "again":
+        if not (arguments.of and arguments.hash):
+            parser.error("again needs --of RECORDS and --hash HASH ...")
+        configs = recorded_configs(arguments.of, arguments.hash, space)
+    else:
+        configs = configs_of(arguments.set, space, arguments.count, arguments.seed)
     for record in judged(space, [c for c in configs if space.config_hash(c) not in done], routings):
         drawn = {"count": arguments.count, "seed": arguments.seed} if arguments.set not in ("ladder", *STARTS) else {}
         records.append({"set": arguments.set, "definition": sizes.name, **drawn, **record})
