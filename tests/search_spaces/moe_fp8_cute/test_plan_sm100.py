@@ -80,7 +80,7 @@ def test_every_value_occurs_in_a_valid_config(space):
         ({"split_k_2": 2}, "added by the atomics"),
         ({"swap_1": True, "tile_t_1": 192, "tile_w_1": 256, "acc_stages_1": 1, "stages_1": 2}, "64 K registers"),
         ({"pdl": False}, "without programmatic launch"),
-        ({"handover": True, "combine": "atomic_f32", "stages_2": 2}, "bfloat16 rows are handed over"),
+        ({"handover": True, "combine": "atomic_f32", "stages_2": 2}, "handover passes on bfloat16 rows"),
         ({"fallback": True, **PAIRS}, "only a cluster of more CTAs than a pair"),
         ({"scaled_2": True, "acc_stages_2": 1}, "scaled MMAs multiply with powers of two: a definition promises them"),
         ({"narrow": 16}, "more token columns can be multiplied with fewer"),
