@@ -54,14 +54,20 @@ def test_every_loop_around_loads_is_found_the_longest_first():
     assert [figures(loop)["packed_fma"] for loop in loops_of(few + SASS)] == [1, 0]
 
 
-@pytest.mark.slow
-def test_configs_are_built_and_their_loops_found(tmp_path):
-    """Both benchmarks called a function of the build that there was no longer."""
+@pytest.fixture
+def sass():
+    """Skips where nothing can be compiled, or read once it is."""
     pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
     try:
         disassembler()
     except RuntimeError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sass")
+def test_configs_are_built_and_their_loops_found(tmp_path):
+    """Both benchmarks called a function of the build that there was no longer."""
     space = FAMILY.space(main_definition(), TARGET)
     stage(space, tmp_path)
     few = {**space.default, **{"swap_1": True, "tile_t_1": 32, "swap_2": True, "tile_t_2": 32, "narrow": 16}}
@@ -74,13 +80,9 @@ def test_configs_are_built_and_their_loops_found(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sass")
 def test_builds_refuse_no_start(tmp_path):
     """The first start of many rows spilled 68 bytes, in a launch for few rows that is idle at these sizes."""
-    pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
-    try:
-        disassembler()
-    except RuntimeError as error:
-        pytest.skip(str(error))
     space = FAMILY.space({**main_definition(), "tags": [POWER_OF_TWO]}, TARGET)
     stage(space, tmp_path)
     for start in space.starts:
