@@ -42,14 +42,20 @@ _SHARED_WEIGHTS: dict[str, Any] = {
     "multicast_1": "weights",
     "multicast_2": "weights",
 }
+_SHARED_HALVES: dict[str, Any] = {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}
+"""Half as many weight rows in GEMM 2's tiles."""
 _NARROW: dict[str, Any] = {
     "combine": "atomic_bf16",
     **{f"{name}_{i}": value for i in (1, 2) for name, value in (("tile_w", 128), ("stages", 6))},
 }
+_NARROW_PAIRS: dict[str, Any] = {**_NARROW, "stages_2": 4, "ctas_per_sm_2": 2}
+"""The same with two CTAs of GEMM 2 on an SM."""
 _PERMUTED: dict[str, Any] = {"gather": "many"}
 """Rows of experts with many rows come by TMA from a permuted copy."""
 _BESIDE: dict[str, Any] = {"gather": "beside", "clear": "along"}
 """GEMM 1 makes that copy and clears the output, both while it multiplies."""
+_FED: dict[str, Any] = {"clear": "along", "feed": "tiles"}
+"""GEMM 2 starts beside the last tiles of GEMM 1."""
 
 
 def _small(tiles: int, tile_t: int) -> dict[str, Any]:
@@ -58,30 +64,34 @@ def _small(tiles: int, tile_t: int) -> dict[str, Any]:
 
 
 HOPPER: tuple[tuple[int, int | None, dict[str, Any]], ...] = (
-    (0, 128, _swapped(8)),
+    (0, 32, _swapped(8)),
     (0, 16, _swapped(8, order="weights")),
     (0, 8, _SPLIT_K),
     (9, 32, {**_swapped(16), "narrow_tiles": 2}),
     (17, 64, {**_swapped(32, narrow=16), "narrow_tiles": 2}),
-    (17, 64, _swapped(32)),
-    (17, 256, {**_swapped(8), **_many(8, 64, 128, 128)}),
-    (17, 256, _NARROW),
-    (33, 256, {**_swapped(8), **_many(8, 64, 256, 128), **_small(4, 64)}),
-    (65, 256, {**_swapped(8), **_many(8, 64, 128, 128), "many_ctas_per_sm": 2}),
-    (65, 1024, {**_swapped(16), **_many(16, 128, 128, 128), **_PERMUTED}),
+    (17, 32, _swapped(32)),
+    (17, 128, {**_swapped(8), **_many(8, 64, 128, 128)}),
+    (17, 128, _NARROW),
+    (33, 128, {**_swapped(8), **_FED}),
+    (33, 256, {**_swapped(8), **_many(8, 64, 128, 128), **_FED}),
+    (33, 128, {**_swapped(8), **_many(8, 64, 256, 128), **_small(4, 64)}),
+    (65, 128, {**_swapped(8), **_many(8, 64, 128, 128), "many_ctas_per_sm": 2}),
+    (65, 512, {**_swapped(16), **_many(16, 128, 128, 128), **_PERMUTED}),
+    (129, 512, {**_swapped(16), **_many(8, 64, 128, 128), "crowded_rows": 32, **_FED}),
     (129, 512, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_PERMUTED, **_small(4, 128)}),
+    (129, 1024, {**_NARROW_PAIRS, **_FED}),
     (129, 2048, {**_swapped(16), **_many(16, 128, 256, 128, "weights"), **_small(4, 64)}),
-    (257, 2048, {**_swapped(16), **_many(16, 64, 256, 128)}),
     (257, 1024, {**_swapped(16), **_many(16, 128, 128, 256), **_PERMUTED}),
-    (257, 4096, {**_swapped(32), **_many(32, 128, 256, 128, "weights"), **_PERMUTED}),
-    (1025, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_PERMUTED}),
+    (257, 2048, {**_swapped(32), **_many(32, 128, 256, 128, "weights"), **_PERMUTED}),
+    (513, 2048, {**_NARROW_PAIRS, **_many(16, 128, 256, 256, "weights"), "crowded_rows": 128, **_BESIDE, **_FED}),
+    (513, None, {**_SHARED_HALVES, **_many(16, 128, 256, 256, "weights"), "crowded_rows": 256, **_BESIDE, **_FED}),
+    (513, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_BESIDE, **_FED}),
     (1025, None, _SHARED_WEIGHTS),
-    (1025, 4096, {**_SHARED_WEIGHTS, "tile_w_2": 128, "stages_2": 6}),
-    (1025, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
-    (2049, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_BESIDE}),
-    (4097, None, {**_SHARED_WEIGHTS, **_BESIDE}),
-    (1025, None, {**_SHARED_WEIGHTS, **_BESIDE, "feed": "tiles"}),
-    (1025, 2048, {**_SHARED_WEIGHTS, **_BESIDE, "feed": "tiles", "tile_w_2": 128, "stages_2": 6}),
+    (1025, 2048, _SHARED_HALVES),
+    (1025, None, {**_SHARED_WEIGHTS, **_BESIDE, **_FED}),
+    (1025, 2048, {**_SHARED_HALVES, **_BESIDE, **_FED}),
+    (2049, None, {**_swapped(16), **_many(16, 128, 256, 256, "weights"), **_PERMUTED}),
+    (2049, None, {**_SHARED_WEIGHTS, "order": "mixed"}),
 )
 """(smallest size, largest size or None, what differs from the default)."""
 

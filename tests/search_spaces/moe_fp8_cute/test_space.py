@@ -11,8 +11,10 @@ from search_spaces.moe_fp8_cute.solution.budget import REGISTERS_PER_SM, SMEM_PE
 from search_spaces.moe_fp8_cute.solution.plans import batch_rows, plans, row_align, row_capacity
 from search_spaces.moe_fp8_cute.solution.workspace import ALIGN, sections
 from search_spaces.moe_fp8_cute.space import DEFAULT, FAMILY, sizes_of
+from search_spaces.moe_fp8_cute.starts import HOPPER
 from search_spaces.parameters import SpaceError
 from tests.search_spaces.moe_fp8 import definitions as moe
+from tuner.settings import DEFAULT_BOUNDS
 
 DEFINITIONS = Path(__file__).parents[4] / "shared" / "flashinfer-trace" / "definitions"
 MAIN = "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32_h7168_i2048"
@@ -228,6 +230,16 @@ def test_workspace_sections_do_not_overlap_and_hold_their_tensors(space):
 def test_starts_cover_every_size(target):
     space = FAMILY.space(made_up(), target)
     assert all(any(s.suits([size]) for s in space.starts) for size in (1, 57, 256, 257, 901, 4096, 14_107))
+
+
+def test_every_hopper_start_is_tried_once_and_few_in_a_regime(space):
+    """A start that breaks a constraint is left out without a word; every one costs a trial in each sweep."""
+    assert [dict(s.config) for s in space.starts] == [{**DEFAULT, **changes} for _, _, changes in HOPPER]
+    assert len({space.config_hash(s.config) for s in space.starts}) == len(HOPPER)
+    edges = (0, *(bound + 1 for bound in DEFAULT_BOUNDS))
+    for low, high in zip(edges, (*DEFAULT_BOUNDS, 1 << 20), strict=True):
+        tried = [s for s in space.starts if s.smallest <= high and (s.largest is None or low <= s.largest)]
+        assert len(tried) <= 11, (low, high)
 
 
 def test_sources_are_complete_and_render(space):
