@@ -9,7 +9,8 @@ Stages: ``setup`` (routing tensors, baselines, versions), ``first`` and ``second
 (everything interleaved), ``baselines`` (the tuned Solution and all baselines, eagerly), ``throughput`` (24 variants by
 our workers), ``eager`` (the same, timed as stock flashinfer-bench times), ``stock`` (the same by stock
 flashinfer-bench), ``whole`` (whole runs of both, builds included, stock on a sample), ``again`` (by stock once more
-what it ordered otherwise), ``scaling`` (one evaluator, two evaluators), ``faults``.
+what it ordered otherwise), ``scaling`` (one evaluator, two evaluators), ``faults``,
+``record`` (many configs on eight workloads, as recordings).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_sweep import jobs, publish, stages, stock_run, whole_run
+from benchmarks.gpu_sweep import jobs, publish, record, stages, stock_run, whole_run
 from benchmarks.gpu_sweep.campaign import Campaign, parse
 from benchmarks.gpu_sweep.context import MAIN, Context
 from workers.fib.official_run import StockEffort
@@ -42,6 +43,7 @@ STAGES: dict[str, Callable[[Context, argparse.Namespace], dict[str, Any]]] = {
     "again": lambda c, a: stock_run.again(c, StockEffort()),
     "scaling": lambda c, a: jobs.scaling(c, a.builders),
     "faults": lambda c, a: jobs.planted_faults(c, a.fault_variants, a.planted),
+    "record": lambda c, a: record.run(c, a.recorded, a.builders),
 }
 
 
@@ -93,6 +95,7 @@ def _context_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=36, help="of an interleaved comparison")
     parser.add_argument("--fault-variants", type=int, default=200)
     parser.add_argument("--planted", type=int, default=50)
+    parser.add_argument("--recorded", type=int, default=2500, help="configs of the stage `record`")
     parser.add_argument("--limit-s", type=float, default=560.0, help="seconds for everything")
 
 
@@ -110,6 +113,7 @@ def _flags(args: argparse.Namespace) -> list[str]:
         "rounds",
         "fault_variants",
         "planted",
+        "recorded",
     )
     flags = [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
     return [*flags, *(["--builders", str(args.builders)] if args.builders else [])]

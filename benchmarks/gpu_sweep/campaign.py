@@ -173,6 +173,7 @@ class Campaign:
             *work.glob("*.log"),
             *work.glob("*.db"),
             *work.glob("*.csv"),
+            *work.glob("*.replay.json.gz"),
             *work.glob("export-*"),
             *work.glob("stock-*/traces"),
         ]

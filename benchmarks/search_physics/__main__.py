@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs=2,
         help="databases of a sweep without starts, and of one with them beside its winners",
     )
+    parser.add_argument("--beside", type=Path, help="what `tuner bench --json` said of both sweeps' Solutions")
     parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
     parser.add_argument("--once", type=Path, help="database of one for which kernels were compiled once")
     parser.add_argument("--ahead", type=Path, help="database of one that had a head start")
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.before:
         document["before"] = _before(json.loads(options.before.read_text()))
     if options.live:
-        document["live"] = live(*options.live)
+        document["live"] = live(*options.live, options.beside)
     if options.live and options.again:
         document["live"]["again"] = again(options.again)
     if options.live and options.once:

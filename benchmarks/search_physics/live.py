@@ -16,21 +16,23 @@ SECONDS = (28, 38, 48, 58)
 """Of the search, at which its trials are counted: what its first minute went into."""
 
 
-def live(without: Path, with_starts: Path) -> dict[str, Any]:
+def live(without: Path, with_starts: Path, beside: Path | None = None) -> dict[str, Any]:
     """What the sweeps took, and their winners side by side.
 
     Args:
         without: Database of a sweep without starts.
-        with_starts: Database of one with them, whose ``--baseline`` was the Solution of the first one's winners.
+        with_starts: Database of one with them; without ``beside`` its ``--baseline`` was the Solution of the first
+            one's winners.
+        beside: What ``tuner bench --json`` said of the Solutions of both, that without starts given first.
     """
     found: dict[str, Any] = {"without_starts": _sweep(without), "with_starts": _sweep(with_starts)}
-    beside = _summary(with_starts)["baseline"]
-    times = {name: _medians(beside["solutions"][name]) for name in ("baseline", "tuned")}
+    both = _summary(with_starts)["baseline"] if beside is None else json.loads(beside.read_text(encoding="utf-8"))
+    (first, second), times = both["solutions"], {name: _medians(s) for name, s in both["solutions"].items()}
     rows = [
-        {"tokens": tokens, "without_us": us, "with_us": times["tuned"][tokens], "ratio": us / times["tuned"][tokens]}
-        for tokens, us in sorted(times["baseline"].items())
+        {"tokens": tokens, "without_us": us, "with_us": times[second][tokens], "ratio": us / times[second][tokens]}
+        for tokens, us in sorted(times[first].items())
     ]
-    ratio = beside["ratio_to_first"]["tuned"]
+    ratio = both["ratio_to_first"][second]
     return {
         **found,
         "side_by_side": rows,

@@ -44,6 +44,15 @@ def test_progress_is_counted_in_the_database(tmp_path):
     assert (found["rel_without_starts"], found["rel_interval"], found["rel_worst"]) == (1.0, [0.25, 1.5], 0.25)
 
 
+def test_solutions_may_be_measured_beside_each_other_later(tmp_path):
+    ratio = {"ratio": 0.5, "low": 0.4, "high": 0.8}
+    both = {"solutions": {"one": solution(10.0), "other": solution(8.0)}, "ratio_to_first": {"other": ratio}}
+    (tmp_path / "bench.json").write_text(json.dumps(both))
+    sweeps = [database(tmp_path / name, SUMMARY, [20], "search") for name in ("a.db", "b.db")]
+    found = live(*sweeps, tmp_path / "bench.json")
+    assert (found["rel_without_starts"], found["rel_worst"]) == (1.0, 0.25)
+
+
 def test_an_interrupted_sweep_says_what_its_database_has(tmp_path):
     """It has no summary, which was a KeyError."""
     found = again(database(tmp_path / "c.db", {}, [20, 30, 100], "search"))
