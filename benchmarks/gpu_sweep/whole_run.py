@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.gpu_sweep import jobs, stock_run, variants
 from benchmarks.gpu_sweep.context import Context
 from workers.cluster.ray_runner import RayRunner
+from workers.devices.libraries import imported_names
 from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.fib.official_run import StockEffort, StockRun
@@ -37,8 +38,7 @@ def run(context: Context, builders: int | None, effort: StockEffort) -> dict[str
     wanted = variants.compared(context)
     problem = _some(context)
     ours = judged_as_built(context, problem, wanted, builders)
-    kept = {k: v for k, v in ours.items() if k != "measurements"}
-    result: dict[str, Any] = {"ours": kept, "stock": {"calls": [], "rows": [], "planted": None}}
+    result: dict[str, Any] = {"ours": ours, "stock": {"calls": [], "rows": [], "planted": None}}
     context.save("whole", result)
     good, planted = _sample(wanted, [k for k, b in ours["builds"].items() if b["status"] == "BUILT"])
     found = result["stock"]
@@ -94,7 +94,8 @@ def judged_as_built(
     builds: dict[str, BuildResult] = {}
     done: list[tuple[float, Evaluation]] = []
     build_s, left = 0.0, 0
-    runner = RayRunner(problem, context.target, builders=builders, evaluators=1)
+    imports = imported_names(context.space.sources, context.space.dependencies)
+    runner = RayRunner(problem, context.target, builders=builders, evaluators=1, imports=imports)
     try:
         for variant in wanted:
             runner.submit_build(variant)
