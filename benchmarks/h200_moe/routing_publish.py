@@ -1,13 +1,19 @@
 """Records of routing_run.py -> docs/results/routing.json and the table of routing.md.
 
-    python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --table table.json
-    python -m benchmarks.h200_moe.routing_publish CHOOSING VARIANTS --shown SHOWN --given table.json --json routing.json
+    python -m benchmarks.h200_moe.routing_publish VARIANTS --choosing FILE [FILE ...] --table table.json
+    python -m benchmarks.h200_moe.routing_publish VARIANTS --choosing FILE [FILE ...] --shown FILE [FILE ...]
+        [--ours NAME] --given TABLE_OR_SOLUTION --json routing.json
 
 The dispatch table is what a sweep over these points would export: the product's own ranking with its guard in each
-regime, and its bounds where neighbouring winners cross. It is chosen from the records CHOOSING, and so is
-``best_config``, the fastest of all configs at a point alone. All figures are medians of SHOWN, which was measured
-afterwards, so that nobody is shown by the samples that chose it; there the Solution of the table runs as one, under
-the name ``exported``. Without SHOWN the first half of the rounds chooses and the second is shown.
+regime, and its bounds where neighbouring winners cross. It is chosen from the records of ``--choosing``, and so is
+``best_config``, the fastest of all configs at a point alone. All figures are medians of those of ``--shown``, which
+were measured afterwards, so that nobody is shown by the samples that chose it; there the Solution of the table runs
+as one, under the name that ``--ours`` gives. Without ``--shown`` the first half of the rounds chooses and the
+second is shown.
+
+Records may be of several files, with points that are divided between cards; a point is in one of them only, since
+samples of two cards do not compare. The Solution may also be what a sweep exported: ``--given`` is then its folder, and
+the configs of its table have the names that VARIANTS give them, else ``sweep-N``.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ import gzip
 import itertools
 import json
 import math
+import runpy
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +37,7 @@ from tuner.sweeps.regimes import DEFAULT_BOUNDS, split
 
 BASELINES = {"deepgemm_us": "baseline_deepgemm", "triton_us": "baseline_triton"}
 EXPORTED = "exported"
-"""The Solution of the table, where it was measured as one."""
+"""What the Solution of the table is called, where it was measured as one."""
 WORST_FACTOR = 1.5
 
 
@@ -52,9 +59,10 @@ class Points:
         configs: dict[str, dict[str, Any]],
         shown: list[dict[str, Any]] | None = None,
         bounds: Sequence[int] = DEFAULT_BOUNDS,
+        ours: str = EXPORTED,
     ) -> None:
         self.records = {_key(r): r for r in records}
-        self.configs, self.bounds = configs, bounds
+        self.configs, self.bounds, self.ours = configs, bounds, ours
         self.choosing: dict[str, dict[str, list[float]]] = {}
         self.shown_us: dict[str, dict[str, float]] = {}
         wanted = max(len(one) for r in records for rounds in r["samples_us"].values() for one in rounds)
@@ -98,7 +106,7 @@ class Points:
     def served(self, rows: list[Row], key: str) -> float | None:
         """Microseconds of the Solution as one, else of the config that the table gives a point."""
         shown = self.shown_us[key]
-        return shown.get(EXPORTED, shown.get(config_of(rows, self.records[key]["seq_len"])))
+        return shown.get(self.ours, shown.get(config_of(rows, self.records[key]["seq_len"])))
 
 
 def _filled(rounds: list[list[float]], wanted: int) -> list[list[float]]:
@@ -162,31 +170,56 @@ def markdown(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    raw = path.read_bytes()
-    found: list[dict[str, Any]] = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    return found
+def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The records of several files, whose points were divided between cards.
+
+    Raises:
+        ValueError: A point is in two files.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        raw = path.read_bytes()
+        for record in json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw):
+            if found.setdefault(_key(record), record) is not record:
+                raise ValueError(f"{path}: {_key(record)} was measured before; samples of two runs do not compare")
+    return list(found.values())
+
+
+def given(path: Path, configs: dict[str, dict[str, Any]]) -> list[Row]:
+    """The table of a Solution that was measured: of JSON with names, or of its folder, with the configs themselves."""
+    if not path.is_dir():
+        return [Row(bound, name, "given") for bound, name in json.loads(path.read_text())]
+    rows = []
+    for number, (bound, config) in enumerate(runpy.run_path(str(path / "config.py"))["TABLE"], 1):
+        name = next((n for n, known in configs.items() if known == config), f"sweep-{number}")
+        rows.append(Row(bound, name, _differing(config, configs["default"]) if name.startswith("sweep-") else "given"))
+    return rows
+
+
+def _differing(config: dict[str, Any], default: dict[str, Any]) -> str:
+    """What a config has in place of the default."""
+    return ", ".join(f"{name} = {value}" for name, value in config.items() if default.get(name) != value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("choosing", type=Path)
     parser.add_argument("variants", type=Path, nargs="+", help="folders of variants, for their configs")
-    parser.add_argument("--shown", type=Path, help="records measured afterwards")
+    parser.add_argument("--choosing", type=Path, nargs="+", required=True, metavar="FILE", help="records that choose")
+    parser.add_argument("--shown", type=Path, nargs="+", metavar="FILE", help="records measured afterwards")
+    parser.add_argument("--ours", default=EXPORTED, help="name under which the Solution was measured as one")
     parser.add_argument("--regimes", default=",".join(map(str, DEFAULT_BOUNDS)), help="bounds before they are measured")
     parser.add_argument("--only", type=Path, help="JSON with the configs that may be in the table; default: all")
     parser.add_argument("--table", type=Path, help="only write the table, as one_library.py reads it, by all rounds")
-    parser.add_argument("--given", type=Path, help="the table of the Solution that was measured")
+    parser.add_argument("--given", type=Path, help="the table of the Solution that was measured, or its folder")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     paths = itertools.chain(*(folder.glob("*/variant.json") for folder in args.variants))
     configs = {path.parent.name: json.loads(path.read_text())["config"] for path in paths}
-    shown = _read(args.shown) if args.shown else [] if args.table else None
-    points = Points(_read(args.choosing), configs, shown, [int(b) for b in args.regimes.split(",")])
+    configs.pop(args.ours, None)
+    shown = read(args.shown) if args.shown else [] if args.table else None
+    points = Points(read(args.choosing), configs, shown, [int(b) for b in args.regimes.split(",")], args.ours)
     allowed = list(points.configs) if args.only is None else list(json.loads(args.only.read_text()))
-    rows = points.table(allowed)
-    if args.given:
-        rows = [Row(bound, config, "given") for bound, config in json.loads(args.given.read_text())]
+    rows = given(args.given, configs) if args.given else points.table(allowed)
     if args.table:
         args.table.write_text(json.dumps([(row.bound, row.config) for row in rows]))
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.h200_moe.routing_publish import Points, Row, compared, markdown, public_geomean
+from benchmarks.h200_moe.routing_publish import Points, Row, compared, given, main, markdown, public_geomean, read
 from tuner.sweeps.regimes import DEFAULT_BOUNDS
 
 CONFIGS = {name: {"tile": tile} for tile, name in enumerate(("default", "few", "many", "other"))}
@@ -70,6 +70,42 @@ def test_a_second_pass_is_shown_and_all_rounds_of_the_first_choose():
 def test_the_solution_that_was_measured_is_shown_with_its_own_table():
     points = Points([{**UNIFORM, "uuid": "public"}], CONFIGS, [again("public", exported=290.0)])
     assert public_geomean(points, [Row(None, "other", "given")]) == (1, pytest.approx(290.0))
+
+
+def test_points_of_two_cards_and_the_solution_of_a_sweep_are_published_together(tmp_path, monkeypatch, capsys):
+    """Half of the points are in each file; the Solution's table has configs, of which the pool knows one."""
+    for name, config in CONFIGS.items():
+        (tmp_path / "pool" / name).mkdir(parents=True)
+        (tmp_path / "pool" / name / "variant.json").write_text(json.dumps({"config": config}))
+    table = [(57, CONFIGS["few"]), (None, {"tile": 64})]
+    (tmp_path / "solution").mkdir()
+    (tmp_path / "solution" / "config.py").write_text(f"TABLE = {table!r}\n")
+    large = {**record("hot:3", default=60.0, many=40.0, ours=42.0), "seq_len": 4096, "uuid": "public"}
+    files = {"a": [record("uniform", default=300.0, few=270.0, ours=272.0)], "b": [large]}
+    for name, records in files.items():
+        (tmp_path / name).write_text(json.dumps(records))
+    arguments = ["pool", "--choosing", "a", "b", "--ours", "ours", "--given", "solution", "--json", "out.json"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["routing_publish", *arguments])
+    main()
+    first, second = json.loads((tmp_path / "out.json").read_text())
+    assert (first["ours_us"], first["best_config_us"], first["ours_config"]) == (273.0, 271.0, "few")
+    assert (second["ours_us"], second["best_config_us"], second["ours_config"]) == (43.0, 41.0, "sweep-2")
+    assert "| all | sweep-2 | tile = 64 |" in capsys.readouterr().out
+
+
+def test_a_point_that_two_runs_measured_is_refused(tmp_path):
+    """The later file would have taken the place of the first, or samples of two cards the same median."""
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps([UNIFORM]))
+    with pytest.raises(ValueError, match=r"b\.json: uniform 57 .*measured before"):
+        read([tmp_path / "a.json", tmp_path / "b.json"])
+
+
+def test_a_table_by_names_is_taken_as_it_is(tmp_path):
+    (tmp_path / "table.json").write_text(json.dumps([[8, "few"], [None, "many"]]))
+    rows = given(tmp_path / "table.json", CONFIGS)
+    assert [(row.bound, row.config) for row in rows] == [(8, "few"), (None, "many")]
 
 
 def test_samples_that_the_timer_left_out_do_not_break_the_pairs():
