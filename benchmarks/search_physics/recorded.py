@@ -22,13 +22,16 @@ from search_spaces.registry import family
 from search_spaces.space import SearchSpace
 
 ROWS = json.loads(Path(__file__).with_name("rows.json").read_text(encoding="utf-8"))
-"""Workload -> rows of each local expert. Synthetic routing, computed from the blobs that the sweeps measured on."""
+"""Workload -> rows of each local expert. Synthetic routing, computed from the blobs that the sweeps measured on, and of
+made workloads from the inputs that the product makes of those (4,096 tokens: like those of 901)."""
 
 RECORDED = {
     "moe_h200_no_starts": "no-starts-later",
     "moe_h200_starts": "starts-later",
     "moe_h200_spread": "spread-hot3",
     "moe_h200_random": "random-hot3",
+    "moe_h200_wide_random": "wide-random",
+    "moe_h200_wide_searched": "wide-searched",
 }
 """What the names of recordings begin with -> the sweep that they were taken from; of some each regime has its own."""
 
@@ -88,7 +91,7 @@ class Recorded:
 def read(sources: Sequence[Path]) -> Recorded:
     """Read databases, gzip-compressed or not, and recordings (:data:`RECORDED` names their sweeps).
 
-    A recording does not tell how many tokens a workload has: some database must have it, whatever its profile.
+    A recording does not tell how many tokens a listed workload has: some database must have it, whatever its profile.
     """
     timed: list[Timed] = []
     features: dict[str, WorkloadFeatures] = {}
@@ -139,8 +142,10 @@ def regime_of(recording: Path) -> str:
 
 
 def _features(workload: str, known: Mapping[str, WorkloadFeatures]) -> WorkloadFeatures:
-    """Tokens of the workload with the same inputs; profiles change whom they are routed to."""
-    axes = known[workload.partition("~")[0]].axes
+    """Tokens of the workload with the same inputs, since profiles change whom they are routed to; a made one is called
+    by its tokens."""
+    like, _, made = workload.partition("~")[0].partition("=")
+    axes = {like: int(made)} if made else known[like].axes
     return WorkloadFeatures(axes, {"rows_per_expert": tuple(ROWS[workload])})
 
 

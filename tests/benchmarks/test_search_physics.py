@@ -38,13 +38,14 @@ def test_recordings_of_the_moe_space_are_complete(path):
 
 
 def test_there_are_recordings():
-    assert len(RECORDINGS) == 10
+    assert len(RECORDINGS) == 12
 
 
 def test_recordings_belong_to_sweeps_and_regimes():
     """Taken for another one, a regime's trials would be missing from the replays, or a sweep's from the ranks."""
     found = Counter(name_of(path) for path in RECORDINGS)
-    assert found == {"no-starts-later": 4, "starts-later": 4, "spread-hot3": 1, "random-hot3": 1}
+    alone = ("spread-hot3", "random-hot3", "wide-random", "wide-searched")
+    assert found == {"no-starts-later": 4, "starts-later": 4, **dict.fromkeys(alone, 1)}
     assert {regime_of(p) for p in RECORDINGS if name_of(p) == "starts-later"} == set(REGIMES)
     assert {regime_of(p) for p in RECORDINGS if name_of(p) == "random-hot3"} == {"all"}
     assert name_of(Path("starts-seed0.db.gz")) == "starts-seed0"
