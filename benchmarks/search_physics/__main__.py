@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,15 +18,17 @@ from typing import Any
 from benchmarks.search_physics.fit import GPU, KERNELS, LOOKED_AT, SIZES, fit, fitted_to
 from benchmarks.search_physics.live import again, live, whole
 from benchmarks.search_physics.noise import noise_of
-from benchmarks.search_physics.page import RANDOM, held_out, page
+from benchmarks.search_physics.page import RANDOM, WIDE, held_out, page
 from benchmarks.search_physics.recorded import name_of, read
-from benchmarks.search_physics.replay import replay
+from benchmarks.search_physics.replay import replay, replay_wide
 from benchmarks.search_physics.validate import agreement
 from search_spaces.moe_fp8_cute.model import FITTED
 from workers.devices.hardware import hardware_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NOT_MEASURED = ("trials_240_s", "vs_stock_whole_run")
+LONGER = (24, 56, 120, 240, 400)
+"""Trials of the wide search after which its best is looked at."""
 FITTED_TO = 2
 """The first sweeps, to which the constants were fitted."""
 
@@ -47,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
     parser.add_argument("--once", type=Path, help="database of one for which kernels were compiled once")
     parser.add_argument("--ahead", type=Path, help="database of one that had a head start")
+    parser.add_argument(
+        "--latest",
+        type=Path,
+        nargs=4,
+        help="the newest sweeps: databases without starts, with them, of a minute, and `tuner bench --json` of both",
+    )
+    parser.add_argument("--wide-seeds", type=int, default=10, help="replays of each kind on the wide recordings")
     parser.add_argument("--whole", type=Path, help="result of the stage `whole` of benchmarks.gpu_sweep")
     parser.add_argument("--before", type=Path, help="results of an earlier model, to be shown beside")
     parser.add_argument("--keep", nargs="*", default=[], help="parts that are kept from the results that are there")
@@ -68,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     document: dict[str, Any] = {"card": recorded.hardware, "fitted_sizes": list(SIZES), "looked_at": LOOKED_AT}
     document["noise"] = {workload: asdict(noise) for workload, noise in noise_of(recorded).items()}
-    document["agreement"] = [asdict(a) for a in agreement(recorded, hardware, FITTED)]
+    found_by = [s for s in recorded.tried if s not in WIDE]
+    document["agreement"] = [asdict(a) for a in agreement(recorded, hardware, FITTED, found_by)]
+    document["wide"] = [asdict(a) for a in agreement(recorded, hardware, FITTED, WIDE)]
+    document["longer"] = _longer(recorded)
     document["by_sweep"] = {s: [asdict(a) for a in agreement(recorded, hardware, FITTED, [s])] for s in recorded.tried}
     earlier = json.loads((options.out / "search-physics.json").read_text()) if options.keep else {}
     document |= {part: earlier[part] for part in options.keep}
@@ -84,17 +97,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         document["live"]["once"] = again(options.once)
     if options.live and options.ahead:
         document["live"]["ahead"] = again(options.ahead)
+    if options.latest:
+        without, with_starts, minute, beside = options.latest
+        document["latest"] = {**live(without, with_starts, beside), "minute": again(minute)}
     if options.whole:
         document["whole_run"] = whole(options.whole)
     if options.builds:
         document["builds"] = json.loads(options.builds.read_text())
     if "replay" not in document:
         document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
+    if "replay_wide" not in document and document["wide"]:
+        document["replay_wide"] = [asdict(c) for c in replay_wide(recorded, hardware, WIDE, options.wide_seeds)]
+        document["wide_seeds"] = options.wide_seeds
     document = json.loads(json.dumps(document))  # numbers of trials are text, as in what was kept
     document = {**_headline(document), "seeds": options.seeds, **document}
     (options.out / "search-physics.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (options.out / "search-physics.md").write_text(page(document), encoding="utf-8")
     return 0
+
+
+def _longer(recorded: Any) -> dict[int, float]:
+    """Trials -> the best objective so far of the wide search, over its best."""
+    found = [math.inf if t.objective is None else t.objective for t in recorded.tried.get(WIDE[-1], ())]
+    return {n: math.exp(min(found[:n]) - min(found)) for n in LONGER if n < len(found)}
 
 
 def _crossed(recorded: Any, hardware: Any, sweeps: Sequence[str]) -> dict[str, list[dict]]:
@@ -119,7 +144,7 @@ def _before(earlier: dict[str, Any]) -> dict[str, Any]:
 
 def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     """Why a figure that is asked for is not there."""
-    live = document.get("live")
+    live = document.get("latest", document.get("live"))
     ended = "no live sweeps were given"
     if live and (newest := _newest(live)):
         ended = f"the newest live sweep ended after {newest['trials']} trials"
@@ -138,8 +163,10 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
     unseen = held_out(document)
     of_random = [a for sweep in RANDOM for a in document["by_sweep"].get(sweep, ())]
     random = [a for a in of_random if a["workload"] != LOOKED_AT]
-    found = document.get("live")
-    after = {n: [c["median"][str(n)] for c in document["replay"] if c["kind"] == "model"] for n in (60, 100, 200)}
+    found = document.get("latest", document.get("live"))
+    wide = [a for a in document["wide"] if a["workload"] != LOOKED_AT]
+    replayed = document.get("replay_wide") or document["replay"]
+    after = {n: [c["median"][str(n)] for c in replayed if c["kind"] == "model"] for n in (60, 100, 200)}
     newest = _newest(found) if found else None
     whole_sweep = newest is not None and newest["trials"] == newest["max_trials"]
     figures = {
@@ -147,6 +174,8 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
         "spearman_min": min(a["spearman"] for a in unseen),
         "spearman_ceiling_min": min(a["spearman_ceiling"] for a in unseen),
         "spearman_min_random_configs": min((a["spearman"] for a in random), default=None),
+        "spearman_min_wide": min((a["spearman"] for a in wide), default=None),
+        "top10_share_wide": sum(a["best_of_ten"] <= 1.05 for a in wide) / len(wide) if wide else None,
         "top10_share": sum(a["best_of_ten"] <= 1.05 for a in unseen) / len(unseen),
         "top10_share_random_configs": sum(a["best_of_ten"] <= 1.05 for a in random) / len(random) if random else None,
         "replay_rel_60": max(after[60]) - 1,

@@ -55,15 +55,36 @@ class Curve:
 def replay(recorded: Recorded, hardware: Hardware, sweeps: Sequence[str], seeds: int) -> list[Curve]:
     """All regimes at a time with every kind of model."""
     trials = {regime: _trials(recorded, sweeps, regime) for regime in REGIMES}
-    found = {kind: [_run(recorded, hardware, trials, kind, seed) for seed in range(seeds)] for kind in KINDS}
-    out = []
-    for regime in REGIMES:
-        for kind in KINDS:
-            ratios = np.array([run[regime] for run in found[kind]])
-            median = {n: float(np.median(ratios[:, n - 1])) for n in _counts(kind)}
-            worst = {n: float(ratios[:, n - 1].max()) for n in _counts(kind)}
-            out.append(Curve(regime, len(trials[regime]), kind, median, worst))
-    return out
+    features = {regime: _features(recorded, regime) for regime in REGIMES}
+    found = {kind: [_run(recorded, hardware, trials, kind, seed, features) for seed in range(seeds)] for kind in KINDS}
+    return [_curve(regime, len(trials[regime]), kind, found[kind]) for regime in REGIMES for kind in KINDS]
+
+
+def replay_wide(
+    recorded: Recorded, hardware: Hardware, sweeps: Sequence[str], seeds: int, kinds: Sequence[str] = KINDS
+) -> list[Curve]:
+    """Searches on one workload each, with recorded routing, that take turns: over sweeps that measured their configs
+    on all workloads."""
+    tried = [t for sweep in sweeps for t in recorded.tried[sweep]]
+    trials, features = {}, {}
+    for uuid in sorted(
+        {t.workload for s in sweeps for t in recorded.timed if t.sweep == s and "hot" not in t.workload}
+    ):
+        us = {_key(t.config): t.us for t in recorded.of(uuid) if t.sweep in sweeps}
+        name = f"{recorded.features[uuid].axes['seq_len']} tokens"
+        features[name] = [recorded.features[uuid]]
+        trials[name] = {
+            key: (Status.PASSED, math.log(us[key])) if key in us else (Status.RUNTIME_ERROR, None)
+            for key in (_key(t.config) for t in tried)
+        }
+    found = {kind: [_run(recorded, hardware, trials, kind, seed, features) for seed in range(seeds)] for kind in kinds}
+    return [_curve(name, len(known), kind, found[kind]) for name, known in trials.items() for kind in kinds]
+
+
+def _curve(regime: str, configs: int, kind: str, runs: Sequence[Mapping[str, Sequence[float]]]) -> Curve:
+    ratios = np.array([run[regime] for run in runs])
+    median = {n: float(np.median(ratios[:, n - 1])) for n in _counts(kind)}
+    return Curve(regime, configs, kind, median, {n: float(ratios[:, n - 1].max()) for n in _counts(kind)})
 
 
 def _counts(kind: str) -> tuple[int, ...]:
@@ -91,8 +112,8 @@ def _space(recorded: Recorded, regime: str, trials: Trials) -> SearchSpace:
     return recording_of(recording_of_trials(recorded.space, kept, name=regime, hardware="")).space()
 
 
-def _expect(recorded: Recorded, hardware: Hardware, regime: str, kind: str) -> Expect | None:
-    looked_at, model = spread(_features(recorded, regime)), recorded.space.model
+def _expect(recorded: Recorded, hardware: Hardware, features: Sequence[WorkloadFeatures], kind: str) -> Expect | None:
+    looked_at, model = spread(features), recorded.space.model
     assert model is not None, "moe_fp8_cute has a model"
 
     def said(config: Config) -> float:
@@ -121,7 +142,12 @@ def _part(trials: Trials, seed: str) -> Trials:
 
 
 def _run(
-    recorded: Recorded, hardware: Hardware, trials: Mapping[str, Trials], kind: str, seed: int
+    recorded: Recorded,
+    hardware: Hardware,
+    trials: Mapping[str, Trials],
+    kind: str,
+    seed: int,
+    features: Mapping[str, Sequence[WorkloadFeatures]],
 ) -> dict[str, list[float]]:
     """Searches of all regimes that take turns: regime -> the best so far over the best there is, by trials."""
     parts = {regime: _part(known, f"{seed} {regime}") for regime, known in trials.items()}
@@ -130,12 +156,12 @@ def _run(
             _space(recorded, regime, part),
             sampler="random" if kind == "random" else "auto",
             seed=sweep_seed(seed, i),
-            expect=_expect(recorded, hardware, regime, kind),
+            expect=_expect(recorded, hardware, features[regime], kind),
         )
         for i, (regime, part) in enumerate(parts.items())
     }
     if not kind.endswith("alone"):
-        sizes = [[f.axes["seq_len"] for f in _features(recorded, regime)] for regime in searches]
+        sizes = [[f.axes["seq_len"] for f in features[regime]] for regime in searches]
         introduce(list(searches.values()), sizes)
     best, found = dict.fromkeys(searches, math.inf), {regime: list[float]() for regime in searches}
     for _ in range(_counts(kind)[-1]):
