@@ -21,6 +21,8 @@ FORMS = {
     "two_t_h": "two_t64_128_h",
     "two_t_w": "two_t64_128w",
     "two_n_h": "two_n16_32_h",
+    "table": "pool_table",
+    "sweep": "exported",
 }
 """Short names of the page."""
 
@@ -30,10 +32,10 @@ def raw() -> dict[str, Any]:
     return json.loads(gzip.decompress((RESULTS / "prefill-raw.json.gz").read_bytes()))
 
 
-def rows() -> list[dict[str, str]]:
-    """The rows of the section on run 6, by column."""
+def rows(title: str) -> list[dict[str, str]]:
+    """The rows of a section, by column."""
     page = (RESULTS / "prefill.md").read_text()
-    section = page.split("## All forms fed tile by tile")[1].split("\n## ")[0]
+    section = page.split(f"## {title}")[1].split("\n## ")[0]
     found = []
     for block in section.split("\n\n"):
         if block.startswith("| profile"):
@@ -42,10 +44,14 @@ def rows() -> list[dict[str, str]]:
     return found
 
 
-def test_tables_of_run_6_are_medians_of_its_samples(raw):
+@pytest.mark.parametrize(
+    ("title", "runs"),
+    [("All forms fed tile by tile", ("6", "6 rows")), ("The tables of a pool and of a sweep", ("7",))],
+)
+def test_tables_of_a_run_are_medians_of_its_samples(raw, title, runs):
     """A table edited by hand, or raw figures of another run, would pass every other test."""
-    points = {(p["profile"], p["seq_len"]): p for run in ("6", "6 rows") for p in raw["runs"][run]["points"]}
-    shown = rows()
+    points = {(p["profile"], p["seq_len"]): p for run in runs for p in raw["runs"][run]["points"]}
+    shown = rows(title)
     assert len(shown) == len(points)
     for row in shown:
         point = points[PROFILES.get(row["profile"], row["profile"]), int(row["tokens"].replace(",", ""))]
