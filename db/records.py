@@ -115,14 +115,14 @@ class StoredMeasurement(Measurement):
     Args:
         environment: Fingerprint of a registered environment.
         config_hash: The variant; needed only in a comparison, which has records of several variants.
-        profile: What the workload's inputs look like; filled when read.
+        profile: What the workload's inputs look like; filled when read, "" before.
     """
 
     environment: str
     config_hash: str = ""
     measured_at: float = 0.0
     id: int = 0
-    profile: str = "recorded"
+    profile: str = ""
 
     @classmethod
     def of(cls, measurement: Measurement, **kept: Any) -> Self:
@@ -206,7 +206,8 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class WinnerWorkload:
-    """A winner on one workload, from the comparison of the finalists; ``axes`` and ``profile`` are filled when read."""
+    """A winner on one workload, from the comparison of the finalists; ``axes`` and ``profile`` are filled when read and
+    empty before, so that a record that was never read does not pass for one of the dataset's own workloads."""
 
     workload: str
     median_us: float
@@ -214,7 +215,7 @@ class WinnerWorkload:
     high_us: float
     default_median_us: float | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
-    profile: str = "recorded"
+    profile: str = ""
 
 
 @dataclass(frozen=True)

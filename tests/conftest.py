@@ -153,8 +153,9 @@ class Scene:
         """A measurement with three samples around 2 us."""
         samples_us = (2.5, 1.5, 2.0)
         record = StoredMeasurement(
-            workload, Status.PASSED, samples_us, 2.0, 1.5, 2.5, environment=self.environment, config_hash=""
-        )
+            workload, Status.PASSED, samples_us, 2.0, 1.5, 2.5, environment=self.environment, config_hash="",
+            profile="recorded",
+        )  # fmt: skip
         return replace(record, **changes)
 
     def build(self, number: int = 0, **changes: Any) -> StoredBuild:
@@ -197,7 +198,10 @@ class Scene:
             default_median_us=3.0,
             default_low_us=2.9,
             default_high_us=3.1,
-            workloads=(WinnerWorkload("w1", 1.0, 0.9, 1.1, 1.5), WinnerWorkload("w2", 3.0, 2.9, 3.1, None)),
+            workloads=(
+                WinnerWorkload("w1", 1.0, 0.9, 1.1, 1.5, profile="recorded"),
+                WinnerWorkload("w2", 3.0, 2.9, 3.1, None, profile="recorded"),
+            ),
             size_axis="seq_len",
             min_size=None,
             max_size=16,

@@ -90,6 +90,10 @@ def test_a_bug_in_the_export_shows_the_winners_before_it_shows_itself(place):
     document = json.loads(done.stdout)
     assert (document["export"], document["export_error"], len(document["winners"])) == (None, "a bug", 2)
     assert place.state() == ("DONE", 2)
+    told = json.loads(place.run("status", "1", "--json").stdout)
+    assert document["winners"] == told["winners"], "what the sweep says of them is what the database has"
+    on = [(w["workload"], w["axes"], w["profile"]) for winner in document["winners"] for w in winner["workloads"]]
+    assert on == [(f"w{i}", axes, "recorded") for i, axes in enumerate(LOADS)]
 
     assert place.run("report", "1", "--out", "new/folder/page.html").returncode == 0
     assert (place.folder / "new/folder/page.html").is_file()

@@ -102,7 +102,11 @@ def commit(
     crossings: Sequence[Crossing] = (),
 ) -> list[WinnerRecord]:
     """Store the finals' samples and the winners, replacing those of an earlier process of the sweep; the winners of
-    single profiles are stored too, within the regimes' own bounds, and not returned."""
+    single profiles are stored too, within the regimes' own bounds, and not returned.
+
+    Returns:
+        The winners as the store has them: with what their workloads are called there, sizes and profiles.
+    """
     records = []
     for name, final in finals.items():
         measurements = [
@@ -120,4 +124,4 @@ def commit(
         for profile in final.by_profile
     ]
     store.winners.set(sweep_id, [*records, *alone])
-    return records
+    return store.winners.of(sweep_id)

@@ -67,8 +67,9 @@ def test_the_winners_of_all_regimes_are_stored_with_their_samples_and_those_of_p
         rule = SizedConstraint(("tile",), "fits", lambda _: True, axis="seq_len", rule=fits, facts={})
         space = SearchSpace("tiles", "cpu", (Parameter("tile", (0, 1)),), (rule,), {"tile": 0}, {}, size_axis="seq_len")
         here = Environment(ground.hardware, ground.target, fingerprint=ground.environment)
-        commit(store, sweep, regimes, finals, here, space)
-        found = {w.regime: w for w in store.winners.of(sweep)}
+        told = commit(store, sweep, regimes, finals, here, space)
+        assert told == store.winners.of(sweep)
+        found = {w.regime: w for w in told}
         assert {name: (w.config_hash, w.config, w.max_size) for name, w in found.items()} == {
             "0-16": ("hash0", {"tile": 0}, 16),
             "17+": ("hash1", {"tile": 1}, None),
