@@ -106,7 +106,7 @@ def _kernels(
     config: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, rows: Rows, hw: Hardware, k: FittedConstants
 ) -> list[KernelPrediction]:
     # Of the two bounds that a config may have, the one of this call.
-    config = {**config, "split_rows": few_rows(config, max(rows, default=0))}
+    config = {**config, "split_rows": few_rows(config, rows)}
     hidden, inter = sizes["hidden"], sizes["intermediate"]
     step = hw.programmatic_us if config["pdl"] else hw.dependency_us
     local, combine = sum(rows), config["combine"]

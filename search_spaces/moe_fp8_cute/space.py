@@ -16,6 +16,7 @@ from search_spaces.moe_fp8_cute.model import MoeModel
 from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans, takes_turns
 from search_spaces.moe_fp8_cute.space_split import (
     CROWDED_ROWS,
+    CROWDED_TOTAL,
     FEWER_COLUMNS,
     SPLIT_ROWS,
     narrow_parameter,
@@ -92,6 +93,7 @@ PARAMETERS = (
     ),
     SPLIT_ROWS,
     CROWDED_ROWS,
+    CROWDED_TOTAL,
     Parameter("many_tile_t", (64, 128, 256), doc="experts with many rows: token rows of a tile"),
     Parameter("many_tile_w_1", (128, 256), doc="experts with many rows, GEMM 1: weight rows of a tile"),
     Parameter("many_tile_w_2", (128, 256), doc="experts with many rows, GEMM 2: weight rows of a tile"),
@@ -144,6 +146,7 @@ DEFAULT: Config = {
     "narrow_tiles": 0,
     "split_rows": 0,
     "crowded_rows": 0,
+    "crowded_total": 0,
     "many_tile_t": 128,
     "many_tile_w_1": 256,
     "many_tile_w_2": 256,

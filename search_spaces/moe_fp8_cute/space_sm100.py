@@ -11,6 +11,7 @@ from search_spaces.moe_fp8_cute.solution.plans import many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import many_rows_sm100
 from search_spaces.moe_fp8_cute.space_split import (
     CROWDED_ROWS,
+    CROWDED_TOTAL,
     FEWER_COLUMNS,
     SPLIT_ROWS,
     narrow_parameter,
@@ -83,6 +84,7 @@ PARAMETERS = (
     ),
     SPLIT_ROWS,
     CROWDED_ROWS,
+    CROWDED_TOTAL,
     Parameter("many_mma_m", (128, 256), doc="experts with many rows: rows of an MMA; 256 are shared by a pair of CTAs"),
     Parameter("many_cluster_w", (1, 2), doc="experts with many rows: CTAs of a cluster along the weights"),
 )
@@ -118,6 +120,7 @@ DEFAULT: Config = {
     "fallback": False,
     "split_rows": 0,
     "crowded_rows": 0,
+    "crowded_total": 0,
     "many_mma_m": 128,
     "many_cluster_w": 1,
 }

@@ -16,6 +16,13 @@ CROWDED_ROWS = Parameter(
     doc="split_rows divides the experts only in calls where one of them has more rows than this; 0: in all calls",
 )
 
+CROWDED_TOTAL = Parameter(
+    "crowded_total",
+    (0, 256, 512, 1024),
+    doc="split_rows divides the experts only in calls where those with more than crowded_rows rows have together more "
+    "rows than this; 0: where there is one such expert",
+)
+
 FEWER_COLUMNS = Constraint(
     ("narrow", "swap_1", "tile_t_1", "swap_2", "tile_t_2"),
     "only swapped tiles with more token columns can be multiplied with fewer",
@@ -35,11 +42,17 @@ def split_constraints(default: Config, many: tuple[str, ...]) -> tuple[Constrain
     return (
         _swapped("swap_1"),
         _swapped("swap_2"),
-        *(_unused(name, default) for name in ("crowded_rows", *many)),
+        *(_unused(name, default) for name in ("crowded_rows", "crowded_total", *many)),
         Constraint(
             ("split_rows", "crowded_rows"),
             "crowded_rows takes the place of split_rows in calls without a busy expert, so it is the larger one",
             lambda c: not c["crowded_rows"] or c["crowded_rows"] > c["split_rows"],
+        ),
+        Constraint(
+            ("crowded_rows", "crowded_total"),
+            "crowded_total adds up what experts with more than crowded_rows rows have; one of them alone already has "
+            "more than crowded_rows, so it is the larger one",
+            lambda c: not c["crowded_total"] or 0 < c["crowded_rows"] < c["crowded_total"],
         ),
         Constraint(
             ("split_rows", "requant"),

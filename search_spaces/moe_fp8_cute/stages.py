@@ -73,7 +73,7 @@ class MoeProblem:
 
     def few_rows(self, memory: Arrays) -> int:
         """Experts with more rows have launches of their own in this call."""
-        return few_rows(self.config, int(self.view(memory, "counts").max()))
+        return few_rows(self.config, self.view(memory, "counts").tolist())
 
     @property
     def rows(self) -> int:

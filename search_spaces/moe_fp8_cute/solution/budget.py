@@ -18,6 +18,8 @@ SMEM_RESERVED = 1024
 REGISTERS_PER_SM = 65536
 BLOCK = 128
 """Edge of a weight scale's block, and the K extent of a pipeline stage."""
+UNBOUNDED = 2**31 - 1
+"""Rows that no expert has more of; counts are int32."""
 SWAP_PITCH = 48
 """Bytes between the 16 columns of two tokens in the buffer in which a warp transposes them; a multiple of 16."""
 
@@ -60,6 +62,7 @@ class GemmPlan:
         upto: Experts with at most this many rows are served; 0 for no bound.
         crowded: Where no expert has more rows than this, it takes the place of ``above`` and ``upto``, so that the
             launches for few rows serve all; 0 for never.
+        crowded_total: The same where the experts with more rows than ``crowded`` have together at most this many.
         chained: Not the first of the launches that share a GEMM's experts. It reads nothing of the others and starts
             beside the one before it, but ends after it, so that waiting for the last waits for all.
         narrow: Swapped: a token tile with at most this many rows is multiplied with an N of the same size; 0 for never.
@@ -100,6 +103,7 @@ class GemmPlan:
     above: int = 0
     upto: int = 0
     crowded: int = 0
+    crowded_total: int = 0
     chained: bool = False
     narrow: int = 0
     narrow_tiles: int = 0

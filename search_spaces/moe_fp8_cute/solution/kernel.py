@@ -119,7 +119,8 @@ class Kernel:
 
     def _permute(self) -> Permute:
         d, s = self.document, self.document["sizes"]
-        return Permute(s["hidden"], s["top_k"], d["pdl"], s["local_experts"], d["above"], d["crowded"])
+        bounds = (d["above"], d["crowded"], d["crowded_total"])
+        return Permute(s["hidden"], s["top_k"], d["pdl"], s["local_experts"], *bounds)
 
     def _act_quant(self) -> ActQuant:
         d, s = self.document, self.document["sizes"]

@@ -6,7 +6,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
-from .sched import most_rows
+from .sched import is_crowded
 
 THREADS_PER_TOKEN = 128
 TOKENS_PER_CTA = 2
@@ -21,7 +21,7 @@ class Permute:
         x: [T, H] float8_e4m3fn or uint8, row-major, 16-byte aligned. x_scale: [H/128, T] float32.
         token_row: [T, top_k] int32 from :class:`Routing`, -1 where the choice is not local.
         counts: [E], m_indptr: [E + 1] int32 where only experts with more than ``above`` rows are served, of calls in
-            which one has more than ``crowded``; else None.
+            which some are crowded (:func:`sched.is_crowded`); else None.
         x_rows: [P, H], same dtype as x, 16-byte aligned. x_rows_scale: [H/128, P] float32 with any strides.
 
     Filling rows and rows outside the segments are not written: whatever reads them must not let them reach another row.
@@ -30,7 +30,14 @@ class Permute:
     """
 
     def __init__(
-        self, hidden: int, top_k: int, use_pdl: bool = False, experts: int = 0, above: int = 0, crowded: int = 0
+        self,
+        hidden: int,
+        top_k: int,
+        use_pdl: bool = False,
+        experts: int = 0,
+        above: int = 0,
+        crowded: int = 0,
+        crowded_total: int = 0,
     ):
         if hidden % BLOCK:
             raise ValueError(f"hidden size {hidden} is not a multiple of {BLOCK}")
@@ -40,6 +47,7 @@ class Permute:
         self.experts = experts
         self.above = above
         self.crowded = crowded
+        self.crowded_total = crowded_total
 
     @cute.jit
     def __call__(self, x, x_scale, token_row, counts, m_indptr, x_rows, x_rows_scale, stream):
@@ -62,7 +70,7 @@ class Permute:
             cute.arch.griddepcontrol_launch_dependents()
             cute.arch.griddepcontrol_wait()
         if const_expr(self.crowded > 0):
-            tokens = tokens if most_rows(counts, self.experts) > self.crowded else Int32(0)
+            tokens = tokens if is_crowded(counts, self.experts, self.crowded, self.crowded_total) else Int32(0)
         if token < tokens:
             rows = cute.make_rmem_tensor(self.top_k, Int32)
             last = Int32(-1)

@@ -47,6 +47,7 @@ def kernels(config: Mapping[str, Any], sizes: Mapping[str, Any], target: str) ->
     if not all(plan.gather or plan.copies for _, plan in named if plan.paired):
         many = config["gather"] == "many"
         bounds = {"above": config["split_rows"], "crowded": config["crowded_rows"]}
+        bounds["crowded_total"] = config["crowded_total"]
         found.append(document("permute", **{name: rows if many else 0 for name, rows in bounds.items()}))
     found += gemms("gate_up", second.out == "atomic_bf16")
     if first.out == "partial":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .budget import BLOCK, GemmPlan
+from .budget import BLOCK, UNBOUNDED, GemmPlan
 from .plans_sm100 import (
     SMS_BLACKWELL,
     common,
@@ -61,13 +61,16 @@ def launches(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[tuple[
     return named
 
 
-def few_rows(config: Mapping[str, Any], most: int) -> int:
-    """The most rows of an expert that the launches for few rows serve in a call whose busiest expert has ``most``.
+def few_rows(config: Mapping[str, Any], counts: Iterable[int]) -> int:
+    """The most rows of an expert that the launches for few rows serve in a call whose experts have ``counts``.
 
     What :meth:`sched.TileTable.bound` decides on the device; 0 where one launch serves all.
     """
     rows: int = config["split_rows"]
-    return rows if most > config["crowded_rows"] else max(rows, config["crowded_rows"])
+    crowded, total = config["crowded_rows"], config["crowded_total"]
+    if sum(count for count in counts if count > crowded) > total:
+        return rows
+    return UNBOUNDED if total else max(rows, crowded)
 
 
 def sm_count(config: Mapping[str, Any]) -> int:

@@ -93,7 +93,7 @@ def second_gemm(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str
 def common(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What all plans have in common, on both architectures."""
     shared = {"experts": sizes["local_experts"], "pdl": config["pdl"], "order": config["order"]}
-    return shared | {"crowded": config["crowded_rows"]}
+    return shared | {"crowded": config["crowded_rows"], "crowded_total": config["crowded_total"]}
 
 
 def narrow(config: Mapping[str, Any], i: int) -> int:

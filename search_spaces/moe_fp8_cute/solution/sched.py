@@ -11,7 +11,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64
 
-from .budget import GemmPlan
+from .budget import UNBOUNDED, GemmPlan
 
 
 @cute.jit
@@ -23,6 +23,23 @@ def most_rows(counts: cute.Tensor, experts: cutlass.Constexpr[int]) -> Int32:
         if expert < experts:
             most = cutlass.max(most, counts[expert])
     return cute.arch.warp_redux_sync(most, "max")
+
+
+@cute.jit
+def rows_above(counts: cute.Tensor, experts: cutlass.Constexpr[int], bound: cutlass.Constexpr[int]) -> Int32:
+    """Rows of all experts with more than ``bound``, together; the same in all lanes of the calling warp."""
+    rows = Int32(0)
+    for c in cutlass.range_constexpr((experts + 31) // 32):
+        expert = cute.arch.lane_idx() + 32 * c
+        if expert < experts:
+            count = counts[expert]
+            rows = rows + (count if count > bound else 0)
+    return cute.arch.warp_redux_sync(rows, "add")
+
+
+def is_crowded(counts: cute.Tensor, experts: int, crowded: int, total: int) -> cutlass.Boolean:
+    """Whether a call's experts are divided by their rows: ``GemmPlan.crowded`` and ``crowded_total`` say when."""
+    return rows_above(counts, experts, crowded) > total if total else most_rows(counts, experts) > crowded
 
 
 class TileTable:
@@ -79,9 +96,11 @@ class TileTable:
 
     @cute.jit
     def bound_of_call(self, counts: cute.Tensor) -> Int32:
-        """The bound where it depends on the busiest expert: nobody is above the larger one if it is not."""
+        """The bound where it depends on the call: nobody is above the larger one."""
         p = self.plan
-        return Int32(p.above + p.upto) if most_rows(counts, p.experts) > p.crowded else Int32(p.crowded)
+        larger = UNBOUNDED if p.crowded_total else p.crowded
+        crowded = is_crowded(counts, p.experts, p.crowded, p.crowded_total)
+        return Int32(p.above + p.upto) if crowded else Int32(larger)
 
     @cute.jit
     def forms(self, counts: cute.Tensor) -> Int32:

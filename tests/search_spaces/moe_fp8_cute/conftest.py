@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,8 @@ class Built:
         configs: One for each row of the table.
         ctas: SMs that the persistent grids are made for, where not what the configs say: few CTAs have many tiles each.
         keep_ptx: Leave the PTX of each config in ``artifacts/FUNCTION.ptx``.
+        instead: Parameters that have another value in configs where they are not 0, one that the space need not have:
+            few rows are emulated sooner.
     """
 
     def __init__(
@@ -134,16 +137,18 @@ class Built:
         bounds: list[int],
         ctas: int | None = None,
         keep_ptx: bool = False,
+        instead: Mapping[str, int] | None = None,
     ):
         self.folder, self.space = folder, space
         self.names: list[str] = []
-        self.configs = [{**config, "sms": ctas or config["sms"]} for config in configs]
+        others = {**(instead or {}), **({"sms": ctas} if ctas else {})}
+        self.configs = [{**config, **{n: v for n, v in others.items() if config[n]}} for config in configs]
         folder.mkdir()
         (folder / "__init__.py").write_text("")
         for name, text in space.render(list(zip([*bounds, None], configs, strict=True))).items():
-            if name == "config.py" and ctas:
-                for config in configs:
-                    text = text.replace(f"'sms': {config['sms']}", f"'sms': {ctas}")
+            if name == "config.py":
+                for parameter, value in others.items():
+                    text = re.sub(rf"'{parameter}': [1-9]\d*", f"'{parameter}': {value}", text)
             (folder / name).write_text(text)
         if keep_ptx:
             build_with_ptx(folder)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.packaged_dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.model import even_rows
 from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, _hopper, blackwell_block, gemm, tiles_of
-from search_spaces.moe_fp8_cute.solution.plans import SMS, many_plans, plans
+from search_spaces.moe_fp8_cute.solution.plans import SMS, few_rows, many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import SMS_BLACKWELL
 from search_spaces.moe_fp8_cute.space import FAMILY
 from search_spaces.prediction.model import Hardware, WorkloadFeatures
@@ -104,6 +104,19 @@ def test_the_busiest_expert_decides_which_of_two_bounds_divides_a_call():
     busy = (65, *spread[1:])
     assert predicted(hopper, both, 901, busy) == predicted(hopper, small, 901, busy)
     assert predicted(hopper, small, 901, spread) != predicted(hopper, large, 901, spread)
+
+
+def test_the_rows_of_all_busy_experts_together_decide_whether_a_call_is_divided():
+    """One expert of 256 rows and three are the same to the busiest one; 262 rows of small ones are no reason either."""
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    base = {**hopper.default, "combine": "atomic_bf16", "gather": "many", "tile_w_1": 128, "tile_w_2": 128}
+    divided = {**base, "split_rows": 16}
+    both = {**divided, "crowded_rows": 64, "crowded_total": 256}
+    one, even, three = (256, *[0] * 31), (64,) * 32, (256, 256, 256, *[20] * 29)
+    for rows in (one, even):
+        assert few_rows(both, rows) >= max(rows)
+        assert predicted(hopper, both, 256, rows) != predicted(hopper, divided, 256, rows)
+    assert predicted(hopper, both, 256, three) == predicted(hopper, divided, 256, three)
 
 
 def test_rows_that_nobody_copies_beside_gemm_1_are_not_waited_for():

@@ -143,6 +143,7 @@ def test_space_has_thousands_of_valid_configs_and_every_value_occurs(space):
         ({"split_rows": 16}, "the other launch has tokens as M"),
         ({"split_rows": 64, "crowded_rows": 64}, "crowded_rows takes the place of split_rows"),
         ({"crowded_rows": 64}, "have no effect"),
+        ({"split_rows": 64, "crowded_rows": 256, "crowded_total": 256}, "one of them alone already has"),
         ({"split_rows": 16, "crowded_rows": 64, "gather": "beside", "multicast_1": "tokens"}, "cannot multicast"),
         ({"stages_1": 12}, "GEMM 1"),
         ({"stages_2": 12}, "GEMM 2"),

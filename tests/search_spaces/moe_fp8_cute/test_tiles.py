@@ -64,6 +64,13 @@ PLANS = {
     "32 experts, all where nobody is busy, narrow tiles where they are few": dataclasses.replace(
         PLAN, upto=15, crowded=17, narrow=8, narrow_tiles=4, order="tokens"
     ),
+    # Drawn are 47 rows at most: one expert is at the total, two are above it.
+    "32 experts, few rows, all where those that are busy have few": dataclasses.replace(
+        PLAN, upto=1, crowded=15, crowded_total=47
+    ),
+    "48 experts, many rows where those that are busy have many": dataclasses.replace(
+        PLAN, experts=48, above=1, crowded=16, crowded_total=48, order="mixed"
+    ),
     "32 experts, many rows where somebody is busy, in few tiles": dataclasses.replace(
         PLAN, swap=False, tile_t=64, groups=1, above=64, crowded=65, small_rows=64, small_tiles=4, small=True, out="act"
     ),
@@ -143,8 +150,11 @@ def random_counts(plan: GemmPlan, rng: np.random.Generator) -> np.ndarray:
 def steps_of(plan: GemmPlan, counts: np.ndarray) -> np.ndarray:
     """Token tiles of each expert; none where another launch has it."""
     bound = np.full((len(counts), 1), plan.above + plan.upto)
-    if plan.crowded:
+    if plan.crowded and not plan.crowded_total:
         bound[counts.max(axis=1) <= plan.crowded] = plan.crowded
+    elif plan.crowded:
+        busy = np.where(counts > plan.crowded, counts, 0).sum(axis=1)
+        bound[busy <= plan.crowded_total] = counts.max()
     served = ((plan.above == 0) | (counts > bound)) & ((plan.upto == 0) | (counts <= bound))
     mine = np.where(served, counts, 0).astype(int)
     if plan.small_tiles:
