@@ -47,7 +47,8 @@ class SweepRecord:
     Args:
         definition_id: From ``register_definition``.
         space_id: From ``register_space``.
-        environment_id: From ``register_environment``: where it was started. Each measurement names its own.
+        environment_id: From ``register_environment``: where it was started, None before its workers were up. Each
+            measurement names its own.
         seed: Seed of the search.
         settings: The effective settings, with the workload uuids and the regimes.
         budget_s: Limit of wall time, None for none.
@@ -60,12 +61,13 @@ class SweepRecord:
         stop_requested_at: When the owner was asked to stop, None if it was not.
         heartbeat_at: Time of the owner's last sign of life, by the database's clock.
 
-    The store fills the other fields when a sweep is read: ``id``, the points in time, and the names behind the IDs.
+    The store fills the other fields when a sweep is read: ``id``, the points in time, and the names behind the IDs;
+    ``hardware`` is "" where the environment is not known.
     """
 
     definition_id: int
     space_id: int
-    environment_id: int
+    environment_id: int | None = None
     seed: int = 0
     settings: Json = field(default_factory=dict)
     budget_s: float | None = None

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from db.records import FIGURES, RESOURCES, canonical
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """The revisions in ``migrations/versions``, oldest first; this code reads and writes the last one."""
 
 VERSION_TABLE = "tuner_schema"
@@ -180,7 +180,8 @@ sweep = Table(
     _key(),
     _ref("definition"),
     _ref("search_space"),
-    _ref("environment"),
+    # Not known before the workers are up.
+    _ref("environment", nullable=True),
     Column("seed", BigInteger, nullable=False),
     _json("settings"),
     _figure("budget_s"),

@@ -11,6 +11,9 @@ from typing import Any
 
 from tuner.errors import UnusableEnvironmentError, UsageError
 
+OUT_DEFAULT = Path("tuner-out")
+"""The folder that ``tuner sweep`` writes the Solution into."""
+
 
 def read_text(path: Path, what: str) -> str:
     """The text in a file, in UTF-8 or as :func:`json.detect_encoding` finds.

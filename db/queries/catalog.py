@@ -89,9 +89,11 @@ class Catalog:
         columns = [table.c[field.name] for field in fields(Environment)]
         return [Environment(**row._mapping) for row in self._db.rows(select(*columns).order_by(table.c.id))]
 
-    def rates(self, environment_id: int) -> Mapping[str, float]:
-        """What the machine of an environment does at most, as measured; empty if that was not done. Units are in the
-        names: ``copy_bytes_per_us``, ``multiply_add_flop_per_us``."""
+    def rates(self, environment_id: int | None) -> Mapping[str, float]:
+        """What the machine of an environment does at most, as measured; empty if that was not done, or if there is no
+        environment yet. Units are in the names: ``copy_bytes_per_us``, ``multiply_add_flop_per_us``."""
+        if environment_id is None:
+            return {}
         table = schema.environment
         (row,) = self._db.rows(select(table.c.rates).where(table.c.id == environment_id))
         return dict(row.rates)

@@ -91,6 +91,24 @@ class Sweeps:
         self._db.write(claim)
         self._claims[sweep_id] = owner
 
+    def holds(self, sweep_id: int) -> bool:
+        """Whether this store has claimed the sweep and not finished it since."""
+        return sweep_id in self._claims
+
+    def measures_on(self, sweep_id: int, environment_id: int) -> None:
+        """Record where the sweep runs, once its workers are up; a resumed sweep keeps where it was started.
+
+        Raises:
+            SweepBusy: Another process holds the sweep.
+        """
+
+        def put(connection: Connection) -> None:
+            self.fence(connection, sweep_id)
+            unknown = (_sweep.c.id == sweep_id) & _sweep.c.environment_id.is_(None)
+            connection.execute(update(_sweep).where(unknown).values(environment_id=environment_id))
+
+        self._db.write(put)
+
     def heartbeat(self, sweep_id: int) -> None:
         """Record that the sweep's process is alive; needed only if nothing is committed for a while.
 
@@ -212,7 +230,7 @@ def _sweeps() -> Select[Any]:
         "space": schema.search_space.c.name,
         "target": schema.search_space.c.target,
         "space_fingerprint": schema.search_space.c.fingerprint,
-        "hardware": schema.environment.c.hardware,
+        "hardware": func.coalesce(schema.environment.c.hardware, ""),
         "space_id": _sweep.c.search_space_id,
     }
     columns = [names[f.name].label(f.name) if f.name in names else _sweep.c[f.name] for f in fields(SweepRecord)]
@@ -220,5 +238,5 @@ def _sweeps() -> Select[Any]:
         select(*columns)
         .join_from(_sweep, schema.definition)
         .join(schema.search_space)
-        .join(schema.environment, schema.environment.c.id == _sweep.c.environment_id)
+        .outerjoin(schema.environment, schema.environment.c.id == _sweep.c.environment_id)
     )

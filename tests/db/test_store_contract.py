@@ -11,7 +11,7 @@ import pytest
 from db.errors import StoreError, SweepBusy
 from db.records import StoredBuild, method_hash
 from db.store import Store
-from workers.records import Method, Status
+from workers.records import Environment, Method, Status
 
 LONG_S = 3600.0
 
@@ -92,6 +92,25 @@ def test_sweep_from_creation_to_the_end(store: Store, scene: Any) -> None:
     assert (ended.state, ended.summary, ended.owner) == ("INTERRUPTED", {"trials": 3}, None)
     assert ended.finished_at is not None
     assert ended.finished_at > 100.0
+
+
+def test_a_sweep_is_there_before_it_is_known_where_it_runs(store: Store, scene: Any) -> None:
+    """While its workers start, or if they never came up. A resumed one keeps where it was started."""
+    ground = scene(store)
+    sweep_id = ground.sweep(environment_id=None, owner="me")
+    found = store.sweeps.get(sweep_id)
+    assert (found.environment_id, found.hardware, found.definition) == (None, "", ground.definition)
+    assert [s.id for s in store.sweeps.newest(definition=ground.definition)] == [sweep_id]
+    assert store.catalog.rates(found.environment_id) == {}
+    other = store.catalog.register_environment(Environment("other", "cpu", fingerprint="other"))
+    for environment_id in (ground.environment_id, other):
+        store.sweeps.measures_on(sweep_id, environment_id)
+    assert store.sweeps.get(sweep_id).hardware == ground.hardware
+    assert store.sweeps.holds(sweep_id)
+    store.sweeps.finish(sweep_id, "INTERRUPTED", {})
+    assert not store.sweeps.holds(sweep_id)
+    with pytest.raises(SweepBusy):
+        Store(store.database).sweeps.measures_on(ground.sweep(owner="me"), other)
 
 
 def test_sweeps_are_listed_newest_first(store: Store, scene: Any) -> None:

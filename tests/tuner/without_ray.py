@@ -1,14 +1,17 @@
-"""The ``tuner`` command without Ray: ``python -m tests.tuner.without_ray [--spoil FILE | --bug] ARGUMENT ...``.
+"""The ``tuner`` command without Ray: ``python -m tests.tuner.without_ray [--spoil FILE | --bug | --interrupt] WORD``.
 
 The real builder and evaluator work in this process's children, one job after the other. ``--spoil`` puts a file where
-the Solution's folder should go, when the search is over; ``--bug`` raises in the export.
+the Solution's folder should go, when the search is over; ``--bug`` raises in the export; ``--interrupt`` is Ctrl-C
+while workers start.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,14 @@ def main(arguments: list[str]) -> int:
             raise ZeroDivisionError("a bug")
 
         run.export_winners = broken
+        arguments = arguments[1:]
+    elif arguments[0] == "--interrupt":
+
+        def interrupted(*_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+        run.open_runner = interrupted  # type: ignore[assignment]
         arguments = arguments[1:]
     return app.run(arguments)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,7 @@ def status(
     elif sweep is None:
         _print_overview(document)
     else:
-        _print_sweep(document)
+        _print_sweep(document, [] if db is None else ["--db", db])
 
 
 def _print_overview(document: dict) -> None:
@@ -48,7 +49,9 @@ def _print_overview(document: dict) -> None:
     table = Table("id", "state", *names, "trials", Column("started", no_wrap=True))
     for s in document["sweeps"]:
         started = _moment(s["started_at"])
-        table.add_row(str(s["id"]), s["state"], s["definition"], s["space"], s["hardware"], str(s["trials"]), started)
+        table.add_row(
+            str(s["id"]), s["state"], s["definition"], s["space"], s["hardware"] or "-", str(s["trials"]), started
+        )
     stdout().print(table)
 
 
@@ -59,10 +62,13 @@ def _moment(text: str | None) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%m-%d %H:%M") if text else ""
 
 
-def _print_sweep(document: dict) -> None:
+def _print_sweep(document: dict, place: list[str]) -> None:
+    """A sweep in words; ``place`` is how another command finds the same database."""
     console = stdout()
     for key in ("id", "state", "definition", "space", "target", "hardware", "started_at", "finished_at"):
-        console.print(f"{key}: {document[key]}")
+        console.print(f"{key}: {document[key] or '-'}")
+    if "error" in document["summary"]:
+        console.print(f"error: {document['summary']['error']}", soft_wrap=True)
     console.print("trials: " + (", ".join(f"{n} {k}" for k, n in document["trials_by_state"].items()) or "none yet"))
     for w in document["winners"]:
         console.print(
@@ -72,7 +78,8 @@ def _print_sweep(document: dict) -> None:
     for line in failure_lines(document["failures"]):
         console.print(line, soft_wrap=True)
     if document["resumable"]:
-        console.print(f"go on with: tuner sweep --resume {document['id']}")
+        command = shlex.join(["tuner", "sweep", "--resume", str(document["id"]), *place])
+        console.print(f"go on with: {command}", soft_wrap=True)
 
 
 def failure_lines(failures: list[dict]) -> list[str]:

@@ -12,6 +12,7 @@ from search_spaces.targets import is_cuda
 from tuner.cli import options
 from tuner.cli.options import with_settings
 from tuner.cli.output import print_json, results, stderr, stdout
+from tuner.files import OUT_DEFAULT
 from tuner.format import changes_text, config_text, microseconds, ratio
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from tuner.commands.bench_result import BenchResult
     from tuner.settings import SweepSettings
     from tuner.sweeps.per_accelerator import KindResult
-
-OUT_DEFAULT = Path("tuner-out")
 
 
 @with_settings()
@@ -44,23 +43,26 @@ def sweep(
 ) -> None:
     """Search for the fastest correct config of each regime and write the best ones as one Solution."""
     results()
-    from tuner.cli.sweep_progress import SweepView
-    from tuner.commands.sweep import run_sweep
+    from tuner.interrupts import nothing_begun
     from tuner.settings import load
 
     settings = load(given, config)
     if len(settings.accelerators) > 1:
         words = ["--no-export"] if no_export else ["--out", str(out)]
         raise typer.Exit(_sweep_on_each(settings, resume is not None or retry_failed, words, json))
-    with SweepView() as view:
-        report = run_sweep(
-            settings,
-            resume=resume,
-            out=None if no_export else out,
-            view=view,
-            ticket=ticket,
-            retry_failed=retry_failed,
-        )
+    with nothing_begun(resume):
+        from tuner.cli.sweep_progress import SweepView
+        from tuner.commands.sweep import run_sweep
+
+        with SweepView() as view:
+            report = run_sweep(
+                settings,
+                resume=resume,
+                out=None if no_export else out,
+                view=view,
+                ticket=ticket,
+                retry_failed=retry_failed,
+            )
     if json:
         print_json(report.document())
     else:

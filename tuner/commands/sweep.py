@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from db.records import SweepRecord, SweepState, WinnerRecord
+from db.records import SweepState, WinnerRecord
 from db.store import Store
 from search_spaces import Config, SearchSpace
 from search_spaces.prediction.model import WorkloadFeatures
@@ -20,12 +16,13 @@ from search_spaces.targets import is_cuda
 from tuner import errors
 from tuner.commands.bench import BASELINE_ROUNDS, baseline_variant, measure
 from tuner.commands.bench_result import BenchResult
+from tuner.commands.going_on import export_command, resume_command, shown
+from tuner.commands.registration import begin, failure, recorded_end, register
 from tuner.database import open_existing
 from tuner.errors import UsageError
 from tuner.prediction.expected import expectations, features, of_winners
 from tuner.progress import Progress, Steps
 from tuner.results.export import Export, export_winners, winners_table
-from tuner.results.status import CLAIM_STALE_S
 from tuner.results.trace_folder import TraceFolder
 from tuner.search import related_sweeps
 from tuner.settings import SweepSettings
@@ -36,11 +33,20 @@ from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult
 from tuner.sweeps.reuse import why_made_anew
-from tuner.sweeps.setup import Setup, judgeable, open_runner, preparing, resolve, resumed_settings, same_space
-from tuner.sweeps.start.earlier_trials import check_workloads
+from tuner.sweeps.setup import (
+    Setup,
+    judgeable,
+    open_runner,
+    preparing,
+    resolve,
+    resumed_settings,
+    same_space,
+    startable,
+)
 from tuner.sweeps.start.head_start import head_start
 from tuner.sweeps.start.plan import SweepPlan
-from tuner.sweeps.stop_requests import stoppable
+from tuner.sweeps.start.sign_of_life import shown_alive
+from tuner.sweeps.stop_requests import noted_signals, stoppable
 from tuner.sweeps.variants import solution_variant
 from workers.devices.libraries import imported_names
 from workers.errors import WorkerError
@@ -90,6 +96,8 @@ class SweepReport:
     out: Path | None = None
     beside_baseline: BenchResult | None = None
     """The baseline and the winners' Solution side by side, if a baseline was given."""
+    export_command: str = ""
+    """The command that writes the Solution, once the cause of the failure is gone."""
     exit_code: int = field(default=errors.EXIT_OK)
 
     def document(self) -> dict[str, Any]:
@@ -114,16 +122,6 @@ class SweepReport:
             "export_error": None if self.export_failure is None else str(self.export_failure),
         }
 
-    @property
-    def export_command(self) -> str:
-        """The command that writes the Solution, once the cause of the failure is gone."""
-        return export_command(self.sweep_id, self.out)
-
-
-def export_command(sweep_id: int, out: Path | None) -> str:
-    """The command that writes the Solution of a sweep that has winners."""
-    return f"tuner export {sweep_id} --out {shlex.quote(str(out or 'FOLDER'))}"
-
 
 def run_sweep(
     settings: SweepSettings,
@@ -146,7 +144,8 @@ def run_sweep(
 
     Raises:
         TunerError, SpaceError, StoreError, WorkerError: The message is one line; finished trials are kept.
-        KeyboardInterrupt: The sweep is marked as interrupted and can be resumed; the message says how.
+        KeyboardInterrupt: The sweep is marked as interrupted and can be resumed; the message says how. Without a
+            message nothing was begun.
     """
     if retry_failed and resume is None:
         raise UsageError("--retry-failed goes on with a sweep: give its ID with --resume")
@@ -171,7 +170,19 @@ def run_sweep(
 
             own = settings.model_copy(update={"space": settings.space or setup.family().name, "target": setup.target})
             verify_first(own, view)
-        with open_runner(setup, say, imported_names(space.sources, space.dependencies)) as runner:
+        startable(setup)
+        with noted_signals() as interrupt:  # none comes between the row and what records its end
+            sweep_id = resume if resume is not None else register(store, setup, space, ticket)
+        recorded = partial(recorded_end, store, sweep_id, resume_command(sweep_id, settings, out))
+        imports = imported_names(space.sources, space.dependencies)
+        # Once more inside, since ending the workers takes seconds.
+        with (
+            recorded(),
+            shown_alive(store, sweep_id) as started,
+            open_runner(setup, say, imports) as runner,
+            recorded(),
+        ):
+            interrupt()
             view.step(preparing(setup))
             ahead = None
             if resume is None and is_cuda(setup.target):  # on a CPU builders would take cores from what is prepared
@@ -179,31 +190,33 @@ def run_sweep(
             setup = judgeable(setup, runner, say)
             sizes = setup.sizes(space.size_axis)
             regimes = setup.regimes(space.size_axis)
-            sweep_id = _register(store, setup, space, regimes, runner, resume, ticket)
-            with _recorded_end(store, sweep_id):
-                _measure_rates(store, sweep_id, runner, view)
-                shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
-                say(f"sweep {sweep_id}: {shape}, database {_shown(settings.db)}")
-                if settings.reuse:
-                    _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
-                plan = replace(_plan(store, setup, space, regimes, runner), retry_failed=retry_failed)
-                with stoppable(store, sweep_id) as checkpoint:
-                    sweep = Sweep(
-                        plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint, ahead=ahead
-                    )
-                    result = sweep.run()
+            begin(store, sweep_id, setup, space, regimes, runner.environment())
+            _measure_rates(store, sweep_id, runner, view)
+            shape = f"space {space.name}, {_parts(regimes, space.size_axis)}, {len(sizes)} workloads"
+            say(f"sweep {sweep_id}: {shape}, database {shown(settings.db)}")
+            if settings.reuse:
+                _say_what_is_not_reused(store, sweep_id, setup, space, runner, say)
+            plan = replace(_plan(store, setup, space, regimes, runner), retry_failed=retry_failed)
+            started()
+            with stoppable(store, sweep_id) as checkpoint:
+                sweep = Sweep(
+                    plan, runner, store, sweep_id, on_progress=view, steps=view, checkpoint=checkpoint, ahead=ahead
+                )
+                result = sweep.run()
             _say_what_load_there_was(result, say)
             for line in result.timed_eagerly:
                 say(line)
+            winners_kept = export_command(sweep_id, settings, out)
             try:
                 return _conclude(store, setup, space, runner, result, out, view, baseline)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"the winners are kept; go on with: {export_command(sweep_id, out)}") from None
+                raise KeyboardInterrupt(f"the winners are kept; go on with: {winners_kept}") from None
 
 
 def _measure_rates(store: Store, sweep_id: int, runner: Runner, view: View) -> None:
     """Measure the machine's peak rates, once for each environment, where no data sheet has them."""
     sweep = store.sweeps.get(sweep_id)
+    assert sweep.environment_id is not None, "workers are up"
     if is_cuda(sweep.target) or store.catalog.rates(sweep.environment_id):
         return
     view.step("measuring how fast this machine copies, multiplies and adds")
@@ -253,76 +266,6 @@ def _say_what_load_there_was(result: SweepResult, say: Callable[[str], None]) ->
         )
 
 
-def _shown(url: str) -> str:
-    from sqlalchemy.engine import make_url
-
-    return make_url(url).render_as_string(hide_password=True)
-
-
-def _register(
-    store: Store,
-    setup: Setup,
-    space: SearchSpace,
-    regimes: tuple[Regime, ...],
-    runner: Runner,
-    resume: int | None,
-    ticket: str | None,
-) -> int:
-    """Register the sweep and what it refers to, and claim it for this process."""
-    owner = f"{socket.gethostname()}:{os.getpid()}:{time.time():.3f}"
-    settings, definition = setup.settings, setup.problem.definition
-    environment_id = store.catalog.register_environment(runner.environment())
-    definition_id = store.catalog.register_definition(definition["name"], definition["op_type"], definition)
-    contents = {w["uuid"]: setup.problem.content(w["uuid"]) for w in setup.problem.workloads}
-    if resume is not None:
-        check_workloads(resume, store.trials.workloads(resume), regimes, contents)
-    for workload in setup.problem.workloads:
-        uuid, root, profile = workload["uuid"], str(setup.dataset.root), profile_of(workload)
-        store.catalog.register_workload(definition_id, uuid, workload["axes"], root, contents[uuid], profile)
-    space_id = store.catalog.register_space(space.name, space.target, space.fingerprint)
-    if resume is not None:
-        known = store.sweeps.get(resume)
-        if known.definition_id != definition_id:
-            raise UsageError(
-                f"sweep {resume} is about another version of definition {definition['name']} than the one in "
-                f"{setup.dataset.root}; start a new sweep"
-            )
-        store.sweeps.claim(resume, owner, CLAIM_STALE_S, settings=_stored(settings))
-        return resume
-    return store.sweeps.create(
-        SweepRecord(
-            definition_id=definition_id,
-            space_id=space_id,
-            environment_id=environment_id,
-            seed=settings.seed,
-            settings=_stored(settings),
-            budget_s=settings.budget_s,
-            max_trials=None if settings.max_trials == "auto" else settings.max_trials,
-            host=socket.gethostname(),
-            owner=owner,
-            ticket=ticket,
-        )
-    )
-
-
-def _stored(settings: SweepSettings) -> dict[str, Any]:
-    """The part of the settings that is stored: what belongs to the sweep and not to this machine."""
-    return settings.model_dump(mode="json", exclude={"db", "cache_dir", "ray_address"})
-
-
-@contextmanager
-def _recorded_end(store: Store, sweep_id: int) -> Iterator[None]:
-    """Record in the sweep's state if what happens in this context is interrupted or fails."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        store.sweeps.finish(sweep_id, SweepState.INTERRUPTED, {})
-        raise KeyboardInterrupt(f"go on with: tuner sweep --resume {sweep_id}") from None
-    except BaseException as error:
-        store.sweeps.finish(sweep_id, SweepState.FAILED, _failure(type(error).__name__, str(error)))
-        raise
-
-
 def _plan(store: Store, setup: Setup, space: SearchSpace, regimes: tuple[Regime, ...], runner: Runner) -> SweepPlan:
     """What the sweep is to do; the model expects even routing of workloads that were not looked at yet."""
     s = setup.settings
@@ -346,11 +289,6 @@ def _like(setup: Setup) -> dict[str, WorkloadFeatures]:
     """What each workload is like, as far as it was looked at."""
     known = {uuid: prepared.figures for uuid, prepared in setup.prepared.items()}
     return {w["uuid"]: features(w["axes"], known.get(w["uuid"], {})) for w in setup.problem.workloads}
-
-
-def _failure(kind: str, details: str) -> dict[str, str]:
-    """Why a sweep failed, for its summary. The service's pages show the kind alone: details may name files."""
-    return {"error_kind": kind, "error": f"{kind}: {details}"}
 
 
 def _conclude(
@@ -394,7 +332,7 @@ def _conclude(
     ]
     summary["expected"] = of_winners(space, store.winners.of(result.sweep_id), _like(setup), hardware)
     if not result.winners:
-        summary |= _failure("no config passed", "; ".join(result.reasons.lines()))
+        summary |= failure("no config passed", "; ".join(result.reasons.lines()))
     beside: BenchResult | None = None
     if baseline is not None and result.winners:
         table = winners_table(store.winners.of(result.sweep_id), space, result.sweep_id)
@@ -411,12 +349,12 @@ def _conclude(
     store.sweeps.finish(result.sweep_id, SweepState.DONE if result.winners else SweepState.FAILED, summary)
     if beside is not None and beside.interrupted:
         raise KeyboardInterrupt
-    exported, failure = None, None
+    exported, failed = None, None
     if out is not None and result.winners:
         try:
             exported = export_winners(store, result.sweep_id, setup, space, runner, out, view=view)
         except Exception as error:  # whatever went wrong, the winners must reach the user
-            failure = error
+            failed = error
     first = setup.problem.workloads[0]["axes"]
     return SweepReport(
         sweep_id=result.sweep_id,
@@ -440,7 +378,8 @@ def _conclude(
         reasons=tuple(result.reasons.lines()),
         stopped_early=result.reasons.is_pointless_to_go_on and not setup.settings.keep_going,
         export=exported,
-        export_failure=failure,
+        export_failure=failed,
         out=out,
+        export_command=export_command(result.sweep_id, setup.settings, out),
         exit_code=errors.EXIT_OK if result.winners else errors.EXIT_NOTHING_FOUND,
     )

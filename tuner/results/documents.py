@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepHead:
-    """A sweep in a list. ``state`` is RUNNING, DONE, INTERRUPTED, FAILED, or LOST: its process died, resume it."""
+    """A sweep in a list. ``state`` is RUNNING, DONE, INTERRUPTED, FAILED, or LOST: its process died, resume it.
+    ``hardware`` is "" until its workers have come up."""
 
     id: int
     state: str

@@ -271,6 +271,24 @@ def _only_definition(dataset: Dataset, space: str | None) -> str:
     raise UsageError(f"--definition is needed, {len(fitting)} of the dataset's fit; some are {listed}")
 
 
+def startable(setup: Setup) -> None:
+    """Refuse what no workers can be started for, which this machine knows by itself.
+
+    Raises:
+        UnusableEnvironmentError, UsageError: As for :func:`open_runner`.
+    """
+    from workers.devices.environment import gpu_name
+
+    s = setup.settings
+    if len(s.accelerators) > 1:
+        raise UsageError(f"one kind of machine at a time can be measured on, not {', '.join(s.accelerators)}")
+    if is_cuda(setup.target) and s.ray_address is None and local_target() != setup.target:
+        raise UnusableEnvironmentError(
+            f"target {setup.target} needs one of {', '.join(accelerators_of(setup.target))} and this machine has "
+            f"{gpu_name() or 'no GPU'}; give --ray-address of a cluster that has one, or --target {local_target()}"
+        )
+
+
 @contextmanager
 def open_runner(
     setup: Setup, say: Callable[[str], None] = lambda _: None, imports: tuple[str, ...] = ()
@@ -287,16 +305,9 @@ def open_runner(
         UsageError: Several accelerators: that takes a sweep on each, see :mod:`tuner.sweeps.per_accelerator`.
     """
     from workers.cluster.ray_runner import RayRunner
-    from workers.devices.environment import gpu_name
 
+    startable(setup)
     s = setup.settings
-    if len(s.accelerators) > 1:
-        raise UsageError(f"one kind of machine at a time can be measured on, not {', '.join(s.accelerators)}")
-    if is_cuda(setup.target) and s.ray_address is None and local_target() != setup.target:
-        raise UnusableEnvironmentError(
-            f"target {setup.target} needs one of {', '.join(accelerators_of(setup.target))} and this machine has "
-            f"{gpu_name() or 'no GPU'}; give --ray-address of a cluster that has one, or --target {local_target()}"
-        )
     say(f"starting workers for {setup.problem.name} on {setup.target}")
     runner = RayRunner(
         setup.problem,

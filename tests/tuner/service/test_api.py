@@ -343,3 +343,12 @@ def test_a_cpu_is_held_against_its_measured_rates_and_the_page_and_the_report_sa
     for text in (client.get(f"/sweeps/{sweep_id}").text, report.read_text()):
         assert said in text
         assert ">699 %<" in text
+
+
+def test_a_sweep_whose_workers_have_not_come_up_is_shown_without_hardware(client: httpx.Client, stage: Any) -> None:
+    sweep = stage.sweep(environment_id=None, definition_id=stage.store.catalog.register_definition("early", "toy", {}))
+    stage.store.sweeps.finish(sweep, "FAILED", {"error_kind": "ClusterError", "error": "ClusterError: no machine"})
+    told = client.get(f"/api/v1/sweeps/{sweep}").json()
+    assert (told["state"], told["hardware"], told["resumable"]) == ("FAILED", "", True)
+    for page in ("/", f"/sweeps/{sweep}", f"/compare?a={sweep}&b={stage.sweep_id}", "/best?definition=early"):
+        assert client.get(page).status_code == 200, page

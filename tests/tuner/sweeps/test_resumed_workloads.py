@@ -5,7 +5,7 @@ import pytest
 from db.records import StoredBuild, StoredMeasurement, TrialRecord
 from db.store import Store
 from tests.tuner import toy
-from tuner.commands.sweep import _register
+from tuner.commands.registration import begin, register
 from tuner.errors import UsageError
 from tuner.settings import load
 from tuner.sweeps.setup import resolve
@@ -14,11 +14,7 @@ from workers.records import Environment, Status
 LOADS = [{"n": 8}, {"n": 16}, {"n": 300}]
 
 
-class Workers:
-    """What registering a sweep asks the workers."""
-
-    def environment(self):
-        return Environment("a CPU", "cpu", fingerprint="here")
+HERE = Environment("a CPU", "cpu", fingerprint="here")
 
 
 def registered(store, tmp_path, resume=None, loads=LOADS, inputs=None):
@@ -27,7 +23,9 @@ def registered(store, tmp_path, resume=None, loads=LOADS, inputs=None):
     kernel = toy.kernel(tmp_path / "k", size="x.shape[0]", size_axis="n")
     setup = resolve(load({**given, "space": str(kernel), "regimes": (32,)}))
     space = setup.space()
-    return _register(store, setup, space, setup.regimes("n"), Workers(), resume, None)
+    sweep = register(store, setup, space, None) if resume is None else resume
+    begin(store, sweep, setup, space, setup.regimes("n"), HERE)
+    return sweep
 
 
 @pytest.fixture(name="begun")
