@@ -89,6 +89,11 @@ class CudaDevice(Device):
         """Wait for the GPU."""
         self._torch.cuda.synchronize()
 
+    def mark(self) -> Callable[[], None]:
+        """An event on the current stream, to be waited for."""
+        reached = self._event()
+        return lambda: reached.synchronize()
+
     def prepare(self, run: Run, mode: str) -> Run:
         """The run, or a graph of it.
 

@@ -48,6 +48,10 @@ class Device(ABC):
     def synchronize(self) -> None:
         """Wait for everything submitted; asynchronous errors are raised here."""
 
+    def mark(self) -> Callable[[], None]:
+        """Remember what is submitted now: the function that is returned waits for that, and for nothing after it."""
+        return lambda: None
+
     @abstractmethod
     def prepare(self, run: Run, mode: str) -> Run:
         """What is timed in a mode: ``run`` itself, or a captured graph of it.

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from workers.fib import adapter as fib
 from workers.fib.dataset import Problem
 from workers.judge.comparison import Comparer, take_turn
 from workers.judge.first_call import FirstCalls
-from workers.judge.judgement import Judgement, Staged, blamed, refuse_spoiler, with_part
+from workers.judge.judgement import Judgement, Staged, blamed, is_reference, refuse_spoiler, with_part
 from workers.judge.outputs import check, memory
 from workers.judge.outputs.check import Candidate, Verdict
 from workers.judge.outputs.expected import plain
@@ -29,7 +30,7 @@ from workers.judge.timing import timer
 from workers.judge.timing.drift_reference import DriftReference
 from workers.judge.timing.interval import measured
 from workers.judge.timing.timed_run import TimedRun
-from workers.judge.verdicts import Verdicts, failed, failure, tampered
+from workers.judge.verdicts import AheadError, Verdicts, failed, failure, tampered
 from workers.judge.verified_run import VerifiedRun
 from workers.records import ComparisonJob, EvaluationJob, Measurement, Prepared, Status
 from workers.sandbox.child import raised
@@ -130,7 +131,7 @@ class Judge:
         try:
             self._loaded = self._load(staged)
             candidate = Candidate(self._loaded.function, job.variant.destination_passing, self._loaded.was_called)
-            candidate.is_reference = self._is_reference(staged)
+            candidate.is_reference = is_reference(staged, self._reference)
             candidate.compiles_late = self._loaded.compiles_late
             self._verdicts.load_again = lambda: self._renew(candidate, staged)
             self._begin_turn(self._loaded)
@@ -337,9 +338,10 @@ class Judge:
         measuring = Phase(PhaseKind.MEASURE, uuid)
         self._send("phase", measuring)
 
-        hooks: dict[str, Callable[[], None]] = {}
+        hooks: dict[str, Callable[[], Any]] = {}
         if self._device.runs_ahead and following is not None and job.check and not candidate.compiles_late:
-            hooks["then"] = lambda: self._verdicts.check_ahead(candidate, following)
+            begin = partial(self._send, "phase")
+            hooks["then"] = lambda: self._verdicts.check_ahead(candidate, following, begin, measuring)
         if self._device.runs_ahead and following is None and ahead is not None:
             hooks["meanwhile"] = lambda: self._load_ahead(ahead, then=measuring)
         try:
@@ -348,6 +350,9 @@ class Judge:
             )
         except DeviceLostError:
             raise
+        except AheadError as error:
+            after = failure(error.__cause__ or error)
+            return failed(self._residents.get(error.uuid), after, job.method)
         except CaptureError as error:
             self._uncaptured = error
             after = failure(error)
@@ -359,24 +364,18 @@ class Judge:
         conditions = {**timing.conditions, **resident.judged_by, **compiled}
         return measured(uuid, timing.samples_us, job.method, conditions, errors)
 
-    def _is_reference(self, staged: Staged) -> bool:
-        """Whether a variant is the definition's reference."""
-        if staged.variant.entry_point != self._reference.entry_point:
-            return False
-        files = {Path(staged.folder) / staged.package / name: text for name, text in self._reference.sources.items()}
-        return all(file.is_file() and file.read_text(encoding="utf-8") == text for file, text in files.items())
-
     def _measure(
         self,
         candidate: Candidate,
         resident: Resident,
         job: EvaluationJob,
         is_last: bool,
-        then: Callable[[], None] | None = None,
+        then: Callable[[], Callable[[], None]] | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[timer.Timing, Verdict]:
         """Time the candidate, and verify one run. ``then`` is done after the last sample, before the verdict is waited
-        for. On the last workload, a device that runs ahead inspects the memory behind the samples."""
+        for; what it gives is waited for. On the last workload, a device that runs ahead inspects the memory behind
+        the samples."""
         timer.check_mode(job.method, self._device)
         run = TimedRun(candidate, self._definition, resident.inputs, self._device)
         prepared = self._device.prepare(run, job.method.mode)
@@ -401,8 +400,9 @@ class Judge:
             # Not behind queued samples, which may be followed by more: a graph reads what a candidate keeps from its
             # calls, and a call on another workload may make that anew.
             if then is not None:
-                then()
+                wait = then()
                 look.look()  # that called the candidate
+                wait()
             return timing, look.verdict()
         finally:
             resident.others.undo()
@@ -446,7 +446,7 @@ class Judge:
                     self._compared[variant.key] = self._load_unspoiled(staged[variant.key])
                 loaded = self._compared[variant.key]
                 candidates[variant.key] = Candidate(loaded.function, variant.destination_passing)
-                candidates[variant.key].is_reference = self._is_reference(staged[variant.key])
+                candidates[variant.key].is_reference = is_reference(staged[variant.key], self._reference)
                 candidates[variant.key].compiles_late = loaded.compiles_late
 
             def renew(key: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from workers.build import loader
 from workers.errors import ProcessChangedError, TamperedError
 from workers.judge.verdicts import tampered
-from workers.records import BuiltVariant, Status
+from workers.records import BuiltVariant, Status, Variant
 from workers.sandbox.process_state import changed
 
 
@@ -69,3 +70,11 @@ def refuse_spoiler(loaded: loader.Loaded) -> None:
         raise TamperedError(tampered(loaded.tampered))
     if loaded.stuck:
         raise ProcessChangedError(changed(loaded.stuck))
+
+
+def is_reference(staged: Staged, reference: Variant) -> bool:
+    """Whether a variant is the definition's reference."""
+    if staged.variant.entry_point != reference.entry_point:
+        return False
+    files = {Path(staged.folder) / staged.package / name: text for name, text in reference.sources.items()}
+    return all(file.is_file() and file.read_text(encoding="utf-8") == text for file, text in files.items())

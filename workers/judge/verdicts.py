@@ -23,6 +23,7 @@ from workers.judge.tampering import watch
 from workers.judge.timing.timed_run import TimedRun
 from workers.records import Measurement, Method, Status
 from workers.sandbox.child import log_traceback, raised
+from workers.sandbox.messages import Phase, PhaseKind
 from workers.sandbox.process_state import ProcessState
 
 T = TypeVar("T")
@@ -51,6 +52,14 @@ class _Begun:
 
     uuid: str
     started: _Started | BaseException
+
+
+class AheadError(Exception):
+    """The device has failed in a check ahead of its workload's turn; the cause says how."""
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(uuid)
+        self.uuid = uuid
 
 
 @dataclass(frozen=True)
@@ -172,18 +181,45 @@ class Verdicts:
         with self._state.evaluators(), self._device.span(CHECK):
             return _Started(self._compare(outputs, resident.truths), outputs)
 
-    def check_ahead(self, candidate: Candidate, uuid: str) -> None:
-        """Start the check on the following workload if it is in memory. An exception is kept for its turn, since a
-        candidate that raises once has failed."""
+    def check_ahead(
+        self, candidate: Candidate, uuid: str, begin: Callable[[Phase], None], present: Phase
+    ) -> Callable[[], None]:
+        """Start the check on the following workload if it is in memory, while the device ends what the present one
+        needs. An exception is kept for its turn, since a candidate that raises once has failed.
+
+        Args:
+            candidate: The candidate.
+            uuid: The following workload.
+            begin: Told whose turn it is: a candidate that hangs, or takes its process with it, does so on that one.
+            present: The phase that this comes in between.
+
+        Returns:
+            What waits for both workloads, as the verdict on the present one would, and raises :class:`AheadError` if
+            the device does not recover from the following one.
+        """
         if self._begun is not None or uuid not in self._residents.held:
-            return
+            return lambda: None
         resident = self._residents.get(uuid)
         if resident.degenerate:
-            return
+            return lambda: None
+        ahead, of_present = Phase(PhaseKind.CHECK, uuid), self._device.mark()
+        begin(ahead)
         try:
             self._begun = _Begun(uuid, self._start_check(candidate, resident))
         except BaseException as error:
             self._begun = _Begun(uuid, error)
+
+        def wait() -> None:
+            begin(present)
+            of_present()
+            begin(ahead)
+            try:
+                self._device.mark()()
+            except BaseException as error:
+                raise AheadError(uuid) from error
+            begin(present)
+
+        return wait
 
     def with_room(self, uuid: str, work: Callable[[], T]) -> T:
         """Do the work. If memory runs out, do it again without the other workloads and with the variant loaded again: a

@@ -109,6 +109,31 @@ def test_fault_in_the_first_call(judged, make, kind):
     assert_passes(judge(make(), "cuda_graph"), uuids)
 
 
+ON_THE_SECOND = """
+import torch
+
+
+def run(x, y, out):
+    torch.add(y, x, alpha=2, out=out)
+    if x.shape[0] == ROWS:
+        FAULT
+"""
+OUT_OF_BOUNDS = "out += torch.arange(4, device=x.device)[torch.full((1,), 1 << 40, device=x.device)]"
+
+
+@pytest.mark.parametrize("mode", METHODS)
+@pytest.mark.parametrize(
+    ("fault", "status"), [("torch.cuda._sleep(1 << 62)", Status.TIMEOUT), (OUT_OF_BOUNDS, Status.CRASHED)]
+)
+def test_fault_on_the_second_workload_is_booked_there(judged, make, fault, status, mode):
+    """It is checked while the first one's measurement ends, and was booked on that."""
+    judge, _, evaluator, uuids = judged
+    rows = evaluator._problem.workload(uuids[1])["axes"]["n"]
+    found = judge(make(ON_THE_SECOND.replace("FAULT", fault).replace("ROWS", str(rows)), key=fault), mode)
+    assert (found.status, found.measurements[-1].workload) == (status, uuids[1]), found.message
+    assert_passes(judge(make(), mode), uuids)
+
+
 @pytest.mark.parametrize("kind", ["illegal_address", "endless", "wrong_result"])
 def test_fault_in_a_later_call(judged, make, kind):
     """The third call is a timed one in eager mode, and the captured one in graph mode."""
