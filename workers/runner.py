@@ -37,6 +37,8 @@ class Runner(ABC):
     """Number of builds that can run at once."""
     evaluators: int
     """Number of evaluations that can run at once."""
+    in_line: int = 1
+    """Number of jobs that should wait, so that whoever has ended one has the next."""
 
     @abstractmethod
     def environment(self) -> Environment:
@@ -111,21 +113,29 @@ class Runner(ABC):
         self.submit_evaluation(job)
         return self._wait_for(Evaluation, 1, tick)[0]
 
-    def compared(self, job: ComparisonJob, tick: Tick = lambda: None) -> Comparison:
-        """Measure interleaved, and wait for the result; nothing else may be in flight."""
+    def compared(self, job: ComparisonJob, tick: Tick = lambda: None, others: Arrived | None = None) -> Comparison:
+        """Measure interleaved, and wait for the result; what else is in flight is given to ``others``."""
         self.submit_comparison(job)
-        return self._wait_for(Comparison, 1, tick)[0]
+        return self._wait_for(Comparison, 1, tick, others=others)[0]
 
     def _wait_for(
-        self, kind: type[OneOutcome], count: int, tick: Tick, arrived: Arrived = lambda _: None
+        self,
+        kind: type[OneOutcome],
+        count: int,
+        tick: Tick,
+        arrived: Arrived = lambda _: None,
+        others: Arrived | None = None,
     ) -> list[OneOutcome]:
         found: list[OneOutcome] = []
         while len(found) < count:
             for outcome in self.wait(1.0):
-                if not isinstance(outcome, kind):
+                if isinstance(outcome, kind):
+                    found.append(outcome)
+                    arrived(outcome)
+                elif others is not None:
+                    others(outcome)
+                else:
                     raise WorkerError(f"waiting for a {kind.__name__}, something else was in flight: {outcome}")
-                found.append(outcome)
-                arrived(outcome)
             tick()
         return found
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_physics.recorded import opened
+from workers.build.builder import CPU_S
 
 LONGEST = 15
 """Builders of a machine of 16 threads: as many first builds."""
@@ -73,10 +74,12 @@ def _sweep(path: Path) -> dict[str, Any]:
     with opened(path) as database:
         times = database.execute("select started_at, finished_at, origin from trial order by finished_at").fetchall()
         builds = [s for (s,) in database.execute("select build_s from build order by build_s")]
+        figures = [json.loads(text) for (text,) in database.execute("select figures from build")]
         first_build = database.execute("select build_s from build order by id").fetchone()[0]
         began, ended, budget_s, most = database.execute(
             "select started_at, finished_at, budget_s, max_trials from sweep"
         ).fetchone()
+    cpu_s = [f[CPU_S] for f in figures if CPU_S in f]  # not of a build that crashed, nor of earlier versions
     first, last = min(start for start, *_ in times), times[-1][1]
     usage = _summary(path).get("evaluator", {}).get("search", {})  # none of a sweep that was interrupted
     middle = first + 60
@@ -92,6 +95,7 @@ def _sweep(path: Path) -> dict[str, Any]:
         "gpu_busy_search": usage.get("gpu_busy_share"),
         "longest_builds_s": builds[-LONGEST:][len(builds[-LONGEST:]) // 2],
         "builds_s": builds[len(builds) // 2],
+        "build_cpu_s": sum(cpu_s) / len(cpu_s) if cpu_s else None,
         "trials_a_second_after_60_s": len(later) / (last - middle) if last > middle else None,
         "starts": sum(origin == "warm" for *_, origin in times),
     }

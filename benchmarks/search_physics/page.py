@@ -261,6 +261,7 @@ LIVE = {
     "gpu_busy_search": ("GPU busy in the search (wanted: 0.60)", ".2f"),
     "longest_builds_s": ("the 15 longest builds, median, s", ".1f"),
     "builds_s": ("all builds, median, s", ".1f"),
+    "build_cpu_s": ("CPU seconds a variant, mean", ".2f"),
     "trials_a_second_after_60_s": ("trials a second after the first minute", ".1f"),
 }
 """What of a sweep is shown: its name and format."""
@@ -271,7 +272,9 @@ def _sweeps(heads: Sequence[str], sweeps: Sequence[dict[str, Any]], keys: Sequen
     lines = ["", f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for key in keys:
         name, form = LIVE[key]
-        lines.append(f"| {name} | {' | '.join(format(s[key], form) for s in sweeps)} |")
+        shown = ["" if s.get(key) is None else format(s[key], form) for s in sweeps]
+        if any(shown):
+            lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
 
 

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from benchmarks.search_physics.live import again, live
+from workers.build.builder import CPU_S
 
 SUMMARY = {"evaluator": {"search": {"gpu_busy_share": 0.5}}}
 
@@ -21,10 +22,11 @@ def database(path: Path, summary: dict, ends: list[float], origin: str) -> Path:
     with sqlite3.connect(path) as db:
         db.execute("create table sweep (summary, started_at, finished_at, budget_s, max_trials)")
         db.execute("create table trial (started_at, finished_at, origin)")
-        db.execute("create table build (id integer primary key, build_s)")
+        db.execute("create table build (id integer primary key, build_s, figures)")
         db.execute("insert into sweep values (?, 990, 1200, 150, 240)", (json.dumps(summary),))
         db.executemany("insert into trial values (1000, ?, ?)", [(1000 + end, origin) for end in ends])
-        db.executemany("insert into build (build_s) values (?)", [(12.0,), (3.0,), (5.0,)])
+        builds = [(12.0, {CPU_S: 4.0}), (3.0, {CPU_S: 1.0}), (5.0, {})]
+        db.executemany("insert into build (build_s, figures) values (?, ?)", [(s, json.dumps(f)) for s, f in builds])
     db.close()
     return path
 
@@ -39,6 +41,7 @@ def test_progress_is_counted_in_the_database(tmp_path):
     first = found["without_starts"]
     assert first["trials_after_s"] == {"28": 1, "38": 2, "48": 2, "58": 3}
     assert (first["trials"], first["max_trials"], first["budget_s"], first["first_build_s"]) == (4, 240, 150, 12.0)
+    assert first["build_cpu_s"] == 2.5, "of those that say it"
     assert (first["search_s"], first["sweep_s"], first["starts"], found["with_starts"]["starts"]) == (100, 210, 0, 2)
     assert [(r["tokens"], r["ratio"]) for r in found["side_by_side"]] == [(7, 1.25), (57, 1.25)]
     assert (found["rel_without_starts"], found["rel_interval"], found["rel_worst"]) == (1.0, [0.25, 1.5], 0.25)

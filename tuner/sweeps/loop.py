@@ -17,13 +17,14 @@ from typing import Literal
 from db.records import StoredBuild, StoredMeasurement, TrialRecord, method_hash
 from db.store import Store
 from search_spaces import Config
-from search_spaces.targets import target_named
+from search_spaces.targets import is_cuda, target_named
 from tuner.progress import SLOW_S, Progress, Slow, Steps
 from tuner.search import Proposal, Search
 from tuner.sweeps.failures import Failures
 from tuner.sweeps.finals import winners
 from tuner.sweeps.finals.crossings import Crossing, settled
-from tuner.sweeps.finals.final import Finalist, FinalResult, run_final, summed
+from tuner.sweeps.finals.final import FinalResult, run_final, summed
+from tuner.sweeps.finals.finalists import finalists_of
 from tuner.sweeps.finals.guard import Guard
 from tuner.sweeps.objective import Objective
 from tuner.sweeps.regimes import Regime
@@ -32,6 +33,7 @@ from tuner.sweeps.reuse import LoadBeside, other_load, usable
 from tuner.sweeps.start.earlier_trials import EarlierTrials
 from tuner.sweeps.start.head_start import HeadStart, searches
 from tuner.sweeps.start.plan import SweepPlan
+from tuner.sweeps.trials.asking import Asker
 from tuner.sweeps.trials.eager import EagerTrials
 from tuner.sweeps.trials.modes import RegimeMode, final_method, remarks
 from tuner.sweeps.trials.reference_times import ReferenceTimes
@@ -78,6 +80,9 @@ class Sweep:
         self._evaluating: dict[str, Trial] = {}
         self._eager = EagerTrials(plan.definition["name"], plan.space, plan.method, runner, self._finish)
         self._failures: Counter[str] = Counter()
+        self._asker = Asker(lambda: self._take(runner.arrived()))
+        self._measured: dict[str, FinalResult | None] = {}
+        """Regime name -> its final; some regimes are done before the search is."""
         self._reasons = Failures(plan.space.config_hash(plan.space.default))
         self._usage: dict[str, float] = {}
         self._raced_out = 0
@@ -168,9 +173,27 @@ class Sweep:
             if is_idle and not self._reference.waiting:
                 return  # with nothing in flight that the finals would find in place of their own outcomes
             self._take(self.runner.wait(1.0))
-            self._withdraw()
-            self._beat()
-            self._emit()
+            self._upkeep()
+            self._measure_what_is_done()
+
+    def _upkeep(self) -> None:
+        self._withdraw()
+        self._tick()
+
+    def _measure_what_is_done(self) -> None:
+        """While the last builds of a search are awaited, the finals of the regimes that have none of them: a GPU would
+        have nothing to do. On a CPU builders would disturb them."""
+        if not is_cuda(self.plan.space.target) or not self._search_is_over() or self._eager.in_flight:
+            return
+        busy = {t.state.regime.name for trials in self._waiting_for_build.values() for t in trials}
+        busy |= {t.state.regime.name for t in self._evaluating.values()}
+        for state in self._states:
+            name = state.regime.name
+            if not busy or name in busy or name in self._measured or state.mode.held:
+                continue
+            if all(f.is_built for f in finalists_of(self.plan, state).values()):
+                self._measured[name] = self._final(state, self._upkeep)
+                return  # the others may be done by now
 
     def _withdraw(self) -> None:
         """Take back what has not begun: after the search what no trial needs any more, after its time the rest. The
@@ -207,18 +230,19 @@ class Sweep:
 
     def _fill(self) -> None:
         """Keep every builder and evaluator busy, but ask for no more: later proposals are based on more results."""
-        while self._in_flight() < self.runner.builders + self.runner.evaluators + 1 and not self._search_is_over():
+        wanted = self.runner.builders + self.runner.evaluators + self.runner.in_line
+        while self._in_flight() < wanted and not self._search_is_over():
             open_states = [s for s in self._states if not s.exhausted]
             if not open_states:
                 return
             state = min(open_states, key=lambda s: s.asked)
-            proposal = state.proposed.popleft() if state.proposed else state.search.ask()
+            proposal = state.proposed.popleft() if state.proposed else self._asker.ask(state.search)
             if proposal is None:
                 state.exhausted = True
                 continue
             state.asked += 1
             self._start(state, proposal)
-            self._take(self.runner.arrived())  # a proposal may take a second: what was built goes on meanwhile
+            self._take(self.runner.arrived())
 
     def _search_is_over(self) -> bool:
         if any(s.asked == 0 for s in self._states):
@@ -351,7 +375,7 @@ class Sweep:
         self.store.trials.commit(record)
         self._reasons.note(trial.config_hash, status, message)
         self._note(state, trial.config_hash, trial.proposal.config, status, measured, trial.build, value)
-        state.search.tell(trial.proposal.number, value, detail=status.value)
+        self._asker.tell(state.search, trial.proposal.number, value, status.value)
 
     def _note(
         self,
@@ -382,30 +406,32 @@ class Sweep:
     # -- finals ------------------------------------------------------------------------------------------------------
 
     def _finals(self) -> dict[str, FinalResult]:
-        finals: dict[str, FinalResult] = {}
         for state in self._states:
-            finalists = self._finalists(state)
-            if not finalists:
-                continue
-            deadline = time.monotonic() + self.settings.final_s
-            if self.settings.budget_s is not None:
-                deadline = min(deadline, self._started + self.settings.budget_s)
-            method = final_method(self.plan.method, {key: f.mode for key, f in finalists.items()})
-            result = run_final(
-                self.runner,
-                finalists,
-                state.regime,
-                default=state.default_hash,
-                method=method,
-                max_rounds=self.settings.final_rounds,
-                deadline=deadline,
-                seed=self.settings.seed,
-                tick=self._tick,
-                steps=self._steps,
-            )
-            if result is not None:
-                finals[state.regime.name] = result
-        return finals
+            if state.regime.name not in self._measured:
+                self._measured[state.regime.name] = self._final(state, self._tick)
+        found = {s.regime.name: self._measured[s.regime.name] for s in self._states}
+        return {name: result for name, result in found.items() if result is not None}
+
+    def _final(self, state: RegimeState, tick: Callable[[], None]) -> FinalResult | None:
+        finalists = finalists_of(self.plan, state)
+        if not finalists:
+            return None
+        deadline = time.monotonic() + self.settings.final_s
+        if self.settings.budget_s is not None:
+            deadline = min(deadline, self._started + self.settings.budget_s)
+        return run_final(
+            self.runner,
+            finalists,
+            state.regime,
+            default=state.default_hash,
+            method=final_method(self.plan.method, {key: f.mode for key, f in finalists.items()}),
+            max_rounds=self.settings.final_rounds,
+            deadline=deadline,
+            seed=self.settings.seed,
+            tick=tick,
+            steps=self._steps,
+            others=lambda outcome: self._take([outcome]),
+        )
 
     def _settled(
         self, finals: Mapping[str, FinalResult]
@@ -428,21 +454,6 @@ class Sweep:
             deadline=None if budget is None else self._started + budget,
             tick=self._tick,
         )
-
-    def _finalists(self, state: RegimeState) -> dict[str, Finalist]:
-        chosen = {leader.config_hash: leader for leader in state.leaders}
-        for specialist in state.specialists.values():
-            chosen.setdefault(specialist.config_hash, specialist)
-        if state.default is not None:
-            chosen.setdefault(state.default_hash, state.default)
-        space = self.plan.space.at(state.regime.sizes.values())
-        finalists = {}
-        for config_hash, leader in chosen.items():
-            variant = config_variant(self.plan.definition["name"], space, leader.config)
-            variant = variant if leader.artifact is None else variant.built(leader.artifact)
-            changed = sum(leader.config[p.name] != space.default[p.name] for p in space.parameters)
-            finalists[config_hash] = Finalist(variant, leader.config, (changed, config_hash), leader.mode)
-        return finalists
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
 

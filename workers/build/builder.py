@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ from workers.sandbox.process import ChildProcess
 from workers.sandbox.process_state import ProcessState
 
 BUILD_FILE = "build.py"
+CPU_S = "build_cpu_s"
+"""Figure of every build: CPU seconds of its process and of what that has started and awaited."""
 _RECYCLE_AFTER = 100
 """Number of builds after which the process is replaced, since compilers do not free all memory."""
 _ON_CPU = ("torch", "numba")
@@ -205,15 +208,17 @@ class BuildHandler:
         """Stage and build below ``folder``. Parts are kept under ``of``.
 
         Returns:
-            Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures, a message, and
-            whether the process must not be used again.
+            Status (BUILT, REJECTED, COMPILE_ERROR; WORKER_LOST if the disk is full), static figures and
+            :data:`CPU_S`, a message, and whether the process must not be used again.
         """
+        before = sum(os.times()[:4])
         try:
             status, figures, message = self._build(variant, folder, digest, of)
         finally:
             # What a module does when it is imported must not reach the next variant's build.
             stuck = self._state.put_back()
             self._state.put_back_imports([])
+        figures = {**figures, CPU_S: round(sum(os.times()[:4]) - before, 2)}
         return status, figures, message, bool(stuck or self._state.threads_left())
 
     def _build(self, variant: Variant, folder: str, digest: str, of: str) -> tuple[Status, Mapping[str, Any], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -40,6 +41,10 @@ from workers.runner import Outcome, Runner
 _GPU_DEPTH = 3
 """Jobs in flight on a GPU's evaluator: one that runs, one whose variant is loaded at its end, and one for the time that
 the sweep needs for a proposal. On the cpu target there is one, since the sweep shares the cores."""
+
+_ENDS_MEANWHILE = 0.2
+"""Part of the builders that end a build while the sweep makes a proposal that takes half a second; 15 on the machine of
+an H200 end five a second (docs/results/search-physics.md)."""
 
 _CLOSE_S = 2.0
 """Seconds that idle workers get to end by themselves."""
@@ -110,6 +115,8 @@ class RayRunner(Runner):
             self._watcher.start()
         self.builders = len(self._jobs.builds.workers)
         self.evaluators = len(self._jobs.evaluations.workers)
+        if is_cuda(target):
+            self.in_line = 1 + self.evaluators * (_GPU_DEPTH - 1) + math.ceil(self.builders * _ENDS_MEANWHILE)
 
     @property
     def patience_s(self) -> float:
@@ -328,6 +335,7 @@ class RayRunner(Runner):
         if self._closed:
             raise WorkerError("the runner is closed")
         self._jobs.submit(pool, payload)
+        self._finish_ended()  # who submits may do so for seconds, and builders that have come up would wait
 
     def _watch_waiting(self, say: Callable[[str], None]) -> None:
         """Ask the evaluators now and then whether they wait for their devices, and say so once for each holder."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workers.build.artifact_cache import ArtifactCache
-from workers.build.builder import VariantBuilder
+from workers.build.builder import CPU_S, VariantBuilder
 from workers.devices.environment import toolchain
 from workers.errors import CacheFullError
 from workers.records import Status, Variant
@@ -75,7 +75,7 @@ def test_a_variant_is_rejected_once(bench, tmp_path):
     first, second = (bench.builder.build(variant(sources)) for _ in range(2))
     assert (first.status, first.cached, second.cached) == (Status.REJECTED, False, True)
     assert (second.status, second.artifact, second.log) == (Status.REJECTED, None, first.log)
-    assert first.figures == second.figures == {"spill_bytes": 512}
+    assert first.figures == second.figures == {"spill_bytes": 512, CPU_S: first.figures[CPU_S]}
     assert tried.read_text() == "x"
 
 
@@ -88,6 +88,17 @@ def test_build_file_fills_artifacts_beside_untouched_sources(bench):
     (package,) = [path for path in folder.iterdir() if path.is_dir()]
     assert {p: (package / p).read_text() for p in sources} == sources
     assert (package / "artifacts" / "kernel.bin").read_text() == "code"
+
+
+def test_the_record_of_a_build_says_what_cpu_time_it_took_with_what_it_started(bench):
+    """Would catch one that counts neither a compiler that is called, nor the builder's own process."""
+    burn = "t = __import__('time'); until = t.process_time() + 0.3\nwhile t.process_time() < until: pass\n"
+    call = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}], check=True)\n"
+    for source in (burn, call):
+        build = source + "def build(out_dir): return {}\n"
+        result = bench.builder.build(variant({"main.py": GOOD, "build.py": build}))
+        assert result.status is Status.BUILT, result.log
+        assert 0.3 <= result.figures[CPU_S] < result.build_s + 0.3
 
 
 def test_second_build_comes_from_the_cache(bench):
@@ -165,7 +176,7 @@ def test_the_dsl_is_told_its_target_and_asks_no_driver_for_it(bench, tmp_path):
     finally:
         builder.close()
     assert made.status is Status.BUILT, made.log
-    assert made.figures == {"arch": "sm_90a", "asked": []}
+    assert made.figures == {"arch": "sm_90a", "asked": [], CPU_S: made.figures[CPU_S]}
 
 
 def test_actors_of_builders_do_not_import_torch():

@@ -109,6 +109,20 @@ def test_what_has_arrived_can_be_had_without_waiting(runner, make):
     assert runner.arrived() == []
 
 
+def test_submitting_gives_out_what_waits(runner, make):
+    """Would catch builders that have nothing to do while a sweep's first proposals are made: nobody waits then."""
+    for i in range(runner.builders + 1):
+        runner.submit_build(make(key=f"waits{i}", marker=f"# waits {i}"))
+    until = time.monotonic() + 120
+    submitted = runner.builders + 1
+    while any(job.payload.key == f"waits{runner.builders}" for job in runner._jobs.builds.queue):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+        runner.submit_build(make(key=f"more{submitted}", marker="# more"))
+        submitted += 1
+    assert len(gather(runner, submitted)) == submitted
+
+
 def test_comparison(runner, make, cpp, workloads):
     """Of a package and a library: would catch an evaluator that is not sent what it finds the library by."""
     variants = [make(key="a"), replace(cpp, key="b")]

@@ -17,7 +17,7 @@ from tuner.sweeps.finals.ranking import Ranking, rank
 from tuner.sweeps.regimes import Regime
 from workers.judge.timing.interval import measured
 from workers.records import BuiltVariant, Comparison, ComparisonJob, Measurement, Method, Status, Variant
-from workers.runner import Runner
+from workers.runner import Arrived, Runner
 
 ROUNDS_PER_LOOK = 12
 
@@ -34,6 +34,11 @@ class Finalist:
     simplicity: tuple
     mode: str = ""
     """The mode that it was timed in."""
+
+    @property
+    def is_built(self) -> bool:
+        """Whether this process has built it."""
+        return isinstance(self.variant, BuiltVariant)
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,13 @@ def run_final(
     seed: int,
     tick: Callable[[], None] = lambda: None,
     steps: Steps | None = None,
+    others: Arrived | None = None,
 ) -> FinalResult | None:
     """Measure the finalists against each other. The guard comes later (:func:`guarded`), when bounds are known.
 
     Stops when the ranking is settled, after ``max_rounds``, or past ``deadline`` (of ``time.monotonic``); at least
-    one look is always taken. A finalist that fails now is dropped.
+    one look is always taken. A finalist that fails now is dropped. What else is in flight goes to ``others``; no build
+    may be, unless all finalists are built.
 
     Returns:
         None if no finalist survives.
@@ -108,7 +115,7 @@ def run_final(
         )
         steps.step(f"final of {regime.name}: {what} of at most {looks * ROUNDS_PER_LOOK}")
         job = ComparisonJob(variants, regime.workloads, interleaved(method), ROUNDS_PER_LOOK, seed * 1000 + look)
-        comparison = runner.compared(job, tick)
+        comparison = runner.compared(job, tick, others)
         samples, failed = samples_and_failures(comparison)
         usage.append(comparison.usage)
         conditions |= {(e.key, m.workload): m.conditions for e in comparison.evaluations for m in e.measurements}

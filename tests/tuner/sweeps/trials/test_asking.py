@@ -1,0 +1,122 @@
+"""What goes on while a search is asked. Timings of the recording are synthetic."""
+
+import threading
+import time
+
+import pytest
+
+from benchmarks.search_replay.runner import ReplayRunner
+from tests.tuner.sweeps.test_head_start import BOTH
+from tests.tuner.sweeps.test_loop import _recording, _store, make_sweep  # noqa: F401
+from tuner.search import Search
+from tuner.sweeps.trials.asking import Asker
+
+LIMIT_S = 20.0
+
+
+class Slow:
+    """A search that answers when it is let, and notes what it is told."""
+
+    def __init__(self):
+        self.may_answer = threading.Event()
+        self.told = []
+
+    def ask(self):
+        assert self.may_answer.wait(LIMIT_S), "nothing went on while it was asked"
+        assert self.told == [], "told while it was asked"
+        return "proposal"
+
+    def tell(self, number, value, *, detail):
+        self.told.append((number, value, detail))
+
+
+def test_what_a_search_is_told_while_it_is_asked_reaches_it_afterwards():
+    """Would catch a sweep that changes a search's study under its sampler's hands."""
+    search = Slow()
+
+    def meanwhile():
+        asker.tell(search, 0, 1.0, "PASSED")
+        search.may_answer.set()
+
+    asker = Asker(meanwhile)
+    assert asker.ask(search) == "proposal"
+    assert search.told == [(0, 1.0, "PASSED")]
+    asker.tell(search, 1, None, "REJECTED")
+    assert search.told[1:] == [(1, None, "REJECTED")]
+
+
+def test_what_a_search_raises_reaches_the_sweep_and_the_next_can_be_asked():
+    def broken():
+        raise ZeroDivisionError
+
+    search = Slow()
+    asker = Asker(search.may_answer.set)
+    search.ask, ask = broken, search.ask
+    with pytest.raises(ZeroDivisionError):
+        asker.ask(search)
+    search.ask = ask
+    search.may_answer.set()
+    assert asker.ask(search) == "proposal"
+
+
+def test_what_is_built_is_judged_while_a_search_is_asked(recording, store, monkeypatch):
+    """Would catch a sweep whose evaluators and builders wait for a proposal that takes a second."""
+
+    class Alive(ReplayRunner):
+        def arrived(self):
+            return self.wait(0.0)
+
+    judged_meanwhile = []
+
+    def ask(search):
+        before = len(runner.judged)
+        until = time.monotonic() + 0.2
+        while runner._ready and len(runner.judged) == before and time.monotonic() < until:
+            time.sleep(0.01)
+        judged_meanwhile.append(len(runner.judged) - before)
+        return asked(search)
+
+    asked = Search.ask
+    monkeypatch.setattr(Search, "ask", ask)
+    runner = Alive(recording, in_flight=5)
+    assert make_sweep(recording, store, runner, max_trials=12).run().trials == 12
+    assert sum(judged_meanwhile) >= 5
+
+
+@pytest.mark.parametrize("target_is_gpu", [True, False])
+def test_regimes_that_are_done_have_their_finals_while_the_last_builds_are_awaited(
+    recording, store, monkeypatch, target_is_gpu
+):
+    """Would catch a GPU that is idle for as long as the last variant is built; a CPU's builders disturb a final."""
+    monkeypatch.setattr("tuner.sweeps.loop.is_cuda", lambda target: target_is_gpu)
+    order = []
+
+    class Late(ReplayRunner):
+        """One build takes until a comparison has begun, or nothing else is left."""
+
+        held = None
+        builds = 0
+
+        def submit_build(self, variant):
+            self.builds += 1
+            super().submit_build(variant)
+            if self.builds == 4:
+                self.held = self._ready.pop()
+
+        def submit_comparison(self, job):
+            order.append("comparison")
+            super().submit_comparison(job)
+
+        def wait(self, timeout_s):
+            outcomes = super().wait(timeout_s)
+            if self.held is not None and (not outcomes or order):
+                self._ready.append(self.held)
+                self.held = None
+                order.append("last build")
+            return outcomes
+
+    runner = Late(recording, in_flight=3)
+    result = make_sweep(recording, store, runner, regimes=BOTH, max_trials=12).run()
+    assert result.trials == 12
+    assert set(result.finals) == {"0-8", "9+"}
+    assert (order.index("comparison") < order.index("last build")) is target_is_gpu
