@@ -181,6 +181,11 @@ class Search:
         Samplers without a model of their own do not."""
         self._sampler.expect(expect)
 
+    def prepare(self) -> None:
+        """Find out what is expected of the configs that may be proposed next. Takes a second or so, which the first
+        proposal that builds on results would take otherwise. Other threads may tell meanwhile, and nothing else."""
+        self._sampler.prepare()
+
     def learn_beside(self, place: float, others: Sequence[Search]) -> None:
         """Learn from what searches of the same space for other sizes are told; samplers without a model do not.
 

@@ -31,7 +31,7 @@ from tuner.sweeps.regimes import Regime
 from tuner.sweeps.result import SweepResult, evaluator_usage
 from tuner.sweeps.reuse import LoadBeside, other_load, usable
 from tuner.sweeps.start.earlier_trials import EarlierTrials
-from tuner.sweeps.start.head_start import HeadStart, searches
+from tuner.sweeps.start.head_start import HeadStart, taken_up
 from tuner.sweeps.start.plan import SweepPlan
 from tuner.sweeps.trials.asking import Asker
 from tuner.sweeps.trials.eager import EagerTrials
@@ -104,11 +104,9 @@ class Sweep:
         self._beat()  # a search begins with a look at the space, which may take seconds
         if ahead is not None:
             self._waiting_for_build = {key: [] for key in ahead.building}
-        if ahead is not None and ahead.of(plan.regimes):
-            ahead.expect(plan.expect)
-        else:
-            made = searches(plan, self._earlier.again)
-            ahead = HeadStart(plan.regimes, made, tuple(deque() for _ in made))
+        ahead = taken_up(ahead, plan, self._earlier.again)
+        if any(ahead.proposals):
+            self._asker.prepare(ahead.searches)
         self._states = [self._state(*of) for of in zip(plan.regimes, ahead.searches, ahead.proposals, strict=True)]
 
     def run(self) -> SweepResult:

@@ -142,3 +142,25 @@ def test_a_model_that_said_nothing_before_the_workloads_were_there_leads_once_th
         search.ask()
     search.expect(value_of)
     assert min(value_of(search.ask().config) for _ in range(2)) == 0.0
+
+
+def test_what_is_expected_is_found_out_ahead_if_it_is_asked_for():
+    """Would catch a search that looks at its whole space within the first proposal that results lead to, while
+    builders wait for it."""
+    space = make_space(14)
+    asked = []
+
+    def expect(config) -> float:
+        asked.append(1)
+        return value_of(config)
+
+    search = Search(space, expect=lambda config: 0.0)
+    made = [search.ask() for _ in range(6)]
+    search.expect(expect)
+    search.prepare()
+    ahead = len(asked)
+    for proposal in made:
+        search.tell(proposal.number, value_of(proposal.config))
+    search.ask()
+    assert ahead > 1_000
+    assert len(asked) - ahead < ahead / 2

@@ -107,6 +107,10 @@ class AutoSampler(ConfigSampler):
         if transfer.usable:
             self._relative = Relative(self.table, transfer, self.options.related)
 
+    def prepare(self) -> None:
+        if self._expectation is not None:
+            self._expectation.of(self._candidates([]))
+
     def expect(self, expect: Expect) -> None:
         if self._expectation is None:
             self._expectation = Expectation(self.table, expect)

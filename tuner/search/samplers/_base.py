@@ -50,6 +50,9 @@ class ConfigSampler(BaseSampler):
         """Take what a model expects of configs as a first guess, before the first proposal, and instead of an earlier
         one; ignored by default."""
 
+    def prepare(self) -> None:
+        """Find out ahead what is expected of configs; nothing by default."""
+
     def learn_beside(self, place: float, siblings: Sequence[ConfigSampler]) -> None:
         """Learn also from the samplers of other sizes of the same space; not all samplers do.
 

@@ -83,6 +83,23 @@ def searches(plan: SweepPlan, again: Mapping[str, Sequence[Config]] | None = Non
     return tuple(made)
 
 
+def taken_up(
+    ahead: HeadStart | None, plan: SweepPlan, again: Mapping[str, Sequence[Config]] | None = None
+) -> HeadStart:
+    """What a sweep begins with: its head start, as long as it was for the same regimes, with what is expected now.
+
+    Args:
+        ahead: What was done ahead, if anything was.
+        plan: The sweep's, now that the workloads are there.
+        again: See :func:`searches`.
+    """
+    if ahead is not None and ahead.of(plan.regimes):
+        ahead.expect(plan.expect)
+        return ahead
+    made = searches(plan, again)
+    return HeadStart(plan.regimes, made, tuple(deque[Proposal]() for _ in made))
+
+
 def head_start(plan: SweepPlan, runner: Runner) -> HeadStart:
     """Ask the searches for their first proposals, in turns, and have those built; waits for nothing. The reference is
     the first that is built: behind dozens of candidates it would be timed last, or not at all.

@@ -6,7 +6,7 @@ and evaluators end what they had and need the next job.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from tuner.search import Proposal, Search
@@ -42,6 +42,12 @@ class Asker:
             untold, self._untold = self._untold, []
             for tell in untold:
                 tell()
+
+    def prepare(self, searches: Iterable[Search]) -> None:
+        """Have the searches look at their space, one after the other, before they are asked for what they have learnt;
+        waits for nothing. They may be told meanwhile. If it fails, the question that follows does so too."""
+        for search in searches:
+            self._thread.submit(search.prepare)
 
     def tell(self, search: Search, number: int, value: float | None, detail: str) -> None:
         """See :meth:`tuner.search.Search.tell`."""

@@ -120,3 +120,25 @@ def test_regimes_that_are_done_have_their_finals_while_the_last_builds_are_await
     assert result.trials == 12
     assert set(result.finals) == {"0-8", "9+"}
     assert (order.index("comparison") < order.index("last build")) is target_is_gpu
+
+
+def test_searches_prepare_before_they_are_asked_and_nobody_waits_for_that():
+    """Would catch a preparation that runs beside a proposal of the same search, or that holds up the sweep."""
+    order = []
+    goes_on = threading.Event()
+
+    class Prepared(Slow):
+        def prepare(self):
+            assert goes_on.wait(LIMIT_S), "the sweep waits for the preparation"
+            order.append("prepared")
+
+        def ask(self):
+            order.append("asked")
+
+    search = Prepared()
+    asker = Asker(goes_on.set)
+    asker.prepare([search])
+    asker.tell(search, 0, 1.0, "PASSED")
+    asker.ask(search)
+    assert order == ["prepared", "asked"]
+    assert search.told
