@@ -30,7 +30,7 @@ class Asker:
         self._untold: list[Callable[[], None]] = []
 
     def ask(self, search: Search) -> Proposal | None:
-        """See :meth:`tuner.search.Search.ask`."""
+        """The next proposal of a search, None when it has none left, see :meth:`tuner.search.Search.ask`."""
         self._asked = self._thread.submit(search.ask)
         try:
             while not wait([self._asked], timeout=_LOOK_S).done:
@@ -50,7 +50,7 @@ class Asker:
             self._thread.submit(search.prepare)
 
     def tell(self, search: Search, number: int, value: float | None, detail: str) -> None:
-        """See :meth:`tuner.search.Search.tell`."""
+        """Report a value, now or after the proposal that is being made, see :meth:`tuner.search.Search.tell`."""
         if self._asked is None:
             search.tell(number, value, detail=detail)
         else:
