@@ -11,11 +11,12 @@ STAMP := $(VENV)/.installed
 sweep: $(STAMP)
 	$(BIN)/tuner sweep
 
-# Two processes share the cores: threads that wait must sleep, and numpy's small matrices need no second one.
+# Two processes share the cores: threads that wait must sleep, and numpy's small matrices need no second one. Hundreds of
+# processes import the same modules, so those are compiled once, whatever the environment says.
 test: export OPENBLAS_NUM_THREADS := 1
 test: export OMP_WAIT_POLICY := passive
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

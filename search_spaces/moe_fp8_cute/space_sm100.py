@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from search_spaces.moe_fp8_cute.solution.budget_sm100 import BlackwellPlan
@@ -133,7 +134,9 @@ MANY = tuple(name for name in DEFAULT if name.startswith("many_"))
 """Parameters of the launches for experts with many rows."""
 
 
-def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None], power_of_two: bool) -> list[Constraint]:
+def _gemm_constraints(
+    i: int, problem: Callable[[int, str, tuple[str, ...], tuple], str | None], power_of_two: bool
+) -> list[Constraint]:
     """Rules inside one GEMM; the first ones need few parameters and cut most branches."""
     gemm = f"GEMM {i}"
 
@@ -141,9 +144,8 @@ def _gemm_constraints(i: int, problem: Callable[[int, str, tuple], str | None], 
         return tuple(f"{base}_{i}" for base in bases)
 
     def planned(part: str, names: tuple[str, ...], reason: str) -> Constraint:
-        return Constraint(
-            names, f"{gemm}: {reason}", lambda c: problem(i - 1, part, tuple((n, c[n]) for n in names)) is None
-        )
+        values = itemgetter(*names)  # asked more often than all else when configs are drawn
+        return Constraint(names, f"{gemm}: {reason}", lambda c: problem(i - 1, part, names, values(c)) is None)
 
     swap, m, t, w, along_w, along_t = named("swap", "mma_m", "tile_t", "tile_w", "cluster_w", "cluster_t")
     scaled = f"scaled_{i}"
@@ -217,8 +219,8 @@ def constraints(sizes: Mapping[str, Any]) -> tuple[Constraint, ...]:
     """All rules of the space for a definition's sizes."""
 
     @lru_cache(maxsize=1 << 16)
-    def problem(which: int, part: str, values: tuple) -> str | None:
-        plan = plans({**DEFAULT, **dict(values)}, sizes)[which]
+    def problem(which: int, part: str, names: tuple[str, ...], values: tuple) -> str | None:
+        plan = plans({**DEFAULT, **dict(zip(names, values, strict=True))}, sizes)[which]
         found: str | None = getattr(plan, f"{part}_problem")()
         return found
 

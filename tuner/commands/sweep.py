@@ -155,6 +155,7 @@ def run_sweep(
             settings = resumed_settings(store, resume, settings)
         setup = resolve(settings)
         space = setup.checked_space()  # bad values are refused before anything starts
+        startable(setup)  # before the proof, which takes seconds
         setup = setup.timed_as(space)
         if resume is not None:
             space = same_space(store.sweeps.get(resume), space)
@@ -170,7 +171,6 @@ def run_sweep(
 
             own = settings.model_copy(update={"space": settings.space or setup.family().name, "target": setup.target})
             verify_first(own, view)
-        startable(setup)
         with noted_signals() as interrupt:  # none comes between the row and what records its end
             sweep_id = resume if resume is not None else register(store, setup, space, ticket)
         recorded = partial(recorded_end, store, sweep_id, resume_command(sweep_id, settings, out))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 pytest.importorskip("cutlass", reason="nvidia-cutlass-dsl is not installed")
@@ -71,6 +73,12 @@ def says_whole(i: Instruction) -> Instruction:
     return Instruction("mov.u32", [i.operands[0], "4"], i.guard)
 
 
+@pytest.fixture(scope="module")
+def before(built):
+    """What the kernels of a row find, made once for all mistakes."""
+    return functools.cache(lambda row: Before(built, row, QUICK))
+
+
 SHARED = begins("cp", "async", "bulk", "tensor", has=("multicast",))
 
 
@@ -84,6 +92,5 @@ SHARED = begins("cp", "async", "bulk", "tensor", has=("multicast",))
     ],
     ids=["sizes are not told apart", "half of the tokens", "half of the tokens, swapped", "arrivals of a whole one"],
 )
-def test_a_mistake_is_seen(built, row, kernel, edit):
-    before = Before(built, row, QUICK)
-    assert before.verdict(Mistake("", "sm_100a", "", kernel, edit)) is not None
+def test_a_mistake_is_seen(before, row, kernel, edit):
+    assert before(row).verdict(Mistake("", "sm_100a", "", kernel, edit)) is not None
