@@ -11,7 +11,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, Rows, gemm, ring_us, serves
+from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, Rows, finished, first_rows_us, gemm, ring_us, serves
 from search_spaces.moe_fp8_cute.solution.budget import GemmPlan
 from search_spaces.moe_fp8_cute.solution.plans import few_rows, launches, row_align
 from search_spaces.prediction.model import Hardware, KernelPrediction, Model, Prediction, WorkloadFeatures
@@ -24,12 +24,10 @@ ROUTING_US_PER_TOKEN = 1.25e-3
 GRID_BARRIER_US = 1.0
 """Above 128 tokens routing counts through a grid barrier instead of a cluster (H200, docs/kernels.md)."""
 
-FIRST_ROWS_US = 12.0
-"""Until the rows of the first tiles are there that GEMM 1 permutes itself: at 2,048 tokens it takes 2 to 7 us longer
-than with a permute kernel of 8 (H200, docs/results/prefill.md)."""
 FEED_SHARE = 0.75
-"""Of GEMM 1's tail that GEMM 2 fills where it takes over tile by tile: 445 of 575 us, the sum over ten routings (H200,
-docs/results/prefill.md); single ones 0.3 to 1.2."""
+"""Of GEMM 1's tail that GEMM 2 fills where it takes over tile by tile: 445 of 575 us, the sum over ten routings of 3 to
+13 waves (H200, docs/results/prefill.md); single ones 0.3 to 1.2. It has only those tiles for it whose rows are there
+before GEMM 1's last wave: none, where all of GEMM 1 is one wave."""
 
 
 def predict(
@@ -122,19 +120,22 @@ def _kernels(
         above = config["split_rows"] if config["gather"] == "many" else 0
         out.append(mover("permute", sum(count for count in rows if count > above) * hidden * 2))
     plans = _launches(tuple(config.items()), tuple(sizes.items()))
-    if any(plan.copies and serves(plan, rows) for _, plan in plans):
-        out.append(KernelPrediction("first rows", FIRST_ROWS_US, {"dependent steps": FIRST_ROWS_US}))
+    if first_us := [first_rows_us(plan, rows, hw) for _, plan in plans if plan.copies and serves(plan, rows)]:
+        out.append(KernelPrediction("first rows", first_us[0], {"dependent steps": first_us[0]}))
     cleared = tokens * hidden * 2 if combine == "atomic_bf16" else 0
     # The launch for many rows clears the output where it has any.
     clears = next((name for name, plan in plans if plan.above and plan.paired and serves(plan, rows)), "moe_gemm_1")
     streams = next((name for name, plan in plans if not plan.paired and serves(plan, rows)), "moe_gemm_2")
+    there = 0.0  # of the rows of GEMM 2, before the last wave of GEMM 1
     for name, plan in plans:
+        if plan.paired and serves(plan, rows):
+            there = finished(plan, rows, hw)
         one = gemm(name, plan, rows, hw, k, cleared if name == clears else 0)
         waited = 0.0 if plan.chained else step
         if name == streams and plan.early_weights and config["requant"] == "fused":
             waited -= k.fill_us + k.early * min(ring_us(plan, hw), _tail_us(out))
         if name == streams and plan.fed:
-            waited -= FEED_SHARE * _tail_us(out)
+            waited -= min(FEED_SHARE * _tail_us(out), there * one.us)
         out.append(KernelPrediction(name, max(one.us + waited, 0.0), one.resources_us, one.losses_us))
         if name == "moe_gemm_1" and plan.out == "partial":
             align = row_align(config)

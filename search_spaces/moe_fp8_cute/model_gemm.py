@@ -33,6 +33,10 @@ STORE_CYCLES = 4.0
 GATHER_CYCLES = 12.0
 """Of the gathering warps for a token row and K block. GEMM 1 took 642.7 us instead of 549.4 with 128 rows a tile (H200,
 docs/kernels.md), and as long with 64."""
+FIRST_ROWS_US, ROW_COPY_US = 4.0, 2.5
+"""Where GEMM 1 permutes rows itself, every consumer warp copies one at a time until those of the first tiles are there:
+4 us, as was expected of one row each, and for each further row of a warp what 128 of them take in 250 to 400 us (H200,
+docs/kernels.md). With the traffic of it 13 at 2,048 tokens, where 11 to 15 were measured."""
 EMPTY_US = 1.25
 """A launch none of whose experts have rows: two of them were measured to cost 2.2 to 2.8 us (H200, docs/kernels.md)."""
 PROMOTION_CYCLES, DRAIN_CYCLES, SWAPPED_DRAIN_CYCLES = 70.0, 1.4, 2.3
@@ -173,15 +177,10 @@ def gemm(
         k: FittedConstants.
         cleared_bytes: Output that it clears meanwhile.
     """
-    tile = plan.tile_t
-    if plan.narrow_tiles and tiles_of(rows, 0, plan.upto, plan.narrow, plan.narrow, 0).count <= plan.narrow_tiles:
-        tile = plan.narrow
-    tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
-    t = tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else tile, plan.narrow, plan.cluster_t)
     if not serves(plan, rows):
         return KernelPrediction(name, EMPTY_US, {"launch": EMPTY_US})
-    tiles = t.count * plan.cluster_t * plan.weight_tiles * plan.split_k
-    ctas = min(plan.ctas, hw.sms * plan.ctas_per_sm)
+    t = _token_tiles(plan, rows)
+    tiles, ctas = _tiles(plan, t), _ctas(plan, hw)
     w = _wave(plan, t, tiles, hw, k)
     full, last = divmod(tiles, ctas)
     tensor_us = tiles * plan.k_blocks * w.block.tensor / hw.sms / hw.boost_mhz
@@ -201,6 +200,36 @@ def gemm(
         "launch": k.fill_us,
     }
     return KernelPrediction(name, us, _resources(plan, w, tiles, ctas, clock, hw), losses)
+
+
+def _token_tiles(plan: GemmPlan, rows: Rows) -> Tiles:
+    tile = plan.tile_t
+    if plan.narrow_tiles and tiles_of(rows, 0, plan.upto, plan.narrow, plan.narrow, 0).count <= plan.narrow_tiles:
+        tile = plan.narrow
+    tokens_as_m = not plan.swap and not isinstance(plan, BlackwellPlan)
+    return tiles_of(rows, plan.above, plan.upto, tile, 64 if tokens_as_m else tile, plan.narrow, plan.cluster_t)
+
+
+def _tiles(plan: GemmPlan, t: Tiles) -> int:
+    return t.count * plan.cluster_t * plan.weight_tiles * plan.split_k
+
+
+def _ctas(plan: GemmPlan, hw: Hardware) -> int:
+    return min(plan.ctas, hw.sms * plan.ctas_per_sm)
+
+
+def finished(plan: GemmPlan, rows: Rows, hw: Hardware) -> float:
+    """Part of a launch's tiles that end before its last wave begins to end; 0 where it has one wave."""
+    tiles, ctas = _tiles(plan, _token_tiles(plan, rows)), _ctas(plan, hw)
+    return (tiles - 1) // ctas * ctas / tiles
+
+
+def first_rows_us(plan: GemmPlan, rows: Rows, hw: Hardware) -> float:
+    """Until the rows of the first tiles are there that a launch permutes itself (row_copy.py)."""
+    ctas = _ctas(plan, hw)
+    copied = min(_token_tiles(plan, rows).rows, ctas * plan.tile_t)
+    rounds = math.ceil(copied / (ctas * 4 * plan.groups))
+    return FIRST_ROWS_US + (rounds - 1) * ROW_COPY_US
 
 
 def serves(plan: GemmPlan, rows: Rows) -> bool:
@@ -241,7 +270,8 @@ def _wave(plan: GemmPlan, t: Tiles, tiles: int, hw: Hardware, k: FittedConstants
         "atomic_bf16": t.rows * plan.n * 2 * k.atomic,
         "atomic_f32": t.rows * plan.n * 4 * plan.split_k * k.atomic,
     }[plan.out]
-    hbm = t.experts * plan.n * plan.k + t.rows * plan.k + out
+    # Rows that it permutes itself are read and written before.
+    hbm = t.experts * plan.n * plan.k + t.rows * plan.k * (3 if plan.copies else 1) + out
     between, stored = k.tile_cycles + STORE_CYCLES * rows * plan.tile_w / (128 * plan.groups), 0.0
     if isinstance(plan, BlackwellPlan):
         between, stored = between_cycles(plan, rows), stored_bytes(plan, rows) / hw.smem_bytes_per_cycle

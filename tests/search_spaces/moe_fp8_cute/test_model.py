@@ -10,7 +10,14 @@ import pytest
 
 from benchmarks.packaged_dataset.make import MoeSizes
 from search_spaces.moe_fp8_cute.model import even_rows
-from search_spaces.moe_fp8_cute.model_gemm import FittedConstants, _hopper, blackwell_block, gemm, tiles_of
+from search_spaces.moe_fp8_cute.model_gemm import (
+    FittedConstants,
+    _hopper,
+    blackwell_block,
+    finished,
+    gemm,
+    tiles_of,
+)
 from search_spaces.moe_fp8_cute.solution.plans import SMS, few_rows, many_plans, plans
 from search_spaces.moe_fp8_cute.solution.plans_sm100 import SMS_BLACKWELL
 from search_spaces.moe_fp8_cute.space import FAMILY
@@ -171,6 +178,19 @@ def test_a_gemm_2_that_is_fed_tile_by_tile_fills_a_part_of_the_tail():
     assert after == sorted(after)
 
 
+def test_a_gemm_2_that_is_fed_has_nothing_to_do_beside_the_only_wave_of_gemm_1():
+    """Was a quarter too fast at one token and with three hot experts at 15, so that searches tried little else."""
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    fed = {**hopper.default, "feed": "tiles"}
+    few, many = (64,) * 8 + (0,) * 24, (64,) * 9 + (0,) * 23
+    first = plans(hopper.default, hopper.sizes)[0]
+    assert (first.weight_tiles * 8, first.ctas) == (128, 132)
+    assert predicted(hopper, fed, 64, few) == predicted(hopper, hopper.default, 64, few)
+    assert predicted(hopper, fed, 64, many) < predicted(hopper, hopper.default, 64, many)
+    there = [finished(first, (64,) * n, gpu("sm_90a")) for n in (1, 8, 9, 33)]
+    assert there == [0.0, 0.0, 132 / 144, 3 * 132 / 528]
+
+
 def kernels(space, config, tokens, rows) -> dict[str, float]:
     features = WorkloadFeatures({"seq_len": tokens}, {"rows_per_expert": rows})
     return {k.name: k.us for k in space.model.predict(config, features, gpu(space.target)).kernels}
@@ -199,6 +219,16 @@ def test_first_rows_are_waited_for_only_where_a_launch_copies_them():
     beside = {**hopper.default, **SPLIT, "gather": "beside"}
     assert "first rows" not in kernels(hopper, beside, 57, (16,) * 32)
     assert "first rows" in kernels(hopper, beside, 57, (16,) * 31 + (17,))
+
+
+def test_first_rows_take_as_long_as_a_warp_has_rows_of_them():
+    """A constant was 12 us, of 55 with three hot experts at 15 tokens, and too little where all rows are of few."""
+    hopper = FAMILY.space(DEFINITION, "sm_90a")
+    beside = {**hopper.default, "gather": "beside"}  # tiles of 64 rows, four consumer warps in each of 132 CTAs
+    took = [kernels(hopper, beside, 4096, (rows, 0))["first rows"] for rows in (1, 528, 529, 132 * 64, 30_000)]
+    assert took == [4.0, 4.0, 6.5, 4 + 15 * 2.5, 4 + 15 * 2.5]
+    gemm_1 = [kernels(hopper, {**beside, "gather": g}, 4096, (4096, 0))["moe_gemm_1"] for g in ("kernel", "beside")]
+    assert gemm_1[0] < gemm_1[1], "rows are read and written beside it"
 
 
 def test_a_k_block_has_a_least_time_with_swapped_operands():
