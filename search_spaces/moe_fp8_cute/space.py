@@ -215,11 +215,6 @@ def _feed_constraints() -> list[Constraint]:
             lambda c: not c["split_rows"] or c["ctas_per_sm_1"] == c["many_ctas_per_sm"] == 1,
         ),
         rule(
-            ("combine",),
-            "handed over tile by tile, sums of float32 hang on a card with some routings: docs/kernels.md",
-            lambda c: c["combine"] != "atomic_f32",
-        ),
-        rule(
             ("combine", "clear"),
             "handed over tile by tile, the output must be cleared before the last tiles: along the main loop",
             lambda c: c["combine"] != "atomic_bf16" or c["clear"] == "along",

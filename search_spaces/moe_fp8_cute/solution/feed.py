@@ -132,5 +132,8 @@ class Feed:
         if cutlass.const_expr(self.plan.cluster == 1):
             cute.arch.mbarrier_arrive(bars + 1)
         else:
-            cute.arch.mbarrier_arrive(bars + 1, Int32(0))
+            # A remote arrival can overtake the load, which waits behind an epilogue's reductions; then the next claim
+            # is read in place of this one. A release at the cluster's scope would wait for the reductions themselves.
+            # A tile is never negative: the address is the same, and there only once the load has ended.
+            cute.arch.mbarrier_arrive(bars + 1 + Int32(tile < 0), Int32(0))
         return tile
