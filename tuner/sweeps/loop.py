@@ -113,7 +113,8 @@ class Sweep:
         """Search, then run the finals. Trials that an earlier process of the sweep committed are taken over."""
         self._restore()
         self._phase = "search"
-        self._search()
+        with self._asker:
+            self._search()
         self._phase = "finals"
         measured = self._finals()
         regimes, finals, crossed = self._settled(measured)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
 
 from tuner.search import Proposal, Search
 
@@ -28,6 +29,13 @@ class Asker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="asker")
         self._asked: Future[Proposal | None] | None = None
         self._untold: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Drop what the thread has not begun: the interpreter would wait for it before it ends."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, search: Search) -> Proposal | None:
         """The next proposal of a search, None when it has none left, see :meth:`tuner.search.Search.ask`."""

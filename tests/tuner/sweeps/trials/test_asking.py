@@ -122,6 +122,26 @@ def test_regimes_that_are_done_have_their_finals_while_the_last_builds_are_await
     assert (order.index("comparison") < order.index("last build")) is target_is_gpu
 
 
+def test_an_interrupted_search_does_not_go_on_to_prepare():
+    """Would catch a sweep that ends seconds after Ctrl-C, when every search has looked at its space."""
+    began, goes_on, prepared = threading.Event(), threading.Event(), []
+
+    class Long(Slow):
+        def prepare(self):
+            began.set()
+            assert goes_on.wait(LIMIT_S)
+            prepared.append(self)
+
+    asker = Asker(lambda: None)
+    asker.prepare([Long(), Long()])
+    assert began.wait(LIMIT_S)
+    with pytest.raises(KeyboardInterrupt), asker:
+        raise KeyboardInterrupt
+    goes_on.set()
+    asker._thread.shutdown(wait=True)
+    assert len(prepared) == 1
+
+
 def test_searches_prepare_before_they_are_asked_and_nobody_waits_for_that():
     """Would catch a preparation that runs beside a proposal of the same search, or that holds up the sweep."""
     order = []
