@@ -2,7 +2,7 @@
 
     python -m benchmarks.h200_moe.routing_publish VARIANTS --choosing FILE [FILE ...] --table table.json
     python -m benchmarks.h200_moe.routing_publish VARIANTS --choosing FILE [FILE ...] --shown FILE [FILE ...]
-        [--ours NAME] [--sweep NAME] --given TABLE_OR_SOLUTION --json routing.json
+        [--ours NAME] [--beside NAME] --given TABLE_OR_SOLUTION --json routing.json
 
 The dispatch table is what a sweep over these points would export: the product's own ranking with its guard in each
 regime, and its bounds where neighbouring winners cross. It is chosen from the records of ``--choosing``, and so is
@@ -126,8 +126,8 @@ def config_of(rows: list[Row], size: int) -> str:
     return next(row.config for row in rows if row.bound is None or size <= row.bound)
 
 
-def compared(points: Points, rows: list[Row], sweep: str | None = None) -> list[dict[str, Any]]:
-    """A record per point that was measured again; with ``sweep_us`` of the Solution that ``sweep`` names."""
+def compared(points: Points, rows: list[Row], beside: str | None = None) -> list[dict[str, Any]]:
+    """A record per point that was measured again; with the time of another Solution that ``beside`` names."""
     found = []
     for key, record in points.records.items():
         if key not in points.shown_us:
@@ -139,8 +139,8 @@ def compared(points: Points, rows: list[Row], sweep: str | None = None) -> list[
         row |= {"floor_us": round(record["floor_us"], 1), "ours_us": points.served(rows, key)}
         row |= {name: shown.get(baseline) for name, baseline in BASELINES.items()}
         row |= {"best_config_us": shown[best], "default_us": shown.get("default")}
-        if sweep is not None:
-            row["sweep_us"] = shown.get(sweep)
+        if beside is not None:
+            row[f"{beside}_us"] = shown.get(beside)
         row |= {"ours_config": config_of(rows, record["seq_len"]), "best_config": best, "workload": record["uuid"]}
         found.append(row)
     order = list(dict.fromkeys(row["profile"] for row in found))
@@ -157,22 +157,19 @@ def public_geomean(points: Points, rows: list[Row]) -> tuple[int, float]:
     return len(times), math.exp(statistics.fmean(math.log(us) for us in times.values() if us is not None))
 
 
-def markdown(found: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    head = (
-        "| profile | tokens | rows | experts | floor | ours | DeepGEMM | Triton | best config | ours / best | config |"
-    )
-    swept = any("sweep_us" in row for row in found)
-    if swept:
-        head = head.replace("| ours |", "| ours | sweep |")
+def markdown(found: list[dict[str, Any]], beside: str | None = None) -> str:
+    """The rows in Markdown, with a column for the Solution that ``beside`` names."""
+    head = "| profile | tokens | rows | experts | floor | ours | DeepGEMM | Triton | best | ours / best | best config |"
+    if beside is not None:
+        head = head.replace("| ours |", f"| ours | {beside.replace('_', ' ')} |")
     lines = [head, "|" + "---|" * (head.count("|") - 1)]
     for row in found:
         peers = ("deepgemm_us", "triton_us", "best_config_us")
-        times = [row[k] for k in ("floor_us", "ours_us", *(["sweep_us"] if swept else []), *peers)]
+        times = [row[k] for k in ("floor_us", "ours_us", *([f"{beside}_us"] if beside else []), *peers)]
         cells = [row["profile"], f"{row['seq_len']:,}", f"{row['rows']:,}", str(row["active"])]
         cells += ["-" if us is None else f"{us:,.1f}" for us in times]
         behind = "-" if row["ours_us"] is None else f"{row['ours_us'] / row['best_config_us']:.3f}"
-        lines.append("| " + " | ".join([*cells, behind, row["ours_config"]]) + " |")
+        lines.append("| " + " | ".join([*cells, behind, row["best_config"]]) + " |")
     return "\n".join(lines)
 
 
@@ -213,7 +210,7 @@ def main() -> None:
     parser.add_argument("--choosing", type=Path, nargs="+", required=True, metavar="FILE", help="records that choose")
     parser.add_argument("--shown", type=Path, nargs="+", metavar="FILE", help="records measured afterwards")
     parser.add_argument("--ours", default=EXPORTED, help="name under which the Solution was measured as one")
-    parser.add_argument("--sweep", help="name of a Solution that a sweep exported, to be shown beside ours")
+    parser.add_argument("--beside", help="name of another Solution, to be shown beside ours")
     parser.add_argument("--regimes", default=",".join(map(str, DEFAULT_BOUNDS)), help="bounds before they are measured")
     parser.add_argument("--only", type=Path, help="JSON with the configs that may be in the table; default: all")
     parser.add_argument("--table", type=Path, help="only write the table, as one_library.py reads it, by all rounds")
@@ -222,7 +219,7 @@ def main() -> None:
     args = parser.parse_args()
     paths = itertools.chain(*(folder.glob("*/variant.json") for folder in args.variants))
     configs = {path.parent.name: json.loads(path.read_text())["config"] for path in paths}
-    for solution in (args.ours, args.sweep):
+    for solution in (args.ours, args.beside):
         configs.pop(solution, None)
     shown = read(args.shown) if args.shown else [] if args.table else None
     points = Points(read(args.choosing), configs, shown, [int(b) for b in args.regimes.split(",")], args.ours)
@@ -231,7 +228,7 @@ def main() -> None:
     if args.table:
         args.table.write_text(json.dumps([(row.bound, row.config) for row in rows]))
         return
-    found = compared(points, rows, args.sweep)
+    found = compared(points, rows, args.beside)
     if args.json:
         args.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
     print("| up to | config | why |\n|---|---|---|")
@@ -239,7 +236,7 @@ def main() -> None:
         print(f"| {row.bound or 'all'} | {row.config} | {row.why} |")
     count, mean_us = public_geomean(points, rows)
     print(f"\n{count} public workloads: {mean_us:.1f} us\n")
-    print(markdown(found))
+    print(markdown(found, args.beside))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
-import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_figures_are_of_rounds_that_chose_nothing_and_what_was_not_measured_is_n
     assert (first["ours_us"], first["best_config_us"], first["best_config"]) == (281.0, 271.0, "few")
     assert (second["ours_us"], second["best_config_us"], second["best_config"]) == (60.0, 41.0, "many")
     assert (second["triton_us"], second["deepgemm_us"]) == (116.0, None)
-    assert "| hot:3 | 57 | 64 | 26 | 266.3 | 60.0 | - | 116.0 | 41.0 | 1.463 | other |" in markdown([second])
+    assert "| hot:3 | 57 | 64 | 26 | 266.3 | 60.0 | - | 116.0 | 41.0 | 1.463 | many |" in markdown([second])
 
 
 def test_a_second_pass_is_shown_and_all_rounds_of_the_first_choose():
@@ -129,9 +130,9 @@ def raw() -> dict:
 
 
 def test_the_published_points_are_medians_of_the_published_samples(raw):
-    points = Points(raw["choosing"], raw["configs"], raw["shown"], POWERS, "pool_table")
-    rows = [Row(bound, config, "given") for bound, config in raw["table"]]
-    assert compared(points, rows, "exported") == json.loads((RESULTS / "routing.json").read_text())
+    points = Points(raw["choosing"], raw["configs"], raw["shown"], POWERS)
+    rows = [Row(bound, config, "given") for bound, config in raw["sweep"]["table"]]
+    assert compared(points, rows, "pool_table") == json.loads((RESULTS / "routing.json").read_text())
 
 
 def test_the_published_table_follows_from_the_first_pass(raw):
@@ -143,58 +144,77 @@ def _by_regimes(raw: dict, bounds: Sequence[int]) -> str:
     """What the page says of a table whose regimes have these bounds at first."""
     points = Points(raw["choosing"], raw["configs"], None, bounds)
     behind = [p["ours_us"] / p["best_config_us"] for p in compared(points, points.table(raw["in_table"]))]
-    mean = math.exp(sum(map(math.log, behind)) / len(behind))
+    mean = _mean(behind)
     first = " behind the best config on average (geometric mean)" if bounds == DEFAULT_BOUNDS else ""
     return f"{100 * (mean - 1):.1f} %{first}, {max(behind):.2f} times"
+
+
+def _mean(ratios: Iterable[float]) -> float:
+    return statistics.geometric_mean(ratios)
 
 
 def test_what_the_routing_page_says_of_all_points_follows_from_them(raw):
     page = (RESULTS / "routing.md").read_text()
     points = json.loads((RESULTS / "routing.json").read_text())
-    assert markdown(points) in page
-
-    def mean(name: str) -> float:
-        return math.exp(sum(math.log(p["ours_us"] / p[name]) for p in points) / len(points))
+    assert markdown(points, "pool_table") in page
 
     def clear(name: str) -> int:
         return sum(p[name] <= min(p["deepgemm_us"], p["triton_us"]) for p in points)
 
-    behind, swept = ([p[name] / p["best_config_us"] for p in points] for name in ("ours_us", "sweep_us"))
+    def spared(name: str) -> int:
+        return sum(p[name] <= p["default_us"] for p in points)
+
+    behind, pool = ([p[name] / p["best_config_us"] for p in points] for name in ("ours_us", "pool_table_us"))
     throttled = [r for r in raw["shown"] if r["conditions"]["throttle_reasons"]]
     fast = [r["conditions"]["sm_mhz"] for r in raw["shown"] if not r["conditions"]["throttle_reasons"]]
-    table = [Row(b, c, "") for b, c in raw["table"]]
-    count, public_us = public_geomean(Points(raw["choosing"], raw["configs"], raw["shown"], ours="pool_table"), table)
-    _, swept_us = public_geomean(Points(raw["choosing"], raw["configs"], raw["shown"], ours="exported"), table)
+    public = [
+        public_geomean(Points(raw["choosing"], raw["configs"], raw["shown"], ours=name), [Row(None, "default", "")])
+        for name in ("exported", "pool_table")
+    ]
+    mean = {peer: _mean(p["ours_us"] / p[f"{peer}_us"] for p in points) for peer in ("deepgemm", "triton", "default")}
     for claim in (
-        f"**{clear('ours_us')} of {len(points)} points**",
-        f"**{clear('sweep_us')} of {len(points)}**",
-        f"{mean('deepgemm_us'):.2f} of DeepGEMM's time, {mean('triton_us'):.2f} of Triton's",
-        f"**{sum(b <= 1.05 for b in behind)} of {len(points)} points**, worst {max(behind):.3f}"
-        f" | {sum(b <= 1.05 for b in swept)} of {len(points)}, worst {max(swept):.2f}",
-        f"**{100 * (mean('best_config_us') - 1):.1f} %**",
-        f"(geometric mean of {count}) | {public_us:.1f} | {swept_us:.1f} |",
-        f"at {sum(p['ours_us'] <= p['default_us'] for p in points)} of {len(points)} points"
-        f" | **no**: at {sum(p['sweep_us'] <= p['default_us'] for p in points)} of {len(points)}",
+        f"**{clear('ours_us')} of {len(points)} points** | **{clear('pool_table_us')} of {len(points)}**",
+        f"{mean['deepgemm']:.2f} of DeepGEMM's time, {mean['triton']:.2f} of Triton's",
+        f"{sum(b <= 1.05 for b in behind)} of {len(points)} points, worst {max(behind):.3f}"
+        f" | **no**: {sum(b <= 1.05 for b in pool)} of {len(points)}, worst {max(pool):.3f}",
+        f"| {100 * (_mean(behind) - 1):.1f} %; see below | {100 * (_mean(pool) - 1):.1f} % |",
+        f"(geometric mean of {public[0][0]}) | {public[0][1]:.1f} (",
+        f"| at {spared('ours_us')} of {len(points)} points; {mean['default']:.2f} of its time",
+        f"| at {spared('pool_table_us')} of {len(points)} |",
         f"At {len(throttled)} of {len(points)} points",
-        f"{len(raw['checks'])} forms with",
+        f"{len(raw['checks'])} forms, {raw['checks'][0]['checks']} random cases each",
         f"worst Frobenius error {max(c['worst_frobenius'] for c in raw['checks']):.4f}",
-        f"{len(raw['configs'])} configs, five rounds of four samples each",
-        *(_by_regimes(raw, bounds) for bounds in (DEFAULT_BOUNDS, POWERS, (16, 256, 2048))),
+        f"{len(raw['configs'])} configs, six rounds of four samples each",
+        *(_by_regimes(raw, bounds) for bounds in (DEFAULT_BOUNDS, POWERS)),
     ):
         assert claim in " ".join(page.split()), claim
     assert min(r["seq_len"] for r in throttled) == 512
-    assert set(fast) == {1980}
-    assert all(c["status"] == "PASSED" and c["checks"] == 20 for c in raw["checks"])
-    before = raw["before"]
-    assert all("0 errors" in s["summary"] for s in before["sanitizers"])
-    assert all(e["status"] == "EMULATED_PASSED" and len(e["inputs"]) == 7 for e in before["emulated"])
+    assert sorted(set(fast)) == [1950, 1980]
+    assert all(c["status"] == "PASSED" and c["checks"] == 200 for c in raw["checks"])
+    assert all(s["status"] == "PASSED" and " 0 errors" in s["summary"].replace("(", " ") for s in raw["sanitizers"])
+    assert raw["equal"] == "250 comparisons of 10 configs, 0 different"
 
 
-def test_the_sweeps_solution_is_a_column_of_its_own_beside_ours():
+def test_what_the_routing_page_says_of_unseen_routings_follows_from_the_samples(raw):
+    """A mean of other samples, or a point behind a peer that is not counted."""
+    page = (RESULTS / "routing.md").read_text()
+    found: dict[str, list[dict[str, float]]] = {}
+    for point in raw["unseen"]:
+        us = {name: statistics.median(itertools.chain(*rounds)) for name, rounds in point["samples_us"].items()}
+        found.setdefault(point["profile"], []).append(us)
+    peers = ("baseline_deepgemm", "baseline_triton", "default")
+    for profile, sizes in found.items():
+        means = (f"{_mean(us['exported'] / us[peer] for us in sizes):.3f}" for peer in peers)
+        behind = (str(sum(us["exported"] > us[peer] for us in sizes)) for peer in (peers[0], peers[2]))
+        assert f"| {profile} | {' | '.join([*means, *behind])} |" in page
+    assert not sum(us["exported"] > us["baseline_triton"] for sizes in found.values() for us in sizes)
+
+
+def test_another_solution_is_a_column_of_its_own_beside_ours():
     """Its figures would stand under the name of another one's."""
-    shown = again(default=300.0, few=270.0, mine=280.0, swept=290.0)
+    shown = again(default=300.0, few=270.0, mine=280.0, pool_table=290.0)
     points = Points([UNIFORM], CONFIGS, [shown], ours="mine")
-    (row,) = compared(points, [Row(None, "few", "")], "swept")
-    assert (row["ours_us"], row["sweep_us"], row["best_config_us"]) == (280.0, 290.0, 270.0)
-    assert "| ours | sweep | DeepGEMM |" in markdown([row])
-    assert "| 280.0 | 290.0 | - |" in markdown([row])
+    (row,) = compared(points, [Row(None, "few", "")], "pool_table")
+    assert (row["ours_us"], row["pool_table_us"], row["best_config_us"]) == (280.0, 290.0, 270.0)
+    assert "| ours | pool table | DeepGEMM |" in markdown([row], "pool_table")
+    assert "| 280.0 | 290.0 | - |" in markdown([row], "pool_table")
