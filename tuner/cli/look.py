@@ -67,7 +67,7 @@ def _print_sweep(document: dict, place: list[str]) -> None:
     console = stdout()
     for key in ("id", "state", "definition", "space", "target", "hardware", "started_at", "finished_at"):
         console.print(f"{key}: {document[key] or '-'}")
-    if "error" in document["summary"]:
+    if document["state"] == "FAILED" and "error" in document["summary"]:  # one that is resumed keeps it till it ends
         console.print(f"error: {document['summary']['error']}", soft_wrap=True)
     console.print("trials: " + (", ".join(f"{n} {k}" for k, n in document["trials_by_state"].items()) or "none yet"))
     for w in document["winners"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -171,18 +172,16 @@ def run_sweep(
 
             own = settings.model_copy(update={"space": settings.space or setup.family().name, "target": setup.target})
             verify_first(own, view)
-        with noted_signals() as interrupt:  # none comes between the row and what records its end
-            sweep_id = resume if resume is not None else register(store, setup, space, ticket)
-        recorded = partial(recorded_end, store, sweep_id, resume_command(sweep_id, settings, out))
         imports = imported_names(space.sources, space.dependencies)
-        # Once more inside, since ending the workers takes seconds.
-        with (
-            recorded(),
-            shown_alive(store, sweep_id) as started,
-            open_runner(setup, say, imports) as runner,
-            recorded(),
-        ):
-            interrupt()
+        with ExitStack() as stack:
+            with noted_signals() as interrupt:  # none comes between the row and what records its end
+                sweep_id = resume if resume is not None else register(store, setup, space, ticket)
+                recorded = partial(recorded_end, store, sweep_id, resume_command(sweep_id, settings, out))
+                stack.enter_context(recorded())
+            interrupt()  # before workers are started, which may take minutes
+            started = stack.enter_context(shown_alive(store, sweep_id))
+            runner = stack.enter_context(open_runner(setup, say, imports))
+            stack.enter_context(recorded())  # once more, since ending the workers takes seconds
             view.step(preparing(setup))
             ahead = None
             if resume is None and is_cuda(setup.target):  # on a CPU builders would take cores from what is prepared

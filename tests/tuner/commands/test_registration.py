@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from db.errors import StoreError
 from db.store import Store
 from tests.tuner import toy
 from tests.tuner.without_ray import command
@@ -20,6 +21,10 @@ from tuner.settings import load
 from tuner.sweeps.start import sign_of_life
 from workers.errors import ClusterError
 from workers.records import Environment, Prepared
+
+IN_THE_MAIN_THREAD = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread"
+)
 
 
 class Workers:
@@ -94,6 +99,22 @@ def test_workers_that_do_not_start_leave_a_failed_sweep_that_says_why(stopped, p
     assert sweep["summary"]["error"] == "ClusterError: no machine"
 
 
+@IN_THE_MAIN_THREAD
+def test_a_signal_while_the_row_is_stored_starts_no_workers(stopped, monkeypatch):
+    """It was heard once the workers were up, seconds or minutes later."""
+    register = run.register
+
+    def interrupted(*given):
+        sweep_id = register(*given)
+        signal.raise_signal(signal.SIGINT)
+        return sweep_id
+
+    monkeypatch.setattr(run, "register", interrupted)
+    came, (sweep,) = stopped("start", AssertionError("workers are started"))
+    assert (type(came), sweep["state"]) == (KeyboardInterrupt, "INTERRUPTED")
+    assert "tuner sweep --resume 1" in str(came)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), UsageError("misread")])
 def test_what_is_refused_or_stopped_before_that_leaves_no_row(stopped, error):
     came, sweeps = stopped("proof", error)
@@ -141,7 +162,23 @@ def test_a_sweep_whose_workers_take_long_to_start_is_not_taken_for_lost(claimed)
         assert "sign of life" not in [t.name for t in threading.enumerate()]
 
 
-@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+def test_a_database_that_is_away_for_a_moment_does_not_end_the_signs_of_life(claimed, monkeypatch):
+    """Another process could take over a sweep whose workers still started."""
+    store, sweep = claimed
+    beat, away = store.sweeps.heartbeat, iter([StoreError("away")])
+
+    def heartbeat(sweep_id):
+        for error in away:
+            raise error
+        beat(sweep_id)
+
+    monkeypatch.setattr(store.sweeps, "heartbeat", heartbeat)
+    born = store.sweeps.get(sweep).heartbeat_at
+    with sign_of_life.shown_alive(store, sweep):
+        until(lambda: store.sweeps.get(sweep).heartbeat_at > born)
+
+
+@IN_THE_MAIN_THREAD
 def test_a_request_to_stop_reaches_a_sweep_whose_workers_start(claimed):
     """From the HTTP service, say, while it waits for the device."""
     store, sweep = claimed
@@ -169,3 +206,15 @@ def test_the_command_that_is_named_goes_on_from_any_folder(tmp_path):
     done = command(other, *shlex.split(named), **usual)
     assert done.returncode == 0, done.stderr
     assert list((place / "out" / "solutions").rglob("*.json"))
+
+
+def test_a_failure_is_told_of_a_sweep_until_it_is_gone_on_with(claimed, tmp_path):
+    """One that ran again was still said to have failed."""
+    store, sweep = claimed
+    store.sweeps.finish(sweep, "FAILED", {"error_kind": "ClusterError", "error": "ClusterError: no machine"})
+    ask = ("status", str(sweep), "--db", f"sqlite:///{tmp_path}/t.db")
+    assert "error: ClusterError: no machine" in command(tmp_path, *ask).stdout
+    store.sweeps.claim(sweep, "me", 30.0)
+    told = command(tmp_path, *ask).stdout
+    assert "state: RUNNING" in told
+    assert "error" not in told

@@ -352,3 +352,6 @@ def test_a_sweep_whose_workers_have_not_come_up_is_shown_without_hardware(client
     assert (told["state"], told["hardware"], told["resumable"]) == ("FAILED", "", True)
     for page in ("/", f"/sweeps/{sweep}", f"/compare?a={sweep}&b={stage.sweep_id}", "/best?definition=early"):
         assert client.get(page).status_code == 200, page
+    assert "The sweep failed (ClusterError)" in client.get(f"/sweeps/{sweep}").text
+    stage.store.sweeps.claim(sweep, "me", 30.0)
+    assert "The sweep failed" not in client.get(f"/sweeps/{sweep}").text, "it runs again"

@@ -14,6 +14,7 @@ import jinja2
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
+from db.records import SweepState
 from tuner.format import config_text, microseconds, ratio, workload_text
 from tuner.results import roofline
 from tuner.results.report.figures import samples
@@ -136,12 +137,13 @@ def sweep(request: Request, viewer: SignedIn, sweep_id: Id) -> HTMLResponse:
     failed = failures(trials, store.trials.failures(sweep_id, not_failures=NOT_FAILURES))
     shown = detail(store, record)
     reference = dict(record.summary.get("reference_by_workload_us", {}))
+    has_failed = shown.state == SweepState.FAILED and "error" in record.summary  # one that is resumed keeps its summary
     floors = roofline.of_sweep(store, record, shown.winners)
     return _page(
         "sweep.html",
         viewer,
         sweep=shown,
-        failure=record.summary.get("error_kind", "unknown") if "error" in record.summary else None,
+        failure=record.summary.get("error_kind", "unknown") if has_failed else None,
         winners=shown.winners,
         workloads=[row for w in shown.winners for row in workload_rows(w, reference)],
         floors=floors.us,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from db.errors import StoreError
+from db.errors import StoreError, SweepBusy
 from db.store import Store
 from tuner.sweeps.stop_requests import POLL_S
 
@@ -39,8 +39,10 @@ def shown_alive(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
                     store.sweeps.heartbeat(sweep_id)
                     beaten_at = time.monotonic()
                 asked = store.sweeps.stop_requested(sweep_id)
-            except StoreError:
+            except SweepBusy:
                 return  # the main thread meets the same at its next step, and says so
+            except StoreError:
+                continue  # the database may be back before the workers are up, and the claim must be fresh then
             if asked and is_main and not ended.is_set():
                 signal.pthread_kill(main.ident or 0, signal.SIGINT)
                 return
