@@ -190,7 +190,8 @@ class Sweep:
             name = state.regime.name
             if not busy or name in busy or name in self._measured or state.mode.held:
                 continue
-            if all(f.is_built for f in finalists_of(self.plan, state).values()):
+            finalists = finalists_of(self.plan, state)
+            if finalists and all(f.is_built for f in finalists.values()):  # without any the search may yet go on
                 self._measured[name] = self._final(state, self._upkeep)
                 return  # the others may be done by now
 

@@ -9,7 +9,9 @@ from benchmarks.search_replay.runner import ReplayRunner
 from tests.tuner.sweeps.test_head_start import BOTH
 from tests.tuner.sweeps.test_loop import _recording, _store, make_sweep  # noqa: F401
 from tuner.search import Search
+from tuner.sweeps.failures import ALIKE
 from tuner.sweeps.trials.asking import Asker
+from workers.records import BuildResult, Status
 
 LIMIT_S = 20.0
 
@@ -120,6 +122,40 @@ def test_regimes_that_are_done_have_their_finals_while_the_last_builds_are_await
     assert result.trials == 12
     assert set(result.finals) == {"0-8", "9+"}
     assert (order.index("comparison") < order.index("last build")) is target_is_gpu
+
+
+def test_a_search_that_goes_on_after_all_had_failed_alike_has_the_finals_of_all_regimes(recording, store, monkeypatch):
+    """Would catch a regime whose final is over before its first config has passed."""
+    monkeypatch.setattr("tuner.sweeps.loop.is_cuda", lambda target: True)
+
+    class Recovering(ReplayRunner):
+        """No build works until one that takes longest, of the first regime, has worked."""
+
+        held = None
+        builds = 0
+
+        def submit_build(self, variant):
+            self.builds += 1
+            super().submit_build(variant)
+            row, built = self._ready.pop()
+            if self.builds == 4:
+                self.held = (row, built)
+                return
+            if self.held is not None or self.builds < 4:
+                built = BuildResult(variant.key, Status.COMPILE_ERROR, 0.0, log="no compiler")
+            self._ready.append((row, built))
+
+        def wait(self, timeout_s):
+            outcomes = super().wait(timeout_s)
+            if self.held is not None and not outcomes:
+                self._ready.append(self.held)
+                self.held = None
+            return outcomes
+
+    result = make_sweep(recording, store, Recovering(recording, in_flight=3), regimes=BOTH, max_trials=30).run()
+    assert result.trials == 30
+    assert result.failures["COMPILE_ERROR"] >= ALIKE
+    assert set(result.finals) == {"0-8", "9+"}
 
 
 def test_an_interrupted_search_does_not_go_on_to_prepare():
