@@ -14,6 +14,7 @@ import typer
 from tuner import errors
 from tuner.cli import deliver, log, look, maintain, serve, study, tune
 from tuner.cli.output import results
+from tuner.interrupts import outlive_forks
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own usage error; which package it lives in depends on Typer's version."""
@@ -52,6 +53,7 @@ def run(arguments: list[str] | None = None) -> int:
     # SIGTERM, which orchestrators send, means Ctrl-C at any moment; SIGINT does so too where a shell that started this
     # process in the background had it ignored. Servers and sweeps replace this handler.
     _on_stop(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
+    outlive_forks(signal.SIGINT, signal.SIGTERM)
     try:
         return _answer(given)
     except KeyboardInterrupt:  # a second signal, before signals were ignored

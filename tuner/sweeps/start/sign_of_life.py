@@ -17,6 +17,8 @@ from tuner.sweeps.stop_requests import POLL_S
 
 BEAT_S = 5.0
 """Seconds between signs of life."""
+LEAVE_S = 5.0
+"""Longest wait for the thread, which may be waiting for a database that is away; then it ends by itself."""
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def shown_alive(store: Store, sweep_id: int) -> Iterator[Callable[[], None]]:
 
     def end() -> None:
         ended.set()
-        thread.join()
+        thread.join(LEAVE_S)
 
     try:
         yield end
