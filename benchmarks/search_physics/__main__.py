@@ -11,15 +11,15 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.search_physics.fit import GPU, KERNELS, LOOKED_AT, SIZES, fit, fitted_to
-from benchmarks.search_physics.live import again, live, whole
+from benchmarks.search_physics.live import again, alone, live, whole
 from benchmarks.search_physics.noise import noise_of
-from benchmarks.search_physics.page import RANDOM, WIDE, held_out, page
-from benchmarks.search_physics.recorded import name_of, read
+from benchmarks.search_physics.page import CROWDED, RANDOM, WIDE, held_out, page
+from benchmarks.search_physics.recorded import configs_on_all, name_of, read
 from benchmarks.search_physics.replay import replay, replay_wide
 from benchmarks.search_physics.validate import agreement
 from search_spaces.moe_fp8_cute.model import FITTED
@@ -27,6 +27,8 @@ from workers.devices.hardware import hardware_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NOT_MEASURED = ("trials_240_s", "vs_stock_whole_run")
+SHOWN = ("model", "none", "random")
+"""Kinds of searches on the wide recordings."""
 LONGER = (24, 56, 120, 240, 400)
 """Trials of the wide search after which its best is looked at."""
 FITTED_TO = 2
@@ -41,20 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="the same of other workloads")
     parser.add_argument(
-        "--live",
-        type=Path,
-        nargs=2,
-        help="databases of a sweep without starts, and of one with them beside its winners",
-    )
-    parser.add_argument("--beside", type=Path, help="what `tuner bench --json` said of both sweeps' Solutions")
-    parser.add_argument("--again", type=Path, help="database of a later sweep without starts; it may be interrupted")
-    parser.add_argument("--once", type=Path, help="database of one for which kernels were compiled once")
-    parser.add_argument("--ahead", type=Path, help="database of one that had a head start")
-    parser.add_argument(
         "--latest",
         type=Path,
         nargs=4,
         help="the newest sweeps: databases without starts, with them, of a minute, and `tuner bench --json` of both",
+    )
+    parser.add_argument(
+        "--alone",
+        type=Path,
+        nargs=2,
+        help="the newest sweep without starts, nothing beside it: its database, and the CSV of its GPU's utilisation",
     )
     parser.add_argument("--wide-seeds", type=int, default=10, help="replays of each kind on the wide recordings")
     parser.add_argument("--whole", type=Path, help="result of the stage `whole` of benchmarks.gpu_sweep")
@@ -77,26 +75,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print({n: float(f"{getattr(gpu, n):.3g}") for n in GPU})
         return 0
     document: dict[str, Any] = {"card": recorded.hardware, "fitted_sizes": list(SIZES), "looked_at": LOOKED_AT}
-    document["noise"] = {workload: asdict(noise) for workload, noise in noise_of(recorded).items()}
-    found_by = [s for s in recorded.tried if s not in WIDE]
-    document["agreement"] = [asdict(a) for a in agreement(recorded, hardware, FITTED, found_by)]
-    document["wide"] = [asdict(a) for a in agreement(recorded, hardware, FITTED, WIDE)]
+    # What was recorded with later kernels does not repeat what came before: some configs are faster, others are not.
+    alike = replace(recorded, timed=tuple(t for t in recorded.timed if t.sweep not in CROWDED))
+    noise = noise_of(alike)
+    document["noise"] = {workload: asdict(found) for workload, found in noise.items()}
+
+    def ranked(sweeps: Sequence[str]) -> list[dict]:
+        return [asdict(a) for a in agreement(recorded, hardware, FITTED, sweeps, noise)]
+
+    document["agreement"] = ranked([s for s in recorded.tried if s not in (*WIDE, *CROWDED)])
+    document["wide"], document["crowded"] = ranked(WIDE), ranked(CROWDED)
+    document["configs"] = configs_on_all(recorded, (*WIDE, *CROWDED))
     document["longer"] = _longer(recorded)
-    document["by_sweep"] = {s: [asdict(a) for a in agreement(recorded, hardware, FITTED, [s])] for s in recorded.tried}
+    document["by_sweep"] = {s: ranked([s]) for s in recorded.tried}
     earlier = json.loads((options.out / "search-physics.json").read_text()) if options.keep else {}
     document |= {part: earlier[part] for part in options.keep}
     if "fitted_to_the_other_sweep" not in document:
         document["fitted_to_the_other_sweep"] = _crossed(recorded, hardware, sweeps[:FITTED_TO])
     if options.before:
         document["before"] = _before(json.loads(options.before.read_text()))
-    if options.live:
-        document["live"] = live(*options.live, options.beside)
-    if options.live and options.again:
-        document["live"]["again"] = again(options.again)
-    if options.live and options.once:
-        document["live"]["once"] = again(options.once)
-    if options.live and options.ahead:
-        document["live"]["ahead"] = again(options.ahead)
+    if options.alone:
+        document["alone"] = alone(*options.alone)
     if options.latest:
         without, with_starts, minute, beside = options.latest
         document["latest"] = {**live(without, with_starts, beside), "minute": again(minute)}
@@ -107,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "replay" not in document:
         document["replay"] = [asdict(c) for c in replay(recorded, hardware, sweeps, options.seeds)]
     if "replay_wide" not in document and document["wide"]:
-        document["replay_wide"] = [asdict(c) for c in replay_wide(recorded, hardware, WIDE, options.wide_seeds)]
+        curves = replay_wide(recorded, hardware, (*WIDE, *CROWDED), options.wide_seeds, SHOWN)
+        document["replay_wide"] = [asdict(c) for c in curves]
         document["wide_seeds"] = options.wide_seeds
     document = json.loads(json.dumps(document))  # numbers of trials are text, as in what was kept
     document = {**_headline(document), "seeds": options.seeds, **document}
@@ -144,9 +144,8 @@ def _before(earlier: dict[str, Any]) -> dict[str, Any]:
 
 def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     """Why a figure that is asked for is not there."""
-    live = document.get("latest", document.get("live"))
-    ended = "no live sweeps were given"
-    if live and (newest := _newest(live)):
+    ended = "no live sweep was given"
+    if newest := document.get("alone"):
         ended = f"the newest live sweep ended after {newest['trials']} trials"
     stock = "no whole runs were given"
     if "whole_run" in document:
@@ -154,20 +153,16 @@ def _not_measured(document: dict[str, Any]) -> dict[str, str]:
     return dict(zip(NOT_MEASURED, (ended, stock), strict=True))
 
 
-def _newest(live: dict[str, Any]) -> dict[str, Any]:
-    return next(live[name] for name in ("ahead", "once", "without_starts") if name in live)
-
-
 def _headline(document: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for, those called ``rel`` as a share above the best; null where not measured."""
     unseen = held_out(document)
     of_random = [a for sweep in RANDOM for a in document["by_sweep"].get(sweep, ())]
     random = [a for a in of_random if a["workload"] != LOOKED_AT]
-    found = document.get("latest", document.get("live"))
+    found, newest = document.get("latest"), document.get("alone")
     wide = [a for a in document["wide"] if a["workload"] != LOOKED_AT]
+    crowded = document["crowded"]
     replayed = document.get("replay_wide") or document["replay"]
     after = {n: [c["median"][str(n)] for c in replayed if c["kind"] == "model"] for n in (60, 100, 200)}
-    newest = _newest(found) if found else None
     whole_sweep = newest is not None and newest["trials"] == newest["max_trials"]
     figures = {
         "schema_version": 1,
@@ -176,6 +171,9 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
         "spearman_min_random_configs": min((a["spearman"] for a in random), default=None),
         "spearman_min_wide": min((a["spearman"] for a in wide), default=None),
         "top10_share_wide": sum(a["best_of_ten"] <= 1.05 for a in wide) / len(wide) if wide else None,
+        "spearman_min_later": min((a["spearman"] for a in crowded), default=None),
+        "top10_share_later": sum(a["best_of_ten"] <= 1.05 for a in crowded) / len(crowded) if crowded else None,
+        "configs_on_eight_workloads": document["configs"]["measured"],
         "top10_share": sum(a["best_of_ten"] <= 1.05 for a in unseen) / len(unseen),
         "top10_share_random_configs": sum(a["best_of_ten"] <= 1.05 for a in random) / len(random) if random else None,
         "replay_rel_60": max(after[60]) - 1,
@@ -185,6 +183,7 @@ def _headline(document: dict[str, Any]) -> dict[str, Any]:
         "vs_stock_whole_run": document.get("whole_run", {}).get("vs_stock_whole_run"),
         "live_rel_without_starts": found["rel_without_starts"] if found else None,
         "gpu_busy_real_sweep": newest["gpu_busy_search"] if newest else None,
+        "build_cpu_s": newest["build_cpu_s"] if newest else None,
     }
     reasons = {name: why for name, why in _not_measured(document).items() if figures[name] is None}
     return {**figures, "not_measured": reasons}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.search_physics.recorded import opened
@@ -15,6 +17,10 @@ LONGEST = 15
 
 SECONDS = (28, 38, 48, 58)
 """Of the search, at which its trials are counted: what its first minute went into."""
+
+
+STEP_S = 5
+"""Of the search, over which the driver's share is averaged."""
 
 
 def live(without: Path, with_starts: Path, beside: Path | None = None) -> dict[str, Any]:
@@ -46,6 +52,32 @@ def live(without: Path, with_starts: Path, beside: Path | None = None) -> dict[s
 def again(path: Path) -> dict[str, Any]:
     """What a later sweep without starts took, which need not have come to its end."""
     return _sweep(path)
+
+
+def alone(path: Path, utilisation: Path) -> dict[str, Any]:
+    """What a sweep took that had the machine for itself, and how busy the driver saw its GPU.
+
+    Args:
+        path: Its database.
+        utilisation: CSV with ``time`` (seconds since 1970) and ``utilisation`` (per cent); it may be longer than it.
+    """
+    with opened(path) as database:
+        first, last = database.execute("select min(started_at), max(finished_at) from trial").fetchone()
+    with utilisation.open(encoding="utf-8") as file:
+        shares = [(float(r["time"]), float(r["utilisation"]) / 100) for r in csv.DictReader(file)]
+    in_search = [(t - first, share) for t, share in shares if first <= t <= last]
+    by_time = [
+        [share for s, share in in_search if low <= s < low + STEP_S] for low in range(0, int(last - first), STEP_S)
+    ]
+    usage = _summary(path)["evaluator"]["search"]
+    return {
+        **_sweep(path),
+        "nvml_busy_search": mean(share for _, share in in_search),
+        "nvml_busy_by_time": [mean(part) for part in by_time if part],
+        "idle_s": usage["idle_s"],
+        "busy_s": usage["candidate_s"] + usage["check_s"],
+        "other_s": usage["evaluate_s"] - usage["candidate_s"] - usage["check_s"],
+    }
 
 
 def whole(path: Path) -> dict[str, Any]:

@@ -32,6 +32,8 @@ RECORDED = {
     "moe_h200_random": "random-hot3",
     "moe_h200_wide_random": "wide-random",
     "moe_h200_wide_searched": "wide-searched",
+    "moe_h200_crowded_random": "crowded-random",
+    "moe_h200_crowded_searched": "crowded-searched",
 }
 """What the names of recordings begin with -> the sweep that they were taken from; of some each regime has its own."""
 
@@ -123,6 +125,26 @@ def read(sources: Sequence[Path]) -> Recorded:
         timed += _timed(recording, sweep, space)
         tried[sweep] = (*tried.get(sweep, ()), *_trials(recording, regime, space))
     return Recorded(hardware, space, features, tuple(timed), tried)
+
+
+def configs_on_all(recorded: Recorded, sweeps: Sequence[str]) -> dict[str, int]:
+    """Distinct configs of sweeps that measured all on the same workloads: tried, and measured (they passed).
+
+    Measured ones are counted where their time is known on every workload. Configs of an earlier space count once with
+    those of today that have what came later at its default.
+    """
+    tried = {config_key(t.config) for sweep in sweeps for t in recorded.tried.get(sweep, ())}
+    on: dict[tuple, set[str]] = {}
+    for t in recorded.timed:
+        if t.sweep in sweeps:
+            on.setdefault(config_key(t.config), set()).add(t.workload)
+    workloads = len(set().union(*on.values())) if on else 0
+    return {"workloads": workloads, "tried": len(tried), "measured": sum(len(w) == workloads for w in on.values())}
+
+
+def config_key(config: Mapping[str, Any]) -> tuple:
+    """The same for the same config."""
+    return tuple(sorted((name, repr(value)) for name, value in config.items()))
 
 
 def name_of(path: Path) -> str:

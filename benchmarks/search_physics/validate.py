@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +45,15 @@ class Agreement:
 
 
 def agreement(
-    recorded: Recorded, hardware: Hardware, constants: FittedConstants, sweeps: Sequence[str] | None = None
+    recorded: Recorded,
+    hardware: Hardware,
+    constants: FittedConstants,
+    sweeps: Sequence[str] | None = None,
+    noise: Mapping[str, Noise] | None = None,
 ) -> list[Agreement]:
-    """The model on every workload, by size."""
-    found, noise = [], noise_of(recorded)
+    """The model on every workload, by size; the noise is that of all that was recorded unless it is given."""
+    found: list[Agreement] = []
+    noise = noise_of(recorded) if noise is None else noise
     for workload in sorted(recorded.features, key=lambda u: (recorded.features[u].axes["seq_len"], u)):
         timed = [t for t in recorded.of(workload) if sweeps is None or t.sweep in sweeps]
         if len(timed) >= FEWEST:

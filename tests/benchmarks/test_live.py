@@ -6,7 +6,9 @@ import json
 import sqlite3
 from pathlib import Path
 
-from benchmarks.search_physics.live import again, live
+import pytest
+
+from benchmarks.search_physics.live import again, alone, live
 from workers.build.builder import CPU_S
 
 SUMMARY = {"evaluator": {"search": {"gpu_busy_share": 0.5}}}
@@ -60,3 +62,15 @@ def test_an_interrupted_sweep_says_what_its_database_has(tmp_path):
     """It has no summary, which was a KeyError."""
     found = again(database(tmp_path / "c.db", {}, [20, 30, 100], "search"))
     assert (found["trials"], found["search_s"], found["gpu_busy_search"]) == (3, 100, None)
+
+
+def test_the_drivers_share_is_that_of_the_search(tmp_path):
+    """Samples go on for finals and for the sweep after it: with those the share would be 0.4."""
+    usage = {"gpu_busy_share": 0.5, "evaluate_s": 9.0, "idle_s": 1.0, "candidate_s": 4.0, "check_s": 1.0}
+    sweep = database(tmp_path / "a.db", {"evaluator": {"search": usage}}, [2, 8], "search")
+    samples = tmp_path / "gpu.csv"
+    samples.write_text("time,utilisation\n990,0\n1001,100\n1004,50\n1006,30\n1020,20\n")
+    found = alone(sweep, samples)
+    assert found["nvml_busy_search"] == pytest.approx(0.6)
+    assert found["nvml_busy_by_time"] == pytest.approx([0.75, 0.3])
+    assert (found["idle_s"], found["busy_s"], found["other_s"]) == (1.0, 5.0, 4.0)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import search_physics
 from benchmarks.search_physics.noise import Noise, ceiling, noise_of
 from benchmarks.search_physics.page import page
-from benchmarks.search_physics.recorded import Recorded, Timed, name_of, regime_of
+from benchmarks.search_physics.recorded import Recorded, Timed, Tried, configs_on_all, name_of, regime_of
 from benchmarks.search_physics.replay import REGIMES
 from benchmarks.search_replay.recording import read_recording
 from search_spaces.prediction.model import WorkloadFeatures
@@ -38,13 +38,13 @@ def test_recordings_of_the_moe_space_are_complete(path):
 
 
 def test_there_are_recordings():
-    assert len(RECORDINGS) == 12
+    assert len(RECORDINGS) == 14
 
 
 def test_recordings_belong_to_sweeps_and_regimes():
     """Taken for another one, a regime's trials would be missing from the replays, or a sweep's from the ranks."""
     found = Counter(name_of(path) for path in RECORDINGS)
-    alone = ("spread-hot3", "random-hot3", "wide-random", "wide-searched")
+    alone = ("spread-hot3", "random-hot3", "wide-random", "wide-searched", "crowded-random", "crowded-searched")
     assert found == {"no-starts-later": 4, "starts-later": 4, **dict.fromkeys(alone, 1)}
     assert {regime_of(p) for p in RECORDINGS if name_of(p) == "starts-later"} == set(REGIMES)
     assert {regime_of(p) for p in RECORDINGS if name_of(p) == "random-hot3"} == {"all"}
@@ -87,3 +87,13 @@ def test_a_config_that_nobody_measured_twice_says_nothing_about_noise():
     with pytest.raises(ValueError, match="measured twice"):
         noise_of(alone)
     assert ceiling(alone.timed, Noise(0.0, {}, 0)) == pytest.approx(1.0)
+
+
+def test_configs_are_counted_once_and_where_all_workloads_know_them():
+    """Counted by sweep, what two sweeps tried would count twice; rejected ones have no times."""
+    timed = [Timed(sweep, w, {"i": i}, 1.0) for sweep, i in (("a", 0), ("b", 0), ("b", 1)) for w in ("v", "w")]
+    timed += [Timed("a", "v", {"i": 2}, 1.0), Timed("other", "w", {"i": 2}, 1.0)]
+    tried = {"a": (0, 2), "b": (0, 1, 3)}
+    trials = {s: tuple(Tried("all", {"i": i}, "PASSED", 0.0) for i in found) for s, found in tried.items()}
+    recorded = Recorded("", cast(Any, None), {}, tuple(timed), trials)
+    assert configs_on_all(recorded, ("a", "b")) == {"workloads": 2, "tried": 4, "measured": 2}
