@@ -1,7 +1,7 @@
 """The sweep loop: ask for configs, have them built and judged, commit each trial, end with finals.
 
-One thread. Everything slow happens behind the :class:`~workers.runner.Runner`. Everything that must survive is stored
-in the :class:`~db.store.Store` before the next config is asked for.
+One thread; searches are asked in another. What else is slow happens behind the :class:`~workers.runner.Runner`. What
+must survive is stored in the :class:`~db.store.Store` before a search is told of it.
 """
 
 from __future__ import annotations
