@@ -51,7 +51,7 @@ def _alone(found: dict[str, Any]) -> list[str]:
         f"| trials a second | {found['trials'] / found['search_s']:.1f} |",
         f"| GPU busy in the search, mean of the driver's samples | {found['nvml_busy_search']:.2f} |",
         "",
-        "**Busy 0.60 is not reached.** Before the run 0.62 to 0.66 and 37 to 41 s had been predicted; measured were",
+        "**Busy 0.60 is not reached.** Before the run 0.62 to 0.66 and 37 to 41 s had been predicted; measured:",
         f"{found['gpu_busy_search']:.2f} and {found['search_s']:.0f} s from the first proposal to the last result",
         "(45 s by its own log). Finished builds and finished trials are equally many all along, so builds are what",
         f"limits: for {found['idle_s']:.1f} s the evaluator had nothing to do. For {found['other_s']:.1f} s it loaded",
