@@ -182,7 +182,7 @@ def profile(
 
 
 def report(
-    sweep: Annotated[int | None, typer.Argument(help="ID of a sweep; default: the newest one")] = None,
+    sweep: Annotated[int | None, typer.Argument(help="ID of a sweep; default: the newest with trials")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file; default: tuner-report-ID.html")] = None,
     bench: Annotated[
         Path | None, typer.Option(help="output of `tuner bench --json`: other Solutions beside the tuned one")

@@ -36,7 +36,7 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
     """Write the page as one file, which includes everything it needs, Plotly's script too.
 
     Args:
-        sweep_id: None for the newest sweep.
+        sweep_id: None for the newest sweep that has trials.
         out: Default ``tuner-report-ID.html`` in the current folder.
         bench: Output of ``tuner bench --json`` for the same definition: other Solutions to show beside the tuned one.
 
@@ -46,10 +46,12 @@ def write_report(store: Store, sweep_id: int | None = None, out: Path | None = N
         UnusableEnvironmentError: The file cannot be written.
     """
     if sweep_id is None:
-        newest = store.sweeps.newest(limit=1)
+        newest = store.sweeps.newest()
         if not newest:
             raise NothingFoundError("no sweep to report on; `tuner sweep` runs one")
-        sweep_id = newest[0].id
+        # A sweep is stored before its workers start: one that never began hides no earlier one.
+        counts = store.trials.counts([sweep.id for sweep in newest])
+        sweep_id = next((sweep.id for sweep in newest if counts.get(sweep.id)), newest[0].id)
     failed = store.trials.failures(sweep_id, not_failures=NOT_FAILURES)
     record = store.sweeps.get(sweep_id)
     beside = None if bench is None else read(bench, record.definition)
