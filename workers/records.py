@@ -84,7 +84,7 @@ AUTO = "auto"
 """The mode of a job whose variants are timed in whatever mode each works in: as a captured graph, else eagerly. A
 measurement never has it: its method says how it was taken."""
 
-METHOD_REVISION = 6
+METHOD_REVISION = 7
 """To be raised with every change of what a figure means: of the timer, the flush or a check. Figures of another
 revision are not reused. Those stored before there were revisions count as 0."""
 

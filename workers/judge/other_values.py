@@ -35,6 +35,9 @@ _LOOKED_AT = 32
 _MOST_OF_A_PIECE = 8 << 10
 """Bytes of a piece, which otherwise has as many elements as a block."""
 
+_KEPT_BITS = 7
+"""Leading bits of a mantissa that nudges keep: numbers change by less than 1 %, of coarser formats in the last bit."""
+
 _WIDTHS = {8: "int64", 4: "int32", 2: "int16", 1: "uint8"}
 """Bytes -> the type as which blocks are moved: the wider, the fewer elements."""
 
@@ -214,15 +217,17 @@ class _Nudges:
 
 
 def _with_small_ones_changed(values: Any, seed: int) -> Any:
-    """Floats of which the smaller half has another mantissa. Large ones stay, since they may decide how much work there
-    is: where a routing logit becomes another one, an expert more or fewer has rows, and samples cannot be compared."""
+    """Floats of which the smaller half differs in the last bits of the mantissa. Large ones stay, and as a piece of a
+    short input may be one number, no change is large: they may decide how much work there is. Where a routing bias
+    becomes another one, an expert more or fewer has rows, and samples cannot be compared."""
     import torch
 
     generator = torch.Generator(values.device).manual_seed(seed)
     mantissa = max(1, round(-math.log2(torch.finfo(values.dtype).eps)))
     kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
     bits = values.view(kind)
-    other = torch.randint(1, 1 << mantissa, bits.shape, generator=generator, device=bits.device, dtype=kind)
+    bound = 1 << max(1, mantissa - _KEPT_BITS)
+    other = torch.randint(1, bound, bits.shape, generator=generator, device=bits.device, dtype=kind)
     changed = bits ^ other
     size = values.to(torch.float64).abs()
     usable = torch.isfinite(size) & torch.isfinite(changed.view(values.dtype).to(torch.float64)) & (size != 0)

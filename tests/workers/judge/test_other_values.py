@@ -54,7 +54,7 @@ def test_no_two_samples_see_the_same_inputs(dtype):
         seen.add(bytes(x.view(torch.uint8).flatten().tolist()))
     assert len(seen) == 60
     # A sum of all numbers tells them apart as well, the better the more bits a number has.
-    assert len(sums) >= {1: 8, 2: 50, 4: 60, 8: 60}[x.element_size()]
+    assert len(sums) >= {1: 8, 2: 16, 4: 60, 8: 60}[x.element_size()]
     assert bytes(before.view(torch.uint8).flatten().tolist()) not in seen
     others.undo()
     assert torch.equal(x.view(torch.uint8), before.view(torch.uint8))
@@ -90,10 +90,22 @@ def test_a_nudge_changes_no_amount_of_work():
         assert torch.equal(logits.topk(8).indices.sort().values, chosen)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_nor_does_a_nudge_of_a_bias_that_decides_alone(dtype):
+    """Catches another mantissa for a piece of one number, which is its own smaller half: a routing bias became nearly
+    twice as large, ten experts had rows where there were twelve, and a GPU was timed above its memory's rate."""
+    bias = torch.full((256,), 0.29, dtype=dtype)
+    bias[:8] = 0.30
+    others = OtherValues([bias], None)
+    for _ in range(60):
+        others.nudge()
+        assert set(bias.topk(8).indices.tolist()) == set(range(8))
+
+
 def test_equal_numbers_are_told_apart_too():
     x = torch.ones(64)
     others = OtherValues([x], None)
-    assert len({(others.nudge(), x.sum(dtype=torch.float64).item())[1] for _ in range(60)}) == 60
+    assert len({(others.nudge(), x.numpy().tobytes())[1] for _ in range(60)}) == 60
 
 
 @pytest.mark.parametrize("x", [torch.zeros(8), torch.full((8,), torch.inf), torch.full((8,), torch.nan)], ids=str)
