@@ -1,8 +1,7 @@
 """Configs that a sweep should try early: on Hopper the fastest that were measured on H100s and H200s at some size.
 
-Source: docs/results/h100-moe.md, gpu-sweep.md, prefill.md, and routing.md for the newest ones; those with
-``crowded_total`` were reasoned from its figures and are not measured yet. They are only starts: another card,
-definition or routing has other winners.
+Source: docs/results/h100-moe.md, gpu-sweep.md, prefill.md, and routing.md for the newest ones. They are only starts:
+another card, definition or routing has other winners.
 """
 
 from __future__ import annotations

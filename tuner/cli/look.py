@@ -35,7 +35,9 @@ def status(
     elif sweep is None:
         _print_overview(document)
     else:
-        _print_sweep(document, [] if db is None else ["--db", db])
+        from tuner.commands.going_on import shown
+
+        _print_sweep(document, [] if db is None else ["--db", shown(db)])
 
 
 def _print_overview(document: dict) -> None:

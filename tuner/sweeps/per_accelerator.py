@@ -12,10 +12,10 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
@@ -24,7 +24,7 @@ from tuner.errors import EXIT_OK, UsageError
 from tuner.settings import ENVIRONMENT, SweepSettings
 from workers.sandbox import interpreter
 
-_BY_ENVIRONMENT = {name: variables[0] for name, variables in ENVIRONMENT.items()}
+_SETTING_OF = {variable: name for name, variables in ENVIRONMENT.items() for variable in variables}
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,12 @@ class _Running:
         return KindResult(self._accelerator, code, "".join(self._output))
 
 
+def _agreeing(document: Mapping[str, Any]) -> dict[str, str]:
+    """The environment without variables that say anything else than these settings: they take precedence over a file.
+    None is set: where a sweep goes on, it names what its user's environment does not say."""
+    return {k: v for k, v in os.environ.items() if k not in _SETTING_OF or str(document.get(_SETTING_OF[k])) == v}
+
+
 def _start(
     settings: SweepSettings,
     accelerator: str,
@@ -125,10 +131,8 @@ def _start(
     document = {k: v for k, v in own.model_dump(mode="json").items() if v is not None}
     file = folder / f"{accelerator}.yaml"
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
-    # The environment takes precedence over the file, so it is set to the same.
-    env = {k: v for k, v in os.environ.items() if not any(k in names for names in ENVIRONMENT.values())}
+    env = _agreeing(document)
     env["PYTHONPATH"] = interpreter.python_path(*os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    env |= {_BY_ENVIRONMENT[k]: str(v) for k, v in document.items() if k in _BY_ENVIRONMENT}
     process = subprocess.Popen(
         interpreter.command("tuner", "sweep", "--config", str(file), *arguments),
         stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ import pytest
 from db.store import Store
 from tuner.errors import UsageError
 from tuner.settings import SweepSettings
-from tuner.sweeps.per_accelerator import KindResult, exit_code, target_for
+from tuner.sweeps.per_accelerator import KindResult, _agreeing, exit_code, target_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,6 +40,17 @@ def test_the_target_is_the_one_given_or_the_accelerators_own():
 def test_the_first_failure_is_the_exit_code():
     assert exit_code([KindResult("a", 0, ""), KindResult("b", 0, "")]) == 0
     assert exit_code([KindResult("a", 0, ""), KindResult("b", 3, ""), KindResult("c", 4, "")]) == 3
+
+
+def test_a_sweep_of_a_kind_is_told_of_its_database_by_what_its_user_would_repeat(monkeypatch):
+    """Would catch a database that was a flag and became a variable: the command to go on with did not name it."""
+    monkeypatch.setenv("TUNER_DB_URL", "sqlite:///a.db")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("TUNER_CACHE_DIR", raising=False)
+    env = _agreeing({"db": "sqlite:///b.db", "ray_address": "10.0.0.1:6379", "cache_dir": "/cache"})
+    assert "TUNER_DB_URL" not in env
+    assert env["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert "TUNER_CACHE_DIR" not in env
 
 
 @pytest.mark.ray
